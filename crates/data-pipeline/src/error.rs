@@ -1,0 +1,72 @@
+//! The crate's error type.
+
+use std::path::PathBuf;
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong between a file on disk and a batch.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder could not be read or written.
+    #[error("cannot access `{path}`")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A setting that cannot work; says which, and what would.
+    #[error("{0}")]
+    Config(String),
+    /// One sample could not be decoded; `key` names it with its shard or folder.
+    #[error("damaged sample `{key}`: {reason}")]
+    Sample {
+        /// Shard or folder and key.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file whose content is not what its kind says.
+    #[error("`{path}` is not a valid {kind}: {reason}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What it should have been.
+        kind: &'static str,
+        /// What is wrong, with line or offset where known.
+        reason: String,
+    },
+    /// A source that holds no sample.
+    #[error("`{0}` holds no sample: check the path, or what the pattern matches")]
+    Empty(String),
+    /// More samples were damaged than the error policy allows.
+    #[error("{skipped} of {seen} samples were damaged, more than the policy allows ({max_fraction}): {summary}")]
+    TooManyDamaged {
+        /// Damaged samples.
+        skipped: u64,
+        /// Samples read.
+        seen: u64,
+        /// The budget.
+        max_fraction: f64,
+        /// Counts by kind, with the first few names.
+        summary: String,
+    },
+    /// A download that did not succeed.
+    #[error("download of `{url}` failed: {reason}")]
+    Download {
+        /// Where from.
+        url: String,
+        /// What happened and what to do next.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// An [`Error::Io`] with its path.
+    pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Error::Io { path: path.into(), source }
+    }
+}

@@ -1,0 +1,16 @@
+//! Image-text data for CLIP training: sources, tokenizer, transforms, batches and the loader.
+
+#![doc = include_str!("../README.md")]
+
+pub mod batch;
+pub mod download;
+pub mod error;
+pub mod image;
+pub mod loader;
+pub mod manifest;
+pub mod policy;
+pub mod sample;
+pub mod sources;
+pub mod tokenizer;
+
+pub use error::{Error, Result};

@@ -1,0 +1,25 @@
+//! One sample as a source hands it over: raw image bytes, captions, an optional class.
+
+use crate::image::RgbImage;
+
+/// One image with its texts, before decoding.
+#[derive(Clone, Debug)]
+pub struct RawSample {
+    /// Shard or folder and key: names the sample in errors and in stored embeddings.
+    pub key: String,
+    /// The picture.
+    pub image: RawImage,
+    /// The texts; at least one.
+    pub captions: Vec<String>,
+    /// Index into the source's class names, where it has classes.
+    pub label: Option<usize>,
+}
+
+/// A picture as its source holds it.
+#[derive(Clone, Debug)]
+pub enum RawImage {
+    /// An encoded file (JPEG, PNG, WebP, …), decoded later on a worker thread.
+    Encoded(Vec<u8>),
+    /// Pixels that never were a file (CIFAR's binary archives, rendered pictures).
+    Rgb(RgbImage),
+}
