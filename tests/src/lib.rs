@@ -1,1 +1,4 @@
-//! Shared helpers of the workspace tests.
+//! What the workspace's integration tests share: the golden folder, the named fill, comparisons.
+
+pub mod fill;
+pub mod golden;

@@ -1,1 +1,30 @@
-//! Placeholder.
+//! CLIP's two towers on tch: an image tower and a text tower that meet in one embedding space.
+//!
+//! 1. an image `[batch, 3, size, size]` goes through the ViT image tower ([`vision`]),
+//! 2. token ids `[batch, context]` go through the causal text transformer ([`text`]),
+//! 3. both end in a projection to `[batch, embed_dim]` (raw; losses and evaluation normalise),
+//! 4. similarities are cosines times the exponential of the learned logit scale ([`Clip`]).
+//!
+//! Parameter names are the state-dict names of open_clip's checkpoints, so weights move
+//! between the two without a table; [`weights`] checks them strictly, and [`folder`] reads and
+//! writes the model folders that Python's open_clip loads as `local-dir:`.
+#![doc = include_str!("../README.md")]
+
+pub mod attention;
+pub mod block;
+pub mod clip;
+pub mod config;
+pub mod cost;
+pub mod error;
+pub mod folder;
+pub mod layers;
+pub mod params;
+pub mod presets;
+pub mod text;
+pub mod vision;
+pub mod weights;
+
+pub use clip::Clip;
+pub use config::{Activation, ClipConfig, PreprocessConfig, TextConfig, VisionConfig};
+pub use error::{Error, Result};
+pub use params::{Parameter, Params};

@@ -43,7 +43,9 @@ pub enum Error {
     #[error("`{0}` holds no sample: check the path, or what the pattern matches")]
     Empty(String),
     /// More samples were damaged than the error policy allows.
-    #[error("{skipped} of {seen} samples were damaged, more than the policy allows ({max_fraction}): {summary}")]
+    #[error(
+        "{skipped} of {seen} samples were damaged, more than the policy allows ({max_fraction}): {summary}"
+    )]
     TooManyDamaged {
         /// Damaged samples.
         skipped: u64,

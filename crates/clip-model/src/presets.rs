@@ -1,0 +1,62 @@
+//! Configurations that ship with the crate, each a JSON file in open_clip's format.
+
+use crate::{ClipConfig, Error, Result};
+
+macro_rules! presets {
+    ($($name:literal),* $(,)?) => {
+        /// Name and JSON of each preset.
+        const PRESETS: &[(&str, &str)] = &[$(($name, include_str!(concat!("../configs/", $name, ".json")))),*];
+    };
+}
+
+presets![
+    "ViT-B-16",
+    "ViT-B-16-quickgelu",
+    "ViT-B-32",
+    "ViT-B-32-quickgelu",
+    "ViT-L-14",
+    "ViT-L-14-336",
+    "ViT-L-14-quickgelu",
+    "ViT-S-16",
+    "ViT-S-32",
+    "ViT-T-16",
+    "TinyCLIP-ViT-8M-16-Text-3M",
+    "TinyCLIP-ViT-39M-16-Text-19M",
+    "TinyCLIP-ViT-40M-32-Text-19M",
+    "TinyCLIP-ViT-61M-32-Text-29M",
+    "ViT-nano-32px",
+    "ViT-micro-32px",
+    "ViT-mini-32px",
+];
+
+/// Names of all presets.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    PRESETS.iter().map(|(name, _)| *name)
+}
+
+/// The configuration of a preset; upper and lower case are the same.
+///
+/// # Errors
+/// [`Error::UnknownModel`] where there is none of that name.
+pub fn get(name: &str) -> Result<ClipConfig> {
+    match PRESETS.iter().find(|(preset, _)| preset.eq_ignore_ascii_case(name)) {
+        Some((preset, json)) => ClipConfig::from_json(preset, json),
+        None => {
+            Err(Error::UnknownModel { name: name.into(), presets: names().collect::<Vec<_>>().join(", ") })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_can_be_built() {
+        for name in names() {
+            get(name).unwrap();
+            assert_eq!(get(&name.to_lowercase()).unwrap(), get(name).unwrap());
+        }
+        assert!(get("ViT-Z-99").unwrap_err().to_string().contains("ViT-B-16"));
+    }
+}

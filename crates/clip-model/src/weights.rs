@@ -1,0 +1,197 @@
+//! Weights on disk: safetensors files, read and written with strict checking.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use tch::{Device, Kind, Tensor};
+
+use crate::params::Params;
+use crate::{Error, Result};
+
+/// Every difference between a set of weights and a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadReport {
+    /// Names that the model has and the weights lack.
+    pub missing: Vec<String>,
+    /// Names that the weights have and the model lacks.
+    pub surplus: Vec<String>,
+    /// Names of both whose shapes differ: name, shape in the weights, shape in the model.
+    pub wrong_shape: Vec<(String, Vec<i64>, Vec<i64>)>,
+    /// Names whose elements are not floating point: name and kind.
+    pub wrong_kind: Vec<(String, String)>,
+}
+
+impl LoadReport {
+    /// Whether the weights fit exactly.
+    pub fn is_clean(&self) -> bool {
+        *self == LoadReport::default()
+    }
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shapes = self
+            .wrong_shape
+            .iter()
+            .map(|(name, found, expected)| format!("{name} is {found:?} instead of {expected:?}"))
+            .collect::<Vec<_>>();
+        let kinds =
+            self.wrong_kind.iter().map(|(name, kind)| format!("{name} is {kind}")).collect::<Vec<_>>();
+        let mut separator = "";
+        for (title, rows) in [
+            ("missing", &self.missing),
+            ("surplus", &self.surplus),
+            ("wrong shape", &shapes),
+            ("not floating point", &kinds),
+        ] {
+            if !rows.is_empty() {
+                // The first few say which layout or size it is; hundreds of names would hide that.
+                let shown = rows.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
+                let more =
+                    if rows.len() > 8 { format!(" and {} more", rows.len() - 8) } else { String::new() };
+                write!(f, "{separator}{} {title} ({shown}{more})", rows.len())?;
+                separator = "; ";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads all tensors of a safetensors file, onto the CPU, each in its own kind.
+///
+/// # Errors
+/// [`Error::Io`] where the file cannot be read, [`Error::Format`] where it is damaged.
+pub fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    let format = |reason: String| Error::Format { path: path.into(), reason };
+    let file = SafeTensors::deserialize(&bytes)
+        .map_err(|e| format(format!("{e}; it may be truncated: fetch or copy it again")))?;
+    let mut tensors = HashMap::new();
+    for (name, view) in file.tensors() {
+        let kind = match view.dtype() {
+            Dtype::F64 => Kind::Double,
+            Dtype::F32 => Kind::Float,
+            Dtype::F16 => Kind::Half,
+            Dtype::BF16 => Kind::BFloat16,
+            Dtype::I64 => Kind::Int64,
+            Dtype::I32 => Kind::Int,
+            Dtype::I16 => Kind::Int16,
+            Dtype::I8 => Kind::Int8,
+            Dtype::U8 => Kind::Uint8,
+            Dtype::BOOL => Kind::Bool,
+            other => {
+                return Err(format(format!("tensor `{name}` has kind {other:?}, which is not supported")));
+            }
+        };
+        let shape = view.shape().iter().map(|&n| n as i64).collect::<Vec<_>>();
+        tensors.insert(name, Tensor::f_from_data_size(view.data(), &shape, kind)?);
+    }
+    Ok(tensors)
+}
+
+/// Writes tensors as a safetensors file, through a temporary name and synced, so that a stop
+/// half way leaves the old file or none.
+///
+/// # Errors
+/// [`Error::Io`] where the file cannot be written.
+pub fn write_safetensors<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+) -> Result<()> {
+    let mut buffers = Vec::new();
+    for (name, tensor) in tensors {
+        let (kind, dtype) = match tensor.kind() {
+            Kind::Double => (Kind::Double, Dtype::F64),
+            Kind::Half => (Kind::Half, Dtype::F16),
+            Kind::BFloat16 => (Kind::BFloat16, Dtype::BF16),
+            Kind::Int64 => (Kind::Int64, Dtype::I64),
+            Kind::Uint8 => (Kind::Uint8, Dtype::U8),
+            _ => (Kind::Float, Dtype::F32),
+        };
+        let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(kind)?.f_contiguous()?;
+        let mut bytes = vec![0u8; tensor.numel() * kind.elt_size_in_bytes()];
+        tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
+        buffers.push((
+            name.to_string(),
+            dtype,
+            tensor.size().iter().map(|&n| n as usize).collect::<Vec<_>>(),
+            bytes,
+        ));
+    }
+    let format = |e: safetensors::SafeTensorError| Error::Format { path: path.into(), reason: e.to_string() };
+    let views = buffers
+        .iter()
+        .map(|(name, dtype, shape, bytes)| {
+            Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes)?))
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(format)?;
+    // open_clip and transformers both look for this entry.
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let bytes = safetensors::serialize(views, Some(metadata)).map_err(format)?;
+    write_atomic(path, &bytes)
+}
+
+/// Writes a file under a temporary name in the same folder, syncs it and renames it.
+///
+/// # Errors
+/// [`Error::Io`] where that fails.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write;
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::File::create(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&partial, path)
+    };
+    write().map_err(|e| Error::io(path, e))
+}
+
+/// Copies weights into a model's parameters; nothing is changed unless all of them fit.
+///
+/// fp16, bf16 and float64 weights are converted to float32.
+///
+/// # Errors
+/// [`Error::Mismatch`] with every difference; `origin` names the source in it.
+pub fn load(params: &Params, weights: &HashMap<String, Tensor>, origin: &str) -> Result<()> {
+    let report = compare(params, weights);
+    if !report.is_clean() {
+        return Err(Error::Mismatch { origin: origin.into(), report });
+    }
+    tch::no_grad(|| {
+        for parameter in params {
+            parameter.tensor.shallow_clone().f_copy_(&weights[&parameter.name])?;
+        }
+        Ok(())
+    })
+}
+
+/// Lists how weights differ from what a model needs.
+pub fn compare(params: &Params, weights: &HashMap<String, Tensor>) -> LoadReport {
+    let mut report = LoadReport::default();
+    let mut names = std::collections::HashSet::new();
+    for parameter in params {
+        names.insert(parameter.name.as_str());
+        match weights.get(&parameter.name) {
+            None => report.missing.push(parameter.name.clone()),
+            Some(found) if found.size() != parameter.tensor.size() => {
+                report.wrong_shape.push((parameter.name.clone(), found.size(), parameter.tensor.size()));
+            }
+            Some(found)
+                if !matches!(found.kind(), Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double) =>
+            {
+                report.wrong_kind.push((parameter.name.clone(), format!("{:?}", found.kind())));
+            }
+            Some(_) => {}
+        }
+    }
+    report.surplus = weights.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
+    report.surplus.sort();
+    report
+}

@@ -1,0 +1,193 @@
+//! What the losses work on: pairs of embeddings, and the similarity logits of rows against columns.
+
+use tch::{Kind, Tensor};
+
+use crate::{Error, Result};
+
+/// Matching image and text embeddings: row i of one belongs to row i of the other.
+#[derive(Debug)]
+pub struct Embeddings {
+    /// `[rows, width]`.
+    pub image: Tensor,
+    /// `[rows, width]`.
+    pub text: Tensor,
+}
+
+impl Embeddings {
+    /// Pairs the two matrices.
+    ///
+    /// # Errors
+    /// [`Error::Shapes`] unless both are `[rows, width]` of the same shape.
+    pub fn new(image: Tensor, text: Tensor) -> Result<Self> {
+        if image.dim() != 2 || image.size() != text.size() {
+            return Err(Error::Shapes {
+                left: "the image embeddings",
+                left_shape: image.size(),
+                right: "the text embeddings",
+                right_shape: text.size(),
+                rule: "both are [rows, width] with one row per pair",
+            });
+        }
+        Ok(Embeddings { image, text })
+    }
+
+    /// Both with rows of length 1.
+    pub fn normalized(&self) -> Self {
+        Embeddings { image: normalize(&self.image), text: normalize(&self.text) }
+    }
+
+    /// Number of pairs.
+    pub fn rows(&self) -> i64 {
+        self.image.size()[0]
+    }
+
+    /// Width of the embedding space.
+    pub fn width(&self) -> i64 {
+        self.image.size()[1]
+    }
+}
+
+/// Rows scaled to length 1; rows shorter than 1e-12 are divided by that, as torch's `normalize` does.
+pub fn normalize(rows: &Tensor) -> Tensor {
+    let norms = rows.norm_scalaropt_dim(2.0, [-1], true).clamp_min(1e-12);
+    rows / norms
+}
+
+/// Scaled similarities of local rows against all columns, in both directions.
+#[derive(Debug)]
+pub struct Logits {
+    /// `[rows, columns]`: local images against all texts.
+    pub image_to_text: Tensor,
+    /// `[rows, columns]`: local texts against all images.
+    pub text_to_image: Tensor,
+}
+
+impl Logits {
+    /// `scale` times the products of `rows` with `columns`; pass unit rows for cosines.
+    ///
+    /// # Errors
+    /// [`Error::Shapes`] where the widths differ.
+    pub fn new(rows: &Embeddings, columns: &Embeddings, scale: &Tensor) -> Result<Self> {
+        Self::cross(&rows.image, &columns.text, &rows.text, &columns.image, scale)
+    }
+
+    /// The general form: `images · all_textsᵀ` and `texts · all_imagesᵀ`, whichever model each is from.
+    ///
+    /// # Errors
+    /// [`Error::Shapes`] where the widths differ.
+    pub fn cross(
+        images: &Tensor,
+        all_texts: &Tensor,
+        texts: &Tensor,
+        all_images: &Tensor,
+        scale: &Tensor,
+    ) -> Result<Self> {
+        for (left, right) in [(images, all_texts), (texts, all_images)] {
+            if left.dim() != 2 || right.dim() != 2 || left.size()[1] != right.size()[1] {
+                return Err(Error::Shapes {
+                    left: "the rows",
+                    left_shape: left.size(),
+                    right: "the columns",
+                    right_shape: right.size(),
+                    rule: "similarities need embeddings of one width (project the student first where the teacher is wider)",
+                });
+            }
+        }
+        // The scale goes onto the rows: that costs rows x width products instead of rows x columns.
+        let image_to_text = (images * scale).matmul(&all_texts.tr());
+        let text_to_image = if images.size() == all_images.size()
+            && images.data_ptr() == all_images.data_ptr()
+            && texts.size() == all_texts.size()
+            && texts.data_ptr() == all_texts.data_ptr()
+        {
+            // The square case: the second direction is the first one read the other way.
+            image_to_text.tr()
+        } else {
+            (texts * scale).matmul(&all_images.tr())
+        };
+        Ok(Logits { image_to_text, text_to_image })
+    }
+
+    /// Checks that two sets of logits are of the same rows and columns.
+    pub(crate) fn check_same(&self, other: &Logits) -> Result<()> {
+        if self.image_to_text.size() != other.image_to_text.size() {
+            return Err(Error::Shapes {
+                left: "the student's logits",
+                left_shape: self.image_to_text.size(),
+                right: "the teacher's logits",
+                right_shape: other.image_to_text.size(),
+                rule: "both models see the same rows and columns",
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Which column is the right one for each row.
+#[derive(Debug)]
+pub enum Targets {
+    /// Row i belongs to column `offset + i`: what every published recipe does.
+    Diagonal {
+        /// First column of this process's rows (0 for one process).
+        offset: i64,
+    },
+    /// A distribution over the columns for each row, `[rows, columns]`, one per direction.
+    Soft {
+        /// For images against texts.
+        image_to_text: Tensor,
+        /// For texts against images.
+        text_to_image: Tensor,
+    },
+}
+
+impl Targets {
+    /// Targets that spread evenly over all pairs whose texts have the same tokens.
+    ///
+    /// Class names as captions make equal texts common; [`Targets::Diagonal`] would call them
+    /// negatives of each other. `rows` and `columns` are token ids `[n, context]`.
+    ///
+    /// # Errors
+    /// [`Error::Shapes`] where the two have different contexts.
+    pub fn equal_captions(rows: &Tensor, columns: &Tensor) -> Result<Self> {
+        if rows.dim() != 2 || columns.dim() != 2 || rows.size()[1] != columns.size()[1] {
+            return Err(Error::Shapes {
+                left: "the rows' tokens",
+                left_shape: rows.size(),
+                right: "the columns' tokens",
+                right_shape: columns.size(),
+                rule: "both are [n, context] with one context",
+            });
+        }
+        let same = rows.unsqueeze(1).eq_tensor(&columns.unsqueeze(0)).all_dim(2, false).to_kind(Kind::Float); // [rows, columns]
+        let spread = &same / same.sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
+        Ok(Targets::Soft { image_to_text: spread.shallow_clone(), text_to_image: spread })
+    }
+}
+
+/// Mean over rows of the cross-entropy of `logits` towards the targets of one direction.
+pub(crate) fn cross_entropy(logits: &Tensor, diagonal: Option<i64>, soft: Option<&Tensor>) -> Result<Tensor> {
+    let (rows, columns) = (logits.size()[0], logits.size()[1]);
+    if let Some(offset) = diagonal {
+        if offset < 0 || offset + rows > columns {
+            return Err(Error::Setting(format!(
+                "rows {offset}..{} have no matching column among {columns}: check the offset of the diagonal",
+                offset + rows
+            )));
+        }
+        let labels = Tensor::f_arange_start(offset, offset + rows, (Kind::Int64, logits.device()))?;
+        return Ok(logits.f_cross_entropy_loss(&labels, None::<&Tensor>, tch::Reduction::Mean, -100, 0.0)?);
+    }
+    match soft {
+        Some(targets) if targets.size() == logits.size() => {
+            Ok(-(targets * logits.log_softmax(1, Kind::Float)).sum(Kind::Float) / rows as f64)
+        }
+        Some(targets) => Err(Error::Shapes {
+            left: "the logits",
+            left_shape: logits.size(),
+            right: "the targets",
+            right_shape: targets.size(),
+            rule: "soft targets have one entry per logit",
+        }),
+        None => Err(Error::Setting("cross-entropy without targets".into())),
+    }
+}

@@ -1,0 +1,27 @@
+//! Interactive contrastive learning: student images against teacher texts, and the reverse.
+
+use tch::Tensor;
+
+use crate::embeddings::{Embeddings, Logits, Targets};
+use crate::{Result, contrastive};
+
+/// The logits between the models: c · student rows against all teacher columns.
+///
+/// `student` holds unit rows in the teacher's width, `teacher` all unit rows, `scale` the
+/// learned factor, multiplied in as it is (no exponential: that is how the published results were made).
+///
+/// # Errors
+/// [`crate::Error::Shapes`] where the widths differ.
+pub fn logits(student: &Embeddings, teacher: &Embeddings, scale: &Tensor) -> Result<Logits> {
+    Logits::cross(&student.image, &teacher.text, &student.text, &teacher.image, scale)
+}
+
+/// [CE(c Ŝ_I T̂'ᵀ) + CE(c Ŝ_T Î'ᵀ)] / 2 towards `targets`.
+///
+/// Source: CLIP-KD (Yang et al. 2024), ICL.
+///
+/// # Errors
+/// [`crate::Error`] where targets and logits do not fit.
+pub fn icl(logits: &Logits, targets: &Targets) -> Result<Tensor> {
+    contrastive::task(logits, targets)
+}

@@ -1,0 +1,64 @@
+//! Named tensors that every language can rebuild bit for bit: inputs and weights of the golden values.
+
+use tch::{Kind, Tensor};
+
+/// Float32 values in [-1, 1), named by `name`: splitmix64 over the FNV-1a hash of the name.
+pub fn unit_values(name: &str, count: usize) -> Vec<f32> {
+    let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+    });
+    (1..=count as u64)
+        .map(|i| {
+            let mut z = hash.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^= z >> 31;
+            (2.0 * ((z >> 40) as f64 / f64::from(1 << 24)) - 1.0) as f32
+        })
+        .collect()
+}
+
+/// [`unit_values`] as a tensor.
+pub fn unit(name: &str, shape: &[i64]) -> Tensor {
+    let count = shape.iter().product::<i64>() as usize;
+    Tensor::from_slice(&unit_values(name, count)).view(shape)
+}
+
+/// The named value of a state-dict entry: scaled so that activations neither vanish nor explode.
+pub fn parameter(name: &str, shape: &[i64]) -> Tensor {
+    if name.ends_with("num_batches_tracked") {
+        return Tensor::zeros(shape, (Kind::Int64, tch::Device::Cpu));
+    }
+    if name.ends_with("logit_scale") {
+        return Tensor::full(shape, f64::from((1.0f64 / 0.07).ln() as f32), (Kind::Float, tch::Device::Cpu));
+    }
+    let count = shape.iter().product::<i64>() as usize;
+    let mut values = unit_values(name, count);
+    let map: Box<dyn Fn(f32) -> f32> = if name.ends_with("running_var") {
+        Box::new(|v| 0.75 + 0.25 * v)
+    } else if name.ends_with("running_mean") {
+        Box::new(|v| 0.1 * v)
+    } else if shape.len() <= 1 {
+        if name.ends_with("weight") { Box::new(|v| 1.0 + 0.1 * v) } else { Box::new(|v| 0.05 * v) }
+    } else {
+        let fan_in = count as f64 / shape[0] as f64;
+        let factor = (3.0 / fan_in).sqrt() as f32;
+        Box::new(move |v| factor * v)
+    };
+    values.iter_mut().for_each(|v| *v = map(*v));
+    Tensor::from_slice(&values).view(shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fill_is_the_one_of_the_golden_values() {
+        let text = std::fs::read_to_string(crate::golden::own_folder().join("fill-check.json")).unwrap();
+        let check: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let found = format!("{:?}", unit_values("input.image", 4));
+        let numbers: Vec<f32> = serde_json::from_value(check["values"].clone()).unwrap();
+        assert_eq!(found, format!("{numbers:?}"));
+    }
+}
