@@ -9,6 +9,7 @@ pub mod image;
 pub mod loader;
 pub mod manifest;
 pub mod policy;
+pub mod random;
 pub mod sample;
 pub mod sources;
 pub mod tokenizer;

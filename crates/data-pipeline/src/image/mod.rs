@@ -2,6 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod augment;
+mod color;
+pub mod decode;
+mod resize;
+pub mod transform;
+
+pub use augment::{AugmentConfig, AugmentParams, ColorJitter, augment_into};
+pub use decode::{DecodeError, Decoded, decode};
+pub use transform::{eval_into, eval_pixels};
+
 /// What a model wants of its images, as in the `preprocess_cfg` of a model folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Preprocess {

@@ -1,0 +1,289 @@
+//! The training transform: random resized crop, flip, colour jitter and erasing, drawn once per sample as plain data.
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::decode::Decoded;
+use crate::image::resize::Rect;
+use crate::image::transform::{normalize_into, resized};
+use crate::image::{Preprocess, color};
+use crate::random::Random;
+
+/// What the training transform may do; the default is open_clip's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AugmentConfig {
+    /// Smallest and largest share of the picture's area that a crop keeps.
+    pub scale: [f64; 2],
+    /// Narrowest and widest aspect ratio (width / height) of a crop.
+    pub ratio: [f64; 2],
+    /// Probability of a horizontal flip.
+    pub flip: f64,
+    /// Colour jitter, if any.
+    pub color_jitter: Option<ColorJitter>,
+    /// Probability of erasing a rectangle (2 % to 33 % of the area) to the mean colour.
+    pub erase: f64,
+}
+
+/// Largest changes of colour jitter, as torchvision's `ColorJitter` has them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ColorJitter {
+    /// Factor in 1 ± this.
+    pub brightness: f64,
+    /// Factor in 1 ± this.
+    pub contrast: f64,
+    /// Factor in 1 ± this.
+    pub saturation: f64,
+    /// Turn of the hue in ± this (0.5 is half the circle).
+    pub hue: f64,
+    /// Probability of any change.
+    pub probability: f64,
+}
+
+impl Default for AugmentConfig {
+    fn default() -> Self {
+        AugmentConfig {
+            scale: [0.9, 1.0],
+            ratio: [0.75, 4.0 / 3.0],
+            flip: 0.0,
+            color_jitter: None,
+            erase: 0.0,
+        }
+    }
+}
+
+impl AugmentConfig {
+    /// Says what cannot work, if anything.
+    pub fn problem(&self) -> Option<String> {
+        let probability = |name: &str, value: f64| {
+            (!(0.0..=1.0).contains(&value)).then(|| format!("{name} = {value} is not a probability"))
+        };
+        let [low, high] = self.scale;
+        let [narrow, wide] = self.ratio;
+        if !(low > 0.0 && low <= high && high <= 1.0) {
+            return Some(format!("scale = [{low}, {high}] is not a range inside 0..=1"));
+        }
+        if !(narrow > 0.0 && narrow <= wide && wide.is_finite()) {
+            return Some(format!("ratio = [{narrow}, {wide}] is not a range of positive numbers"));
+        }
+        let jitter = self.color_jitter.as_ref().and_then(|j| {
+            let fields =
+                [("brightness", j.brightness), ("contrast", j.contrast), ("saturation", j.saturation)];
+            let odd = fields.into_iter().find(|(_, v)| !(0.0..=10.0).contains(v));
+            odd.map(|(name, value)| format!("color_jitter.{name} = {value} is negative or too large"))
+                .or_else(|| {
+                    (!(0.0..=0.5).contains(&j.hue))
+                        .then(|| format!("color_jitter.hue = {} is outside 0..=0.5", j.hue))
+                })
+                .or_else(|| probability("color_jitter.probability", j.probability))
+        });
+        probability("flip", self.flip).or_else(|| probability("erase", self.erase)).or(jitter)
+    }
+}
+
+/// One draw of the training transform: everything needed to replay it on another machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AugmentParams {
+    /// The crop in source pixels: x, y, width, height.
+    pub crop: [usize; 4],
+    /// Whether the crop is mirrored.
+    pub flip: bool,
+    /// Colour changes in their order.
+    pub jitter: Vec<ColorChange>,
+    /// The erased rectangle as shares of the side: x, y, width, height.
+    pub erase: Option<[f64; 4]>,
+}
+
+/// One colour change with its factor (for hue: the turn).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ColorChange {
+    /// Towards or away from black.
+    Brightness(f64),
+    /// Towards or away from the mean grey.
+    Contrast(f64),
+    /// Towards or away from grey.
+    Saturation(f64),
+    /// A turn of the colour circle.
+    Hue(f64),
+}
+
+impl AugmentParams {
+    /// Draws for a picture of `width` x `height`; a pure function of its arguments.
+    pub fn draw(config: &AugmentConfig, seed: u64, width: usize, height: usize) -> Self {
+        let mut random = Random::new(seed);
+        let crop = draw_crop(config, &mut random, width, height);
+        let flip = random.chance(config.flip);
+        let jitter =
+            config.color_jitter.as_ref().map_or_else(Vec::new, |jitter| draw_jitter(jitter, &mut random));
+        let erase = if random.chance(config.erase) { draw_erase(&mut random) } else { None };
+        AugmentParams { crop, flip, jitter, erase }
+    }
+}
+
+/// torchvision's `RandomResizedCrop.get_params`: ten tries, then the largest centred crop of an allowed ratio.
+fn draw_crop(config: &AugmentConfig, random: &mut Random, width: usize, height: usize) -> [usize; 4] {
+    let area = (width * height) as f64;
+    let [narrow, wide] = config.ratio;
+    for _ in 0..10 {
+        let target = area * random.between(config.scale[0], config.scale[1]);
+        let ratio = random.between(narrow.ln(), wide.ln()).exp();
+        let w = (target * ratio).sqrt().round_ties_even() as usize;
+        let h = (target / ratio).sqrt().round_ties_even() as usize;
+        if (1..=width).contains(&w) && (1..=height).contains(&h) {
+            let y = random.below(height - h + 1);
+            let x = random.below(width - w + 1);
+            return [x, y, w, h];
+        }
+    }
+    let actual = width as f64 / height as f64;
+    let (w, h) = if actual < narrow {
+        (width, ((width as f64 / narrow).round_ties_even() as usize).clamp(1, height))
+    } else if actual > wide {
+        (((height as f64 * wide).round_ties_even() as usize).clamp(1, width), height)
+    } else {
+        (width, height)
+    };
+    [(width - w) / 2, (height - h) / 2, w, h]
+}
+
+fn draw_jitter(jitter: &ColorJitter, random: &mut Random) -> Vec<ColorChange> {
+    if !random.chance(jitter.probability) {
+        return Vec::new();
+    }
+    let mut factor = |range: f64| random.between((1.0 - range).max(0.0), 1.0 + range);
+    let mut changes = vec![
+        ColorChange::Brightness(factor(jitter.brightness)),
+        ColorChange::Contrast(factor(jitter.contrast)),
+        ColorChange::Saturation(factor(jitter.saturation)),
+    ];
+    changes.push(ColorChange::Hue(random.between(-jitter.hue, jitter.hue)));
+    for last in (1..changes.len()).rev() {
+        changes.swap(last, random.below(last + 1));
+    }
+    changes
+}
+
+/// torchvision's `RandomErasing`: 2 % to 33 % of the area, ratio 0.3 to 3.3, ten tries.
+fn draw_erase(random: &mut Random) -> Option<[f64; 4]> {
+    for _ in 0..10 {
+        let area = random.between(0.02, 0.33);
+        let ratio = random.between(0.3f64.ln(), 3.3f64.ln()).exp();
+        let (w, h) = ((area * ratio).sqrt(), (area / ratio).sqrt());
+        if w < 1.0 && h < 1.0 {
+            return Some([random.between(0.0, 1.0 - w), random.between(0.0, 1.0 - h), w, h]);
+        }
+    }
+    None
+}
+
+/// Applies a draw for one model: crop, resize, flip, colours, normalise, erase; channel planes `[3, size, size]`.
+///
+/// The parameters are clamped to the picture, so that a draw from elsewhere cannot reach outside it.
+pub fn augment_into(image: &Decoded, params: &AugmentParams, preprocess: &Preprocess, out: &mut [f32]) {
+    let size = preprocess.size;
+    let [x, y, width, height] = params.crop;
+    let (x, y) = (x.min(image.width - 1), y.min(image.height - 1));
+    let part =
+        Rect { x, y, width: width.clamp(1, image.width - x), height: height.clamp(1, image.height - y) };
+    let all = Rect { x: 0, y: 0, width: size, height: size };
+    let mut pixels = resized(image, part, size, size, all, preprocess.interpolation);
+    if params.flip {
+        for row in pixels.chunks_exact_mut(size * 3) {
+            mirror(row);
+        }
+    }
+    for change in &params.jitter {
+        color::apply(&mut pixels, *change);
+    }
+    normalize_into(&pixels, preprocess, out);
+    if let Some([x, y, width, height]) = params.erase {
+        let side = size as f64;
+        let start = |share: f64| ((share * side) as usize).min(size - 1);
+        let end = |from: f64, length: f64| (((from + length) * side).ceil() as usize).min(size);
+        for plane in out.chunks_exact_mut(size * size) {
+            for row in plane.chunks_exact_mut(size).take(end(y, height)).skip(start(y)) {
+                row[start(x)..end(x, width)].fill(0.0);
+            }
+        }
+    }
+}
+
+fn mirror(row: &mut [u8]) {
+    let pixels = row.len() / 3;
+    for left in 0..pixels / 2 {
+        let right = pixels - 1 - left;
+        for channel in 0..3 {
+            row.swap(left * 3 + channel, right * 3 + channel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{Interpolation, ResizeMode, RgbImage};
+    use proptest::prelude::*;
+
+    fn busy() -> AugmentConfig {
+        AugmentConfig {
+            scale: [0.2, 1.0],
+            flip: 0.5,
+            erase: 0.5,
+            color_jitter: Some(ColorJitter {
+                brightness: 0.4,
+                contrast: 0.4,
+                saturation: 0.4,
+                hue: 0.1,
+                probability: 0.8,
+            }),
+            ..AugmentConfig::default()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn crops_lie_inside_and_draws_repeat(seed: u64, width in 1usize..300, height in 1usize..300) {
+            let params = AugmentParams::draw(&busy(), seed, width, height);
+            let [x, y, w, h] = params.crop;
+            prop_assert!(w >= 1 && h >= 1 && x + w <= width && y + h <= height);
+            prop_assert_eq!(&params, &AugmentParams::draw(&busy(), seed, width, height));
+            let image = Decoded::from(RgbImage { width, height, pixels: vec![77; width * height * 3] });
+            let preprocess = Preprocess {
+                size: 8, mean: [0.5; 3], std: [0.5; 3], interpolation: Interpolation::Bicubic, resize_mode: ResizeMode::Shortest,
+            };
+            let mut out = vec![f32::NAN; 3 * 64];
+            augment_into(&image, &params, &preprocess, &mut out);
+            prop_assert!(out.iter().all(|v| v.is_finite()));
+        }
+    }
+
+    #[test]
+    fn the_full_crop_without_changes_is_the_squashed_picture() {
+        let pixels = (0..6 * 6 * 3).map(|i| (i * 37) as u8).collect::<Vec<_>>();
+        let image = Decoded::from(RgbImage { width: 6, height: 6, pixels });
+        let preprocess = Preprocess {
+            size: 4,
+            mean: [0.5; 3],
+            std: [0.5; 3],
+            interpolation: Interpolation::Bicubic,
+            resize_mode: ResizeMode::Squash,
+        };
+        let mut params = AugmentParams { crop: [0, 0, 6, 6], flip: false, jitter: vec![], erase: None };
+        let (mut plain, mut other) = (vec![0f32; 48], vec![0f32; 48]);
+        crate::image::eval_into(&image, &preprocess, &mut plain);
+        augment_into(&image, &params, &preprocess, &mut other);
+        assert_eq!(plain, other);
+        params.flip = true;
+        augment_into(&image, &params, &preprocess, &mut other);
+        assert_eq!(plain[0..4].iter().rev().collect::<Vec<_>>(), other[0..4].iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_named() {
+        assert_eq!(busy().problem(), None);
+        assert!(AugmentConfig { scale: [0.9, 0.1], ..busy() }.problem().unwrap().contains("scale"));
+        assert!(AugmentConfig { flip: 2.0, ..busy() }.problem().unwrap().contains("flip"));
+        assert!(AugmentConfig { ratio: [0.0, 1.0], ..busy() }.problem().unwrap().contains("ratio"));
+    }
+}

@@ -1,0 +1,207 @@
+//! Encoded files to pixels, in the file's own colour mode (the order of resizing and conversion matters).
+
+use std::io::Cursor;
+
+use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+use crate::image::RgbImage;
+
+/// Pictures with more pixels are refused: a small file can claim to be huge.
+pub const MAX_PIXELS: u64 = 178_956_970;
+
+/// Why a picture could not be decoded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct DecodeError {
+    /// A short kind for counting, such as `not an image`.
+    pub kind: &'static str,
+    /// What exactly.
+    pub reason: String,
+}
+
+impl DecodeError {
+    fn new(kind: &'static str, reason: impl ToString) -> Self {
+        DecodeError { kind, reason: reason.to_string() }
+    }
+}
+
+/// Colour mode of decoded pixels, 8 bits a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    L,
+    La,
+    Rgb,
+    Rgba,
+    /// 255 is full ink.
+    Cmyk,
+}
+
+impl Mode {
+    pub(crate) fn channels(self) -> usize {
+        match self {
+            Mode::L => 1,
+            Mode::La => 2,
+            Mode::Rgb => 3,
+            Mode::Rgba | Mode::Cmyk => 4,
+        }
+    }
+}
+
+/// A decoded picture in its file's own colour mode; palette and 16-bit files are RGB or grey already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decoded {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) mode: Mode,
+    pub(crate) pixels: Vec<u8>,
+}
+
+impl Decoded {
+    /// Width in pixels.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Height in pixels.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// As RGB; alpha is dropped, CMYK converted as PIL does.
+    pub fn to_rgb(&self) -> RgbImage {
+        RgbImage { width: self.width, height: self.height, pixels: to_rgb(self.mode, &self.pixels) }
+    }
+}
+
+impl From<RgbImage> for Decoded {
+    fn from(image: RgbImage) -> Self {
+        Decoded { width: image.width, height: image.height, mode: Mode::Rgb, pixels: image.pixels }
+    }
+}
+
+/// Interleaved pixels of any mode to RGB.
+pub(crate) fn to_rgb(mode: Mode, pixels: &[u8]) -> Vec<u8> {
+    match mode {
+        Mode::Rgb => pixels.to_vec(),
+        Mode::L => pixels.iter().flat_map(|&l| [l; 3]).collect(),
+        Mode::La => pixels.chunks_exact(2).flat_map(|p| [p[0]; 3]).collect(),
+        Mode::Rgba => pixels.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect(),
+        Mode::Cmyk => pixels.chunks_exact(4).flat_map(|p| cmyk_to_rgb([p[0], p[1], p[2], p[3]])).collect(),
+    }
+}
+
+fn cmyk_to_rgb([c, m, y, k]: [u8; 4]) -> [u8; 3] {
+    let white = 255 - k;
+    [c, m, y].map(|ink| white - multiply(ink, white))
+}
+
+/// a · b / 255, rounded, as PIL's integer arithmetic has it.
+pub(crate) fn multiply(a: u8, b: u8) -> u8 {
+    let product = u32::from(a) * u32::from(b) + 128;
+    (((product >> 8) + product) >> 8) as u8
+}
+
+/// Decodes JPEG, PNG, WebP, GIF (first frame) or BMP. EXIF orientation is not applied, as in the reference.
+///
+/// # Errors
+/// [`DecodeError`] for anything that is not a whole picture of at most [`MAX_PIXELS`].
+pub fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
+    if bytes.is_empty() {
+        return Err(DecodeError::new("empty file", "the file is empty"));
+    }
+    if bytes.starts_with(&[0xFF, 0xD8]) { decode_jpeg(bytes) } else { decode_other(bytes) }
+}
+
+fn decode_jpeg(bytes: &[u8]) -> Result<Decoded, DecodeError> {
+    let broken = |e: zune_jpeg::errors::DecodeErrors| DecodeError::new("damaged jpeg", e);
+    let options =
+        DecoderOptions::default().set_strict_mode(false).set_max_width(1 << 16).set_max_height(1 << 16);
+    let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(broken)?;
+    let missing = || DecodeError::new("damaged jpeg", "no frame header");
+    let (width, height) = decoder.dimensions().ok_or_else(missing)?;
+    check_size(width as u64, height as u64)?;
+    let (mode, output) = match decoder.input_colorspace().ok_or_else(missing)? {
+        ColorSpace::Luma | ColorSpace::LumaA => (Mode::L, ColorSpace::Luma),
+        ColorSpace::CMYK => (Mode::Cmyk, ColorSpace::CMYK),
+        _ => (Mode::Rgb, ColorSpace::RGB),
+    };
+    decoder.set_options(options.jpeg_set_out_colorspace(output));
+    let mut pixels = decoder.decode().map_err(broken)?;
+    if pixels.len() != width * height * mode.channels() {
+        return Err(DecodeError::new("damaged jpeg", "the picture is shorter than its header says"));
+    }
+    if !ends_properly(bytes) {
+        return Err(DecodeError::new("truncated jpeg", "the file ends before the picture does"));
+    }
+    if mode == Mode::Cmyk && has_adobe_marker(bytes) {
+        // Adobe's files hold white as 255.
+        pixels.iter_mut().for_each(|ink| *ink = 255 - *ink);
+    }
+    Ok(Decoded { width, height, mode, pixels })
+}
+
+/// Whether an end-of-image marker follows the last scan; decoders fill what is missing with grey, which is no picture to learn from.
+fn ends_properly(bytes: &[u8]) -> bool {
+    // Some cameras write padding or notes behind the picture, so the marker may be anywhere behind the last scan's start.
+    let scan = bytes.windows(2).rposition(|pair| pair == [0xFF, 0xDA]).unwrap_or(0);
+    bytes[scan..].windows(2).any(|pair| pair == [0xFF, 0xD9])
+}
+
+fn has_adobe_marker(bytes: &[u8]) -> bool {
+    // Segments: FF, marker, length (2 bytes, itself included), content; APP14 with the name "Adobe".
+    let mut at = 2;
+    while let [0xFF, marker, high, low, ..] = bytes[at.min(bytes.len())..] {
+        if marker == 0xDA {
+            return false;
+        }
+        let content = at + 4;
+        if marker == 0xEE && bytes[content..].starts_with(b"Adobe") {
+            return true;
+        }
+        at += 2 + usize::from(u16::from_be_bytes([high, low])).max(2);
+    }
+    false
+}
+
+fn decode_other(bytes: &[u8]) -> Result<Decoded, DecodeError> {
+    let reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|e| DecodeError::new("not an image", e))?;
+    if reader.format().is_none() {
+        return Err(DecodeError::new("not an image", "neither JPEG, PNG, WebP, GIF nor BMP"));
+    }
+    let mut decoder = reader.into_decoder().map_err(|e| DecodeError::new("damaged image", e))?;
+    let (width, height) = decoder.dimensions();
+    check_size(u64::from(width), u64::from(height))?;
+    // Enough for 16-bit RGBA of the largest picture.
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_PIXELS * 16);
+    decoder.set_limits(limits).map_err(|e| DecodeError::new("too large", e))?;
+    let original = decoder.color_type();
+    let image = DynamicImage::from_decoder(decoder).map_err(|e| DecodeError::new("damaged image", e))?;
+    let (width, height) = (width as usize, height as usize);
+    let (mode, pixels) = match (original, image) {
+        (ColorType::L8, DynamicImage::ImageLuma8(image)) => (Mode::L, image.into_raw()),
+        (ColorType::La8, DynamicImage::ImageLumaA8(image)) => (Mode::La, image.into_raw()),
+        (ColorType::Rgba8, DynamicImage::ImageRgba8(image)) => (Mode::Rgba, image.into_raw()),
+        (_, image) => (Mode::Rgb, image.into_rgb8().into_raw()),
+    };
+    Ok(Decoded { width, height, mode, pixels })
+}
+
+fn check_size(width: u64, height: u64) -> Result<(), DecodeError> {
+    if width == 0 || height == 0 {
+        return Err(DecodeError::new("empty image", format!("the picture has {width} x {height} pixels")));
+    }
+    if width * height > MAX_PIXELS {
+        return Err(DecodeError::new(
+            "too large",
+            format!("{width} x {height} pixels are more than {MAX_PIXELS}"),
+        ));
+    }
+    Ok(())
+}

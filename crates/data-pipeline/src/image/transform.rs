@@ -1,0 +1,154 @@
+//! Decoded pictures to the model's input: the evaluation transform, normalisation, and cropping parts.
+
+use crate::image::decode::{Decoded, Mode, multiply, to_rgb};
+use crate::image::resize::{Pixels, Rect, resize};
+use crate::image::{Interpolation, Preprocess, ResizeMode, RgbImage};
+
+/// The evaluation transform up to 8-bit RGB `[size, size]`: resize and centre crop exactly as PIL and torchvision.
+pub fn eval_pixels(image: &Decoded, preprocess: &Preprocess) -> RgbImage {
+    let size = preprocess.size;
+    let whole = Rect { x: 0, y: 0, width: image.width, height: image.height };
+    let filter = preprocess.interpolation;
+    let pixels = match preprocess.resize_mode {
+        ResizeMode::Squash => {
+            resized(image, whole, size, size, Rect { x: 0, y: 0, width: size, height: size }, filter)
+        }
+        ResizeMode::Shortest => {
+            let (width, height) = scaled_to_shortest(image.width, image.height, size);
+            let wanted = Rect { x: centre(width, size), y: centre(height, size), width: size, height: size };
+            resized(image, whole, width, height, wanted, filter)
+        }
+        ResizeMode::Longest => {
+            let longest = image.width.max(image.height) as f64;
+            // Python's `round`: half to even.
+            let scaled = |side: usize| {
+                ((side as f64 * (size as f64 / longest)).round_ties_even() as usize).clamp(1, size)
+            };
+            let (width, height) = (scaled(image.width), scaled(image.height));
+            let inner = resized(image, whole, width, height, Rect { x: 0, y: 0, width, height }, filter);
+            padded(&inner, width, height, size)
+        }
+    };
+    RgbImage { width: size, height: size, pixels }
+}
+
+/// [`eval_pixels`], normalised into `out` as channel planes `[3, size, size]` of float32.
+pub fn eval_into(image: &Decoded, preprocess: &Preprocess, out: &mut [f32]) {
+    normalize_into(&eval_pixels(image, preprocess).pixels, preprocess, out);
+}
+
+/// Width and height after the shortest side became `size`, the other rounded down, as torchvision has it.
+fn scaled_to_shortest(width: usize, height: usize, size: usize) -> (usize, usize) {
+    let (short, long) = (width.min(height), width.max(height));
+    let scaled = ((size * long) as f64 / short as f64) as usize;
+    if width <= height { (size, scaled) } else { (scaled, size) }
+}
+
+/// First pixel of a centred part, with Python's rounding (half to even).
+fn centre(side: usize, size: usize) -> usize {
+    ((side - size) as f64 / 2.0).round_ties_even() as usize
+}
+
+fn padded(inner: &[u8], width: usize, height: usize, size: usize) -> Vec<u8> {
+    let mut out = vec![0u8; size * size * 3];
+    let (left, top) = ((size - width) / 2, (size - height) / 2);
+    for (y, row) in inner.chunks_exact(width * 3).enumerate() {
+        out[((top + y) * size + left) * 3..][..width * 3].copy_from_slice(row);
+    }
+    debug_assert!(top + height <= size);
+    out
+}
+
+/// Resizes a part of a picture as PIL does for its mode, and gives the wanted rectangle of the result as RGB.
+pub(crate) fn resized(
+    image: &Decoded,
+    part: Rect,
+    width: usize,
+    height: usize,
+    wanted: Rect,
+    filter: Interpolation,
+) -> Vec<u8> {
+    let channels = image.mode.channels();
+    let pixels = |data| Pixels { data, stride: image.width, channels, part };
+    let unchanged = part.width == width && part.height == height;
+    match image.mode {
+        // Colours under transparent pixels must not bleed out, so PIL resizes them premultiplied.
+        Mode::Rgba | Mode::La if !unchanged => {
+            let premultiplied = image
+                .pixels
+                .chunks_exact(channels)
+                .flat_map(|p| {
+                    p.iter()
+                        .enumerate()
+                        .map(|(i, &v)| if i + 1 == channels { v } else { multiply(v, p[channels - 1]) })
+                })
+                .collect::<Vec<_>>();
+            let mut out = resize(&pixels(&premultiplied), width, height, wanted, filter);
+            for pixel in out.chunks_exact_mut(channels) {
+                let alpha = u32::from(pixel[channels - 1]);
+                if alpha != 0 && alpha != 255 {
+                    for value in &mut pixel[..channels - 1] {
+                        *value = (255 * u32::from(*value) / alpha).min(255) as u8;
+                    }
+                }
+            }
+            to_rgb(image.mode, &out)
+        }
+        Mode::Rgb => resize(&pixels(&image.pixels), width, height, wanted, filter),
+        mode => to_rgb(mode, &resize(&pixels(&image.pixels), width, height, wanted, filter)),
+    }
+}
+
+/// 8-bit RGB to normalised channel planes: (value / 255 − mean) / std.
+pub(crate) fn normalize_into(pixels: &[u8], preprocess: &Preprocess, out: &mut [f32]) {
+    let plane = pixels.len() / 3;
+    // One table per channel: 256 divisions instead of one for each pixel, and the same rounding everywhere.
+    for (channel, out) in out.chunks_exact_mut(plane).take(3).enumerate() {
+        let (mean, std) = (preprocess.mean[channel], preprocess.std[channel]);
+        let table: [f32; 256] = std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
+        for (out, pixel) in out.iter_mut().zip(pixels.chunks_exact(3)) {
+            *out = table[usize::from(pixel[channel])];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn preprocess(size: usize, resize_mode: ResizeMode) -> Preprocess {
+        Preprocess {
+            size,
+            mean: [0.5; 3],
+            std: [0.25; 3],
+            interpolation: Interpolation::Bicubic,
+            resize_mode,
+        }
+    }
+
+    #[test]
+    fn a_picture_of_the_right_size_is_left_alone() {
+        let pixels = (0..4 * 4 * 3).map(|i| i as u8 * 5).collect::<Vec<_>>();
+        let image = Decoded::from(RgbImage { width: 4, height: 4, pixels: pixels.clone() });
+        for mode in [ResizeMode::Shortest, ResizeMode::Longest, ResizeMode::Squash] {
+            assert_eq!(eval_pixels(&image, &preprocess(4, mode)).pixels, pixels);
+        }
+    }
+
+    #[test]
+    fn normalisation_by_hand() {
+        let image = Decoded::from(RgbImage { width: 1, height: 1, pixels: vec![255, 0, 51] });
+        let mut out = [0f32; 3];
+        eval_into(&image, &preprocess(1, ResizeMode::Shortest), &mut out);
+        assert_eq!(out, [2.0, -2.0, (0.2 - 0.5) / 0.25]);
+    }
+
+    #[test]
+    fn longest_pads_and_shortest_crops() {
+        let image = Decoded::from(RgbImage { width: 8, height: 4, pixels: vec![200; 8 * 4 * 3] });
+        let longest = eval_pixels(&image, &preprocess(4, ResizeMode::Longest)).pixels;
+        assert_eq!(longest.iter().filter(|v| **v == 200).count(), 4 * 2 * 3);
+        assert_eq!(&longest[..12], &[0; 12]);
+        assert!(eval_pixels(&image, &preprocess(4, ResizeMode::Shortest)).pixels.iter().all(|v| *v == 200));
+    }
+}

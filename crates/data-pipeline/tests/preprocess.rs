@@ -1,0 +1,68 @@
+//! The evaluation transform against the reference's crops, with the tolerances that each image names.
+
+use std::path::{Path, PathBuf};
+
+use data_pipeline::image::{
+    Interpolation, OPENAI_MEAN, OPENAI_STD, Preprocess, ResizeMode, decode, eval_pixels,
+};
+
+fn golden() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
+    std::env::var_os("CLIP_DISTILL_GOLDEN").map_or(own, PathBuf::from)
+}
+
+fn compare(folder: &Path) -> usize {
+    let list = std::fs::read_to_string(folder.join("images.json")).unwrap();
+    let list: Vec<serde_json::Value> = serde_json::from_str(&list).unwrap();
+    let bytes = std::fs::read(folder.join("crops.safetensors")).unwrap();
+    let crops = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let (mut compared, mut failures) = (0, Vec::new());
+    for row in &list {
+        let file = row["file"].as_str().unwrap();
+        let image = decode(&std::fs::read(folder.join("images").join(file)).unwrap()).unwrap();
+        for name in crops.names().into_iter().filter(|name| name.contains(file)) {
+            let crop = crops.tensor(name).unwrap();
+            let preprocess = Preprocess {
+                size: crop.shape()[0],
+                mean: OPENAI_MEAN,
+                std: OPENAI_STD,
+                interpolation: Interpolation::Bicubic,
+                resize_mode: ResizeMode::Shortest,
+            };
+            let found = eval_pixels(&image, &preprocess).pixels;
+            assert_eq!(found.len(), crop.data().len());
+            let differences = found.iter().zip(crop.data()).map(|(a, b)| a.abs_diff(*b));
+            let largest = differences.clone().max().unwrap();
+            let mean = differences.map(f64::from).sum::<f64>() / found.len() as f64;
+            if row["compare"].as_bool().unwrap() {
+                println!("{name}: max {largest}, mean {mean:.4}");
+                compared += 1;
+                if f64::from(largest) > row["max_abs"].as_f64().unwrap()
+                    || mean > row["mean_abs"].as_f64().unwrap()
+                {
+                    failures.push(format!("{name}: max {largest}, mean {mean:.4}"));
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+    compared
+}
+
+#[test]
+fn crops_agree_with_the_reference() {
+    let compared = compare(&golden().join("preprocess"));
+    println!("preprocess: {compared} crops compared");
+    assert!(compared > 0);
+}
+
+#[test]
+fn crops_of_photos_agree_with_the_reference() {
+    // Photos cannot be part of the project, so this compares them where the golden folder has them.
+    let folder = golden().join("preprocess-photos");
+    if folder.is_dir() {
+        let compared = compare(&folder);
+        println!("preprocess-photos: {compared} crops compared");
+        assert!(compared > 0);
+    }
+}

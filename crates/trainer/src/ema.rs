@@ -1,0 +1,97 @@
+//! Exponential moving average of the student's weights.
+
+use std::collections::HashMap;
+
+use tch::Tensor;
+
+use crate::{Error, Result};
+
+/// Averaged copies of named parameters.
+#[derive(Debug)]
+pub struct Ema {
+    decay: f64,
+    shadows: Vec<(String, Tensor, Tensor)>, // name, parameter, average
+}
+
+impl Ema {
+    /// Averages that start as the parameters are.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] unless 0 < decay < 1.
+    pub fn new(decay: f64, parameters: impl IntoIterator<Item = (String, Tensor)>) -> Result<Self> {
+        if !(decay > 0.0 && decay < 1.0) {
+            return Err(Error::recipe("train.ema", format!("a decay of {decay} is not between 0 and 1")));
+        }
+        let shadows = parameters.into_iter().map(|(name, p)| {
+            let average = p.detach().copy();
+            (name, p, average)
+        });
+        Ok(Ema { decay, shadows: shadows.collect() })
+    }
+
+    /// average ← decay · average + (1 − decay) · parameter.
+    pub fn update(&mut self) {
+        tch::no_grad(|| {
+            for (_, parameter, average) in &mut self.shadows {
+                let _ = average.lerp_(parameter, 1.0 - self.decay);
+            }
+        });
+    }
+
+    /// The averages under the parameters' names.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        self.shadows.iter().map(|(name, _, average)| (name.clone(), average.shallow_clone())).collect()
+    }
+
+    /// Restores what [`Ema::state`] gave.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] where one is missing or has another shape.
+    pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        for (name, _, average) in &mut self.shadows {
+            match state.get(name.as_str()) {
+                Some(saved) if saved.size() == average.size() => average.f_copy_(saved)?,
+                _ => {
+                    return Err(Error::recipe(
+                        "averaged weights",
+                        format!("`{name}` is missing or has another shape"),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `f` with the averages in the parameters' place, and puts the parameters back.
+    pub fn with_averages<T>(&self, f: impl FnOnce() -> T) -> T {
+        let swap = || {
+            tch::no_grad(|| {
+                for (_, parameter, average) in &self.shadows {
+                    let kept = parameter.detach().copy();
+                    parameter.shallow_clone().copy_(average);
+                    average.shallow_clone().copy_(&kept);
+                }
+            });
+        };
+        swap();
+        let result = f();
+        swap();
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn follows_the_parameter_and_gives_it_back() {
+        let weight = Tensor::from_slice(&[1.0f32]);
+        let mut ema = Ema::new(0.75, [("w".to_string(), weight.shallow_clone())]).unwrap();
+        let _ = weight.shallow_clone().fill_(5.0);
+        ema.update();
+        assert_eq!(ema.with_averages(|| weight.double_value(&[0])), 2.0);
+        assert_eq!(weight.double_value(&[0]), 5.0);
+        assert!(Ema::new(1.0, []).is_err());
+    }
+}

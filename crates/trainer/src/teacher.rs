@@ -1,0 +1,75 @@
+//! The frozen teacher: no gradient, no training mode, its own scale.
+
+use clip_model::{Clip, PreprocessConfig};
+use kd_losses::Embeddings;
+use tch::Tensor;
+
+use crate::{Error, Result};
+
+/// A teacher in memory.
+#[derive(Debug)]
+pub struct Teacher {
+    model: Clip,
+    preprocess: PreprocessConfig,
+    scale: Tensor,
+}
+
+impl Teacher {
+    /// Freezes a model.
+    pub fn new(model: Clip, preprocess: PreprocessConfig) -> Self {
+        model.params().set_requires_grad(false);
+        let scale = model.logit_scale.detach().exp();
+        Teacher { model, preprocess, scale }
+    }
+
+    /// Opens a model folder, or a bare safetensors file of `preset`'s architecture.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] where `name` is a preset, which has no weights; the model crate's errors otherwise.
+    pub fn open(name: &str, preset: Option<&str>, device: tch::Device) -> Result<Self> {
+        let path = std::path::Path::new(name);
+        if path.is_file() {
+            let Some(preset) = preset else {
+                let reason = format!(
+                    "`{name}` is a bare weight file: name its architecture with `arch`, such as arch = \"ViT-B-16\""
+                );
+                return Err(Error::recipe("teacher", reason));
+            };
+            let model = clip_model::folder::load_weights(&clip_model::presets::get(preset)?, path, device)?;
+            return Ok(Self::new(model, PreprocessConfig::default()));
+        }
+        let opened = clip_model::folder::open(name, device, 0)?;
+        if !opened.has_weights {
+            let reason =
+                format!("`{name}` is a preset without weights: name a model folder or a safetensors file");
+            return Err(Error::recipe("teacher", reason));
+        }
+        Ok(Self::new(opened.model, opened.preprocess))
+    }
+
+    /// Unit embeddings of images `[batch, 3, size, size]` and tokens `[batch, length]`, in its own preprocessing and ids.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the shapes are not the teacher's.
+    pub fn embed(&self, images: &Tensor, tokens: &Tensor) -> Result<Embeddings> {
+        tch::no_grad(|| {
+            let pairs = Embeddings::new(self.model.encode_image(images)?, self.model.encode_text(tokens)?)?;
+            Ok(pairs.normalized())
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Clip {
+        &self.model
+    }
+
+    /// What it wants of its images.
+    pub fn preprocess(&self) -> &PreprocessConfig {
+        &self.preprocess
+    }
+
+    /// exp(logit scale), a constant scalar.
+    pub fn scale(&self) -> &Tensor {
+        &self.scale
+    }
+}

@@ -1,0 +1,112 @@
+//! Training: whole runs of the reference recipe, compared at every step.
+
+use clip_distill_tests::fill;
+use clip_distill_tests::golden::{assert_close, files, tensors};
+use clip_model::{weights, Clip, ClipConfig, PreprocessConfig};
+use data_pipeline::tokenizer::{ClipTokenizer, Tokenizer};
+use kd_losses::{Loss, Objective, Term};
+use serde_json::Value;
+use tch::{Device, Tensor};
+use trainer::optimizer::OptimizerConfig;
+use trainer::schedule::Schedule;
+use trainer::step::{MicroBatch, TargetRule, Trainee, ViewTensors};
+use trainer::teacher::Teacher;
+
+fn build(config: &Value, prefix: &Value) -> Clip {
+    let config = ClipConfig::from_json("golden", &config.to_string()).unwrap();
+    let model = Clip::new(&config, Device::Cpu, 0).unwrap();
+    let prefix = prefix.as_str().unwrap();
+    let named = model.params().iter().map(|p| {
+        (p.name.clone(), fill::parameter(&format!("{prefix}{}", p.name), &p.tensor.size()))
+    });
+    weights::load(model.params(), &named.collect(), "golden").unwrap();
+    model
+}
+
+fn tokens(texts: &Value, context: usize) -> Tensor {
+    let tokenizer = ClipTokenizer::new();
+    let texts = texts.as_array().unwrap();
+    let mut ids = vec![0i64; texts.len() * context];
+    for (row, text) in ids.chunks_mut(context).zip(texts) {
+        tokenizer.encode_into(text.as_str().unwrap(), row);
+    }
+    Tensor::from_slice(&ids).view([texts.len() as i64, context as i64])
+}
+
+/// `<term> + <weight>*<term> + …`, as the files name their objective.
+fn terms(formula: &str) -> Vec<Term> {
+    let term = |text: &str| {
+        let (weight, name) = text.trim().split_once('*').unwrap_or(("1", text.trim()));
+        let loss = Loss::ALL.into_iter().find(|loss| loss.name() == name).unwrap();
+        Term { loss, weight: weight.parse().unwrap() }
+    };
+    formula.split('+').map(term).collect()
+}
+
+#[test]
+fn training_agrees_with_the_reference() {
+    let mut compared = 0;
+    for path in files("training", "json") {
+        let name = path.display().to_string();
+        let golden: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let student = build(&golden["student"], &golden["weights_prefix"]["student"]);
+        let teacher = (!golden["teacher"].is_null())
+            .then(|| Teacher::new(build(&golden["teacher"], &golden["weights_prefix"]["teacher"]), PreprocessConfig::default()));
+        let size = student.config().vision_cfg.image_size;
+        let context = student.config().text_cfg.context_length as usize;
+        let (batch, steps) = (golden["batch_size"].as_i64().unwrap(), golden["steps"].as_u64().unwrap());
+
+        let setting = |key: &str| golden["optimizer"][key].as_f64();
+        let beta = |index: usize| golden["optimizer"]["betas"][index].as_f64().unwrap();
+        let config = OptimizerConfig {
+            lr: setting("base_lr").unwrap(),
+            weight_decay: setting("weight_decay").unwrap(),
+            beta1: beta(0),
+            beta2: beta(1),
+            eps: setting("eps").unwrap(),
+            clip_norm: setting("clip_norm").unwrap_or(0.0),
+        };
+        let schedule = Schedule {
+            base_lr: config.lr,
+            warmup_steps: golden["optimizer"]["warmup"].as_u64().unwrap(),
+            total_steps: steps,
+        };
+        let teacher_width = teacher.as_ref().map(|t| t.model().config().embed_dim);
+        let terms = terms(golden["loss"].as_str().unwrap());
+        let objective = Objective::new(&terms, student.config().embed_dim, teacher_width, Device::Cpu).unwrap();
+        let mut trainee = Trainee::new(student, objective, &config, None).unwrap();
+        // "unit('<tag>.image.<step>', …) * 2"
+        let input = golden["image_input"].as_str().unwrap();
+        let tag = input.split('\'').nth(1).unwrap().replace("<step>", "");
+
+        for step in 0..steps {
+            let row = &golden["trajectory"][step as usize];
+            let lr = schedule.lr_at(step);
+            let images = fill::unit(&format!("{tag}{step}"), &[batch, 3, size, size]) * 2.0;
+            let tokens = tokens(&golden["texts"][step as usize], context);
+            let micro = MicroBatch { student: ViewTensors { images, tokens }, teacher: None };
+            let report = trainee.step(&[micro], teacher.as_ref(), TargetRule::Diagonal, lr).unwrap();
+            let close = |what: &str, found: f64, key: &str, tolerance: f64| {
+                let expected = row[key].as_f64().unwrap();
+                assert!(
+                    (found - expected).abs() <= tolerance * expected.abs() + 1e-9,
+                    "{name}, step {step}: {what} is {found}, expected {expected}"
+                );
+            };
+            close("learning rate", report.lr, "lr", 1e-9);
+            close("loss", report.loss, "loss", 1e-3);
+            close("gradient norm", report.grad_norm, "grad_norm", 5e-3);
+            close("logit scale", report.logit_scale, "logit_scale", 1e-4);
+            for (term, value, _) in &report.terms {
+                close(term, *value, term, 1e-3);
+            }
+        }
+        for (key, expected) in tensors(&path.with_extension("safetensors")) {
+            let found = trainee.student.params().get(&key).unwrap();
+            assert_close(found, &expected, 1e-3, &format!("{name}: final {key}"));
+        }
+        compared += 1;
+    }
+    println!("training: {compared} runs compared");
+    assert!(compared > 0, "no golden training run");
+}
