@@ -22,10 +22,12 @@ pub enum Error {
     #[error("{0}")]
     Config(String),
     /// One sample could not be decoded; `key` names it with its shard or folder.
-    #[error("damaged sample `{key}`: {reason}")]
+    #[error("damaged sample `{key}` ({kind}): {reason}")]
     Sample {
         /// Shard or folder and key.
         key: String,
+        /// A short kind for counting, such as `no caption`.
+        kind: &'static str,
         /// What is wrong with it.
         reason: String,
     },

@@ -2,12 +2,13 @@
 
 #![doc = include_str!("../README.md")]
 
-pub mod batch;
 pub mod download;
 pub mod error;
 pub mod image;
 pub mod loader;
 pub mod manifest;
+pub mod mixture;
+pub mod order;
 pub mod policy;
 pub mod random;
 pub mod sample;

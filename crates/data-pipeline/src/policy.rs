@@ -1,1 +1,86 @@
-//! Placeholder.
+//! What happens with damaged samples: a named policy with a budget, and the counts of what was left out.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// What to do with a sample that cannot be read or decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ErrorPolicy {
+    /// Stop at the first one.
+    Fail,
+    /// Take the next sample in order instead, unless more than this share is damaged.
+    Skip {
+        /// Largest share of damaged samples, 0..=1.
+        max_fraction: f64,
+    },
+}
+
+impl Default for ErrorPolicy {
+    /// One in a hundred: web data has some, a wrong path has more.
+    fn default() -> Self {
+        ErrorPolicy::Skip { max_fraction: 0.01 }
+    }
+}
+
+/// How many samples were read and left out, by kind, with the first names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkipCounts {
+    /// Samples read, damaged ones included.
+    pub seen: u64,
+    /// Damaged samples by kind.
+    pub kinds: BTreeMap<String, u64>,
+    /// The first damaged samples: name and cause.
+    pub examples: Vec<String>,
+}
+
+/// Shares are judged from this many samples on, so that one bad file at the start does not stop a run.
+const ENOUGH_TO_JUDGE: u64 = 1000;
+const MAX_EXAMPLES: usize = 10;
+
+impl SkipCounts {
+    /// Damaged samples of all kinds.
+    pub fn skipped(&self) -> u64 {
+        self.kinds.values().sum()
+    }
+
+    /// Kinds with their counts and the first names, on one line.
+    pub fn summary(&self) -> String {
+        let kinds =
+            self.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>().join(", ");
+        format!("{kinds}; first: {}", self.examples.join("; "))
+    }
+
+    /// Records one damaged sample.
+    pub(crate) fn record(&mut self, error: &Error, policy: ErrorPolicy) -> Result<()> {
+        let Error::Sample { key, kind, reason } = error else {
+            return Err(Error::Config(error.to_string()));
+        };
+        if policy == ErrorPolicy::Fail {
+            return Err(Error::Sample { key: key.clone(), kind, reason: reason.clone() });
+        }
+        *self.kinds.entry((*kind).to_string()).or_default() += 1;
+        if self.examples.len() < MAX_EXAMPLES {
+            self.examples.push(format!("{key}: {reason}"));
+        }
+        Ok(())
+    }
+
+    /// Fails where more than the policy's share is damaged; `complete` says that an epoch is over.
+    pub(crate) fn check(&self, policy: ErrorPolicy, complete: bool) -> Result<()> {
+        let ErrorPolicy::Skip { max_fraction } = policy else { return Ok(()) };
+        let judged = if complete { self.seen } else { self.seen.max(ENOUGH_TO_JUDGE) };
+        if self.skipped() as f64 > max_fraction * judged as f64 {
+            return Err(Error::TooManyDamaged {
+                skipped: self.skipped(),
+                seen: self.seen,
+                max_fraction,
+                summary: self.summary(),
+            });
+        }
+        Ok(())
+    }
+}

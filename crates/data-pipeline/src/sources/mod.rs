@@ -1,1 +1,99 @@
-//! Sources of samples.
+//! Where samples come from: every source gives any of its samples by index.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::sample::RawSample;
+
+mod cifar;
+mod csv;
+pub mod emoji;
+mod folder;
+mod paths;
+mod webdataset;
+
+pub use cifar::{Cifar, CifarConfig, CifarLabels};
+pub use csv::{Csv, CsvConfig};
+pub use emoji::{Emoji, EmojiConfig};
+pub use folder::{Folder, FolderConfig, Subset};
+pub use paths::expand_braces;
+pub use webdataset::{WebDataset, WebDatasetConfig};
+
+/// Samples that can be read in any order.
+pub trait Source: Send + Sync {
+    /// What it is, for messages.
+    fn name(&self) -> &str;
+
+    /// Number of samples.
+    fn len(&self) -> usize;
+
+    /// Whether there is no sample.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One sample; `index` is below [`Source::len`]. `draw` is random, new in each epoch, for
+    /// sources that render their pictures; others do not use it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Sample`] where this sample is damaged.
+    fn read(&self, index: usize, draw: u64) -> Result<RawSample>;
+
+    /// Names of the classes that labels count through, where there are any.
+    fn class_names(&self) -> Option<&[String]> {
+        None
+    }
+}
+
+/// Which half of a split.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// For training.
+    #[default]
+    Train,
+    /// For testing.
+    Test,
+}
+
+/// A source as a recipe names it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "source", rename_all = "lowercase")]
+pub enum SourceConfig {
+    /// Tar shards.
+    WebDataset(WebDatasetConfig),
+    /// A table of image paths and captions.
+    Csv(CsvConfig),
+    /// A folder of images per class.
+    Folder(FolderConfig),
+    /// CIFAR-10's binary archive.
+    Cifar10(CifarConfig),
+    /// CIFAR-100's binary archive.
+    Cifar100(CifarConfig),
+    /// The embedded emoji.
+    Emoji(EmojiConfig),
+}
+
+impl SourceConfig {
+    /// Opens the source; relative paths start at `base`.
+    ///
+    /// # Errors
+    /// [`crate::Error`] where files are missing, are not what they should be, or hold no sample.
+    pub fn open(&self, base: &Path) -> Result<Arc<dyn Source>> {
+        let source: Arc<dyn Source> = match self {
+            SourceConfig::WebDataset(config) => Arc::new(WebDataset::open(config, base)?),
+            SourceConfig::Csv(config) => Arc::new(Csv::open(config, base)?),
+            SourceConfig::Folder(config) => Arc::new(Folder::open(config, base)?),
+            SourceConfig::Cifar10(config) => Arc::new(Cifar::open_10(config, base)?),
+            SourceConfig::Cifar100(config) => Arc::new(Cifar::open_100(config, base)?),
+            SourceConfig::Emoji(config) => Arc::new(Emoji::open(config)?),
+        };
+        if source.is_empty() {
+            return Err(crate::Error::Empty(source.name().into()));
+        }
+        Ok(source)
+    }
+}

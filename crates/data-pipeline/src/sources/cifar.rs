@@ -1,0 +1,194 @@
+//! The official binary archives of CIFAR-10 and CIFAR-100, unpacked or as they are downloaded.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::RgbImage;
+use crate::sample::{RawImage, RawSample};
+use crate::sources::paths::resolve;
+use crate::sources::{Source, Split};
+use crate::{Error, Result};
+
+const SIDE: usize = 32;
+const PIXELS: usize = SIDE * SIDE;
+
+/// Settings of [`Cifar`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CifarConfig {
+    /// The unpacked folder (`cifar-10-batches-bin`, `cifar-100-binary`), or the `.tar.gz` archive.
+    pub path: PathBuf,
+    /// Training or test images.
+    #[serde(default)]
+    pub split: Split,
+    /// CIFAR-100's 100 fine or 20 coarse classes.
+    #[serde(default)]
+    pub labels: CifarLabels,
+    /// Captions, with `{}` for the class name.
+    #[serde(default = "default_templates")]
+    pub templates: Vec<String>,
+}
+
+/// Which labels of CIFAR-100; CIFAR-10 has one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CifarLabels {
+    /// The 100 classes.
+    #[default]
+    Fine,
+    /// The 20 superclasses.
+    Coarse,
+}
+
+fn default_templates() -> Vec<String> {
+    vec!["a photo of a {}.".into()]
+}
+
+/// All images of a split, in memory (at most 184 MB).
+pub struct Cifar {
+    name: String,
+    records: Vec<u8>,
+    /// Label bytes before the pixels of each record.
+    label_bytes: usize,
+    /// Which of them.
+    label_at: usize,
+    class_names: Vec<String>,
+    templates: Vec<String>,
+}
+
+impl Cifar {
+    /// CIFAR-10: records of one label and 3,072 pixel bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Format`] where the archive is missing, truncated, or not CIFAR-10's.
+    pub fn open_10(config: &CifarConfig, base: &Path) -> Result<Self> {
+        let files: &[&str] = match config.split {
+            Split::Train => &[
+                "data_batch_1.bin",
+                "data_batch_2.bin",
+                "data_batch_3.bin",
+                "data_batch_4.bin",
+                "data_batch_5.bin",
+            ],
+            Split::Test => &["test_batch.bin"],
+        };
+        Self::open(config, base, files, "batches.meta.txt", 1, 0)
+    }
+
+    /// CIFAR-100: records of a coarse and a fine label and 3,072 pixel bytes.
+    ///
+    /// # Errors
+    /// As [`Cifar::open_10`].
+    pub fn open_100(config: &CifarConfig, base: &Path) -> Result<Self> {
+        let file = match config.split {
+            Split::Train => "train.bin",
+            Split::Test => "test.bin",
+        };
+        let (names, label_at) = match config.labels {
+            CifarLabels::Fine => ("fine_label_names.txt", 1),
+            CifarLabels::Coarse => ("coarse_label_names.txt", 0),
+        };
+        Self::open(config, base, &[file], names, 2, label_at)
+    }
+
+    fn open(
+        config: &CifarConfig,
+        base: &Path,
+        files: &[&str],
+        names: &str,
+        label_bytes: usize,
+        label_at: usize,
+    ) -> Result<Self> {
+        let path = resolve(base, &config.path);
+        let wanted = [files, &[names]].concat();
+        let mut found =
+            if path.is_dir() { from_folder(&path, &wanted)? } else { from_archive(&path, &wanted)? };
+        let format =
+            |reason: String| Error::Format { path: path.clone(), kind: "CIFAR binary archive", reason };
+        let name_list = found.pop().unwrap_or_default();
+        let class_names = String::from_utf8_lossy(&name_list)
+            .lines()
+            .map(|line| line.trim().replace('_', " "))
+            .filter(|line| !line.is_empty())
+            .collect::<Vec<_>>();
+        let record = label_bytes + 3 * PIXELS;
+        for (file, bytes) in files.iter().zip(&found) {
+            if bytes.is_empty() || bytes.len() % record != 0 {
+                return Err(format(format!(
+                    "`{file}` has {} bytes, not a multiple of {record}: unpack it again",
+                    bytes.len()
+                )));
+            }
+        }
+        let records = found.concat();
+        if let Some(label) =
+            records.chunks_exact(record).map(|r| r[label_at]).find(|l| usize::from(*l) >= class_names.len())
+        {
+            return Err(format(format!(
+                "a label is {label}, but `{names}` names {} classes",
+                class_names.len()
+            )));
+        }
+        let templates = config.templates.clone();
+        Ok(Cifar { name: path.display().to_string(), records, label_bytes, label_at, class_names, templates })
+    }
+
+    fn record(&self, index: usize) -> &[u8] {
+        let length = self.label_bytes + 3 * PIXELS;
+        &self.records[index * length..][..length]
+    }
+}
+
+impl Source for Cifar {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn len(&self) -> usize {
+        self.records.len() / (self.label_bytes + 3 * PIXELS)
+    }
+
+    fn read(&self, index: usize, _draw: u64) -> Result<RawSample> {
+        let record = self.record(index);
+        let label = usize::from(record[self.label_at]);
+        let planes = &record[self.label_bytes..];
+        // Planes of red, green and blue become interleaved pixels.
+        let pixels =
+            (0..PIXELS).flat_map(|i| [planes[i], planes[PIXELS + i], planes[2 * PIXELS + i]]).collect();
+        Ok(RawSample {
+            key: format!("{}:{index}", self.name),
+            image: RawImage::Rgb(RgbImage { width: SIDE, height: SIDE, pixels }),
+            captions: self.templates.iter().map(|t| t.replace("{}", &self.class_names[label])).collect(),
+            label: Some(label),
+        })
+    }
+
+    fn class_names(&self) -> Option<&[String]> {
+        Some(&self.class_names)
+    }
+}
+
+fn from_folder(folder: &Path, wanted: &[&str]) -> Result<Vec<Vec<u8>>> {
+    wanted.iter().map(|name| super::webdataset::read_to_end(&folder.join(name))).collect()
+}
+
+fn from_archive(path: &Path, wanted: &[&str]) -> Result<Vec<Vec<u8>>> {
+    let format = |reason: String| Error::Format { path: path.into(), kind: "CIFAR binary archive", reason };
+    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(std::io::BufReader::new(file)));
+    let mut found = vec![None; wanted.len()];
+    for entry in archive.entries().map_err(|e| format(e.to_string()))? {
+        let mut entry = entry.map_err(|e| format(e.to_string()))?;
+        let name =
+            entry.path().map_err(|e| format(e.to_string()))?.file_name().unwrap_or_default().to_os_string();
+        if let Some(slot) = wanted.iter().position(|w| name == *w) {
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).map_err(|e| format(e.to_string()))?;
+            found[slot] = Some(bytes);
+        }
+    }
+    let missing = |name: &&str| format(format!("there is no `{name}` in it"));
+    wanted.iter().zip(found).map(|(name, bytes)| bytes.ok_or_else(|| missing(name))).collect()
+}

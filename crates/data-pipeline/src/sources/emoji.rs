@@ -1,0 +1,268 @@
+//! The embedded data set: Twemoji pictures with the emoji's names as captions.
+//!
+//! A tenth of the base concepts is held out with all their variants of skin tone, gender and
+//! direction, so that a held-out emoji has no near twin in training. The pictures (Twemoji,
+//! CC-BY 4.0) and names (Unicode CLDR) come from dependencies.
+
+use serde::{Deserialize, Serialize};
+use twemoji_assets::png::PngTwemojiAsset;
+
+use crate::image::{RgbImage, decode};
+use crate::random::{Random, mix};
+use crate::sample::{RawImage, RawSample};
+use crate::sources::{Source, Split};
+use crate::{Error, Result};
+
+/// Settings of [`Emoji`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmojiConfig {
+    /// Training concepts, or the held-out ones.
+    #[serde(default)]
+    pub split: Split,
+}
+
+/// Names of the classes: the groups of Unicode's emoji list.
+const GROUPS: [(emojis::Group, &str); 9] = [
+    (emojis::Group::SmileysAndEmotion, "smileys and emotion"),
+    (emojis::Group::PeopleAndBody, "people and body"),
+    (emojis::Group::AnimalsAndNature, "animals and nature"),
+    (emojis::Group::FoodAndDrink, "food and drink"),
+    (emojis::Group::TravelAndPlaces, "travel and places"),
+    (emojis::Group::Activities, "activities"),
+    (emojis::Group::Objects, "objects"),
+    (emojis::Group::Symbols, "symbols"),
+    (emojis::Group::Flags, "flags"),
+];
+
+/// Captions: `{}` is the name, `<>` the group.
+const TEMPLATES: [&str; 6] =
+    ["an emoji of {}", "{}", "a picture of {}", "the {} emoji", "a drawing of {}, from <>", "<>: {}"];
+
+/// One in this many base concepts is held out.
+const HELD_OUT: u64 = 10;
+
+/// Emoji of one split.
+pub struct Emoji {
+    split: Split,
+    entries: Vec<Entry>,
+    class_names: Vec<String>,
+}
+
+struct Entry {
+    name: String,
+    group: usize,
+    png: &'static [u8],
+}
+
+impl Emoji {
+    /// Lists the emoji of a split that have a picture.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] where the dependencies hold no picture.
+    pub fn open(config: &EmojiConfig) -> Result<Self> {
+        let mut entries = Vec::new();
+        for plain in emojis::iter() {
+            // The iterator leaves skin tones out; they hang on the plain emoji.
+            let tones = plain.skin_tones().into_iter().flatten().filter(|e| e.as_str() != plain.as_str());
+            for emoji in std::iter::once(plain).chain(tones) {
+                let held_out = is_held_out(&base_concept(emoji.name()));
+                if held_out != (config.split == Split::Test) {
+                    continue;
+                }
+                let group = GROUPS.iter().position(|(group, _)| *group == emoji.group());
+                if let (Some(png), Some(group)) = (picture(emoji.as_str()), group) {
+                    entries.push(Entry { name: emoji.name().to_string(), group, png });
+                }
+            }
+        }
+        if entries.is_empty() {
+            return Err(Error::Empty("emoji".into()));
+        }
+        let class_names = GROUPS.iter().map(|(_, name)| (*name).to_string()).collect();
+        Ok(Emoji { split: config.split, entries, class_names })
+    }
+}
+
+impl Source for Emoji {
+    fn name(&self) -> &str {
+        "emoji"
+    }
+
+    fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn read(&self, index: usize, draw: u64) -> Result<RawSample> {
+        let entry = &self.entries[index];
+        let damaged =
+            |reason: String| Error::Sample { key: entry.name.clone(), kind: "damaged image", reason };
+        let picture = decode(entry.png).map_err(|e| damaged(e.reason))?;
+        let scene = match self.split {
+            Split::Train => Scene::draw(draw, picture.width().max(picture.height())),
+            Split::Test => Scene::plain(picture.width().max(picture.height())),
+        };
+        let image = scene.render(picture.rgba(), picture.width(), picture.height());
+        let group = &self.class_names[entry.group];
+        let captions = TEMPLATES.iter().map(|t| t.replace("{}", &entry.name).replace("<>", group)).collect();
+        Ok(RawSample {
+            key: format!("emoji:{}", entry.name),
+            image: RawImage::Rgb(image),
+            captions,
+            label: Some(entry.group),
+        })
+    }
+
+    fn class_names(&self) -> Option<&[String]> {
+        Some(&self.class_names)
+    }
+}
+
+/// Twemoji leaves the variation selector out of most file names.
+fn picture(emoji: &str) -> Option<&'static [u8]> {
+    let plain = emoji.replace('\u{FE0F}', "");
+    let asset = PngTwemojiAsset::from_emoji(emoji).or_else(|| PngTwemojiAsset::from_emoji(&plain))?;
+    let bytes: &'static [u8] = asset;
+    Some(bytes)
+}
+
+fn is_held_out(concept: &str) -> bool {
+    let hash = concept.bytes().fold(0u64, |hash, byte| mix(&[hash, u64::from(byte)]));
+    hash % HELD_OUT == 0
+}
+
+/// What an emoji shows, whatever its skin tone, gender, age or direction.
+///
+/// `man running facing right: dark skin tone` and `person running` are one concept.
+pub fn base_concept(name: &str) -> String {
+    const NEUTRAL: [&str; 24] = [
+        "man", "woman", "person", "men", "women", "people", "boy", "girl", "child", "adult", "baby", "male",
+        "female", "mr", "mrs", "ms", "mx", "old", "older", "facing", "right", "skin", "tone", "and",
+    ];
+    const TONES: [&str; 5] = ["light", "medium-light", "medium", "medium-dark", "dark"];
+    // Pairs of words that differ by gender alone.
+    const TWINS: [(&str, &str); 10] = [
+        ("merman", "merperson"),
+        ("mermaid", "merperson"),
+        ("prince", "royalty"),
+        ("princess", "royalty"),
+        ("santa", "claus"),
+        ("superheroine", "superhero"),
+        ("father", "parent"),
+        ("mother", "parent"),
+        ("king", "royalty"),
+        ("queen", "royalty"),
+    ];
+    let has_tone = name.contains("skin tone");
+    let words = name.to_lowercase();
+    let words = words
+        .split(|c: char| !(c.is_alphanumeric() || c == '-'))
+        .filter(|word| !word.is_empty() && !NEUTRAL.contains(word) && !(has_tone && TONES.contains(word)));
+    let mut words = words
+        .map(|word| TWINS.iter().find(|(from, _)| *from == word).map_or(word, |(_, to)| to))
+        .collect::<Vec<_>>();
+    words.dedup();
+    if words.is_empty() { "person".into() } else { words.join(" ") }
+}
+
+/// How a picture lies on its background.
+struct Scene {
+    side: usize,
+    left: usize,
+    top: usize,
+    /// Colours at the top and at the bottom.
+    background: [[f64; 3]; 2],
+}
+
+impl Scene {
+    fn draw(draw: u64, picture: usize) -> Self {
+        let mut random = Random::new(mix(&[draw, 3]));
+        let side = (picture as f64 / random.between(0.6, 1.0)) as usize;
+        let mut color = || [0, 1, 2].map(|_| random.between(0.0, 255.0));
+        let background = [color(), color()];
+        Scene {
+            side,
+            left: random.below(side - picture + 1),
+            top: random.below(side - picture + 1),
+            background,
+        }
+    }
+
+    fn plain(picture: usize) -> Self {
+        let side = picture * 5 / 4;
+        Scene { side, left: (side - picture) / 2, top: (side - picture) / 2, background: [[255.0; 3]; 2] }
+    }
+
+    fn render(&self, rgba: Vec<[u8; 4]>, width: usize, height: usize) -> RgbImage {
+        let mut pixels = Vec::with_capacity(self.side * self.side * 3);
+        for y in 0..self.side {
+            let share = y as f64 / self.side as f64;
+            let [top, bottom] = self.background;
+            let row: [u8; 3] = std::array::from_fn(|c| (top[c] + (bottom[c] - top[c]) * share) as u8);
+            for x in 0..self.side {
+                let inside =
+                    (self.top..self.top + height).contains(&y) && (self.left..self.left + width).contains(&x);
+                if !inside {
+                    pixels.extend(row);
+                    continue;
+                }
+                let [r, g, b, alpha] = rgba[(y - self.top) * width + x - self.left];
+                let alpha = u32::from(alpha);
+                pixels.extend([r, g, b].iter().zip(row).map(|(&front, back)| {
+                    ((u32::from(front) * alpha + u32::from(back) * (255 - alpha) + 127) / 255) as u8
+                }));
+            }
+        }
+        RgbImage { width: self.side, height: self.side, pixels }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn variants_of_one_concept_are_one() {
+        let same = [
+            ["man running: dark skin tone", "person running"],
+            ["woman running facing right: medium-light skin tone", "man running"],
+            ["kiss: woman, man", "kiss"],
+            ["prince", "princess: light skin tone"],
+            ["Mrs. Claus", "Santa Claus: medium skin tone"],
+            ["old man", "older person: dark skin tone"],
+        ];
+        for [a, b] in same {
+            assert_eq!(base_concept(a), base_concept(b), "{a} / {b}");
+        }
+        assert_ne!(base_concept("cat"), base_concept("cat face"));
+        assert_ne!(base_concept("dark chocolate"), base_concept("chocolate"));
+    }
+
+    #[test]
+    fn no_concept_is_in_both_splits() {
+        let concepts = |split| {
+            let emoji = Emoji::open(&EmojiConfig { split }).unwrap();
+            let set = emoji.entries.iter().map(|e| base_concept(&e.name)).collect::<HashSet<_>>();
+            (emoji.len(), set)
+        };
+        let ((train, seen), (test, unseen)) = (concepts(Split::Train), concepts(Split::Test));
+        assert!(seen.is_disjoint(&unseen));
+        assert!(train + test > 3_500, "{train} + {test}");
+        let share = unseen.len() as f64 / (seen.len() + unseen.len()) as f64;
+        assert!((0.07..0.13).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn pictures_vary_with_the_draw_and_the_held_out_ones_do_not() {
+        let train = Emoji::open(&EmojiConfig::default()).unwrap();
+        let pixels = |source: &Emoji, draw| match source.read(5, draw).unwrap().image {
+            RawImage::Rgb(image) => image,
+            RawImage::Encoded(_) => unreachable!("emoji are rendered"),
+        };
+        assert_ne!(pixels(&train, 1), pixels(&train, 2));
+        assert_eq!(pixels(&train, 1), pixels(&train, 1));
+        let test = Emoji::open(&EmojiConfig { split: Split::Test }).unwrap();
+        assert_eq!(pixels(&test, 1), pixels(&test, 2));
+    }
+}

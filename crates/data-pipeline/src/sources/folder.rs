@@ -1,0 +1,177 @@
+//! ImageFolder: one folder of images per class, class names as captions.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::sample::{RawImage, RawSample};
+use crate::sources::Source;
+use crate::sources::paths::{is_image, resolve};
+use crate::{Error, Result};
+
+/// Settings of [`Folder`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FolderConfig {
+    /// The folder of class folders.
+    pub root: PathBuf,
+    /// A table with the columns `folder` and `name` that gives class folders readable names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<PathBuf>,
+    /// Captions, with `{}` for the class name.
+    #[serde(default = "default_templates")]
+    pub templates: Vec<String>,
+    /// A share of each class for tuning: every n-th image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<usize>,
+    /// Which side of `every`.
+    #[serde(default)]
+    pub subset: Subset,
+    /// Classes to leave out, by folder or name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude_classes: Vec<String>,
+}
+
+/// Which images of a class count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Subset {
+    /// All of them.
+    #[default]
+    All,
+    /// All but every n-th.
+    Rest,
+    /// Every n-th only.
+    Every,
+}
+
+fn default_templates() -> Vec<String> {
+    vec!["a photo of a {}.".into()]
+}
+
+/// Images with classes.
+pub struct Folder {
+    name: String,
+    images: Vec<(PathBuf, usize)>,
+    class_names: Vec<String>,
+    templates: Vec<String>,
+}
+
+impl Folder {
+    /// Lists the images of all class folders, both sorted by name; images are read later.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder cannot be read, [`Error::Config`] where a setting cannot work.
+    pub fn open(config: &FolderConfig, base: &Path) -> Result<Self> {
+        if config.templates.is_empty() || config.templates.iter().any(|t| !t.contains("{}")) {
+            return Err(Error::Config("every caption template needs `{}` where the class name goes".into()));
+        }
+        if config.every == Some(0) || (config.every.is_none() && config.subset != Subset::All) {
+            return Err(Error::Config("a subset needs `every = n` with n of at least 1".into()));
+        }
+        let root = resolve(base, &config.root);
+        let names = config.classes.as_ref().map(|path| read_names(&resolve(base, path))).transpose()?;
+        let mut folder = Folder {
+            name: root.display().to_string(),
+            images: vec![],
+            class_names: vec![],
+            templates: config.templates.clone(),
+        };
+        for directory in sorted(&root)?.into_iter().filter(|path| path.is_dir()) {
+            let id = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = match &names {
+                None => id.replace('_', " "),
+                Some(names) => names.get(&id).cloned().ok_or_else(|| {
+                    Error::Config(format!(
+                        "the class table has no row for the folder `{id}` of `{}`",
+                        root.display()
+                    ))
+                })?,
+            };
+            if config.exclude_classes.iter().any(|out| *out == id || *out == name) {
+                continue;
+            }
+            let mut images = Vec::new();
+            collect_images(&directory, &mut images)?;
+            let class = folder.class_names.len();
+            folder.class_names.push(name);
+            let chosen =
+                images.into_iter().enumerate().filter(|(index, _)| match (config.subset, config.every) {
+                    (Subset::Every, Some(n)) => index % n == 0,
+                    (Subset::Rest, Some(n)) => index % n != 0,
+                    _ => true,
+                });
+            folder.images.extend(chosen.map(|(_, path)| (path, class)));
+        }
+        Ok(folder)
+    }
+}
+
+impl Source for Folder {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    fn read(&self, index: usize, _draw: u64) -> Result<RawSample> {
+        let (path, class) = &self.images[index];
+        let key = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|e| Error::Sample {
+            key: key.clone(),
+            kind: "unreadable",
+            reason: e.to_string(),
+        })?;
+        let captions = self.templates.iter().map(|t| t.replace("{}", &self.class_names[*class])).collect();
+        Ok(RawSample { key, image: RawImage::Encoded(bytes), captions, label: Some(*class) })
+    }
+
+    fn class_names(&self) -> Option<&[String]> {
+        Some(&self.class_names)
+    }
+}
+
+fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?;
+    let mut paths = entries
+        .map(|entry| entry.map(|e| e.path()))
+        .collect::<std::io::Result<Vec<_>>>()
+        .map_err(|e| Error::io(folder, e))?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn collect_images(folder: &Path, images: &mut Vec<PathBuf>) -> Result<()> {
+    for path in sorted(folder)? {
+        if path.is_dir() {
+            collect_images(&path, images)?;
+        } else if path.to_str().is_some_and(is_image) {
+            images.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn read_names(path: &Path) -> Result<HashMap<String, String>> {
+    let format = |reason: String| Error::Format { path: path.into(), kind: "class table", reason };
+    let bytes = super::webdataset::read_to_end(path)?;
+    let mut reader = csv::Reader::from_reader(&bytes[..]);
+    let header = reader.headers().map_err(|e| format(e.to_string()))?.clone();
+    let column = |name: &str| {
+        header
+            .iter()
+            .position(|field| field == name)
+            .ok_or_else(|| format(format!("there is no column `{name}`")))
+    };
+    let (folder, name) = (column("folder")?, column("name")?);
+    let mut names = HashMap::new();
+    for record in reader.records() {
+        let record = record.map_err(|e| format(e.to_string()))?;
+        let field = |index: usize| record.get(index).unwrap_or_default().to_string();
+        names.insert(field(folder), field(name));
+    }
+    Ok(names)
+}

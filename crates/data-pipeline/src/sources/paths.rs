@@ -1,0 +1,72 @@
+//! Paths as users write them: brace patterns, relative to a base.
+
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// More paths than this are a mistake in the pattern.
+const MAX_PATHS: usize = 1_000_000;
+
+/// Expands `{000..123}` (leading zeros kept) and `{a,b}`, as shells do; nested braces are not known.
+///
+/// # Errors
+/// [`Error::Config`] where a brace is open, a range runs backwards, or the pattern means too many paths.
+pub fn expand_braces(pattern: &str) -> Result<Vec<String>> {
+    let Some((before, rest)) = pattern.split_once('{') else { return Ok(vec![pattern.to_string()]) };
+    let Some((inside, after)) = rest.split_once('}') else {
+        return Err(Error::Config(format!("`{pattern}` opens a brace and does not close it")));
+    };
+    let choices = match inside.split_once("..") {
+        None => inside.split(',').map(str::to_string).collect(),
+        Some((from, to)) => range(pattern, from, to)?,
+    };
+    let tails = expand_braces(after)?;
+    if choices.len().saturating_mul(tails.len()) > MAX_PATHS {
+        return Err(Error::Config(format!("`{pattern}` means more than {MAX_PATHS} paths")));
+    }
+    Ok(choices
+        .iter()
+        .flat_map(|choice| tails.iter().map(move |tail| format!("{before}{choice}{tail}")))
+        .collect())
+}
+
+fn range(pattern: &str, from: &str, to: &str) -> Result<Vec<String>> {
+    let wrong =
+        || Error::Config(format!("`{pattern}`: `{{{from}..{to}}}` is not a range of numbers that goes up"));
+    let (Ok(first), Ok(last)) = (from.parse::<usize>(), to.parse::<usize>()) else { return Err(wrong()) };
+    if first > last {
+        return Err(wrong());
+    }
+    if last - first >= MAX_PATHS {
+        return Err(Error::Config(format!("`{pattern}` means more than {MAX_PATHS} paths")));
+    }
+    let width = if from.starts_with('0') || to.starts_with('0') { from.len().max(to.len()) } else { 0 };
+    Ok((first..=last).map(|number| format!("{number:0width$}")).collect())
+}
+
+/// Whether a file name ends like a picture that can be decoded.
+pub(crate) fn is_image(name: &str) -> bool {
+    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+    ["jpg", "jpeg", "png", "webp", "bmp", "gif"].iter().any(|known| ending.eq_ignore_ascii_case(known))
+}
+
+/// `path`, from `base` where it is relative.
+pub(crate) fn resolve(base: &Path, path: impl AsRef<Path>) -> PathBuf {
+    base.join(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn braces_mean_what_shells_mean() {
+        let expand = |pattern| expand_braces(pattern).unwrap();
+        assert_eq!(expand("a.tar"), ["a.tar"]);
+        assert_eq!(expand("s-{008..011}.tar"), ["s-008.tar", "s-009.tar", "s-010.tar", "s-011.tar"]);
+        assert_eq!(expand("{a,b}/{0..1}"), ["a/0", "a/1", "b/0", "b/1"]);
+        for broken in ["{0..", "{3..1}", "{a..z}", "{0..99999999}", "{0..9999}{0..9999}"] {
+            assert!(expand_braces(broken).is_err(), "{broken}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The loader: same batches for any number of threads, exact positions, damaged samples by policy.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{config, png, tar};
+use data_pipeline::Error;
+use data_pipeline::image::AugmentConfig;
+use data_pipeline::loader::{Batch, Loader, LoaderConfig, Position};
+use data_pipeline::mixture::Mixture;
+use data_pipeline::policy::ErrorPolicy;
+use data_pipeline::sources::{Source, SourceConfig};
+use proptest::prelude::*;
+
+/// Samples `0..count` in one shard; those in `broken` have a picture that is none.
+fn shard(count: usize, broken: &[usize]) -> (tempfile::TempDir, Arc<dyn Source>) {
+    let folder = tempfile::tempdir().unwrap();
+    let names = (0..count)
+        .map(|i| (format!("{i:04}.png"), format!("{i:04}.txt"), format!("sample {i}")))
+        .collect::<Vec<_>>();
+    let pictures = (0..count)
+        .map(|i| if broken.contains(&i) { b"broken".to_vec() } else { png([i as u8, 100, 200], 9, 7) });
+    let pictures = pictures.collect::<Vec<_>>();
+    let files = names.iter().zip(&pictures).flat_map(|((image, text, caption), picture)| {
+        [(image.as_str(), picture.as_slice()), (text.as_str(), caption.as_bytes())]
+    });
+    tar(&folder.path().join("a.tar"), &files.collect::<Vec<_>>());
+    let source = r#"{"source": "webdataset", "shards": "a.tar"}"#;
+    let source = serde_json::from_str::<SourceConfig>(source).unwrap().open(folder.path()).unwrap();
+    (folder, source)
+}
+
+fn all(source: &Arc<dyn Source>, config: &LoaderConfig, position: Position) -> Vec<Batch> {
+    let mut loader = Loader::new(Mixture::single(source.clone()).unwrap(), config.clone(), position).unwrap();
+    std::iter::from_fn(|| loader.next_batch().unwrap()).collect()
+}
+
+#[test]
+fn every_sample_once_and_the_same_for_any_number_of_threads() {
+    let (_folder, source) = shard(30, &[]);
+    let augment = Some(AugmentConfig { scale: [0.3, 1.0], flip: 0.5, ..Default::default() });
+    let base = LoaderConfig { augment, epochs: 2, ..config() };
+    let one = all(&source, &LoaderConfig { workers: 1, prefetch: 1, ..base.clone() }, Position::default());
+    let four = all(&source, &LoaderConfig { workers: 4, prefetch: 5, ..base.clone() }, Position::default());
+    assert_eq!(one, four);
+    let mut epochs = [Vec::new(), Vec::new()];
+    for batch in &one {
+        let epoch = if batch.position.cursor == 0 { batch.position.epoch - 1 } else { batch.position.epoch };
+        epochs[epoch as usize].extend(batch.captions.clone());
+    }
+    assert_ne!(epochs[0], epochs[1]);
+    for mut captions in epochs {
+        captions.sort();
+        captions.dedup();
+        assert_eq!(captions.len(), 30);
+    }
+    let other = all(&source, &LoaderConfig { seed: 2, ..base }, Position::default());
+    assert_ne!(one, other);
+}
+
+#[test]
+fn the_last_batch_is_kept_or_dropped() {
+    let (_folder, source) = shard(10, &[]);
+    let sizes = |drop_last| {
+        let batches = all(&source, &LoaderConfig { drop_last, ..config() }, Position::default());
+        batches.iter().map(|b| b.keys.len()).collect::<Vec<_>>()
+    };
+    assert_eq!(sizes(false), [4, 4, 2]);
+    assert_eq!(sizes(true), [4, 4]);
+    let too_large = LoaderConfig { drop_last: true, batch_size: 11, ..config() };
+    assert!(Loader::new(Mixture::single(source).unwrap(), too_large, Position::default()).is_err());
+}
+
+#[test]
+fn damaged_samples_are_replaced_in_order_and_counted() {
+    let (_folder, source) = shard(20, &[3, 7]);
+    let skip = LoaderConfig { policy: ErrorPolicy::Skip { max_fraction: 0.2 }, ..config() };
+    let one = all(&source, &LoaderConfig { workers: 1, ..skip.clone() }, Position::default());
+    assert_eq!(one, all(&source, &LoaderConfig { workers: 3, ..skip.clone() }, Position::default()));
+    assert_eq!(one.iter().map(|b| b.keys.len()).sum::<usize>(), 18);
+    assert_eq!(one[0].keys.len(), 4);
+
+    let mut loader =
+        Loader::new(Mixture::single(source.clone()).unwrap(), skip, Position::default()).unwrap();
+    while loader.next_batch().unwrap().is_some() {}
+    assert_eq!((loader.counts().seen, loader.counts().skipped()), (20, 2));
+    assert!(loader.counts().summary().contains("0003"), "{}", loader.counts().summary());
+
+    let run = |policy| {
+        let config = LoaderConfig { policy, ..config() };
+        let mut loader =
+            Loader::new(Mixture::single(source.clone()).unwrap(), config, Position::default()).unwrap();
+        loop {
+            match loader.next_batch() {
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(error) => return Some(error),
+            }
+        }
+    };
+    assert!(matches!(run(ErrorPolicy::Fail), Some(Error::Sample { .. })));
+    let error = run(ErrorPolicy::Skip { max_fraction: 0.05 }).unwrap();
+    assert!(matches!(error, Error::TooManyDamaged { skipped: 2, seen: 20, .. }), "{error}");
+}
+
+#[test]
+fn a_loader_that_is_dropped_early_stops() {
+    let (_folder, source) = shard(30, &[]);
+    let config = LoaderConfig { epochs: u64::MAX, ..config() };
+    let mut loader = Loader::new(Mixture::single(source).unwrap(), config, Position::default()).unwrap();
+    loader.next_batch().unwrap().unwrap();
+    drop(loader);
+}
+
+#[test]
+fn views_share_one_draw() {
+    let (_folder, source) = shard(8, &[]);
+    let mut config = config();
+    config.augment = Some(AugmentConfig { scale: [0.2, 1.0], flip: 0.5, ..Default::default() });
+    let mut teacher = config.views[0].clone();
+    teacher.name = "teacher".into();
+    config.views.push(teacher);
+    for batch in all(&source, &config, Position::default()) {
+        assert_eq!(batch.views[0].images, batch.views[1].images);
+        assert_eq!(batch.views[0].tokens, batch.views[1].tokens);
+        assert_eq!((batch.views[0].name.as_str(), batch.views[1].name.as_str()), ("student", "teacher"));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn a_resumed_stream_equals_the_unbroken_one(
+        count in 1usize..25, batch_size in 1usize..7, seed: u64, cut in 0usize..20, broken in 0usize..40,
+    ) {
+        let (_folder, source) = shard(count, &[broken]);
+        let policy = ErrorPolicy::Skip { max_fraction: 1.0 };
+        let config = LoaderConfig { batch_size, seed, epochs: 3, policy, ..config() };
+        let unbroken = all(&source, &config, Position::default());
+        let cut = cut % unbroken.len().max(1);
+        if let Some(last) = cut.checked_sub(1).and_then(|i| unbroken.get(i)) {
+            let resumed = all(&source, &config, last.position);
+            prop_assert_eq!(&unbroken[cut..], &resumed[..]);
+        }
+    }
+}

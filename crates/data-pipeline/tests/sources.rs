@@ -1,0 +1,216 @@
+//! Sources: what they read, and what they say about broken, missing and empty data.
+
+mod common;
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::{png, tar};
+use data_pipeline::sample::RawImage;
+use data_pipeline::sources::{Source, SourceConfig};
+use data_pipeline::{Error, Result};
+
+fn open(config: serde_json::Value, base: &Path) -> Result<Arc<dyn Source>> {
+    serde_json::from_value::<SourceConfig>(config).unwrap().open(base)
+}
+
+fn error(config: serde_json::Value, base: &Path) -> String {
+    match open(config, base) {
+        Ok(source) => panic!("`{}` opened", source.name()),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn webdataset_groups_files_and_reads_captions() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = png([1, 2, 3], 4, 4);
+    let at = |name: &str| folder.path().join(name);
+    tar(
+        &at("s-00.tar"),
+        &[
+            ("one.jpg", &picture),
+            ("one.txt", b"a text\n"),
+            ("one.json", br#"{"captions": ["first", "second"], "alt": "other"}"#),
+            ("dir/two.seg.png", b"not read"),
+            ("dir/two.png", &picture),
+            ("dir/two.txt", b"caf\xE9"),
+            ("three.txt", b"no picture"),
+        ],
+    );
+    tar(&at("s-01.tar"), &[("four.webp", &picture), ("five.png", &picture), ("five.json", b"{broken")]);
+    let source =
+        open(serde_json::json!({"source": "webdataset", "shards": "s-{00..01}.tar"}), folder.path()).unwrap();
+    assert_eq!(source.len(), 5);
+    assert_eq!(source.read(0, 0).unwrap().captions, ["first", "second"]);
+    assert!(source.read(0, 0).unwrap().key.ends_with("s-00.tar:one"));
+    assert_eq!(source.read(1, 0).unwrap().captions, ["caf\u{FFFD}"]);
+    let kind = |index| match source.read(index, 0) {
+        Err(Error::Sample { kind, .. }) => kind,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!([kind(2), kind(3), kind(4)], ["no image", "no caption", "no caption"]);
+    let with = |caption: &str| {
+        let config = serde_json::json!({"source": "webdataset", "shards": "s-00.tar", "caption": caption});
+        open(config, folder.path()).unwrap().read(0, 0).map(|sample| sample.captions)
+    };
+    assert_eq!(with("txt").unwrap(), ["a text"]);
+    assert_eq!(with("alt").unwrap(), ["other"]);
+    assert!(with("nothing").unwrap_err().to_string().contains("nothing"));
+}
+
+#[test]
+fn a_truncated_shard_gives_what_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = png([9; 3], 40, 40);
+    let path = folder.path().join("a.tar");
+    tar(&path, &[("0.png", &picture), ("0.txt", b"zero"), ("1.png", &picture), ("1.txt", b"one")]);
+    let bytes = std::fs::read(&path).unwrap();
+    let config = serde_json::json!({"source": "webdataset", "shards": "a.tar"});
+    for cut in (1..bytes.len() - 1024).step_by(101) {
+        std::fs::write(&path, &bytes[..cut]).unwrap();
+        let Ok(source) = open(config.clone(), folder.path()) else { continue };
+        let good = (0..source.len()).filter_map(|i| source.read(i, 0).ok());
+        for sample in good {
+            let RawImage::Encoded(found) = sample.image else { panic!("encoded pictures stay encoded") };
+            assert_eq!(found, picture);
+        }
+    }
+    std::fs::write(&path, &bytes[..700 + picture.len()]).unwrap();
+    let source = open(config.clone(), folder.path()).unwrap();
+    assert!((0..source.len()).any(|i| source.read(i, 0).is_err()));
+    std::fs::write(&path, b"").unwrap();
+    assert!(error(config.clone(), folder.path()).contains("no sample"));
+    std::fs::write(&path, [b'x'; 5000]).unwrap();
+    let source = open(config, folder.path()).unwrap();
+    assert!(matches!(source.read(0, 0), Err(Error::Sample { kind: "damaged shard", .. })));
+    assert!(
+        error(serde_json::json!({"source": "webdataset", "shards": "none.tar"}), folder.path())
+            .contains("none.tar")
+    );
+}
+
+#[test]
+fn tables_name_images_beside_them() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("x.png"), png([5; 3], 3, 3)).unwrap();
+    let write = |name: &str, text: &[u8]| std::fs::write(folder.path().join(name), text).unwrap();
+    write("t.csv", b"filepath,title\nx.png,\"a, quoted\"\nx.png,again\nmissing.png,gone\nx.png,\n");
+    write("t.tsv", b"img\tcap\nx.png\ta\tb\n");
+    let source = open(serde_json::json!({"source": "csv", "path": "t.csv"}), folder.path()).unwrap();
+    assert_eq!(source.read(0, 0).unwrap().captions, ["a, quoted"]);
+    assert_eq!(source.read(1, 0).unwrap().captions, ["again"]);
+    assert!(matches!(source.read(2, 0), Err(Error::Sample { kind: "unreadable", .. })));
+    assert!(matches!(source.read(3, 0), Err(Error::Sample { kind: "no caption", .. })));
+    let tsv = serde_json::json!({"source": "csv", "path": "t.tsv", "image": "img", "caption": "cap"});
+    assert_eq!(open(tsv, folder.path()).unwrap().read(0, 0).unwrap().captions, ["a"]);
+    let wrong = serde_json::json!({"source": "csv", "path": "t.csv", "caption": "text"});
+    assert!(error(wrong, folder.path()).contains("`title`"));
+}
+
+#[test]
+fn folders_are_classes() {
+    let folder = tempfile::tempdir().unwrap();
+    for (class, count) in [("n02", 5), ("n01", 3), ("n03", 1)] {
+        std::fs::create_dir_all(folder.path().join("data").join(class).join("images")).unwrap();
+        for i in 0..count {
+            std::fs::write(
+                folder.path().join("data").join(class).join(format!("images/{i}.png")),
+                png([i; 3], 2, 2),
+            )
+            .unwrap();
+        }
+        std::fs::write(folder.path().join("data").join(class).join("notes.txt"), "no picture").unwrap();
+    }
+    std::fs::write(
+        folder.path().join("names.csv"),
+        "folder,name\nn01,tench\nn02,great white shark\nn03,crane\n",
+    )
+    .unwrap();
+    let base = serde_json::json!({
+        "source": "folder", "root": "data", "classes": "names.csv",
+        "templates": ["a photo of a {}.", "{}"], "exclude_classes": ["crane"],
+    });
+    let with = |changes: &[(&str, serde_json::Value)]| {
+        let mut config = base.clone();
+        changes.iter().for_each(|(key, value)| config[*key] = value.clone());
+        config
+    };
+    let source = open(base.clone(), folder.path()).unwrap();
+    assert_eq!(source.class_names().unwrap(), ["tench", "great white shark"]);
+    assert_eq!(source.len(), 8);
+    let sample = source.read(7, 0).unwrap();
+    assert_eq!(
+        (sample.label, sample.captions),
+        (Some(1), vec!["a photo of a great white shark.".into(), "great white shark".into()])
+    );
+    let count = |subset: &str| {
+        open(with(&[("every", 2.into()), ("subset", subset.into())]), folder.path()).unwrap().len()
+    };
+    assert_eq!((count("every"), count("rest"), count("all")), (5, 3, 8));
+    for (changes, word) in [
+        (vec![("templates", serde_json::json!(["no place"]))], "{}"),
+        (vec![("subset", "rest".into())], "every"),
+        (vec![("root", "nowhere".into())], "nowhere"),
+        (vec![("exclude_classes", serde_json::json!(["n01", "n02", "n03"]))], "no sample"),
+    ] {
+        let message = error(with(&changes), folder.path());
+        assert!(message.contains(word), "{message}");
+    }
+    std::fs::write(folder.path().join("names.csv"), "folder,name\nn01,tench\n").unwrap();
+    assert!(error(base, folder.path()).contains("n02"));
+}
+
+fn cifar_100_record(coarse: u8, fine: u8) -> Vec<u8> {
+    let mut record = vec![coarse, fine];
+    record.extend([[10u8; 1024], [20; 1024], [30; 1024]].concat());
+    record
+}
+
+#[test]
+fn cifar_archives_packed_and_unpacked() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("cifar-100-binary");
+    std::fs::create_dir(&inner).unwrap();
+    let records = [cifar_100_record(1, 2), cifar_100_record(0, 0)].concat();
+    std::fs::write(inner.join("test.bin"), &records).unwrap();
+    std::fs::write(inner.join("fine_label_names.txt"), "apple\naquarium_fish\nbaby\n").unwrap();
+    std::fs::write(inner.join("coarse_label_names.txt"), "aquatic_mammals\nfish\n").unwrap();
+    let config = |path: &str, labels: &str| serde_json::json!({"source": "cifar100", "path": path, "split": "test", "labels": labels, "templates": ["{}"]});
+    let archive = folder.path().join("cifar-100-binary.tar.gz");
+    let mut plain = tar::Builder::new(Vec::new());
+    plain.append_dir_all("cifar-100-binary", &inner).unwrap();
+    let mut packed =
+        flate2::write::GzEncoder::new(std::fs::File::create(&archive).unwrap(), flate2::Compression::fast());
+    packed.write_all(&plain.into_inner().unwrap()).unwrap();
+    packed.finish().unwrap();
+    for path in ["cifar-100-binary", "cifar-100-binary.tar.gz"] {
+        let source = open(config(path, "fine"), folder.path()).unwrap();
+        assert_eq!(source.len(), 2);
+        let sample = source.read(0, 0).unwrap();
+        assert_eq!((sample.label, sample.captions), (Some(2), vec!["baby".to_string()]));
+        let RawImage::Rgb(image) = sample.image else { panic!("CIFAR holds pixels") };
+        assert_eq!(&image.pixels[..6], [10, 20, 30, 10, 20, 30]);
+        let source = open(config(path, "coarse"), folder.path()).unwrap();
+        assert_eq!(source.read(0, 0).unwrap().captions, ["fish"]);
+    }
+    std::fs::write(inner.join("test.bin"), &records[..100]).unwrap();
+    assert!(error(config("cifar-100-binary", "fine"), folder.path()).contains("multiple"));
+    std::fs::write(inner.join("test.bin"), cifar_100_record(0, 99)).unwrap();
+    assert!(error(config("cifar-100-binary", "fine"), folder.path()).contains("99"));
+    let bytes = std::fs::read(&archive).unwrap();
+    std::fs::write(&archive, &bytes[..bytes.len() / 2]).unwrap();
+    error(config("cifar-100-binary.tar.gz", "fine"), folder.path());
+}
+
+#[test]
+fn unknown_settings_are_refused() {
+    for config in [
+        r#"{"source": "emoji", "splitt": "train"}"#,
+        r#"{"source": "folder", "root": "x", "unheard_of": 1}"#,
+        r#"{"source": "nonsense"}"#,
+    ] {
+        assert!(serde_json::from_str::<SourceConfig>(config).is_err(), "{config}");
+    }
+}
