@@ -4,14 +4,55 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{config, png, tar};
+use common::{png, tar};
 use data_pipeline::Error;
-use data_pipeline::image::AugmentConfig;
-use data_pipeline::loader::{Batch, Loader, LoaderConfig, Position};
+use data_pipeline::image::{AugmentConfig, Interpolation, Preprocess, ResizeMode};
+use data_pipeline::loader::{Batch, CaptionChoice, Loader, LoaderConfig, Position, View};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::ErrorPolicy;
 use data_pipeline::sources::{Source, SourceConfig};
+use data_pipeline::tokenizer::Tokenizer;
 use proptest::prelude::*;
+
+/// Bytes as ids: enough to see which text came.
+struct Bytes;
+
+impl Tokenizer for Bytes {
+    fn encode_into(&self, text: &str, row: &mut [i64]) {
+        row.fill(0);
+        for (id, byte) in row.iter_mut().zip(text.bytes()) {
+            *id = i64::from(byte);
+        }
+    }
+
+    fn vocab_size(&self) -> usize {
+        256
+    }
+}
+
+/// One view of 4 px and 16 tokens; shuffled, batches of 4, one epoch.
+fn config() -> LoaderConfig {
+    let image = Preprocess {
+        size: 4,
+        mean: [0.5; 3],
+        std: [0.5; 3],
+        interpolation: Interpolation::Bicubic,
+        resize_mode: ResizeMode::Shortest,
+    };
+    LoaderConfig {
+        batch_size: 4,
+        seed: 1,
+        shuffle: true,
+        drop_last: false,
+        workers: 2,
+        prefetch: 2,
+        augment: None,
+        views: vec![View { name: "student".into(), image, tokenizer: Arc::new(Bytes), context_length: 16 }],
+        policy: ErrorPolicy::Fail,
+        caption: CaptionChoice::Random,
+        epochs: 1,
+    }
+}
 
 /// Samples `0..count` in one shard; those in `broken` have a picture that is none.
 fn shard(count: usize, broken: &[usize]) -> (tempfile::TempDir, Arc<dyn Source>) {

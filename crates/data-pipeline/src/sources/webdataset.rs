@@ -98,10 +98,11 @@ impl WebDataset {
                         break;
                     }
                     let Some((key, ending)) = split_key(&name) else { continue };
+                    let image = !ending.contains('.') && is_image(&name);
                     let slot_taken = |entry: &Entry| match ending {
                         "txt" => entry.txt.is_some(),
                         "json" => entry.json.is_some(),
-                        _ => is_image(&name) && entry.image.is_some(),
+                        _ => image && entry.image.is_some(),
                     };
                     if current.key != key || slot_taken(&current) {
                         self.push(std::mem::take(&mut current));
@@ -110,7 +111,7 @@ impl WebDataset {
                     match ending {
                         "txt" => current.txt = Some(span),
                         "json" => current.json = Some(span),
-                        _ if is_image(&name) => current.image = Some(span),
+                        _ if image => current.image = Some(span),
                         _ => {}
                     }
                 }
@@ -185,13 +186,12 @@ impl Source for WebDataset {
     }
 }
 
-/// Path up to the first dot of the file name, and the ending behind the last one.
+/// Path up to the first dot of the file name, and the ending behind it (`seg.png` is not an image ending).
 fn split_key(name: &str) -> Option<(&str, &str)> {
     let file = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = file + name[file..].find('.')?;
-    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
     // Names that start with a dot are leftovers of file systems.
-    (dot > file).then_some((&name[..dot], ending))
+    (dot > file).then_some((&name[..dot], &name[dot + 1..]))
 }
 
 /// Reads a whole small file; used by sources that keep tables.

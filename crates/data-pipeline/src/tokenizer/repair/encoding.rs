@@ -1,0 +1,171 @@
+//! UTF-8 that was read as a single-byte encoding, read again.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use super::classes::{is_bad, is_in};
+use super::utf8;
+
+/// Name, then the characters of bytes 80 to ff, in the order in which they are tried.
+const CODE_PAGES: &str = include_str!("../../../data/code-pages.txt");
+/// Stands for the replacement character in encodings with unassigned bytes.
+const SUBSTITUTE: u8 = 0x1a;
+
+struct CodePage {
+    name: &'static str,
+    bytes: HashMap<char, u8>,
+    /// Windows pages have holes: what was lost there shows as U+FFFD and is kept as [`SUBSTITUTE`].
+    lossy: bool,
+}
+
+impl CodePage {
+    /// The bytes that this page reads as `text`; none where a character is not in it.
+    fn encode(&self, text: &str) -> Option<Vec<u8>> {
+        text.chars()
+            .map(|c| match c {
+                '\u{1a}' if self.lossy => None,
+                '\u{fffd}' if self.lossy => Some(SUBSTITUTE),
+                '\0'..='\x7f' => Some(c as u8),
+                _ => self.bytes.get(&c).copied(),
+            })
+            .collect()
+    }
+}
+
+fn code_pages() -> &'static [CodePage] {
+    static PAGES: OnceLock<Vec<CodePage>> = OnceLock::new();
+    PAGES.get_or_init(|| {
+        let page = |line: &'static str| {
+            let (name, points) = line.split_once(' ')?;
+            let characters =
+                points.split(' ').filter_map(|p| char::from_u32(u32::from_str_radix(p, 16).ok()?));
+            let bytes = characters.zip(0x80..=0xff).collect();
+            Some(CodePage { name, bytes, lossy: name.starts_with("windows") })
+        };
+        CODE_PAGES.lines().filter(|line| !line.starts_with('#')).filter_map(page).collect()
+    })
+}
+
+/// What Windows-1252 has in place of a C1 control.
+fn windows_1252(control: char) -> char {
+    static BACK: OnceLock<HashMap<u32, char>> = OnceLock::new();
+    let back = BACK.get_or_init(|| {
+        let page = code_pages().iter().find(|page| page.name == "windows-1252");
+        page.into_iter().flat_map(|page| page.bytes.iter().map(|(c, b)| (u32::from(*b), *c))).collect()
+    });
+    back.get(&u32::from(control)).copied().unwrap_or(control)
+}
+
+/// Reads the text again until that changes nothing.
+pub(super) fn fix(mut text: String) -> String {
+    while let Some(fixed) = fix_once(&text) {
+        if fixed == text {
+            break;
+        }
+        text = fixed;
+    }
+    text
+}
+
+/// One step; none where the text is fine or cannot be made better.
+fn fix_once(text: &str) -> Option<String> {
+    if text.is_ascii() || !is_bad(text) {
+        return None;
+    }
+    let mut latin_1 = false;
+    for page in code_pages() {
+        let Some(mut bytes) = page.encode(text) else { continue };
+        latin_1 |= page.name == "latin-1";
+        // In Mac Roman this would take an en dash before a space for a letter.
+        if page.name != "macroman" {
+            utf8::restore_no_break_spaces(&mut bytes);
+        }
+        if page.lossy {
+            bytes = utf8::replace_lossy(&bytes);
+        }
+        if let Some(decoded) = utf8::decode(&bytes) {
+            return Some(decoded);
+        }
+    }
+    let parts = fix_parts(text);
+    if parts != text {
+        return Some(parts);
+    }
+    let controls = text.chars().any(is_c1);
+    if latin_1 && controls {
+        // Latin-1 with C1 controls was meant as Windows-1252; five bytes are not assigned there.
+        let unassigned = |c: char| matches!(c, '\u{81}' | '\u{8d}' | '\u{8f}' | '\u{90}' | '\u{9d}');
+        if !text.contains(unassigned) {
+            return Some(text.chars().map(from_c1).collect());
+        }
+    }
+    controls.then(|| text.chars().map(from_c1).collect())
+}
+
+fn is_c1(c: char) -> bool {
+    matches!(c, '\u{80}'..='\u{9f}')
+}
+
+/// A C1 control as Windows-1252 has it; other characters as they are.
+pub(super) fn from_c1(c: char) -> char {
+    if is_c1(c) { windows_1252(c) } else { c }
+}
+
+/// Fixes runs that look like UTF-8 within a text that cannot be fixed as a whole.
+fn fix_parts(text: &str) -> String {
+    let mut fixed = String::with_capacity(text.len());
+    let mut copied = 0;
+    let mut at = 0;
+    let mut before = None;
+    while at < text.len() {
+        let run =
+            if before.is_some_and(|c| is_in("utf8_continuation_strict", c)) { 0 } else { run(&text[at..]) };
+        let step = if run > 0 { run } else { text[at..].chars().next().map_or(1, char::len_utf8) };
+        let part: Range<usize> = at..at + step;
+        if run > 0 && run < text.len() && is_bad(&text[part.clone()]) {
+            fixed.push_str(&text[copied..at]);
+            fixed.push_str(&fix(text[part.clone()].to_string()));
+            copied = part.end;
+        }
+        before = text[part.clone()].chars().next_back();
+        at = part.end;
+    }
+    fixed.push_str(&text[copied..]);
+    fixed
+}
+
+/// Bytes of `text` that are sequences of UTF-8 in disguise, one after the other from its start.
+fn run(text: &str) -> usize {
+    let mut taken = 0;
+    loop {
+        let mut characters = text[taken..].chars();
+        let follow = match characters.next() {
+            Some(c) if is_in("utf8_first_of_2", c) => 1,
+            Some(c) if is_in("utf8_first_of_3", c) => 2,
+            Some(c) if is_in("utf8_first_of_4", c) => 3,
+            _ => return taken,
+        };
+        if !(0..follow).all(|_| characters.next().is_some_and(|c| is_in("utf8_continuation", c))) {
+            return taken;
+        }
+        taken = text.len() - characters.as_str().len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_pages_are_read() {
+        assert_eq!(code_pages().len(), 10);
+        assert!(code_pages().iter().all(|page| page.bytes.len() == 128));
+        assert_eq!(windows_1252('\u{80}'), '€');
+    }
+
+    #[test]
+    fn embedded_runs_are_fixed_alone() {
+        assert_eq!(fix("日本 Ã© 日本".into()), "日本 é 日本");
+    }
+}
