@@ -1,1 +1,27 @@
-//! Placeholder.
+//! Zero-shot evaluation of any dual encoder: classification by prompts, and retrieval both ways.
+//!
+//! 1. an [`Encoder`] turns images and texts into rows of one space,
+//! 2. a [`Classifier`] is one unit row per class, the mean over its prompts ([`prompts`]),
+//! 3. [`accuracy`] counts top-1, top-5 and recall per class; [`retrieval`] counts recall@k,
+//! 4. [`report`] puts models and data sets into tables and JSON.
+//!
+//! Where scores are equal the model is counted as wrong, so that a collapsed encoder, whose
+//! rows are all the same, scores nothing.
+#![doc = include_str!("../README.md")]
+
+pub mod accuracy;
+pub mod classifier;
+pub mod encoder;
+pub mod error;
+pub mod prompts;
+pub mod report;
+pub mod retrieval;
+pub mod run;
+
+pub use accuracy::{Accuracy, Classification};
+pub use classifier::Classifier;
+pub use encoder::{EncodeError, Encoder, normalize_rows};
+pub use error::{Error, Result};
+pub use report::{Report, Score, SetScore};
+pub use retrieval::{Recall, Retrieval, retrieval};
+pub use run::{classification, retrieval_set};

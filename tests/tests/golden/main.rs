@@ -5,3 +5,6 @@
 
 mod losses;
 mod models;
+mod preprocess;
+mod tokenizer;
+mod training;

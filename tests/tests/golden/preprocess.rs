@@ -1,25 +1,21 @@
 //! The evaluation transform against the reference's crops, with the tolerances that each image names.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use clip_distill_tests::golden::folder;
 use data_pipeline::image::{
     Interpolation, OPENAI_MEAN, OPENAI_STD, Preprocess, ResizeMode, decode, eval_pixels,
 };
 
-fn golden() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
-    std::env::var_os("CLIP_DISTILL_GOLDEN").map_or(own, PathBuf::from)
-}
-
-fn compare(folder: &Path) -> usize {
-    let list = std::fs::read_to_string(folder.join("images.json")).unwrap();
+fn compare(root: &Path) -> usize {
+    let list = std::fs::read_to_string(root.join("images.json")).unwrap();
     let list: Vec<serde_json::Value> = serde_json::from_str(&list).unwrap();
-    let bytes = std::fs::read(folder.join("crops.safetensors")).unwrap();
+    let bytes = std::fs::read(root.join("crops.safetensors")).unwrap();
     let crops = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let (mut compared, mut failures) = (0, Vec::new());
     for row in &list {
         let file = row["file"].as_str().unwrap();
-        let image = decode(&std::fs::read(folder.join("images").join(file)).unwrap()).unwrap();
+        let image = decode(&std::fs::read(root.join("images").join(file)).unwrap()).unwrap();
         for name in crops.names().into_iter().filter(|name| name.contains(file)) {
             let crop = crops.tensor(name).unwrap();
             let preprocess = Preprocess {
@@ -51,7 +47,7 @@ fn compare(folder: &Path) -> usize {
 
 #[test]
 fn crops_agree_with_the_reference() {
-    let compared = compare(&golden().join("preprocess"));
+    let compared = compare(&folder().join("preprocess"));
     println!("preprocess: {compared} crops compared");
     assert!(compared > 0);
 }
@@ -59,9 +55,9 @@ fn crops_agree_with_the_reference() {
 #[test]
 fn crops_of_photos_agree_with_the_reference() {
     // Photos cannot be part of the project, so this compares them where the golden folder has them.
-    let folder = golden().join("preprocess-photos");
-    if folder.is_dir() {
-        let compared = compare(&folder);
+    let photos = folder().join("preprocess-photos");
+    if photos.is_dir() {
+        let compared = compare(&photos);
         println!("preprocess-photos: {compared} crops compared");
         assert!(compared > 0);
     }

@@ -35,7 +35,8 @@ fn ids_agree_with_the_reference() {
         let (count, wrong) = different(&path);
         assert!(count > 0, "{} has no row", path.display());
         if path.file_stem().is_some_and(|stem| stem.to_string_lossy().starts_with("repair")) {
-            let unexpected = wrong.iter().filter(|text| !DIFFERENT.contains(&text.as_str())).collect::<Vec<_>>();
+            let unexpected =
+                wrong.iter().filter(|text| !DIFFERENT.contains(&text.as_str())).collect::<Vec<_>>();
             println!("{}: {} of {count} rows differ", path.display(), wrong.len());
             assert!(wrong.len() * 20 <= count, "{}: {unexpected:#?}", path.display());
             if count == 100 {

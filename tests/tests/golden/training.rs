@@ -2,7 +2,7 @@
 
 use clip_distill_tests::fill;
 use clip_distill_tests::golden::{assert_close, files, tensors};
-use clip_model::{weights, Clip, ClipConfig, PreprocessConfig};
+use clip_model::{Clip, ClipConfig, PreprocessConfig, weights};
 use data_pipeline::tokenizer::{ClipTokenizer, Tokenizer};
 use kd_losses::{Loss, Objective, Term};
 use serde_json::Value;
@@ -16,9 +16,10 @@ fn build(config: &Value, prefix: &Value) -> Clip {
     let config = ClipConfig::from_json("golden", &config.to_string()).unwrap();
     let model = Clip::new(&config, Device::Cpu, 0).unwrap();
     let prefix = prefix.as_str().unwrap();
-    let named = model.params().iter().map(|p| {
-        (p.name.clone(), fill::parameter(&format!("{prefix}{}", p.name), &p.tensor.size()))
-    });
+    let named = model
+        .params()
+        .iter()
+        .map(|p| (p.name.clone(), fill::parameter(&format!("{prefix}{}", p.name), &p.tensor.size())));
     weights::load(model.params(), &named.collect(), "golden").unwrap();
     model
 }
@@ -50,8 +51,12 @@ fn training_agrees_with_the_reference() {
         let name = path.display().to_string();
         let golden: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         let student = build(&golden["student"], &golden["weights_prefix"]["student"]);
-        let teacher = (!golden["teacher"].is_null())
-            .then(|| Teacher::new(build(&golden["teacher"], &golden["weights_prefix"]["teacher"]), PreprocessConfig::default()));
+        let teacher = (!golden["teacher"].is_null()).then(|| {
+            Teacher::new(
+                build(&golden["teacher"], &golden["weights_prefix"]["teacher"]),
+                PreprocessConfig::default(),
+            )
+        });
         let size = student.config().vision_cfg.image_size;
         let context = student.config().text_cfg.context_length as usize;
         let (batch, steps) = (golden["batch_size"].as_i64().unwrap(), golden["steps"].as_u64().unwrap());
@@ -73,7 +78,8 @@ fn training_agrees_with_the_reference() {
         };
         let teacher_width = teacher.as_ref().map(|t| t.model().config().embed_dim);
         let terms = terms(golden["loss"].as_str().unwrap());
-        let objective = Objective::new(&terms, student.config().embed_dim, teacher_width, Device::Cpu).unwrap();
+        let objective =
+            Objective::new(&terms, student.config().embed_dim, teacher_width, Device::Cpu).unwrap();
         let mut trainee = Trainee::new(student, objective, &config, None).unwrap();
         // "unit('<tag>.image.<step>', …) * 2"
         let input = golden["image_input"].as_str().unwrap();

@@ -1,0 +1,151 @@
+//! Accuracy, counted batch by batch.
+
+use ndarray::{ArrayView2, Axis};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Results of a classification. Shares are between 0 and 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Classification {
+    /// Share of images whose class scores highest.
+    pub top1: f64,
+    /// Share of images whose class is among the best five; none where there are five classes or fewer.
+    pub top5: Option<f64>,
+    /// Mean over the classes that have images of the share of their images that are right.
+    pub mean_per_class_recall: f64,
+    /// Images.
+    pub samples: u64,
+    /// Each class.
+    pub per_class: Vec<ClassRecall>,
+}
+
+/// One class of a [`Classification`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassRecall {
+    /// Its name.
+    pub class: String,
+    /// Share of its images that are right; none without images.
+    pub recall: Option<f64>,
+    /// Its images.
+    pub samples: u64,
+}
+
+/// Counts of an evaluation that is going on.
+#[derive(Clone, Debug)]
+pub struct Accuracy {
+    classes: Vec<(String, u64, u64)>, // name, images, right
+    top5: u64,
+}
+
+impl Accuracy {
+    /// Nothing counted yet.
+    pub fn new(classes: &[String]) -> Self {
+        Accuracy { classes: classes.iter().map(|name| (name.clone(), 0, 0)).collect(), top5: 0 }
+    }
+
+    /// Counts scores `[batch, classes]` with the right class of each row. A score that is not a number is wrong.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where sizes differ, [`Error::Input`] for a label that is no class.
+    pub fn add(&mut self, scores: ArrayView2<'_, f32>, labels: &[usize]) -> Result<()> {
+        if scores.ncols() != self.classes.len() {
+            return Err(Error::shape("columns of scores", self.classes.len(), scores.ncols()));
+        }
+        if scores.nrows() != labels.len() {
+            return Err(Error::shape("rows of scores", labels.len(), scores.nrows()));
+        }
+        if let Some(label) = labels.iter().find(|label| **label >= self.classes.len()) {
+            return Err(Error::Input(format!("label {label} is not one of {} classes", self.classes.len())));
+        }
+        for (row, &label) in scores.axis_iter(Axis(0)).zip(labels) {
+            let own = row[label];
+            // Scores that are equal, or not numbers, stand before the right one.
+            let before =
+                row.iter().enumerate().filter(|(class, other)| *class != label && !(**other < own)).count();
+            self.classes[label].1 += 1;
+            self.classes[label].2 += u64::from(before == 0);
+            self.top5 += u64::from(before < 5);
+        }
+        Ok(())
+    }
+
+    /// The shares.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where nothing was counted.
+    pub fn finish(self) -> Result<Classification> {
+        let samples = self.classes.iter().map(|(_, images, _)| images).sum::<u64>();
+        if samples == 0 {
+            return Err(Error::Input("there is no labelled image to classify".into()));
+        }
+        let share = |part: u64, whole: u64| part as f64 / whole as f64;
+        let right = self.classes.iter().map(|(_, _, right)| right).sum::<u64>();
+        let top5 = (self.classes.len() > 5).then(|| share(self.top5, samples));
+        let per_class = self
+            .classes
+            .into_iter()
+            .map(|(class, samples, right)| {
+                let recall = (samples > 0).then(|| share(right, samples));
+                ClassRecall { class, recall, samples }
+            })
+            .collect::<Vec<_>>();
+        let recalls = per_class.iter().filter_map(|class| class.recall).collect::<Vec<_>>();
+        Ok(Classification {
+            top1: share(right, samples),
+            top5,
+            mean_per_class_recall: recalls.iter().sum::<f64>() / recalls.len() as f64,
+            samples,
+            per_class,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    fn names(count: usize) -> Vec<String> {
+        (0..count).map(|i| format!("class {i}")).collect()
+    }
+
+    #[test]
+    fn by_hand() {
+        let mut accuracy = Accuracy::new(&names(3));
+        let scores = array![[0.9, 0.1, 0.0], [0.2, 0.1, 0.7], [0.0, 0.6, 0.5], [0.3, 0.3, 0.1]];
+        // Right; wrong; right; a tie, which is wrong.
+        accuracy.add(scores.view(), &[0, 0, 1, 0]).unwrap();
+        let found = accuracy.finish().unwrap();
+        assert_eq!(found.top1, 0.5);
+        assert_eq!(found.top5, None);
+        // Class 0: one of three; class 1: one of one; class 2 has no image.
+        assert_eq!(found.mean_per_class_recall, (1.0 / 3.0 + 1.0) / 2.0);
+        assert_eq!(found.per_class[2].recall, None);
+        assert_eq!(found.samples, 4);
+    }
+
+    #[test]
+    fn top_5_counts_the_rank() {
+        let mut accuracy = Accuracy::new(&names(7));
+        let scores = array![[7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0], [7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]];
+        accuracy.add(scores.view(), &[4, 5]).unwrap();
+        assert_eq!(accuracy.finish().unwrap().top5, Some(0.5));
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_wrong() {
+        let mut accuracy = Accuracy::new(&names(2));
+        accuracy.add(array![[f32::NAN, 0.0], [0.0, f32::NAN]].view(), &[0, 0]).unwrap();
+        assert_eq!(accuracy.finish().unwrap().top1, 0.0);
+    }
+
+    #[test]
+    fn wrong_sizes_and_labels_are_errors() {
+        let mut accuracy = Accuracy::new(&names(2));
+        assert!(matches!(accuracy.add(array![[0.0]].view(), &[0]), Err(Error::Shape { .. })));
+        assert!(matches!(accuracy.add(array![[0.0, 1.0]].view(), &[0, 1]), Err(Error::Shape { .. })));
+        assert!(matches!(accuracy.add(array![[0.0, 1.0]].view(), &[2]), Err(Error::Input(_))));
+        assert!(matches!(accuracy.finish(), Err(Error::Input(_))));
+    }
+}

@@ -1,0 +1,70 @@
+//! Class names and prompt templates that are built in.
+//!
+//! ImageNet's curated names, the 80 templates and those for CIFAR are OpenAI's (CLIP, MIT
+//! licence); the CIFAR names are those of the data sets (A. Krizhevsky).
+
+use crate::{Error, Result};
+
+const CLASSES: [(&str, &str); 3] = [
+    ("imagenet-1k", include_str!("../data/imagenet-1k.classes.txt")),
+    ("cifar10", include_str!("../data/cifar10.classes.txt")),
+    ("cifar100", include_str!("../data/cifar100.classes.txt")),
+];
+
+const TEMPLATES: [(&str, &str); 4] = [
+    ("plain", "a photo of a {}.\n"),
+    ("openai-80", include_str!("../data/openai-80.templates.txt")),
+    ("simple-7", include_str!("../data/simple-7.templates.txt")),
+    ("cifar", include_str!("../data/cifar.templates.txt")),
+];
+
+/// Class names by data set.
+///
+/// # Errors
+/// [`Error::Unknown`] where they are not built in.
+pub fn classes(name: &str) -> Result<Vec<String>> {
+    lines("class list", &CLASSES, name)
+}
+
+/// Templates by name; `{}` is the place of the class name.
+///
+/// # Errors
+/// [`Error::Unknown`] where they are not built in.
+pub fn templates(name: &str) -> Result<Vec<String>> {
+    lines("set of templates", &TEMPLATES, name)
+}
+
+/// A template with its class name.
+pub fn fill(template: &str, class: &str) -> String {
+    template.replace("{}", class)
+}
+
+fn lines(kind: &'static str, table: &[(&str, &str)], name: &str) -> Result<Vec<String>> {
+    match table.iter().find(|(known, _)| *known == name) {
+        Some((_, text)) => Ok(text.lines().map(str::to_string).collect()),
+        None => {
+            let known = table.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", ");
+            Err(Error::Unknown { kind, name: name.into(), known })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_have_their_published_lengths() {
+        for (name, count) in [("imagenet-1k", 1000), ("cifar10", 10), ("cifar100", 100)] {
+            let names = classes(name).unwrap();
+            assert_eq!(names.len(), count);
+            assert!(names.iter().all(|name| !name.trim().is_empty()));
+        }
+        for (name, count) in [("plain", 1), ("openai-80", 80), ("simple-7", 7), ("cifar", 18)] {
+            let templates = templates(name).unwrap();
+            assert_eq!(templates.len(), count);
+            assert!(templates.iter().all(|template| template.matches("{}").count() == 1));
+        }
+        assert!(templates("none").unwrap_err().to_string().contains("openai-80"));
+    }
+}

@@ -1,0 +1,170 @@
+//! Recall@k of images by texts and of texts by images.
+
+use ndarray::{ArrayView2, Axis, s};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Rows of the similarity matrix that are worked on at once; the whole matrix need not fit into memory.
+const CHUNK: usize = 128;
+
+/// Shares (0 to 1) of queries with a right answer among the best 1, 5 and 10.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recall {
+    /// Among the best 1.
+    pub at_1: f64,
+    /// Among the best 5.
+    pub at_5: f64,
+    /// Among the best 10.
+    pub at_10: f64,
+}
+
+impl Recall {
+    /// From the number of wrong answers before the first right one, one per query.
+    fn from_ranks(ranks: &[usize]) -> Self {
+        let share = |k: usize| ranks.iter().filter(|rank| **rank < k).count() as f64 / ranks.len() as f64;
+        Recall { at_1: share(1), at_5: share(5), at_10: share(10) }
+    }
+
+    /// Mean of the three.
+    pub fn mean(&self) -> f64 {
+        (self.at_1 + self.at_5 + self.at_10) / 3.0
+    }
+}
+
+/// Results of a retrieval.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Retrieval {
+    /// Texts found for images: any of an image's captions is right.
+    pub image_to_text: Recall,
+    /// Images found for texts.
+    pub text_to_image: Recall,
+    /// Images.
+    pub images: usize,
+    /// Texts.
+    pub texts: usize,
+}
+
+/// Measures unit rows of images `[images, embed_dim]` and texts `[texts, embed_dim]`; `image_of[t]` is the image of text t.
+///
+/// # Errors
+/// [`Error::Shape`] or [`Error::Input`] where sizes differ, an image has no text, or a row is not finite.
+pub fn retrieval(
+    images: ArrayView2<'_, f32>,
+    texts: ArrayView2<'_, f32>,
+    image_of: &[usize],
+) -> Result<Retrieval> {
+    if images.ncols() != texts.ncols() {
+        return Err(Error::shape("width of the text rows", images.ncols(), texts.ncols()));
+    }
+    if image_of.len() != texts.nrows() {
+        return Err(Error::shape("images of the texts", texts.nrows(), image_of.len()));
+    }
+    let mut texts_of = vec![Vec::new(); images.nrows()];
+    for (text, &image) in image_of.iter().enumerate() {
+        let own = texts_of.get_mut(image).ok_or_else(|| {
+            Error::Input(format!("text {text} belongs to image {image}, which does not exist"))
+        })?;
+        own.push(text);
+    }
+    if images.nrows() == 0 || texts_of.iter().any(Vec::is_empty) {
+        return Err(Error::Input("retrieval needs at least one image, and a text for each".into()));
+    }
+    if images.iter().any(|value| !value.is_finite()) || texts.iter().any(|value| !value.is_finite()) {
+        return Err(Error::Input("an embedding is not finite".into()));
+    }
+    let by_image = ranks(images, texts, |image| &texts_of[image]);
+    let own_image = image_of.iter().map(|&image| vec![image]).collect::<Vec<_>>();
+    let by_text = ranks(texts, images, |text| &own_image[text]);
+    Ok(Retrieval {
+        image_to_text: Recall::from_ranks(&by_image),
+        text_to_image: Recall::from_ranks(&by_text),
+        images: images.nrows(),
+        texts: texts.nrows(),
+    })
+}
+
+/// For each query, how many wrong answers score at least as high as its best right one.
+fn ranks<'a>(
+    queries: ArrayView2<'_, f32>,
+    answers: ArrayView2<'_, f32>,
+    right: impl Fn(usize) -> &'a Vec<usize> + Sync,
+) -> Vec<usize> {
+    (0..queries.nrows().div_ceil(CHUNK))
+        .into_par_iter()
+        .flat_map_iter(|chunk| {
+            let start = chunk * CHUNK;
+            let end = (start + CHUNK).min(queries.nrows());
+            let scores = queries.slice(s![start..end, ..]).dot(&answers.t());
+            let rank = |(row, scores): (usize, ndarray::ArrayView1<'_, f32>)| {
+                let right = right(start + row);
+                let best = right.iter().map(|&answer| scores[answer]).fold(f32::NEG_INFINITY, f32::max);
+                let above = scores.iter().filter(|score| **score >= best).count();
+                above - right.iter().filter(|&&answer| scores[answer] >= best).count()
+            };
+            scores.axis_iter(Axis(0)).enumerate().map(rank).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{Array2, array};
+    use proptest::prelude::*;
+
+    #[test]
+    fn by_hand() {
+        // Image 0 points right, image 1 up. Texts: 0 and 1 of image 0, 2 of image 1.
+        let images = array![[1.0, 0.0], [0.0, 1.0]];
+        let texts = array![[0.0, 1.0], [0.8, 0.6], [0.6, 0.8]];
+        let found = retrieval(images.view(), texts.view(), &[0, 0, 1]).unwrap();
+        // Image 0's best text is its own 1; image 1's best is text 0, which is not its own.
+        assert_eq!(found.image_to_text, Recall { at_1: 0.5, at_5: 1.0, at_10: 1.0 });
+        // Text 0 finds image 1 (wrong), text 1 image 0 and text 2 image 1 (right).
+        assert_eq!(found.text_to_image.at_1, 2.0 / 3.0);
+    }
+
+    #[test]
+    fn a_collapsed_encoder_finds_nothing() {
+        let rows = Array2::<f32>::ones((20, 4));
+        let found = retrieval(rows.view(), rows.view(), &(0..20).collect::<Vec<_>>()).unwrap();
+        assert_eq!(found.image_to_text.at_10, 0.0);
+        assert_eq!(found.text_to_image.at_10, 0.0);
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_an_error() {
+        let rows = Array2::<f32>::eye(3);
+        assert!(retrieval(rows.view(), rows.view(), &[0, 1]).is_err());
+        assert!(retrieval(rows.view(), rows.view(), &[0, 1, 3]).is_err());
+        assert!(retrieval(rows.view(), rows.view(), &[0, 1, 1]).is_err());
+        assert!(retrieval(rows.view(), array![[1.0]].view(), &[0]).is_err());
+        let broken = Array2::from_elem((3, 3), f32::NAN);
+        assert!(retrieval(rows.view(), broken.view(), &[0, 1, 2]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn equals_counting_one_by_one(images in 1usize..300, extra in 0usize..50, seed in 0u64..1000) {
+            // Small whole numbers: every order of summing gives the same scores.
+            let value = |i: usize, j: usize, salt: u64| ((i as u64 * 31 + j as u64 * 17 + seed * 7 + salt).pow(2) % 17) as f32 - 8.0;
+            let texts = images + extra;
+            let image_rows = Array2::from_shape_fn((images, 4), |(i, j)| value(i, j, 1));
+            let text_rows = Array2::from_shape_fn((texts, 4), |(i, j)| value(i, j, 2));
+            let image_of = (0..texts).map(|t| t % images).collect::<Vec<_>>();
+            let found = retrieval(image_rows.view(), text_rows.view(), &image_of).unwrap();
+            let score = |i: usize, t: usize| image_rows.row(i).dot(&text_rows.row(t));
+            let first = (0..images).filter(|&i| {
+                let best = (0..texts).filter(|&t| image_of[t] == i).map(|t| score(i, t)).fold(f32::MIN, f32::max);
+                (0..texts).all(|t| image_of[t] == i || score(i, t) < best)
+            });
+            prop_assert_eq!(found.image_to_text.at_1, first.count() as f64 / images as f64);
+            let first = (0..texts).filter(|&t| {
+                (0..images).filter(|&i| i != image_of[t] && score(i, t) >= score(image_of[t], t)).count() < 5
+            });
+            prop_assert_eq!(found.text_to_image.at_5, first.count() as f64 / texts as f64);
+        }
+    }
+}
