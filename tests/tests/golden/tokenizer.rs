@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use clip_distill_tests::golden::files;
-use data_pipeline::tokenizer::{ClipTokenizer, Tokenizer};
+use clip_distill_tests::golden::{files, own_folder};
+use data_pipeline::tokenizer::{ClipTokenizer, END_OF_TEXT, Tokenizer};
 
 /// Context length of the golden rows.
 const CONTEXT: usize = 77;
@@ -22,8 +22,9 @@ fn different(path: &Path) -> (usize, Vec<String>) {
     let wrong = rows.into_iter().filter_map(|(text, expected)| {
         let mut row = [0; CONTEXT];
         tokenizer.encode_into(&text, &mut row);
-        let same = row[..expected.len()] == expected && row[expected.len()..].iter().all(|&id| id == 0);
-        (!same).then_some(text)
+        // The golden rows stop at the first end token, which may be one that the text spells out.
+        let end = row.iter().position(|&id| id == END_OF_TEXT).unwrap();
+        (row[..=end] != expected).then_some(text)
     });
     (count, wrong.collect())
 }
@@ -39,7 +40,7 @@ fn ids_agree_with_the_reference() {
                 wrong.iter().filter(|text| !DIFFERENT.contains(&text.as_str())).collect::<Vec<_>>();
             println!("{}: {} of {count} rows differ", path.display(), wrong.len());
             assert!(wrong.len() * 20 <= count, "{}: {unexpected:#?}", path.display());
-            if count == 100 {
+            if path.starts_with(own_folder()) {
                 assert!(unexpected.is_empty(), "{unexpected:#?}");
             }
             repaired += 1;
