@@ -4,6 +4,7 @@
 
 pub mod download;
 pub mod error;
+pub mod evaluation;
 pub mod image;
 pub mod loader;
 pub mod manifest;

@@ -1,14 +1,31 @@
 //! Training and distillation of CLIP models.
 //!
-//! A [`recipe`] is resolved and becomes a plan; the [`step`] trains a student under the eyes of a
-//! frozen [`teacher`]; checkpoints hold everything that a resumed run needs to equal an unbroken one.
+//! 1. a [`recipe`] file is resolved into runs,
+//! 2. a [`plan`] says what a run will cost, before it starts,
+//! 3. the [`run`] loop feeds batches of the data pipeline to the [`step`], under the eyes of a
+//!    frozen [`teacher`], and writes metrics, checkpoints and evaluations,
+//! 4. a [`job`] makes all runs of a file one after the other and compares them.
+//!
+//! A [`checkpoint`] holds everything that a resumed run needs to equal an unbroken one.
 #![doc = include_str!("../README.md")]
 
+pub mod checkpoint;
 pub mod ema;
 pub mod error;
+pub mod evaluate;
+pub mod job;
+pub mod metrics;
 pub mod optimizer;
+pub mod plan;
+mod progress;
+pub mod recipe;
+pub mod report;
+pub mod run;
 pub mod schedule;
 pub mod step;
 pub mod teacher;
+mod tensorboard;
+pub mod views;
 
 pub use error::{Error, Result};
+pub use recipe::{Job, Recipe};

@@ -97,3 +97,31 @@ impl SourceConfig {
         Ok(source)
     }
 }
+
+/// Samples that a fingerprint reads.
+const FINGERPRINT_SAMPLES: usize = 64;
+
+/// A short name for what a source holds: its length and a hash over samples spread through it.
+///
+/// # Errors
+/// Where a sample cannot be read at all; damaged ones count as they are.
+pub fn fingerprint(source: &dyn Source) -> Result<String> {
+    use sha2::{Digest, Sha256};
+    let mut hash = Sha256::new();
+    let count = source.len().min(FINGERPRINT_SAMPLES);
+    for place in 0..count {
+        match source.read(place * source.len() / count, 0) {
+            Ok(sample) => {
+                match &sample.image {
+                    crate::sample::RawImage::Encoded(bytes) => hash.update(bytes),
+                    crate::sample::RawImage::Rgb(image) => hash.update(&image.pixels),
+                }
+                sample.captions.iter().for_each(|caption| hash.update(caption));
+            }
+            Err(crate::Error::Sample { kind, .. }) => hash.update(kind),
+            Err(error) => return Err(error),
+        }
+    }
+    let digest = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
+    Ok(format!("{}-{digest}", source.len()))
+}

@@ -1,0 +1,212 @@
+//! Checkpoints: folders that hold everything a resumed run needs, written so that a stop at any moment leaves a whole one.
+//!
+//! `step-NNNNNNNN/` has `model.safetensors`, `optimizer.safetensors`, `learned.safetensors` and
+//! `ema.safetensors` where there are such tensors, `recipe.toml`, and `state.json` with the
+//! checksums of the others, written last.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clip_model::weights::{self, read_safetensors, write_atomic, write_safetensors};
+use data_pipeline::loader::Position;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tch::Tensor;
+
+use crate::step::Trainee;
+use crate::{Error, Result};
+
+const STATE: &str = "state.json";
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const LEARNED: &str = "learned.safetensors";
+const EMA: &str = "ema.safetensors";
+const RECIPE: &str = "recipe.toml";
+/// Changes when older checkpoints can no longer be read.
+const VERSION: u32 = 1;
+
+/// What a run is besides its tensors.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Format.
+    pub version: u32,
+    /// Finished steps.
+    pub step: u64,
+    /// Samples seen.
+    pub samples: u64,
+    /// Updates that the optimiser has made.
+    pub updates: i64,
+    /// Where the next batch starts.
+    pub position: Position,
+    /// Seconds of training so far, over all sittings.
+    pub seconds: f64,
+    /// Best evaluation so far: step and score.
+    pub best: Option<(u64, f64)>,
+    /// Fingerprints of the training sources.
+    pub data: Vec<String>,
+    /// SHA-256 of the other files.
+    pub files: BTreeMap<String, String>,
+}
+
+/// Writes a checkpoint into `folder` (of all checkpoints) and returns its own folder.
+///
+/// # Errors
+/// [`Error::Io`] and [`Error::Model`] where it cannot be written; earlier checkpoints stay whole.
+pub fn save(folder: &Path, trainee: &Trainee, state: &State, recipe: &str) -> Result<PathBuf> {
+    let target = folder.join(format!("step-{:08}", state.step));
+    let partial = folder.join(format!(".step-{:08}.partial", state.step));
+    remove(&partial)?;
+    fs::create_dir_all(&partial).map_err(|e| Error::io(&partial, e))?;
+    let named = trainee.student.params().iter().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
+    let mut groups = vec![(MODEL, named.collect::<Vec<_>>()), (OPTIMIZER, trainee.optimizer.state())];
+    groups.push((
+        LEARNED,
+        trainee.objective.parts().named().iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect(),
+    ));
+    groups.push((EMA, trainee.ema.as_ref().map_or_else(Vec::new, |ema| ema.state())));
+    for (file, tensors) in groups.iter().filter(|(_, tensors)| !tensors.is_empty()) {
+        write_safetensors(&partial.join(file), tensors.iter().map(|(name, t)| (name.as_str(), t)))?;
+    }
+    write_atomic(&partial.join(RECIPE), recipe.as_bytes())?;
+    let mut state = State { version: VERSION, ..state.clone() };
+    state.files = checksums(&partial)?;
+    let json = serde_json::to_string_pretty(&state)
+        .map_err(|e| Error::checkpoint(&partial, format!("its state cannot be written: {e}")))?;
+    write_atomic(&partial.join(STATE), json.as_bytes())?;
+    sync_folder(&partial)?;
+    remove(&target)?;
+    fs::rename(&partial, &target).map_err(|e| Error::io(&target, e))?;
+    sync_folder(folder)?;
+    Ok(target)
+}
+
+/// Restores a run from a checkpoint that was verified.
+///
+/// # Errors
+/// [`Error::Checkpoint`] where tensors are missing or have other shapes; [`Error::Model`] where files are broken.
+pub fn restore(path: &Path, trainee: &mut Trainee, state: &State) -> Result<()> {
+    let explain = |error: Error| Error::checkpoint(path, error.to_string());
+    weights::load(
+        trainee.student.params(),
+        &read_safetensors(&path.join(MODEL))?,
+        &path.display().to_string(),
+    )?;
+    trainee.optimizer.restore(&read_safetensors(&path.join(OPTIMIZER))?, state.updates).map_err(explain)?;
+    let read = |file: &str| -> Result<HashMap<String, Tensor>> {
+        if path.join(file).exists() { Ok(read_safetensors(&path.join(file))?) } else { Ok(HashMap::new()) }
+    };
+    let learned = read(LEARNED)?;
+    for (name, tensor) in trainee.objective.parts().named() {
+        let saved = learned.get(name).filter(|saved| saved.size() == tensor.size()).ok_or_else(|| {
+            Error::checkpoint(path, format!("the learned part `{name}` is missing or has another shape"))
+        })?;
+        tch::no_grad(|| tensor.shallow_clone().f_copy_(saved))?;
+    }
+    if let Some(ema) = &mut trainee.ema {
+        ema.restore(&read(EMA)?).map_err(explain)?;
+    }
+    (trainee.step, trainee.samples) = (state.step, state.samples);
+    Ok(())
+}
+
+/// The newest checkpoint that is whole, with its state; what is broken is said in a warning.
+///
+/// # Errors
+/// [`Error::Checkpoint`] where there are checkpoints and none is whole.
+pub fn newest(folder: &Path) -> Result<Option<(PathBuf, State)>> {
+    let mut broken = None;
+    for path in list(folder)?.into_iter().rev() {
+        match verify(&path) {
+            Ok(state) => return Ok(Some((path, state))),
+            Err(error) => {
+                tracing::warn!("{error}; trying the one before");
+                broken.get_or_insert(error);
+            }
+        }
+    }
+    broken.map_or(Ok(None), Err)
+}
+
+/// Reads the state of a checkpoint and compares all checksums.
+///
+/// # Errors
+/// [`Error::Checkpoint`] naming the file that differs.
+pub fn verify(path: &Path) -> Result<State> {
+    let file = path.join(STATE);
+    let text = fs::read_to_string(&file)
+        .map_err(|e| Error::checkpoint(path, format!("{STATE} cannot be read: {e}")))?;
+    let state: State = serde_json::from_str(&text)
+        .map_err(|e| Error::checkpoint(path, format!("{STATE} is damaged: {e}")))?;
+    if state.version != VERSION {
+        let reason = format!("it has format {}, this program reads {VERSION}", state.version);
+        return Err(Error::checkpoint(path, reason));
+    }
+    let found = checksums(path)?;
+    if let Some((name, _)) = state.files.iter().find(|(name, sum)| found.get(*name) != Some(sum)) {
+        return Err(Error::checkpoint(path, format!("`{name}` is damaged or missing")));
+    }
+    Ok(state)
+}
+
+/// Removes all but the newest `keep`, and never the one of step `best`.
+///
+/// # Errors
+/// [`Error::Io`] where one cannot be removed.
+pub fn retain(folder: &Path, keep: usize, best: Option<u64>) -> Result<()> {
+    let best = best.map(|step| format!("step-{step:08}"));
+    let all = list(folder)?;
+    let old = all.len().saturating_sub(keep);
+    for path in &all[..old] {
+        if path.file_name().and_then(|name| name.to_str()) != best.as_deref() {
+            remove(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Folders of checkpoints, oldest first.
+pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io(folder, e)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|e| Error::io(folder, e))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.strip_prefix("step-").is_some_and(|step| step.parse::<u64>().is_ok()) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn checksums(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let mut sums = BTreeMap::new();
+    for entry in fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
+        let path = entry.map_err(|e| Error::io(folder, e))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if name == STATE {
+            continue;
+        }
+        let bytes = fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        let hash = Sha256::digest(&bytes);
+        sums.insert(name, hash.iter().map(|byte| format!("{byte:02x}")).collect());
+    }
+    Ok(sums)
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(folder, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes renames inside a folder last through a power cut.
+fn sync_folder(folder: &Path) -> Result<()> {
+    fs::File::open(folder).and_then(|file| file.sync_all()).map_err(|e| Error::io(folder, e))
+}

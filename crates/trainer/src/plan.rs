@@ -1,0 +1,207 @@
+//! What a run will do and cost, known before it starts.
+
+use std::fmt::{self, Display, Formatter};
+use std::path::Path;
+use std::sync::Arc;
+
+use clip_model::folder::FolderConfig;
+use clip_model::{ClipConfig, cost, presets};
+use data_pipeline::mixture::Mixture;
+use data_pipeline::sources::Source;
+use serde::Serialize;
+
+use crate::recipe::{Job, Recipe, TeacherConfig};
+use crate::{Error, Result};
+
+/// Numbers of a run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// The run.
+    pub name: String,
+    /// Sources: name, samples, visits per epoch and sample.
+    pub sources: Vec<(String, usize, f64)>,
+    /// Samples of one epoch.
+    pub samples_per_epoch: u64,
+    /// Steps of one epoch.
+    pub steps_per_epoch: f64,
+    /// Steps of the run.
+    pub steps: u64,
+    /// Samples of the run.
+    pub samples: u64,
+    /// What the student is.
+    pub student: ModelCost,
+    /// What the teacher is.
+    pub teacher: Option<ModelCost>,
+    /// Floating-point operations of the run: a multiply-accumulate is two, a backward pass costs two forward passes. Texts count at full context.
+    pub flops: f64,
+    /// Estimated bytes for weights, gradients, moments, averages and the teacher.
+    pub model_bytes: u64,
+    /// Estimated bytes for what the forward pass keeps for the backward pass.
+    pub activation_bytes: u64,
+}
+
+/// Cost of one model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModelCost {
+    /// Preset or folder.
+    pub model: String,
+    /// Parameters of the image tower.
+    pub image_parameters: u64,
+    /// Parameters of the text tower.
+    pub text_parameters: u64,
+    /// Multiply-accumulates per image.
+    pub image_macs: u64,
+    /// Multiply-accumulates per text of full context.
+    pub text_macs: u64,
+}
+
+impl ModelCost {
+    /// From the configuration alone.
+    pub fn new(model: &str, config: &ClipConfig) -> Self {
+        let macs = cost::macs(config);
+        let (image_parameters, text_parameters) = cost::parameters(config);
+        ModelCost {
+            model: model.into(),
+            image_parameters,
+            text_parameters,
+            image_macs: macs.image,
+            text_macs: macs.text,
+        }
+    }
+
+    fn parameters(&self) -> u64 {
+        self.image_parameters + self.text_parameters + 1
+    }
+
+    fn macs(&self) -> f64 {
+        (self.image_macs + self.text_macs) as f64
+    }
+}
+
+/// Opens the training sources of a recipe.
+///
+/// # Errors
+/// [`Error::Data`] where one cannot be opened.
+pub fn open_sources(recipe: &Recipe) -> Result<Vec<(Arc<dyn Source>, f64)>> {
+    let open = |own: &crate::recipe::TrainSource| Ok((own.source.open(&recipe.data.root)?, own.weight));
+    recipe.data.train.iter().map(open).collect()
+}
+
+/// The configuration behind the name of a student or teacher, without reading weights.
+///
+/// # Errors
+/// [`Error::Model`] where it is neither a folder nor a preset.
+pub fn model_config(name: &str) -> Result<ClipConfig> {
+    let path = Path::new(name);
+    Ok(if path.is_dir() { FolderConfig::read(path)?.model_cfg } else { presets::get(name)? })
+}
+
+/// Steps of the run, and of one epoch.
+pub(crate) fn steps(recipe: &Recipe, samples_per_epoch: u64) -> Result<(u64, f64)> {
+    let train = &recipe.train;
+    let batches = samples_per_epoch / train.batch_size as u64;
+    if batches == 0 {
+        let reason = format!(
+            "{samples_per_epoch} samples per epoch are fewer than one batch of {}: lower train.batch_size",
+            train.batch_size
+        );
+        return Err(Error::recipe(&recipe.name, reason));
+    }
+    let per_epoch = batches as f64 / train.accumulate as f64;
+    let steps =
+        train.steps.unwrap_or_else(|| (train.epochs.unwrap_or(0.0) * per_epoch).floor().max(1.0) as u64);
+    Ok((steps, per_epoch))
+}
+
+impl Plan {
+    /// The plan of one run of a job; opens the sources, reads no weights.
+    ///
+    /// # Errors
+    /// As [`open_sources`] and [`model_config`].
+    pub fn new(recipe: &Recipe, job: &Job) -> Result<Self> {
+        let opened = open_sources(recipe)?;
+        let sources = opened.iter().map(|(s, weight)| (s.name().to_string(), s.len(), *weight)).collect();
+        let mixture = Mixture::new(opened)?;
+        let (steps, steps_per_epoch) = steps(recipe, mixture.len())?;
+        let config = model_config(&recipe.student.model)?;
+        let student = ModelCost::new(&recipe.student.model, &config);
+        let teacher = recipe.teacher.as_ref().map(|teacher| teacher_cost(teacher, job)).transpose()?;
+        let samples = steps * (recipe.train.batch_size * recipe.train.accumulate) as u64;
+        let frozen = teacher.as_ref().map_or(0.0, ModelCost::macs);
+        // Weight, gradient, two moments, and the average where there is one.
+        let copies = 4 + u64::from(recipe.train.ema.is_some());
+        let model_bytes =
+            4 * (copies * student.parameters() + teacher.as_ref().map_or(0, ModelCost::parameters));
+        Ok(Plan {
+            name: recipe.name.clone(),
+            sources,
+            samples_per_epoch: mixture.len(),
+            steps_per_epoch,
+            steps,
+            samples,
+            flops: samples as f64 * 2.0 * (3.0 * student.macs() + frozen),
+            model_bytes,
+            activation_bytes: recipe.train.batch_size as u64 * activation_bytes(&config),
+            student,
+            teacher,
+        })
+    }
+}
+
+fn teacher_cost(teacher: &TeacherConfig, job: &Job) -> Result<ModelCost> {
+    if let Some(run) = teacher.run.as_ref().and_then(|run| job.runs.iter().find(|own| own.name == *run)) {
+        return Ok(ModelCost::new(&run.name, &model_config(&run.student.model)?));
+    }
+    let name = teacher.model.as_deref().unwrap_or_default();
+    let config = match &teacher.arch {
+        Some(arch) if Path::new(name).is_file() => presets::get(arch)?,
+        _ => model_config(name)?,
+    };
+    Ok(ModelCost::new(name, &config))
+}
+
+/// Float32 values that a block keeps per token are about 16 widths: two norms, q, k and v, the
+/// attention's result, and the MLP before and after its nonlinearity.
+fn activation_bytes(config: &ClipConfig) -> u64 {
+    let (v, t) = (&config.vision_cfg, &config.text_cfg);
+    let image = v.layers * cost::image_tokens(v) * v.width;
+    let text = t.layers * t.context_length * t.width;
+    4 * 16 * (image + text) as u64
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+impl Display for Plan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "run {}", self.name)?;
+        for (name, samples, weight) in &self.sources {
+            writeln!(f, "  source      {name}: {samples} samples, weight {weight}")?;
+        }
+        writeln!(
+            f,
+            "  steps       {} ({:.1} per epoch of {} samples), {} samples in all",
+            self.steps, self.steps_per_epoch, self.samples_per_epoch, self.samples
+        )?;
+        for (role, model) in [("student", Some(&self.student)), ("teacher", self.teacher.as_ref())] {
+            let Some(model) = model else { continue };
+            writeln!(
+                f,
+                "  {role}     {}: {:.2} M parameters in the image tower and {:.2} M in the text tower, {:.3} G and {:.3} G MACs",
+                model.model,
+                model.image_parameters as f64 / 1e6,
+                model.text_parameters as f64 / 1e6,
+                model.image_macs as f64 / 1e9,
+                model.text_macs as f64 / 1e9
+            )?;
+        }
+        writeln!(f, "  compute     {:.3e} FLOPs", self.flops)?;
+        writeln!(
+            f,
+            "  memory      about {:.0} MiB for models and optimiser, {:.0} MiB for activations",
+            mebibytes(self.model_bytes),
+            mebibytes(self.activation_bytes)
+        )
+    }
+}

@@ -1,0 +1,277 @@
+//! From a recipe file and settings of the command line to resolved runs.
+
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use super::Recipe;
+use crate::{Error, Result};
+
+/// Files that may extend each other.
+const MAX_DEPTH: usize = 16;
+
+/// The runs of one recipe file, in the order in which they are made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// The file's name for the whole.
+    pub name: String,
+    /// One run, or one for each `[[runs]]`.
+    pub runs: Vec<Recipe>,
+}
+
+impl Job {
+    /// Whether the file has only the one run, which then needs no folder of its own.
+    pub fn is_single(&self) -> bool {
+        self.runs.len() == 1
+    }
+}
+
+/// Reads a recipe file; `settings` are `key.path=value`, applied last. `runs.NAME.key=value` changes one run only.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::Recipe`] with file, line and key.
+pub fn load(path: &Path, settings: &[String]) -> Result<Job> {
+    resolve(read(path, 0)?, settings, &path.display().to_string())
+}
+
+/// [`load`] of a text that extends no file; `origin` names it in messages.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(text: &str, settings: &[String], origin: &str) -> Result<Job> {
+    let table = text.parse::<Table>().map_err(|e| Error::recipe(origin, e.to_string()))?;
+    if table.contains_key("extends") {
+        return Err(Error::recipe(origin, "`extends` needs a recipe in a file"));
+    }
+    resolve(table, settings, origin)
+}
+
+/// A file over what it extends.
+fn read(path: &Path, depth: usize) -> Result<Table> {
+    let origin = path.display().to_string();
+    if depth > MAX_DEPTH {
+        return Err(Error::recipe(origin, "recipes extend each other in a circle"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let mut table = text.parse::<Table>().map_err(|e| Error::recipe(&origin, e.to_string()))?;
+    match table.remove("extends") {
+        None => Ok(table),
+        Some(Value::String(base)) => {
+            let mut merged = read(&path.with_file_name("").join(base), depth + 1)?;
+            merge(&mut merged, table);
+            Ok(merged)
+        }
+        Some(_) => Err(Error::recipe(origin, "`extends` is not the path of a file")),
+    }
+}
+
+fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
+    let runs = match table.remove("runs") {
+        None => vec![Table::new()],
+        Some(Value::Array(runs)) if !runs.is_empty() => runs
+            .into_iter()
+            .map(|run| match run {
+                Value::Table(run) => Ok(run),
+                _ => Err(Error::recipe(origin, "`runs` is not a list of tables: write [[runs]]")),
+            })
+            .collect::<Result<_>>()?,
+        Some(_) => return Err(Error::recipe(origin, "`runs` is not a list of tables: write [[runs]]")),
+    };
+    let name = match table.get("name") {
+        Some(Value::String(name)) => name.clone(),
+        _ => return Err(Error::recipe(origin, "`name` is missing: call the recipe something")),
+    };
+    let settings = settings.iter().map(|text| Setting::parse(text)).collect::<Result<Vec<_>>>()?;
+    let mut used = vec![false; settings.len()];
+    let mut resolved = Vec::<Recipe>::new();
+    for run in runs {
+        let mut own = table.clone();
+        merge(&mut own, run);
+        let run_name = own.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
+        for (setting, used) in settings.iter().zip(&mut used) {
+            *used |= setting.apply(&mut own, &run_name)?;
+        }
+        let place = if run_name == name { origin.to_string() } else { format!("{origin}, run {run_name}") };
+        // Through text, so that messages show the line that is wrong.
+        let text = toml::to_string(&own).map_err(|e| Error::recipe(&place, e.to_string()))?;
+        let recipe = toml::from_str::<Recipe>(&text).map_err(|e| Error::recipe(&place, e.to_string()))?;
+        recipe.validate(&place)?;
+        check_name(&recipe.name, &place)?;
+        if resolved.iter().any(|other| other.name == recipe.name) {
+            return Err(Error::recipe(&place, format!("two runs are called `{}`", recipe.name)));
+        }
+        if let Some(earlier) = recipe.teacher.as_ref().and_then(|teacher| teacher.run.as_ref())
+            && !resolved.iter().any(|other| other.name == *earlier)
+        {
+            return Err(Error::recipe(
+                &place,
+                format!("teacher.run = \"{earlier}\" is not an earlier run of this file"),
+            ));
+        }
+        resolved.push(recipe);
+    }
+    if let Some(unused) = used.iter().position(|used| !used) {
+        let known = resolved.iter().map(|run| run.name.as_str()).collect::<Vec<_>>().join(", ");
+        let text = &settings[unused].text;
+        return Err(Error::recipe("--set", format!("`{text}` names no run of this file ({known})")));
+    }
+    Ok(Job { name, runs: resolved })
+}
+
+/// Names become folders.
+fn check_name(name: &str, origin: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+');
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(good) {
+        return Err(Error::recipe(
+            origin,
+            format!("the name `{name}` has other characters than letters, digits, - _ . +"),
+        ));
+    }
+    Ok(())
+}
+
+/// Puts `over` on `base`: tables merge, everything else is replaced.
+fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+struct Setting<'a> {
+    text: &'a str,
+    path: Vec<&'a str>,
+    value: Value,
+}
+
+impl<'a> Setting<'a> {
+    fn parse(text: &'a str) -> Result<Self> {
+        let fail = || Error::recipe("--set", format!("`{text}` is not of the form key.path=value"));
+        let (path, value) = text.split_once('=').ok_or_else(fail)?;
+        let path = path.trim().split('.').collect::<Vec<_>>();
+        if path.iter().any(|key| key.is_empty()) {
+            return Err(fail());
+        }
+        // What is not a TOML value is a text: paths and names need no quotes.
+        let table = format!("value = {value}").parse::<Table>().ok();
+        let parsed = table.and_then(|mut table| (table.len() == 1).then(|| table.remove("value"))?);
+        Ok(Setting { text, path, value: parsed.unwrap_or_else(|| Value::String(value.trim().into())) })
+    }
+
+    /// Sets the value, unless it is for another run; returns whether it was for this one.
+    fn apply(&self, table: &mut Table, run: &str) -> Result<bool> {
+        // Run names may hold dots, so the longest prefix decides.
+        let path = match self.path.as_slice() {
+            ["runs", rest @ ..] => {
+                let cut = (1..rest.len()).find(|&cut| rest[..cut].join(".") == run);
+                match cut {
+                    Some(cut) => &rest[cut..],
+                    None => return Ok(false),
+                }
+            }
+            path => path,
+        };
+        let mut place = Some(table);
+        for key in &path[..path.len() - 1] {
+            let inner = place.take().map(|table| table.entry(*key).or_insert_with(|| Table::new().into()));
+            place = inner.and_then(Value::as_table_mut);
+        }
+        let place = place.ok_or_else(|| {
+            Error::recipe(
+                "--set",
+                format!("`{}`: only tables have keys; lists cannot be changed in part", self.text),
+            )
+        })?;
+        place.insert(path[path.len() - 1].into(), self.value.clone());
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"
+        name = "small"
+        student.model = "ViT-nano-32px"
+        losses.task = 1.0
+        train = { batch_size = 8, steps = 3 }
+        [[data.train]]
+        source = "emoji"
+    "#;
+
+    fn error(text: &str, settings: &[&str]) -> String {
+        let settings = settings.iter().map(ToString::to_string).collect::<Vec<_>>();
+        parse(text, &settings, "test").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_small_recipe_takes_defaults_and_goes_through_toml() {
+        let job = parse(SMALL, &[], "test").unwrap();
+        assert!(job.is_single());
+        let recipe = &job.runs[0];
+        assert_eq!(recipe.checkpoint.keep, 2);
+        assert_eq!(recipe.data.train[0].weight, 1.0);
+        let again = parse(&recipe.to_toml().unwrap(), &[], "again").unwrap();
+        assert_eq!(again.runs[0], *recipe);
+    }
+
+    #[test]
+    fn runs_lie_over_the_rest_and_settings_over_both() {
+        let text = format!(
+            "{SMALL}\n[[runs]]\nname = 'a'\n[[runs]]\nname = 'b'\ntrain.steps = 9\nteacher.run = 'a'\nlosses.crd = 2.0"
+        );
+        let settings = ["runs.b.seed=7", "optimizer.lr=1e-3", "data.root=some/where"].map(String::from);
+        let job = parse(&text, &settings, "test").unwrap();
+        let [a, b] = job.runs.as_slice() else { panic!("two runs") };
+        assert_eq!((a.train.steps, b.train.steps), (Some(3), Some(9)));
+        assert_eq!((a.seed, b.seed), (0, 7));
+        assert_eq!((a.optimizer.lr, b.optimizer.lr), (1e-3, 1e-3));
+        assert_eq!(b.data.root, Path::new("some/where"));
+        assert_eq!(b.terms().len(), 2);
+    }
+
+    #[test]
+    fn what_cannot_work_is_named() {
+        assert!(error("seed = 1", &[]).contains("`name` is missing"));
+        assert!(error(&SMALL.replace("batch_size", "batchsize"), &[]).contains("batchsize"));
+        assert!(error(SMALL, &["losses.task=0"]).contains("no loss"));
+        assert!(error(SMALL, &["losses.crd=1"]).contains("needs a [teacher]"));
+        assert!(error(SMALL, &["teacher.model=x"]).contains("no loss uses it"));
+        assert!(error(SMALL, &["train.epochs=1"]).contains("either `epochs` or `steps`"));
+        assert!(error(SMALL, &["train.batch_size=1"]).contains("at least 2"));
+        assert!(error(SMALL, &["optimizer.lr=-1"]).contains("optimizer.lr"));
+        assert!(error(SMALL, &["optimizer.lr=nan"]).contains("optimizer.lr"));
+        assert!(error(SMALL, &["nonsense"]).contains("key.path=value"));
+        assert!(error(SMALL, &["name.x=1"]).contains("only tables"));
+        assert!(error(SMALL, &["name=a/b"]).contains("letters, digits"));
+        assert!(error(SMALL, &["runs.x.seed=1"]).contains("names no run"));
+        assert!(error(SMALL, &["losses.unknown=1"]).contains("unknown"));
+        assert!(error(&SMALL.replace("\"emoji\"", "\"emojis\""), &[]).contains("emojis"));
+        assert!(
+            error(&format!("teacher.run = 'later'\n{SMALL}"), &["losses.crd=1"])
+                .contains("not an earlier run")
+        );
+        assert!(error("name = ", &[]).contains("line 1"));
+    }
+
+    #[test]
+    fn files_extend_each_other_but_not_in_a_circle() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            std::fs::write(folder.path().join(name), text).unwrap();
+            folder.path().join(name)
+        };
+        file("base.toml", SMALL);
+        let own = file("own.toml", "extends = 'base.toml'\nname = 'own'\ntrain.steps = 5");
+        let job = load(&own, &[]).unwrap();
+        assert_eq!((job.name.as_str(), job.runs[0].train.steps), ("own", Some(5)));
+        let circle = file("circle.toml", "extends = 'circle.toml'");
+        assert!(load(&circle, &[]).unwrap_err().to_string().contains("circle"));
+        assert!(matches!(load(&folder.path().join("none.toml"), &[]), Err(Error::Io { .. })));
+    }
+}

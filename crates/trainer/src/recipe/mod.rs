@@ -1,0 +1,398 @@
+//! What a run does, as data: every field of a recipe file, with its default, in one place.
+
+mod load;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use data_pipeline::image::AugmentConfig;
+use data_pipeline::loader::CaptionChoice;
+use data_pipeline::policy::ErrorPolicy;
+use data_pipeline::sources::SourceConfig;
+use kd_losses::{Loss, Term};
+use serde::{Deserialize, Serialize};
+
+pub use load::{Job, load, parse};
+
+use crate::optimizer::OptimizerConfig;
+use crate::step::TargetRule;
+use crate::{Error, Result};
+
+/// One run, resolved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Names the run in reports and folders.
+    pub name: String,
+    /// Names initial weights, order of samples and augmentation.
+    #[serde(default)]
+    pub seed: u64,
+    /// What is trained.
+    pub student: Student,
+    /// Who it learns from, if anyone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<TeacherConfig>,
+    /// What it is trained on.
+    pub data: Data,
+    /// Weights of the terms by name (`task`, `crd`, `fd`, `icl`, `affinity`); 0 leaves one out.
+    pub losses: BTreeMap<Loss, f64>,
+    /// Which pairs of a batch count as right in the task loss.
+    #[serde(default)]
+    pub targets: TargetRule,
+    /// AdamW.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// Length and shape of the run.
+    pub train: Train,
+    /// When to save.
+    #[serde(default)]
+    pub checkpoint: Checkpoints,
+    /// What to write down.
+    #[serde(default)]
+    pub metrics: Metrics,
+    /// What to measure.
+    #[serde(default)]
+    pub eval: Eval,
+}
+
+/// The model that is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Student {
+    /// A preset, or a model folder to go on from.
+    pub model: String,
+    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// The frozen model that is learned from. Exactly one of `model` and `run` is given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeacherConfig {
+    /// A model folder, or a safetensors file of the architecture `arch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// An earlier run of the same recipe file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// The preset whose weights a bare file holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arch: Option<String>,
+    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// Training data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// Relative paths of sources start here.
+    #[serde(default = "here")]
+    pub root: PathBuf,
+    /// Sources that mix by weight.
+    pub train: Vec<TrainSource>,
+    /// Random crops, flips, jitter and erasing.
+    #[serde(default)]
+    pub augment: AugmentConfig,
+    /// Which of several captions a sample shows.
+    #[serde(default)]
+    pub caption: CaptionChoice,
+    /// What happens with damaged samples.
+    #[serde(default)]
+    pub damaged: ErrorPolicy,
+    /// Threads that decode; 0 takes as many as there are cores.
+    #[serde(default)]
+    pub workers: usize,
+    /// Batches made ahead.
+    #[serde(default = "four")]
+    pub prefetch: usize,
+}
+
+/// A source with the share of it that an epoch visits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "toml::Table", into = "toml::Table")]
+pub struct TrainSource {
+    /// The source.
+    pub source: SourceConfig,
+    /// Visits per sample and epoch; 1 is each sample once.
+    pub weight: f64,
+}
+
+/// Length and shape of the run. Exactly one of `epochs` and `steps` is given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// Samples per contrastive batch.
+    pub batch_size: usize,
+    /// Batches whose gradients are averaged into one step; each stays its own contrastive batch.
+    #[serde(default = "one")]
+    pub accumulate: usize,
+    /// Passes over the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
+    /// Steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// Steps of linear warm-up.
+    #[serde(default)]
+    pub warmup_steps: u64,
+    /// Decay of averaged student weights; the averages are what is saved and evaluated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// Threads of the tensor library; 0 leaves its own choice. Part of what makes a run repeatable.
+    #[serde(default)]
+    pub threads: i32,
+    /// `cpu` or `cuda:N`.
+    #[serde(default = "cpu")]
+    pub device: String,
+}
+
+/// When checkpoints are written; the last step always gives one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoints {
+    /// After this many steps; 0 is never.
+    pub every_steps: u64,
+    /// After this many minutes; 0 is never.
+    pub every_minutes: f64,
+    /// How many of the last ones stay. The best one stays too.
+    pub keep: usize,
+}
+
+/// What is written down.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// A line of `metrics.jsonl` after this many steps.
+    pub every_steps: u64,
+    /// Also an event file for TensorBoard.
+    pub tensorboard: bool,
+}
+
+/// What is measured, and when. The end of the run always is measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Eval {
+    /// After this many steps; 0 is only at the end.
+    pub every_steps: u64,
+    /// The data sets.
+    pub sets: Vec<EvalSet>,
+}
+
+/// A data set that is measured zero-shot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "toml::Table", into = "toml::Table")]
+pub struct EvalSet {
+    /// Names it in reports.
+    pub name: String,
+    /// What is asked.
+    pub task: EvalTask,
+    /// Prompt templates, for classification.
+    pub templates: Templates,
+    /// The data.
+    pub source: SourceConfig,
+}
+
+/// What an evaluation asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EvalTask {
+    /// Which class.
+    Classification,
+    /// Which caption, and which image.
+    Retrieval,
+}
+
+/// Prompt templates by a built-in name, or in full.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Templates {
+    /// Built in: `plain`, `cifar`, `simple-7`, `openai-80`.
+    Named(String),
+    /// Texts with `{}` for the class name.
+    Listed(Vec<String>),
+}
+
+impl Templates {
+    /// The texts.
+    ///
+    /// # Errors
+    /// [`Error::Eval`] where a name is not built in.
+    pub fn texts(&self) -> Result<Vec<String>> {
+        match self {
+            Templates::Named(name) => Ok(zeroshot_eval::prompts::templates(name)?),
+            Templates::Listed(texts) => Ok(texts.clone()),
+        }
+    }
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Checkpoints { every_steps: 0, every_minutes: 10.0, keep: 2 }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics { every_steps: 10, tensorboard: false }
+    }
+}
+
+impl Recipe {
+    /// The terms with a weight, in the order of reports.
+    pub fn terms(&self) -> Vec<Term> {
+        let weighted = self.losses.iter().filter(|(_, weight)| **weight != 0.0);
+        weighted.map(|(&loss, &weight)| Term { loss, weight }).collect()
+    }
+
+    /// Checks what the types cannot; `origin` stands in messages.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] naming the setting that cannot work.
+    pub fn validate(&self, origin: &str) -> Result<()> {
+        let fail = |reason: String| Err(Error::recipe(origin, reason));
+        let terms = self.terms();
+        if terms.is_empty() {
+            return fail("no loss has a weight: give at least `losses.task = 1.0`".into());
+        }
+        if let Some(term) = terms.iter().find(|term| term.loss.needs_teacher() && self.teacher.is_none()) {
+            return fail(format!("losses.{} needs a [teacher]", term.loss.name()));
+        }
+        if let Some(teacher) = &self.teacher {
+            if teacher.model.is_some() == teacher.run.is_some() {
+                return fail("[teacher] needs either `model` or `run`".into());
+            }
+            if !terms.iter().any(|term| term.loss.needs_teacher()) {
+                return fail("there is a [teacher], but no loss uses it: give one such as `losses.crd = 1.0`, or remove it".into());
+            }
+        }
+        let train = &self.train;
+        if self.data.train.is_empty() {
+            return fail("there is no [[data.train]]: name at least one source".into());
+        }
+        if train.batch_size < 2 {
+            return fail(format!(
+                "train.batch_size = {}: a contrastive batch needs at least 2 samples",
+                train.batch_size
+            ));
+        }
+        if train.accumulate == 0 {
+            return fail("train.accumulate = 0: give 1 for no accumulation".into());
+        }
+        match (train.epochs, train.steps) {
+            (Some(epochs), None) if epochs.is_finite() && epochs > 0.0 => {}
+            (None, Some(steps)) if steps > 0 => {}
+            _ => return fail("[train] needs either `epochs` or `steps`, above zero".into()),
+        }
+        let optimizer = &self.optimizer;
+        for (name, value, good) in [
+            ("lr", optimizer.lr, optimizer.lr > 0.0),
+            ("weight_decay", optimizer.weight_decay, optimizer.weight_decay >= 0.0),
+            ("beta1", optimizer.beta1, (0.0..1.0).contains(&optimizer.beta1)),
+            ("beta2", optimizer.beta2, (0.0..1.0).contains(&optimizer.beta2)),
+            ("eps", optimizer.eps, optimizer.eps > 0.0),
+            ("clip_norm", optimizer.clip_norm, optimizer.clip_norm >= 0.0),
+        ] {
+            if !good || !value.is_finite() {
+                return fail(format!("optimizer.{name} = {value} cannot work"));
+            }
+        }
+        if self.metrics.every_steps == 0 {
+            return fail("metrics.every_steps = 0: give at least 1".into());
+        }
+        if self.checkpoint.keep == 0 {
+            return fail("checkpoint.keep = 0: at least one checkpoint has to stay".into());
+        }
+        let mut names = std::collections::HashSet::new();
+        if let Some(set) = self.eval.sets.iter().find(|set| !names.insert(&set.name)) {
+            return fail(format!("two [[eval.sets]] are called `{}`", set.name));
+        }
+        Ok(())
+    }
+
+    /// The recipe as it is written into the run folder.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] where a number does not fit into TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string_pretty(self).map_err(|e| Error::recipe(&self.name, e.to_string()))
+    }
+}
+
+fn here() -> PathBuf {
+    ".".into()
+}
+
+fn one() -> usize {
+    1
+}
+
+fn four() -> usize {
+    4
+}
+
+fn cpu() -> String {
+    "cpu".into()
+}
+
+/// Takes an own key out of a table whose rest is a source.
+fn take<T: serde::de::DeserializeOwned>(
+    table: &mut toml::Table,
+    key: &str,
+) -> Result<Option<T>, toml::de::Error> {
+    table.remove(key).map(toml::Value::try_into).transpose()
+}
+
+fn source_table(source: &SourceConfig) -> toml::Table {
+    toml::Table::try_from(source).unwrap_or_default()
+}
+
+impl TryFrom<toml::Table> for TrainSource {
+    type Error = toml::de::Error;
+
+    fn try_from(mut table: toml::Table) -> Result<Self, Self::Error> {
+        let weight = take(&mut table, "weight")?.unwrap_or(1.0);
+        Ok(TrainSource { weight, source: table.try_into()? })
+    }
+}
+
+impl From<TrainSource> for toml::Table {
+    fn from(own: TrainSource) -> Self {
+        let mut table = source_table(&own.source);
+        table.insert("weight".into(), own.weight.into());
+        table
+    }
+}
+
+impl TryFrom<toml::Table> for EvalSet {
+    type Error = toml::de::Error;
+
+    fn try_from(mut table: toml::Table) -> Result<Self, Self::Error> {
+        let missing =
+            |key: &str| <toml::de::Error as serde::de::Error>::custom(format!("an eval set needs `{key}`"));
+        Ok(EvalSet {
+            name: take(&mut table, "name")?.ok_or_else(|| missing("name"))?,
+            task: take(&mut table, "task")?.unwrap_or(EvalTask::Classification),
+            templates: take(&mut table, "prompts")?.unwrap_or(Templates::Named("plain".into())),
+            source: table.try_into()?,
+        })
+    }
+}
+
+impl From<EvalSet> for toml::Table {
+    fn from(own: EvalSet) -> Self {
+        let mut table = toml::Table::new();
+        table.insert("name".into(), own.name.into());
+        for (key, value) in
+            [("task", toml::Value::try_from(own.task)), ("prompts", toml::Value::try_from(&own.templates))]
+        {
+            if let Ok(value) = value {
+                table.insert(key.into(), value);
+            }
+        }
+        table.extend(source_table(&own.source));
+        table
+    }
+}

@@ -1,0 +1,475 @@
+//! The loop: batches in, steps, metrics, checkpoints and evaluations out.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use clip_model::{Clip, PreprocessConfig, folder};
+use data_pipeline::loader::{Loader, LoaderConfig, Position};
+use data_pipeline::mixture::Mixture;
+use data_pipeline::sources;
+use kd_losses::Objective;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tch::Device;
+use zeroshot_eval::Report;
+
+use crate::checkpoint::{self, State};
+use crate::evaluate::{ModelEncoder, evaluate};
+use crate::metrics::{MetricsFile, Moment};
+use crate::progress::Progress;
+use crate::recipe::{Recipe, TeacherConfig};
+use crate::schedule::Schedule;
+use crate::step::{MicroBatch, Trainee};
+use crate::teacher::Teacher;
+use crate::views::{Reader, tensors};
+use crate::{Error, Result, plan};
+
+/// The resolved recipe in a run folder.
+pub const RECIPE_FILE: &str = "recipe.toml";
+/// The results in a run folder; written last, so its presence says that the run is finished.
+pub const REPORT_FILE: &str = "report.json";
+/// The final student in a run folder.
+pub const MODEL_FOLDER: &str = "model";
+/// The best student in a run folder, where evaluations during training chose one.
+pub const BEST_FOLDER: &str = "best";
+const CHECKPOINTS: &str = "checkpoints";
+
+/// What the caller decides about a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// Set from outside (a signal) to stop after the current step.
+    pub stop: &'a AtomicBool,
+    /// Whether a run folder that exists is gone on with, or taken as it is where it is finished.
+    pub resume: bool,
+    /// Whether to draw a progress bar (on a terminal only).
+    pub progress: bool,
+    /// The program's version and commit, for `run.json`.
+    pub version: &'a str,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// All steps are done.
+    Finished(Results),
+    /// It was stopped, and can be resumed.
+    Stopped {
+        /// Finished steps.
+        step: u64,
+    },
+}
+
+/// What a finished run measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// The student.
+    pub student: Report,
+    /// The teacher, where it is no run of the same recipe file.
+    pub teacher: Option<Report>,
+    /// Seconds of training.
+    pub seconds: f64,
+    /// Parameters of the student: image tower, text tower.
+    pub parameters: (u64, u64),
+}
+
+/// Makes one run in `folder`; `teacher` is the model folder of the run that `teacher.run` names.
+///
+/// # Errors
+/// [`Error`] of whatever fails; checkpoints that were written stay good.
+pub fn run(recipe: &Recipe, folder: &Path, teacher: Option<&Path>, options: &Options<'_>) -> Result<Outcome> {
+    if let Some(results) = prepare_folder(recipe, folder, options.resume)? {
+        tracing::info!("run {} is finished already: {}", recipe.name, folder.display());
+        return Ok(Outcome::Finished(results));
+    }
+    let mut session = Session::open(recipe, folder, teacher, options)?;
+    if session.train(options)? {
+        session.finish().map(Outcome::Finished)
+    } else {
+        Ok(Outcome::Stopped { step: session.trainee.step })
+    }
+}
+
+/// Makes the folder, or checks that it holds this run; gives the results if it is finished.
+fn prepare_folder(recipe: &Recipe, folder: &Path, resume: bool) -> Result<Option<Results>> {
+    let file = folder.join(RECIPE_FILE);
+    if file.exists() {
+        if !resume {
+            let reason = format!(
+                "`{}` holds a run already: go on with it by --resume, start it again by --restart, or name another folder by --out",
+                folder.display()
+            );
+            return Err(Error::recipe(&recipe.name, reason));
+        }
+        let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
+        let old: Recipe =
+            toml::from_str(&text).map_err(|e| Error::recipe(file.display().to_string(), e.to_string()))?;
+        if let Some(key) = first_difference(&old, recipe)? {
+            let reason = format!(
+                "`{}` holds a run of another recipe, which differs in `{key}`: name another folder by --out, or start again by --restart",
+                folder.display()
+            );
+            return Err(Error::recipe(&recipe.name, reason));
+        }
+        let report = folder.join(REPORT_FILE);
+        if report.exists() {
+            let text = std::fs::read_to_string(&report).map_err(|e| Error::io(&report, e))?;
+            let results = serde_json::from_str(&text);
+            return results.map(Some).map_err(|e| Error::recipe(report.display().to_string(), e.to_string()));
+        }
+    }
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    clip_model::weights::write_atomic(&file, recipe.to_toml()?.as_bytes())?;
+    Ok(None)
+}
+
+/// The first setting of those that shape the result in which two recipes differ.
+fn first_difference(old: &Recipe, new: &Recipe) -> Result<Option<String>> {
+    let shaping = |recipe: &Recipe| -> Result<toml::Table> {
+        let mut own = recipe.clone();
+        (own.data.workers, own.data.prefetch, own.data.root) = (0, 0, PathBuf::new());
+        own.train.threads = 0;
+        own.checkpoint = Default::default();
+        own.metrics = Default::default();
+        own.eval = Default::default();
+        toml::Table::try_from(own).map_err(|e| Error::recipe(&recipe.name, e.to_string()))
+    };
+    fn differing(old: &toml::Table, new: &toml::Table) -> Option<String> {
+        let keys = old.keys().chain(new.keys().filter(|key| !old.contains_key(*key)));
+        keys.into_iter().find_map(|key| match (old.get(key), new.get(key)) {
+            (a, b) if a == b => None,
+            (Some(toml::Value::Table(a)), Some(toml::Value::Table(b))) => {
+                Some(format!("{key}.{}", differing(a, b)?))
+            }
+            _ => Some(key.clone()),
+        })
+    }
+    Ok(differing(&shaping(old)?, &shaping(new)?))
+}
+
+/// `cpu`, `cuda` or `cuda:N`.
+///
+/// # Errors
+/// [`Error::Recipe`] where it is something else, or not there.
+pub fn device(name: &str) -> Result<Device> {
+    let fail = |reason: String| Err(Error::recipe("train.device", reason));
+    let index = match name {
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" => 0,
+        _ => match name.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok()) {
+            Some(index) => index,
+            None => return fail(format!("`{name}` is not cpu, cuda or cuda:N")),
+        },
+    };
+    let count = tch::Cuda::device_count().max(0) as usize;
+    if index >= count {
+        return fail(format!("`{name}` is not there: {count} CUDA devices are visible"));
+    }
+    Ok(Device::Cuda(index))
+}
+
+struct Session<'a> {
+    recipe: &'a Recipe,
+    folder: &'a Path,
+    trainee: Trainee,
+    preprocess: PreprocessConfig,
+    reader: Reader,
+    teacher: Option<(Teacher, Reader)>,
+    loader: Loader,
+    schedule: Schedule,
+    state: State,
+    steps_per_epoch: f64,
+    metrics: MetricsFile,
+}
+
+impl<'a> Session<'a> {
+    fn open(
+        recipe: &'a Recipe,
+        folder: &'a Path,
+        teacher: Option<&Path>,
+        options: &Options<'_>,
+    ) -> Result<Self> {
+        let device = device(&recipe.train.device)?;
+        if recipe.train.threads > 0 {
+            tch::set_num_threads(recipe.train.threads);
+        }
+        let opened = folder::open(&recipe.student.model, device, recipe.seed)?;
+        let (student, preprocess) = (opened.model, opened.preprocess);
+        let reader = Reader::new(student.config(), &preprocess, recipe.student.tokenizer.as_deref())?;
+        let teacher =
+            recipe.teacher.as_ref().map(|config| open_teacher(config, teacher, device)).transpose()?;
+
+        tch::manual_seed(recipe.seed as i64);
+        let teacher_width = teacher.as_ref().map(|(teacher, _)| teacher.model().config().embed_dim);
+        let objective = Objective::new(&recipe.terms(), student.config().embed_dim, teacher_width, device)?;
+        let mut trainee = Trainee::new(student, objective, &recipe.optimizer, recipe.train.ema)?;
+
+        let sources = plan::open_sources(recipe)?;
+        let data =
+            sources.iter().map(|(s, _)| sources::fingerprint(s.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        let mixture = Mixture::new(sources)?;
+        let (steps, steps_per_epoch) = plan::steps(recipe, mixture.len())?;
+        let mut state = State { data, ..State::default() };
+        if let Some((path, saved)) = checkpoint::newest(&folder.join(CHECKPOINTS))? {
+            if saved.data != state.data {
+                let reason =
+                    format!("the training data changed since (then {:?}, now {:?})", saved.data, state.data);
+                return Err(Error::checkpoint(path, reason));
+            }
+            checkpoint::restore(&path, &mut trainee, &saved)?;
+            tracing::info!("resumed {} after step {}", recipe.name, saved.step);
+            state = saved;
+        }
+        write_info(folder, recipe, &state, options.version, &trainee.student)?;
+        let loader = open_loader(
+            recipe,
+            &reader,
+            teacher.as_ref().map(|(_, reader)| reader),
+            mixture,
+            state.position,
+        )?;
+        let schedule = Schedule {
+            base_lr: recipe.optimizer.lr,
+            warmup_steps: recipe.train.warmup_steps,
+            total_steps: steps,
+        };
+        let metrics = MetricsFile::open(folder, state.step, recipe.metrics.tensorboard)?;
+        Ok(Session {
+            recipe,
+            folder,
+            trainee,
+            preprocess,
+            reader,
+            teacher,
+            loader,
+            schedule,
+            state,
+            steps_per_epoch,
+            metrics,
+        })
+    }
+
+    /// Trains to the last step; false where it was stopped before.
+    fn train(&mut self, options: &Options<'_>) -> Result<bool> {
+        let steps = self.schedule.total_steps;
+        let progress = Progress::new(&self.recipe.name, self.trainee.step, steps, options.progress);
+        let (mut saved, mut saved_step) = (Instant::now(), self.trainee.step);
+        let mut since = Window::new();
+        while self.trainee.step < steps {
+            if options.stop.load(Ordering::Relaxed) {
+                progress.finish();
+                if self.trainee.step > saved_step {
+                    self.save()?;
+                }
+                return Ok(false);
+            }
+            let started = Instant::now();
+            let batches = self.next_batches()?;
+            since.waited += started.elapsed().as_secs_f64();
+            let lr = self.schedule.lr_at(self.trainee.step);
+            let teacher = self.teacher.as_ref().map(|(teacher, _)| teacher);
+            let report = self.trainee.step(&batches, teacher, self.recipe.targets, lr)?;
+            self.state.seconds += started.elapsed().as_secs_f64();
+            since.samples += (self.recipe.train.batch_size * self.recipe.train.accumulate) as u64;
+
+            let step = self.trainee.step;
+            progress.update(step, &report, since.rate());
+            if step.is_multiple_of(self.recipe.metrics.every_steps) || step == steps {
+                let at = self.moment(&since);
+                self.metrics.step(&at, &report)?;
+                since = Window::new();
+            }
+            let every = self.recipe.eval.every_steps;
+            if every > 0 && step.is_multiple_of(every) && step < steps && !self.recipe.eval.sets.is_empty() {
+                self.evaluate_on_the_way()?;
+                since = Window::new();
+            }
+            let config = &self.recipe.checkpoint;
+            let minutes = saved.elapsed().as_secs_f64() / 60.0;
+            let due = config.every_steps > 0 && step.is_multiple_of(config.every_steps)
+                || config.every_minutes > 0.0 && minutes >= config.every_minutes
+                || step == steps;
+            if due {
+                self.save()?;
+                (saved, saved_step) = (Instant::now(), step);
+            }
+        }
+        progress.finish();
+        Ok(true)
+    }
+
+    fn next_batches(&mut self) -> Result<Vec<MicroBatch>> {
+        let device = self.trainee.student.device();
+        let mut batches = Vec::with_capacity(self.recipe.train.accumulate);
+        for _ in 0..self.recipe.train.accumulate {
+            let Some(batch) = self.loader.next_batch()? else {
+                return Err(Error::recipe(&self.recipe.name, "the training data ended before the last step"));
+            };
+            self.state.position = batch.position;
+            let teacher = batch.views.get(1).map(|view| tensors(view, device)).transpose()?;
+            batches.push(MicroBatch { student: tensors(&batch.views[0], device)?, teacher });
+        }
+        Ok(batches)
+    }
+
+    fn moment(&self, since: &Window) -> Moment {
+        Moment {
+            step: self.trainee.step,
+            epoch: self.trainee.step as f64 / self.steps_per_epoch,
+            samples: self.trainee.samples,
+            seconds: self.state.seconds,
+            rate: since.rate(),
+            data_wait: since.waited / since.start.elapsed().as_secs_f64().max(1e-9),
+        }
+    }
+
+    fn save(&mut self) -> Result<()> {
+        self.state.step = self.trainee.step;
+        self.state.samples = self.trainee.samples;
+        self.state.updates = self.trainee.optimizer.updates();
+        let folder = self.folder.join(CHECKPOINTS);
+        checkpoint::save(&folder, &self.trainee, &self.state, &self.recipe.to_toml()?)?;
+        checkpoint::retain(&folder, self.recipe.checkpoint.keep, self.state.best.map(|(step, _)| step))
+    }
+
+    /// Evaluates; a score above all earlier ones is saved as the best model, with a checkpoint.
+    fn evaluate_on_the_way(&mut self) -> Result<()> {
+        let report = self.with_final_weights(|own| own.evaluate())?;
+        self.metrics.evaluation(self.trainee.step, &report)?;
+        let score = report.sets.iter().map(|set| set.score.main()).sum::<f64>() / report.sets.len() as f64;
+        if self.state.best.is_none_or(|(_, best)| score > best) {
+            self.state.best = Some((self.trainee.step, score));
+            self.with_final_weights(|own| {
+                Ok(folder::save(&own.folder.join(BEST_FOLDER), &own.trainee.student, &own.preprocess)?)
+            })?;
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn evaluate(&self) -> Result<Report> {
+        let encoder = ModelEncoder { model: &self.trainee.student, reader: &self.reader };
+        evaluate(&encoder, &self.recipe.eval.sets, &self.recipe.data.root, &self.recipe.name)
+    }
+
+    /// Runs `f` with the averaged weights in place, where there are any.
+    fn with_final_weights<T>(&self, f: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        match &self.trainee.ema {
+            Some(ema) => ema.with_averages(|| f(self)),
+            None => f(self),
+        }
+    }
+
+    fn finish(mut self) -> Result<Results> {
+        let counts = self.loader.counts();
+        if counts.skipped() > 0 {
+            tracing::warn!(
+                "{} of {} samples were damaged: {}",
+                counts.skipped(),
+                counts.seen,
+                counts.summary()
+            );
+        }
+        let student = self.with_final_weights(|own| {
+            folder::save(&own.folder.join(MODEL_FOLDER), &own.trainee.student, &own.preprocess)?;
+            own.evaluate()
+        })?;
+        self.metrics.evaluation(self.trainee.step, &student)?;
+        let external = self.recipe.teacher.as_ref().is_some_and(|teacher| teacher.model.is_some());
+        let teacher = match &self.teacher {
+            Some((teacher, reader)) if external => {
+                let encoder = ModelEncoder { model: teacher.model(), reader };
+                Some(evaluate(&encoder, &self.recipe.eval.sets, &self.recipe.data.root, "teacher")?)
+            }
+            _ => None,
+        };
+        let parameters = clip_model::cost::parameters(self.trainee.student.config());
+        let results = Results { student, teacher, seconds: self.state.seconds, parameters };
+        let path = self.folder.join(REPORT_FILE);
+        let json =
+            serde_json::to_string_pretty(&results).map_err(|e| Error::recipe(REPORT_FILE, e.to_string()))?;
+        clip_model::weights::write_atomic(&path, json.as_bytes())?;
+        Ok(results)
+    }
+}
+
+/// Time and samples since the last line of metrics.
+struct Window {
+    start: Instant,
+    waited: f64,
+    samples: u64,
+}
+
+impl Window {
+    fn new() -> Self {
+        Window { start: Instant::now(), waited: 0.0, samples: 0 }
+    }
+
+    fn rate(&self) -> f64 {
+        self.samples as f64 / self.start.elapsed().as_secs_f64().max(1e-9)
+    }
+}
+
+fn open_teacher(config: &TeacherConfig, run: Option<&Path>, device: Device) -> Result<(Teacher, Reader)> {
+    let folder = run.map(|path| path.display().to_string());
+    let name = config.model.clone().or(folder).ok_or_else(|| {
+        Error::recipe(
+            "teacher",
+            format!("the run `{}` has no model yet", config.run.as_deref().unwrap_or_default()),
+        )
+    })?;
+    let teacher = Teacher::open(&name, config.arch.as_deref(), device)?;
+    let reader = Reader::new(teacher.model().config(), teacher.preprocess(), config.tokenizer.as_deref())?;
+    Ok((teacher, reader))
+}
+
+/// The loader over all views; a teacher that reads what the student reads needs none of its own.
+fn open_loader(
+    recipe: &Recipe,
+    student: &Reader,
+    teacher: Option<&Reader>,
+    mixture: Mixture,
+    position: Position,
+) -> Result<Loader> {
+    let mut views = vec![student.view("student")];
+    views.extend(
+        teacher.filter(|teacher| !teacher.reads_the_same(student)).map(|teacher| teacher.view("teacher")),
+    );
+    let data = &recipe.data;
+    let config = LoaderConfig {
+        batch_size: recipe.train.batch_size,
+        seed: recipe.seed,
+        shuffle: true,
+        drop_last: true,
+        workers: data.workers,
+        prefetch: data.prefetch,
+        augment: Some(data.augment.clone()),
+        views,
+        policy: data.damaged,
+        caption: data.caption,
+        epochs: u64::MAX,
+    };
+    Ok(Loader::new(mixture, config, position)?)
+}
+
+/// `run.json`: what is needed to know where a result came from.
+fn write_info(folder: &Path, recipe: &Recipe, state: &State, version: &str, student: &Clip) -> Result<()> {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let info = json!({
+        "program": version,
+        "seed": recipe.seed,
+        "machine": {
+            "os": std::env::consts::OS,
+            "architecture": std::env::consts::ARCH,
+            "cpu": cpu.map(|(_, name)| name.trim()),
+            "cores": std::thread::available_parallelism().map_or(0, |n| n.get()),
+            "threads": tch::get_num_threads(),
+            "device": recipe.train.device,
+        },
+        "parameters": student.params().count(),
+        "data": state.data,
+    });
+    let path = folder.join("run.json");
+    Ok(clip_model::weights::write_atomic(&path, format!("{info:#}\n").as_bytes())?)
+}

@@ -1,0 +1,208 @@
+//! Between the data pipeline and the towers: what a model reads, and batches as tensors.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use clip_model::{ClipConfig, PreprocessConfig};
+use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
+use data_pipeline::loader::{View, ViewBatch};
+use data_pipeline::tokenizer::{ClipTokenizer, JsonTokenizer, Tokenizer};
+use ndarray::{ArrayView2, ArrayView4};
+use tch::{Device, Tensor};
+
+use crate::step::ViewTensors;
+use crate::{Error, Result};
+
+/// How one model reads images and texts.
+#[derive(Clone)]
+pub struct Reader {
+    preprocess: Preprocess,
+    tokenizer: Arc<dyn Tokenizer>,
+    /// Which tokenizer it is, for comparisons.
+    tokenizer_name: String,
+    context_length: usize,
+}
+
+impl Reader {
+    /// What a model of this configuration wants; CLIP's tokenizer, unless a `tokenizer.json` is named.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] where the preprocessing is unknown, or the tokenizer has more ids than the text tower.
+    pub fn new(config: &ClipConfig, preprocess: &PreprocessConfig, tokenizer: Option<&Path>) -> Result<Self> {
+        let (name, tokenizer): (String, Arc<dyn Tokenizer>) = match tokenizer {
+            Some(path) => (path.display().to_string(), Arc::new(JsonTokenizer::open(path)?)),
+            None => ("CLIP's".into(), Arc::new(ClipTokenizer::new())),
+        };
+        let (ids, vocabulary) = (tokenizer.vocab_size(), config.text_cfg.vocab_size);
+        if ids as i64 > vocabulary {
+            let reason = format!("the tokenizer `{name}` has {ids} ids, the text tower only {vocabulary}");
+            return Err(Error::recipe("tokenizer", reason));
+        }
+        Ok(Reader {
+            preprocess: convert(config, preprocess)?,
+            tokenizer,
+            tokenizer_name: name,
+            context_length: config.text_cfg.context_length as usize,
+        })
+    }
+
+    /// What the model wants of its images.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    /// As a view of the loader.
+    pub fn view(&self, name: &str) -> View {
+        View {
+            name: name.into(),
+            image: self.preprocess.clone(),
+            tokenizer: Arc::clone(&self.tokenizer),
+            context_length: self.context_length,
+        }
+    }
+
+    /// Whether another model can read the same tensors.
+    pub fn reads_the_same(&self, other: &Reader) -> bool {
+        self.preprocess == other.preprocess
+            && self.tokenizer_name == other.tokenizer_name
+            && self.context_length == other.context_length
+    }
+
+    /// Token ids `[texts, longest]`.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] where memory runs out.
+    pub fn tokens(&self, texts: &[String], device: Device) -> Result<Tensor> {
+        let mut ids = vec![0i64; texts.len() * self.context_length];
+        for (row, text) in ids.chunks_exact_mut(self.context_length).zip(texts) {
+            self.tokenizer.encode_into(text, row);
+        }
+        token_tensor(&ids, self.context_length, device)
+    }
+}
+
+fn convert(config: &ClipConfig, preprocess: &PreprocessConfig) -> Result<Preprocess> {
+    let fail = |reason: String| Err(Error::recipe("preprocess_cfg", reason));
+    let size = config.vision_cfg.image_size;
+    if let Some(wanted) = &preprocess.size {
+        let same = wanted.as_i64() == Some(size)
+            || wanted
+                .as_array()
+                .is_some_and(|sides| !sides.is_empty() && sides.iter().all(|s| s.as_i64() == Some(size)));
+        if !same {
+            return fail(format!("size is {wanted}, but the image tower reads {size} px"));
+        }
+    }
+    if preprocess.mode.as_deref().is_some_and(|mode| mode != "RGB") {
+        return fail(format!("mode {:?} is not RGB", preprocess.mode));
+    }
+    if preprocess.std.iter().any(|std| !(std.is_finite() && *std > 0.0)) {
+        return fail(format!("std {:?} cannot divide", preprocess.std));
+    }
+    let interpolation = match preprocess.interpolation.as_str() {
+        "bicubic" => Interpolation::Bicubic,
+        "bilinear" => Interpolation::Bilinear,
+        other => return fail(format!("interpolation `{other}` is neither bicubic nor bilinear")),
+    };
+    let resize_mode = match preprocess.resize_mode.as_str() {
+        "shortest" => ResizeMode::Shortest,
+        "longest" => ResizeMode::Longest,
+        "squash" => ResizeMode::Squash,
+        other => return fail(format!("resize_mode `{other}` is not shortest, longest or squash")),
+    };
+    Ok(Preprocess {
+        size: size as usize,
+        mean: preprocess.mean,
+        std: preprocess.std,
+        interpolation,
+        resize_mode,
+    })
+}
+
+/// A view of a batch on the device.
+///
+/// # Errors
+/// [`Error::Torch`] where memory runs out.
+pub fn tensors(view: &ViewBatch, device: Device) -> Result<ViewTensors> {
+    let tokens = match view.tokens.as_slice() {
+        Some(ids) => token_tensor(ids, view.tokens.ncols(), device)?,
+        None => token_tensor(&view.tokens.iter().copied().collect::<Vec<_>>(), view.tokens.ncols(), device)?,
+    };
+    Ok(ViewTensors { images: image_tensor(view.images.view(), device)?, tokens })
+}
+
+/// Images as a float32 tensor.
+pub(crate) fn image_tensor(images: ArrayView4<'_, f32>, device: Device) -> Result<Tensor> {
+    let (batch, channels, height, width) = images.dim();
+    let shape = [batch, channels, height, width].map(|n| n as i64);
+    let tensor = match images.as_slice() {
+        Some(values) => Tensor::f_from_slice(values)?,
+        None => Tensor::f_from_slice(&images.iter().copied().collect::<Vec<_>>())?,
+    };
+    Ok(tensor.f_view(shape)?.f_to_device(device)?)
+}
+
+/// Rows of a float tensor `[rows, width]` as an array.
+pub(crate) fn rows(tensor: &Tensor) -> Result<ndarray::Array2<f32>> {
+    let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(tch::Kind::Float)?.f_contiguous()?;
+    let (height, width) = tensor.size2()?;
+    let mut values = vec![0f32; (height * width) as usize];
+    let count = values.len();
+    tensor.f_copy_data(&mut values, count)?;
+    let view = ArrayView2::from_shape((height as usize, width as usize), &values);
+    view.map(|view| view.to_owned()).map_err(|e| Error::recipe("embeddings", e.to_string()))
+}
+
+/// Ids `[rows, context]`, cut after the last end token of all rows: the causal text tower reads
+/// its result there (the place of the largest id), so what follows cannot matter.
+fn token_tensor(ids: &[i64], context: usize, device: Device) -> Result<Tensor> {
+    let end = |row: &[i64]| {
+        let largest = row.iter().max();
+        row.iter().position(|id| Some(id) == largest).unwrap_or(0)
+    };
+    let length = ids.chunks_exact(context).map(end).max().map_or(context, |last| last + 1);
+    let cut = ids.chunks_exact(context).flat_map(|row| row[..length].iter().copied()).collect::<Vec<_>>();
+    let tensor = Tensor::f_from_slice(&cut)?.f_view([-1, length as i64])?;
+    Ok(tensor.f_to_device(device)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clip_model::{Clip, presets};
+
+    #[test]
+    fn texts_are_cut_to_the_longest_and_mean_the_same() {
+        let config = presets::get("ViT-nano-32px").unwrap();
+        let reader = Reader::new(&config, &PreprocessConfig::default(), None).unwrap();
+        let texts = ["a cat".to_string(), "a dog and a cat on a mat".to_string()];
+        let cut = reader.tokens(&texts, Device::Cpu).unwrap();
+        assert_eq!(cut.size(), [2, 9 + 1]);
+        let mut whole = vec![0i64; 2 * 32];
+        for (row, text) in whole.chunks_exact_mut(32).zip(&texts) {
+            ClipTokenizer::new().encode_into(text, row);
+        }
+        let whole = Tensor::from_slice(&whole).view([2, 32]);
+        let model = Clip::new(&config, Device::Cpu, 3).unwrap();
+        let difference = model.encode_text(&cut).unwrap() - model.encode_text(&whole).unwrap();
+        assert!(difference.abs().max().double_value(&[]) < 1e-5);
+    }
+
+    #[test]
+    fn preprocessing_that_is_unknown_is_an_error() {
+        let config = presets::get("ViT-nano-32px").unwrap();
+        let plain = PreprocessConfig::default();
+        let error = |preprocess: PreprocessConfig| match Reader::new(&config, &preprocess, None) {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("no error"),
+        };
+        let size = Some(serde_json::json!(224));
+        assert!(error(PreprocessConfig { size, ..plain.clone() }).contains("32 px"));
+        assert!(
+            error(PreprocessConfig { interpolation: "nearest".into(), ..plain.clone() }).contains("nearest")
+        );
+        assert!(error(PreprocessConfig { resize_mode: "fill".into(), ..plain.clone() }).contains("fill"));
+        assert!(error(PreprocessConfig { std: [0.0; 3], ..plain.clone() }).contains("divide"));
+        assert!(error(PreprocessConfig { mode: Some("L".into()), ..plain }).contains("RGB"));
+    }
+}
