@@ -1,2 +1,24 @@
-//! Placeholder.
-fn main() {}
+//! The command line: parse, run, print an error once, exit with a documented code.
+
+mod args;
+mod commands;
+mod data;
+mod exit;
+mod output;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    output::set_up(args.verbose);
+    match commands::run(args.command) {
+        Ok(code) => code.into(),
+        Err(error) => {
+            output::error(&error);
+            exit::Code::Failed.into()
+        }
+    }
+}

@@ -47,13 +47,13 @@ impl Encoder for ModelEncoder<'_> {
 pub fn evaluate(encoder: &ModelEncoder<'_>, sets: &[EvalSet], root: &Path, name: &str) -> Result<Report> {
     let scores = sets.iter().map(|set| {
         let source = set.source.open(root)?;
-        let score = evaluate_source(encoder, &source, set.task, &set.templates.texts()?)?;
+        let score = evaluate_source(encoder, &source, set.task, &set.templates.texts()?, None)?;
         Ok(SetScore { set: set.name.clone(), score })
     });
     Ok(Report { model: name.into(), sets: scores.collect::<Result<_>>()? })
 }
 
-/// Evaluates a model on one source.
+/// Evaluates a model on one source; `class_names` stand in place of the source's own.
 ///
 /// # Errors
 /// As [`evaluate`].
@@ -62,6 +62,7 @@ pub fn evaluate_source(
     source: &Arc<dyn Source>,
     task: EvalTask,
     templates: &[String],
+    class_names: Option<&[String]>,
 ) -> Result<Score> {
     let batches = EvalBatches::new(Arc::clone(source), encoder.reader.preprocess().clone(), BATCH)?;
     match task {
@@ -78,6 +79,14 @@ pub fn evaluate_source(
                     "it has no classes; ask for task = \"retrieval\", or name a folder of class folders";
                 Error::recipe(source.name(), reason)
             })?;
+            let classes = match class_names {
+                Some(names) if names.len() == classes.len() => names,
+                Some(names) => {
+                    let reason = format!("it has {} classes, the class list {}", classes.len(), names.len());
+                    return Err(Error::recipe(source.name(), reason));
+                }
+                None => classes,
+            };
             let classifier = Classifier::new(encoder, classes, templates)?;
             let batches = batches.map(|batch| {
                 let batch = batch?;

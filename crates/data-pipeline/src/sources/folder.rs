@@ -1,6 +1,6 @@
 //! ImageFolder: one folder of images per class, class names as captions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -16,9 +16,13 @@ use crate::{Error, Result};
 pub struct FolderConfig {
     /// The folder of class folders.
     pub root: PathBuf,
-    /// A table with the columns `folder` and `name` that gives class folders readable names.
+    /// A table with the columns `folder` and `name` that gives class folders readable names, or a
+    /// text file of lines `folder<TAB>name, other names`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<PathBuf>,
+    /// Where images are not in class folders: lines of image name and class folder, separated by tabs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<PathBuf>,
     /// Captions, with `{}` for the class name.
     #[serde(default = "default_templates")]
     pub templates: Vec<String>,
@@ -31,6 +35,21 @@ pub struct FolderConfig {
     /// Classes to leave out, by folder or name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude_classes: Vec<String>,
+}
+
+impl FolderConfig {
+    /// All images of all classes, with the plainest caption.
+    pub fn new(root: impl Into<PathBuf>, classes: Option<PathBuf>) -> Self {
+        FolderConfig {
+            root: root.into(),
+            classes,
+            labels: None,
+            templates: default_templates(),
+            every: None,
+            subset: Subset::All,
+            exclude_classes: Vec::new(),
+        }
+    }
 }
 
 /// Which images of a class count.
@@ -78,8 +97,11 @@ impl Folder {
             class_names: vec![],
             templates: config.templates.clone(),
         };
-        for directory in sorted(&root)?.into_iter().filter(|path| path.is_dir()) {
-            let id = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let classes = match &config.labels {
+            Some(path) => labelled(&root, &resolve(base, path))?,
+            None => class_folders(&root)?,
+        };
+        for (id, images) in classes {
             let name = match &names {
                 None => id.replace('_', " "),
                 Some(names) => names.get(&id).cloned().ok_or_else(|| {
@@ -92,8 +114,6 @@ impl Folder {
             if config.exclude_classes.iter().any(|out| *out == id || *out == name) {
                 continue;
             }
-            let mut images = Vec::new();
-            collect_images(&directory, &mut images)?;
             let class = folder.class_names.len();
             folder.class_names.push(name);
             let chosen =
@@ -144,7 +164,37 @@ fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn collect_images(folder: &Path, images: &mut Vec<PathBuf>) -> Result<()> {
+/// Class folders with all images below them, both sorted.
+fn class_folders(root: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
+    let mut classes = Vec::new();
+    for directory in sorted(root)?.into_iter().filter(|path| path.is_dir()) {
+        let mut images = Vec::new();
+        collect_images(&directory, &mut images)?;
+        classes.push((directory.file_name().unwrap_or_default().to_string_lossy().into_owned(), images));
+    }
+    Ok(classes)
+}
+
+/// Images by the classes that a list gives them; the classes are sorted.
+fn labelled(root: &Path, list: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
+    let bytes = super::webdataset::read_to_end(list)?;
+    let mut classes = BTreeMap::<String, Vec<PathBuf>>::new();
+    for (number, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
+        let mut fields = line.split('\t');
+        match (fields.next(), fields.next()) {
+            (Some(image), Some(class)) if !image.is_empty() && !class.is_empty() => {
+                classes.entry(class.to_string()).or_default().push(root.join(image));
+            }
+            _ => {
+                let reason = format!("line {} is not an image and its class, separated by a tab", number + 1);
+                return Err(Error::Format { path: list.into(), kind: "list of labels", reason });
+            }
+        }
+    }
+    Ok(classes.into_iter().collect())
+}
+
+pub(super) fn collect_images(folder: &Path, images: &mut Vec<PathBuf>) -> Result<()> {
     for path in sorted(folder)? {
         if path.is_dir() {
             collect_images(&path, images)?;
@@ -158,6 +208,14 @@ fn collect_images(folder: &Path, images: &mut Vec<PathBuf>) -> Result<()> {
 fn read_names(path: &Path) -> Result<HashMap<String, String>> {
     let format = |reason: String| Error::Format { path: path.into(), kind: "class table", reason };
     let bytes = super::webdataset::read_to_end(path)?;
+    if path.extension().is_some_and(|ending| ending == "txt") {
+        let text = String::from_utf8_lossy(&bytes);
+        let row = |line: &str| {
+            let (folder, names) = line.split_once('\t')?;
+            Some((folder.to_string(), names.split(',').next().unwrap_or_default().trim().to_string()))
+        };
+        return Ok(text.lines().filter_map(row).collect());
+    }
     let mut reader = csv::Reader::from_reader(&bytes[..]);
     let header = reader.headers().map_err(|e| format(e.to_string()))?.clone();
     let column = |name: &str| {

@@ -12,6 +12,8 @@ mod cifar;
 mod csv;
 pub mod emoji;
 mod folder;
+mod images;
+mod karpathy;
 mod paths;
 mod webdataset;
 
@@ -19,6 +21,8 @@ pub use cifar::{Cifar, CifarConfig, CifarLabels};
 pub use csv::{Csv, CsvConfig};
 pub use emoji::{Emoji, EmojiConfig};
 pub use folder::{Folder, FolderConfig, Subset};
+pub use images::Images;
+pub use karpathy::{Karpathy, KarpathyConfig, KarpathySplit};
 pub use paths::expand_braces;
 pub use webdataset::{WebDataset, WebDatasetConfig};
 
@@ -69,6 +73,8 @@ pub enum SourceConfig {
     Csv(CsvConfig),
     /// A folder of images per class.
     Folder(FolderConfig),
+    /// Images with captions in A. Karpathy's JSON files.
+    Karpathy(KarpathyConfig),
     /// CIFAR-10's binary archive.
     Cifar10(CifarConfig),
     /// CIFAR-100's binary archive.
@@ -87,6 +93,7 @@ impl SourceConfig {
             SourceConfig::WebDataset(config) => Arc::new(WebDataset::open(config, base)?),
             SourceConfig::Csv(config) => Arc::new(Csv::open(config, base)?),
             SourceConfig::Folder(config) => Arc::new(Folder::open(config, base)?),
+            SourceConfig::Karpathy(config) => Arc::new(Karpathy::open(config, base)?),
             SourceConfig::Cifar10(config) => Arc::new(Cifar::open_10(config, base)?),
             SourceConfig::Cifar100(config) => Arc::new(Cifar::open_100(config, base)?),
             SourceConfig::Emoji(config) => Arc::new(Emoji::open(config)?),

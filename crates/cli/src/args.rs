@@ -1,0 +1,157 @@
+//! What was typed, and nothing more.
+
+use std::path::PathBuf;
+
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+
+/// Distil large CLIP models into small ones that keep their zero-shot generalisation.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    after_help = "Exit codes: 0 done, 1 error, 2 wrong arguments, 130 stopped by a signal (a checkpoint was written)."
+)]
+pub(crate) struct Args {
+    /// Say more about what is done.
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make all runs of a recipe: train, distil, evaluate, report.
+    Train(Train),
+    /// Measure a model zero-shot on a data set.
+    Evaluate(Evaluate),
+    /// Write the embeddings of images or texts to a safetensors file.
+    Embed(Embed),
+    /// Print how probable each label is for images.
+    Classify(Classify),
+    /// Read lines of text and print their token ids.
+    Tokenize(Tokenize),
+    /// Print parameters, operations and configuration of a model or preset.
+    Inspect(Inspect),
+    /// Say what this machine and build can do.
+    Doctor,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Train {
+    /// Recipe file (TOML).
+    pub recipe: PathBuf,
+    /// Change a setting: `key.path=value`, or `runs.NAME.key.path=value` for one run only.
+    #[arg(long, value_name = "K=V", num_args = 1..)]
+    pub set: Vec<String>,
+    /// Folder of the runs [default: runs/NAME].
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Go on with runs that were stopped, and keep those that are finished.
+    #[arg(long, conflicts_with = "restart")]
+    pub resume: bool,
+    /// Remove earlier runs of this recipe from the folder and start again.
+    #[arg(long)]
+    pub restart: bool,
+    /// Print steps, samples, parameters, operations and memory, and stop there.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print results (or the plan) as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Evaluate {
+    /// Model folder.
+    pub model: String,
+    /// Folder of class folders, tar file or pattern, folder of tars, or manifest from `datasets/`.
+    #[arg(long)]
+    pub data: String,
+    /// What to ask; by default what the data is made for.
+    #[arg(long)]
+    pub task: Option<Task>,
+    /// Prompt templates: plain, cifar, simple-7, openai-80, or a file with one per line.
+    #[arg(long)]
+    pub prompts: Option<String>,
+    /// Table with the columns `folder` and `name` [default: classes.csv beside or above the class folders].
+    #[arg(long)]
+    pub classes: Option<PathBuf>,
+    /// Where the data of a manifest lies [default: data/NAME].
+    #[arg(long)]
+    pub root: Option<PathBuf>,
+    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
+    #[arg(long)]
+    pub tokenizer: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Task {
+    Classification,
+    Retrieval,
+}
+
+#[derive(Debug, Group)]
+#[group(id = "input", required = true, multiple = false, args = ["images", "texts"])]
+pub(crate) struct Embed {
+    /// Model folder.
+    pub model: String,
+    /// Folder of images; all below it are taken, in the order of their paths.
+    #[arg(long)]
+    pub images: Option<PathBuf>,
+    /// File with one text per line.
+    #[arg(long)]
+    pub texts: Option<PathBuf>,
+    /// File to write: `embeddings` [n, embed dim], not normalised, and the names in its metadata.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
+    #[arg(long)]
+    pub tokenizer: Option<PathBuf>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Classify {
+    /// Model folder.
+    pub model: String,
+    /// Images.
+    #[arg(required = true)]
+    pub images: Vec<PathBuf>,
+    /// Labels, separated by commas.
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub labels: Vec<String>,
+    /// Prompt templates: plain, cifar, simple-7, openai-80, or a file with one per line.
+    #[arg(long, default_value = "plain")]
+    pub prompts: String,
+    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
+    #[arg(long)]
+    pub tokenizer: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Tokenize {
+    /// Tokens per text; all ids of a text, without padding, if left out.
+    #[arg(long)]
+    pub context: Option<usize>,
+    /// A `tokenizer.json` instead of CLIP's tokenizer.
+    #[arg(long)]
+    pub tokenizer: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Inspect {
+    /// Model folder or preset; all presets if left out.
+    pub model: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}

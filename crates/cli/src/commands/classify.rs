@@ -1,0 +1,55 @@
+//! `clip-distill classify`.
+
+use anyhow::{Context, bail};
+use data_pipeline::image::{decode, eval_into};
+use ndarray::Array4;
+use serde_json::json;
+use trainer::evaluate::ModelEncoder;
+use zeroshot_eval::{Classifier, Encoder};
+
+use crate::args::Classify;
+use crate::data::{open_model, templates};
+use crate::exit::Code;
+use crate::output;
+
+pub(crate) fn run(args: Classify) -> anyhow::Result<Code> {
+    let labels = args.labels.iter().map(|label| label.trim().to_string()).collect::<Vec<_>>();
+    if labels.iter().any(String::is_empty) {
+        bail!("a label is empty: write --labels a,b,c");
+    }
+    let (model, reader) = open_model(&args.model, args.tokenizer.as_deref())?;
+    let encoder = ModelEncoder { model: &model, reader: &reader };
+    let classifier = Classifier::new(&encoder, &labels, &templates(&args.prompts)?)?;
+    let scale = model.logit_scale.exp().double_value(&[]);
+    let side = reader.preprocess().size;
+    for path in &args.images {
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let image = decode(&bytes)
+            .with_context(|| format!("`{}` is not a picture that can be read", path.display()))?;
+        let mut pixels = Array4::zeros((1, 3, side, side));
+        eval_into(&image, reader.preprocess(), pixels.as_slice_mut().context("images lie in one piece")?);
+        let rows = encoder.encode_images(pixels.view()).map_err(anyhow::Error::from_boxed)?;
+        let scores = classifier.scores(rows.view())?;
+        let mut ranked = softmax(scores.row(0).iter().map(|score| f64::from(*score) * scale))
+            .into_iter()
+            .zip(&labels)
+            .collect::<Vec<_>>();
+        ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+        if args.json {
+            let probabilities = ranked.iter().map(|(p, label)| json!({ "label": label, "probability": p }));
+            output::json(&json!({ "image": path, "labels": probabilities.collect::<Vec<_>>() }))?;
+        } else {
+            let lines = ranked.iter().map(|(p, label)| format!("  {:5.1} %  {label}\n", p * 100.0));
+            output::text(format!("{}\n{}", path.display(), lines.collect::<String>()))?;
+        }
+    }
+    Ok(Code::Done)
+}
+
+fn softmax(logits: impl Iterator<Item = f64>) -> Vec<f64> {
+    let logits = logits.collect::<Vec<_>>();
+    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let parts = logits.iter().map(|logit| (logit - largest).exp()).collect::<Vec<_>>();
+    let sum = parts.iter().sum::<f64>();
+    parts.into_iter().map(|part| part / sum).collect()
+}

@@ -1,0 +1,53 @@
+//! `clip-distill embed`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use data_pipeline::evaluation::EvalBatches;
+use data_pipeline::sources::{Images, Source};
+use ndarray::{Array2, Axis};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use trainer::evaluate::ModelEncoder;
+use zeroshot_eval::Encoder;
+
+use crate::args::Embed;
+use crate::data::open_model;
+use crate::exit::Code;
+use crate::output;
+
+/// Images or texts that are encoded at once.
+const BATCH: usize = 256;
+
+pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
+    let (model, reader) = open_model(&args.model, args.tokenizer.as_deref())?;
+    let encoder = ModelEncoder { model: &model, reader: &reader };
+    let mut rows = Array2::<f32>::zeros((0, model.config().embed_dim as usize));
+    let mut names = Vec::new();
+    let failed = |error: zeroshot_eval::EncodeError| anyhow::Error::from_boxed(error);
+    if let Some(folder) = &args.images {
+        let source: Arc<dyn Source> = Arc::new(Images::open(folder)?);
+        for batch in EvalBatches::new(source, reader.preprocess().clone(), BATCH)? {
+            let batch = batch?;
+            rows.append(Axis(0), encoder.encode_images(batch.images.view()).map_err(failed)?.view())?;
+            names.extend(batch.keys);
+        }
+    } else if let Some(file) = &args.texts {
+        let bytes = std::fs::read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
+        names = String::from_utf8_lossy(&bytes).lines().map(str::to_string).collect();
+        for batch in names.chunks(BATCH) {
+            rows.append(Axis(0), encoder.encode_texts(batch).map_err(failed)?.view())?;
+        }
+    }
+    if names.is_empty() {
+        bail!("there is nothing to embed");
+    }
+    let bytes = rows.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+    let view = TensorView::new(Dtype::F32, vec![rows.nrows(), rows.ncols()], &bytes)?;
+    let metadata = HashMap::from([("names".to_string(), serde_json::to_string(&names)?)]);
+    let file = safetensors::serialize([("embeddings", view)], Some(metadata))?;
+    clip_model::weights::write_atomic(&args.out, &file)?;
+    output::note(format!("wrote {} rows of {} to {}", rows.nrows(), rows.ncols(), args.out.display()));
+    Ok(Code::Done)
+}

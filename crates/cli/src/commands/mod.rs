@@ -1,0 +1,25 @@
+//! One file per command.
+
+mod classify;
+mod doctor;
+mod embed;
+mod evaluate;
+mod inspect;
+mod tokenize;
+mod train;
+
+use crate::args::Command;
+use crate::exit::Code;
+
+/// Runs a command.
+pub(crate) fn run(command: Command) -> anyhow::Result<Code> {
+    match command {
+        Command::Train(args) => train::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
+        Command::Embed(args) => embed::run(args),
+        Command::Classify(args) => classify::run(args),
+        Command::Tokenize(args) => tokenize::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Doctor => doctor::run(),
+    }
+}

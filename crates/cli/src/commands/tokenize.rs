@@ -1,0 +1,39 @@
+//! `clip-distill tokenize`.
+
+use std::io::BufRead;
+
+use data_pipeline::tokenizer::{ClipTokenizer, END_OF_TEXT, JsonTokenizer, START_OF_TEXT, Tokenizer};
+use serde_json::json;
+
+use crate::args::Tokenize;
+use crate::exit::Code;
+use crate::output;
+
+pub(crate) fn run(args: Tokenize) -> anyhow::Result<Code> {
+    let foreign = args.tokenizer.as_deref().map(JsonTokenizer::open).transpose()?;
+    let mut input = std::io::stdin().lock();
+    let mut line = Vec::new();
+    while input.read_until(b'\n', &mut line)? > 0 {
+        let text = String::from_utf8_lossy(line.trim_ascii_end());
+        let ids = match (&foreign, args.context) {
+            (None, None) => {
+                let ids = ClipTokenizer::new().encode(&text).into_iter().map(i64::from);
+                std::iter::once(START_OF_TEXT).chain(ids).chain([END_OF_TEXT]).collect()
+            }
+            (None, Some(context)) => row(&ClipTokenizer::new(), &text, context),
+            (Some(tokenizer), context) => row(tokenizer, &text, context.unwrap_or(77)),
+        };
+        match args.json {
+            true => output::json(&json!({ "text": text, "ids": ids }))?,
+            false => output::text(ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))?,
+        }
+        line.clear();
+    }
+    Ok(Code::Done)
+}
+
+fn row(tokenizer: &dyn Tokenizer, text: &str, context: usize) -> Vec<i64> {
+    let mut row = vec![0; context];
+    tokenizer.encode_into(text, &mut row);
+    row
+}

@@ -1,0 +1,62 @@
+//! `clip-distill train`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use trainer::job::{self, JobOutcome};
+use trainer::plan::Plan;
+use trainer::recipe::{self, Job};
+use trainer::run::Options;
+
+use crate::args::Train;
+use crate::exit::Code;
+use crate::{output, signals};
+
+const VERSION: &str = concat!("clip-distill ", env!("CARGO_PKG_VERSION"), " ", env!("CLIP_DISTILL_COMMIT"));
+
+pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
+    let job = recipe::load(&args.recipe, &args.set)?;
+    let plans = job.runs.iter().map(|recipe| Plan::new(recipe, &job)).collect::<trainer::Result<Vec<_>>>()?;
+    if args.dry_run {
+        match args.json {
+            true => output::json(&plans)?,
+            false => output::text(plans.iter().map(ToString::to_string).collect::<String>())?,
+        }
+        return Ok(Code::Done);
+    }
+    let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&job.name));
+    if args.restart {
+        job::restart(&job, &out)?;
+    }
+    for plan in &plans {
+        output::note(plan.to_string().trim_end());
+    }
+    let stop = signals::stop_flag()?;
+    let options = Options { stop: &stop, resume: args.resume, progress: true, version: VERSION };
+    match job::run_job(&job, &out, &options)? {
+        JobOutcome::Finished(results) => {
+            match args.json {
+                true => output::json(&json!({ "out": out, "runs": results }))?,
+                false => output::text(summary(&job, &out, &results))?,
+            }
+            Ok(Code::Done)
+        }
+        JobOutcome::Stopped { run, step } => {
+            output::note(format!(
+                "stopped run {run} after step {step}; the same command with --resume goes on"
+            ));
+            Ok(Code::Stopped)
+        }
+    }
+}
+
+fn summary(job: &Job, out: &Path, results: &[(String, trainer::run::Results)]) -> String {
+    let model = results.last().map_or_else(PathBuf::new, |(run, _)| job::folder(job, out, run).join("model"));
+    format!(
+        "{}\nreport:  {}\nmodel:   {} (Python's open_clip loads it as local-dir:)\ntry:     clip-distill classify {} PICTURE --labels a,b,c\n",
+        job::table(job, results),
+        out.join("report.html").display(),
+        model.display(),
+        model.display()
+    )
+}
