@@ -26,6 +26,7 @@ presets![
     "TinyCLIP-ViT-61M-32-Text-29M",
     "ViT-nano-32px",
     "ViT-micro-32px",
+    "ViT-small-32px",
     "ViT-mini-32px",
 ];
 
