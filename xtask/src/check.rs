@@ -1,0 +1,41 @@
+//! The gate: `check` and `test`.
+
+use anyhow::{Context, Result};
+
+use crate::shell::{cargo, run as run_program, say};
+use crate::{setup, tidy};
+
+/// Format, tidiness, lints, documentation; cheapest first.
+pub(crate) fn run() -> Result<()> {
+    step("format");
+    run_program(&mut cargo(&["fmt", "--all", "--check"])).context("`cargo fmt --all` repairs the format")?;
+    step("tidy");
+    tidy::run()?;
+    setup::run(false)?;
+    step("lints");
+    run_program(&mut cargo(&[
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    step("documentation");
+    let mut doc =
+        cargo(&["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items", "--locked"]);
+    run_program(doc.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// All tests; words are handed to `cargo test`.
+pub(crate) fn test(rest: &[String]) -> Result<()> {
+    setup::run(false)?;
+    step("tests");
+    run_program(cargo(&["test", "--workspace", "--locked"]).args(rest))
+}
+
+fn step(name: &str) {
+    say(&format!("== {name}"));
+}

@@ -1,0 +1,37 @@
+//! `cargo xtask install`: a program that finds libtorch from anywhere.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::setup;
+use crate::shell::{cargo, root, run as run_program, say};
+
+pub(crate) fn run() -> Result<()> {
+    let libtorch = setup::run(false)?.canonicalize().context("libtorch has moved")?;
+    let path = format!("link-arg=-Wl,-rpath,{}", libtorch.join("lib").display());
+    run_program(&mut cargo(&[
+        "rustc",
+        "--release",
+        "--package",
+        "clip-distill",
+        "--bin",
+        "clip-distill",
+        "--",
+        "-C",
+        &path,
+    ]))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let bin = home.context("neither CARGO_HOME nor HOME is set")?.join("bin");
+    std::fs::create_dir_all(&bin).with_context(|| format!("cannot make `{}`", bin.display()))?;
+    let place = bin.join("clip-distill");
+    // A program that runs cannot be written over, but its name can be given to another file.
+    let fresh = bin.join(".clip-distill.new");
+    std::fs::copy(target.join("release/clip-distill"), &fresh)
+        .and_then(|_| std::fs::rename(&fresh, &place))
+        .with_context(|| format!("cannot write `{}`", place.display()))?;
+    say(&format!("installed {}", place.display()));
+    Ok(())
+}
