@@ -95,12 +95,11 @@ pub(crate) enum Task {
 }
 
 #[derive(Debug, Group)]
-#[group(id = "input", required = true, multiple = false, args = ["images", "texts"])]
 pub(crate) struct Embed {
     /// Model folder.
     pub model: String,
     /// Folder of images; all below it are taken, in the order of their paths.
-    #[arg(long)]
+    #[arg(long, required_unless_present = "texts", conflicts_with = "texts")]
     pub images: Option<PathBuf>,
     /// File with one text per line.
     #[arg(long)]

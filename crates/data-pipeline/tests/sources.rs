@@ -214,3 +214,47 @@ fn unknown_settings_are_refused() {
         assert!(serde_json::from_str::<SourceConfig>(config).is_err(), "{config}");
     }
 }
+
+#[test]
+fn karpathy_splits_name_images_with_all_captions() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("val2014")).unwrap();
+    std::fs::write(folder.path().join("val2014/a.png"), png([1, 2, 3], 4, 4)).unwrap();
+    let json = r#"{"images": [
+        {"filename": "a.png", "filepath": "val2014", "split": "test", "sentences": [{"raw": "one "}, {"raw": "two"}]},
+        {"filename": "b.png", "split": "restval", "sentences": [{"raw": "three"}]}], "dataset": "coco"}"#;
+    std::fs::write(folder.path().join("splits.json"), json).unwrap();
+    let open = |split: &str| {
+        let config = format!(
+            r#"{{"source": "karpathy", "annotations": "splits.json", "images": ".", "split": "{split}"}}"#
+        );
+        serde_json::from_str::<SourceConfig>(&config).unwrap().open(folder.path())
+    };
+    let test = open("test").unwrap();
+    assert_eq!(test.len(), 1);
+    assert_eq!(test.read(0, 0).unwrap().captions, ["one", "two"]);
+    // COCO's restval counts as training; its picture is missing, which is a damaged sample.
+    assert!(matches!(open("train").unwrap().read(0, 0), Err(Error::Sample { .. })));
+    assert!(matches!(open("val"), Err(Error::Empty(_))));
+    std::fs::write(folder.path().join("splits.json"), "[]").unwrap();
+    assert!(matches!(open("test"), Err(Error::Format { .. })));
+}
+
+#[test]
+fn a_list_can_give_the_classes_of_a_flat_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("images")).unwrap();
+    for name in ["x.png", "y.png"] {
+        std::fs::write(folder.path().join("images").join(name), png([9, 9, 9], 4, 4)).unwrap();
+    }
+    std::fs::write(folder.path().join("labels.txt"), "x.png\tn2\t0\t0\ny.png\tn1\t0\t0\n").unwrap();
+    std::fs::write(folder.path().join("words.txt"), "n1\tgoldfish, Carassius\nn2\ttabby, tabby cat\n")
+        .unwrap();
+    let config = r#"{"source": "folder", "root": "images", "labels": "labels.txt", "classes": "words.txt"}"#;
+    let source = serde_json::from_str::<SourceConfig>(config).unwrap().open(folder.path()).unwrap();
+    assert_eq!(source.class_names().unwrap(), ["goldfish", "tabby"]);
+    assert_eq!(source.read(0, 0).unwrap().captions, ["a photo of a goldfish."]);
+    std::fs::write(folder.path().join("labels.txt"), "x.png n2\n").unwrap();
+    let error = serde_json::from_str::<SourceConfig>(config).unwrap().open(folder.path()).err().unwrap();
+    assert!(error.to_string().contains("line 1"), "{error}");
+}

@@ -1,0 +1,285 @@
+//! The program from outside: each command, its output, its errors and exit codes. New commands are tested here.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use clip_model::{Clip, ClipConfig, PreprocessConfig, folder};
+use serde_json::Value;
+use tch::Device;
+
+fn clip_distill(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_clip-distill")).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Standard output of a command that has to succeed.
+fn done(args: &[&str]) -> String {
+    let output = clip_distill(args);
+    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// The last line of a command that has to fail with 1: the error, in one line.
+fn failed(args: &[&str]) -> String {
+    let output = clip_distill(args);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+    let line = said.lines().last().unwrap_or_default();
+    assert!(line.starts_with("error: ") && said.matches("error: ").count() == 1, "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    line.to_string()
+}
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn name(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// A model of a few thousand weights.
+    fn model(&self) -> String {
+        let json = r#"{"embed_dim": 8, "vision_cfg": {"image_size": 16, "layers": 1, "width": 8, "patch_size": 8, "head_width": 8},
+            "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}}"#;
+        let model = Clip::new(&ClipConfig::from_json("tiny", json).unwrap(), Device::Cpu, 1).unwrap();
+        folder::save(&self.path("tiny"), &model, &PreprocessConfig::default()).unwrap();
+        self.name("tiny")
+    }
+
+    fn recipe(&self, more: &str) -> String {
+        let recipe = format!(
+            "name = 'small'\nstudent.model = '{}'\nlosses.task = 1.0\ntrain = {{ batch_size = 8, steps = 3, threads = 1 }}\n\
+             data.train = [{{ source = 'emoji' }}]\n{more}\n\
+             [[eval.sets]]\nname = 'held out'\ntask = 'retrieval'\nsource = 'emoji'\nsplit = 'test'\n",
+            self.model()
+        );
+        fs::write(self.path("small.toml"), recipe).unwrap();
+        self.name("small.toml")
+    }
+
+    /// Two classes of two pictures each.
+    fn pictures(&self) -> String {
+        for (class, color) in [("red", [255, 0, 0]), ("blue", [0, 0, 255])] {
+            fs::create_dir_all(self.path("pictures").join(class)).unwrap();
+            for number in 0..2u8 {
+                let color = image::Rgb([color[0], 10 * number, color[2]]);
+                let path = self.path("pictures").join(class).join(format!("{number}.png"));
+                image::RgbImage::from_pixel(20, 20, color).save(path).unwrap();
+            }
+        }
+        self.name("pictures")
+    }
+}
+
+#[test]
+fn train_writes_a_run_and_evaluate_reads_it() {
+    let place = Place::new();
+    let (recipe, out) = (place.recipe(""), place.name("out"));
+    let table = done(&["train", &recipe, "--out", &out, "--set", "seed=3"]);
+    assert!(table.contains("text recall@1") && table.contains("report.html"), "{table}");
+    assert!(place.path("out/recipe.toml").is_file());
+    assert!(fs::read_to_string(place.path("out/recipe.toml")).unwrap().contains("seed = 3"));
+    let info: Value = serde_json::from_str(&fs::read_to_string(place.path("out/run.json")).unwrap()).unwrap();
+    assert!(info["program"].as_str().unwrap().starts_with("clip-distill "));
+
+    let again = failed(&["train", &recipe, "--out", &out, "--set", "seed=3"]);
+    assert!(again.contains("--resume") && again.contains("--restart"), "{again}");
+    assert_eq!(done(&["train", &recipe, "--out", &out, "--set", "seed=3", "--resume"]), table);
+    let other = failed(&["train", &recipe, "--out", &out, "--resume"]);
+    assert!(other.contains("`seed`"), "{other}");
+    let json = done(&["train", &recipe, "--out", &out, "--restart", "--json"]);
+    assert!(serde_json::from_str::<Value>(&json).unwrap()["runs"][0][1]["student"]["sets"].is_array());
+
+    let report = done(&["evaluate", &place.name("out/model"), "--data", "emoji", "--json"]);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let own: Value =
+        serde_json::from_str(&fs::read_to_string(place.path("out/report.json")).unwrap()).unwrap();
+    assert_eq!(report["sets"][0]["text_to_image"], own["student"]["sets"][0]["text_to_image"]);
+}
+
+#[test]
+fn a_plan_is_printed_without_training() {
+    let place = Place::new();
+    let recipe = place.recipe("");
+    let plan = done(&["train", &recipe, "--dry-run", "--out", &place.name("out")]);
+    for part in ["steps       3", "samples", "parameters", "FLOPs", "MiB"] {
+        assert!(plan.contains(part), "{part}: {plan}");
+    }
+    let json: Value = serde_json::from_str(&done(&["train", &recipe, "--dry-run", "--json"])).unwrap();
+    assert_eq!(json[0]["samples"], 24);
+    assert!(!place.path("out").exists());
+}
+
+#[test]
+fn a_signal_stops_with_a_checkpoint_and_resume_goes_on() {
+    let place = Place::new();
+    let (recipe, out) = (place.recipe(""), place.name("out"));
+    let settings = ["--set", "train.steps=100000", "--set", "metrics.every_steps=1"];
+    let mut args = vec!["train", &recipe, "--out", &out];
+    args.extend(settings);
+    let mut child =
+        Command::new(env!("CARGO_BIN_EXE_clip-distill")).args(&args).stderr(Stdio::null()).spawn().unwrap();
+    let metrics = place.path("out/metrics.jsonl");
+    let start = Instant::now();
+    while fs::read_to_string(&metrics).unwrap_or_default().lines().count() < 3 {
+        assert!(start.elapsed() < Duration::from_secs(120), "it did not start to train");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let checkpoints = fs::read_dir(place.path("out/checkpoints")).unwrap();
+    let names =
+        checkpoints.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>();
+    assert_eq!(names.len(), 1, "{names:?}");
+    let step: u64 = names[0].strip_prefix("step-").unwrap().parse().unwrap();
+
+    // The same run with an end in sight differs in train.steps, so it is refused.
+    let steps = format!("train.steps={}", step + 2);
+    let refused = failed(&["train", &recipe, "--out", &out, "--resume", "--set", &steps]);
+    assert!(refused.contains("train.steps"), "{refused}");
+}
+
+#[test]
+fn evaluate_takes_folders_and_tars() {
+    let place = Place::new();
+    let (model, pictures) = (place.model(), place.pictures());
+    let report: Value =
+        serde_json::from_str(&done(&["evaluate", &model, "--data", &pictures, "--json"])).unwrap();
+    assert_eq!(report["sets"][0]["samples"], 4);
+    assert_eq!(report["sets"][0]["per_class"][0]["class"], "blue");
+    fs::write(place.path("pictures/classes.csv"), "folder,name\nred,a red thing\nblue,a blue thing\n")
+        .unwrap();
+    let named = done(&["evaluate", &model, "--data", &pictures, "--json", "--prompts", "cifar"]);
+    assert!(named.contains("a blue thing"), "{named}");
+
+    fs::create_dir(place.path("tars")).unwrap();
+    let mut tar = tar::Builder::new(fs::File::create(place.path("tars/a.tar")).unwrap());
+    for number in 0..2 {
+        let picture = place.path(&format!("pictures/red/{number}.png"));
+        tar.append_path_with_name(picture, format!("{number}.png")).unwrap();
+        let caption = format!("picture {number}");
+        let mut header = tar::Header::new_gnu();
+        header.set_size(caption.len() as u64);
+        header.set_cksum();
+        tar.append_data(&mut header, format!("{number}.txt"), caption.as_bytes()).unwrap();
+    }
+    tar.into_inner().unwrap();
+    let table = done(&["evaluate", &model, "--data", &place.name("tars")]);
+    assert!(table.contains("image recall@10"), "{table}");
+}
+
+#[test]
+fn classify_prints_probabilities_that_add_up() {
+    let place = Place::new();
+    let (model, pictures) = (place.model(), place.pictures());
+    let image = format!("{pictures}/red/0.png");
+    let line = done(&["classify", &model, &image, "--labels", "red, blue,green", "--json"]);
+    let found: Value = serde_json::from_str(&line).unwrap();
+    let labels = found["labels"].as_array().unwrap();
+    assert_eq!(labels.len(), 3);
+    let sum: f64 = labels.iter().map(|label| label["probability"].as_f64().unwrap()).sum();
+    assert!((sum - 1.0).abs() < 1e-9);
+    assert!(done(&["classify", &model, &image, "--labels", "a,b"]).contains(" %  "));
+    assert!(failed(&["classify", &model, &place.name("none.png"), "--labels", "a,b"]).contains("none.png"));
+    let broken = place.path("broken.png");
+    fs::write(&broken, b"not a picture").unwrap();
+    assert!(
+        failed(&["classify", &model, &broken.display().to_string(), "--labels", "a,b"])
+            .contains("broken.png")
+    );
+    assert!(failed(&["classify", &model, &image, "--labels", "a,,b"]).contains("label is empty"));
+}
+
+#[test]
+fn embed_writes_rows_and_names() {
+    let place = Place::new();
+    let (model, pictures) = (place.model(), place.pictures());
+    let out = place.name("images.safetensors");
+    done(&["embed", &model, "--images", &pictures, "--out", &out]);
+    let bytes = fs::read(&out).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(file.tensor("embeddings").unwrap().shape(), [4, 8]);
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let names = metadata.metadata().as_ref().unwrap()["names"].clone();
+    assert_eq!(serde_json::from_str::<Vec<String>>(&names).unwrap().len(), 4);
+    fs::write(place.path("texts.txt"), "one\ntwo\n").unwrap();
+    done(&["embed", &model, "--texts", &place.name("texts.txt"), "--out", &out]);
+    let bytes = fs::read(&out).unwrap();
+    assert_eq!(
+        safetensors::SafeTensors::deserialize(&bytes).unwrap().tensor("embeddings").unwrap().shape(),
+        [2, 8]
+    );
+    fs::write(place.path("texts.txt"), "").unwrap();
+    assert!(
+        failed(&["embed", &model, "--texts", &place.name("texts.txt"), "--out", &out])
+            .contains("nothing to embed")
+    );
+}
+
+#[test]
+fn tokenize_reads_lines() {
+    let run = |args: &[&str], input: &[u8]| {
+        use std::io::Write;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_clip-distill"))
+            .arg("tokenize")
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        text(&child.wait_with_output().unwrap().stdout)
+    };
+    assert_eq!(run(&[], b"a cat\n\na cat"), "49406 320 2368 49407\n49406 49407\n49406 320 2368 49407\n");
+    assert_eq!(run(&["--context", "3"], b"a cat\xff\n"), "49406 320 49407\n");
+    assert_eq!(run(&["--json"], b"a cat\n"), "{\"text\":\"a cat\",\"ids\":[49406,320,2368,49407]}\n");
+}
+
+#[test]
+fn inspect_and_doctor_answer() {
+    let place = Place::new();
+    let presets = done(&["inspect"]);
+    assert!(presets.contains("ViT-B-16 ") && presets.contains("ViT-T-16"), "{presets}");
+    let own: Value = serde_json::from_str(&done(&["inspect", &place.model(), "--json"])).unwrap();
+    assert_eq!(own["config"]["embed_dim"], 8);
+    assert!(own["cost"]["image_macs"].as_u64().unwrap() > 0);
+    assert!(done(&["doctor"]).contains("libtorch"));
+}
+
+#[test]
+fn bad_input_is_one_clear_line() {
+    let place = Place::new();
+    let missing = failed(&["train", &place.name("none.toml")]);
+    assert!(missing.contains("none.toml"), "{missing}");
+    assert!(failed(&["inspect", "ViT-Z-1"]).contains("ViT-B-16"));
+    assert!(failed(&["evaluate", "ViT-B-16", "--data", "emoji"]).contains("without weights"));
+    let model = place.model();
+    assert!(failed(&["evaluate", &model, "--data", &place.name("none")]).contains("none"));
+    fs::create_dir(place.path("empty")).unwrap();
+    assert!(failed(&["evaluate", &model, "--data", &place.name("empty")]).contains("no sample"));
+    assert!(failed(&["evaluate", &model, "--data", "emoji", "--prompts", "best"]).contains("openai-80"));
+    let weights = Path::new(&model).join("open_clip_model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    for damaged in [&whole[..whole.len() / 2], &whole[..4], &[]] {
+        fs::write(&weights, damaged).unwrap();
+        assert!(failed(&["evaluate", &model, "--data", "emoji"]).contains("open_clip_model.safetensors"));
+    }
+    let unknown = clip_distill(&["nonsense"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    let both = clip_distill(&["embed", &model, "--out", "x"]);
+    assert_eq!(both.status.code(), Some(2));
+}
