@@ -1,1 +1,1 @@
-//! Shared helpers of the benches.
+//! Benchmarks of the hot paths; see `benches/`.

@@ -1,0 +1,53 @@
+//! The training step on a batch that is there: alone, and with a teacher.
+
+use clip_model::{Clip, PreprocessConfig, presets};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use kd_losses::{Loss, Objective, Term};
+use tch::{Device, Kind, Tensor};
+use trainer::optimizer::OptimizerConfig;
+use trainer::step::{MicroBatch, TargetRule, Trainee, ViewTensors};
+use trainer::teacher::Teacher;
+
+const BATCH: i64 = 64;
+
+fn model(name: &str) -> Clip {
+    let config = presets::get(name).expect("a preset");
+    Clip::new(&config, Device::Cpu, 0).expect("a model")
+}
+
+fn batch() -> MicroBatch {
+    let images = Tensor::randn([BATCH, 3, 32, 32], (Kind::Float, Device::Cpu));
+    let tokens = Tensor::randint(1000, [BATCH, 12], (Kind::Int64, Device::Cpu));
+    MicroBatch { student: ViewTensors { images, tokens }, teacher: None }
+}
+
+fn steps(c: &mut Criterion) {
+    let mut group = c.benchmark_group("step of ViT-nano-32px");
+    group.throughput(Throughput::Elements(BATCH as u64)).sample_size(10);
+    let term = |loss, weight| Term { loss, weight };
+    let cases = [
+        ("task", vec![term(Loss::Task, 1.0)]),
+        (
+            "task, CRD, FD, ICL with ViT-micro-32px",
+            vec![term(Loss::Task, 1.0), term(Loss::Crd, 1.0), term(Loss::Fd, 2000.0), term(Loss::Icl, 1.0)],
+        ),
+    ];
+    for (name, terms) in cases {
+        let teacher =
+            (terms.len() > 1).then(|| Teacher::new(model("ViT-micro-32px"), PreprocessConfig::default()));
+        let width = teacher.as_ref().map(|teacher| teacher.model().config().embed_dim);
+        let student = model("ViT-nano-32px");
+        let objective =
+            Objective::new(&terms, student.config().embed_dim, width, Device::Cpu).expect("an objective");
+        let mut trainee =
+            Trainee::new(student, objective, &OptimizerConfig::default(), None).expect("a trainee");
+        let batches = [batch()];
+        group.bench_function(name, |b| {
+            b.iter(|| trainee.step(&batches, teacher.as_ref(), TargetRule::Diagonal, 1e-5));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, steps);
+criterion_main!(benches);
