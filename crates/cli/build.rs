@@ -8,10 +8,7 @@ fn main() {
     let commit = commit.and_then(|output| String::from_utf8(output.stdout).ok());
     let commit = commit.map_or_else(|| "unknown".to_string(), |text| text.trim().to_string());
     // Cargo reads these lines from standard output.
-    #[expect(clippy::print_stdout, reason = "this is how a build script speaks to cargo")]
-    {
-        println!("cargo::rustc-env=CLIP_DISTILL_COMMIT={commit}");
-        println!("cargo::rerun-if-changed=../../.git/HEAD");
-        println!("cargo::rerun-if-changed=../../.git/logs/HEAD");
-    }
+    println!("cargo::rustc-env=CLIP_DISTILL_COMMIT={commit}");
+    println!("cargo::rerun-if-changed=../../.git/HEAD");
+    println!("cargo::rerun-if-changed=../../.git/logs/HEAD");
 }

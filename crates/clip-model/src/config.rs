@@ -223,7 +223,7 @@ fn openai_mean() -> [f32; 3] {
 
 /// OpenAI CLIP's channel standard deviations.
 fn openai_std() -> [f32; 3] {
-    [0.26862954, 0.26130258, 0.27577711]
+    [0.26862954, 0.2613026, 0.2757771]
 }
 
 fn default_interpolation() -> String {

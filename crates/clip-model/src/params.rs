@@ -153,7 +153,7 @@ mod tests {
         let a = root.child("visual").child(0).parameter("weight", &[4, 5], Init::Normal(1.0)).unwrap();
         assert!(root.child("visual.0").parameter("weight", &[4, 5], Init::Normal(1.0)).is_err());
         let other = Builder::root(&second, Device::Cpu, 3);
-        other.parameter("before", &[7], Init::Uniform(1.0)).unwrap();
+        let _ = other.parameter("before", &[7], Init::Uniform(1.0)).unwrap();
         let b = other.parameter("visual.0.weight", &[4, 5], Init::Normal(1.0)).unwrap();
         assert!(a.equal(&b));
         let c = Builder::root(&RefCell::default(), Device::Cpu, 4)

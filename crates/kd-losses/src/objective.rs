@@ -186,10 +186,10 @@ impl<'a> Shared<'a> {
             Loss::Task => contrastive::task(&*self.student_logits()?, self.targets),
             Loss::Crd => relation::crd(&*self.student_logits()?, &*self.teacher_logits()?),
             Loss::Affinity => relation::affinity(&*self.student_logits()?, &*self.teacher_logits()?),
-            Loss::Fd => feature::fd(&*self.projected(), self.teacher()?.local),
+            Loss::Fd => feature::fd(&self.projected(), self.teacher()?.local),
             Loss::Icl => {
                 let scale = self.objective.parts.cross_scale()?;
-                let logits = interactive::logits(&*self.projected(), self.teacher()?.all, scale)?;
+                let logits = interactive::logits(&self.projected(), self.teacher()?.all, scale)?;
                 interactive::icl(&logits, self.targets)
             }
         }

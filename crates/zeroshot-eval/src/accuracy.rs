@@ -1,5 +1,7 @@
 //! Accuracy, counted batch by batch.
 
+use std::cmp::Ordering;
+
 use ndarray::{ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
@@ -61,8 +63,11 @@ impl Accuracy {
         for (row, &label) in scores.axis_iter(Axis(0)).zip(labels) {
             let own = row[label];
             // Scores that are equal, or not numbers, stand before the right one.
-            let before =
-                row.iter().enumerate().filter(|(class, other)| *class != label && !(**other < own)).count();
+            let before = row
+                .iter()
+                .enumerate()
+                .filter(|(class, other)| *class != label && other.partial_cmp(&&own) != Some(Ordering::Less))
+                .count();
             self.classes[label].1 += 1;
             self.classes[label].2 += u64::from(before == 0);
             self.top5 += u64::from(before < 5);

@@ -2,7 +2,7 @@
 //!
 //! 1. an [`Encoder`] turns images and texts into rows of one space,
 //! 2. a [`Classifier`] is one unit row per class, the mean over its prompts ([`prompts`]),
-//! 3. [`accuracy`] counts top-1, top-5 and recall per class; [`retrieval`] counts recall@k,
+//! 3. [`accuracy`] counts top-1, top-5 and recall per class; [`mod@retrieval`] counts recall@k,
 //! 4. [`report`] puts models and data sets into tables and JSON.
 //!
 //! Where scores are equal the model is counted as wrong, so that a collapsed encoder, whose

@@ -52,7 +52,7 @@ pub enum ResizeMode {
 /// OpenAI CLIP's channel means.
 pub const OPENAI_MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
 /// OpenAI CLIP's channel standard deviations.
-pub const OPENAI_STD: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
+pub const OPENAI_STD: [f32; 3] = [0.26862954, 0.2613026, 0.2757771];
 
 /// A decoded picture: 8-bit RGB, row-major, `pixels.len() == 3 * width * height`.
 #[derive(Clone, Debug, PartialEq, Eq)]

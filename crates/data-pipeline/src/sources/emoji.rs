@@ -157,7 +157,7 @@ pub fn base_concept(name: &str) -> String {
     let words = name.to_lowercase();
     let words = words
         .split(|c: char| !(c.is_alphanumeric() || c == '-'))
-        .filter(|word| !word.is_empty() && !NEUTRAL.contains(word) && !(has_tone && TONES.contains(word)));
+        .filter(|word| !(word.is_empty() || NEUTRAL.contains(word) || has_tone && TONES.contains(word)));
     let mut words = words
         .map(|word| TWINS.iter().find(|(from, _)| *from == word).map_or(word, |(_, to)| to))
         .collect::<Vec<_>>();
