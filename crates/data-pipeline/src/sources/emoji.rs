@@ -98,13 +98,15 @@ impl Source for Emoji {
         let damaged =
             |reason: String| Error::Sample { key: entry.name.clone(), kind: "damaged image", reason };
         let picture = decode(entry.png).map_err(|e| damaged(e.reason))?;
-        let scene = match self.split {
-            Split::Train => Scene::draw(draw, picture.width().max(picture.height())),
-            Split::Test => Scene::plain(picture.width().max(picture.height())),
+        let side = picture.width().max(picture.height());
+        // For testing, one plain picture and one caption each.
+        let (scene, templates) = match self.split {
+            Split::Train => (Scene::draw(draw, side), &TEMPLATES[..]),
+            Split::Test => (Scene::plain(side), &TEMPLATES[..1]),
         };
         let image = scene.render(picture.rgba(), picture.width(), picture.height());
         let group = &self.class_names[entry.group];
-        let captions = TEMPLATES.iter().map(|t| t.replace("{}", &entry.name).replace("<>", group)).collect();
+        let captions = templates.iter().map(|t| t.replace("{}", &entry.name).replace("<>", group)).collect();
         Ok(RawSample {
             key: format!("emoji:{}", entry.name),
             image: RawImage::Rgb(image),
