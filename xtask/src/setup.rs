@@ -129,7 +129,8 @@ fn install(folder: &Path, cuda: bool) -> Result<()> {
         "--only-binary=:all:",
     ]);
     pip.args(["--python-version", WHEEL_PYTHON, "--retries", "10", "--target"]).arg(&partial);
-    pip.arg(format!("torch=={VERSION}"));
+    // Into a folder of its own, a system-wide user is no danger.
+    pip.env("PIP_ROOT_USER_ACTION", "ignore").arg(format!("torch=={VERSION}"));
     if !cuda {
         pip.arg("--no-deps");
         if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
