@@ -1,4 +1,4 @@
-//! Multi-head self-attention with torch's parameter layout (q, k and v in one matrix).
+//! Multi-head self-attention (q, k and v in one matrix).
 
 use tch::Tensor;
 
@@ -6,53 +6,91 @@ use crate::Result;
 use crate::layers::Linear;
 use crate::params::{Builder, Init};
 
-/// Self-attention; the parameters are those of `nn.MultiheadAttention`.
+/// Dimensions and start of a self-attention layer.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionConfig {
+    /// Channels in and out.
+    pub width: i64,
+    /// Attention heads.
+    pub heads: i64,
+    /// Channels of one head; in a pruned tower heads * head_width is below the width.
+    pub head_width: i64,
+    /// Whether a token sees only itself and earlier ones.
+    pub causal: bool,
+    /// Start of query, key and value.
+    pub in_proj: Init,
+    /// Start of the output matrix.
+    pub out_proj: Init,
+}
+
+/// Self-attention over `[batch, seq, width]`.
 #[derive(Debug)]
 pub struct Attention {
-    in_proj_weight: Tensor, // [3 * width, width]
-    in_proj_bias: Tensor,   // [3 * width]
+    in_proj_weight: Tensor, // [3 * heads * head_width, width]
+    in_proj_bias: Tensor,   // [3 * heads * head_width]
     out_proj: Linear,
-    heads: i64,
-    causal: bool,
+    config: AttentionConfig,
 }
 
 impl Attention {
-    /// A new layer under `path`. `causal` hides later tokens from earlier ones.
-    pub fn new(
-        path: &Builder<'_>,
-        width: i64,
-        heads: i64,
-        causal: bool,
-        in_proj: Init,
-        out_proj: Init,
-    ) -> Result<Self> {
+    /// A new layer under `path` with the names of torch's `nn.MultiheadAttention`.
+    pub fn clip(path: &Builder<'_>, config: AttentionConfig) -> Result<Self> {
+        let inner = config.heads * config.head_width;
+        Self::count_products(path, inner);
         Ok(Attention {
-            in_proj_weight: path.parameter("in_proj_weight", &[3 * width, width], in_proj)?,
-            in_proj_bias: path.parameter("in_proj_bias", &[3 * width], Init::Constant(0.0))?,
-            out_proj: Linear::new(&path.child("out_proj"), width, width, out_proj, Init::Constant(0.0))?,
-            heads,
-            causal,
+            in_proj_weight: path.weight("in_proj_weight", &[3 * inner, config.width], config.in_proj)?,
+            in_proj_bias: path.parameter("in_proj_bias", &[3 * inner], Init::Constant(0.0))?,
+            out_proj: Linear::new(
+                &path.child("out_proj"),
+                inner,
+                config.width,
+                config.out_proj,
+                Init::Constant(0.0),
+            )?,
+            config,
         })
+    }
+
+    /// A new layer under `path` with the names of timm.
+    pub fn timm(path: &Builder<'_>, config: AttentionConfig) -> Result<Self> {
+        let inner = config.heads * config.head_width;
+        Self::count_products(path, inner);
+        let qkv = path.child("qkv");
+        Ok(Attention {
+            in_proj_weight: qkv.weight("weight", &[3 * inner, config.width], config.in_proj)?,
+            in_proj_bias: qkv.parameter("bias", &[3 * inner], Init::Constant(0.0))?,
+            out_proj: Linear::new(
+                &path.child("proj"),
+                inner,
+                config.width,
+                config.out_proj,
+                Init::Constant(0.0),
+            )?,
+            config,
+        })
+    }
+
+    /// Queries times keys, and weights times values.
+    fn count_products(path: &Builder<'_>, inner: i64) {
+        path.spend(path.positions().saturating_mul(path.positions()).saturating_mul(2 * inner));
     }
 
     /// `[batch, seq, width]` in and out.
     pub fn forward(&self, xs: &Tensor) -> Tensor {
-        let (batch, seq, width) = (xs.size()[0], xs.size()[1], xs.size()[2]);
+        self.masked(xs, None)
+    }
+
+    /// The same with a summand `[batch or 1, heads, seq, seq]` on the scaled products.
+    pub fn masked(&self, xs: &Tensor, bias: Option<&Tensor>) -> Tensor {
+        let (batch, seq) = (xs.size()[0], xs.size()[1]);
+        let AttentionConfig { heads, head_width, causal, .. } = self.config;
         let qkv = xs
             .linear(&self.in_proj_weight, Some(&self.in_proj_bias))
-            .view([batch, seq, 3, self.heads, width / self.heads])
+            .view([batch, seq, 3, heads, head_width])
             .permute([2, 0, 3, 1, 4]); // [3, batch, heads, seq, head width]
         let (query, key, value) = (qkv.select(0, 0), qkv.select(0, 1), qkv.select(0, 2));
-        let mixed = Tensor::scaled_dot_product_attention(
-            &query,
-            &key,
-            &value,
-            None::<&Tensor>,
-            0.0,
-            self.causal,
-            None,
-            false,
-        );
-        self.out_proj.forward(&mixed.transpose(1, 2).reshape([batch, seq, width]))
+        let mixed =
+            Tensor::scaled_dot_product_attention(&query, &key, &value, bias, 0.0, causal, None, false);
+        self.out_proj.forward(&mixed.transpose(1, 2).reshape([batch, seq, heads * head_width]))
     }
 }

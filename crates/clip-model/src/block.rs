@@ -3,24 +3,33 @@
 use tch::Tensor;
 
 use crate::Result;
-use crate::attention::Attention;
-use crate::config::Activation;
-use crate::layers::{LayerNorm, Mlp};
+use crate::activation::Activation;
+use crate::attention::{Attention, AttentionConfig};
+use crate::config::PrunedBlock;
+use crate::layers::{CLIP_MLP, DropPath, LayerNorm, LayerScale, Mlp, MlpNames, TIMM_MLP};
 use crate::params::{Builder, Init};
 
-/// Dimensions of a stack of blocks.
+/// Dimensions of a block.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockConfig {
     /// Channels of the residual stream.
     pub width: i64,
     /// Attention heads.
     pub heads: i64,
+    /// Channels of one head.
+    pub head_width: i64,
     /// MLP inner channels.
     pub mlp_width: i64,
     /// Whether a token sees only itself and earlier ones.
     pub causal: bool,
-    /// The MLPs' nonlinearity.
+    /// The MLP's nonlinearity.
     pub activation: Activation,
+    /// Summand under the root of the norms.
+    pub eps: f64,
+    /// Start of the learned factor per channel on the branches; `None` leaves it out.
+    pub layer_scale: Option<f64>,
+    /// Probability that a sample leaves out a branch while training.
+    pub drop_path: f64,
     /// How the weight matrices start.
     pub init: BlockInit,
 }
@@ -38,32 +47,102 @@ pub struct BlockInit {
     pub proj: Init,
 }
 
-/// Pre-norm attention and MLP, each with a residual connection.
+/// Whose names the parts of a block have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// OpenAI and open_clip: `ln_1`, `attn.in_proj_weight`, `mlp.c_fc`.
+    Clip,
+    /// timm: `norm1`, `attn.qkv.weight`, `mlp.fc1`.
+    Timm,
+}
+
+/// Pre-norm attention and MLP, each with a residual connection; a pruned block may lack either.
 #[derive(Debug)]
 pub struct ResidualAttentionBlock {
-    ln_1: LayerNorm,
-    attn: Attention,
-    ln_2: LayerNorm,
-    mlp: Mlp,
+    attention: Option<Branch<Attention>>,
+    mlp: Option<Branch<Mlp>>,
+}
+
+/// What is added to the residual stream.
+#[derive(Debug)]
+struct Branch<T> {
+    norm: LayerNorm,
+    layer: T,
+    scale: Option<LayerScale>,
+    drop_path: DropPath,
+}
+
+impl<T> Branch<T> {
+    fn add(&self, xs: &Tensor, forward: impl Fn(&T, &Tensor) -> Tensor) -> Tensor {
+        let mixed = forward(&self.layer, &self.norm.forward(xs));
+        let mixed = match &self.scale {
+            Some(scale) => scale.forward(mixed),
+            None => mixed,
+        };
+        xs + self.drop_path.forward(mixed)
+    }
 }
 
 impl ResidualAttentionBlock {
     /// A new block under `path`.
-    pub fn new(path: &Builder<'_>, config: &BlockConfig) -> Result<Self> {
-        let BlockConfig { width, heads, mlp_width, causal, activation, init } = *config;
+    pub fn new(path: &Builder<'_>, naming: Naming, config: &BlockConfig) -> Result<Self> {
+        let BlockConfig { width, heads, head_width, mlp_width, causal, activation, eps, init, .. } = *config;
+        let [norm1, scale1, norm2, scale2] = match naming {
+            Naming::Clip => ["ln_1", "ls_1", "ln_2", "ls_2"],
+            Naming::Timm => ["norm1", "ls1", "norm2", "ls2"],
+        };
+        let attention = AttentionConfig {
+            width,
+            heads,
+            head_width,
+            causal,
+            in_proj: init.in_proj,
+            out_proj: init.out_proj,
+        };
+        let mlp: MlpNames = if naming == Naming::Clip { CLIP_MLP } else { TIMM_MLP };
         Ok(ResidualAttentionBlock {
-            ln_1: LayerNorm::new(&path.child("ln_1"), width)?,
-            attn: Attention::new(&path.child("attn"), width, heads, causal, init.in_proj, init.out_proj)?,
-            ln_2: LayerNorm::new(&path.child("ln_2"), width)?,
-            mlp: Mlp::new(&path.child("mlp"), width, mlp_width, activation, init.fc, init.proj)?,
+            attention: (heads > 0)
+                .then(|| -> Result<_> {
+                    Ok(Branch {
+                        norm: LayerNorm::new(&path.child(norm1), width, eps)?,
+                        layer: match naming {
+                            Naming::Clip => Attention::clip(&path.child("attn"), attention)?,
+                            Naming::Timm => Attention::timm(&path.child("attn"), attention)?,
+                        },
+                        scale: LayerScale::new(&path.child(scale1), width, config.layer_scale)?,
+                        drop_path: DropPath::new(&path.child("attn"), config.drop_path),
+                    })
+                })
+                .transpose()?,
+            mlp: (mlp_width > 0)
+                .then(|| -> Result<_> {
+                    let inits = [init.fc, init.proj];
+                    Ok(Branch {
+                        norm: LayerNorm::new(&path.child(norm2), width, eps)?,
+                        layer: Mlp::new(&path.child("mlp"), mlp, width, mlp_width, activation, inits)?,
+                        scale: LayerScale::new(&path.child(scale2), width, config.layer_scale)?,
+                        drop_path: DropPath::new(&path.child("mlp"), config.drop_path),
+                    })
+                })
+                .transpose()?,
         })
     }
 
     /// `[batch, seq, width]` in and out.
-    pub fn forward(&self, xs: &Tensor) -> Tensor {
-        let xs = xs + self.attn.forward(&self.ln_1.forward(xs));
-        let mixed = self.mlp.forward(&self.ln_2.forward(&xs));
-        xs + mixed
+    pub fn forward(&self, xs: Tensor) -> Tensor {
+        self.masked(xs, None)
+    }
+
+    /// The same with a summand on the attention products, as [`Attention::masked`] takes it.
+    pub fn masked(&self, xs: Tensor, bias: Option<&Tensor>) -> Tensor {
+        let xs = match &self.attention {
+            Some(branch) => branch.add(&xs, |attention, xs| attention.masked(xs, bias)),
+            None => xs,
+        };
+        match &self.mlp {
+            Some(branch) => branch.add(&xs, Mlp::forward),
+            None => xs,
+        }
     }
 }
 
@@ -74,17 +153,28 @@ pub struct Transformer {
 }
 
 impl Transformer {
-    /// A new stack under `path`.
-    pub fn new(path: &Builder<'_>, layers: i64, config: &BlockConfig) -> Result<Self> {
+    /// A new stack under `path`; `pruned` gives heads and MLP width of each block where they differ.
+    pub fn new(
+        path: &Builder<'_>,
+        layers: i64,
+        config: &BlockConfig,
+        pruned: Option<&[PrunedBlock]>,
+    ) -> Result<Self> {
         let blocks = path.child("resblocks");
         let resblocks = (0..layers)
-            .map(|layer| ResidualAttentionBlock::new(&blocks.child(layer), config))
+            .map(|layer| {
+                let own = match pruned.and_then(|blocks| blocks.get(layer as usize)) {
+                    Some(block) => BlockConfig { heads: block.heads, mlp_width: block.mlp_width, ..*config },
+                    None => *config,
+                };
+                ResidualAttentionBlock::new(&blocks.child(layer), Naming::Clip, &own)
+            })
             .collect::<Result<_>>()?;
         Ok(Transformer { resblocks })
     }
 
     /// `[batch, seq, width]` in and out.
     pub fn forward(&self, xs: Tensor) -> Tensor {
-        self.resblocks.iter().fold(xs, |xs, block| block.forward(&xs))
+        self.resblocks.iter().fold(xs, |xs, block| block.forward(xs))
     }
 }

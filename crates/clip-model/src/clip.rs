@@ -1,12 +1,11 @@
 //! The dual encoder: both towers and the learned logit scale.
 
-use std::cell::RefCell;
-
 use tch::{Device, Tensor};
 
-use crate::params::{Builder, Init, Params};
+use crate::mode::Mode;
+use crate::params::{Builder, Init, Params, Store};
 use crate::text::TextTransformer;
-use crate::vision::VisionTransformer;
+use crate::vision::ImageTower;
 use crate::{ClipConfig, Result};
 
 /// ln(1/0.07), the initial logit scale of CLIP.
@@ -18,13 +17,16 @@ pub const MAX_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
 #[derive(Debug)]
 pub struct Clip {
     /// Image tower.
-    pub visual: VisionTransformer,
+    pub visual: ImageTower,
     /// Text tower.
     pub text: TextTransformer,
     /// Natural logarithm of the factor on the cosines; no dimension.
     pub logit_scale: Tensor,
+    /// Summand on the scaled cosines (SigLIP); no dimension.
+    pub logit_bias: Option<Tensor>,
     config: ClipConfig,
     params: Params,
+    mode: Mode,
     device: Device,
 }
 
@@ -35,14 +37,42 @@ impl Clip {
     /// [`crate::Error::Config`] where the configuration cannot be built.
     pub fn new(config: &ClipConfig, device: Device, seed: u64) -> Result<Self> {
         config.validate("model")?;
-        let store = RefCell::new(Params::default());
-        let root = Builder::root(&store, device, seed);
-        let activation = config.activation();
-        let text = TextTransformer::new(&root, &config.text_cfg, config.embed_dim, activation)?;
-        let logit_scale = root.parameter("logit_scale", &[], Init::Constant(INITIAL_LOGIT_SCALE))?;
-        let visual =
-            VisionTransformer::new(&root.child("visual"), &config.vision_cfg, config.embed_dim, activation)?;
-        Ok(Clip { visual, text, logit_scale, config: config.clone(), params: store.into_inner(), device })
+        let store = Store::new(device, seed);
+        let root = store.root();
+        let text = Self::text_tower(&root, config)?;
+        let scale = config.init_logit_scale.unwrap_or(INITIAL_LOGIT_SCALE);
+        let logit_scale = root.parameter("logit_scale", &[], Init::Constant(scale))?;
+        let logit_bias = config
+            .init_logit_bias
+            .map(|bias| root.parameter("logit_bias", &[], Init::Constant(bias)))
+            .transpose()?;
+        let visual = ImageTower::new(
+            &root.child("visual"),
+            &config.vision_cfg,
+            config.embed_dim,
+            config.vision_activation(),
+        )?;
+        let mode = store.mode().clone();
+        Ok(Clip {
+            visual,
+            text,
+            logit_scale,
+            logit_bias,
+            config: config.clone(),
+            params: store.into_params(),
+            mode,
+            device,
+        })
+    }
+
+    pub(crate) fn text_tower(root: &Builder<'_>, config: &ClipConfig) -> Result<TextTransformer> {
+        let path = if config.custom_text { root.child("text") } else { root.clone() };
+        TextTransformer::new(&path, &config.text_cfg, config.embed_dim, config.text_activation())
+    }
+
+    /// Switches between training and evaluation; a new model evaluates.
+    pub fn mode(&self) -> &Mode {
+        &self.mode
     }
 
     /// Normalised images `[batch, 3, size, size]` to raw embeddings `[batch, embed_dim]`.
@@ -73,7 +103,7 @@ impl Clip {
         &self.config
     }
 
-    /// All parameters under their state-dict names.
+    /// All parameters and buffers under their state-dict names.
     pub fn params(&self) -> &Params {
         &self.params
     }

@@ -93,6 +93,6 @@ pub fn save(folder: &Path, model: &Clip, preprocess: &PreprocessConfig) -> Resul
     weights::write_atomic(&path, json.as_bytes())?;
     weights::write_safetensors(
         &folder.join(WEIGHTS_FILE),
-        model.params().iter().map(|p| (p.name.as_str(), &p.tensor)),
+        model.params().state().map(|p| (p.name.as_str(), &p.tensor)),
     )
 }

@@ -10,21 +10,25 @@
 //! writes the model folders that Python's open_clip loads as `local-dir:`.
 #![doc = include_str!("../README.md")]
 
+pub mod activation;
 pub mod attention;
 pub mod block;
 pub mod clip;
 pub mod config;
+pub mod conv;
 pub mod cost;
 pub mod error;
 pub mod folder;
 pub mod layers;
+pub mod mode;
 pub mod params;
 pub mod presets;
 pub mod text;
 pub mod vision;
 pub mod weights;
 
+pub use activation::Activation;
 pub use clip::Clip;
-pub use config::{Activation, ClipConfig, PreprocessConfig, TextConfig, VisionConfig};
+pub use config::{ClipConfig, PreprocessConfig, TextConfig, VisionConfig};
 pub use error::{Error, Result};
 pub use params::{Parameter, Params};

@@ -1,9 +1,10 @@
 //! Named parameters: the flat list of tensors behind a model, under their state-dict names.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use tch::{Device, Kind, Tensor};
 
+use crate::mode::{Mode, name_seed};
 use crate::{Error, Result};
 
 /// One tensor of the state dict.
@@ -15,10 +16,11 @@ pub struct Parameter {
     pub tensor: Tensor,
 }
 
-/// All parameters of a model, in the order of construction.
+/// All tensors of a model's state dict, in the order of construction.
 #[derive(Debug, Default)]
 pub struct Params {
     entries: Vec<Parameter>,
+    buffers: Vec<Parameter>,
 }
 
 /// How a new parameter starts.
@@ -45,17 +47,27 @@ impl Init {
 }
 
 impl Params {
-    /// The parameters in the order of construction.
+    /// The trainable parameters in the order of construction.
     pub fn iter(&self) -> std::slice::Iter<'_, Parameter> {
         self.entries.iter()
     }
 
-    /// The parameter of this name.
-    pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.entries.iter().find(|p| p.name == name).map(|p| &p.tensor)
+    /// The buffers: what a model carries but no gradient reaches, such as BatchNorm's running statistics.
+    pub fn buffers(&self) -> std::slice::Iter<'_, Parameter> {
+        self.buffers.iter()
     }
 
-    /// Number of elements of all parameters together.
+    /// The whole state dict: parameters, then buffers.
+    pub fn state(&self) -> impl Iterator<Item = &Parameter> {
+        self.entries.iter().chain(&self.buffers)
+    }
+
+    /// The parameter or buffer of this name.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.state().find(|p| p.name == name).map(|p| &p.tensor)
+    }
+
+    /// Number of elements of all parameters together; buffers are not counted, as is usual.
     pub fn count(&self) -> usize {
         self.entries.iter().map(|p| p.tensor.numel()).sum()
     }
@@ -77,27 +89,134 @@ impl<'a> IntoIterator for &'a Params {
     }
 }
 
-/// Creates parameters under a dotted prefix and records them once each.
+/// Creates parameters under a dotted prefix, records them once each, and counts what their use costs.
 #[derive(Clone)]
 pub struct Builder<'a> {
-    store: &'a RefCell<Params>,
+    store: &'a Store,
     prefix: String,
-    device: Device,
-    seed: u64,
+    positions: i64,
+    sequences: i64,
 }
 
-impl<'a> Builder<'a> {
-    /// A builder at the root of the state dict.
-    ///
-    /// Each parameter starts from its own random stream, named by `seed` and the parameter's
-    /// name, so that two models with a common part start alike in that part.
-    pub fn root(store: &'a RefCell<Params>, device: Device, seed: u64) -> Self {
-        Builder { store, prefix: String::new(), device, seed }
+/// What the builders of one model share.
+#[derive(Debug)]
+pub struct Store {
+    params: RefCell<Params>,
+    macs: Cell<u64>,
+    outputs: Cell<u64>,
+    mode: Mode,
+    device: Device,
+    seed: u64,
+    dry: bool,
+}
+
+impl Store {
+    /// A store for a model on `device`, whose parameters start from `seed`.
+    pub fn new(device: Device, seed: u64) -> Self {
+        Store {
+            params: RefCell::default(),
+            macs: Cell::new(0),
+            outputs: Cell::new(0),
+            mode: Mode::default(),
+            device,
+            seed,
+            dry: false,
+        }
     }
 
+    /// A store that only counts: its tensors have their shapes but share one element each, so a
+    /// model of any size takes no memory. It must not be run.
+    pub fn dry() -> Self {
+        Store { dry: true, ..Store::new(Device::Cpu, 0) }
+    }
+
+    /// The builder at the root of the state dict.
+    ///
+    /// Each parameter starts from its own random stream, named by the seed and the parameter's
+    /// name, so that two models with a common part start alike in that part.
+    pub fn root(&self) -> Builder<'_> {
+        Builder { store: self, prefix: String::new(), positions: 1, sequences: 1 }
+    }
+
+    /// Multiply-accumulates counted so far.
+    pub fn macs(&self) -> u64 {
+        self.macs.get()
+    }
+
+    /// Elements that the weighted layers counted so far give for one sample.
+    pub fn outputs(&self) -> u64 {
+        self.outputs.get()
+    }
+
+    /// Elements of the parameters made so far.
+    pub fn count(&self) -> u64 {
+        self.params.borrow().count() as u64
+    }
+
+    /// The training switch that every layer of the model listens to.
+    pub fn mode(&self) -> &Mode {
+        &self.mode
+    }
+
+    /// The finished state dict.
+    pub fn into_params(self) -> Params {
+        self.params.into_inner()
+    }
+}
+
+impl Builder<'_> {
     /// The builder one level down.
     pub fn child(&self, name: impl std::fmt::Display) -> Self {
         Builder { prefix: self.full_name(&name.to_string()), ..self.clone() }
+    }
+
+    /// The same builder for layers that are applied at this many positions (tokens or pixels) per sample.
+    pub fn at(&self, positions: i64) -> Self {
+        Builder { positions, sequences: 1, ..self.clone() }
+    }
+
+    /// The same builder for layers that work on this many sequences per sample, each of [`Builder::at`]'s length.
+    pub fn times(&self, sequences: i64) -> Self {
+        Builder { sequences, ..self.clone() }
+    }
+
+    /// Positions per sequence that layers built here are applied at.
+    pub fn positions(&self) -> i64 {
+        self.positions
+    }
+
+    /// Counts multiply-accumulates of a product without weights, such as attention.
+    /// The figure is per sequence.
+    pub fn spend(&self, macs: i64) {
+        let macs = macs.saturating_mul(self.sequences).max(0) as u64;
+        self.store.macs.set(self.store.macs.get().saturating_add(macs));
+    }
+
+    /// A tensor that is neither trained nor saved, on the model's device.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] where memory runs out.
+    pub fn constant(&self, tensor: &Tensor) -> Result<Tensor> {
+        Ok(tensor.f_to_device(self.store.device)?)
+    }
+
+    /// The training switch of the model, with the name that keys this layer's random numbers.
+    pub fn mode(&self) -> (Mode, u64) {
+        (self.store.mode.clone(), name_seed(0, &self.prefix))
+    }
+
+    /// A new weight of a matrix product or convolution: a parameter whose use at every position
+    /// costs one multiply-accumulate per element.
+    ///
+    /// # Errors
+    /// As [`Builder::parameter`].
+    pub fn weight(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
+        let elements = shape.iter().fold(1i64, |product, n| product.saturating_mul(*n));
+        self.spend(elements.saturating_mul(self.positions));
+        let channels = shape.first().copied().unwrap_or(1);
+        let given = channels.saturating_mul(self.positions).saturating_mul(self.sequences).max(0) as u64;
+        self.store.outputs.set(self.store.outputs.get().saturating_add(given));
+        self.parameter(name, shape, init)
     }
 
     /// A new trainable parameter of float32.
@@ -105,41 +224,51 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// [`Error::Config`] where the name is taken already; [`Error::Torch`] where memory runs out.
     pub fn parameter(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
+        let name = self.new_name(name)?;
+        let tensor = if self.store.dry {
+            Tensor::f_zeros([0i64; 0], (Kind::Float, Device::Cpu))?.f_expand(shape, false)?
+        } else {
+            let mut tensor = Tensor::f_empty(shape, (Kind::Float, self.store.device))?;
+            match init {
+                Init::Constant(value) => tensor.f_fill_(value)?,
+                // The generator is torch's only one, so nobody else may draw in between.
+                Init::Normal(std) => {
+                    crate::mode::seeded(name_seed(self.store.seed, &name), || tensor.f_normal_(0.0, std))?
+                }
+                Init::Uniform(bound) => crate::mode::seeded(name_seed(self.store.seed, &name), || {
+                    tensor.f_uniform_(-bound, bound)
+                })?,
+            }
+            .f_set_requires_grad(true)?
+        };
+        let entry = Parameter { name, tensor: tensor.shallow_clone() };
+        self.store.params.borrow_mut().entries.push(entry);
+        Ok(tensor)
+    }
+
+    /// A new buffer: part of the state dict, but not trained.
+    ///
+    /// # Errors
+    /// As [`Builder::parameter`].
+    pub fn buffer(&self, name: &str, tensor: Tensor) -> Result<Tensor> {
+        let name = self.new_name(name)?;
+        let tensor = tensor.f_to_device(self.store.device)?;
+        let entry = Parameter { name, tensor: tensor.shallow_clone() };
+        self.store.params.borrow_mut().buffers.push(entry);
+        Ok(tensor)
+    }
+
+    fn new_name(&self, name: &str) -> Result<String> {
         let name = self.full_name(name);
-        let mut store = self.store.borrow_mut();
-        if store.entries.iter().any(|p| p.name == name) {
+        if self.store.params.borrow().state().any(|p| p.name == name) {
             return Err(Error::config(name, "this parameter name is used twice"));
         }
-        let mut tensor = Tensor::f_empty(shape, (Kind::Float, self.device))?;
-        let _ = match init {
-            Init::Constant(value) => tensor.f_fill_(value)?,
-            Init::Normal(std) => {
-                tch::manual_seed(name_seed(self.seed, &name));
-                tensor.f_normal_(0.0, std)?
-            }
-            Init::Uniform(bound) => {
-                tch::manual_seed(name_seed(self.seed, &name));
-                tensor.f_uniform_(-bound, bound)?
-            }
-        };
-        let tensor = tensor.f_set_requires_grad(true)?;
-        store.entries.push(Parameter { name, tensor: tensor.shallow_clone() });
-        Ok(tensor)
+        Ok(name)
     }
 
     fn full_name(&self, name: &str) -> String {
         if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
     }
-}
-
-/// FNV-1a of the name, mixed with the seed.
-fn name_seed(seed: u64, name: &str) -> i64 {
-    let mut hash = 0xCBF2_9CE4_8422_2325_u64 ^ seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    for byte in name.bytes() {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
-    }
-    // torch takes a signed seed; the top bit is dropped so that it stays positive.
-    (hash >> 1) as i64
 }
 
 #[cfg(test)]
@@ -148,17 +277,28 @@ mod tests {
 
     #[test]
     fn a_name_is_given_once_and_names_the_random_stream() {
-        let (first, second) = (RefCell::default(), RefCell::default());
-        let root = Builder::root(&first, Device::Cpu, 3);
+        let (first, second) = (Store::new(Device::Cpu, 3), Store::new(Device::Cpu, 3));
+        let root = first.root();
         let a = root.child("visual").child(0).parameter("weight", &[4, 5], Init::Normal(1.0)).unwrap();
         assert!(root.child("visual.0").parameter("weight", &[4, 5], Init::Normal(1.0)).is_err());
-        let other = Builder::root(&second, Device::Cpu, 3);
+        let other = second.root();
         let _ = other.parameter("before", &[7], Init::Uniform(1.0)).unwrap();
         let b = other.parameter("visual.0.weight", &[4, 5], Init::Normal(1.0)).unwrap();
         assert!(a.equal(&b));
-        let c = Builder::root(&RefCell::default(), Device::Cpu, 4)
-            .parameter("visual.0.weight", &[4, 5], Init::Normal(1.0))
-            .unwrap();
+        let third = Store::new(Device::Cpu, 4);
+        let c = third.root().parameter("visual.0.weight", &[4, 5], Init::Normal(1.0)).unwrap();
         assert!(!a.equal(&c));
+    }
+
+    #[test]
+    fn a_dry_store_counts_without_memory() {
+        let store = Store::dry();
+        // A terabyte, were it real.
+        let weight = store.root().at(3).weight("weight", &[1 << 19, 1 << 19], Init::Normal(1.0)).unwrap();
+        let _ = store.root().buffer("running_mean", Tensor::zeros([2], (Kind::Float, Device::Cpu))).unwrap();
+        assert_eq!(weight.size(), [1 << 19, 1 << 19]);
+        assert_eq!((store.count(), store.macs()), (1 << 38, 3 << 38));
+        let params = store.into_params();
+        assert_eq!((params.iter().len(), params.state().count()), (1, 2));
     }
 }

@@ -1,10 +1,11 @@
-//! The causal text transformer of CLIP; the state of the end token is the text's embedding.
+//! The text transformer of CLIP; the state of one token is the text's embedding.
 
 use tch::{Kind, Tensor};
 
+use crate::activation::Activation;
 use crate::block::{BlockConfig, BlockInit, Transformer};
-use crate::config::{Activation, TextConfig};
-use crate::layers::LayerNorm;
+use crate::config::{TextConfig, TextPool};
+use crate::layers::{LayerNorm, Linear};
 use crate::params::{Builder, Init};
 use crate::{Error, Result};
 
@@ -15,12 +16,24 @@ pub struct TextTransformer {
     positional_embedding: Tensor, // [context, width]
     transformer: Transformer,
     ln_final: LayerNorm,
-    text_projection: Tensor, // [width, embed]
+    projection: Projection,
     config: TextConfig,
 }
 
+/// What follows the last norm.
+#[derive(Debug)]
+enum Projection {
+    /// A matrix `[width, embed]`.
+    Matrix(Tensor),
+    /// A layer with a bias.
+    Affine(Linear),
+    /// Nothing.
+    None,
+}
+
 impl TextTransformer {
-    /// A new tower at the root of the state dict (`path`), where open_clip keeps it; starts as open_clip's does.
+    /// A new tower under `path` (the root of the state dict, where open_clip keeps it, or `text`);
+    /// starts as open_clip's does.
     pub fn new(
         path: &Builder<'_>,
         config: &TextConfig,
@@ -36,44 +49,66 @@ impl TextTransformer {
             fc: Init::Normal((2.0 * width as f64).powf(-0.5)),
             proj: Init::Normal(residual_std),
         };
-        let blocks =
-            BlockConfig { width, heads, mlp_width: config.mlp_width(), causal: true, activation, init };
+        let blocks = BlockConfig {
+            width,
+            heads,
+            head_width: config.head_width(),
+            mlp_width: config.mlp_width(),
+            causal: !config.no_causal_mask,
+            activation,
+            eps: config.eps(),
+            layer_scale: config.ls_init_value,
+            drop_path: 0.0,
+            init,
+        };
+        let start = Init::Normal(channel_std);
         Ok(TextTransformer {
             positional_embedding: path.parameter(
                 "positional_embedding",
                 &[context_length, width],
                 Init::Normal(0.01),
             )?,
-            text_projection: path.parameter(
-                "text_projection",
-                &[width, embed_dim],
-                Init::Normal(channel_std),
+            projection: match (config.has_projection(), config.proj_bias) {
+                (false, _) => Projection::None,
+                (true, false) => {
+                    Projection::Matrix(path.weight("text_projection", &[width, embed_dim], start)?)
+                }
+                (true, true) => {
+                    let path = path.child("text_projection");
+                    Projection::Affine(Linear::new(&path, width, embed_dim, start, Init::Constant(0.0))?)
+                }
+            },
+            transformer: Transformer::new(
+                &path.child("transformer").at(context_length),
+                layers,
+                &blocks,
+                config.blocks.as_deref(),
             )?,
-            transformer: Transformer::new(&path.child("transformer"), layers, &blocks)?,
             token_embedding: path.child("token_embedding").parameter(
                 "weight",
                 &[vocab_size, width],
                 Init::Normal(0.02),
             )?,
-            ln_final: LayerNorm::new(&path.child("ln_final"), width)?,
+            ln_final: LayerNorm::new(&path.child("ln_final"), width, config.eps())?,
             config: config.clone(),
         })
     }
 
     /// Token ids `[batch, length]` (i64) to raw embeddings `[batch, embed]`.
     ///
-    /// `length` may be shorter than the context: since attention is causal, cutting the padding
-    /// behind the end token changes nothing but the cost. The end token has the highest id.
+    /// `length` may be shorter than the context where [`TextConfig::may_be_cut`]: since attention is
+    /// causal, cutting the padding behind the end token changes nothing but the cost.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the tokens have another shape or kind, or are longer than the context.
+    /// [`Error::Shape`] where the tokens have another shape or kind, or a length that the tower cannot take.
     pub fn forward(&self, tokens: &Tensor) -> Result<Tensor> {
         let (context, shape) = (self.config.context_length, tokens.size());
-        if shape.len() != 2 || tokens.kind() != Kind::Int64 || !(1..=context).contains(&shape[1]) {
+        let shortest = if self.config.may_be_cut() { 1 } else { context };
+        if shape.len() != 2 || tokens.kind() != Kind::Int64 || !(shortest..=context).contains(&shape[1]) {
             return Err(Error::Shape {
                 what: "the token batch",
                 found: shape,
-                expected: format!("i64 [batch, 1..={context}]"),
+                expected: format!("i64 [batch, {shortest}..={context}]"),
             });
         }
         let positions = self.positional_embedding.narrow(0, 0, shape[1]);
@@ -81,8 +116,23 @@ impl TextTransformer {
         let embedded = Tensor::f_embedding(&self.token_embedding, tokens, -1, false, false)? + positions; // [batch, length, width]
         let states = self.transformer.forward(embedded);
         // Pooling before the norm normalises one token per text instead of all; the values are the same.
-        let end = tokens.argmax(1, false).view([-1, 1, 1]).expand([-1, 1, self.config.width], false);
-        let pooled = states.gather(1, &end, false).squeeze_dim(1); // [batch, width]
-        Ok(self.ln_final.forward(&pooled).matmul(&self.text_projection))
+        let pooled = self.ln_final.forward(&self.pool(&states, tokens)); // [batch, width]
+        Ok(match &self.projection {
+            Projection::Matrix(matrix) => pooled.matmul(matrix),
+            Projection::Affine(layer) => layer.forward(&pooled),
+            Projection::None => pooled,
+        })
+    }
+
+    /// One state per text: `[batch, length, width]` to `[batch, width]`.
+    fn pool(&self, states: &Tensor, tokens: &Tensor) -> Tensor {
+        let place = match self.config.pool_type {
+            TextPool::First => return states.select(1, 0),
+            TextPool::Last => return states.select(1, -1),
+            TextPool::Argmax => tokens.argmax(1, false),
+            TextPool::Eos => tokens.eq(self.config.eos_id.unwrap_or(0)).to_kind(Kind::Int).argmax(1, false),
+        };
+        let place = place.view([-1, 1, 1]).expand([-1, 1, self.config.width], false);
+        states.gather(1, &place, false).squeeze_dim(1)
     }
 }

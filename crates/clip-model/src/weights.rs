@@ -20,7 +20,7 @@ pub struct LoadReport {
     pub surplus: Vec<String>,
     /// Names of both whose shapes differ: name, shape in the weights, shape in the model.
     pub wrong_shape: Vec<(String, Vec<i64>, Vec<i64>)>,
-    /// Names whose elements are not floating point: name and kind.
+    /// Names of both whose elements are floating point on one side only: name and kind.
     pub wrong_kind: Vec<(String, String)>,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for LoadReport {
             ("missing", &self.missing),
             ("surplus", &self.surplus),
             ("wrong shape", &shapes),
-            ("not floating point", &kinds),
+            ("wrong kind", &kinds),
         ] {
             if !rows.is_empty() {
                 // The first few say which layout or size it is; hundreds of names would hide that.
@@ -165,8 +165,11 @@ pub fn load(params: &Params, weights: &HashMap<String, Tensor>, origin: &str) ->
         return Err(Error::Mismatch { origin: origin.into(), report });
     }
     tch::no_grad(|| {
-        for parameter in params {
-            parameter.tensor.shallow_clone().f_copy_(&weights[&parameter.name])?;
+        for entry in params.state() {
+            // What may be missing keeps its start value.
+            if let Some(value) = weights.get(&entry.name) {
+                entry.tensor.shallow_clone().f_copy_(value)?;
+            }
         }
         Ok(())
     })
@@ -176,17 +179,18 @@ pub fn load(params: &Params, weights: &HashMap<String, Tensor>, origin: &str) ->
 pub fn compare(params: &Params, weights: &HashMap<String, Tensor>) -> LoadReport {
     let mut report = LoadReport::default();
     let mut names = std::collections::HashSet::new();
-    for parameter in params {
-        names.insert(parameter.name.as_str());
-        match weights.get(&parameter.name) {
-            None => report.missing.push(parameter.name.clone()),
-            Some(found) if found.size() != parameter.tensor.size() => {
-                report.wrong_shape.push((parameter.name.clone(), found.size(), parameter.tensor.size()));
+    for entry in params.state() {
+        names.insert(entry.name.as_str());
+        let floating = |kind| matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double);
+        match weights.get(&entry.name) {
+            // A count that only cumulative averages read; checkpoints of before torch 0.4.1 lack it.
+            None if entry.name.ends_with(".num_batches_tracked") => {}
+            None => report.missing.push(entry.name.clone()),
+            Some(found) if found.size() != entry.tensor.size() => {
+                report.wrong_shape.push((entry.name.clone(), found.size(), entry.tensor.size()));
             }
-            Some(found)
-                if !matches!(found.kind(), Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double) =>
-            {
-                report.wrong_kind.push((parameter.name.clone(), format!("{:?}", found.kind())));
+            Some(found) if floating(found.kind()) != floating(entry.tensor.kind()) => {
+                report.wrong_kind.push((entry.name.clone(), format!("{:?}", found.kind())));
             }
             Some(_) => {}
         }

@@ -58,7 +58,7 @@ pub fn save(folder: &Path, trainee: &Trainee, state: &State, recipe: &str) -> Re
     let partial = folder.join(format!(".step-{:08}.partial", state.step));
     remove(&partial)?;
     fs::create_dir_all(&partial).map_err(|e| Error::io(&partial, e))?;
-    let named = trainee.student.params().iter().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
+    let named = trainee.student.params().state().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
     let mut groups = vec![(MODEL, named.collect::<Vec<_>>()), (OPTIMIZER, trainee.optimizer.state())];
     groups.push((
         LEARNED,

@@ -53,20 +53,25 @@ pub struct ModelCost {
     pub image_macs: u64,
     /// Multiply-accumulates per text of full context.
     pub text_macs: u64,
+    /// Elements that the layers of both towers give for one pair.
+    pub outputs: u64,
 }
 
 impl ModelCost {
     /// From the configuration alone.
-    pub fn new(model: &str, config: &ClipConfig) -> Self {
-        let macs = cost::macs(config);
-        let (image_parameters, text_parameters) = cost::parameters(config);
-        ModelCost {
+    ///
+    /// # Errors
+    /// [`Error::Model`] where it cannot be built.
+    pub fn new(model: &str, config: &ClipConfig) -> Result<Self> {
+        let cost = cost::cost(config)?;
+        Ok(ModelCost {
             model: model.into(),
-            image_parameters,
-            text_parameters,
-            image_macs: macs.image,
-            text_macs: macs.text,
-        }
+            image_parameters: cost.image.parameters,
+            text_parameters: cost.text.parameters,
+            image_macs: cost.image.macs,
+            text_macs: cost.text.macs,
+            outputs: cost.image.outputs + cost.text.outputs,
+        })
     }
 
     fn parameters(&self) -> u64 {
@@ -124,7 +129,7 @@ impl Plan {
         let mixture = Mixture::new(opened)?;
         let (steps, steps_per_epoch) = steps(recipe, mixture.len())?;
         let config = model_config(&recipe.student.model)?;
-        let student = ModelCost::new(&recipe.student.model, &config);
+        let student = ModelCost::new(&recipe.student.model, &config)?;
         let teacher = recipe.teacher.as_ref().map(|teacher| teacher_cost(teacher, job)).transpose()?;
         let samples = steps * (recipe.train.batch_size * recipe.train.accumulate) as u64;
         let frozen = teacher.as_ref().map_or(0.0, ModelCost::macs);
@@ -141,7 +146,7 @@ impl Plan {
             samples,
             flops: samples as f64 * 2.0 * (3.0 * student.macs() + frozen),
             model_bytes,
-            activation_bytes: recipe.train.batch_size as u64 * activation_bytes(&config),
+            activation_bytes: recipe.train.batch_size as u64 * activation_bytes(&student),
             student,
             teacher,
         })
@@ -150,23 +155,20 @@ impl Plan {
 
 fn teacher_cost(teacher: &TeacherConfig, job: &Job) -> Result<ModelCost> {
     if let Some(run) = teacher.run.as_ref().and_then(|run| job.runs.iter().find(|own| own.name == *run)) {
-        return Ok(ModelCost::new(&run.name, &model_config(&run.student.model)?));
+        return ModelCost::new(&run.name, &model_config(&run.student.model)?);
     }
     let name = teacher.model.as_deref().unwrap_or_default();
     let config = match &teacher.arch {
         Some(arch) if Path::new(name).is_file() => presets::get(arch)?,
         _ => model_config(name)?,
     };
-    Ok(ModelCost::new(name, &config))
+    ModelCost::new(name, &config)
 }
 
-/// Float32 values that a block keeps per token are about 16 widths: two norms, q, k and v, the
-/// attention's result, and the MLP before and after its nonlinearity.
-fn activation_bytes(config: &ClipConfig) -> u64 {
-    let (v, t) = (&config.vision_cfg, &config.text_cfg);
-    let image = v.layers * cost::image_tokens(v) * v.width;
-    let text = t.layers * t.context_length * t.width;
-    4 * 16 * (image + text) as u64
+/// Norms and nonlinearities keep about as much again as the weighted layers give: a ViT block gives
+/// 9 widths per token and keeps about 16.
+fn activation_bytes(model: &ModelCost) -> u64 {
+    4 * model.outputs * 16 / 9
 }
 
 fn mebibytes(bytes: u64) -> f64 {

@@ -203,6 +203,7 @@ impl<'a> Session<'a> {
         let teacher_width = teacher.as_ref().map(|(teacher, _)| teacher.model().config().embed_dim);
         let objective = Objective::new(&recipe.terms(), student.config().embed_dim, teacher_width, device)?;
         let mut trainee = Trainee::new(student, objective, &recipe.optimizer, recipe.train.ema)?;
+        trainee.seed = recipe.seed;
 
         let sources = plan::open_sources(recipe)?;
         let data =
@@ -383,7 +384,8 @@ impl<'a> Session<'a> {
             }
             _ => None,
         };
-        let parameters = clip_model::cost::parameters(self.trainee.student.config());
+        let cost = clip_model::cost::cost(self.trainee.student.config())?;
+        let parameters = (cost.image.parameters, cost.text.parameters);
         let results = Results { student, teacher, seconds: self.state.seconds, parameters };
         let path = self.folder.join(REPORT_FILE);
         let json =

@@ -26,6 +26,8 @@ pub struct Trainee {
     pub step: u64,
     /// Samples seen.
     pub samples: u64,
+    /// Names the random drops of the student's layers, together with the step.
+    pub seed: u64,
 }
 
 /// Which pairs of a batch count as right.
@@ -88,7 +90,7 @@ impl Trainee {
             objective.parts().named().iter().map(|(name, t)| (format!("loss.{name}"), t.shallow_clone()));
         let optimizer = AdamW::new(optimizer, own().chain(learned))?;
         let ema = ema.map(|decay| Ema::new(decay, own())).transpose()?;
-        Ok(Trainee { optimizer, ema, objective, student, step: 0, samples: 0 })
+        Ok(Trainee { optimizer, ema, objective, student, step: 0, samples: 0, seed: 0 })
     }
 
     /// Trains on the micro-batches as one step: gradients are averaged over them, each is its own contrastive batch.
@@ -105,12 +107,14 @@ impl Trainee {
         let mut report = StepReport { lr, ..StepReport::default() };
         let share = 1.0 / batches.len() as f64;
         self.optimizer.zero_grad();
-        for batch in batches {
+        for (index, batch) in batches.iter().enumerate() {
             let input = &batch.student;
+            self.student.mode().train(self.drop_seed(index));
             let student = Embeddings::new(
                 self.student.encode_image(&input.images)?,
                 self.student.encode_text(&input.tokens)?,
             )?;
+            self.student.mode().eval();
             let scale = self.student.logit_scale.exp();
 
             let read = batch.teacher.as_ref().unwrap_or(input);
@@ -140,6 +144,13 @@ impl Trainee {
         }
         self.step += 1;
         Ok(report)
+    }
+
+    /// What the student drops (paths, patches, elements) is named by seed, step and micro-batch, so a
+    /// resumed run drops the same.
+    fn drop_seed(&self, micro_batch: usize) -> u64 {
+        let place = self.step.wrapping_mul(1 << 20).wrapping_add(micro_batch as u64);
+        self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ place
     }
 }
 

@@ -18,28 +18,28 @@ pub(crate) fn run(args: Inspect) -> anyhow::Result<Code> {
     if args.json {
         let entries = named
             .iter()
-            .map(|(name, config)| json!({ "cost": ModelCost::new(name, config), "config": config }));
-        let entries = entries.collect::<Vec<_>>();
+            .map(|(name, config)| Ok(json!({ "cost": ModelCost::new(name, config)?, "config": config })));
+        let entries = entries.collect::<anyhow::Result<Vec<_>>>()?;
         match (&args.model, entries.first()) {
             (Some(_), Some(entry)) => output::json(entry)?,
             _ => output::json(&entries)?,
         }
         return Ok(Code::Done);
     }
-    output::text(table(&named))?;
+    output::text(table(&named)?)?;
     if let (Some(_), Some((_, config))) = (&args.model, named.first()) {
         output::text(serde_json::to_string_pretty(config)?)?;
     }
     Ok(Code::Done)
 }
 
-fn table(named: &[(String, ClipConfig)]) -> String {
+fn table(named: &[(String, ClipConfig)]) -> anyhow::Result<String> {
     let mut text = format!(
         "{:<32} {:>8} {:>14} {:>13} {:>13} {:>12}\n",
         "model", "embed", "image params", "text params", "image MACs", "text MACs"
     );
     for (name, config) in named {
-        let cost = ModelCost::new(name, config);
+        let cost = ModelCost::new(name, config)?;
         text.push_str(&format!(
             "{:<32} {:>8} {:>12.2} M {:>11.2} M {:>11.3} G {:>10.3} G\n",
             name,
@@ -50,5 +50,5 @@ fn table(named: &[(String, ClipConfig)]) -> String {
             cost.text_macs as f64 / 1e9
         ));
     }
-    text
+    Ok(text)
 }

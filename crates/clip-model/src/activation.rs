@@ -1,0 +1,81 @@
+//! Nonlinearities, by the names that published configurations use.
+
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+/// An elementwise nonlinearity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// The exact GELU (erf).
+    Gelu,
+    /// The approximation of GELU by tanh.
+    GeluTanh,
+    /// OpenAI's `x * sigmoid(1.702 x)`.
+    QuickGelu,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x * sigmoid(x)`, also called swish.
+    Silu,
+    /// `x * min(max(x + 3, 0), 6) / 6` (MobileNetV3).
+    HardSwish,
+    /// `min(max(x + 3, 0), 6) / 6` (MobileNetV3).
+    HardSigmoid,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// Nothing.
+    Identity,
+}
+
+impl Activation {
+    /// Same shape in and out. Takes the input by value, since its memory is reused where that is safe.
+    pub fn forward(self, xs: Tensor) -> Tensor {
+        match self {
+            Activation::Gelu => xs.gelu("none"),
+            Activation::GeluTanh => xs.gelu("tanh"),
+            Activation::QuickGelu => (&xs * 1.702).sigmoid_() * xs,
+            Activation::Relu => xs.relu(),
+            Activation::Silu => xs.silu(),
+            Activation::HardSwish => xs.hardswish(),
+            Activation::HardSigmoid => xs.hardsigmoid(),
+            Activation::Sigmoid => xs.sigmoid(),
+            Activation::Identity => xs,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_its_formula() {
+        let xs = [-4.0f64, -1.5, -0.2, 0.0, 0.7, 2.0, 5.0];
+        let hard = |x: f64| (x + 3.0).clamp(0.0, 6.0) / 6.0;
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let tanh = |x: f64| 0.5 * x * (1.0 + (0.797_884_560_8 * (x + 0.044715 * x * x * x)).tanh());
+        let formulas: [(Activation, &dyn Fn(f64) -> f64); 8] = [
+            (Activation::GeluTanh, &tanh),
+            (Activation::QuickGelu, &|x| x * sigmoid(1.702 * x)),
+            (Activation::Relu, &|x| x.max(0.0)),
+            (Activation::Silu, &|x| x * sigmoid(x)),
+            (Activation::HardSwish, &|x| x * hard(x)),
+            (Activation::HardSigmoid, &hard),
+            (Activation::Sigmoid, &sigmoid),
+            (Activation::Identity, &|x| x),
+        ];
+        for (activation, formula) in formulas {
+            let found = Vec::<f64>::try_from(activation.forward(Tensor::from_slice(&xs))).unwrap();
+            for (x, found) in xs.iter().zip(found) {
+                assert!((found - formula(*x)).abs() < 1e-9, "{activation:?}({x}) = {found}");
+            }
+        }
+        // Known values of the exact GELU, which needs erf: x Φ(x).
+        let exact =
+            Vec::<f64>::try_from(Activation::Gelu.forward(Tensor::from_slice(&[1.0f64, -2.0]))).unwrap();
+        assert!(
+            (exact[0] - 0.841_344_746).abs() < 1e-8 && (exact[1] + 0.045_500_264).abs() < 1e-8,
+            "{exact:?}"
+        );
+    }
+}

@@ -1,0 +1,97 @@
+//! Training or evaluation, and the random numbers of layers that drop something while training.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The switch that all layers of one model share. A new model evaluates.
+///
+/// Random drops are a function of the step's seed and the layer's name alone, whatever the device
+/// and however often a forward pass is repeated: a resumed run draws what the unbroken run would
+/// have drawn, and a pass that is computed again (activation checkpointing, gradient caching) drops
+/// the same elements again.
+#[derive(Clone, Debug, Default)]
+pub struct Mode(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    training: AtomicBool,
+    seed: AtomicU64,
+}
+
+impl Mode {
+    /// Training mode, with the seed of this forward pass.
+    pub fn train(&self, seed: u64) {
+        self.0.seed.store(seed, Ordering::Relaxed);
+        self.0.training.store(true, Ordering::Relaxed);
+    }
+
+    /// Evaluation mode: nothing is dropped, and BatchNorm reads its running statistics.
+    pub fn eval(&self) {
+        self.0.training.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the model trains.
+    pub fn is_training(&self) -> bool {
+        self.0.training.load(Ordering::Relaxed)
+    }
+
+    /// `count` numbers in 0..1 for the layer of this key, in the current pass.
+    pub fn uniform(&self, layer: u64, count: usize) -> Vec<f32> {
+        let seed = self.0.seed.load(Ordering::Relaxed);
+        let start = mix(seed.wrapping_mul(GOLDEN) ^ layer);
+        (0..count as u64)
+            .map(|place| {
+                let bits = mix(start.wrapping_add(GOLDEN.wrapping_mul(place + 1)));
+                // 24 bits are what an f32 below 1 holds.
+                (bits >> 40) as f32 / (1u64 << 24) as f32
+            })
+            .collect()
+    }
+}
+
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// The finaliser of SplitMix64 (Steele et al. 2014).
+fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    bits ^ (bits >> 31)
+}
+
+/// FNV-1a of the name, mixed with the seed; the top bit is clear, since torch takes a signed seed.
+pub(crate) fn name_seed(seed: u64, name: &str) -> u64 {
+    let mut hash = 0xCBF2_9CE4_8422_2325_u64 ^ seed.wrapping_mul(GOLDEN);
+    for byte in name.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+    }
+    hash >> 1
+}
+
+/// Seeds torch's generator and draws from it, with no other seeded draw in between.
+pub(crate) fn seeded<T>(seed: u64, draw: impl FnOnce() -> T) -> T {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    let _turn = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    tch::manual_seed(seed as i64);
+    draw()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draws_depend_on_seed_and_layer_alone() {
+        let mode = Mode::default();
+        assert!(!mode.is_training());
+        mode.train(7);
+        let first = mode.uniform(1, 4000);
+        assert_eq!(first, mode.uniform(1, 4000));
+        assert_ne!(first, mode.uniform(2, 4000));
+        let shared = mode.clone();
+        shared.train(8);
+        assert_ne!(first, mode.uniform(1, 4000));
+        assert!(first.iter().all(|x| (0.0..1.0).contains(x)));
+        let mean = first.iter().sum::<f32>() / 4000.0;
+        assert!((0.48..0.52).contains(&mean), "{mean}");
+    }
+}

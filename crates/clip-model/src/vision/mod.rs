@@ -1,0 +1,64 @@
+//! Image towers: one enum over the kinds, with the shape check that they share.
+
+pub mod attention_pool;
+pub mod resnet;
+pub mod timm;
+pub mod vit;
+
+use tch::Tensor;
+
+use crate::activation::Activation;
+use crate::config::{TowerKind, VisionConfig};
+use crate::params::Builder;
+use crate::{Error, Result};
+
+/// Image to raw embedding.
+#[derive(Debug)]
+pub struct ImageTower {
+    kind: Kind,
+    image_size: i64,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Vit(vit::VisionTransformer),
+    ResNet(resnet::ModifiedResNet),
+    Timm(timm::TimmTower),
+}
+
+impl ImageTower {
+    /// A new tower under `path`. `activation` is that of open_clip's own ViT; other towers have theirs.
+    pub fn new(
+        path: &Builder<'_>,
+        config: &VisionConfig,
+        embed_dim: i64,
+        activation: Activation,
+    ) -> Result<Self> {
+        let kind = match config.tower() {
+            TowerKind::Vit => Kind::Vit(vit::VisionTransformer::new(path, config, embed_dim, activation)?),
+            TowerKind::ResNet => Kind::ResNet(resnet::ModifiedResNet::new(path, config, embed_dim)?),
+            TowerKind::Timm => Kind::Timm(timm::TimmTower::new(path, config, embed_dim)?),
+        };
+        Ok(ImageTower { kind, image_size: config.image_size })
+    }
+
+    /// Normalised images `[batch, 3, size, size]` to raw embeddings `[batch, embed]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the images have another shape.
+    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        let (size, shape) = (self.image_size, images.size());
+        if shape.len() != 4 || shape[1..] != [3, size, size] {
+            return Err(Error::Shape {
+                what: "the image batch",
+                found: shape,
+                expected: format!("[batch, 3, {size}, {size}]"),
+            });
+        }
+        Ok(match &self.kind {
+            Kind::Vit(tower) => tower.forward(images),
+            Kind::ResNet(tower) => tower.forward(images),
+            Kind::Timm(tower) => tower.forward(images),
+        })
+    }
+}

@@ -1,0 +1,86 @@
+//! ResNet of basic blocks (He et al. 2016), as timm has it.
+
+use tch::Tensor;
+
+use super::{global_average, rising};
+use crate::Result;
+use crate::activation::Activation;
+use crate::conv::{ConvConfig, ConvNorm};
+use crate::layers::DropPath;
+use crate::params::Builder;
+
+/// Image to 512 features.
+#[derive(Debug)]
+pub(super) struct ResNet {
+    stem: ConvNorm,
+    blocks: Vec<BasicBlock>,
+}
+
+impl ResNet {
+    pub(super) fn new(path: &Builder<'_>, stages: [usize; 4], side: i64, drop_path: f64) -> Result<Self> {
+        let conv = ConvConfig::new(3, 64, 7).stride(2);
+        let stem = ConvNorm::new(path, ["conv1", "bn1"], conv, Activation::Relu, side)?;
+        // The max pooling behind the stem: kernel 3, stride 2.
+        let mut side = (conv.output_side(side) - 1) / 2 + 1;
+        let mut rates = rising(drop_path, stages.iter().sum());
+        let (mut blocks, mut input) = (Vec::new(), 64);
+        for (stage, layers) in stages.into_iter().enumerate() {
+            let stage_path = path.child(format!("layer{}", stage + 1));
+            for layer in 0..layers {
+                let stride = if stage > 0 && layer == 0 { 2 } else { 1 };
+                let (output, rate) = (64 << stage, rates.next().unwrap_or(0.0));
+                let block = BasicBlock::new(&stage_path.child(layer), input, output, stride, side, rate)?;
+                (input, side) = (output, block.side);
+                blocks.push(block);
+            }
+        }
+        Ok(ResNet { stem, blocks })
+    }
+
+    /// `[batch, 3, size, size]` to `[batch, 512]`.
+    pub(super) fn forward(&self, images: &Tensor) -> Tensor {
+        let xs = self.stem.forward(images).max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false);
+        let xs = self.blocks.iter().fold(xs, |xs, block| block.forward(&xs));
+        global_average(&xs)
+    }
+}
+
+#[derive(Debug)]
+struct BasicBlock {
+    first: ConvNorm,
+    second: ConvNorm,
+    downsample: Option<ConvNorm>,
+    drop_path: DropPath,
+    side: i64,
+}
+
+impl BasicBlock {
+    fn new(path: &Builder<'_>, input: i64, output: i64, stride: i64, side: i64, rate: f64) -> Result<Self> {
+        let first = ConvConfig::new(input, output, 3).stride(stride);
+        let after = first.output_side(side);
+        let second = ConvConfig::new(output, output, 3);
+        let identity = Activation::Identity;
+        Ok(BasicBlock {
+            first: ConvNorm::new(path, ["conv1", "bn1"], first, Activation::Relu, side)?,
+            // A branch that starts silent, as timm has it.
+            second: ConvNorm::with_norm_start(path, ["conv2", "bn2"], second, identity, after, 0.0)?,
+            downsample: (stride > 1 || input != output)
+                .then(|| {
+                    let conv = ConvConfig::new(input, output, 1).stride(stride);
+                    ConvNorm::new(&path.child("downsample"), ["0", "1"], conv, identity, side)
+                })
+                .transpose()?,
+            drop_path: DropPath::new(path, rate),
+            side: after,
+        })
+    }
+
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        let mixed = self.drop_path.forward(self.second.forward(&self.first.forward(xs)));
+        let shortcut = match &self.downsample {
+            Some(downsample) => downsample.forward(xs),
+            None => xs.shallow_clone(),
+        };
+        (mixed + shortcut).relu()
+    }
+}

@@ -1,0 +1,155 @@
+//! The ViT image tower (Dosovitskiy et al. 2021, as CLIP uses it: a norm before the blocks, the class token pooled).
+
+use tch::{Kind, Tensor};
+
+use crate::activation::Activation;
+use crate::block::{BlockConfig, BlockInit, Transformer};
+use crate::config::{Layers, VisionConfig, VisionPool};
+use crate::layers::LayerNorm;
+use crate::mode::Mode;
+use crate::params::{Builder, Init};
+use crate::{Error, Result};
+
+/// Image to raw embedding.
+#[derive(Debug)]
+pub struct VisionTransformer {
+    conv1: Tensor,                // [width, 3, patch, patch]
+    class_embedding: Tensor,      // [width]
+    positional_embedding: Tensor, // [1 + grid * grid, width]
+    patch_dropout: PatchDropout,
+    ln_pre: Option<LayerNorm>,
+    transformer: Transformer,
+    ln_post: LayerNorm,
+    proj: Tensor, // [width, embed]
+    patch: i64,
+    pool: VisionPool,
+    ln_after_pool: bool,
+}
+
+impl VisionTransformer {
+    /// A new tower under `path`; starts as open_clip's does.
+    pub fn new(
+        path: &Builder<'_>,
+        config: &VisionConfig,
+        embed_dim: i64,
+        activation: Activation,
+    ) -> Result<Self> {
+        let (Layers::Depth(layers), Some(patch)) = (config.layers, config.patch_size) else {
+            return Err(Error::config("vision_cfg", "a ViT needs a number of layers and a patch size"));
+        };
+        let (width, eps, patches) = (config.width, config.eps(), config.grid() * config.grid());
+        let scale = (width as f64).powf(-0.5);
+        let init = BlockInit {
+            in_proj: Init::xavier(3 * width, width),
+            out_proj: Init::fan_in(width),
+            fc: Init::fan_in(width),
+            proj: Init::fan_in(config.mlp_width()),
+        };
+        let blocks = BlockConfig {
+            width,
+            heads: config.heads(),
+            head_width: if config.blocks.is_some() { config.head_width } else { width / config.heads() },
+            mlp_width: config.mlp_width(),
+            causal: false,
+            activation,
+            eps,
+            layer_scale: config.ls_init_value,
+            drop_path: 0.0,
+            init,
+        };
+        let tokens = 1 + patches;
+        Ok(VisionTransformer {
+            class_embedding: path.parameter("class_embedding", &[width], Init::Normal(scale))?,
+            positional_embedding: path.parameter(
+                "positional_embedding",
+                &[tokens, width],
+                Init::Normal(scale),
+            )?,
+            proj: path.weight("proj", &[width, embed_dim], Init::Normal(scale))?,
+            conv1: path.child("conv1").at(patches).weight(
+                "weight",
+                &[width, 3, patch, patch],
+                Init::fan_in(3 * patch * patch),
+            )?,
+            patch_dropout: PatchDropout::new(path, config.patch_dropout),
+            ln_pre: (!config.no_ln_pre)
+                .then(|| LayerNorm::new(&path.child("ln_pre"), width, eps))
+                .transpose()?,
+            transformer: Transformer::new(
+                &path.child("transformer").at(tokens),
+                layers,
+                &blocks,
+                config.blocks.as_deref(),
+            )?,
+            ln_post: LayerNorm::new(&path.child("ln_post"), width, eps)?,
+            patch,
+            pool: config.pool_type,
+            ln_after_pool: config.final_ln_after_pool,
+        })
+    }
+
+    /// Normalised images `[batch, 3, size, size]` to raw embeddings `[batch, embed]`.
+    pub fn forward(&self, images: &Tensor) -> Tensor {
+        let (batch, patch, width) = (images.size()[0], self.patch, self.class_embedding.size()[0]);
+        let patches = images
+            .conv2d(&self.conv1, None::<&Tensor>, [patch, patch], [0, 0], [1, 1], 1)
+            .flatten(2, 3)
+            .transpose(1, 2); // [batch, grid², width]
+        let class = self.class_embedding.view([1, 1, width]).expand([batch, 1, width], false);
+        let tokens = Tensor::cat(&[class, patches], 1) + &self.positional_embedding; // [batch, 1 + grid², width]
+        let tokens = self.patch_dropout.forward(tokens);
+        let tokens = match &self.ln_pre {
+            Some(norm) => norm.forward(&tokens),
+            None => tokens,
+        };
+        let tokens = self.transformer.forward(tokens);
+        let pooled = match self.pool {
+            // Only the class token is used from here on, so only it is normalised.
+            VisionPool::Tok => self.ln_post.forward(&tokens.select(1, 0)),
+            VisionPool::Avg => {
+                let patches = tokens.narrow(1, 1, tokens.size()[1] - 1);
+                let mean = |xs: &Tensor| xs.mean_dim(1, false, None::<Kind>);
+                if self.ln_after_pool {
+                    self.ln_post.forward(&mean(&patches))
+                } else {
+                    mean(&self.ln_post.forward(&patches))
+                }
+            }
+        }; // [batch, width]
+        pooled.matmul(&self.proj)
+    }
+}
+
+/// Leaves out a share of the patches of each sample while training; the class token stays.
+#[derive(Debug)]
+struct PatchDropout {
+    share: f64,
+    mode: Mode,
+    layer: u64,
+}
+
+impl PatchDropout {
+    fn new(path: &Builder<'_>, share: f64) -> Self {
+        let (mode, layer) = path.child("patch_dropout").mode();
+        PatchDropout { share, mode, layer }
+    }
+
+    /// `[batch, 1 + patches, width]` to `[batch, 1 + kept, width]`.
+    fn forward(&self, tokens: Tensor) -> Tensor {
+        if self.share == 0.0 || !self.mode.is_training() {
+            return tokens;
+        }
+        let (batch, patches) = (tokens.size()[0] as usize, (tokens.size()[1] - 1) as usize);
+        let kept = ((patches as f64 * (1.0 - self.share)) as usize).max(1);
+        let draws = self.mode.uniform(self.layer, batch * patches);
+        let mut places = Vec::with_capacity(batch * (kept + 1));
+        for sample in draws.chunks(patches.max(1)) {
+            let mut order = (0..patches).collect::<Vec<_>>();
+            order.sort_by(|a, b| sample[*a].total_cmp(&sample[*b]));
+            places.push(0); // the class token
+            places.extend(order[..kept.min(patches)].iter().map(|place| *place as i64 + 1));
+        }
+        let index = Tensor::from_slice(&places).to_device(tokens.device()).view([batch as i64, -1, 1]);
+        tokens.gather(1, &index.expand([-1, -1, tokens.size()[2]], false), false)
+    }
+}
