@@ -23,6 +23,7 @@ pub mod layers;
 pub mod mode;
 pub mod params;
 pub mod presets;
+pub mod resize;
 pub mod text;
 pub mod vision;
 pub mod weights;

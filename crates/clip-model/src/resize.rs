@@ -1,0 +1,228 @@
+//! Weights of one image size moved to another: what is learned per position is interpolated.
+
+use std::collections::HashMap;
+
+use tch::{Kind, Tensor};
+
+use crate::{Error, Params, Result};
+
+/// Interpolates the position-dependent tensors of `weights` whose shapes differ from those of a model
+/// of another image size, and returns their names.
+///
+/// - `visual.positional_embedding` (ViT) and `visual.attnpool.positional_embedding` (ResNet): antialiased
+///   bicubic over the grid, the first row (class token, mean) kept, as open_clip does;
+/// - `visual.trunk.pos_embed` (SigLIP): the same without a first row, as timm does;
+/// - `….relative_position_bias_table` (Swin): linear between geometrically spaced positions, as timm
+///   does (from BEiT): entries near the centre keep their distance, far ones are spread or dropped.
+///
+/// Everything else is left for the strict check of [`crate::weights::load`].
+///
+/// # Errors
+/// [`Error::Config`] where a tensor is no square grid.
+pub fn fit_image_size(params: &Params, weights: &mut HashMap<String, Tensor>) -> Result<Vec<String>> {
+    let mut moved = Vec::new();
+    for entry in params.iter() {
+        let (name, wanted) = (entry.name.as_str(), entry.tensor.size());
+        let Some(found) = weights.get(name).filter(|found| found.size() != wanted) else { continue };
+        let resized = match Grid::of(name) {
+            Some(grid) if grid.fits(&found.size(), &wanted) => grid.resize(name, found, &wanted)?,
+            _ => continue,
+        };
+        weights.insert(name.to_string(), resized);
+        moved.push(name.to_string());
+    }
+    Ok(moved)
+}
+
+/// How a tensor is laid out over positions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Grid {
+    /// `[first + side², width]`, with rows before the grid.
+    Rows { first: i64 },
+    /// `[1, side², width]`.
+    Batched,
+    /// `[(2 window − 1)², heads]`.
+    Relative,
+}
+
+impl Grid {
+    fn of(name: &str) -> Option<Self> {
+        match name {
+            "visual.positional_embedding" | "visual.attnpool.positional_embedding" => {
+                Some(Grid::Rows { first: 1 })
+            }
+            "visual.trunk.pos_embed" => Some(Grid::Batched),
+            _ if name.ends_with(".relative_position_bias_table") => Some(Grid::Relative),
+            _ => None,
+        }
+    }
+
+    /// Whether the two shapes differ in the number of positions only.
+    fn fits(self, found: &[i64], wanted: &[i64]) -> bool {
+        let positions = if self == Grid::Batched { 1 } else { 0 };
+        found.len() == wanted.len()
+            && found.len() == positions + 2
+            && found.iter().zip(wanted).enumerate().all(|(axis, (a, b))| axis == positions || a == b)
+    }
+
+    fn resize(self, name: &str, found: &Tensor, wanted: &[i64]) -> Result<Tensor> {
+        let table = found.f_to_kind(Kind::Float)?;
+        match self {
+            Grid::Rows { first } => {
+                let (kept, grid) =
+                    (table.narrow(0, 0, first), table.narrow(0, first, table.size()[0] - first));
+                let grid = bicubic(name, &grid, wanted[0] - first)?;
+                Ok(Tensor::f_cat(&[kept, grid], 0)?)
+            }
+            Grid::Batched => Ok(bicubic(name, &table.squeeze_dim(0), wanted[1])?.unsqueeze(0)),
+            Grid::Relative => relative(name, &table, wanted[0]),
+        }
+    }
+}
+
+/// `[from², width]` to `[to², width]`.
+fn bicubic(name: &str, grid: &Tensor, positions: i64) -> Result<Tensor> {
+    let (from, to) = (side(name, grid.size()[0])?, side(name, positions)?);
+    let width = grid.size()[1];
+    let picture = grid.tr().f_reshape([1, width, from, from])?;
+    let picture = picture.f_internal_upsample_bicubic2d_aa([to, to], false, None, None)?;
+    Ok(picture.f_reshape([width, to * to])?.tr().f_contiguous()?)
+}
+
+/// `[from², heads]` to `[to², heads]`, both sides odd.
+fn relative(name: &str, table: &Tensor, positions: i64) -> Result<Tensor> {
+    let (from, to) = (side(name, table.size()[0])?, side(name, positions)?);
+    let heads = table.size()[1];
+    let weights = Tensor::from_slice(&interpolation(from as usize, to as usize)).view([to, from]);
+    // The same matrix along both axes: [to, from] x [heads, from, from] x [from, to].
+    let picture = table.tr().f_reshape([heads, from, from])?;
+    let picture = weights.f_matmul(&picture)?.f_matmul(&weights.tr())?; // [heads, to, to]
+    Ok(picture.f_reshape([heads, to * to])?.tr().f_contiguous()?)
+}
+
+/// The matrix `[to, from]` of linear interpolation from geometrically spaced positions to whole ones.
+fn interpolation(from: usize, to: usize) -> Vec<f32> {
+    let places = geometric(from / 2, to / 2);
+    let mut matrix = vec![0f32; to * from];
+    for (row, weights) in matrix.chunks_mut(from).enumerate() {
+        let target = row as f64 - (to / 2) as f64;
+        let right = places.partition_point(|place| *place < target);
+        match (right.checked_sub(1), right < from) {
+            // Outside the table its last entry goes on.
+            (None, _) => weights[0] = 1.0,
+            (Some(left), false) => weights[left] = 1.0,
+            (Some(left), true) => {
+                let share = (target - places[left]) / (places[right] - places[left]);
+                weights[left] = (1.0 - share) as f32;
+                weights[right] = share as f32;
+            }
+        }
+    }
+    matrix
+}
+
+/// Positions −x..0..x whose distances grow by a factor q per step, such that `steps` of them reach
+/// `target`; q is searched between 1.01 and 1.5.
+fn geometric(steps: usize, target: usize) -> Vec<f64> {
+    let reach = |q: f64| (1.0 - q.powi(steps as i32)) / (1.0 - q);
+    let (mut low, mut high, mut q) = (1.01, 1.5, 1.255);
+    while high - low > 1e-6 {
+        q = (low + high) / 2.0;
+        if reach(q) > target as f64 { high = q } else { low = q }
+    }
+    let distances = (0..steps).scan((1.0, q), |(place, factor), _| {
+        let this = *place;
+        *place += *factor;
+        *factor *= q;
+        Some(this)
+    });
+    let distances = distances.collect::<Vec<f64>>();
+    let left = distances.iter().rev().map(|place| -place);
+    left.chain([0.0]).chain(distances.iter().copied()).collect()
+}
+
+fn side(name: &str, positions: i64) -> Result<i64> {
+    let side = (positions.max(0) as f64).sqrt().round() as i64;
+    if side > 0 && side * side == positions {
+        Ok(side)
+    } else {
+        Err(Error::config(
+            name,
+            format!("{positions} positions are no square grid, so they cannot be resized"),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Clip, ClipConfig, weights};
+    use tch::Device;
+
+    #[test]
+    fn geometric_positions_reach_the_target() {
+        let places = geometric(6, 11);
+        assert_eq!(places.len(), 13);
+        assert!((places[12] - 11.0).abs() < 1.0 && places[12] == -places[0] && places[7] == 1.0);
+        // Smaller windows keep the centre.
+        let matrix = interpolation(13, 7);
+        let row = |r: usize| &matrix[r * 13..(r + 1) * 13];
+        assert!(row(3).iter().enumerate().all(|(i, w)| (*w > 0.999) == (i == 6)));
+        for r in 0..7 {
+            assert!((row(r).iter().sum::<f32>() - 1.0).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_constant_table_stays_constant_in_every_tower() {
+        for (vision, text) in [
+            (r#"{"layers": 1, "width": 64, "patch_size": 8, "image_size": 32}"#, "Vit"),
+            (r#"{"layers": [1, 1, 1, 1], "width": 8, "patch_size": null, "image_size": 64}"#, "ResNet"),
+            (r#"{"timm_model_name": "swin_tiny_patch4_window7_224", "image_size": 64}"#, "Swin"),
+        ] {
+            let json = |vision: &str| {
+                format!(
+                    r#"{{"embed_dim": 16, "vision_cfg": {vision}, "text_cfg": {{"layers": 1, "width": 16, "heads": 2, "vocab_size": 32}}}}"#
+                )
+            };
+            let small = ClipConfig::from_json(text, &json(vision)).unwrap();
+            let mut large = small.clone();
+            large.vision_cfg.image_size *= 2;
+            let from = Clip::new(&small, Device::Cpu, 0).unwrap();
+            let to = Clip::new(&large, Device::Cpu, 1).unwrap();
+            let mut dict = from
+                .params()
+                .state()
+                .map(|p| (p.name.clone(), p.tensor.detach().f_full_like(0.5).unwrap()))
+                .collect::<HashMap<_, _>>();
+            assert!(weights::load(to.params(), &dict, "test").is_err(), "{text}: strict without resizing");
+            let moved = fit_image_size(to.params(), &mut dict).unwrap();
+            assert!(!moved.is_empty(), "{text}");
+            weights::load(to.params(), &dict, "test").unwrap();
+            for name in moved {
+                let error = (to.params().get(&name).unwrap() - 0.5).abs().max().double_value(&[]);
+                assert!(error < 1e-5, "{name}: {error}");
+            }
+            let images = Tensor::zeros(
+                [1, 3, large.vision_cfg.image_size, large.vision_cfg.image_size],
+                (Kind::Float, Device::Cpu),
+            );
+            assert_eq!(to.encode_image(&images).unwrap().size(), [1, 16]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_grid_or_another_width_is_left_or_refused() {
+        let config = crate::presets::get("ViT-nano-32px").unwrap();
+        let model = Clip::new(&config, Device::Cpu, 0).unwrap();
+        let wanted = model.params().get("visual.positional_embedding").unwrap().size();
+        let with = |shape: [i64; 2]| {
+            let table = Tensor::zeros(shape, (Kind::Float, Device::Cpu));
+            let mut dict = HashMap::from([("visual.positional_embedding".to_string(), table)]);
+            fit_image_size(model.params(), &mut dict)
+        };
+        assert!(with([1 + 7, wanted[1]]).unwrap_err().to_string().contains("square"));
+        assert!(with([1 + 9, wanted[1] + 1]).unwrap().is_empty());
+        assert_eq!(with([1 + 9, wanted[1]]).unwrap().len(), 1);
+    }
+}

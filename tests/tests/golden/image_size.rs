@@ -1,0 +1,36 @@
+//! Image size: weights of one size moved to another give the reference's features.
+
+use clip_distill_tests::fill;
+use clip_distill_tests::golden::{assert_close, files, tensors};
+use clip_model::{Clip, ClipConfig, resize, weights};
+use serde_json::Value;
+use tch::Device;
+
+#[test]
+fn resized_towers_agree_with_the_reference() {
+    let mut compared = 0;
+    for path in files("image-size", "json") {
+        let name = path.display().to_string();
+        let golden: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let config = ClipConfig::from_json(&name, &golden["config"].to_string()).unwrap();
+        let mut original = config.clone();
+        original.vision_cfg.image_size = golden["weights_image_size"].as_i64().unwrap();
+        let published = Clip::new(&original, Device::Cpu, 0).unwrap();
+        let named =
+            published.params().state().map(|p| (p.name.clone(), fill::parameter(&p.name, &p.tensor.size())));
+        let mut named = named.collect();
+
+        let model = Clip::new(&config, Device::Cpu, 0).unwrap();
+        let moved = resize::fit_image_size(model.params(), &mut named).unwrap();
+        assert!(!moved.is_empty(), "{name}: nothing was resized");
+        weights::load(model.params(), &named, &name).unwrap();
+        let shape = serde_json::from_value::<Vec<i64>>(golden["image_input"]["shape"].clone()).unwrap();
+        let images = fill::unit("input.image", &shape) * golden["image_input"]["scale"].as_f64().unwrap();
+        let features = tch::no_grad(|| model.encode_image(&images)).unwrap();
+        let reference = tensors(&path.with_extension("safetensors"));
+        assert_close(&features, &reference["image_features"], 1e-4, &name);
+        compared += 1;
+    }
+    println!("image-size: {compared} compared");
+    assert!(compared > 0, "no golden model of another size");
+}
