@@ -8,6 +8,7 @@ use crate::attention::{Attention, AttentionConfig};
 use crate::config::PrunedBlock;
 use crate::layers::{CLIP_MLP, DropPath, LayerNorm, LayerScale, Mlp, MlpNames, TIMM_MLP};
 use crate::params::{Builder, Init};
+use crate::tape::Tape;
 
 /// Dimensions of a block.
 #[derive(Clone, Copy, Debug)]
@@ -129,15 +130,15 @@ impl ResidualAttentionBlock {
     }
 
     /// `[batch, seq, width]` in and out.
-    pub fn forward(&self, xs: Tensor) -> Tensor {
+    pub fn forward(&self, xs: &Tensor) -> Tensor {
         self.masked(xs, None)
     }
 
     /// The same with a summand on the attention products, as [`Attention::masked`] takes it.
-    pub fn masked(&self, xs: Tensor, bias: Option<&Tensor>) -> Tensor {
+    pub fn masked(&self, xs: &Tensor, bias: Option<&Tensor>) -> Tensor {
         let xs = match &self.attention {
-            Some(branch) => branch.add(&xs, |attention, xs| attention.masked(xs, bias)),
-            None => xs,
+            Some(branch) => branch.add(xs, |attention, xs| attention.masked(xs, bias)),
+            None => xs.shallow_clone(),
         };
         match &self.mlp {
             Some(branch) => branch.add(&xs, Mlp::forward),
@@ -174,7 +175,7 @@ impl Transformer {
     }
 
     /// `[batch, seq, width]` in and out.
-    pub fn forward(&self, xs: Tensor) -> Tensor {
-        self.resblocks.iter().fold(xs, |xs, block| block.forward(xs))
+    pub fn forward<'a>(&'a self, xs: Tensor, tape: &mut Tape<'a>) -> Tensor {
+        self.resblocks.iter().fold(xs, |xs, block| tape.run(xs, |xs| block.forward(xs)))
     }
 }

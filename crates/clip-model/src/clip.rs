@@ -4,6 +4,7 @@ use tch::{Device, Tensor};
 
 use crate::mode::Mode;
 use crate::params::{Builder, Init, Params, Store};
+use crate::tape::Tape;
 use crate::text::TextTransformer;
 use crate::vision::ImageTower;
 use crate::{ClipConfig, Result};
@@ -80,7 +81,15 @@ impl Clip {
     /// # Errors
     /// [`crate::Error::Shape`] where the images have another shape.
     pub fn encode_image(&self, images: &Tensor) -> Result<Tensor> {
-        self.visual.forward(images)
+        self.encode_image_taped(images, &mut Tape::off())
+    }
+
+    /// The same, with the blocks on `tape` (activation checkpointing).
+    ///
+    /// # Errors
+    /// As [`Clip::encode_image`].
+    pub fn encode_image_taped<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
+        self.visual.forward(images, tape)
     }
 
     /// Token ids `[batch, length <= context]` (i64) to raw embeddings `[batch, embed_dim]`.
@@ -88,7 +97,15 @@ impl Clip {
     /// # Errors
     /// [`crate::Error::Shape`] where the tokens have another shape.
     pub fn encode_text(&self, tokens: &Tensor) -> Result<Tensor> {
-        self.text.forward(tokens)
+        self.encode_text_taped(tokens, &mut Tape::off())
+    }
+
+    /// The same, with the blocks on `tape` (activation checkpointing).
+    ///
+    /// # Errors
+    /// As [`Clip::encode_text`].
+    pub fn encode_text_taped<'a>(&'a self, tokens: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
+        self.text.forward(tokens, tape)
     }
 
     /// Makes the logit scale at least 0 and at most ln(100), as CLIP does after every step.

@@ -107,7 +107,7 @@ impl Conv2d {
 /// Batch normalisation of the channels of `[batch, channels, height, width]`; eps 1e-5, momentum 0.1.
 ///
 /// While training it normalises with the batch's own statistics and moves the running ones; in
-/// evaluation it reads the running ones and moves nothing.
+/// evaluation, or where its weight is locked, it reads the running ones and moves nothing.
 #[derive(Debug)]
 pub struct BatchNorm2d {
     weight: Tensor,
@@ -135,8 +135,10 @@ impl BatchNorm2d {
 
     /// Same shape in and out.
     pub fn forward(&self, xs: &Tensor) -> Tensor {
-        let training = self.mode.is_training();
-        if training {
+        // A locked norm does not move, whatever the rest of the model does.
+        let training = self.mode.is_training() && self.weight.requires_grad();
+        let statistics = !(training && self.mode.is_recomputing());
+        if training && statistics {
             tch::no_grad(|| {
                 let _ = self.num_batches_tracked.shallow_clone().g_add_scalar_(1);
             });
@@ -144,8 +146,8 @@ impl BatchNorm2d {
         xs.batch_norm(
             Some(&self.weight),
             Some(&self.bias),
-            Some(&self.running_mean),
-            Some(&self.running_var),
+            statistics.then_some(&self.running_mean),
+            statistics.then_some(&self.running_var),
             training,
             0.1,
             1e-5,

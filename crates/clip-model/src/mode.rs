@@ -15,6 +15,7 @@ pub struct Mode(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     training: AtomicBool,
+    recomputing: AtomicBool,
     seed: AtomicU64,
 }
 
@@ -28,6 +29,21 @@ impl Mode {
     /// Evaluation mode: nothing is dropped, and BatchNorm reads its running statistics.
     pub fn eval(&self) {
         self.0.training.store(false, Ordering::Relaxed);
+    }
+
+    /// Runs `f` in training mode with the last seed, as a repetition of a pass that has been made.
+    pub(crate) fn recompute<T>(&self, f: impl FnOnce() -> T) -> T {
+        let training = self.0.training.swap(true, Ordering::Relaxed);
+        self.0.recomputing.store(true, Ordering::Relaxed);
+        let result = f();
+        self.0.recomputing.store(false, Ordering::Relaxed);
+        self.0.training.store(training, Ordering::Relaxed);
+        result
+    }
+
+    /// Whether the pass repeats one that has been made, whose statistics were taken then.
+    pub(crate) fn is_recomputing(&self) -> bool {
+        self.0.recomputing.load(Ordering::Relaxed)
     }
 
     /// Whether the model trains.

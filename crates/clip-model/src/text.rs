@@ -7,6 +7,7 @@ use crate::block::{BlockConfig, BlockInit, Transformer};
 use crate::config::{TextConfig, TextPool};
 use crate::layers::{LayerNorm, Linear};
 use crate::params::{Builder, Init};
+use crate::tape::Tape;
 use crate::{Error, Result};
 
 /// Token ids to raw embedding.
@@ -101,7 +102,7 @@ impl TextTransformer {
     ///
     /// # Errors
     /// [`Error::Shape`] where the tokens have another shape or kind, or a length that the tower cannot take.
-    pub fn forward(&self, tokens: &Tensor) -> Result<Tensor> {
+    pub fn forward<'a>(&'a self, tokens: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
         let (context, shape) = (self.config.context_length, tokens.size());
         let shortest = if self.config.may_be_cut() { 1 } else { context };
         if shape.len() != 2 || tokens.kind() != Kind::Int64 || !(shortest..=context).contains(&shape[1]) {
@@ -114,7 +115,7 @@ impl TextTransformer {
         let positions = self.positional_embedding.narrow(0, 0, shape[1]);
         // The fallible form: ids outside the vocabulary come from data.
         let embedded = Tensor::f_embedding(&self.token_embedding, tokens, -1, false, false)? + positions; // [batch, length, width]
-        let states = self.transformer.forward(embedded);
+        let states = self.transformer.forward(embedded, tape);
         // Pooling before the norm normalises one token per text instead of all; the values are the same.
         let pooled = self.ln_final.forward(&self.pool(&states, tokens)); // [batch, width]
         Ok(match &self.projection {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clip_model::folder::FolderConfig;
 use clip_model::{ClipConfig, cost, presets};
 use data_pipeline::mixture::Mixture;
+use data_pipeline::sample::RawSample;
 use data_pipeline::sources::Source;
 use serde::Serialize;
 
@@ -92,6 +93,39 @@ pub fn open_sources(recipe: &Recipe) -> Result<Vec<(Arc<dyn Source>, f64)>> {
     recipe.data.train.iter().map(open).collect()
 }
 
+/// A source that is not on this machine, of which only the number of samples is known.
+struct Absent {
+    name: String,
+    len: usize,
+}
+
+impl Source for Absent {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn read(&self, _: usize, _: u64) -> data_pipeline::Result<RawSample> {
+        Err(data_pipeline::Error::Empty(self.name.clone()))
+    }
+}
+
+/// The sources for a plan: one that cannot be opened counts as long as the recipe says.
+fn plan_sources(recipe: &Recipe) -> Result<Vec<(Arc<dyn Source>, f64)>> {
+    let open = |own: &crate::recipe::TrainSource| match (own.source.open(&recipe.data.root), own.samples) {
+        (Ok(source), _) => Ok((source, own.weight)),
+        (Err(error), Some(len)) => {
+            let absent = Absent { name: format!("(not here: {error})"), len };
+            Ok((Arc::new(absent) as Arc<dyn Source>, own.weight))
+        }
+        (Err(error), None) => Err(error.into()),
+    };
+    recipe.data.train.iter().map(open).collect()
+}
+
 /// The configuration behind the name of a student or teacher, without reading weights.
 ///
 /// # Errors
@@ -119,12 +153,13 @@ pub(crate) fn steps(recipe: &Recipe, samples_per_epoch: u64) -> Result<(u64, f64
 }
 
 impl Plan {
-    /// The plan of one run of a job; opens the sources, reads no weights.
+    /// The plan of one run of a job; opens the sources, reads no weights. Sources that are not here count as
+    /// many samples as the recipe says, and a teacher that is not here as its `arch`.
     ///
     /// # Errors
     /// As [`open_sources`] and [`model_config`].
     pub fn new(recipe: &Recipe, job: &Job) -> Result<Self> {
-        let opened = open_sources(recipe)?;
+        let opened = plan_sources(recipe)?;
         let sources = opened.iter().map(|(s, weight)| (s.name().to_string(), s.len(), *weight)).collect();
         let mixture = Mixture::new(opened)?;
         let (steps, steps_per_epoch) = steps(recipe, mixture.len())?;
@@ -159,7 +194,7 @@ fn teacher_cost(teacher: &TeacherConfig, job: &Job) -> Result<ModelCost> {
     }
     let name = teacher.model.as_deref().unwrap_or_default();
     let config = match &teacher.arch {
-        Some(arch) if Path::new(name).is_file() => presets::get(arch)?,
+        Some(arch) if !Path::new(name).is_dir() => presets::get(arch)?,
         _ => model_config(name)?,
     };
     ModelCost::new(name, &config)

@@ -1,6 +1,6 @@
 //! One training step, top to bottom.
 
-use clip_model::Clip;
+use clip_model::{Clip, Tape};
 use kd_losses::objective::Side;
 use kd_losses::{Embeddings, Objective, Targets};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ pub struct Trainee {
     pub samples: u64,
     /// Names the random drops of the student's layers, together with the step.
     pub seed: u64,
+    /// Whether the student's blocks compute their activations again instead of keeping them.
+    pub grad_checkpointing: bool,
 }
 
 /// Which pairs of a batch count as right.
@@ -75,7 +77,7 @@ pub struct StepReport {
 }
 
 impl Trainee {
-    /// Puts a student, its objective and an optimiser together.
+    /// Puts a student, its objective and an optimiser together; locked parameters are not trained.
     ///
     /// # Errors
     /// [`Error::Torch`] where memory runs out; [`Error::Recipe`] for an EMA decay outside 0..1.
@@ -85,12 +87,13 @@ impl Trainee {
         optimizer: &OptimizerConfig,
         ema: Option<f64>,
     ) -> Result<Self> {
-        let own = || student.params().iter().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
+        let trained = || student.params().iter().filter(|p| p.tensor.requires_grad());
+        let own = || trained().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
         let learned =
             objective.parts().named().iter().map(|(name, t)| (format!("loss.{name}"), t.shallow_clone()));
         let optimizer = AdamW::new(optimizer, own().chain(learned))?;
         let ema = ema.map(|decay| Ema::new(decay, own())).transpose()?;
-        Ok(Trainee { optimizer, ema, objective, student, step: 0, samples: 0, seed: 0 })
+        Ok(Trainee { optimizer, ema, objective, student, step: 0, samples: 0, seed: 0, grad_checkpointing: false })
     }
 
     /// Trains on the micro-batches as one step: gradients are averaged over them, each is its own contrastive batch.
@@ -110,11 +113,11 @@ impl Trainee {
         for (index, batch) in batches.iter().enumerate() {
             let input = &batch.student;
             self.student.mode().train(self.drop_seed(index));
+            let mut tape = Tape::new(self.grad_checkpointing);
             let student = Embeddings::new(
-                self.student.encode_image(&input.images)?,
-                self.student.encode_text(&input.tokens)?,
+                self.student.encode_image_taped(&input.images, &mut tape)?,
+                self.student.encode_text_taped(&input.tokens, &mut tape)?,
             )?;
-            self.student.mode().eval();
             let scale = self.student.logit_scale.exp();
 
             let read = batch.teacher.as_ref().unwrap_or(input);
@@ -130,6 +133,8 @@ impl Trainee {
             let side = Side { local: &student, all: &student, scale: &scale };
             let losses = self.objective.evaluate(&side, target.as_ref(), &targets)?;
             (&losses.total * share).backward();
+            tape.backward(self.student.mode())?;
+            self.student.mode().eval();
 
             report.add(&losses, scale.double_value(&[]), share);
             self.samples += input.images.size()[0] as u64;

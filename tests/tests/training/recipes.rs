@@ -2,13 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
+use clip_model::presets;
 use trainer::plan::Plan;
 use trainer::recipe::load;
 
 fn recipes() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/recipes");
-    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    paths.filter(|path| path.extension().is_some_and(|ending| ending == "toml")).collect()
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|ending| ending == "toml") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/recipes"), &mut found);
+    found.sort();
+    found
 }
 
 #[test]
@@ -37,4 +49,31 @@ fn the_quickstart_is_planned() {
     assert_eq!(students[0].train, students[1].train);
     assert_eq!(students[0].seed, students[1].seed);
     assert_eq!(students[0].student, students[1].student);
+}
+
+#[test]
+fn published_settings_are_planned_without_data_or_teacher() {
+    let published = recipes().into_iter().filter(|path| {
+        let family = path.parent().and_then(Path::file_name).unwrap();
+        family != "recipes"
+    });
+    let mut students = std::collections::BTreeSet::new();
+    for path in published {
+        let job = load(&path, &[]).unwrap();
+        for recipe in &job.runs {
+            let plan = Plan::new(recipe, &job).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            assert!(plan.samples > 300_000_000 && plan.teacher.is_some(), "{}", path.display());
+            assert!(plan.to_string().contains("not here"), "{}", path.display());
+            students.insert(recipe.student.model.clone());
+        }
+    }
+    // Every tower that a student can have; larger ones are teachers.
+    let small = presets::names().filter(|name| {
+        let own = !name.ends_with("quickgelu") && !name.ends_with("32px") && !name.contains("SigLIP");
+        let large = ["RN101", "RN50x", "ViT-L", "ViT-H", "ViT-g", "ViT-bigG"];
+        own && !large.iter().any(|prefix| name.starts_with(prefix))
+    });
+    for name in small {
+        assert!(students.contains(name), "{name} has no recipe");
+    }
 }

@@ -10,6 +10,7 @@ use tch::Tensor;
 use crate::activation::Activation;
 use crate::config::{TowerKind, VisionConfig};
 use crate::params::Builder;
+use crate::tape::Tape;
 use crate::{Error, Result};
 
 /// Image to raw embedding.
@@ -46,7 +47,7 @@ impl ImageTower {
     ///
     /// # Errors
     /// [`Error::Shape`] where the images have another shape.
-    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+    pub fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
         let (size, shape) = (self.image_size, images.size());
         if shape.len() != 4 || shape[1..] != [3, size, size] {
             return Err(Error::Shape {
@@ -56,9 +57,9 @@ impl ImageTower {
             });
         }
         Ok(match &self.kind {
-            Kind::Vit(tower) => tower.forward(images),
-            Kind::ResNet(tower) => tower.forward(images),
-            Kind::Timm(tower) => tower.forward(images),
+            Kind::Vit(tower) => tower.forward(images, tape),
+            Kind::ResNet(tower) => tower.forward(images, tape),
+            Kind::Timm(tower) => tower.forward(images, tape),
         })
     }
 }

@@ -7,6 +7,7 @@ use crate::activation::Activation;
 use crate::config::{Layers, VisionConfig};
 use crate::conv::{ConvConfig, ConvNorm, ConvStart};
 use crate::params::Builder;
+use crate::tape::Tape;
 use crate::vision::attention_pool::AttentionPool2d;
 use crate::{Error, Result};
 
@@ -53,10 +54,10 @@ impl ModifiedResNet {
     }
 
     /// Normalised images `[batch, 3, size, size]` to raw embeddings `[batch, embed]`.
-    pub fn forward(&self, images: &Tensor) -> Tensor {
+    pub fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
         let xs = self.stem.iter().fold(images.shallow_clone(), |xs, layer| layer.forward(&xs));
         let xs = average(&xs, 2); // [batch, width, size / 4, size / 4]
-        let xs = self.blocks.iter().fold(xs, |xs, block| block.forward(&xs));
+        let xs = self.blocks.iter().fold(xs, |xs, block| tape.run(xs, |xs| block.forward(xs)));
         self.attnpool.forward(&xs) // from [batch, 32 * width, size / 32, size / 32]
     }
 }

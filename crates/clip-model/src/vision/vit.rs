@@ -8,6 +8,7 @@ use crate::config::{Layers, VisionConfig, VisionPool};
 use crate::layers::LayerNorm;
 use crate::mode::Mode;
 use crate::params::{Builder, Init};
+use crate::tape::Tape;
 use crate::{Error, Result};
 
 /// Image to raw embedding.
@@ -89,7 +90,7 @@ impl VisionTransformer {
     }
 
     /// Normalised images `[batch, 3, size, size]` to raw embeddings `[batch, embed]`.
-    pub fn forward(&self, images: &Tensor) -> Tensor {
+    pub fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
         let (batch, patch, width) = (images.size()[0], self.patch, self.class_embedding.size()[0]);
         let patches = images
             .conv2d(&self.conv1, None::<&Tensor>, [patch, patch], [0, 0], [1, 1], 1)
@@ -102,7 +103,7 @@ impl VisionTransformer {
             Some(norm) => norm.forward(&tokens),
             None => tokens,
         };
-        let tokens = self.transformer.forward(tokens);
+        let tokens = self.transformer.forward(tokens, tape);
         let pooled = match self.pool {
             // Only the class token is used from here on, so only it is normalised.
             VisionPool::Tok => self.ln_post.forward(&tokens.select(1, 0)),

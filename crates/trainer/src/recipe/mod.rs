@@ -61,6 +61,27 @@ pub struct Recipe {
 pub struct Student {
     /// A preset, or a model folder to go on from.
     pub model: String,
+    /// Side of its images in pixels, where it is to be another than the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<i64>,
+    /// Share of the patches that a ViT leaves out while training; left out, the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patch_dropout: Option<f64>,
+    /// Largest drop path rate of a timm tower; left out, the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drop_path: Option<f64>,
+    /// Whether the image tower stays as it is, but for its last groups.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lock_image: bool,
+    /// Groups of a locked image tower that are trained all the same, counted from the projection.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lock_image_unlocked_groups: usize,
+    /// Whether the text tower stays as it is, but for its last groups.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lock_text: bool,
+    /// Groups of a locked text tower that are trained all the same, counted from the projection.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lock_text_unlocked_groups: usize,
     /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
@@ -76,6 +97,9 @@ pub struct TeacherConfig {
     /// An earlier run of the same recipe file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
+    /// Side of its images in pixels, where it is to be another than the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<i64>,
     /// The preset whose weights a bare file holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arch: Option<String>,
@@ -118,6 +142,8 @@ pub struct TrainSource {
     pub source: SourceConfig,
     /// Visits per sample and epoch; 1 is each sample once.
     pub weight: f64,
+    /// Samples that the source has, for a plan where the data is not on this machine.
+    pub samples: Option<usize>,
 }
 
 /// Length and shape of the run. Exactly one of `epochs` and `steps` is given.
@@ -141,6 +167,10 @@ pub struct Train {
     /// Decay of averaged student weights; the averages are what is saved and evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
+    /// Computes the activations of the student's blocks again in the backward pass instead of keeping them:
+    /// about a third more time for a fraction of the memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub grad_checkpointing: bool,
     /// Threads of the tensor library; 0 leaves its own choice. Part of what makes a run repeatable.
     #[serde(default)]
     pub threads: i32,
@@ -268,6 +298,16 @@ impl Recipe {
                 return fail("there is a [teacher], but no loss uses it: give one such as `losses.crd = 1.0`, or remove it".into());
             }
         }
+        for (tower, locked, unlocked) in [
+            ("image", self.student.lock_image, self.student.lock_image_unlocked_groups),
+            ("text", self.student.lock_text, self.student.lock_text_unlocked_groups),
+        ] {
+            if unlocked > 0 && !locked {
+                return fail(format!(
+                    "student.lock_{tower}_unlocked_groups needs student.lock_{tower} = true"
+                ));
+            }
+        }
         let train = &self.train;
         if self.data.train.is_empty() {
             return fail("there is no [[data.train]]: name at least one source".into());
@@ -325,6 +365,10 @@ fn here() -> PathBuf {
     ".".into()
 }
 
+fn is_zero(value: &usize) -> bool {
+    *value == 0
+}
+
 fn one() -> usize {
     1
 }
@@ -354,7 +398,8 @@ impl TryFrom<toml::Table> for TrainSource {
 
     fn try_from(mut table: toml::Table) -> Result<Self, Self::Error> {
         let weight = take(&mut table, "weight")?.unwrap_or(1.0);
-        Ok(TrainSource { weight, source: table.try_into()? })
+        let samples = take(&mut table, "samples")?;
+        Ok(TrainSource { weight, samples, source: table.try_into()? })
     }
 }
 
@@ -362,6 +407,9 @@ impl From<TrainSource> for toml::Table {
     fn from(own: TrainSource) -> Self {
         let mut table = source_table(&own.source);
         table.insert("weight".into(), own.weight.into());
+        if let Some(samples) = own.samples.and_then(|samples| i64::try_from(samples).ok()) {
+            table.insert("samples".into(), samples.into());
+        }
         table
     }
 }

@@ -8,6 +8,7 @@ use crate::activation::Activation;
 use crate::conv::{Conv2d, ConvConfig, ConvNorm};
 use crate::layers::DropPath;
 use crate::params::Builder;
+use crate::tape::Tape;
 
 /// Image to features.
 #[derive(Debug)]
@@ -122,8 +123,11 @@ impl InvertedNet {
     }
 
     /// `[batch, 3, size, size]` to `[batch, features]`.
-    pub(super) fn forward(&self, images: &Tensor) -> Tensor {
-        let xs = self.blocks.iter().fold(self.stem.forward(images), |xs, block| block.forward(&xs));
+    pub(super) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
+        let xs = self
+            .blocks
+            .iter()
+            .fold(self.stem.forward(images), |xs, block| tape.run(xs, |xs| block.forward(xs)));
         match &self.head {
             Head::BeforePooling(head) => global_average(&head.forward(&xs)),
             Head::AfterPooling(conv, activation) => {

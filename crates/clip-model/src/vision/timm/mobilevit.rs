@@ -9,6 +9,7 @@ use crate::block::{BlockConfig, BlockInit, Naming, ResidualAttentionBlock};
 use crate::conv::{Conv2d, ConvConfig, ConvNorm};
 use crate::layers::{DropPath, LayerNorm};
 use crate::params::{Builder, Init};
+use crate::tape::Tape;
 
 /// The published sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,10 +106,10 @@ impl MobileVit {
     }
 
     /// `[batch, 3, size, size]` to `[batch, features]`.
-    pub(super) fn forward(&self, images: &Tensor) -> Tensor {
+    pub(super) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
         let xs = self.stages.iter().fold(self.stem.forward(images), |xs, block| match block {
-            Block::Inverted(block) => block.forward(&xs),
-            Block::Transformer(block) => block.forward(&xs),
+            Block::Inverted(block) => tape.run(xs, |xs| block.forward(xs)),
+            Block::Transformer(block) => tape.run(xs, |xs| block.forward(xs)),
         });
         global_average(&self.final_conv.forward(&xs))
     }
@@ -229,7 +230,7 @@ impl MobileVitBlock {
             .reshape([batch, channels, rows, PATCH, columns, PATCH])
             .permute([0, 3, 5, 2, 4, 1]) // [batch, PATCH, PATCH, rows, columns, channels]
             .reshape([batch * PATCH * PATCH, rows * columns, channels]);
-        let xs = self.transformer.iter().fold(xs, |xs, block| block.forward(xs));
+        let xs = self.transformer.iter().fold(xs, |xs, block| block.forward(&xs));
         let xs = self
             .norm
             .forward(&xs)

@@ -11,6 +11,7 @@ use tch::{Kind, Tensor};
 use crate::config::VisionConfig;
 use crate::layers::{Dropout, Linear};
 use crate::params::{Builder, Init};
+use crate::tape::Tape;
 use crate::{Error, Result};
 
 pub use mobilevit::MobileVitSize;
@@ -147,13 +148,13 @@ impl TimmTower {
     }
 
     /// Normalised images `[batch, 3, size, size]` to raw embeddings `[batch, embed]`.
-    pub fn forward(&self, images: &Tensor) -> Tensor {
+    pub fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
         let features = match &self.trunk {
-            Model::ResNet(trunk) => trunk.forward(images),
-            Model::Inverted(trunk) => trunk.forward(images),
-            Model::MobileVit(trunk) => trunk.forward(images),
-            Model::Swin(trunk) => trunk.forward(images),
-            Model::Siglip(trunk) => trunk.forward(images),
+            Model::ResNet(trunk) => trunk.forward(images, tape),
+            Model::Inverted(trunk) => trunk.forward(images, tape),
+            Model::MobileVit(trunk) => trunk.forward(images, tape),
+            Model::Swin(trunk) => trunk.forward(images, tape),
+            Model::Siglip(trunk) => trunk.forward(images, tape),
         }; // [batch, features]
         let features = self.drop.forward(features);
         match &self.proj {

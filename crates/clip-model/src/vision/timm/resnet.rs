@@ -8,6 +8,7 @@ use crate::activation::Activation;
 use crate::conv::{ConvConfig, ConvNorm};
 use crate::layers::DropPath;
 use crate::params::Builder;
+use crate::tape::Tape;
 
 /// Image to 512 features.
 #[derive(Debug)]
@@ -38,9 +39,9 @@ impl ResNet {
     }
 
     /// `[batch, 3, size, size]` to `[batch, 512]`.
-    pub(super) fn forward(&self, images: &Tensor) -> Tensor {
+    pub(super) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
         let xs = self.stem.forward(images).max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false);
-        let xs = self.blocks.iter().fold(xs, |xs, block| block.forward(&xs));
+        let xs = self.blocks.iter().fold(xs, |xs, block| tape.run(xs, |xs| block.forward(xs)));
         global_average(&xs)
     }
 }

@@ -8,6 +8,7 @@ use crate::activation::Activation;
 use crate::block::{BlockConfig, BlockInit, Naming, ResidualAttentionBlock};
 use crate::layers::{LayerNorm, Linear, Mlp, TIMM_MLP};
 use crate::params::{Builder, Init};
+use crate::tape::Tape;
 
 const EPS: f64 = 1e-6;
 
@@ -101,12 +102,15 @@ impl SiglipTower {
     }
 
     /// `[batch, 3, size, size]` to `[batch, width]`.
-    pub(super) fn forward(&self, images: &Tensor) -> Tensor {
+    pub(super) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
         let patches = images
             .conv2d(&self.patch_embed, Some(&self.patch_bias), [self.patch, self.patch], [0, 0], [1, 1], 1)
             .flatten(2, 3)
             .transpose(1, 2); // [batch, grid², width]
-        let tokens = self.blocks.iter().fold(patches + &self.pos_embed, |xs, block| block.forward(xs));
+        let tokens = self
+            .blocks
+            .iter()
+            .fold(patches + &self.pos_embed, |xs, block| tape.run(xs, |xs| block.forward(xs)));
         self.attn_pool.forward(&self.norm.forward(&tokens))
     }
 }

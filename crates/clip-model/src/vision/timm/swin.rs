@@ -8,6 +8,7 @@ use crate::activation::Activation;
 use crate::attention::{Attention, AttentionConfig};
 use crate::layers::{DropPath, LayerNorm, Linear, Mlp, TIMM_MLP};
 use crate::params::{Builder, Init};
+use crate::tape::Tape;
 
 const EPS: f64 = 1e-5;
 const WINDOW: i64 = 7;
@@ -68,7 +69,7 @@ impl Swin {
     }
 
     /// `[batch, 3, size, size]` to `[batch, 768]`.
-    pub(super) fn forward(&self, images: &Tensor) -> Tensor {
+    pub(super) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
         let patches = images
             .conv2d(&self.patch_embed, Some(&self.patch_bias), [PATCH, PATCH], [0, 0], [1, 1], 1)
             .permute([0, 2, 3, 1]); // [batch, grid, grid, 96]
@@ -77,7 +78,7 @@ impl Swin {
             if let Some(merging) = &stage.merging {
                 xs = merging.forward(&xs);
             }
-            xs = stage.blocks.iter().fold(xs, |xs, block| block.forward(xs));
+            xs = stage.blocks.iter().fold(xs, |xs, block| tape.run(xs, |xs| block.forward(xs)));
         }
         self.norm.forward(&xs).mean_dim([1i64, 2].as_slice(), false, None::<Kind>)
     }
@@ -175,8 +176,8 @@ impl SwinBlock {
     }
 
     /// `[batch, grid, grid, channels]` in and out.
-    fn forward(&self, xs: Tensor) -> Tensor {
-        let mixed = self.attend(&self.norm1.forward(&xs));
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        let mixed = self.attend(&self.norm1.forward(xs));
         let xs = xs + self.drop_paths[0].forward(mixed);
         let mixed = self.mlp.forward(&self.norm2.forward(&xs));
         xs + self.drop_paths[1].forward(mixed)
