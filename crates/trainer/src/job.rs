@@ -27,7 +27,7 @@ pub fn folder(job: &Job, out: &Path, run: &str) -> PathBuf {
     if job.is_single() { out.to_path_buf() } else { out.join(run) }
 }
 
-/// Makes all runs under `out`, then writes `report.md` and `report.html` there.
+/// Makes all runs under `out`, then writes `report.md`, `report.html` and `report.svg` (the main figures) there.
 ///
 /// # Errors
 /// [`Error`] of the run that failed.
@@ -49,6 +49,7 @@ pub fn run_job(job: &Job, out: &Path, options: &Options<'_>) -> Result<JobOutcom
     let html =
         report::html(&job.name, &table(job, &finished), &finished, &curves.collect::<Result<Vec<_>>>()?);
     write_atomic(&out.join("report.html"), html.as_bytes())?;
+    write_atomic(&out.join("report.svg"), report::picture(&finished).as_bytes())?;
     Ok(JobOutcome::Finished(finished))
 }
 

@@ -44,6 +44,17 @@ pub fn html(
     )
 }
 
+/// The main figures as a picture of its own, for a page that shows pictures only.
+pub fn picture(results: &[(String, Results)]) -> String {
+    const OWN: &str = "<style>text{fill:#1c1e21;font:12px system-ui,sans-serif}@media(prefers-color-scheme:dark){text{fill:#e6e6e6}}</style>";
+    // Outside a page, an SVG needs its namespace.
+    let start = "<svg xmlns=\"http://www.w3.org/2000/svg\" ";
+    match bars(results).strip_prefix("<svg ").and_then(|rest| rest.split_once('>')) {
+        Some((attributes, rest)) => format!("{start}{attributes}>{OWN}{rest}\n"),
+        None => String::new(),
+    }
+}
+
 /// Samples seen and loss: the raw value of a term, or the total for an empty key.
 fn points(steps: &[Value], key: &str) -> Vec<(f64, f64)> {
     let value = |line: &Value| {
@@ -175,6 +186,23 @@ mod tests {
         assert!(page.contains("a &lt;job&gt;") && page.contains("<td class=\"n\">1.5</td>"));
         assert_eq!(page.matches("<polyline").count(), 2);
         assert!(!page.contains("http") && !page.contains("NaN"));
+    }
+
+    #[test]
+    fn a_picture_stands_alone() {
+        let score = zeroshot_eval::Score::Classification(zeroshot_eval::Classification {
+            top1: 0.25,
+            top5: None,
+            mean_per_class_recall: 0.25,
+            samples: 4,
+            per_class: vec![],
+        });
+        let sets = vec![zeroshot_eval::SetScore { set: "<toys>".into(), score }];
+        let student = zeroshot_eval::Report { model: "m".into(), sets };
+        let results = Results { student, teacher: None, seconds: 1.0, parameters: (1, 1) };
+        let svg = picture(&[("run".into(), results)]);
+        assert!(svg.starts_with("<svg xmlns=") && svg.contains("&lt;toys&gt;") && svg.contains(">25.0<"), "{svg}");
+        assert!(picture(&[]).is_empty());
     }
 
     #[test]
