@@ -9,7 +9,7 @@ use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 #[command(
     version,
     about,
-    after_help = "Exit codes: 0 done, 1 error, 2 wrong arguments, 130 stopped by a signal (a checkpoint was written)."
+    after_help = "Exit codes: 0 done, 1 error, 2 wrong arguments, 130 stopped by a signal or --stop-after (a checkpoint of the last whole step is there; a second signal ends at once)."
 )]
 pub(crate) struct Args {
     /// Say more about what is done.
@@ -41,8 +41,8 @@ pub(crate) enum Command {
 pub(crate) struct Train {
     /// Recipe file (TOML).
     pub recipe: PathBuf,
-    /// Change a setting: `key.path=value`, or `runs.NAME.key.path=value` for one run only.
-    #[arg(long, value_name = "K=V", num_args = 1..)]
+    /// Change a setting: `key.path=value`, or `runs.NAME.key.path=value` for one run only; may be repeated.
+    #[arg(long, value_name = "K=V")]
     pub set: Vec<String>,
     /// Folder of the runs [default: runs/NAME].
     #[arg(long)]
@@ -53,6 +53,9 @@ pub(crate) struct Train {
     /// Remove earlier runs of this recipe from the folder and start again.
     #[arg(long)]
     pub restart: bool,
+    /// Stop each run after this step, with a checkpoint, as a signal would (for slots of limited time).
+    #[arg(long, value_name = "STEP")]
+    pub stop_after: Option<u64>,
     /// Print steps, samples, parameters, operations and memory, and stop there.
     #[arg(long)]
     pub dry_run: bool,

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    output::one_line_panics();
     let args = args::Args::parse();
     output::set_up(args.verbose);
     match commands::run(args.command) {

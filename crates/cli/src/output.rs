@@ -13,6 +13,21 @@ pub(crate) fn set_up(verbose: bool) {
     log.without_time().with_ansi(io::stderr().is_terminal()).init();
 }
 
+/// A defect of the program is said on one line like any error; `RUST_BACKTRACE=full` shows where it is.
+pub(crate) fn one_line_panics() {
+    let verbose = std::env::var("RUST_BACKTRACE").is_ok_and(|value| value == "full");
+    if !verbose {
+        std::panic::set_hook(Box::new(|info| {
+            let reason = info.payload_as_str().unwrap_or("no reason given");
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            note(format!(
+                "error: a defect of the program at {place}: {}; please report it with the command (RUST_BACKTRACE=full shows more)",
+                reason.replace('\n', " ")
+            ));
+        }));
+    }
+}
+
 /// Prints a result.
 pub(crate) fn text(text: impl AsRef<str>) -> anyhow::Result<()> {
     let text = text.as_ref();

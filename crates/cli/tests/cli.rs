@@ -147,10 +147,59 @@ fn a_signal_stops_with_a_checkpoint_and_resume_goes_on() {
     assert_eq!(names.len(), 1, "{names:?}");
     let step: u64 = names[0].strip_prefix("step-").unwrap().parse().unwrap();
 
-    // The same run with an end in sight differs in train.steps, so it is refused.
+    // The same run with another end differs in train.steps, so it is refused.
     let steps = format!("train.steps={}", step + 2);
     let refused = failed(&["train", &recipe, "--out", &out, "--resume", "--set", &steps]);
     assert!(refused.contains("train.steps"), "{refused}");
+
+    let last = (step + 2).to_string();
+    args.extend(["--resume", "--stop-after", &last]);
+    assert_eq!(clip_distill(&args).status.code(), Some(130));
+    let lines = fs::read_to_string(&metrics).unwrap();
+    let steps =
+        lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap());
+    assert!(steps.eq(1..=step + 2), "each step once, from the first on: {lines}");
+}
+
+#[test]
+fn restart_removes_nothing_before_all_is_checked() {
+    let place = Place::new();
+    let (recipe, out) = (place.recipe(""), place.name("out"));
+    done(&["train", &recipe, "--out", &out]);
+    for wrong in [
+        "train.device=cuda:77",
+        "data.augment.flip=7",
+        "losses.task=nan",
+        "train.threads=-5",
+        "train.accumulate=4611686018427387904",
+        "train.warmup_steps=100000",
+        "checkpoint.every_minutes=nan",
+        "data.damaged={skip={max_fraction=2.0}}",
+        "eval.sets=[{name='x',source='folder',root='nowhere'}]",
+        "eval.sets=[{name='x',source='emoji',split='test',prompts='unheard-of'}]",
+        "eval.sets=[{name='x',source='emoji',split='test',prompts=['no place']}]",
+    ] {
+        failed(&["train", &recipe, "--out", &out, "--restart", "--set", wrong]);
+        assert!(place.path("out/model/open_clip_model.safetensors").is_file(), "{wrong}");
+        assert!(place.path("out/report.json").is_file(), "{wrong}");
+    }
+}
+
+#[test]
+fn wrong_settings_are_named_with_their_place() {
+    let place = Place::new();
+    let recipe = place.recipe("");
+    let text = fs::read_to_string(&recipe).unwrap();
+    for (from, to, named) in [
+        ("threads = 1", "thread = 1", "train.thread"),
+        ("batch_size = 8", "batch_size = 'many'", "train.batch_size"),
+        ("losses.task = 1.0", "losses.tusk = 1.0", "losses.tusk"),
+        ("name = 'small'", "name = 'small", "line 1"),
+    ] {
+        fs::write(place.path("wrong.toml"), text.replace(from, to)).unwrap();
+        let error = failed(&["train", &place.name("wrong.toml"), "--dry-run"]);
+        assert!(error.contains(named), "{named}: {error}");
+    }
 }
 
 #[test]

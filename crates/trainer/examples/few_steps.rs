@@ -26,7 +26,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::temp_dir().join(format!("few-steps-{}", std::process::id()));
     let job = trainer::recipe::parse(RECIPE, &[], "few steps")?;
     let stop = AtomicBool::new(false);
-    let options = Options { stop: &stop, resume: false, progress: true, version: "example" };
+    let options =
+        Options { stop: &stop, stop_after: None, resume: false, progress: true, version: "example" };
     let mut out = std::io::stdout();
     match run(&job.runs[0], &folder, None, &options)? {
         Outcome::Finished(results) => write!(out, "{}", results.student.table())?,

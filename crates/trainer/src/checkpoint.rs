@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clip_model::weights::{self, read_safetensors, write_atomic, write_safetensors};
 use data_pipeline::loader::Position;
+use data_pipeline::policy::SkipCounts;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tch::Tensor;
@@ -23,8 +24,10 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const LEARNED: &str = "learned.safetensors";
 const EMA: &str = "ema.safetensors";
 const RECIPE: &str = "recipe.toml";
+/// Ends the names of folders that no one reads: what is being written, or replaced.
+const PARTIAL: &str = ".partial";
 /// Changes when older checkpoints can no longer be read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What a run is besides its tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -43,10 +46,16 @@ pub struct State {
     pub seconds: f64,
     /// Best evaluation so far: step and score.
     pub best: Option<(u64, f64)>,
+    /// Training samples read so far, and those that were left out.
+    #[serde(default)]
+    pub damaged: SkipCounts,
     /// Fingerprints of the training sources.
     pub data: Vec<String>,
     /// SHA-256 of the other files.
     pub files: BTreeMap<String, String>,
+    /// SHA-256 of this state with this field empty.
+    #[serde(default)]
+    pub own: String,
 }
 
 /// Writes a checkpoint into `folder` (of all checkpoints) and returns its own folder.
@@ -55,9 +64,46 @@ pub struct State {
 /// [`Error::Io`] and [`Error::Model`] where it cannot be written; earlier checkpoints stay whole.
 pub fn save(folder: &Path, trainee: &Trainee, state: &State, recipe: &str) -> Result<PathBuf> {
     let target = folder.join(format!("step-{:08}", state.step));
-    let partial = folder.join(format!(".step-{:08}.partial", state.step));
-    remove(&partial)?;
+    let partial = folder.join(format!(".step-{:08}{PARTIAL}", state.step));
+    clear(folder)?;
     fs::create_dir_all(&partial).map_err(|e| Error::io(&partial, e))?;
+    // A half-written one would only fill the disk further.
+    write(&partial, trainee, state, recipe).inspect_err(|_| drop(remove(&partial)))?;
+    // One of the same step makes place by a rename, so that there is a whole one at every moment.
+    let old = folder.join(format!(".step-{:08}.old{PARTIAL}", state.step));
+    match fs::rename(&target, &old) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&target, e)),
+        _ => {}
+    }
+    fs::rename(&partial, &target).map_err(|e| Error::io(&target, e))?;
+    sync_folder(folder)?;
+    remove(&old)?;
+    Ok(target)
+}
+
+/// Removes what interrupted saves left; a replaced checkpoint whose successor did not arrive comes back.
+fn clear(folder: &Path) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::io(folder, e)),
+    };
+    for entry in entries {
+        let path = entry.map_err(|e| Error::io(folder, e))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if !(name.starts_with(".step-") && name.ends_with(PARTIAL)) {
+            continue;
+        }
+        let replaced = name.strip_suffix(&format!(".old{PARTIAL}")).map(|step| folder.join(&step[1..]));
+        match replaced {
+            Some(place) if !place.exists() => fs::rename(&path, &place).map_err(|e| Error::io(&path, e))?,
+            _ => remove(&path)?,
+        }
+    }
+    Ok(())
+}
+
+fn write(partial: &Path, trainee: &Trainee, state: &State, recipe: &str) -> Result<()> {
     let named = trainee.student.params().state().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
     let mut groups = vec![(MODEL, named.collect::<Vec<_>>()), (OPTIMIZER, trainee.optimizer.state())];
     groups.push((
@@ -69,16 +115,16 @@ pub fn save(folder: &Path, trainee: &Trainee, state: &State, recipe: &str) -> Re
         write_safetensors(&partial.join(file), tensors.iter().map(|(name, t)| (name.as_str(), t)))?;
     }
     write_atomic(&partial.join(RECIPE), recipe.as_bytes())?;
-    let mut state = State { version: VERSION, ..state.clone() };
-    state.files = checksums(&partial)?;
-    let json = serde_json::to_string_pretty(&state)
-        .map_err(|e| Error::checkpoint(&partial, format!("its state cannot be written: {e}")))?;
-    write_atomic(&partial.join(STATE), json.as_bytes())?;
-    sync_folder(&partial)?;
-    remove(&target)?;
-    fs::rename(&partial, &target).map_err(|e| Error::io(&target, e))?;
-    sync_folder(folder)?;
-    Ok(target)
+    let mut state = State { version: VERSION, own: String::new(), ..state.clone() };
+    state.files = checksums(partial)?;
+    state.own = hex(&Sha256::digest(state_json(&state, partial)?.as_bytes()));
+    write_atomic(&partial.join(STATE), state_json(&state, partial)?.as_bytes())?;
+    sync_folder(partial)
+}
+
+fn state_json(state: &State, path: &Path) -> Result<String> {
+    serde_json::to_string_pretty(state)
+        .map_err(|e| Error::checkpoint(path, format!("its state cannot be written: {e}")))
 }
 
 /// Restores a run from a checkpoint that was verified.
@@ -115,6 +161,7 @@ pub fn restore(path: &Path, trainee: &mut Trainee, state: &State) -> Result<()> 
 /// # Errors
 /// [`Error::Checkpoint`] where there are checkpoints and none is whole.
 pub fn newest(folder: &Path) -> Result<Option<(PathBuf, State)>> {
+    clear(folder)?;
     let mut broken = None;
     for path in list(folder)?.into_iter().rev() {
         match verify(&path) {
@@ -125,7 +172,14 @@ pub fn newest(folder: &Path) -> Result<Option<(PathBuf, State)>> {
             }
         }
     }
-    broken.map_or(Ok(None), Err)
+    match broken {
+        None => Ok(None),
+        Some(Error::Checkpoint { path, reason }) => {
+            let reason = format!("{reason}; no other one is whole: start again by --restart");
+            Err(Error::Checkpoint { path, reason })
+        }
+        Some(error) => Err(error),
+    }
 }
 
 /// Reads the state of a checkpoint and compares all checksums.
@@ -141,6 +195,11 @@ pub fn verify(path: &Path) -> Result<State> {
     if state.version != VERSION {
         let reason = format!("it has format {}, this program reads {VERSION}", state.version);
         return Err(Error::checkpoint(path, reason));
+    }
+    // On the text, since a number may not come back from it to the last bit.
+    let bare = text.replacen(&format!("\"own\": \"{}\"", state.own), "\"own\": \"\"", 1);
+    if state.own != hex(&Sha256::digest(bare.as_bytes())) {
+        return Err(Error::checkpoint(path, format!("{STATE} was changed after it was written")));
     }
     let found = checksums(path)?;
     if let Some((name, _)) = state.files.iter().find(|(name, sum)| found.get(*name) != Some(sum)) {
@@ -193,10 +252,13 @@ fn checksums(folder: &Path) -> Result<BTreeMap<String, String>> {
             continue;
         }
         let bytes = fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        let hash = Sha256::digest(&bytes);
-        sums.insert(name, hash.iter().map(|byte| format!("{byte:02x}")).collect());
+        sums.insert(name, hex(&Sha256::digest(&bytes)));
     }
     Ok(sums)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn remove(folder: &Path) -> Result<()> {

@@ -21,6 +21,7 @@ mod progress;
 pub mod recipe;
 pub mod report;
 pub mod run;
+mod run_folder;
 pub mod schedule;
 pub mod step;
 pub mod teacher;

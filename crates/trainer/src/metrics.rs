@@ -37,11 +37,12 @@ pub struct Moment {
 }
 
 impl MetricsFile {
-    /// Opens the file of a run that goes on at `step`: lines of later steps, which will come again, are dropped.
+    /// Opens the file of a run that goes on at `step`: lines of later steps, which will come again, are dropped;
+    /// `last` says that no step is left and only the final evaluation comes again.
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be read or written.
-    pub fn open(folder: &Path, step: u64, tensorboard: bool) -> Result<Self> {
+    pub fn open(folder: &Path, step: u64, last: bool, tensorboard: bool) -> Result<Self> {
         let path = folder.join("metrics.jsonl");
         let old = match std::fs::read_to_string(&path) {
             Ok(text) => text,
@@ -50,8 +51,10 @@ impl MetricsFile {
         };
         // A line that was cut off half way is no JSON and goes, too.
         let kept = old.lines().filter(|line| {
-            let value = serde_json::from_str::<Value>(line).ok();
-            value.and_then(|value| value["step"].as_u64()).is_some_and(|at| at <= step && step > 0)
+            let Ok(value) = serde_json::from_str::<Value>(line) else { return false };
+            // The evaluation of the last step comes again, too: a checkpoint is written before it.
+            let again = value.get("eval").is_some() && value["step"].as_u64() == Some(step) && last;
+            value["step"].as_u64().is_some_and(|at| at <= step && step > 0) && !again
         });
         let kept = kept.map(|line| format!("{line}\n")).collect::<String>();
         clip_model::weights::write_atomic(&path, kept.as_bytes())?;

@@ -154,7 +154,7 @@ pub(crate) fn steps(recipe: &Recipe, samples_per_epoch: u64) -> Result<(u64, f64
 
 impl Plan {
     /// The plan of one run of a job; opens the sources, reads no weights. Sources that are not here count as
-    /// many samples as the recipe says, and a teacher that is not here as its `arch`.
+    /// many samples as the recipe says, and a teacher that is not here as its `arch`. Evaluation sets have to be here.
     ///
     /// # Errors
     /// As [`open_sources`] and [`model_config`].
@@ -166,7 +166,20 @@ impl Plan {
         let config = model_config(&recipe.student.model)?;
         let student = ModelCost::new(&recipe.student.model, &config)?;
         let teacher = recipe.teacher.as_ref().map(|teacher| teacher_cost(teacher, job)).transpose()?;
-        let samples = steps * (recipe.train.batch_size * recipe.train.accumulate) as u64;
+        if recipe.train.warmup_steps > steps {
+            let warmup = recipe.train.warmup_steps;
+            let reason = format!("train.warmup_steps = {warmup}, but the run has only {steps} steps");
+            return Err(Error::recipe(&recipe.name, reason));
+        }
+        let per_step = (recipe.train.batch_size as u64).checked_mul(recipe.train.accumulate as u64);
+        let samples = per_step.and_then(|samples| samples.checked_mul(steps)).ok_or_else(|| {
+            Error::recipe(&recipe.name, "batch_size x accumulate x steps is more than can be counted")
+        })?;
+        // A mistake here would show only after the training.
+        for set in &recipe.eval.sets {
+            set.templates.texts()?;
+            set.source.open(&recipe.data.root)?;
+        }
         let frozen = teacher.as_ref().map_or(0.0, ModelCost::macs);
         // Weight, gradient, two moments, and the average where there is one.
         let copies = 4 + u64::from(recipe.train.ema.is_some());

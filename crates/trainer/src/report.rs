@@ -201,7 +201,10 @@ mod tests {
         let student = zeroshot_eval::Report { model: "m".into(), sets };
         let results = Results { student, teacher: None, seconds: 1.0, parameters: (1, 1) };
         let svg = picture(&[("run".into(), results)]);
-        assert!(svg.starts_with("<svg xmlns=") && svg.contains("&lt;toys&gt;") && svg.contains(">25.0<"), "{svg}");
+        assert!(
+            svg.starts_with("<svg xmlns=") && svg.contains("&lt;toys&gt;") && svg.contains(">25.0<"),
+            "{svg}"
+        );
         assert!(picture(&[]).is_empty());
     }
 

@@ -1,16 +1,16 @@
 //! The loop: batches in, steps, metrics, checkpoints and evaluations out.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use clip_model::{Clip, PreprocessConfig, folder};
+use clip_model::{PreprocessConfig, folder};
 use data_pipeline::loader::{Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
+use data_pipeline::policy::SkipCounts;
 use data_pipeline::sources;
 use kd_losses::Objective;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tch::Device;
 use zeroshot_eval::Report;
 
@@ -19,6 +19,7 @@ use crate::evaluate::{ModelEncoder, evaluate};
 use crate::metrics::{MetricsFile, Moment};
 use crate::progress::Progress;
 use crate::recipe::{Recipe, TeacherConfig};
+use crate::run_folder::{self, Standing};
 use crate::schedule::Schedule;
 use crate::step::{MicroBatch, Trainee};
 use crate::teacher::Teacher;
@@ -34,12 +35,16 @@ pub const MODEL_FOLDER: &str = "model";
 /// The best student in a run folder, where evaluations during training chose one.
 pub const BEST_FOLDER: &str = "best";
 const CHECKPOINTS: &str = "checkpoints";
+/// Damaged samples that are named in results.
+const MAX_EXAMPLES: usize = 10;
 
 /// What the caller decides about a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
     /// Set from outside (a signal) to stop after the current step.
     pub stop: &'a AtomicBool,
+    /// The step after which to stop as a signal would; for slots of limited length.
+    pub stop_after: Option<u64>,
     /// Whether a run folder that exists is gone on with, or taken as it is where it is finished.
     pub resume: bool,
     /// Whether to draw a progress bar (on a terminal only).
@@ -71,6 +76,9 @@ pub struct Results {
     pub seconds: f64,
     /// Parameters of the student: image tower, text tower.
     pub parameters: (u64, u64),
+    /// Training samples that were read, and those of them that were left out because they were damaged.
+    #[serde(default)]
+    pub damaged: SkipCounts,
 }
 
 /// Makes one run in `folder`; `teacher` is the model folder of the run that `teacher.run` names.
@@ -78,9 +86,20 @@ pub struct Results {
 /// # Errors
 /// [`Error`] of whatever fails; checkpoints that were written stay good.
 pub fn run(recipe: &Recipe, folder: &Path, teacher: Option<&Path>, options: &Options<'_>) -> Result<Outcome> {
-    if let Some(results) = prepare_folder(recipe, folder, options.resume)? {
-        tracing::info!("run {} is finished already: {}", recipe.name, folder.display());
-        return Ok(Outcome::Finished(results));
+    let _lock = run_folder::lock(folder)?;
+    match run_folder::standing(recipe, folder, options.resume)? {
+        Standing::Finished(results) => {
+            tracing::info!("run {} is finished already: {}", recipe.name, folder.display());
+            return Ok(Outcome::Finished(results));
+        }
+        Standing::MeasuredElsewhere(results) => {
+            tracing::info!(
+                "run {} is finished already and measured on the sets that are named now",
+                recipe.name
+            );
+            return measure_again(recipe, folder, teacher, results).map(Outcome::Finished);
+        }
+        Standing::Open => {}
     }
     let mut session = Session::open(recipe, folder, teacher, options)?;
     if session.train(options)? {
@@ -90,61 +109,34 @@ pub fn run(recipe: &Recipe, folder: &Path, teacher: Option<&Path>, options: &Opt
     }
 }
 
-/// Makes the folder, or checks that it holds this run; gives the results if it is finished.
-fn prepare_folder(recipe: &Recipe, folder: &Path, resume: bool) -> Result<Option<Results>> {
-    let file = folder.join(RECIPE_FILE);
-    if file.exists() {
-        if !resume {
-            let reason = format!(
-                "`{}` holds a run already: go on with it by --resume, start it again by --restart, or name another folder by --out",
-                folder.display()
-            );
-            return Err(Error::recipe(&recipe.name, reason));
-        }
-        let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
-        let old: Recipe =
-            toml::from_str(&text).map_err(|e| Error::recipe(file.display().to_string(), e.to_string()))?;
-        if let Some(key) = first_difference(&old, recipe)? {
-            let reason = format!(
-                "`{}` holds a run of another recipe, which differs in `{key}`: name another folder by --out, or start again by --restart",
-                folder.display()
-            );
-            return Err(Error::recipe(&recipe.name, reason));
-        }
-        let report = folder.join(REPORT_FILE);
-        if report.exists() {
-            let text = std::fs::read_to_string(&report).map_err(|e| Error::io(&report, e))?;
-            let results = serde_json::from_str(&text);
-            return results.map(Some).map_err(|e| Error::recipe(report.display().to_string(), e.to_string()));
-        }
-    }
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    clip_model::weights::write_atomic(&file, recipe.to_toml()?.as_bytes())?;
-    Ok(None)
+/// Checks what does not depend on the run folder, before anything in it is changed.
+///
+/// # Errors
+/// As [`device`].
+pub fn check(recipe: &Recipe) -> Result<()> {
+    device(&recipe.train.device).map(|_| ())
 }
 
-/// The first setting of those that shape the result in which two recipes differ.
-fn first_difference(old: &Recipe, new: &Recipe) -> Result<Option<String>> {
-    let shaping = |recipe: &Recipe| -> Result<toml::Table> {
-        let mut own = recipe.clone();
-        (own.data.workers, own.data.prefetch, own.data.root) = (0, 0, PathBuf::new());
-        own.train.threads = 0;
-        own.checkpoint = Default::default();
-        own.metrics = Default::default();
-        own.eval = Default::default();
-        toml::Table::try_from(own).map_err(|e| Error::recipe(&recipe.name, e.to_string()))
-    };
-    fn differing(old: &toml::Table, new: &toml::Table) -> Option<String> {
-        let keys = old.keys().chain(new.keys().filter(|key| !old.contains_key(*key)));
-        keys.into_iter().find_map(|key| match (old.get(key), new.get(key)) {
-            (a, b) if a == b => None,
-            (Some(toml::Value::Table(a)), Some(toml::Value::Table(b))) => {
-                Some(format!("{key}.{}", differing(a, b)?))
-            }
-            _ => Some(key.clone()),
-        })
-    }
-    Ok(differing(&shaping(old)?, &shaping(new)?))
+/// Measures the finished model of a run on the recipe's sets, in place of its earlier results.
+fn measure_again(recipe: &Recipe, folder: &Path, teacher: Option<&Path>, old: Results) -> Result<Results> {
+    let device = device(&recipe.train.device)?;
+    let opened = folder::open(&folder.join(MODEL_FOLDER).display().to_string(), device, 0)?;
+    let reader = Reader::new(opened.model.config(), &opened.preprocess, recipe.student.tokenizer.as_deref())?;
+    let encoder = ModelEncoder { model: &opened.model, reader: &reader };
+    let student = evaluate(&encoder, &recipe.eval.sets, &recipe.data.root, &recipe.name)?;
+    let opened = recipe.teacher.as_ref().map(|config| open_teacher(config, teacher, device)).transpose()?;
+    let results = Results { student, teacher: measure_teacher(recipe, opened.as_ref())?, ..old };
+    run_folder::write_report(folder, &results)?;
+    run_folder::write_recipe(folder, recipe)?;
+    Ok(results)
+}
+
+/// What a teacher from outside the recipe file scores; one that is a run of it has its own report.
+fn measure_teacher(recipe: &Recipe, teacher: Option<&(Teacher, Reader)>) -> Result<Option<Report>> {
+    let external = recipe.teacher.as_ref().is_some_and(|teacher| teacher.model.is_some());
+    let Some((teacher, reader)) = teacher.filter(|_| external) else { return Ok(None) };
+    let encoder = ModelEncoder { model: teacher.model(), reader };
+    evaluate(&encoder, &recipe.eval.sets, &recipe.data.root, "teacher").map(Some)
 }
 
 /// `cpu`, `cuda` or `cuda:N`.
@@ -180,6 +172,9 @@ struct Session<'a> {
     state: State,
     steps_per_epoch: f64,
     metrics: MetricsFile,
+    damaged_before: SkipCounts,
+    /// The step of the last checkpoint of this sitting.
+    saved_step: Option<u64>,
 }
 
 impl<'a> Session<'a> {
@@ -221,7 +216,8 @@ impl<'a> Session<'a> {
             tracing::info!("resumed {} after step {}", recipe.name, saved.step);
             state = saved;
         }
-        write_info(folder, recipe, &state, options.version, &trainee.student)?;
+        run_folder::write_recipe(folder, recipe)?;
+        run_folder::write_info(folder, recipe, &state, options.version, &trainee.student)?;
         let loader = open_loader(
             recipe,
             &reader,
@@ -234,8 +230,10 @@ impl<'a> Session<'a> {
             warmup_steps: recipe.train.warmup_steps,
             total_steps: steps,
         };
-        let metrics = MetricsFile::open(folder, state.step, recipe.metrics.tensorboard)?;
+        let metrics = MetricsFile::open(folder, state.step, state.step >= steps, recipe.metrics.tensorboard)?;
         Ok(Session {
+            damaged_before: state.damaged.clone(),
+            saved_step: None,
             recipe,
             folder,
             trainee,
@@ -257,7 +255,8 @@ impl<'a> Session<'a> {
         let (mut saved, mut saved_step) = (Instant::now(), self.trainee.step);
         let mut since = Window::new();
         while self.trainee.step < steps {
-            if options.stop.load(Ordering::Relaxed) {
+            let enough = options.stop_after.is_some_and(|last| self.trainee.step >= last);
+            if enough || options.stop.load(Ordering::Relaxed) {
                 progress.finish();
                 if self.trainee.step > saved_step {
                     self.save()?;
@@ -290,7 +289,7 @@ impl<'a> Session<'a> {
             let due = config.every_steps > 0 && step.is_multiple_of(config.every_steps)
                 || config.every_minutes > 0.0 && minutes >= config.every_minutes
                 || step == steps;
-            if due {
+            if due && self.saved_step != Some(step) {
                 self.save()?;
                 (saved, saved_step) = (Instant::now(), step);
             }
@@ -328,9 +327,23 @@ impl<'a> Session<'a> {
         self.state.step = self.trainee.step;
         self.state.samples = self.trainee.samples;
         self.state.updates = self.trainee.optimizer.updates();
+        self.state.damaged = self.counts();
+        self.saved_step = Some(self.state.step);
         let folder = self.folder.join(CHECKPOINTS);
         checkpoint::save(&folder, &self.trainee, &self.state, &self.recipe.to_toml()?)?;
         checkpoint::retain(&folder, self.recipe.checkpoint.keep, self.state.best.map(|(step, _)| step))
+    }
+
+    /// What was read and left out since the run began, over all sittings.
+    fn counts(&self) -> SkipCounts {
+        let (mut all, now) = (self.damaged_before.clone(), self.loader.counts());
+        all.seen += now.seen;
+        for (kind, count) in &now.kinds {
+            *all.kinds.entry(kind.clone()).or_default() += count;
+        }
+        let room = MAX_EXAMPLES.saturating_sub(all.examples.len());
+        all.examples.extend(now.examples.iter().take(room).cloned());
+        all
     }
 
     /// Evaluates; a score above all earlier ones is saved as the best model, with a checkpoint.
@@ -362,7 +375,7 @@ impl<'a> Session<'a> {
     }
 
     fn finish(mut self) -> Result<Results> {
-        let counts = self.loader.counts();
+        let counts = self.counts();
         if counts.skipped() > 0 {
             tracing::warn!(
                 "{} of {} samples were damaged: {}",
@@ -376,21 +389,12 @@ impl<'a> Session<'a> {
             own.evaluate()
         })?;
         self.metrics.evaluation(self.trainee.step, &student)?;
-        let external = self.recipe.teacher.as_ref().is_some_and(|teacher| teacher.model.is_some());
-        let teacher = match &self.teacher {
-            Some((teacher, reader)) if external => {
-                let encoder = ModelEncoder { model: teacher.model(), reader };
-                Some(evaluate(&encoder, &self.recipe.eval.sets, &self.recipe.data.root, "teacher")?)
-            }
-            _ => None,
-        };
+        let teacher = measure_teacher(self.recipe, self.teacher.as_ref())?;
         let cost = clip_model::cost::cost(self.trainee.student.config())?;
         let parameters = (cost.image.parameters, cost.text.parameters);
-        let results = Results { student, teacher, seconds: self.state.seconds, parameters };
-        let path = self.folder.join(REPORT_FILE);
-        let json =
-            serde_json::to_string_pretty(&results).map_err(|e| Error::recipe(REPORT_FILE, e.to_string()))?;
-        clip_model::weights::write_atomic(&path, json.as_bytes())?;
+        let seconds = self.state.seconds;
+        let results = Results { student, teacher, seconds, parameters, damaged: counts };
+        run_folder::write_report(self.folder, &results)?;
         Ok(results)
     }
 }
@@ -452,26 +456,4 @@ fn open_loader(
         epochs: u64::MAX,
     };
     Ok(Loader::new(mixture, config, position)?)
-}
-
-/// `run.json`: what is needed to know where a result came from.
-fn write_info(folder: &Path, recipe: &Recipe, state: &State, version: &str, student: &Clip) -> Result<()> {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    let info = json!({
-        "program": version,
-        "seed": recipe.seed,
-        "machine": {
-            "os": std::env::consts::OS,
-            "architecture": std::env::consts::ARCH,
-            "cpu": cpu.map(|(_, name)| name.trim()),
-            "cores": std::thread::available_parallelism().map_or(0, |n| n.get()),
-            "threads": tch::get_num_threads(),
-            "device": recipe.train.device,
-        },
-        "parameters": student.params().count(),
-        "data": state.data,
-    });
-    let path = folder.join("run.json");
-    Ok(clip_model::weights::write_atomic(&path, format!("{info:#}\n").as_bytes())?)
 }

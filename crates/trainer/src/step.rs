@@ -93,7 +93,16 @@ impl Trainee {
             objective.parts().named().iter().map(|(name, t)| (format!("loss.{name}"), t.shallow_clone()));
         let optimizer = AdamW::new(optimizer, own().chain(learned))?;
         let ema = ema.map(|decay| Ema::new(decay, own())).transpose()?;
-        Ok(Trainee { optimizer, ema, objective, student, step: 0, samples: 0, seed: 0, grad_checkpointing: false })
+        Ok(Trainee {
+            optimizer,
+            ema,
+            objective,
+            student,
+            step: 0,
+            samples: 0,
+            seed: 0,
+            grad_checkpointing: false,
+        })
     }
 
     /// Trains on the micro-batches as one step: gradients are averaged over them, each is its own contrastive batch.

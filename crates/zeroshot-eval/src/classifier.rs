@@ -37,6 +37,7 @@ impl Classifier {
             let own = rows.slice(s![class * templates.len()..(class + 1) * templates.len(), ..]);
             mean.assign(&(own.sum_axis(Axis(0)) / templates.len() as f32));
         }
+        finite("class", &means)?;
         normalize_rows(&mut means);
         Ok(Classifier { rows: means })
     }
@@ -44,12 +45,13 @@ impl Classifier {
     /// Cosines `[batch, classes]` of image rows `[batch, embed_dim]`, which need not be normalised.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the widths differ.
+    /// [`Error::Shape`] where the widths differ, [`Error::Input`] where a row is not finite.
     pub fn scores(&self, images: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
         if images.ncols() != self.rows.ncols() {
             return Err(Error::shape("width of the image rows", self.rows.ncols(), images.ncols()));
         }
         let mut images = images.to_owned();
+        finite("image", &images)?;
         normalize_rows(&mut images);
         Ok(images.dot(&self.rows.t()))
     }
@@ -62,6 +64,16 @@ impl Classifier {
     /// The class rows.
     pub fn rows(&self) -> ArrayView2<'_, f32> {
         self.rows.view()
+    }
+}
+
+/// An encoder whose weights are damaged gives NaN, which would rank like any other score.
+fn finite(what: &str, rows: &Array2<f32>) -> Result<()> {
+    match rows.axis_iter(Axis(0)).position(|row| row.iter().any(|value| !value.is_finite())) {
+        None => Ok(()),
+        Some(row) => Err(Error::Input(format!(
+            "the embedding of {what} {row} is not finite: the model's weights may be damaged"
+        ))),
     }
 }
 

@@ -2,35 +2,19 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
 use clip_distill_tests::tiny;
 use serde_json::Value;
 use trainer::recipe::parse;
 use trainer::run::{Options, Outcome, run};
 
-/// Trains in `folder`; where `stop_at` is given, a stop is asked for when that checkpoint is there.
-fn train(recipe: &str, folder: &Path, stop_at: Option<u64>) -> Outcome {
+/// Trains in `folder`, and stops after step `stop_after` where that is given.
+fn train(recipe: &str, folder: &Path, stop_after: Option<u64>) -> Outcome {
     let job = parse(recipe, &[], "test").unwrap();
     let stop = AtomicBool::new(false);
-    let done = AtomicBool::new(false);
-    let options = Options { stop: &stop, resume: true, progress: false, version: "test" };
-    std::thread::scope(|scope| {
-        if let Some(step) = stop_at {
-            let checkpoint = folder.join(format!("checkpoints/step-{step:08}/state.json"));
-            let (stop, done) = (&stop, &done);
-            scope.spawn(move || {
-                while !checkpoint.exists() && !done.load(Ordering::Relaxed) {
-                    std::thread::sleep(Duration::from_micros(200));
-                }
-                stop.store(true, Ordering::Relaxed);
-            });
-        }
-        let outcome = run(&job.runs[0], folder, None, &options).unwrap();
-        done.store(true, Ordering::Relaxed);
-        outcome
-    })
+    let options = Options { stop: &stop, stop_after, resume: true, progress: false, version: "test" };
+    run(&job.runs[0], folder, None, &options).unwrap()
 }
 
 /// Everything of the metrics that does not depend on the clock.
@@ -67,52 +51,208 @@ fn distillation(parent: &Path, steps: u64) -> String {
         )
 }
 
-#[test]
-fn stopped_and_resumed_equals_unbroken() {
-    let folder = tempfile::tempdir().unwrap();
-    let steps = 12;
-    let recipe = distillation(folder.path(), steps);
-    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
-    let Outcome::Finished(expected) = train(&recipe, &whole, None) else { panic!("not finished") };
-
-    let mut stops = 0;
-    let found = loop {
-        match train(&recipe, &broken, Some(2 + 4 * stops)) {
-            Outcome::Finished(results) => break results,
-            Outcome::Stopped { step } => {
-                assert!(step < steps);
-                stops += 1;
-            }
-        }
-    };
-    assert!(stops > 0, "it never stopped, so nothing was shown");
-    assert_eq!(found.student, expected.student);
-    assert_eq!(metrics(&broken), metrics(&whole));
+/// Fails unless two finished runs are the same in everything but the clock.
+fn assert_same_run(whole: &Path, broken: &Path, steps: u64) {
+    assert_eq!(metrics(broken), metrics(whole));
     for ((name, expected), (_, found)) in
-        last_checkpoint(&whole, steps).iter().zip(last_checkpoint(&broken, steps))
+        last_checkpoint(whole, steps).iter().zip(last_checkpoint(broken, steps))
     {
         assert!(*expected == found, "{name} differs");
     }
     let model = |run: &Path| fs::read(run.join("model/open_clip_model.safetensors")).unwrap();
-    assert!(model(&whole) == model(&broken));
+    assert!(model(whole) == model(broken));
+}
+
+#[test]
+fn stopped_and_resumed_equals_unbroken() {
+    let folder = tempfile::tempdir().unwrap();
+    let steps = 12;
+    // A small share of the emoji makes an epoch of 3 steps; evaluations on the way choose a best model.
+    let recipe = distillation(folder.path(), steps).replace(
+        "train = [{ source = \"emoji\" }]",
+        "train = [{ source = \"emoji\", weight = 0.01 }, { source = \"emoji\", weight = 0.005 }]",
+    ) + "
+        [eval]
+        every_steps = 5
+        [[eval.sets]]
+        name = 'held out'
+        task = 'retrieval'
+        source = 'emoji'
+        split = 'test'
+        ";
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    let Outcome::Finished(expected) = train(&recipe, &whole, None) else { panic!("not finished") };
+    let last = metrics(&whole).last().unwrap()["epoch"].as_f64().unwrap();
+    assert!(last > 2.0, "only {last} epochs, so nothing is shown about their border");
+
+    for stop in [1, 5, 7, 11] {
+        assert_eq!(train(&recipe, &broken, Some(stop)), Outcome::Stopped { step: stop });
+    }
+    let Outcome::Finished(found) = train(&recipe, &broken, None) else { panic!("not finished") };
+    assert_eq!(found.student, expected.student);
+    assert_eq!(found.damaged, expected.damaged);
+    assert_same_run(&whole, &broken, steps);
+    let best = |run: &Path| fs::read(run.join("best/open_clip_model.safetensors")).unwrap();
+    assert!(best(&whole) == best(&broken));
+}
+
+#[test]
+fn random_drops_and_running_statistics_resume_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = tiny::config(32, 8);
+    config.vision_cfg = serde_json::from_str(
+        r#"{"timm_model_name": "mobilenetv3_small_100", "image_size": 32, "timm_drop_path": 0.3, "timm_drop": 0.2}"#,
+    )
+    .unwrap();
+    let student = tiny::model(folder.path(), "student", &config, 1);
+    let steps = 5;
+    let recipe = tiny::recipe(&student, steps)
+        .replace("threads = 1", "threads = 1, grad_checkpointing = true, ema = 0.9");
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    train(&recipe, &whole, None);
+    assert_eq!(train(&recipe, &broken, Some(3)), Outcome::Stopped { step: 3 });
+    train(&recipe, &broken, None);
+    assert_eq!(metrics(&broken), metrics(&whole));
+    let checkpoint = |run: &Path| fs::read(run.join("checkpoints/step-00000005/model.safetensors")).unwrap();
+    assert!(checkpoint(&whole) == checkpoint(&broken));
 }
 
 #[test]
 fn a_damaged_checkpoint_is_passed_over() {
     let folder = tempfile::tempdir().unwrap();
-    let steps = 30;
+    let steps = 8;
     let recipe = distillation(folder.path(), steps);
     let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
     train(&recipe, &whole, None);
-    let Outcome::Stopped { step } = train(&recipe, &broken, Some(4)) else { panic!("it did not stop") };
-    let newest = broken.join(format!("checkpoints/step-{step:08}/optimizer.safetensors"));
+    assert_eq!(train(&recipe, &broken, Some(6)), Outcome::Stopped { step: 6 });
+    let newest = broken.join("checkpoints/step-00000006/optimizer.safetensors");
     let mut bytes = fs::read(&newest).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&newest, bytes).unwrap();
+    // A state that somebody edited is no better.
+    let state = broken.join("checkpoints/step-00000004/state.json");
+    let text = fs::read_to_string(&state).unwrap();
+    fs::write(&state, text.replace("\"samples\": 64", "\"samples\": 63")).unwrap();
+    assert_ne!(fs::read_to_string(&state).unwrap(), text);
     train(&recipe, &broken, None);
-    assert_eq!(metrics(&broken), metrics(&whole));
-    assert!(last_checkpoint(&whole, steps) == last_checkpoint(&broken, steps));
+    assert_same_run(&whole, &broken, steps);
+}
+
+#[test]
+fn with_no_whole_checkpoint_the_remedy_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = distillation(folder.path(), 4);
+    let out = folder.path().join("run");
+    assert_eq!(train(&recipe, &out, Some(2)), Outcome::Stopped { step: 2 });
+    fs::remove_file(out.join("checkpoints/step-00000002/model.safetensors")).unwrap();
+    let job = parse(&recipe, &[], "test").unwrap();
+    let stop = AtomicBool::new(false);
+    let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
+    let error = run(&job.runs[0], &out, None, &options).unwrap_err().to_string();
+    assert!(error.contains("--restart") && error.contains("model.safetensors"), "{error}");
+}
+
+#[test]
+fn what_an_interrupted_save_left_is_cleared_or_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = distillation(folder.path(), 8);
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    train(&recipe, &whole, None);
+    train(&recipe, &broken, Some(4));
+    let checkpoints = broken.join("checkpoints");
+    // Stopped while the checkpoint of step 4 was being replaced, and one of step 6 written.
+    fs::rename(checkpoints.join("step-00000004"), checkpoints.join(".step-00000004.old.partial")).unwrap();
+    fs::create_dir(checkpoints.join(".step-00000006.partial")).unwrap();
+    assert_eq!(train(&recipe, &broken, Some(5)), Outcome::Stopped { step: 5 });
+    let names = fs::read_dir(&checkpoints).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.into_iter().all(|name| !name.to_string_lossy().ends_with(".partial")));
+    train(&recipe, &broken, None);
+    assert_same_run(&whole, &broken, 8);
+}
+
+#[test]
+fn old_checkpoints_go_and_the_best_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
+    let recipe =
+        tiny::recipe(&student, 9) + "checkpoint = { every_steps = 2, every_minutes = 0.0, keep = 2 }";
+    let out = folder.path().join("run");
+    train(&recipe, &out, None);
+    let names = || {
+        let entries = fs::read_dir(out.join("checkpoints")).unwrap();
+        let mut names = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>();
+        names.sort();
+        names
+    };
+    assert_eq!(names(), ["step-00000008", "step-00000009"]);
+    trainer::checkpoint::retain(&out.join("checkpoints"), 1, Some(8)).unwrap();
+    assert_eq!(names(), ["step-00000008", "step-00000009"]);
+    trainer::checkpoint::retain(&out.join("checkpoints"), 1, None).unwrap();
+    assert_eq!(names(), ["step-00000009"]);
+    // So short an interval that every step is due.
+    let often =
+        recipe.replace("every_steps = 2, every_minutes = 0.0, keep = 2", "every_minutes = 1e-9, keep = 99");
+    let out_often = folder.path().join("often");
+    train(&often, &out_often, None);
+    assert_eq!(fs::read_dir(out_often.join("checkpoints")).unwrap().count(), 9);
+}
+
+#[test]
+fn a_finished_run_is_measured_again_on_other_sets_and_a_lost_model_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
+    let recipe = tiny::recipe(&student, 3);
+    let out = folder.path().join("run");
+    let Outcome::Finished(plain) = train(&recipe, &out, None) else { panic!("not finished") };
+    assert!(plain.student.sets.is_empty());
+    let more = format!(
+        "{recipe}\n[[eval.sets]]\nname = 'held out'\ntask = 'retrieval'\nsource = 'emoji'\nsplit = 'test'\n"
+    );
+    let Outcome::Finished(measured) = train(&more, &out, None) else { panic!("not finished") };
+    assert_eq!(measured.student.sets.len(), 1);
+    assert_eq!(measured.seconds, plain.seconds);
+    assert_eq!(train(&more, &out, None), Outcome::Finished(measured.clone()));
+
+    let model = out.join("model/open_clip_model.safetensors");
+    let bytes = fs::read(&model).unwrap();
+    fs::remove_dir_all(out.join("model")).unwrap();
+    let Outcome::Finished(again) = train(&more, &out, None) else { panic!("not finished") };
+    assert_eq!(again.student, measured.student);
+    assert!(fs::read(&model).unwrap() == bytes);
+    let lines = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    assert_eq!(lines.matches("\"eval\"").count(), 1, "{lines}");
+}
+
+#[test]
+fn two_processes_do_not_share_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
+    let out = folder.path().join("run");
+    fs::create_dir(&out).unwrap();
+    let held = fs::File::create(out.join(".lock")).unwrap();
+    held.lock().unwrap();
+    let job = parse(&tiny::recipe(&student, 3), &[], "test").unwrap();
+    let stop = AtomicBool::new(false);
+    let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
+    let attempt = || run(&job.runs[0], &out, None, &options);
+    assert!(attempt().unwrap_err().to_string().contains("another process"));
+    drop(held);
+    assert!(matches!(attempt(), Ok(Outcome::Finished(_))));
+}
+
+#[test]
+fn a_failed_start_leaves_the_folder_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
+    let recipe = tiny::recipe(&student, 3);
+    let out = folder.path().join("run");
+    let stop = AtomicBool::new(false);
+    let options = Options { stop: &stop, stop_after: None, resume: false, progress: false, version: "test" };
+    let attempt = |text: &str| run(&parse(text, &[], "test").unwrap().runs[0], &out, None, &options);
+    let wrong = recipe.replace("threads = 1", "threads = 1, device = 'cuda:77'");
+    assert!(attempt(&wrong).unwrap_err().to_string().contains("cuda:77"));
+    assert!(matches!(attempt(&recipe), Ok(Outcome::Finished(_))));
 }
 
 #[test]
@@ -125,7 +265,7 @@ fn another_recipe_or_other_data_is_refused() {
     let stop = AtomicBool::new(false);
     let attempt = |text: &str, resume: bool| {
         let job = parse(text, &[], "test").unwrap();
-        let options = Options { stop: &stop, resume, progress: false, version: "test" };
+        let options = Options { stop: &stop, stop_after: None, resume, progress: false, version: "test" };
         run(&job.runs[0], &out, None, &options)
     };
     let error = attempt(&recipe.replace("1e-2", "1e-3"), true).unwrap_err().to_string();
@@ -134,11 +274,22 @@ fn another_recipe_or_other_data_is_refused() {
     assert!(error.contains("--resume"), "{error}");
     // A finished run is given as it is.
     assert!(matches!(attempt(&recipe, true), Ok(Outcome::Finished(_))));
+    // Other data: a smaller part of the same source.
     fs::remove_file(out.join("report.json")).unwrap();
-    let state = out.join("checkpoints/step-00000003/state.json");
-    let text = fs::read_to_string(&state).unwrap();
-    let fingerprint = serde_json::from_str::<Value>(&text).unwrap()["data"][0].as_str().unwrap().to_string();
-    fs::write(&state, text.replace(&fingerprint, "other")).unwrap();
-    let error = attempt(&recipe, true).unwrap_err().to_string();
+    let table = folder.path().join("pairs.csv");
+    let picture = clip_distill_tests::golden::own_folder().join("preprocess/images/up-100x100.png");
+    fs::copy(picture, folder.path().join("a.png")).unwrap();
+    let rows = |count: usize| "a.png,a picture\n".repeat(count);
+    fs::write(&table, format!("filepath,title\n{}", rows(16))).unwrap();
+    let own = recipe.replace(
+        "{ source = \"emoji\" }",
+        &format!("{{ source = \"csv\", path = \"{}\" }}", table.display()),
+    );
+    let out = folder.path().join("table");
+    train(&own, &out, Some(2));
+    fs::write(&table, format!("filepath,title\n{}", rows(17))).unwrap();
+    let job = parse(&own, &[], "test").unwrap();
+    let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
+    let error = run(&job.runs[0], &out, None, &options).unwrap_err().to_string();
     assert!(error.contains("training data changed"), "{error}");
 }

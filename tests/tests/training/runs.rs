@@ -16,7 +16,7 @@ use trainer::{Error, Result};
 
 fn job(text: &str, out: &Path) -> Result<JobOutcome> {
     let stop = AtomicBool::new(false);
-    let options = Options { stop: &stop, resume: true, progress: false, version: "test" };
+    let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
     run_job(&parse(text, &[], "test").unwrap(), out, &options)
 }
 

@@ -17,6 +17,14 @@ pub(crate) fn run(args: Classify) -> anyhow::Result<Code> {
     if labels.iter().any(String::is_empty) {
         bail!("a label is empty: write --labels a,b,c");
     }
+    if let Some((place, label)) =
+        labels.iter().enumerate().find(|(place, label)| labels[..*place].contains(label))
+    {
+        bail!("label {} repeats `{label}`: each label once", place + 1);
+    }
+    if let Some(label) = labels.iter().find(|label| label.contains("{}")) {
+        bail!("the label `{label}` holds {{}}, which stands for a label in --prompts");
+    }
     let (model, reader) = open_model(&args.model, args.tokenizer.as_deref())?;
     let encoder = ModelEncoder { model: &model, reader: &reader };
     let classifier = Classifier::new(&encoder, &labels, &templates(&args.prompts)?)?;
@@ -37,7 +45,9 @@ pub(crate) fn run(args: Classify) -> anyhow::Result<Code> {
         ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
         if args.json {
             let probabilities = ranked.iter().map(|(p, label)| json!({ "label": label, "probability": p }));
-            output::json(&json!({ "image": path, "labels": probabilities.collect::<Vec<_>>() }))?;
+            output::json(
+                &json!({ "image": path.to_string_lossy(), "labels": probabilities.collect::<Vec<_>>() }),
+            )?;
         } else {
             let lines = ranked.iter().map(|(p, label)| format!("  {:5.1} %  {label}\n", p * 100.0));
             output::text(format!("{}\n{}", path.display(), lines.collect::<String>()))?;

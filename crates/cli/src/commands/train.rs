@@ -24,6 +24,8 @@ pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
         }
         return Ok(Code::Done);
     }
+    // Before anything is removed, all is checked that can be.
+    job.runs.iter().try_for_each(trainer::run::check)?;
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&job.name));
     if args.restart {
         job::restart(&job, &out)?;
@@ -32,11 +34,17 @@ pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
         output::note(plan.to_string().trim_end());
     }
     let stop = signals::stop_flag()?;
-    let options = Options { stop: &stop, resume: args.resume, progress: true, version: VERSION };
+    let options = Options {
+        stop: &stop,
+        stop_after: args.stop_after,
+        resume: args.resume,
+        progress: true,
+        version: VERSION,
+    };
     match job::run_job(&job, &out, &options)? {
         JobOutcome::Finished(results) => {
             match args.json {
-                true => output::json(&json!({ "out": out, "runs": results }))?,
+                true => output::json(&json!({ "out": out.to_string_lossy(), "runs": results }))?,
                 false => output::text(summary(&job, &out, &results))?,
             }
             Ok(Code::Done)

@@ -39,7 +39,7 @@ pub fn load(path: &Path, settings: &[String]) -> Result<Job> {
 /// # Errors
 /// As [`load`].
 pub fn parse(text: &str, settings: &[String], origin: &str) -> Result<Job> {
-    let table = text.parse::<Table>().map_err(|e| Error::recipe(origin, e.to_string()))?;
+    let table = text.parse::<Table>().map_err(|e| Error::recipe(origin, syntax(text, &e)))?;
     if table.contains_key("extends") {
         return Err(Error::recipe(origin, "`extends` needs a recipe in a file"));
     }
@@ -53,7 +53,7 @@ fn read(path: &Path, depth: usize) -> Result<Table> {
         return Err(Error::recipe(origin, "recipes extend each other in a circle"));
     }
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    let mut table = text.parse::<Table>().map_err(|e| Error::recipe(&origin, e.to_string()))?;
+    let mut table = text.parse::<Table>().map_err(|e| Error::recipe(&origin, syntax(&text, &e)))?;
     match table.remove("extends") {
         None => Ok(table),
         Some(Value::String(base)) => {
@@ -92,9 +92,11 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
             *used |= setting.apply(&mut own, &run_name)?;
         }
         let place = if run_name == name { origin.to_string() } else { format!("{origin}, run {run_name}") };
-        // Through text, so that messages show the line that is wrong.
+        // Through text, so that the place of what is wrong is known; the line is that of the resolved
+        // recipe, which nobody has seen, so the message names the setting.
         let text = toml::to_string(&own).map_err(|e| Error::recipe(&place, e.to_string()))?;
-        let recipe = toml::from_str::<Recipe>(&text).map_err(|e| Error::recipe(&place, e.to_string()))?;
+        let recipe =
+            toml::from_str::<Recipe>(&text).map_err(|e| Error::recipe(&place, setting(&text, &e)))?;
         recipe.validate(&place)?;
         check_name(&recipe.name, &place)?;
         if resolved.iter().any(|other| other.name == recipe.name) {
@@ -116,6 +118,35 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
         return Err(Error::recipe("--set", format!("`{text}` names no run of this file ({known})")));
     }
     Ok(Job { name, runs: resolved })
+}
+
+/// Line and reason of a file that is no TOML.
+fn syntax(text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    let reason = error.message().replace('\n', "; ");
+    line.map_or_else(|| reason.clone(), |line| format!("line {line}: {reason}"))
+}
+
+/// Setting and reason of TOML that is no recipe: the key at the error's place, under its table's head.
+fn setting(text: &str, error: &toml::de::Error) -> String {
+    let reason = error.message().replace('\n', "; ");
+    let Some(span) = error.span() else { return reason };
+    let start = span.start.min(text.len());
+    let line_start = text[..start].rfind('\n').map_or(0, |end| end + 1);
+    let line = text[line_start..].lines().next().unwrap_or_default();
+    let head = |line: &str| {
+        let inner = line.trim().strip_prefix('[')?.strip_suffix(']')?;
+        Some(inner.trim_start_matches('[').trim_end_matches(']').to_string())
+    };
+    let mut path = Vec::new();
+    match head(line) {
+        Some(own) => path.push(own),
+        None => {
+            path.extend(text[..line_start].lines().rev().find_map(head));
+            path.extend(line.split_once('=').map(|(key, _)| key.trim().to_string()));
+        }
+    }
+    if path.is_empty() { reason } else { format!("{}: {reason}", path.join(".")) }
 }
 
 /// Names become folders.

@@ -18,6 +18,11 @@ use crate::optimizer::OptimizerConfig;
 use crate::step::TargetRule;
 use crate::{Error, Result};
 
+/// More micro-batches per step than any published recipe has.
+const MAX_ACCUMULATE: usize = 1 << 20;
+/// More threads than machines have cores.
+const MAX_THREADS: i32 = 4096;
+
 /// One run, resolved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -249,12 +254,22 @@ impl Templates {
     /// The texts.
     ///
     /// # Errors
-    /// [`Error::Eval`] where a name is not built in.
+    /// [`Error::Eval`] where a name is not built in, [`Error::Recipe`] where a text has no place for the name.
     pub fn texts(&self) -> Result<Vec<String>> {
-        match self {
-            Templates::Named(name) => Ok(zeroshot_eval::prompts::templates(name)?),
-            Templates::Listed(texts) => Ok(texts.clone()),
+        let texts = match self {
+            Templates::Named(name) => zeroshot_eval::prompts::templates(name)?,
+            Templates::Listed(texts) => texts.clone(),
+        };
+        if texts.is_empty() {
+            return Err(Error::recipe(
+                "prompts",
+                "the list is empty: give at least one, such as \"a photo of a {}\"",
+            ));
         }
+        if let Some(text) = texts.iter().find(|text| !text.contains("{}")) {
+            return Err(Error::recipe("prompts", format!("`{text}` has no {{}} for the class name")));
+        }
+        Ok(texts)
     }
 }
 
@@ -318,8 +333,40 @@ impl Recipe {
                 train.batch_size
             ));
         }
-        if train.accumulate == 0 {
-            return fail("train.accumulate = 0: give 1 for no accumulation".into());
+        if !(1..=MAX_ACCUMULATE).contains(&train.accumulate) {
+            return fail(format!(
+                "train.accumulate = {} is outside 1..={MAX_ACCUMULATE}; 1 is no accumulation",
+                train.accumulate
+            ));
+        }
+        if !(0..=MAX_THREADS).contains(&train.threads) {
+            return fail(format!("train.threads = {} is outside 0..={MAX_THREADS}", train.threads));
+        }
+        if let Some(decay) = train.ema.filter(|decay| !(*decay > 0.0 && *decay < 1.0)) {
+            return fail(format!("train.ema = {decay}: a decay is between 0 and 1"));
+        }
+        if let Some((loss, weight)) =
+            self.losses.iter().find(|(_, weight)| !(weight.is_finite() && **weight >= 0.0))
+        {
+            return fail(format!("losses.{} = {weight} is not a weight", loss.name()));
+        }
+        if let Some(problem) = self.data.augment.problem() {
+            return fail(format!("data.augment: {problem}"));
+        }
+        if let ErrorPolicy::Skip { max_fraction } = self.data.damaged
+            && !(0.0..=1.0).contains(&max_fraction)
+        {
+            return fail(format!("data.damaged.skip.max_fraction = {max_fraction} is not a share"));
+        }
+        if !(self.checkpoint.every_minutes.is_finite() && self.checkpoint.every_minutes >= 0.0) {
+            let minutes = self.checkpoint.every_minutes;
+            return fail(format!("checkpoint.every_minutes = {minutes}: give 0 for never"));
+        }
+        let student = &self.student;
+        for (name, share) in [("patch_dropout", student.patch_dropout), ("drop_path", student.drop_path)] {
+            if let Some(share) = share.filter(|share| !(0.0..1.0).contains(share)) {
+                return fail(format!("student.{name} = {share} is outside 0..1"));
+            }
         }
         match (train.epochs, train.steps) {
             (Some(epochs), None) if epochs.is_finite() && epochs > 0.0 => {}
