@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use tch::{Device, Kind, Tensor};
 
@@ -60,36 +59,12 @@ impl fmt::Display for LoadReport {
     }
 }
 
-/// Reads all tensors of a safetensors file, onto the CPU, each in its own kind.
+/// Reads all tensors of a safetensors file, onto the CPU, each in its own kind and under its own name.
 ///
 /// # Errors
 /// [`Error::Io`] where the file cannot be read, [`Error::Format`] where it is damaged.
 pub fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    let format = |reason: String| Error::Format { path: path.into(), reason };
-    let file = SafeTensors::deserialize(&bytes)
-        .map_err(|e| format(format!("{e}; it may be truncated: fetch or copy it again")))?;
-    let mut tensors = HashMap::new();
-    for (name, view) in file.tensors() {
-        let kind = match view.dtype() {
-            Dtype::F64 => Kind::Double,
-            Dtype::F32 => Kind::Float,
-            Dtype::F16 => Kind::Half,
-            Dtype::BF16 => Kind::BFloat16,
-            Dtype::I64 => Kind::Int64,
-            Dtype::I32 => Kind::Int,
-            Dtype::I16 => Kind::Int16,
-            Dtype::I8 => Kind::Int8,
-            Dtype::U8 => Kind::Uint8,
-            Dtype::BOOL => Kind::Bool,
-            other => {
-                return Err(format(format!("tensor `{name}` has kind {other:?}, which is not supported")));
-            }
-        };
-        let shape = view.shape().iter().map(|&n| n as i64).collect::<Vec<_>>();
-        tensors.insert(name, Tensor::f_from_data_size(view.data(), &shape, kind)?);
-    }
-    Ok(tensors)
+    crate::checkpoint::read_tensors(path)
 }
 
 /// Writes tensors as a safetensors file, through a temporary name and synced, so that a stop

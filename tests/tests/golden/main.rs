@@ -3,6 +3,7 @@
 //! The folder is `CLIP_DISTILL_GOLDEN`, or the project's own copy. Each test prints how many
 //! files it compared and fails where there is none, so a new file is checked without a new line.
 
+mod layouts;
 mod losses;
 mod models;
 mod preprocess;
