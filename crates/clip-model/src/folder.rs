@@ -149,7 +149,8 @@ fn with_weights(
     let mut notes = vec![format!("layout: {}", read.layout)];
     notes.extend(read.notes);
     if !read.dropped.is_empty() {
-        let shown = read.dropped.iter().take(8).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let shown =
+            read.dropped.iter().take(8).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         notes.push(format!("{} names are no part of the model: {shown}", read.dropped.len()));
     }
     let whole = config.vision_cfg.blocks.is_none() && config.text_cfg.blocks.is_none();

@@ -199,7 +199,8 @@ fn check_bounds(tensor: &Listed, available: i64) -> Found<()> {
         if *size < 0 || *stride < 0 {
             return outside();
         }
-        let Some(end) = (size - 1).max(0).checked_mul(*stride).and_then(|reach| last.checked_add(reach)) else {
+        let Some(end) = (size - 1).max(0).checked_mul(*stride).and_then(|reach| last.checked_add(reach))
+        else {
             return outside();
         };
         let Some(product) = count.checked_mul(*size) else { return outside() };
@@ -236,7 +237,9 @@ pub(crate) fn from_pickle(
     let mut index = HashMap::new();
     for (name, tensor) in chosen.tensors {
         let Some(place) = places.get(&tensor.storage) else {
-            return Err(Fault::Damaged(format!("the storage of `{name}` is missing: fetch or copy it again")));
+            return Err(Fault::Damaged(format!(
+                "the storage of `{name}` is missing: fetch or copy it again"
+            )));
         };
         let storage = *index.entry(tensor.storage.clone()).or_insert_with(|| {
             container.places.push(*place);

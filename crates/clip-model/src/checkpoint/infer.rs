@@ -50,7 +50,8 @@ impl Shapes<'_> {
     fn blocks(&self, prefix: &str, depth: i64, head_width: i64) -> Vec<PrunedBlock> {
         (0..depth)
             .map(|block| {
-                let rows = self.get(&format!("{prefix}{block}.attn.in_proj_weight")).map_or(0, |[rows, _]| rows);
+                let rows =
+                    self.get(&format!("{prefix}{block}.attn.in_proj_weight")).map_or(0, |[rows, _]| rows);
                 let mlp = self.get(&format!("{prefix}{block}.mlp.c_fc.weight")).map_or(0, |[rows, _]| rows);
                 PrunedBlock { heads: rows / (3 * head_width.max(1)), mlp_width: mlp }
             })
@@ -266,7 +267,8 @@ pub fn adapt_config(config: &ClipConfig, weights: &HashMap<String, Tensor>) -> R
         let vision = &mut adapted.vision_cfg;
         let [width, ..] = shapes.need::<4>("visual.conv1.weight")?;
         let (full_mlp, full_heads) = (vision.mlp_width(), vision.heads());
-        let head_width = if vision.blocks.is_some() { vision.head_width } else { vision.width / full_heads.max(1) };
+        let head_width =
+            if vision.blocks.is_some() { vision.head_width } else { vision.width / full_heads.max(1) };
         vision.width = smaller("vision width", width, vision.width)?;
         let path = "visual.transformer.resblocks.";
         smaller("vision layers", shapes.depth(path), layers)?;

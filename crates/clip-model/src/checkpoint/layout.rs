@@ -196,7 +196,10 @@ pub fn to_hugging_face(
     config: &ClipConfig,
 ) -> Result<HashMap<String, Tensor>> {
     let refuse = |what: &str| {
-        Err(Error::config("Hugging Face CLIPModel", format!("it cannot hold {what}; keep the open_clip folder")))
+        Err(Error::config(
+            "Hugging Face CLIPModel",
+            format!("it cannot hold {what}; keep the open_clip folder"),
+        ))
     };
     if config.vision_cfg.blocks.is_some() || config.text_cfg.blocks.is_some() {
         return refuse("pruned blocks");

@@ -54,7 +54,11 @@ pub(crate) fn list(mut source: Box<dyn Source>, length: u64) -> Found<Container>
         let (start, bytes) = (at + 8, count.checked_mul(element));
         let Some(bytes) = bytes.filter(|bytes| *bytes <= length - start) else { return damaged(truncated()) };
         if count != storage.count {
-            return damaged(format!("storage `{}` has {count} elements instead of {}", key.escape_debug(), storage.count));
+            return damaged(format!(
+                "storage `{}` has {count} elements instead of {}",
+                key.escape_debug(),
+                storage.count
+            ));
         }
         places.insert(Rc::clone(key), Place { file: 0, start, length: bytes });
         at = start + bytes;

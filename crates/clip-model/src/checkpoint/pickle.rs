@@ -48,7 +48,9 @@ struct Input<'a> {
 impl Input<'_> {
     fn end<T>(&self) -> Found<T> {
         if self.capped {
-            return damaged(format!("its pickle is longer than {MAX_BYTES} bytes, which no checkpoint needs"));
+            return damaged(format!(
+                "its pickle is longer than {MAX_BYTES} bytes, which no checkpoint needs"
+            ));
         }
         damaged(truncated())
     }
@@ -191,7 +193,9 @@ impl Machine<'_> {
                     self.set(items)?;
                 }
                 opcode::GET | opcode::BINGET | opcode::LONG_BINGET => self.recall(code)?,
-                opcode::PUT | opcode::BINPUT | opcode::LONG_BINPUT | opcode::MEMOIZE => self.remember(code)?,
+                opcode::PUT | opcode::BINPUT | opcode::LONG_BINPUT | opcode::MEMOIZE => {
+                    self.remember(code)?
+                }
                 opcode::GLOBAL => {
                     let (module, name) = (self.input.line()?, self.input.line()?);
                     self.global(&module, &name)?;
@@ -222,7 +226,9 @@ impl Machine<'_> {
     fn spend(&mut self, steps: usize) -> Found<()> {
         self.steps = self.steps.saturating_add(steps);
         if self.steps > MAX_STEPS {
-            return damaged(format!("its pickle takes more than {MAX_STEPS} steps, which no checkpoint needs"));
+            return damaged(format!(
+                "its pickle takes more than {MAX_STEPS} steps, which no checkpoint needs"
+            ));
         }
         Ok(())
     }
@@ -361,8 +367,7 @@ impl Machine<'_> {
     }
 
     fn remember(&mut self, code: u8) -> Found<()> {
-        let key =
-            if code == opcode::MEMOIZE { self.memo.len() as u64 } else { self.memo_key(code)? };
+        let key = if code == opcode::MEMOIZE { self.memo.len() as u64 } else { self.memo_key(code)? };
         let value = self.top()?.clone();
         self.memo.insert(key, value);
         Ok(())

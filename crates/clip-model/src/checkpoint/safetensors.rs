@@ -39,13 +39,19 @@ pub(crate) fn list(mut source: Box<dyn Source>, length: u64) -> Found<Container>
         };
         let [begin, end] = row.data_offsets;
         if begin > end || end > data {
-            return damaged(format!("`{name}` ends behind the file; it may be truncated: fetch or copy it again"));
+            return damaged(format!(
+                "`{name}` ends behind the file; it may be truncated: fetch or copy it again"
+            ));
         }
         let bytes = row.shape.iter().try_fold(kind.elt_size_in_bytes() as u64, |product, size| {
             product.checked_mul(u64::try_from(*size).ok()?)
         });
         if bytes != Some(end - begin) {
-            return damaged(format!("`{name}` of shape {:?} does not fill its {} bytes", row.shape, end - begin));
+            return damaged(format!(
+                "`{name}` of shape {:?} does not fill its {} bytes",
+                row.shape,
+                end - begin
+            ));
         }
         let place = Place { file: 0, start: 8 + size + begin, length: end - begin };
         container.push(name, kind, row.shape, place);

@@ -7,8 +7,16 @@ use super::fault::{Found, damaged};
 use super::value::{Node, Pickle, TensorRef, Value};
 
 /// Where training scripts put their weights, the plain ones before the averaged.
-const KEYS: [&str; 8] =
-    ["state_dict", "model_state_dict", "model", "module", "ema", "state_dict_ema", "model_ema", "ema_state_dict"];
+const KEYS: [&str; 8] = [
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+    "ema",
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+];
 
 /// Names and letters of one name; far above every model, and low enough that a file cannot fill the
 /// memory by repeating itself.
@@ -74,7 +82,8 @@ pub(crate) fn choose(pickle: &Pickle, script: bool) -> Found<Chosen<'_>> {
         }
     }
     if chosen.tensors.is_empty() {
-        let shown = chosen.other.iter().take(8).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let shown =
+            chosen.other.iter().take(8).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         return damaged(format!("it holds no named tensors, but {shown}"));
     }
     Ok(chosen)
@@ -87,7 +96,9 @@ fn attributes(pickle: &Pickle) -> Found<Chosen<'_>> {
     let mut seen = HashSet::new();
     let mut waiting = vec![(String::new(), &pickle.root)];
     while let Some((prefix, value)) = waiting.pop() {
-        let (Value::Node(index), Some(Node::Object { state })) = (value, pickle.node(value)) else { continue };
+        let (Value::Node(index), Some(Node::Object { state })) = (value, pickle.node(value)) else {
+            continue;
+        };
         if !seen.insert(*index) {
             continue;
         }

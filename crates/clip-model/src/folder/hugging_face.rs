@@ -151,14 +151,18 @@ impl<'a> Keys<'a> {
     fn integer(&mut self, key: &'static str, default: i64) -> Read<i64> {
         match self.value(key) {
             None => Ok(default),
-            Some(value) => value.as_i64().ok_or_else(|| format!("{}.{key} = {value} is no integer", self.name)),
+            Some(value) => {
+                value.as_i64().ok_or_else(|| format!("{}.{key} = {value} is no integer", self.name))
+            }
         }
     }
 
     fn number(&mut self, key: &'static str, default: f64) -> Read<f64> {
         match self.value(key) {
             None => Ok(default),
-            Some(value) => value.as_f64().ok_or_else(|| format!("{}.{key} = {value} is no number", self.name)),
+            Some(value) => {
+                value.as_f64().ok_or_else(|| format!("{}.{key} = {value} is no number", self.name))
+            }
         }
     }
 
@@ -347,7 +351,8 @@ fn siglip_tower(tower: &Tower, patch: i64, image_size: i64, projected: i64) -> R
         infer::siglip_config(tower.width, tower.layers, patch, image_size).ok_or_else(unknown)?;
     let vit = crate::vision::timm::SiglipVit::named(config.timm_model_name.as_deref().unwrap_or_default())
         .ok_or_else(unknown)?;
-    if (vit.heads, vit.mlp_width, vit.width) != (tower.heads, tower.mlp_width, projected) || tower.eps != 1e-6 {
+    if (vit.heads, vit.mlp_width, vit.width) != (tower.heads, tower.mlp_width, projected) || tower.eps != 1e-6
+    {
         return Err(unknown());
     }
     config.act_kwargs = match tower.activation.as_str() {
@@ -383,11 +388,13 @@ fn preprocess(json: &Map<String, Value>, image_size: i64, siglip: bool) -> Read<
     };
     let (size, squash) = match json.get("size") {
         None | Some(Value::Null) => (image_size, siglip),
-        Some(size) => match (size.as_i64(), side(size, "shortest_edge"), side(size, "height"), side(size, "width")) {
-            (Some(side), ..) | (None, Some(side), ..) => (side, false),
-            (.., Some(height), Some(width)) if height == width => (height, true),
-            _ => return Err(format!("size = {size} is no square")),
-        },
+        Some(size) => {
+            match (size.as_i64(), side(size, "shortest_edge"), side(size, "height"), side(size, "width")) {
+                (Some(side), ..) | (None, Some(side), ..) => (side, false),
+                (.., Some(height), Some(width)) if height == width => (height, true),
+                _ => return Err(format!("size = {size} is no square")),
+            }
+        }
     };
     let crops = flag("do_center_crop", !siglip);
     let crop = match json.get("crop_size") {
@@ -399,7 +406,9 @@ fn preprocess(json: &Map<String, Value>, image_size: i64, siglip: bool) -> Read<
         },
     };
     if crops && crop != size {
-        return Err(format!("resizing to {size} and cropping {crop} is not supported; they have to be equal"));
+        return Err(format!(
+            "resizing to {size} and cropping {crop} is not supported; they have to be equal"
+        ));
     }
     if size != image_size {
         return Err(format!("size {size} is not the {image_size} of the model"));
@@ -425,4 +434,95 @@ fn preprocess(json: &Map<String, Value>, image_size: i64, siglip: bool) -> Read<
 
 fn side(size: &Value, key: &str) -> Option<i64> {
     size.get(key)?.as_i64()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read_both(config: &Value, preprocess: Option<&Value>) -> Result<Folder> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(CONFIG_FILE), config.to_string()).unwrap();
+        if let Some(preprocess) = preprocess {
+            std::fs::write(folder.path().join(PREPROCESS_FILE), preprocess.to_string()).unwrap();
+        }
+        read(folder.path())
+    }
+
+    fn failure(config: &Value, preprocess: Option<&Value>) -> String {
+        match read_both(config, preprocess) {
+            Ok(_) => panic!("{config} was read"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_has_the_librarys_defaults() {
+        let found = read_both(&json!({"model_type": "clip"}), None).unwrap().config;
+        assert_eq!(found, crate::presets::get("ViT-B-32-quickgelu").unwrap());
+        let found = read_both(&json!({"model_type": "siglip"}), None).unwrap();
+        let config = found.config;
+        assert_eq!(config.vision_cfg.timm_model_name.as_deref(), Some("vit_base_patch16_siglip_224"));
+        assert_eq!((config.embed_dim, config.text_cfg.context_length, config.custom_text), (768, 64, true));
+        assert_eq!(config.text_cfg.eps(), 1e-6);
+        assert_eq!(found.preprocess.resize_mode, "squash");
+    }
+
+    #[test]
+    fn the_end_token_decides_the_pooling() {
+        for (end, pool) in [(2, TextPool::Argmax), (49407, TextPool::Argmax), (7, TextPool::Eos)] {
+            let config =
+                json!({"model_type": "clip", "text_config": {"eos_token_id": end, "bos_token_id": 0}});
+            assert_eq!(read_both(&config, None).unwrap().config.text_cfg.pool_type, pool);
+        }
+    }
+
+    #[test]
+    fn what_changes_the_computation_is_read_or_refused() {
+        let config = |key: &str, value: Value| json!({"model_type": "clip", "vision_config": {key: value}});
+        for (config, word) in [
+            (json!({"model_type": "blip"}), "`blip`"),
+            (json!({}), "missing"),
+            (config("hidden_act", json!("relu")), "`relu`"),
+            (config("hidden_act", json!("gelu")), "cannot be mixed"),
+            (config("use_rope", json!(true)), "use_rope"),
+            (config("num_channels", json!(1)), "num_channels"),
+            (config("num_attention_heads", json!(7)), "heads"),
+            (config("hidden_size", json!("wide")), "no integer"),
+            (json!({"model_type": "siglip", "vision_config": {"hidden_size": 384}}), "no SigLIP image tower"),
+        ] {
+            let message = failure(&config, None);
+            assert!(message.contains(word), "{message}");
+        }
+        let found = read_both(&config("attention_dropout", json!(0.1)), None).unwrap();
+        assert!(found.notes.iter().any(|note| note.contains("attention_dropout")), "{:?}", found.notes);
+        read_both(&config("use_rope", json!(false)), None).unwrap();
+    }
+
+    #[test]
+    fn preprocessing_is_taken_as_it_is() {
+        let clip = json!({"model_type": "clip"});
+        let given = json!({"size": 224, "crop_size": {"height": 224, "width": 224}, "resample": 2,
+            "image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25], "do_center_crop": true});
+        let found = read_both(&clip, Some(&given)).unwrap().preprocess;
+        assert_eq!((found.mean, found.std), ([0.5; 3], [0.25; 3]));
+        assert_eq!((found.interpolation.as_str(), found.resize_mode.as_str()), ("bilinear", "shortest"));
+        let squash = json!({"size": {"height": 224, "width": 224}, "do_center_crop": false});
+        assert_eq!(read_both(&clip, Some(&squash)).unwrap().preprocess.resize_mode, "squash");
+        for (key, value, word) in [
+            ("resample", json!(0), "resample"),
+            ("do_normalize", json!(false), "do_normalize"),
+            ("rescale_factor", json!(1.0), "1/255"),
+            ("size", json!({"shortest_edge": 256}), "cropping"),
+            ("image_mean", json!([0.5]), "three numbers"),
+            ("do_center_crop", json!(false), "no square"),
+        ] {
+            let mut given = given.clone();
+            given[key] = value;
+            let message = failure(&clip, Some(&given));
+            assert!(message.contains(word), "{message}");
+        }
+    }
 }
