@@ -66,7 +66,7 @@ pub(crate) struct Train {
 
 #[derive(Debug, Group)]
 pub(crate) struct Evaluate {
-    /// Model folder.
+    /// Model folder (open_clip or Hugging Face) or checkpoint file.
     pub model: String,
     /// Folder of class folders, tar file or pattern, folder of tars, or manifest from `datasets/`.
     #[arg(long)]
@@ -99,7 +99,7 @@ pub(crate) enum Task {
 
 #[derive(Debug, Group)]
 pub(crate) struct Embed {
-    /// Model folder.
+    /// Model folder (open_clip or Hugging Face) or checkpoint file.
     pub model: String,
     /// Folder of images; all below it are taken, in the order of their paths.
     #[arg(long, required_unless_present = "texts", conflicts_with = "texts")]
@@ -117,7 +117,7 @@ pub(crate) struct Embed {
 
 #[derive(Debug, Group)]
 pub(crate) struct Classify {
-    /// Model folder.
+    /// Model folder (open_clip or Hugging Face) or checkpoint file.
     pub model: String,
     /// Images.
     #[arg(required = true)]

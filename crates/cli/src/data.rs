@@ -13,11 +13,14 @@ use trainer::views::Reader;
 
 use crate::args::{Evaluate, Task};
 
-/// A model with weights, and how it reads.
+/// A model with weights, and how it reads; what was decided on the way is said.
 pub(crate) fn open_model(name: &str, tokenizer: Option<&Path>) -> anyhow::Result<(Clip, Reader)> {
     let opened = folder::open(name, Device::Cpu, 0)?;
     if !opened.has_weights {
         bail!("`{name}` is a preset without weights: name a model folder, such as runs/NAME/model");
+    }
+    for note in &opened.notes {
+        tracing::info!("{name}: {note}");
     }
     let reader = Reader::new(opened.model.config(), &opened.preprocess, tokenizer)?;
     opened.model.params().set_requires_grad(false);

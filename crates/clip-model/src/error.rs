@@ -27,7 +27,7 @@ pub enum Error {
         reason: String,
     },
     /// Neither a preset, nor a model folder, nor a weight file.
-    #[error("no model `{name}`: neither a preset ({presets}) nor a model folder or safetensors file on disk")]
+    #[error("no model `{name}`: neither a preset ({presets}) nor a model folder or weight file on disk")]
     UnknownModel {
         /// What was asked for.
         name: String,
@@ -35,12 +35,23 @@ pub enum Error {
         presets: String,
     },
     /// A weight file whose content is not what its name says.
-    #[error("`{path}` is not a usable safetensors file: {reason}")]
+    #[error("`{path}` is not a usable weight file: {reason}")]
     Format {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// A weight file that asks for more than tensors and plain containers.
+    #[error(
+        "`{path}` contains {what}, which is not read: only tensors, numbers, texts and plain containers are; \
+         where it was made, save the state dict alone or convert it to safetensors"
+    )]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// The opcode, global or entry that was refused.
+        what: String,
     },
     /// Weights that do not fit the model; the report lists every difference.
     #[error("weights of `{origin}` do not fit the model: {report}")]

@@ -1,16 +1,31 @@
-//! Model folders: `open_clip_config.json` beside `open_clip_model.safetensors`, as Python's open_clip reads and writes them.
+//! Model folders: `open_clip_config.json` beside `open_clip_model.safetensors`, as Python's open_clip reads
+//! and writes them; folders of Hugging Face and bare checkpoints are read too.
+
+mod hugging_face;
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use crate::{Clip, ClipConfig, Error, PreprocessConfig, Result, presets, weights};
+use crate::checkpoint::{self, Checkpoint, Layout};
+use crate::config::TowerKind;
+use crate::{Clip, ClipConfig, Error, PreprocessConfig, Result, presets, resize, weights};
 
 /// Name of the configuration file in a model folder.
 pub const CONFIG_FILE: &str = "open_clip_config.json";
 /// Name of the weight file in a model folder.
 pub const WEIGHTS_FILE: &str = "open_clip_model.safetensors";
+/// Names that weights have in published folders, in the order in which they are looked for.
+const WEIGHT_FILES: [&str; 7] = [
+    WEIGHTS_FILE,
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_pytorch_model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
 
 /// Content of `open_clip_config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,32 +63,200 @@ pub struct Opened {
     pub preprocess: PreprocessConfig,
     /// Whether weights were read (a preset alone has none).
     pub has_weights: bool,
+    /// What was decided on the way: the layout, what was dropped, what was assumed.
+    pub notes: Vec<String>,
 }
 
-/// Opens what a user names: a preset (fresh weights from `seed`) or a model folder.
+/// What a caller wants different from a model's own configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Adjust {
+    /// Side of the images in pixels; weights that are learned per position are interpolated
+    /// ([`crate::resize::fit_image_size`]).
+    pub image_size: Option<i64>,
+    /// Share of the patches that a ViT leaves out while training.
+    pub patch_dropout: Option<f64>,
+    /// Largest drop path rate of a timm tower.
+    pub drop_path: Option<f64>,
+}
+
+impl Adjust {
+    /// The configuration with these changes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the tower has no such setting, or the result cannot be built.
+    pub fn apply(&self, config: &ClipConfig) -> Result<ClipConfig> {
+        let mut config = config.clone();
+        let kind = config.vision_cfg.tower();
+        let vision = &mut config.vision_cfg;
+        if let Some(size) = self.image_size {
+            vision.image_size = size;
+        }
+        if let Some(share) = self.patch_dropout {
+            if kind != TowerKind::Vit {
+                return Err(Error::config(
+                    "patch_dropout",
+                    "only a ViT image tower has patches to leave out",
+                ));
+            }
+            vision.patch_dropout = share;
+        }
+        if let Some(rate) = self.drop_path {
+            if kind != TowerKind::Timm {
+                return Err(Error::config("drop_path", "only the towers of timm drop paths"));
+            }
+            vision.timm_drop_path = Some(rate);
+        }
+        config.validate("adjusted model")?;
+        Ok(config)
+    }
+}
+
+/// Opens what a user names: a preset (fresh weights from `seed`), a model folder of open_clip or of
+/// Hugging Face, or a checkpoint of any kind that [`checkpoint::read`] reads.
 ///
 /// # Errors
-/// [`Error::UnknownModel`] where it is neither; the errors of the files otherwise.
+/// [`Error::UnknownModel`] where it is none of them; the errors of the files otherwise.
 pub fn open(name: &str, device: Device, seed: u64) -> Result<Opened> {
+    open_adjusted(name, device, seed, &Adjust::default())
+}
+
+/// [`open`] with changes to the configuration.
+///
+/// # Errors
+/// As [`open`] and [`Adjust::apply`].
+pub fn open_adjusted(name: &str, device: Device, seed: u64, adjust: &Adjust) -> Result<Opened> {
     let path = Path::new(name);
     if path.is_dir() {
-        let config = FolderConfig::read(path)?;
-        let model = load_weights(&config.model_cfg, &path.join(WEIGHTS_FILE), device)?;
-        return Ok(Opened { model, preprocess: config.preprocess_cfg, has_weights: true });
+        return open_folder(path, device, adjust);
     }
-    let model = Clip::new(&presets::get(name)?, device, seed)?;
-    Ok(Opened { model, preprocess: PreprocessConfig::default(), has_weights: false })
+    if path.is_file() {
+        let read = checkpoint::read(path)?;
+        let config = read.infer_config()?;
+        let assumed = "the configuration was told by the shapes, with heads of 64 channels";
+        let (model, mut notes) = with_weights(&config, read, path, device, adjust)?;
+        notes.push(assumed.into());
+        let preprocess = default_preprocess(&config);
+        return Ok(Opened { model, preprocess, has_weights: true, notes });
+    }
+    let config = adjust.apply(&presets::get(name)?)?;
+    let model = Clip::new(&config, device, seed)?;
+    Ok(Opened { model, preprocess: default_preprocess(&config), has_weights: false, notes: Vec::new() })
 }
 
-/// A model of the given configuration with the weights of a safetensors file.
+fn open_folder(folder: &Path, device: Device, adjust: &Adjust) -> Result<Opened> {
+    let (config, mut preprocess, mut notes) = if folder.join(CONFIG_FILE).exists() {
+        let config = FolderConfig::read(folder)?;
+        (config.model_cfg, config.preprocess_cfg, Vec::new())
+    } else if folder.join(hugging_face::CONFIG_FILE).exists() {
+        let read = hugging_face::read(folder)?;
+        (read.config, read.preprocess, read.notes)
+    } else {
+        let reason = format!("it has neither {CONFIG_FILE} nor {}", hugging_face::CONFIG_FILE);
+        return Err(Error::config(folder.display().to_string(), reason));
+    };
+    let file = WEIGHT_FILES.iter().map(|file| folder.join(file)).find(|path| path.is_file());
+    // Where there is none, the error names the usual one.
+    let file = file.unwrap_or_else(|| folder.join(WEIGHTS_FILE));
+    let (model, found) = with_weights(&config, checkpoint::read(&file)?, &file, device, adjust)?;
+    notes.extend(found);
+    if adjust.image_size.is_some() {
+        // The size that the folder names is that of its own weights.
+        preprocess.size = None;
+    }
+    Ok(Opened { model, preprocess, has_weights: true, notes })
+}
+
+/// The configuration of what a user names, as [`open`] would have it; of a folder no weights are read, so
+/// one that is a pruned model of its configuration counts as the unpruned one.
 ///
 /// # Errors
-/// [`Error::Mismatch`] where they do not fit; the errors of the file otherwise.
+/// As [`open`].
+pub fn config(name: &str) -> Result<ClipConfig> {
+    let path = Path::new(name);
+    if path.is_dir() {
+        if path.join(hugging_face::CONFIG_FILE).exists() && !path.join(CONFIG_FILE).exists() {
+            return Ok(hugging_face::read(path)?.config);
+        }
+        return Ok(FolderConfig::read(path)?.model_cfg);
+    }
+    if path.is_file() {
+        return checkpoint::read(path)?.infer_config();
+    }
+    presets::get(name)
+}
+
+/// What a preset or bare file does not say: OpenAI's values, or SigLIP's for its towers.
+pub fn default_preprocess(config: &ClipConfig) -> PreprocessConfig {
+    if config.init_logit_bias.is_none() {
+        return PreprocessConfig::default();
+    }
+    PreprocessConfig {
+        mean: [0.5; 3],
+        std: [0.5; 3],
+        resize_mode: "squash".into(),
+        ..PreprocessConfig::default()
+    }
+}
+
+/// A model of the given configuration with the weights of a checkpoint of any container and layout; where
+/// the file is a pruned model of that configuration (TinyCLIP), the model has the pruned one.
+///
+/// # Errors
+/// [`Error::Mismatch`] where they do not fit, [`Error::Config`] where they want QuickGELU and the
+/// configuration does not; the errors of the file otherwise.
 pub fn load_weights(config: &ClipConfig, file: &Path, device: Device) -> Result<Clip> {
-    let read = weights::read_safetensors(file)?;
-    let model = Clip::new(config, device, 0)?;
-    weights::load(model.params(), &read, &file.display().to_string())?;
-    Ok(model)
+    Ok(with_weights(config, checkpoint::read(file)?, file, device, &Adjust::default())?.0)
+}
+
+/// [`open_adjusted`] of a bare file whose configuration is given.
+///
+/// # Errors
+/// As [`load_weights`] and [`Adjust::apply`].
+pub fn open_file(config: &ClipConfig, file: &Path, device: Device, adjust: &Adjust) -> Result<Opened> {
+    let (model, notes) = with_weights(config, checkpoint::read(file)?, file, device, adjust)?;
+    Ok(Opened { preprocess: default_preprocess(config), model, has_weights: true, notes })
+}
+
+fn with_weights(
+    config: &ClipConfig,
+    read: Checkpoint,
+    file: &Path,
+    device: Device,
+    adjust: &Adjust,
+) -> Result<(Clip, Vec<String>)> {
+    let origin = file.display().to_string();
+    // The outputs would be close enough to look right and bad enough to spoil every result.
+    if read.layout == Layout::OpenAi && !config.quick_gelu {
+        let reason = format!(
+            "`{origin}` holds weights of OpenAI, which were trained with QuickGELU: use the preset whose name \
+             ends in `-quickgelu`, or set `quick_gelu` to true"
+        );
+        return Err(Error::config("weights", reason));
+    }
+    let mut notes = vec![format!("layout: {}", read.layout)];
+    notes.extend(read.notes);
+    if !read.dropped.is_empty() {
+        let shown =
+            read.dropped.iter().take(8).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        notes.push(format!("{} names are no part of the model: {shown}", read.dropped.len()));
+    }
+    let whole = config.vision_cfg.blocks.is_none() && config.text_cfg.blocks.is_none();
+    let pruned = whole && (read.layout == Layout::TinyClip || checkpoint::infer::is_uneven(&read.weights));
+    let config = match pruned {
+        true => checkpoint::adapt_config(config, &read.weights)?,
+        false => config.clone(),
+    };
+    let config = adjust.apply(&config)?;
+    let model = Clip::new(&config, device, 0)?;
+    let mut named = checkpoint::layout::with_text_prefix(read.weights, config.custom_text);
+    if adjust.image_size.is_some() {
+        let moved = resize::fit_image_size(model.params(), &mut named)?;
+        if !moved.is_empty() {
+            notes.push(format!("interpolated to {} px: {}", config.vision_cfg.image_size, moved.join(", ")));
+        }
+    }
+    weights::load(model.params(), &named, &origin)?;
+    Ok((model, notes))
 }
 
 /// Writes a model folder that [`open`] and Python's open_clip (`local-dir:`) read.

@@ -7,12 +7,14 @@
 //!
 //! Parameter names are the state-dict names of open_clip's checkpoints, so weights move
 //! between the two without a table; [`weights`] checks them strictly, and [`folder`] reads and
-//! writes the model folders that Python's open_clip loads as `local-dir:`.
+//! writes the model folders that Python's open_clip loads as `local-dir:`. [`checkpoint`] reads what others
+//! have published, in its containers and under its names.
 #![doc = include_str!("../README.md")]
 
 pub mod activation;
 pub mod attention;
 pub mod block;
+pub mod checkpoint;
 pub mod clip;
 pub mod config;
 pub mod conv;

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use tch::{Device, Kind, Tensor};
 
@@ -60,36 +59,12 @@ impl fmt::Display for LoadReport {
     }
 }
 
-/// Reads all tensors of a safetensors file, onto the CPU, each in its own kind.
+/// Reads all tensors of a safetensors file, onto the CPU, each in its own kind and under its own name.
 ///
 /// # Errors
 /// [`Error::Io`] where the file cannot be read, [`Error::Format`] where it is damaged.
 pub fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    let format = |reason: String| Error::Format { path: path.into(), reason };
-    let file = SafeTensors::deserialize(&bytes)
-        .map_err(|e| format(format!("{e}; it may be truncated: fetch or copy it again")))?;
-    let mut tensors = HashMap::new();
-    for (name, view) in file.tensors() {
-        let kind = match view.dtype() {
-            Dtype::F64 => Kind::Double,
-            Dtype::F32 => Kind::Float,
-            Dtype::F16 => Kind::Half,
-            Dtype::BF16 => Kind::BFloat16,
-            Dtype::I64 => Kind::Int64,
-            Dtype::I32 => Kind::Int,
-            Dtype::I16 => Kind::Int16,
-            Dtype::I8 => Kind::Int8,
-            Dtype::U8 => Kind::Uint8,
-            Dtype::BOOL => Kind::Bool,
-            other => {
-                return Err(format(format!("tensor `{name}` has kind {other:?}, which is not supported")));
-            }
-        };
-        let shape = view.shape().iter().map(|&n| n as i64).collect::<Vec<_>>();
-        tensors.insert(name, Tensor::f_from_data_size(view.data(), &shape, kind)?);
-    }
-    Ok(tensors)
+    crate::checkpoint::read_tensors(path)
 }
 
 /// Writes tensors as a safetensors file, through a temporary name and synced, so that a stop
@@ -150,7 +125,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         file.sync_all()?;
         std::fs::rename(&partial, path)
     };
-    write().map_err(|e| Error::io(path, e))
+    write().map_err(|e| {
+        // On a full disk, what is there of it would only be in the way.
+        let _ = std::fs::remove_file(&partial);
+        Error::io(path, e)
+    })
 }
 
 /// Copies weights into a model's parameters; nothing is changed unless all of them fit.
@@ -158,11 +137,20 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 /// fp16, bf16 and float64 weights are converted to float32.
 ///
 /// # Errors
-/// [`Error::Mismatch`] with every difference; `origin` names the source in it.
+/// [`Error::Mismatch`] with every difference, [`Error::Config`] where a value is not finite; `origin` names the
+/// source in it.
 pub fn load(params: &Params, weights: &HashMap<String, Tensor>, origin: &str) -> Result<()> {
     let report = compare(params, weights);
     if !report.is_clean() {
         return Err(Error::Mismatch { origin: origin.into(), report });
+    }
+    for (name, value) in weights {
+        let floating = matches!(value.kind(), Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double);
+        if floating && value.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+            let reason =
+                format!("`{name}` has values that are not finite: the file or its training is broken");
+            return Err(Error::config(origin, reason));
+        }
     }
     tch::no_grad(|| {
         for entry in params.state() {

@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 use std::sync::Arc;
 
-use clip_model::folder::FolderConfig;
+use clip_model::folder::Adjust;
 use clip_model::{ClipConfig, cost, presets};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::sample::RawSample;
@@ -126,13 +126,12 @@ fn plan_sources(recipe: &Recipe) -> Result<Vec<(Arc<dyn Source>, f64)>> {
     recipe.data.train.iter().map(open).collect()
 }
 
-/// The configuration behind the name of a student or teacher, without reading weights.
+/// The configuration behind the name of a student or teacher; of a folder no weights are read.
 ///
 /// # Errors
-/// [`Error::Model`] where it is neither a folder nor a preset.
+/// [`Error::Model`] where it is neither a folder, a checkpoint nor a preset.
 pub fn model_config(name: &str) -> Result<ClipConfig> {
-    let path = Path::new(name);
-    Ok(if path.is_dir() { FolderConfig::read(path)?.model_cfg } else { presets::get(name)? })
+    Ok(clip_model::folder::config(name)?)
 }
 
 /// Steps of the run, and of one epoch.
@@ -163,7 +162,7 @@ impl Plan {
         let sources = opened.iter().map(|(s, weight)| (s.name().to_string(), s.len(), *weight)).collect();
         let mixture = Mixture::new(opened)?;
         let (steps, steps_per_epoch) = steps(recipe, mixture.len())?;
-        let config = model_config(&recipe.student.model)?;
+        let config = recipe.student.adjust().apply(&model_config(&recipe.student.model)?)?;
         let student = ModelCost::new(&recipe.student.model, &config)?;
         let teacher = recipe.teacher.as_ref().map(|teacher| teacher_cost(teacher, job)).transpose()?;
         if recipe.train.warmup_steps > steps {
@@ -203,14 +202,16 @@ impl Plan {
 
 fn teacher_cost(teacher: &TeacherConfig, job: &Job) -> Result<ModelCost> {
     if let Some(run) = teacher.run.as_ref().and_then(|run| job.runs.iter().find(|own| own.name == *run)) {
-        return ModelCost::new(&run.name, &model_config(&run.student.model)?);
+        let config = run.student.adjust().apply(&model_config(&run.student.model)?)?;
+        return ModelCost::new(&run.name, &config);
     }
     let name = teacher.model.as_deref().unwrap_or_default();
     let config = match &teacher.arch {
         Some(arch) if !Path::new(name).is_dir() => presets::get(arch)?,
         _ => model_config(name)?,
     };
-    ModelCost::new(name, &config)
+    let adjust = Adjust { image_size: teacher.image_size, ..Adjust::default() };
+    ModelCost::new(name, &adjust.apply(&config)?)
 }
 
 /// Norms and nonlinearities keep about as much again as the weighted layers give: a ViT block gives

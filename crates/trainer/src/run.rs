@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use clip_model::{PreprocessConfig, folder};
+use clip_model::{PreprocessConfig, Tower, folder};
 use data_pipeline::loader::{Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::SkipCounts;
@@ -188,8 +188,21 @@ impl<'a> Session<'a> {
         if recipe.train.threads > 0 {
             tch::set_num_threads(recipe.train.threads);
         }
-        let opened = folder::open(&recipe.student.model, device, recipe.seed)?;
+        let opened =
+            folder::open_adjusted(&recipe.student.model, device, recipe.seed, &recipe.student.adjust())?;
+        for note in &opened.notes {
+            tracing::info!("student {}: {note}", recipe.student.model);
+        }
         let (student, preprocess) = (opened.model, opened.preprocess);
+        let own = &recipe.student;
+        for (tower, locked, unlocked) in [
+            (Tower::Image, own.lock_image, own.lock_image_unlocked_groups),
+            (Tower::Text, own.lock_text, own.lock_text_unlocked_groups),
+        ] {
+            if locked {
+                student.lock(tower, unlocked);
+            }
+        }
         let reader = Reader::new(student.config(), &preprocess, recipe.student.tokenizer.as_deref())?;
         let teacher =
             recipe.teacher.as_ref().map(|config| open_teacher(config, teacher, device)).transpose()?;
@@ -199,6 +212,7 @@ impl<'a> Session<'a> {
         let objective = Objective::new(&recipe.terms(), student.config().embed_dim, teacher_width, device)?;
         let mut trainee = Trainee::new(student, objective, &recipe.optimizer, recipe.train.ema)?;
         trainee.seed = recipe.seed;
+        trainee.grad_checkpointing = recipe.train.grad_checkpointing;
 
         let sources = plan::open_sources(recipe)?;
         let data =
@@ -424,7 +438,7 @@ fn open_teacher(config: &TeacherConfig, run: Option<&Path>, device: Device) -> R
             format!("the run `{}` has no model yet", config.run.as_deref().unwrap_or_default()),
         )
     })?;
-    let teacher = Teacher::open(&name, config.arch.as_deref(), device)?;
+    let teacher = Teacher::open(&name, config.arch.as_deref(), config.image_size, device)?;
     let reader = Reader::new(teacher.model().config(), teacher.preprocess(), config.tokenizer.as_deref())?;
     Ok((teacher, reader))
 }

@@ -1,6 +1,7 @@
 //! The frozen teacher: no gradient, no training mode, its own scale.
 
-use clip_model::{Clip, PreprocessConfig};
+use clip_model::folder::{self, Adjust};
+use clip_model::{Clip, PreprocessConfig, presets};
 use kd_losses::Embeddings;
 use tch::Tensor;
 
@@ -22,23 +23,28 @@ impl Teacher {
         Teacher { model, preprocess, scale }
     }
 
-    /// Opens a model folder, or a bare safetensors file of `preset`'s architecture.
+    /// Opens a model folder or a checkpoint; `preset` names the architecture of a checkpoint whose shapes do not
+    /// tell it, and `image_size` moves it to images of another size.
     ///
     /// # Errors
     /// [`Error::Recipe`] where `name` is a preset, which has no weights; the model crate's errors otherwise.
-    pub fn open(name: &str, preset: Option<&str>, device: tch::Device) -> Result<Self> {
+    pub fn open(
+        name: &str,
+        preset: Option<&str>,
+        image_size: Option<i64>,
+        device: tch::Device,
+    ) -> Result<Self> {
         let path = std::path::Path::new(name);
-        if path.is_file() {
-            let Some(preset) = preset else {
-                let reason = format!(
-                    "`{name}` is a bare weight file: name its architecture with `arch`, such as arch = \"ViT-B-16\""
-                );
-                return Err(Error::recipe("teacher", reason));
-            };
-            let model = clip_model::folder::load_weights(&clip_model::presets::get(preset)?, path, device)?;
-            return Ok(Self::new(model, PreprocessConfig::default()));
+        let adjust = Adjust { image_size, ..Adjust::default() };
+        let opened = match preset {
+            Some(preset) if path.is_file() => {
+                folder::open_file(&presets::get(preset)?, path, device, &adjust)?
+            }
+            _ => folder::open_adjusted(name, device, 0, &adjust)?,
+        };
+        for note in &opened.notes {
+            tracing::info!("teacher {name}: {note}");
         }
-        let opened = clip_model::folder::open(name, device, 0)?;
         if !opened.has_weights {
             let reason =
                 format!("`{name}` is a preset without weights: name a model folder or a safetensors file");

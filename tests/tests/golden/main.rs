@@ -4,6 +4,7 @@
 //! files it compared and fails where there is none, so a new file is checked without a new line.
 
 mod image_size;
+mod layouts;
 mod losses;
 mod models;
 mod preprocess;

@@ -5,6 +5,7 @@ mod load;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use clip_model::folder::Adjust;
 use data_pipeline::image::AugmentConfig;
 use data_pipeline::loader::CaptionChoice;
 use data_pipeline::policy::ErrorPolicy;
@@ -90,6 +91,13 @@ pub struct Student {
     /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
+}
+
+impl Student {
+    /// What differs from the model's own configuration.
+    pub fn adjust(&self) -> Adjust {
+        Adjust { image_size: self.image_size, patch_dropout: self.patch_dropout, drop_path: self.drop_path }
+    }
 }
 
 /// The frozen model that is learned from. Exactly one of `model` and `run` is given.

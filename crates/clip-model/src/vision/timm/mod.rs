@@ -8,6 +8,7 @@ mod swin;
 
 use tch::{Kind, Tensor};
 
+use crate::activation::Activation;
 use crate::config::VisionConfig;
 use crate::layers::{Dropout, Linear};
 use crate::params::{Builder, Init};
@@ -134,7 +135,17 @@ impl TimmTower {
                 Model::MobileVit(mobilevit::MobileVit::new(&trunk, size, side, drop_path)?)
             }
             Trunk::SwinTiny => Model::Swin(swin::Swin::tiny(&trunk, side, drop_path)?),
-            Trunk::Siglip(vit) => Model::Siglip(siglip::SiglipTower::new(&trunk, vit, side, drop_path)?),
+            Trunk::Siglip(vit) => {
+                // Hugging Face's copies say it themselves, where timm's names imply it.
+                let own = config.act_kwargs.as_ref().and_then(|kwargs| kwargs.approximate.as_deref());
+                let activation = match own {
+                    Some("tanh") => Activation::GeluTanh,
+                    Some(_) => Activation::Gelu,
+                    None => vit.activation,
+                };
+                let vit = SiglipVit { activation, ..vit };
+                Model::Siglip(siglip::SiglipTower::new(&trunk, vit, side, drop_path)?)
+            }
         };
         let proj = match config.timm_projection().map_err(fail)? {
             Some(bias) => {

@@ -1,0 +1,89 @@
+//! Safetensors: a length, a JSON header, and the bytes of all tensors.
+
+use std::io::{Read, Seek, SeekFrom};
+
+use tch::Kind;
+
+use super::container::{Container, Place, Source};
+use super::fault::{Found, damaged, truncated};
+
+/// The largest header that the format allows.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Lists a safetensors file.
+pub(crate) fn list(mut source: Box<dyn Source>, length: u64) -> Found<Container> {
+    source.seek(SeekFrom::Start(0))?;
+    let mut size = [0; 8];
+    source.read_exact(&mut size)?;
+    let size = u64::from_le_bytes(size);
+    if size > MAX_HEADER {
+        return damaged(format!("its header claims {size} bytes"));
+    }
+    let Some(data) = length.checked_sub(8 + size) else { return damaged(truncated()) };
+    let mut header = Vec::new();
+    source.by_ref().take(size).read_to_end(&mut header)?;
+    let rows: serde_json::Map<String, serde_json::Value> = match serde_json::from_slice(&header) {
+        Ok(rows) => rows,
+        Err(error) => return damaged(format!("its header is broken ({error}); it may be truncated")),
+    };
+    let mut container = Container { files: vec![(source, length)], ..Container::default() };
+    for (name, row) in rows {
+        if name == "__metadata__" {
+            continue;
+        }
+        let Ok(row) = serde_json::from_value::<Row>(row) else {
+            return damaged(format!("the header of `{name}` is broken"));
+        };
+        let Some(kind) = kind(&row.dtype) else {
+            return damaged(format!("tensor `{name}` has kind {}, which is not supported", row.dtype));
+        };
+        let [begin, end] = row.data_offsets;
+        if begin > end || end > data {
+            return damaged(format!(
+                "`{name}` ends behind the file; it may be truncated: fetch or copy it again"
+            ));
+        }
+        let bytes = row.shape.iter().try_fold(kind.elt_size_in_bytes() as u64, |product, size| {
+            product.checked_mul(u64::try_from(*size).ok()?)
+        });
+        if bytes != Some(end - begin) {
+            return damaged(format!(
+                "`{name}` of shape {:?} does not fill its {} bytes",
+                row.shape,
+                end - begin
+            ));
+        }
+        let place = Place { file: 0, start: 8 + size + begin, length: end - begin };
+        container.push(name, kind, row.shape, place);
+    }
+    let listed = container.places.iter().map(|place| place.length).sum::<u64>();
+    if listed != data {
+        return damaged(format!(
+            "its tensors take {listed} bytes of {data}; it may be truncated: fetch or copy it again"
+        ));
+    }
+    Ok(container)
+}
+
+#[derive(serde::Deserialize)]
+struct Row {
+    dtype: String,
+    shape: Vec<i64>,
+    data_offsets: [u64; 2],
+}
+
+fn kind(dtype: &str) -> Option<Kind> {
+    Some(match dtype {
+        "F64" => Kind::Double,
+        "F32" => Kind::Float,
+        "F16" => Kind::Half,
+        "BF16" => Kind::BFloat16,
+        "I64" => Kind::Int64,
+        "I32" => Kind::Int,
+        "I16" => Kind::Int16,
+        "I8" => Kind::Int8,
+        "U8" => Kind::Uint8,
+        "BOOL" => Kind::Bool,
+        _ => return None,
+    })
+}

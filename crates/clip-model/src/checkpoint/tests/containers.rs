@@ -1,0 +1,225 @@
+//! Every container gives the tensors that were written into it.
+
+use tch::{Kind, Tensor};
+
+use super::write::{Pickle, archive, legacy, storages, zip, zip_with};
+use super::{assert_equal, read, refusal, state};
+use crate::checkpoint::{Layout, opcode as op, read as read_file};
+use crate::weights::write_safetensors;
+
+const KINDS: [Kind; 10] = [
+    Kind::Double,
+    Kind::Float,
+    Kind::Half,
+    Kind::BFloat16,
+    Kind::Int64,
+    Kind::Int,
+    Kind::Int16,
+    Kind::Int8,
+    Kind::Uint8,
+    Kind::Bool,
+];
+
+#[test]
+fn archives_and_legacy_files_hold_every_kind() {
+    let values = Tensor::from_slice(&[0i64, 1, 3, 100, 7, 2]).view([2, 3]);
+    let state =
+        KINDS.map(|kind| (format!("visual.{kind:?}"), values.to_kind(kind))).into_iter().collect::<Vec<_>>();
+    assert_equal(&read(&archive(Pickle::new().state(&state).stop(), &state)).weights, &state);
+    assert_equal(&read(&legacy(&state)).weights, &state);
+}
+
+#[test]
+fn strides_and_shared_storages_are_kept() {
+    let whole = Tensor::arange(12, (Kind::Float, tch::Device::Cpu));
+    let state = vec![("visual.whole".to_string(), whole.shallow_clone())];
+    let pickle = Pickle::new()
+        .op(op::EMPTY_DICT)
+        .op(op::MARK)
+        .text("visual.whole")
+        .tensor("FloatStorage", "0", 12, 0, &[12], &[1])
+        .text("visual.turned")
+        .tensor("FloatStorage", "0", 12, 2, &[2, 3], &[1, 2])
+        .text("visual.empty")
+        .tensor("FloatStorage", "0", 12, 0, &[0, 4], &[4, 1])
+        .op(op::SETITEMS);
+    let found = read(&archive(pickle.stop(), &state)).weights;
+    let turned = Tensor::from_slice(&[2f32, 4., 6., 3., 5., 7.]).view([2, 3]);
+    assert!(found["visual.turned"].equal(&turned));
+    assert!(found["visual.whole"].equal(&whole));
+    assert_eq!(found["visual.empty"].size(), [0, 4]);
+}
+
+#[test]
+fn training_checkpoints_give_their_plain_weights() {
+    let state = state();
+    let wrapped = state.iter().map(|(n, t)| (format!("module.module.{n}"), t.copy())).collect::<Vec<_>>();
+    let pickle = Pickle::new()
+        .op(op::EMPTY_DICT)
+        .op(op::MARK)
+        .text("epoch")
+        .int(3)
+        .text("args")
+        .global("argparse", "Namespace")
+        .op(op::EMPTY_TUPLE)
+        .op(op::NEWOBJ)
+        .op(op::EMPTY_DICT)
+        .text("lr")
+        .op(op::BINFLOAT)
+        .raw(&[0; 8])
+        .op(op::SETITEM)
+        .op(op::BUILD)
+        .text("best")
+        .global("numpy.core.multiarray", "scalar")
+        .global("numpy", "dtype")
+        .text("f8")
+        .op(op::NEWFALSE)
+        .op(op::NEWTRUE)
+        .op(op::TUPLE3)
+        .op(op::REDUCE)
+        .op(op::MARK)
+        .int(3)
+        .text("<")
+        .op(op::NONE)
+        .op(op::TUPLE)
+        .op(op::BUILD)
+        .op(op::SHORT_BINBYTES)
+        .raw(&[2, 0, 0])
+        .op(op::TUPLE2)
+        .op(op::REDUCE)
+        .text("ema")
+        .op(op::EMPTY_DICT)
+        .text("x")
+        .int(1)
+        .op(op::SETITEM)
+        .text("state_dict")
+        .state(&wrapped)
+        .op(op::SETITEMS);
+    let found = read(&archive(pickle.stop(), &wrapped));
+    assert_equal(&found.weights, &state);
+    let notes = found.notes.join("; ");
+    for word in ["`state_dict` was taken and not `ema`", "`state_dict` of a training", "`module.`"] {
+        assert!(notes.contains(word), "{notes}");
+    }
+}
+
+#[test]
+fn parameters_and_untyped_storages_are_read() {
+    let state = vec![("visual.proj".to_string(), Tensor::from_slice(&[1f32, 2.]))];
+    let untyped = Pickle::new()
+        .op(op::EMPTY_DICT)
+        .text("visual.proj")
+        .global("torch._utils", "_rebuild_parameter")
+        .global("torch._utils", "_rebuild_tensor_v3")
+        .op(op::MARK)
+        .op(op::MARK)
+        .text("storage")
+        .global("torch.storage", "UntypedStorage")
+        .text("0")
+        .text("cuda:0")
+        .int(8)
+        .op(op::TUPLE)
+        .op(op::BINPERSID)
+        .int(0)
+        .ints(&[2])
+        .ints(&[1])
+        .op(op::NEWFALSE)
+        .op(op::EMPTY_DICT)
+        .global("torch", "float32")
+        .op(op::TUPLE)
+        .op(op::REDUCE)
+        .op(op::NEWTRUE)
+        .op(op::EMPTY_DICT)
+        .op(op::TUPLE3)
+        .op(op::REDUCE)
+        .op(op::SETITEM);
+    assert_equal(&read(&archive(untyped.stop(), &state)).weights, &state);
+}
+
+#[test]
+fn torchscript_is_its_attributes() {
+    let state = vec![("visual.conv1.weight".to_string(), Tensor::from_slice(&[1f32, 2.]))];
+    let module = |pickle: Pickle, class: &str| {
+        pickle
+            .global("__torch__.model", class)
+            .op(op::EMPTY_TUPLE)
+            .op(op::NEWOBJ)
+            .op(op::EMPTY_DICT)
+            .op(op::MARK)
+    };
+    let pickle = module(Pickle::new(), "Multimodal")
+        .text("training")
+        .op(op::NEWFALSE)
+        .text("input_resolution")
+        .int(32);
+    let pickle = module(pickle.text("visual"), "___torch_mangle_7.Visual");
+    let pickle = module(pickle.text("conv1"), "Conv2d")
+        .text("weight")
+        .tensor("FloatStorage", "0", 2, 0, &[2], &[1])
+        .op(op::SETITEMS)
+        .op(op::BUILD)
+        .op(op::SETITEMS)
+        .op(op::BUILD)
+        .op(op::SETITEMS)
+        .op(op::BUILD);
+    let storages = storages(&state);
+    let file = zip(&[
+        ("run/data.pkl", pickle.stop()),
+        ("run/constants.pkl", Vec::new()),
+        (&storages[0].0, storages[0].1.clone()),
+    ]);
+    let found = read(&file);
+    assert_equal(&found.weights, &state);
+    assert_eq!(found.layout, Layout::OpenAi);
+}
+
+#[test]
+fn files_in_parts_are_read_as_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = state();
+    for (part, row) in state.iter().enumerate() {
+        let path = folder.path().join(format!("part-{part}.safetensors"));
+        write_safetensors(&path, [(row.0.as_str(), &row.1)]).unwrap();
+    }
+    let index = folder.path().join("model.safetensors.index.json");
+    let json = r#"{"metadata": {}, "weight_map": {"logit_scale": "part-0.safetensors",
+        "visual.proj": "part-1.safetensors", "positional_embedding": "part-2.safetensors"}}"#;
+    std::fs::write(&index, json).unwrap();
+    assert_equal(&read_file(&index).unwrap().weights, &state);
+    for (from, to, word) in [
+        ("part-2", "../part-2", "no file beside it"),
+        ("positional_embedding", "ln_final.weight", "in none of its files"),
+        ("weight_map", "weights", "no index"),
+    ] {
+        std::fs::write(&index, json.replace(from, to)).unwrap();
+        let message = read_file(&index).unwrap_err().to_string();
+        assert!(message.contains(word), "{message}");
+    }
+}
+
+#[test]
+fn what_is_no_weight_file_is_named() {
+    let state = state();
+    let pickle = Pickle::new().state(&state).stop();
+    let mut big = vec![("run/data.pkl", pickle.clone()), ("run/byteorder", b"big".to_vec())];
+    let storages = storages(&state);
+    big.extend(storages.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())));
+    let empty = Pickle::new().op(op::EMPTY_DICT).text("epoch").int(1).op(op::SETITEM).stop();
+    for (bytes, word) in [
+        (Vec::new(), "empty"),
+        (b"version https://git-lfs.github.com/spec/v1".to_vec(), "git lfs pull"),
+        (b"<!doctype html>".to_vec(), "web page"),
+        (b"\x1f\x8b\x08".to_vec(), "gzip"),
+        (pickle.clone(), "torch did not write"),
+        (b"something else entirely".to_vec(), "no safetensors"),
+        (zip(&[("a.txt", vec![1])]), "without `data.pkl`"),
+        (zip(&big), "byte order `big`"),
+        (zip_with(&[("run/data.pkl", pickle.clone())], 8), "compressed entry `data.pkl`"),
+        (zip(&[("run/data.pkl", pickle)]), "is missing"),
+        (archive(empty, &[]), "no named tensors, but `epoch`"),
+        (archive(Pickle::new().int(3).stop(), &[]), "no dictionary"),
+    ] {
+        let message = refusal(&bytes);
+        assert!(message.contains(word), "{message}");
+    }
+}

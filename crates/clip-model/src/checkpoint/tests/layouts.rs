@@ -1,0 +1,248 @@
+//! Every layout comes back to open_clip's names, and shapes tell the configuration.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+use tch::{Device, Kind, Tensor};
+
+use super::write::{Pickle, archive, legacy};
+use super::{assert_equal, read};
+use crate::checkpoint::layout::{plan, to_hugging_face, with_text_prefix};
+use crate::checkpoint::{Layout, adapt_config, infer_config};
+use crate::config::{Layers, PrunedBlock};
+use crate::params::Store;
+use crate::vision::ImageTower;
+use crate::{Clip, ClipConfig, presets};
+
+fn small(vision: i64, text: i64, layers: [i64; 2], embed: i64) -> ClipConfig {
+    let json = format!(
+        r#"{{"embed_dim": {embed}, "vision_cfg": {{"image_size": 32, "layers": {}, "width": {vision}, "head_width": 8, "patch_size": 16}},
+        "text_cfg": {{"context_length": 6, "vocab_size": 20, "width": {text}, "heads": 2, "layers": {}}}}}"#,
+        layers[0], layers[1]
+    );
+    ClipConfig::from_json("small", &json).unwrap()
+}
+
+fn state_of(config: &ClipConfig) -> Vec<(String, Tensor)> {
+    let model = Clip::new(config, Device::Cpu, 7).unwrap();
+    model.params().state().map(|p| (p.name.clone(), p.tensor.detach().copy())).collect()
+}
+
+fn renamed(state: &[(String, Tensor)], rename: impl Fn(&str) -> String) -> Vec<(String, Tensor)> {
+    state.iter().map(|(name, tensor)| (rename(name), tensor.shallow_clone())).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_layout_comes_back(
+        vision in 1i64..4, text in 1i64..4, layers in [1i64..3, 1i64..3], embed in 1i64..9, wrapper in 0usize..4
+    ) {
+        let config = small(vision * 16, text * 8, layers, embed);
+        let state = state_of(&config);
+        let wrapper = ["", "module.", "_orig_mod.module.", "module.module."][wrapper];
+
+        let plain = renamed(&state, |name| format!("{wrapper}{name}"));
+        let found = read(&archive(Pickle::new().state(&plain).stop(), &plain));
+        assert_equal(&found.weights, &state);
+        prop_assert_eq!(found.layout, Layout::OpenClip);
+
+        let tiny = renamed(&state, |name| match name {
+            "logit_scale" => format!("_logit_scale.{wrapper}logit_scale"),
+            name if name.starts_with("visual.") => format!("_image_encoder.{wrapper}{name}"),
+            name => format!("_text_encoder.{wrapper}{name}"),
+        });
+        let found = read(&legacy(&tiny));
+        assert_equal(&found.weights, &state);
+        prop_assert_eq!(found.layout, Layout::TinyClip);
+
+        let weights = state.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect::<HashMap<_, _>>();
+        let theirs = to_hugging_face(&weights, &config).unwrap();
+        prop_assert!(theirs.contains_key("vision_model.pre_layrnorm.weight"));
+        prop_assert_eq!(theirs["text_projection.weight"].size(), [embed, text * 8]);
+        let mut theirs = theirs.into_iter().collect::<Vec<_>>();
+        theirs.push(("text_model.embeddings.position_ids".into(), Tensor::arange(6, (Kind::Int64, Device::Cpu))));
+        let theirs = renamed(&theirs, |name| format!("{wrapper}{name}"));
+        let found = read(&archive(Pickle::new().state(&theirs).stop(), &theirs));
+        assert_equal(&found.weights, &state);
+        prop_assert_eq!(found.layout, Layout::HuggingFaceClip);
+        prop_assert_eq!(found.dropped.len(), 1);
+
+        let under = with_text_prefix(weights, true);
+        prop_assert!(under.contains_key("text.text_projection") && under.contains_key("visual.proj"));
+        assert_equal(&with_text_prefix(under, false), &state);
+    }
+}
+
+#[test]
+fn siglip_becomes_timms_and_open_clips_names() {
+    let f = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+    let mut theirs = vec![
+        ("logit_scale".to_string(), f(&[1])),
+        ("logit_bias".to_string(), f(&[1])),
+        ("vision_model.embeddings.position_embedding.weight".to_string(), f(&[4, 8])),
+        ("vision_model.head.probe".to_string(), f(&[1, 1, 8])),
+        ("vision_model.head.attention.in_proj_weight".to_string(), f(&[24, 8])),
+        ("vision_model.head.layernorm.weight".to_string(), f(&[8])),
+        ("text_model.head.weight".to_string(), f(&[8, 8])),
+        ("text_model.head.bias".to_string(), f(&[8])),
+        ("text_model.final_layer_norm.weight".to_string(), f(&[8])),
+    ];
+    for tower in ["vision", "text"] {
+        for part in ["q", "k", "v"] {
+            theirs.push((format!("{tower}_model.encoder.layers.0.self_attn.{part}_proj.bias"), f(&[8])));
+        }
+        theirs.push((format!("{tower}_model.encoder.layers.0.mlp.fc1.weight"), f(&[32, 8])));
+    }
+    let theirs_by_name = theirs.iter().map(|(n, t)| (n.as_str(), t)).collect::<HashMap<_, _>>();
+    let found = read(&archive(Pickle::new().state(&theirs).stop(), &theirs));
+    assert_eq!(found.layout, Layout::HuggingFaceSiglip);
+    let get = |name: &str| found.weights[name].shallow_clone();
+    assert!(get("logit_bias").size().is_empty() && get("logit_scale").size().is_empty());
+    assert_eq!(get("visual.trunk.pos_embed").size(), [1, 4, 8]);
+    let pool = theirs_by_name["vision_model.head.attention.in_proj_weight"];
+    assert!(get("visual.trunk.attn_pool.q.weight").equal(&pool.narrow(0, 0, 8)));
+    assert!(get("visual.trunk.attn_pool.kv.weight").equal(&pool.narrow(0, 8, 16)));
+    let parts = ["q", "k", "v"].map(|part| {
+        theirs_by_name[format!("vision_model.encoder.layers.0.self_attn.{part}_proj.bias").as_str()].copy()
+    });
+    assert!(get("visual.trunk.blocks.0.attn.qkv.bias").equal(&Tensor::cat(&parts, 0)));
+    for name in [
+        "text.transformer.resblocks.0.attn.in_proj_bias",
+        "text.transformer.resblocks.0.mlp.c_fc.weight",
+        "visual.trunk.blocks.0.mlp.fc1.weight",
+        "visual.trunk.attn_pool.latent",
+        "visual.trunk.attn_pool.norm.weight",
+        "text.text_projection.weight",
+        "text.text_projection.bias",
+        "text.ln_final.weight",
+    ] {
+        assert!(found.weights.contains_key(name), "{name} of {:?}", found.weights.keys());
+    }
+    assert_eq!(found.weights.len(), 15);
+}
+
+#[test]
+fn losses_teachers_and_buffers_are_dropped_and_named() {
+    let names = [
+        "module.visual.trunk.conv1.weight",
+        "logit_scale",
+        "visual_proj.weight",
+        "module.loss.text_proj.bias",
+        "visual_fusion_proj.weight",
+        "text_fusion_proj.weight",
+        "cross_logit_scale",
+        "fusion_logit_scale",
+        "t_model.visual.proj",
+        "module.teacher.visual.proj",
+        "input_resolution",
+        "l0_module.heads",
+        "unheard_of.weight",
+    ];
+    let plan = plan(names.into_iter(), false);
+    let kept = plan.kept.iter().flat_map(|(_, target)| target.names()).collect::<Vec<_>>();
+    assert_eq!(kept, ["visual.trunk.conv1.weight", "logit_scale", "unheard_of.weight"]);
+    assert_eq!(plan.dropped.len(), 10, "{:?}", plan.dropped);
+}
+
+#[test]
+fn two_tensors_of_one_name_are_an_error() {
+    let one = || Tensor::from_slice(&[1f32]);
+    let state = vec![("visual.x".to_string(), one()), ("module.visual.x".to_string(), one())];
+    let message = super::refusal(&archive(Pickle::new().state(&state).stop(), &state));
+    assert!(message.contains("two of its tensors are `visual.x`"), "{message}");
+    let state = vec![
+        ("vision_model.encoder.layers.0.self_attn.q_proj.bias".to_string(), one()),
+        ("vision_model.encoder.layers.0.self_attn.k_proj.bias".to_string(), one()),
+    ];
+    let message = super::refusal(&archive(Pickle::new().state(&state).stop(), &state));
+    assert!(message.contains("query, key or value is missing"), "{message}");
+}
+
+/// Tensors with the shapes of a model, without its memory.
+fn shapes_of(config: &ClipConfig) -> HashMap<String, Tensor> {
+    let store = Store::dry();
+    let root = store.root();
+    let vision = &config.vision_cfg;
+    ImageTower::new(&root.child("visual"), vision, config.embed_dim, config.vision_activation()).unwrap();
+    Clip::text_tower(&root, config).unwrap();
+    let mut shapes = store
+        .into_params()
+        .state()
+        .map(|p| (p.name.clone(), p.tensor.shallow_clone()))
+        .collect::<HashMap<_, _>>();
+    shapes.insert("logit_scale".into(), Tensor::from(0f32));
+    if config.init_logit_bias.is_some() {
+        shapes.insert("logit_bias".into(), Tensor::from(0f32));
+    }
+    shapes
+}
+
+#[test]
+fn shapes_tell_every_preset() {
+    for name in presets::names() {
+        let config = presets::get(name).unwrap();
+        let mut told = infer_config(&shapes_of(&config)).unwrap();
+        // What no shape tells.
+        told.quick_gelu = config.quick_gelu;
+        told.vision_cfg.head_width = config.vision_cfg.head_width;
+        told.text_cfg.heads = config.text_cfg.heads;
+        told.vision_cfg.patch_dropout = config.vision_cfg.patch_dropout;
+        assert_eq!(told.vision_cfg, config.vision_cfg, "{name}");
+        assert_eq!(told.text_cfg, config.text_cfg, "{name}");
+        assert_eq!(told.embed_dim, config.embed_dim, "{name}");
+    }
+}
+
+#[test]
+fn shapes_tell_resnets_and_siglip() {
+    let resnet = r#"{"embed_dim": 1024, "vision_cfg": {"image_size": 224, "layers": [3, 4, 6, 3], "width": 64, "patch_size": null},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}}"#;
+    let siglip = r#"{"embed_dim": 768, "init_logit_bias": -10, "custom_text": true,
+        "vision_cfg": {"image_size": 224, "timm_model_name": "vit_base_patch16_siglip_224", "timm_model_pretrained": false, "timm_pool": "map", "timm_proj": "none"},
+        "text_cfg": {"context_length": 64, "vocab_size": 32000, "width": 768, "heads": 12, "layers": 12, "no_causal_mask": true,
+        "proj_bias": true, "pool_type": "last", "norm_kwargs": {"eps": 1e-06}}}"#;
+    for json in [resnet, siglip] {
+        let config = ClipConfig::from_json("test", json).unwrap();
+        assert_eq!(infer_config(&shapes_of(&config)).unwrap(), config);
+    }
+    let timm = r#"{"embed_dim": 512, "vision_cfg": {"timm_model_name": "resnet18", "timm_pool": "avg"}, "text_cfg": {}}"#;
+    let shapes = shapes_of(&ClipConfig::from_json("test", timm).unwrap());
+    assert!(infer_config(&shapes).unwrap_err().to_string().contains("preset"));
+    assert!(infer_config(&HashMap::new()).unwrap_err().to_string().contains("token_embedding"));
+}
+
+#[test]
+fn pruned_shapes_become_rows_of_blocks() {
+    let whole = presets::get("ViT-B-16").unwrap();
+    let mut pruned = whole.clone();
+    (pruned.vision_cfg.width, pruned.text_cfg.width, pruned.embed_dim) = (512, 320, 512);
+    let block = |heads, mlp_width| PrunedBlock { heads, mlp_width };
+    pruned.vision_cfg.blocks = Some((0..12).map(|i| block(i % 5, 37 * ((i + 1) % 4))).collect());
+    pruned.text_cfg.blocks = Some((0..12).map(|i| block(i % 3, 11 * (i % 7))).collect());
+    pruned.text_cfg.head_width = Some(64);
+    let shapes = shapes_of(&pruned);
+    assert_eq!(adapt_config(&whole, &shapes).unwrap(), pruned);
+    // Trailing blocks that left nothing behind cannot be told without the whole configuration.
+    let told = infer_config(&shapes).unwrap();
+    assert_eq!(
+        told.vision_cfg.blocks.as_ref().unwrap()[..11],
+        pruned.vision_cfg.blocks.as_ref().unwrap()[..11]
+    );
+    assert!(matches!(told.vision_cfg.layers, Layers::Depth(11 | 12)));
+
+    let other = presets::get("ViT-B-32").unwrap();
+    assert_eq!(adapt_config(&other, &shapes_of(&other)).unwrap(), other);
+    let error = adapt_config(&other, &shapes_of(&presets::get("ViT-L-14").unwrap())).unwrap_err();
+    assert!(error.to_string().contains("more than"), "{error}");
+}
+
+#[test]
+fn what_a_hugging_face_model_cannot_hold_is_refused() {
+    let config = small(16, 8, [1, 1], 4);
+    let mut weights = state_of(&config).into_iter().collect::<HashMap<_, _>>();
+    weights.insert("visual.trunk.x".into(), Tensor::from(0f32));
+    let error = to_hugging_face(&weights, &config).unwrap_err();
+    assert!(error.to_string().contains("visual.trunk.x"), "{error}");
+}
