@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Embed(Embed),
     /// Print how probable each label is for images.
     Classify(Classify),
+    /// Write a model in another format, with a model card.
+    Convert(Convert),
     /// Read lines of text and print their token ids.
     Tokenize(Tokenize),
     /// Print parameters, operations and configuration of a model or preset.
@@ -134,6 +136,37 @@ pub(crate) struct Classify {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Convert {
+    /// Model folder (open_clip or Hugging Face) or checkpoint file.
+    pub model: String,
+    /// What to write.
+    #[arg(long)]
+    pub to: Format,
+    /// Folder to write, or file for `safetensors`.
+    pub out: PathBuf,
+    /// The preset whose weights a bare file holds, where its shapes do not tell.
+    #[arg(long)]
+    pub arch: Option<String>,
+    /// Licence of the weights, for the model card (an SPDX name).
+    #[arg(long)]
+    pub license: Option<String>,
+    /// Write over what is there.
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A folder that Python's open_clip loads as local-dir:.
+    OpenClip,
+    /// A folder that transformers' CLIPModel loads.
+    #[value(name = "huggingface")]
+    HuggingFace,
+    /// One weight file under open_clip's names.
+    Safetensors,
 }
 
 #[derive(Debug, Group)]

@@ -1,9 +1,12 @@
 //! Model folders: `open_clip_config.json` beside `open_clip_model.safetensors`, as Python's open_clip reads
 //! and writes them; folders of Hugging Face and bare checkpoints are read too.
 
+mod export;
 mod hugging_face;
 
 use std::path::Path;
+
+pub use export::save_hugging_face;
 
 use serde::{Deserialize, Serialize};
 use tch::Device;

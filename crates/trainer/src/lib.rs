@@ -9,6 +9,7 @@
 //! A [`checkpoint`] holds everything that a resumed run needs to equal an unbroken one.
 #![doc = include_str!("../README.md")]
 
+pub mod card;
 pub mod checkpoint;
 pub mod ema;
 pub mod error;

@@ -199,7 +199,8 @@ mod tests {
         });
         let sets = vec![zeroshot_eval::SetScore { set: "<toys>".into(), score }];
         let student = zeroshot_eval::Report { model: "m".into(), sets };
-        let results = Results { student, teacher: None, seconds: 1.0, parameters: (1, 1) };
+        let results =
+            Results { student, teacher: None, seconds: 1.0, parameters: (1, 1), damaged: Default::default() };
         let svg = picture(&[("run".into(), results)]);
         assert!(
             svg.starts_with("<svg xmlns=") && svg.contains("&lt;toys&gt;") && svg.contains(">25.0<"),

@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod classify;
+mod convert;
 mod doctor;
 mod embed;
 mod evaluate;
@@ -16,6 +17,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Code> {
     match command {
         Command::Train(args) => train::run(args),
         Command::Evaluate(args) => evaluate::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Classify(args) => classify::run(args),
         Command::Tokenize(args) => tokenize::run(args),

@@ -532,7 +532,7 @@ impl Machine<'_> {
 }
 
 fn pairs(items: Vec<Value>) -> Found<Vec<(Value, Value)>> {
-    if items.len() % 2 != 0 {
+    if !items.len().is_multiple_of(2) {
         return damaged("a dictionary of its pickle has a key without a value");
     }
     let mut items = items.into_iter();

@@ -13,7 +13,7 @@ use crate::{ClipConfig, Error, PreprocessConfig, Result};
 /// Name of the configuration.
 pub(super) const CONFIG_FILE: &str = "config.json";
 /// Name of what the model wants of its images.
-const PREPROCESS_FILE: &str = "preprocessor_config.json";
+pub(super) const PREPROCESS_FILE: &str = "preprocessor_config.json";
 /// The end token that early configurations name wrongly; the library pools the highest id for them.
 const WRONG_END: i64 = 2;
 

@@ -202,7 +202,7 @@ fn entries_on_top_of_each_other_are_refused() {
         .collect::<Vec<_>>());
     read_bytes(&file).unwrap();
     // One storage that is larger than the file's parts allow, by many names.
-    let whole = vec![("w".to_string(), tch::Tensor::zeros([4096], (tch::Kind::Float, tch::Device::Cpu)))];
+    let whole = [("w".to_string(), tch::Tensor::zeros([4096], (tch::Kind::Float, tch::Device::Cpu)))];
     let many = (0..8).map(|key| (format!("w{key}"), whole[0].1.shallow_clone())).collect::<Vec<_>>();
     let bytes = super::write::bytes_of(&whole[0].1);
     file = zip(&[("run/data.pkl", Pickle::new().state(&many).stop()), ("run/data/0", bytes)]);

@@ -1,0 +1,66 @@
+//! `clip-distill convert`.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use clip_model::folder::{self, Adjust};
+use clip_model::weights::{write_atomic, write_safetensors};
+use clip_model::{cost, presets};
+use tch::Device;
+use trainer::card::{Card, Library};
+
+use crate::args::{Convert, Format};
+use crate::exit::Code;
+use crate::output;
+
+pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
+    let path = Path::new(&args.model);
+    let opened = match &args.arch {
+        Some(arch) if path.is_file() => {
+            folder::open_file(&presets::get(arch)?, path, Device::Cpu, &Adjust::default())?
+        }
+        Some(_) => bail!("--arch is for a bare weight file, and `{}` is none", args.model),
+        None => folder::open(&args.model, Device::Cpu, 0)?,
+    };
+    if !opened.has_weights {
+        bail!("`{}` is a preset without weights: name a model folder or a checkpoint", args.model);
+    }
+    for note in &opened.notes {
+        output::note(format!("{}: {note}", args.model));
+    }
+    if args.out.exists() && !args.force {
+        bail!("`{}` is there already: name another place, or write over it by --force", args.out.display());
+    }
+    let (model, preprocess) = (&opened.model, &opened.preprocess);
+    let library = match args.to {
+        Format::OpenClip => {
+            folder::save(&args.out, model, preprocess)?;
+            Library::OpenClip
+        }
+        Format::HuggingFace => {
+            folder::save_hugging_face(&args.out, model, preprocess)?;
+            Library::Transformers
+        }
+        Format::Safetensors => {
+            write_safetensors(&args.out, model.params().state().map(|p| (p.name.as_str(), &p.tensor)))?;
+            output::note(format!("wrote {}", args.out.display()));
+            return Ok(Code::Done);
+        }
+    };
+    let name =
+        args.out.file_name().map_or_else(|| args.model.clone(), |name| name.to_string_lossy().into_owned());
+    let card = Card {
+        name,
+        library,
+        license: args.license,
+        config: model.config().clone(),
+        cost: cost::cost(model.config())?,
+        // A run's model folder lies beside what is known of the run.
+        run: path.parent().map(trainer::card::RunFacts::read).transpose()?.flatten(),
+    };
+    let file = args.out.join("README.md");
+    write_atomic(&file, card.markdown().as_bytes())
+        .with_context(|| format!("cannot write `{}`", file.display()))?;
+    output::note(format!("wrote {}", args.out.display()));
+    Ok(Code::Done)
+}

@@ -1,0 +1,176 @@
+//! The model card of a folder that leaves this machine: what the model is, how it was trained, what it scores.
+
+use std::path::Path;
+
+use clip_model::ClipConfig;
+use clip_model::cost::Cost;
+
+use crate::recipe::Recipe;
+use crate::run::{RECIPE_FILE, REPORT_FILE, Results};
+use crate::{Error, Result};
+
+/// Who loads the folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Library {
+    /// Python's open_clip.
+    OpenClip,
+    /// Python's transformers.
+    Transformers,
+}
+
+/// What is known of a model's training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunFacts {
+    /// Its recipe, resolved.
+    pub recipe: Recipe,
+    /// Its results, where it is finished.
+    pub results: Option<Results>,
+}
+
+impl RunFacts {
+    /// Reads the facts of a run folder; none where the folder is no run's.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Recipe`] where they are there and cannot be read.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let read = |file: &str| {
+            let path = folder.join(file);
+            match path.is_file() {
+                true => std::fs::read_to_string(&path).map(Some).map_err(|e| Error::io(&path, e)),
+                false => Ok(None),
+            }
+        };
+        let Some(recipe) = read(RECIPE_FILE)? else { return Ok(None) };
+        let broken = |file: &str, reason: String| {
+            Error::recipe(folder.join(file).display().to_string(), format!("it is damaged: {reason}"))
+        };
+        let recipe = toml::from_str(&recipe).map_err(|e| broken(RECIPE_FILE, e.message().into()))?;
+        let results = read(REPORT_FILE)?
+            .map(|text| serde_json::from_str(&text).map_err(|e| broken(REPORT_FILE, e.to_string())))
+            .transpose()?;
+        Ok(Some(RunFacts { recipe, results }))
+    }
+}
+
+/// Everything that the card says.
+#[derive(Clone, Debug)]
+pub struct Card {
+    /// Title.
+    pub name: String,
+    /// Who loads the folder.
+    pub library: Library,
+    /// Licence of the weights (an SPDX name); the data's licences bind it, so there is no default.
+    pub license: Option<String>,
+    /// The model.
+    pub config: ClipConfig,
+    /// Its cost.
+    pub cost: Cost,
+    /// How it was trained, where that is known.
+    pub run: Option<RunFacts>,
+}
+
+impl Card {
+    /// Markdown with the YAML head that model hubs read.
+    pub fn markdown(&self) -> String {
+        let (library, load) = match self.library {
+            Library::OpenClip => (
+                "open_clip",
+                "```python\nimport open_clip\nmodel, _, preprocess = open_clip.create_model_and_transforms(\"local-dir:THIS_FOLDER\")\n```",
+            ),
+            Library::Transformers => (
+                "transformers",
+                "```python\nfrom transformers import CLIPModel\nmodel = CLIPModel.from_pretrained(\"THIS_FOLDER\")\n```",
+            ),
+        };
+        let license = self.license.as_deref().unwrap_or("other");
+        let mut text = format!(
+            "---\nlicense: {license}\nlibrary_name: {library}\npipeline_tag: zero-shot-image-classification\ntags:\n- clip\n- knowledge-distillation\n---\n\n# {}\n\n",
+            self.name
+        );
+        if self.license.is_none() {
+            text.push_str("The licence of these weights was not stated when they were written; the licences of the training data and of the teacher bind it.\n\n");
+        }
+        let (image, tower) = (self.cost.image, self.cost.text);
+        text.push_str(&format!(
+            "| tower | parameters | multiply-accumulates |\n|---|---:|---:|\n| image, {size} px | {:.2} M | {:.3} G |\n| text, {context} tokens | {:.2} M | {:.3} G |\n\nEmbedding width {embed}.\n\n## Load\n\n{load}\n\n",
+            image.parameters as f64 / 1e6,
+            image.macs as f64 / 1e9,
+            tower.parameters as f64 / 1e6,
+            tower.macs as f64 / 1e9,
+            size = self.config.vision_cfg.image_size,
+            context = self.config.text_cfg.context_length,
+            embed = self.config.embed_dim,
+        ));
+        match &self.run {
+            Some(facts) => text.push_str(&training(facts)),
+            None => text.push_str("## Training\n\nNot known: the weights came from elsewhere.\n"),
+        }
+        text
+    }
+}
+
+fn training(facts: &RunFacts) -> String {
+    let recipe = &facts.recipe;
+    let teacher = recipe.teacher.as_ref().and_then(|teacher| teacher.model.as_ref().or(teacher.run.as_ref()));
+    let losses = recipe
+        .terms()
+        .iter()
+        .map(|term| format!("{} × {}", term.weight, term.loss.name()))
+        .collect::<Vec<_>>();
+    let mut text = format!(
+        "## Training\n\n- student: {}\n- teacher: {}\n- losses: {}\n- seed: {}\n",
+        recipe.student.model,
+        teacher.map_or("none", String::as_str),
+        losses.join(" + "),
+        recipe.seed
+    );
+    for own in &recipe.data.train {
+        let mut table = toml::Table::try_from(own).unwrap_or_default();
+        let kind =
+            table.remove("source").and_then(|kind| kind.as_str().map(str::to_string)).unwrap_or_default();
+        let what = ["shards", "path", "root", "split"].iter().find_map(|key| table.get(*key)?.as_str());
+        text.push_str(&format!("- data: {kind} {}\n", what.unwrap_or_default()));
+    }
+    text.push_str(&format!("\n```toml\n{}```\n", recipe.to_toml().unwrap_or_default()));
+    if let Some(results) = facts.results.as_ref().filter(|results| !results.student.sets.is_empty()) {
+        text.push_str(&format!("\n## Zero-shot scores (percent)\n\n{}", results.student.table()));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clip_model::{cost, presets};
+
+    #[test]
+    fn a_card_says_what_is_known() {
+        let config = presets::get("ViT-nano-32px").unwrap();
+        let recipe = crate::recipe::parse(
+            "name = 'r'\nseed = 4\nstudent.model = 'ViT-nano-32px'\nteacher.model = 'a/teacher'\n\
+             losses = { task = 1.0, crd = 2.0 }\ndata.train = [{ source = 'webdataset', shards = 'x/{0..9}.tar' }]\n\
+             train = { batch_size = 8, steps = 2 }",
+            &[],
+            "test",
+        )
+        .unwrap();
+        let facts = RunFacts { recipe: recipe.runs[0].clone(), results: None };
+        let mut card = Card {
+            name: "mine".into(),
+            library: Library::Transformers,
+            license: None,
+            cost: cost::cost(&config).unwrap(),
+            config,
+            run: Some(facts),
+        };
+        let text = card.markdown();
+        for part in
+            ["# mine", "license: other", "CLIPModel", "a/teacher", "2 × crd", "x/{0..9}.tar", "seed: 4"]
+        {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        (card.license, card.run) = (Some("mit".into()), None);
+        let text = card.markdown();
+        assert!(text.contains("license: mit") && text.contains("Not known") && !text.contains("not stated"));
+    }
+}
