@@ -120,7 +120,8 @@ fn siglip_becomes_timms_and_open_clips_names() {
     ] {
         assert!(found.weights.contains_key(name), "{name} of {:?}", found.weights.keys());
     }
-    assert_eq!(found.weights.len(), 15);
+    // Both of the logits' own, seven of the image tower and five of the text tower.
+    assert_eq!(found.weights.len(), 14);
 }
 
 #[test]
@@ -189,6 +190,16 @@ fn shapes_tell_every_preset() {
         told.vision_cfg.head_width = config.vision_cfg.head_width;
         told.text_cfg.heads = config.text_cfg.heads;
         told.vision_cfg.patch_dropout = config.vision_cfg.patch_dropout;
+        told.text_cfg.hf_tokenizer_name = config.text_cfg.hf_tokenizer_name.clone();
+        told.text_cfg.tokenizer_kwargs = config.text_cfg.tokenizer_kwargs.clone();
+        // Published ratios are rounded; what they stand for is the width.
+        for (told, own) in [
+            (&mut told.vision_cfg.mlp_ratio, config.vision_cfg.mlp_ratio),
+            (&mut told.text_cfg.mlp_ratio, config.text_cfg.mlp_ratio),
+        ] {
+            assert!((*told - own).abs() < 1e-4, "{name}: {told} instead of {own}");
+            *told = own;
+        }
         assert_eq!(told.vision_cfg, config.vision_cfg, "{name}");
         assert_eq!(told.text_cfg, config.text_cfg, "{name}");
         assert_eq!(told.embed_dim, config.embed_dim, "{name}");
