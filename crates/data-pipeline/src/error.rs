@@ -58,6 +58,37 @@ pub enum Error {
         /// Counts by kind, with the first few names.
         summary: String,
     },
+    /// Shards of a source that are broken beyond what the error policy allows.
+    #[error(
+        "`{name}`: {summary}; about {:.2} % of the bytes are lost and the policy allows {:.2} %: fetch those shards again, \
+         or allow the loss by a skip policy with a larger max_fraction",
+        100.0 * .lost_fraction,
+        100.0 * .max_fraction
+    )]
+    BrokenShards {
+        /// The source.
+        name: String,
+        /// The first of the broken shards, with byte and reason.
+        summary: String,
+        /// Estimated share of bytes that is lost.
+        lost_fraction: f64,
+        /// The budget.
+        max_fraction: f64,
+    },
+    /// An epoch that gave no batch at all: the next ones would not either.
+    #[error(
+        "epoch {epoch} gave no batch, {skipped} of {seen} samples being damaged: check the data, or take a smaller batch ({summary})"
+    )]
+    NothingLeft {
+        /// The epoch, from 0.
+        epoch: u64,
+        /// What was left out.
+        skipped: u64,
+        /// Samples read.
+        seen: u64,
+        /// Counts by kind, with the first few names.
+        summary: String,
+    },
     /// A download that did not succeed.
     #[error("download of `{url}` failed: {reason}")]
     Download {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ndarray::Array4;
 use rayon::prelude::*;
 
-use crate::image::{Decoded, Preprocess, decode, eval_into};
-use crate::sample::RawImage;
+use crate::image::{Preprocess, eval_into};
+use crate::policy::ErrorPolicy;
 use crate::sources::Source;
 use crate::{Error, Result};
 
@@ -35,11 +35,12 @@ impl EvalBatches {
     /// Starts at the first sample.
     ///
     /// # Errors
-    /// [`Error::Config`] for a batch or pictures of size 0.
+    /// [`Error::Config`] for a batch or pictures of size 0, [`Error::BrokenShards`] where a shard is not whole.
     pub fn new(source: Arc<dyn Source>, preprocess: Preprocess, batch_size: usize) -> Result<Self> {
         if batch_size == 0 || preprocess.size == 0 {
             return Err(Error::Config("an evaluation batch needs at least one sample of one pixel".into()));
         }
+        ErrorPolicy::Fail.check_shards(source.as_ref())?;
         Ok(EvalBatches { source, preprocess, batch_size, next: 0 })
     }
 
@@ -51,14 +52,7 @@ impl EvalBatches {
             .enumerate()
             .map(|(row, pixels)| {
                 let sample = self.source.read(start + row, 0)?;
-                let image = match sample.image {
-                    RawImage::Rgb(image) => Decoded::from(image),
-                    RawImage::Encoded(bytes) => decode(&bytes).map_err(|e| Error::Sample {
-                        key: sample.key.clone(),
-                        kind: e.kind,
-                        reason: e.reason,
-                    })?,
-                };
+                let image = sample.image.into_pixels(&sample.key)?;
                 eval_into(&image, &self.preprocess, pixels);
                 Ok((sample.label, sample.captions, sample.key))
             })

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sources::Source;
 use crate::{Error, Result};
 
 /// What to do with a sample that cannot be read or decoded.
@@ -26,12 +27,35 @@ impl Default for ErrorPolicy {
     }
 }
 
+impl ErrorPolicy {
+    /// Judges the broken shards of a source by the share of bytes that is lost with them.
+    ///
+    /// # Errors
+    /// [`Error::BrokenShards`] where there is any under [`ErrorPolicy::Fail`], or more is lost than the budget.
+    pub fn check_shards(self, source: &dyn Source) -> Result<()> {
+        let Some(damage) = source.damage() else { return Ok(()) };
+        let allowed = match self {
+            ErrorPolicy::Fail => None,
+            ErrorPolicy::Skip { max_fraction } => Some(max_fraction),
+        };
+        if allowed.is_some_and(|most| damage.lost_fraction() <= most) {
+            return Ok(());
+        }
+        Err(Error::BrokenShards {
+            name: source.name().into(),
+            summary: damage.summary(),
+            lost_fraction: damage.lost_fraction(),
+            max_fraction: allowed.unwrap_or(0.0),
+        })
+    }
+}
+
 /// How many samples were read and left out, by kind, with the first names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkipCounts {
     /// Samples read, damaged ones included.
     pub seen: u64,
-    /// Damaged samples by kind.
+    /// Damaged samples by kind; of the kind `damaged shard` the shards are counted.
     pub kinds: BTreeMap<String, u64>,
     /// The first damaged samples: name and cause.
     pub examples: Vec<String>,
@@ -40,11 +64,17 @@ pub struct SkipCounts {
 /// Shares are judged from this many samples on, so that one bad file at the start does not stop a run.
 const ENOUGH_TO_JUDGE: u64 = 1000;
 const MAX_EXAMPLES: usize = 10;
+const DAMAGED_SHARD: &str = "damaged shard";
 
 impl SkipCounts {
-    /// Damaged samples of all kinds.
+    /// What was left out, of all kinds.
     pub fn skipped(&self) -> u64 {
         self.kinds.values().sum()
+    }
+
+    /// Damaged samples; shards are judged by their bytes ([`ErrorPolicy::check_shards`]).
+    fn skipped_samples(&self) -> u64 {
+        self.skipped() - self.kinds.get(DAMAGED_SHARD).copied().unwrap_or(0)
     }
 
     /// Kinds with their counts and the first names, on one line.
@@ -52,6 +82,19 @@ impl SkipCounts {
         let kinds =
             self.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>().join(", ");
         format!("{kinds}; first: {}", self.examples.join("; "))
+    }
+
+    /// Judges the broken shards of a source, and counts and names those that the policy allows.
+    pub(crate) fn record_shards(&mut self, source: &dyn Source, policy: ErrorPolicy) -> Result<()> {
+        policy.check_shards(source)?;
+        for shard in source.damage().iter().flat_map(|damage| &damage.broken) {
+            tracing::warn!(
+                "broken shard {shard}; about {} bytes are lost: fetch it again to have them",
+                shard.lost_bytes
+            );
+            self.count(DAMAGED_SHARD, || shard.to_string());
+        }
+        Ok(())
     }
 
     /// Records one damaged sample.
@@ -62,20 +105,25 @@ impl SkipCounts {
         if policy == ErrorPolicy::Fail {
             return Err(Error::Sample { key: key.clone(), kind, reason: reason.clone() });
         }
-        *self.kinds.entry((*kind).to_string()).or_default() += 1;
-        if self.examples.len() < MAX_EXAMPLES {
-            self.examples.push(format!("{key}: {reason}"));
-        }
+        self.count(kind, || format!("{key}: {reason}"));
         Ok(())
+    }
+
+    fn count(&mut self, kind: &str, example: impl FnOnce() -> String) {
+        *self.kinds.entry(kind.to_string()).or_default() += 1;
+        if self.examples.len() < MAX_EXAMPLES {
+            self.examples.push(example());
+        }
     }
 
     /// Fails where more than the policy's share is damaged; `complete` says that an epoch is over.
     pub(crate) fn check(&self, policy: ErrorPolicy, complete: bool) -> Result<()> {
         let ErrorPolicy::Skip { max_fraction } = policy else { return Ok(()) };
         let judged = if complete { self.seen } else { self.seen.max(ENOUGH_TO_JUDGE) };
-        if self.skipped() as f64 > max_fraction * judged as f64 {
+        let skipped = self.skipped_samples();
+        if skipped as f64 > max_fraction * judged as f64 {
             return Err(Error::TooManyDamaged {
-                skipped: self.skipped(),
+                skipped,
                 seen: self.seen,
                 max_fraction,
                 summary: self.summary(),

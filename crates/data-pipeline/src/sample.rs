@@ -1,6 +1,7 @@
 //! One sample as a source hands it over: raw image bytes, captions, an optional class.
 
-use crate::image::RgbImage;
+use crate::image::{Decoded, RgbImage, decode};
+use crate::{Error, Result};
 
 /// One image with its texts, before decoding.
 #[derive(Clone, Debug)]
@@ -22,4 +23,19 @@ pub enum RawImage {
     Encoded(Vec<u8>),
     /// Pixels that never were a file (CIFAR's binary archives, rendered pictures).
     Rgb(RgbImage),
+}
+
+impl RawImage {
+    /// The pixels; `key` names the sample in the error.
+    ///
+    /// # Errors
+    /// [`Error::Sample`] where the file cannot be decoded.
+    pub fn into_pixels(self, key: &str) -> Result<Decoded> {
+        match self {
+            RawImage::Rgb(pixels) => Ok(Decoded::from(pixels)),
+            RawImage::Encoded(bytes) => {
+                decode(&bytes).map_err(|e| Error::Sample { key: key.into(), kind: e.kind, reason: e.reason })
+            }
+        }
+    }
 }

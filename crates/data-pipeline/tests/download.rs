@@ -1,13 +1,14 @@
 //! Downloads from a server that the test starts, which cuts connections, changes files and refuses.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use data_pipeline::Error;
-use data_pipeline::download::{fetch, fetch_file};
+use data_pipeline::download::{Download, fetch, fetch_file};
 use data_pipeline::manifest::{Manifest, RemoteFile};
 use sha2::{Digest, Sha256};
 
@@ -18,6 +19,8 @@ enum Manner {
     Cuts(usize),
     /// Cuts the first connection and does not know ranges.
     CutsWithoutRanges,
+    /// Sends half on the first connection, then nothing, and keeps it open.
+    Stalls,
     /// Answers 404.
     Refuses,
 }
@@ -36,8 +39,9 @@ impl Server {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let number = count.fetch_add(1, Ordering::Relaxed);
-                // A client that hangs up is part of the game.
-                let _ = answer(stream, &content, manner, number);
+                let content = content.clone();
+                // A client that hangs up is part of the game; each has a thread, as one may be stalled.
+                std::thread::spawn(move || answer(stream, &content, manner, number));
             }
         });
         Server { url, requests }
@@ -73,10 +77,15 @@ fn answer(mut stream: TcpStream, content: &[u8], manner: Manner, number: usize) 
     write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", rest.len())?;
     let sent = match manner {
         Manner::Cuts(most) => rest.len().min(most),
-        Manner::CutsWithoutRanges if number == 0 => rest.len() / 2,
+        Manner::CutsWithoutRanges | Manner::Stalls if number == 0 => rest.len() / 2,
         _ => rest.len(),
     };
-    stream.write_all(&rest[..sent])
+    stream.write_all(&rest[..sent])?;
+    if manner == Manner::Stalls && number == 0 {
+        // Until the client hangs up.
+        let _ = stream.read(&mut [0]);
+    }
+    Ok(())
 }
 
 fn content(length: usize) -> Vec<u8> {
@@ -110,6 +119,40 @@ fn a_connection_that_is_cut_is_gone_on_with() {
     assert!(seen.is_sorted());
     assert_eq!(*seen.last().unwrap(), (250_000, Some(250_000)));
     assert!(!folder.path().join("file.bin.partial").exists());
+}
+
+#[test]
+fn a_connection_that_stalls_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file.bin");
+    let content = content(100_000);
+    let server = Server::start(content.clone(), Manner::Stalls);
+    let download = Download { stall_timeout: Duration::from_millis(300) };
+    let mut seen = Vec::new();
+    download.fetch_file(&remote(&server.url, &content), &path, &mut |_, done, _| seen.push(done)).unwrap();
+    assert!(fs::read(&path).unwrap() == content);
+    assert_eq!(server.requests(), 2);
+    // What came before the stall was not sent again.
+    assert!(seen.is_sorted() && seen.contains(&50_000), "{seen:?}");
+}
+
+#[test]
+fn one_download_of_a_file_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file.bin");
+    let content = content(1000);
+    let server = Server::start(content.clone(), Manner::Cuts(usize::MAX));
+    let remote = remote(&server.url, &content);
+    let lock = fs::File::create(folder.path().join("file.bin.lock")).unwrap();
+    lock.lock().unwrap();
+    let error = fetch_file(&remote, &path, &mut |_, _, _| {}).unwrap_err().to_string();
+    assert!(error.contains("another download") && error.contains("file.bin.lock"), "{error}");
+    assert_eq!(server.requests(), 0);
+    // A lock file that nobody holds, as after a crash, is no obstacle.
+    drop(lock);
+    fetch_file(&remote, &path, &mut |_, _, _| {}).unwrap();
+    assert!(fs::read(&path).unwrap() == content);
+    assert!(!folder.path().join("file.bin.lock").exists());
 }
 
 #[test]
@@ -195,6 +238,29 @@ fn archives_are_unpacked_once() {
     assert!(requests > 1);
     fetch(&manifest, folder.path(), &mut |_, _, _| {}).unwrap();
     assert_eq!(server.requests(), requests, "what is there is not fetched again");
+}
+
+#[test]
+fn what_is_the_users_own_is_not_replaced() {
+    let server = Server::start(packed(), Manner::Cuts(usize::MAX));
+    let text =
+        format!("{HEAD}[[files]]\nurl = '{}'\npath = 'm.tar.gz'\nunpack = 'tar.gz'\n{SPLIT}", server.url);
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let manifest = manifest(&text);
+    fs::create_dir(at("data")).unwrap();
+    fs::write(at("data/mine.txt"), "mine").unwrap();
+    let error = fetch(&manifest, folder.path(), &mut |_, _, _| {}).unwrap_err().to_string();
+    assert!(error.contains("data` is there already") && error.contains("m.tar.gz.unpacked"), "{error}");
+    assert_eq!(fs::read_to_string(at("data/mine.txt")).unwrap(), "mine");
+    assert!(!at("data/a.txt").exists() && !at("m.tar.gz.unpacked").exists());
+    // What a run that was stopped had moved in is gone on with.
+    fs::write(at("m.tar.gz.moving"), "data\n").unwrap();
+    fetch(&manifest, folder.path(), &mut |_, _, _| {}).unwrap();
+    assert_eq!(fs::read_to_string(at("data/a.txt")).unwrap(), "hello");
+    assert_eq!(fs::read_to_string(at("data/mine.txt")).unwrap(), "mine");
+    assert_eq!(fs::read_to_string(at("m.tar.gz.unpacked")).unwrap(), "data\n");
+    assert!(!at("m.tar.gz.moving").exists() && !at("m.tar.gz").exists());
 }
 
 #[test]

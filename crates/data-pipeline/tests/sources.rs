@@ -58,36 +58,9 @@ fn webdataset_groups_files_and_reads_captions() {
     assert_eq!(with("txt").unwrap(), ["a text"]);
     assert_eq!(with("alt").unwrap(), ["other"]);
     assert!(with("nothing").unwrap_err().to_string().contains("nothing"));
-}
-
-#[test]
-fn a_truncated_shard_gives_what_is_whole() {
-    let folder = tempfile::tempdir().unwrap();
-    let picture = png([9; 3], 40, 40);
-    let path = folder.path().join("a.tar");
-    tar(&path, &[("0.png", &picture), ("0.txt", b"zero"), ("1.png", &picture), ("1.txt", b"one")]);
-    let bytes = std::fs::read(&path).unwrap();
-    let config = serde_json::json!({"source": "webdataset", "shards": "a.tar"});
-    for cut in (1..bytes.len() - 1024).step_by(101) {
-        std::fs::write(&path, &bytes[..cut]).unwrap();
-        let Ok(source) = open(config.clone(), folder.path()) else { continue };
-        let good = (0..source.len()).filter_map(|i| source.read(i, 0).ok());
-        for sample in good {
-            let RawImage::Encoded(found) = sample.image else { panic!("encoded pictures stay encoded") };
-            assert_eq!(found, picture);
-        }
-    }
-    std::fs::write(&path, &bytes[..700 + picture.len()]).unwrap();
-    let source = open(config.clone(), folder.path()).unwrap();
-    assert!((0..source.len()).any(|i| source.read(i, 0).is_err()));
-    std::fs::write(&path, b"").unwrap();
-    assert!(error(config.clone(), folder.path()).contains("no sample"));
-    std::fs::write(&path, [b'x'; 5000]).unwrap();
-    let source = open(config, folder.path()).unwrap();
-    assert!(matches!(source.read(0, 0), Err(Error::Sample { kind: "damaged shard", .. })));
+    let missing = serde_json::json!({"source": "webdataset", "shards": "none.tar"});
     assert!(
-        error(serde_json::json!({"source": "webdataset", "shards": "none.tar"}), folder.path())
-            .contains("none.tar")
+        matches!(open(missing, folder.path()), Err(Error::Io { path, .. }) if path.ends_with("none.tar"))
     );
 }
 
@@ -105,6 +78,9 @@ fn tables_name_images_beside_them() {
     assert!(matches!(source.read(3, 0), Err(Error::Sample { kind: "no caption", .. })));
     let tsv = serde_json::json!({"source": "csv", "path": "t.tsv", "image": "img", "caption": "cap"});
     assert_eq!(open(tsv, folder.path()).unwrap().read(0, 0).unwrap().captions, ["a"]);
+    write("open.csv", b"filepath,title\nx.png,fine\nx.png,\"two\nlines\"\nx.png,\"open\nx.png,swallowed\n");
+    let message = error(serde_json::json!({"source": "csv", "path": "open.csv"}), folder.path());
+    assert!(message.contains("line 5") && message.contains("open.csv"), "{message}");
     let wrong = serde_json::json!({"source": "csv", "path": "t.csv", "caption": "text"});
     assert!(error(wrong, folder.path()).contains("`title`"));
 }
@@ -160,6 +136,48 @@ fn folders_are_classes() {
     }
     std::fs::write(folder.path().join("names.csv"), "folder,name\nn01,tench\n").unwrap();
     assert!(error(base, folder.path()).contains("n02"));
+}
+
+#[test]
+fn what_is_no_class_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    for path in ["cat/0.png", "dog/deep/0.png", ".git/0.png", "__MACOSX/cat/._0.png", "empty/notes.txt"] {
+        let path = folder.path().join("data").join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, png([0; 3], 2, 2)).unwrap();
+    }
+    // A link back to the root would be a class of all images.
+    std::os::unix::fs::symlink(".", folder.path().join("data/loop")).unwrap();
+    let source = open(serde_json::json!({"source": "folder", "root": "data"}), folder.path()).unwrap();
+    assert_eq!(source.class_names().unwrap(), ["cat", "dog"]);
+    assert_eq!(source.len(), 2);
+}
+
+#[test]
+fn class_names_are_unique_and_not_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    for class in ["n1", "n2"] {
+        std::fs::create_dir_all(folder.path().join("data").join(class)).unwrap();
+        std::fs::write(folder.path().join("data").join(class).join("0.png"), png([0; 3], 2, 2)).unwrap();
+    }
+    let config = serde_json::json!({"source": "folder", "root": "data", "classes": "names.csv"});
+    for (table, words) in [
+        ("n1,crane\nn2,crane\n", vec!["`n1`", "`n2`", "`crane`", "names.csv"]),
+        ("n1,crane\nn2,\n", vec!["`n2`", "empty"]),
+        ("n1,crane\nn2,bird\nn1,digger\n", vec!["`n1`", "`crane`", "`digger`"]),
+        ("n1,\"crane\nn2,bird\n", vec!["line 2", "never closed"]),
+    ] {
+        std::fs::write(folder.path().join("names.csv"), format!("folder,name\n{table}")).unwrap();
+        let message = error(config.clone(), folder.path());
+        for word in words {
+            assert!(message.contains(word), "{word}: {message}");
+        }
+    }
+    // A class that is left out may have the name of another one.
+    std::fs::write(folder.path().join("names.csv"), "folder,name\nn1,crane\nn2,crane\n").unwrap();
+    let mut without = config;
+    without["exclude_classes"] = serde_json::json!(["n1"]);
+    assert_eq!(open(without, folder.path()).unwrap().class_names().unwrap(), ["crane"]);
 }
 
 fn cifar_100_record(coarse: u8, fine: u8) -> Vec<u8> {

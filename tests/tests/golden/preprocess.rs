@@ -13,10 +13,22 @@ fn compare(root: &Path) -> usize {
     let bytes = std::fs::read(root.join("crops.safetensors")).unwrap();
     let crops = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let (mut compared, mut failures) = (0, Vec::new());
+    // A crop is named by its picture and size: `photo.jpg@224`.
+    let picture = |crop: &str| crop.rsplit_once('@').map_or("", |(file, _)| file).to_string();
+    let listed = list.iter().map(|row| row["file"].as_str().unwrap()).collect::<Vec<_>>();
+    let strangers = crops.names().into_iter().filter(|name| !listed.contains(&picture(name).as_str()));
+    let strangers = strangers.collect::<Vec<_>>();
+    assert!(
+        strangers.is_empty(),
+        "crops without a row in {}: {strangers:?}",
+        root.join("images.json").display()
+    );
     for row in &list {
         let file = row["file"].as_str().unwrap();
         let image = decode(&std::fs::read(root.join("images").join(file)).unwrap()).unwrap();
-        for name in crops.names().into_iter().filter(|name| name.contains(file)) {
+        let own = crops.names().into_iter().filter(|name| picture(name) == file).collect::<Vec<_>>();
+        assert!(!own.is_empty(), "{file} has no crop in {}", root.join("crops.safetensors").display());
+        for name in own {
             let crop = crops.tensor(name).unwrap();
             let preprocess = Preprocess {
                 size: crop.shape()[0],

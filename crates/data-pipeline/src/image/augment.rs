@@ -286,4 +286,98 @@ mod tests {
         assert!(AugmentConfig { flip: 2.0, ..busy() }.problem().unwrap().contains("flip"));
         assert!(AugmentConfig { ratio: [0.0, 1.0], ..busy() }.problem().unwrap().contains("ratio"));
     }
+
+    fn preprocess(size: usize) -> Preprocess {
+        Preprocess {
+            size,
+            mean: [0.5; 3],
+            std: [0.25; 3],
+            interpolation: Interpolation::Bicubic,
+            resize_mode: ResizeMode::Squash,
+        }
+    }
+
+    fn augmented(
+        config: &AugmentConfig,
+        seed: u64,
+        color: [u8; 3],
+        size: usize,
+    ) -> (AugmentParams, Vec<f32>) {
+        let image = Decoded::from(RgbImage { width: size, height: size, pixels: color.repeat(size * size) });
+        let params = AugmentParams::draw(config, seed, size, size);
+        let mut out = vec![f32::NAN; 3 * size * size];
+        augment_into(&image, &params, &preprocess(size), &mut out);
+        (params, out)
+    }
+
+    #[test]
+    fn colour_jitter_has_the_value_of_its_draw() {
+        let only = |brightness| ColorJitter {
+            brightness,
+            contrast: 0.0,
+            saturation: 0.0,
+            hue: 0.0,
+            probability: 1.0,
+        };
+        let config = AugmentConfig { color_jitter: Some(only(0.5)), ..AugmentConfig::default() };
+        let mut factors = Vec::new();
+        for seed in 0..50 {
+            let (params, out) = augmented(&config, seed, [200, 100, 40], 4);
+            assert_eq!((&params, &out), (&augmented(&config, seed, [200, 100, 40], 4).0, &out));
+            assert_eq!(params.jitter.len(), 4);
+            let factor = params.jitter.iter().find_map(|change| match change {
+                ColorChange::Brightness(factor) => Some(*factor),
+                _ => None,
+            });
+            let factor = factor.unwrap();
+            assert!((0.5..=1.5).contains(&factor));
+            for (plane, value) in out.chunks_exact(16).zip([200.0, 100.0, 40.0]) {
+                // PIL cuts off what is behind the point.
+                let pixel = (value * factor).min(255.0).floor() as f32;
+                let wanted = (pixel / 255.0 - 0.5) / 0.25;
+                // Hue and saturation by nothing may round once more.
+                let step = 1.0 / 255.0 / 0.25;
+                assert!(
+                    plane.iter().all(|found| (found - wanted).abs() <= step * 1.01),
+                    "{factor}: {plane:?}"
+                );
+            }
+            factors.push(factor);
+        }
+        let mean = factors.iter().sum::<f64>() / 50.0;
+        assert!(factors.iter().any(|f| *f < 0.7) && factors.iter().any(|f| *f > 1.3), "{factors:?}");
+        assert!((0.85..1.15).contains(&mean), "{mean}");
+        let never = ColorJitter { probability: 0.0, ..only(0.5) };
+        let never = AugmentConfig { color_jitter: Some(never), ..AugmentConfig::default() };
+        assert!((0..50).all(|seed| AugmentParams::draw(&never, seed, 4, 4).jitter.is_empty()));
+    }
+
+    #[test]
+    fn erasing_fills_one_rectangle_of_the_allowed_area_with_the_mean() {
+        let config = AugmentConfig { erase: 1.0, ..AugmentConfig::default() };
+        let size = 100;
+        for seed in 0..50 {
+            let (params, out) = augmented(&config, seed, [255; 3], size);
+            let [x, y, width, height] = params.erase.unwrap();
+            assert!((0.02..=0.33).contains(&(width * height)), "{width} x {height}");
+            assert!((0.3..=3.3).contains(&(width / height)), "{width} x {height}");
+            assert!(x >= 0.0 && y >= 0.0 && x + width <= 1.0 && y + height <= 1.0);
+            let places = (0..size * size).filter(|i| out[*i] == 0.0).collect::<Vec<_>>();
+            let (left, right) = bounds(places.iter().map(|i| i % size));
+            let (top, bottom) = bounds(places.iter().map(|i| i / size));
+            // It is one full rectangle, exactly the mean (which is 0), and nothing else changed.
+            assert_eq!(places.len(), (right - left) * (bottom - top));
+            assert_eq!(out.iter().filter(|v| **v == 0.0).count(), 3 * places.len());
+            assert!(out.iter().all(|v| *v == 0.0 || *v == 2.0));
+            // Rounding to pixels widens each side by two at most.
+            let side = |share: f64| share * size as f64;
+            assert!(((right - left) as f64 - side(width)).abs() <= 2.0);
+            assert!(((bottom - top) as f64 - side(height)).abs() <= 2.0);
+            assert_eq!(out, augmented(&config, seed, [255; 3], size).1);
+        }
+    }
+
+    fn bounds(values: impl Iterator<Item = usize> + Clone) -> (usize, usize) {
+        (values.clone().min().unwrap(), values.max().unwrap() + 1)
+    }
 }

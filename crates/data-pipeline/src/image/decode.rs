@@ -117,6 +117,18 @@ pub(crate) fn multiply(a: u8, b: u8) -> u8 {
 /// # Errors
 /// [`DecodeError`] for anything that is not a whole picture of at most [`MAX_PIXELS`].
 pub fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
+    guarded(|| decode_any(bytes))
+}
+
+/// A file on which a decoder panics is one more damaged file, and no reason to stop.
+fn guarded<T>(
+    work: impl FnOnce() -> Result<T, DecodeError> + std::panic::UnwindSafe,
+) -> Result<T, DecodeError> {
+    std::panic::catch_unwind(work)
+        .unwrap_or_else(|_| Err(DecodeError::new("decoder panic", "the decoder gave up on this file")))
+}
+
+fn decode_any(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::new("empty file", "the file is empty"));
     }
@@ -255,4 +267,17 @@ fn check_size(width: u64, height: u64) -> Result<(), DecodeError> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decoder_that_panics_gives_an_error() {
+        let broken: Vec<u8> = Vec::new();
+        let error = guarded(|| Ok(broken[1])).unwrap_err();
+        assert_eq!(error.kind, "decoder panic");
+        assert_eq!(guarded(|| Ok(5)), Ok(5));
+    }
 }

@@ -27,7 +27,7 @@ pub struct CifarConfig {
     #[serde(default)]
     pub labels: CifarLabels,
     /// Captions, with `{}` for the class name.
-    #[serde(default = "default_templates")]
+    #[serde(default = "super::default_templates")]
     pub templates: Vec<String>,
 }
 
@@ -40,10 +40,6 @@ pub enum CifarLabels {
     Fine,
     /// The 20 superclasses.
     Coarse,
-}
-
-fn default_templates() -> Vec<String> {
-    vec!["a photo of a {}.".into()]
 }
 
 /// All images of a split, in memory (at most 184 MB).
@@ -171,7 +167,7 @@ impl Source for Cifar {
 }
 
 fn from_folder(folder: &Path, wanted: &[&str]) -> Result<Vec<Vec<u8>>> {
-    wanted.iter().map(|name| super::webdataset::read_to_end(&folder.join(name))).collect()
+    wanted.iter().map(|name| super::paths::read_to_end(&folder.join(name))).collect()
 }
 
 fn from_archive(path: &Path, wanted: &[&str]) -> Result<Vec<Vec<u8>>> {

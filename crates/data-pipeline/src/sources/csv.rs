@@ -53,7 +53,8 @@ impl Csv {
         let separator = config.separator.unwrap_or(if tab { '\t' } else { ',' });
         let separator =
             u8::try_from(separator).map_err(|_| format(format!("`{separator}` cannot separate columns")))?;
-        let bytes = super::webdataset::read_to_end(&path)?;
+        let bytes = super::paths::read_to_end(&path)?;
+        check_quotes(&bytes, separator).map_err(format)?;
         let mut reader =
             csv::ReaderBuilder::new().delimiter(separator).flexible(true).from_reader(&bytes[..]);
         let header = reader.byte_headers().map_err(|e| format(e.to_string()))?.clone();
@@ -102,5 +103,72 @@ impl Source for Csv {
             captions: vec![caption.clone()],
             label: None,
         })
+    }
+}
+
+/// Where the reader is in a row.
+enum Quoting {
+    FieldStart,
+    Plain,
+    /// Inside quotes that opened on a line.
+    Open(usize),
+    /// Behind a quote inside quotes, which closes them unless another one follows.
+    MaybeClosed(usize),
+}
+
+/// Says where a quote was opened by mistake: such a quote swallows the rows up to the next one.
+///
+/// A quoted field may hold line breaks. It is a mistake where it is open at the end of the table,
+/// or where it holds line breaks and text follows its end, which in a table is the next quoted field.
+pub(super) fn check_quotes(bytes: &[u8], separator: u8) -> std::result::Result<(), String> {
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    let remedy = "close it, or double the quotes that belong to the text";
+    let (mut state, mut line) = (Quoting::FieldStart, 1);
+    for &byte in bytes {
+        let ends_field = byte == separator || byte == b'\n' || byte == b'\r';
+        state = match state {
+            Quoting::FieldStart if byte == b'"' => Quoting::Open(line),
+            Quoting::Open(opened) if byte == b'"' => Quoting::MaybeClosed(opened),
+            Quoting::Open(opened) => Quoting::Open(opened),
+            Quoting::MaybeClosed(opened) if byte == b'"' => Quoting::Open(opened),
+            Quoting::MaybeClosed(opened) if !ends_field && opened < line => {
+                return Err(format!(
+                    "the quote that opens in line {opened} closes in the middle of a field in line {line}: {remedy}"
+                ));
+            }
+            _ if ends_field => Quoting::FieldStart,
+            _ => Quoting::Plain,
+        };
+        line += usize::from(byte == b'\n');
+    }
+    match state {
+        Quoting::Open(opened) => {
+            Err(format!("the quote that opens in line {opened} is never closed: {remedy}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_may_hold_line_breaks_but_not_the_rest_of_the_table() {
+        for good in [
+            "a,b\nx,\"two\nlines\"\n",
+            "a,\"he said \"\"yes\"\"\"\r\n",
+            "a,6\" wide\n",
+            "a,\"so\"called\n",
+            "\"\",\"\"",
+            "",
+        ] {
+            assert_eq!(check_quotes(good.as_bytes(), b','), Ok(()), "{good:?}");
+        }
+        let open = check_quotes(b"a,b\nx,y\nz,\"never\nw,v\n", b',').unwrap_err();
+        assert!(open.contains("line 3"), "{open}");
+        let swallowed = check_quotes(b"a,b\nx,\"open\nz,\"next\"\nw,v\n", b',').unwrap_err();
+        assert!(swallowed.contains("line 2") && swallowed.contains("line 3"), "{swallowed}");
+        assert!(check_quotes(b"\xEF\xBB\xBF\"a", b',').is_err());
     }
 }

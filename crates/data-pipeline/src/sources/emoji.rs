@@ -222,7 +222,7 @@ impl Scene {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
+    use std::collections::{BTreeSet, HashSet};
 
     #[test]
     fn variants_of_one_concept_are_one() {
@@ -253,6 +253,26 @@ mod tests {
         assert!(train + test > 3_500, "{train} + {test}");
         let share = unseen.len() as f64 / (seen.len() + unseen.len()) as f64;
         assert!((0.07..0.13).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn the_held_out_concepts_are_those_of_the_snapshot() {
+        const SNAPSHOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshots/emoji-held-out.txt");
+        let test = Emoji::open(&EmojiConfig { split: Split::Test }).unwrap();
+        let concepts = test.entries.iter().map(|e| base_concept(&e.name)).collect::<BTreeSet<_>>();
+        let found = concepts.iter().map(|concept| format!("{concept}\n")).collect::<String>();
+        if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+            std::fs::write(SNAPSHOT, &found).unwrap();
+        }
+        let stored = std::fs::read_to_string(SNAPSHOT).unwrap();
+        let stored = stored.lines().map(str::to_string).collect::<BTreeSet<_>>();
+        let new = concepts.difference(&stored).collect::<Vec<_>>();
+        let gone = stored.difference(&concepts).collect::<Vec<_>>();
+        assert!(
+            new.is_empty() && gone.is_empty(),
+            "held out now: {new:?}; no longer: {gone:?}. Older results are on another test split. \
+             If that is meant, UPDATE_SNAPSHOTS=1 stores it"
+        );
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::sample::{RawImage, RawSample};
-use crate::sources::Source;
-use crate::sources::paths::{is_image, resolve};
+use crate::sources::paths::{read_to_end, resolve};
+use crate::sources::walk::{Walk, sorted};
+use crate::sources::{Source, csv, default_templates};
 use crate::{Error, Result};
 
 /// Settings of [`Folder`].
@@ -24,7 +25,7 @@ pub struct FolderConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<PathBuf>,
     /// Captions, with `{}` for the class name.
-    #[serde(default = "default_templates")]
+    #[serde(default = "super::default_templates")]
     pub templates: Vec<String>,
     /// A share of each class for tuning: every n-th image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,10 +66,6 @@ pub enum Subset {
     Every,
 }
 
-fn default_templates() -> Vec<String> {
-    vec!["a photo of a {}.".into()]
-}
-
 /// Images with classes.
 pub struct Folder {
     name: String,
@@ -101,6 +98,7 @@ impl Folder {
             Some(path) => labelled(&root, &resolve(base, path))?,
             None => class_folders(&root)?,
         };
+        let mut folder_of = HashMap::<String, String>::new();
         for (id, images) in classes {
             let name = match &names {
                 None => id.replace('_', " "),
@@ -114,6 +112,19 @@ impl Folder {
             if config.exclude_classes.iter().any(|out| *out == id || *out == name) {
                 continue;
             }
+            // Wrong class lists give wrong figures without a sign of it.
+            let wrong = match folder_of.get(&name) {
+                _ if name.trim().is_empty() => format!("the folder `{id}` has an empty class name"),
+                Some(first) => format!("the folders `{first}` and `{id}` have the same class name `{name}`"),
+                None => String::new(),
+            };
+            if !wrong.is_empty() {
+                let place = config.classes.as_ref().unwrap_or(&config.root).display();
+                return Err(Error::Config(format!(
+                    "{wrong} (`{place}`): give each class a name of its own, or leave one out by exclude_classes"
+                )));
+            }
+            folder_of.insert(name.clone(), id);
             let class = folder.class_names.len();
             folder.class_names.push(name);
             let chosen =
@@ -154,22 +165,19 @@ impl Source for Folder {
     }
 }
 
-fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?;
-    let mut paths = entries
-        .map(|entry| entry.map(|e| e.path()))
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(|e| Error::io(folder, e))?;
-    paths.sort();
-    Ok(paths)
-}
-
-/// Class folders with all images below them, both sorted.
+/// Class folders with all images below them, both sorted; a folder without any image is no class.
 fn class_folders(root: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
+    // A class folder that leads back to the root would hold all classes.
+    let mut walk = Walk::default();
+    walk.enter(root)?;
     let mut classes = Vec::new();
     for directory in sorted(root)?.into_iter().filter(|path| path.is_dir()) {
-        let mut images = Vec::new();
-        collect_images(&directory, &mut images)?;
+        // Two classes may share images through symlinks, so each has a walk of its own.
+        let images = walk.clone().images(&directory)?;
+        if images.is_empty() {
+            tracing::warn!("`{}` holds no image and is no class", directory.display());
+            continue;
+        }
         classes.push((directory.file_name().unwrap_or_default().to_string_lossy().into_owned(), images));
     }
     Ok(classes)
@@ -177,7 +185,7 @@ fn class_folders(root: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
 
 /// Images by the classes that a list gives them; the classes are sorted.
 fn labelled(root: &Path, list: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
-    let bytes = super::webdataset::read_to_end(list)?;
+    let bytes = read_to_end(list)?;
     let mut classes = BTreeMap::<String, Vec<PathBuf>>::new();
     for (number, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
         let mut fields = line.split('\t');
@@ -194,20 +202,9 @@ fn labelled(root: &Path, list: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
     Ok(classes.into_iter().collect())
 }
 
-pub(super) fn collect_images(folder: &Path, images: &mut Vec<PathBuf>) -> Result<()> {
-    for path in sorted(folder)? {
-        if path.is_dir() {
-            collect_images(&path, images)?;
-        } else if path.to_str().is_some_and(is_image) {
-            images.push(path);
-        }
-    }
-    Ok(())
-}
-
 fn read_names(path: &Path) -> Result<HashMap<String, String>> {
     let format = |reason: String| Error::Format { path: path.into(), kind: "class table", reason };
-    let bytes = super::webdataset::read_to_end(path)?;
+    let bytes = read_to_end(path)?;
     if path.extension().is_some_and(|ending| ending == "txt") {
         let text = String::from_utf8_lossy(&bytes);
         let row = |line: &str| {
@@ -216,7 +213,8 @@ fn read_names(path: &Path) -> Result<HashMap<String, String>> {
         };
         return Ok(text.lines().filter_map(row).collect());
     }
-    let mut reader = csv::Reader::from_reader(&bytes[..]);
+    csv::check_quotes(&bytes, b',').map_err(format)?;
+    let mut reader = ::csv::Reader::from_reader(&bytes[..]);
     let header = reader.headers().map_err(|e| format(e.to_string()))?.clone();
     let column = |name: &str| {
         header
@@ -229,7 +227,10 @@ fn read_names(path: &Path) -> Result<HashMap<String, String>> {
     for record in reader.records() {
         let record = record.map_err(|e| format(e.to_string()))?;
         let field = |index: usize| record.get(index).unwrap_or_default().to_string();
-        names.insert(field(folder), field(name));
+        let (folder, name) = (field(folder), field(name));
+        if let Some(other) = names.insert(folder.clone(), name.clone()).filter(|other| *other != name) {
+            return Err(format(format!("the folder `{folder}` has two names, `{other}` and `{name}`")));
+        }
     }
     Ok(names)
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::sample::{RawImage, RawSample};
 use crate::sources::Source;
-use crate::sources::folder::collect_images;
+use crate::sources::walk::Walk;
 use crate::{Error, Result};
 
 /// Images in the order of their paths.
@@ -19,12 +19,7 @@ impl Images {
     /// # Errors
     /// [`Error::Io`] where it cannot be read, [`Error::Empty`] where there is no image.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut paths = Vec::new();
-        if path.is_file() {
-            paths.push(path.to_path_buf());
-        } else {
-            collect_images(path, &mut paths)?;
-        }
+        let paths = if path.is_file() { vec![path.to_path_buf()] } else { Walk::default().images(path)? };
         let name = path.display().to_string();
         if paths.is_empty() { Err(Error::Empty(name)) } else { Ok(Images { name, paths }) }
     }

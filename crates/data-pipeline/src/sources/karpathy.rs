@@ -65,7 +65,7 @@ impl Karpathy {
     /// [`Error::Io`] where the file is missing, [`Error::Format`] where it is another kind of file.
     pub fn open(config: &KarpathyConfig, base: &Path) -> Result<Self> {
         let path = resolve(base, &config.annotations);
-        let bytes = super::webdataset::read_to_end(&path)?;
+        let bytes = super::paths::read_to_end(&path)?;
         let file: File = serde_json::from_slice(&bytes).map_err(|e| Error::Format {
             path: path.clone(),
             kind: "Karpathy split",

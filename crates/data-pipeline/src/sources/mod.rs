@@ -6,19 +6,24 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
+use crate::policy::ErrorPolicy;
 use crate::sample::RawSample;
 
 mod cifar;
 mod csv;
+mod damage;
 pub mod emoji;
 mod folder;
 mod images;
 mod karpathy;
 mod paths;
+mod shard;
+mod walk;
 mod webdataset;
 
 pub use cifar::{Cifar, CifarConfig, CifarLabels};
 pub use csv::{Csv, CsvConfig};
+pub use damage::{BrokenShard, Damage};
 pub use emoji::{Emoji, EmojiConfig};
 pub use folder::{Folder, FolderConfig, Subset};
 pub use images::Images;
@@ -50,6 +55,17 @@ pub trait Source: Send + Sync {
     fn class_names(&self) -> Option<&[String]> {
         None
     }
+
+    /// Broken shards, where the source has shards and some are not whole. Whoever reads the source
+    /// judges them by its policy first ([`crate::policy::ErrorPolicy::check_shards`]).
+    fn damage(&self) -> Option<&Damage> {
+        None
+    }
+}
+
+/// The plainest caption of a class.
+pub(crate) fn default_templates() -> Vec<String> {
+    vec!["a photo of a {}.".into()]
 }
 
 /// Which half of a split.
@@ -86,6 +102,8 @@ pub enum SourceConfig {
 impl SourceConfig {
     /// Opens the source; relative paths start at `base`.
     ///
+    /// Shards that are broken are judged by the loader's policy, or by the evaluation.
+    ///
     /// # Errors
     /// [`crate::Error`] where files are missing, are not what they should be, or hold no sample.
     pub fn open(&self, base: &Path) -> Result<Arc<dyn Source>> {
@@ -99,6 +117,8 @@ impl SourceConfig {
             SourceConfig::Emoji(config) => Arc::new(Emoji::open(config)?),
         };
         if source.is_empty() {
+            // A source that is broken as a whole is not merely empty.
+            ErrorPolicy::Fail.check_shards(source.as_ref())?;
             return Err(crate::Error::Empty(source.name().into()));
         }
         Ok(source)

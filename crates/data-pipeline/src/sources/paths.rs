@@ -1,5 +1,7 @@
 //! Paths as users write them: brace patterns, relative to a base.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -53,6 +55,13 @@ pub(crate) fn is_image(name: &str) -> bool {
 /// `path`, from `base` where it is relative.
 pub(crate) fn resolve(base: &Path, path: impl AsRef<Path>) -> PathBuf {
     base.join(path)
+}
+
+/// Reads a whole small file; used by sources that keep tables.
+pub(crate) fn read_to_end(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(|e| Error::io(path, e))?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

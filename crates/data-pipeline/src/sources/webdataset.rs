@@ -1,15 +1,15 @@
 //! WebDataset: tar shards whose files with one name and several endings are one sample.
 
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::sample::{RawImage, RawSample};
-use crate::sources::Source;
-use crate::sources::paths::{expand_braces, is_image, resolve};
+use crate::sources::paths::{expand_braces, resolve};
+use crate::sources::shard::{Index, Members, Span};
+use crate::sources::{Damage, Source};
 use crate::{Error, Result};
 
 /// Settings of [`WebDataset`].
@@ -28,118 +28,42 @@ pub struct WebDatasetConfig {
 pub struct WebDataset {
     name: String,
     caption: Option<String>,
-    shards: Vec<(PathBuf, File)>,
-    entries: Vec<Entry>,
-}
-
-/// Offset and length in a shard.
-type Span = (u64, u64);
-
-#[derive(Default)]
-struct Entry {
-    shard: usize,
-    key: String,
-    image: Option<Span>,
-    txt: Option<Span>,
-    json: Option<Span>,
-    /// What is wrong with the shard from here on.
-    damage: Option<String>,
+    shards: Vec<PathBuf>,
+    /// Samples with the number of their shard.
+    samples: Vec<(usize, Members)>,
+    damage: Option<Damage>,
 }
 
 impl WebDataset {
     /// Indexes the shards: only the headers of the tars are read.
     ///
-    /// A shard that breaks off gives the samples before that, and one that says so when it is read.
+    /// A shard that is broken gives the samples before that; [`Source::damage`] says what is lost.
     ///
     /// # Errors
     /// [`Error::Io`] where a shard is missing, [`Error::Config`] where the pattern is wrong.
     pub fn open(config: &WebDatasetConfig, base: &Path) -> Result<Self> {
-        let mut dataset = WebDataset {
-            name: config.shards.clone(),
-            caption: config.caption.clone(),
-            shards: Vec::new(),
-            entries: Vec::new(),
-        };
+        let mut indexed = Vec::new();
         for pattern in config.shards.split("::") {
             for path in expand_braces(pattern)? {
                 let path = resolve(base, path);
-                let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
-                dataset.index(&path, &file)?;
-                dataset.shards.push((path, file));
+                let index = Index::read(&path)?;
+                indexed.push((path, index));
             }
         }
-        Ok(dataset)
-    }
-
-    fn index(&mut self, path: &Path, file: &File) -> Result<()> {
-        let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
-        let shard = self.shards.len();
-        let mut archive = tar::Archive::new(file);
-        let mut damage = None;
-        let mut current = Entry::default();
-        match archive.entries_with_seek() {
-            Err(e) => damage = Some(e.to_string()),
-            Ok(entries) => {
-                for entry in entries {
-                    let entry = match entry {
-                        Ok(entry) => entry,
-                        Err(e) => {
-                            damage = Some(e.to_string());
-                            break;
-                        }
-                    };
-                    if !entry.header().entry_type().is_file() {
-                        continue;
-                    }
-                    let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-                    let span = (entry.raw_file_position(), entry.size());
-                    if span.0.saturating_add(span.1) > length {
-                        damage = Some(format!("`{name}` reaches beyond the end of the shard"));
-                        break;
-                    }
-                    let Some((key, ending)) = split_key(&name) else { continue };
-                    let image = !ending.contains('.') && is_image(&name);
-                    let slot_taken = |entry: &Entry| match ending {
-                        "txt" => entry.txt.is_some(),
-                        "json" => entry.json.is_some(),
-                        _ => image && entry.image.is_some(),
-                    };
-                    if current.key != key || slot_taken(&current) {
-                        self.push(std::mem::take(&mut current));
-                        current = Entry { shard, key: key.to_string(), ..Entry::default() };
-                    }
-                    match ending {
-                        "txt" => current.txt = Some(span),
-                        "json" => current.json = Some(span),
-                        _ if image => current.image = Some(span),
-                        _ => {}
-                    }
-                }
-            }
+        let damage = Damage::estimate(&indexed);
+        let (mut shards, mut samples) = (Vec::new(), Vec::new());
+        for (number, (path, index)) in indexed.into_iter().enumerate() {
+            shards.push(path);
+            samples.extend(index.samples.into_iter().map(|members| (number, members)));
         }
-        self.push(current);
-        if damage.is_some() {
-            self.entries.push(Entry { shard, key: "(rest of the shard)".into(), damage, ..Entry::default() });
-        }
-        Ok(())
+        let (name, caption) = (config.shards.clone(), config.caption.clone());
+        Ok(WebDataset { name, caption, shards, samples, damage })
     }
 
-    fn push(&mut self, entry: Entry) {
-        if entry.image.is_some() || entry.txt.is_some() || entry.json.is_some() {
-            self.entries.push(entry);
-        }
-    }
-
-    fn bytes(&self, shard: usize, (offset, length): Span) -> std::io::Result<Vec<u8>> {
-        let mut bytes = vec![0; length as usize];
-        self.shards[shard].1.read_exact_at(&mut bytes, offset)?;
-        Ok(bytes)
-    }
-
-    fn captions(&self, entry: &Entry) -> std::result::Result<Vec<String>, String> {
-        let text = |span| self.bytes(entry.shard, span).map_err(|e| e.to_string());
+    fn captions(&self, file: &File, members: &Members) -> std::result::Result<Vec<String>, String> {
+        let text = |span| bytes(file, span).map_err(|e| e.to_string());
         let wanted = self.caption.as_deref();
-        if let (Some(span), true) = (entry.json, wanted != Some("txt")) {
+        if let (Some(span), true) = (members.json, wanted != Some("txt")) {
             let value: serde_json::Value =
                 serde_json::from_slice(&text(span)?).map_err(|e| format!("json: {e}"))?;
             let found = match value.get(wanted.unwrap_or("captions")) {
@@ -153,7 +77,7 @@ impl WebDataset {
                 return Ok(found);
             }
         }
-        match (entry.txt, wanted) {
+        match (members.txt, wanted) {
             (Some(span), None | Some("txt")) => {
                 Ok(vec![String::from_utf8_lossy(&text(span)?).trim_end_matches(['\r', '\n']).to_string()])
             }
@@ -169,34 +93,31 @@ impl Source for WebDataset {
     }
 
     fn len(&self) -> usize {
-        self.entries.len()
+        self.samples.len()
     }
 
     fn read(&self, index: usize, _draw: u64) -> Result<RawSample> {
-        let entry = &self.entries[index];
-        let key = format!("{}:{}", self.shards[entry.shard].0.display(), entry.key);
+        let (shard, members) = &self.samples[index];
+        let path = &self.shards[*shard];
+        let key = format!("{}:{}", path.display(), members.key);
         let damaged = |kind, reason: String| Error::Sample { key: key.clone(), kind, reason };
-        if let Some(damage) = &entry.damage {
-            return Err(damaged("damaged shard", damage.clone()));
-        }
-        let image = entry.image.ok_or_else(|| damaged("no image", "the sample has no image file".into()))?;
-        let captions = self.captions(entry).map_err(|reason| damaged("no caption", reason))?;
-        let bytes = self.bytes(entry.shard, image).map_err(|e| damaged("unreadable", e.to_string()))?;
+        let image =
+            members.image.ok_or_else(|| damaged("no image", "the sample has no image file".into()))?;
+        // Opened anew for each sample: data sets have more shards than a process may hold open, and
+        // in a shuffled order the next sample is almost always in another one.
+        let file = File::open(path).map_err(|e| damaged("unreadable", e.to_string()))?;
+        let captions = self.captions(&file, members).map_err(|reason| damaged("no caption", reason))?;
+        let bytes = bytes(&file, image).map_err(|e| damaged("unreadable", e.to_string()))?;
         Ok(RawSample { image: RawImage::Encoded(bytes), captions, label: None, key })
+    }
+
+    fn damage(&self) -> Option<&Damage> {
+        self.damage.as_ref()
     }
 }
 
-/// Path up to the first dot of the file name, and the ending behind it (`seg.png` is not an image ending).
-fn split_key(name: &str) -> Option<(&str, &str)> {
-    let file = name.rfind('/').map_or(0, |slash| slash + 1);
-    let dot = file + name[file..].find('.')?;
-    // Names that start with a dot are leftovers of file systems.
-    (dot > file).then_some((&name[..dot], &name[dot + 1..]))
-}
-
-/// Reads a whole small file; used by sources that keep tables.
-pub(crate) fn read_to_end(path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(|e| Error::io(path, e))?;
+fn bytes(file: &File, (offset, length): Span) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length as usize];
+    file.read_exact_at(&mut bytes, offset)?;
     Ok(bytes)
 }

@@ -1,0 +1,190 @@
+//! Tar shards that are not whole: they are named with byte and reason, and judged by what is lost with them.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use common::{png, tar};
+use data_pipeline::evaluation::EvalBatches;
+use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
+use data_pipeline::policy::ErrorPolicy;
+use data_pipeline::sample::RawImage;
+use data_pipeline::sources::{Source, SourceConfig};
+use data_pipeline::{Error, Result};
+
+fn open(shards: &str, base: &Path) -> Result<Arc<dyn Source>> {
+    let config = serde_json::json!({"source": "webdataset", "shards": shards});
+    serde_json::from_value::<SourceConfig>(config).unwrap().open(base)
+}
+
+/// Ten samples of equal size.
+fn write_shard(path: &Path) {
+    let picture = png([9; 3], 40, 40);
+    let names = (0..10).map(|i| (format!("{i}.png"), format!("{i}.txt"))).collect::<Vec<_>>();
+    let files = names
+        .iter()
+        .flat_map(|(image, text)| [(image.as_str(), &picture[..]), (text.as_str(), &b"a text"[..])]);
+    tar(path, &files.collect::<Vec<_>>());
+}
+
+fn cut(path: &Path, length: usize) {
+    let bytes = std::fs::read(path).unwrap();
+    std::fs::write(path, &bytes[..length]).unwrap();
+}
+
+#[test]
+fn a_truncated_shard_gives_what_is_whole_and_says_what_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tar");
+    write_shard(&path);
+    let whole = std::fs::read(&path).unwrap();
+    assert!(open("a.tar", folder.path()).unwrap().damage().is_none());
+    let mut readable = Vec::new();
+    // Every length below the end mark, also those between two members.
+    for length in (0..whole.len() - 1024).step_by(128) {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        match open("a.tar", folder.path()) {
+            Ok(source) => {
+                let damage = source.damage().unwrap_or_else(|| panic!("cut to {length} bytes"));
+                assert!(damage.broken[0].offset <= length as u64);
+                let good = (0..source.len()).filter_map(|i| source.read(i, 0).ok()).collect::<Vec<_>>();
+                readable.push(good.len());
+                for sample in good {
+                    let RawImage::Encoded(found) = sample.image else {
+                        panic!("encoded pictures stay encoded")
+                    };
+                    assert!(found == png([9; 3], 40, 40));
+                }
+            }
+            Err(error) => assert!(matches!(error, Error::BrokenShards { .. }), "{error}"),
+        }
+    }
+    assert!(readable.is_sorted());
+    assert_eq!(*readable.last().unwrap(), 10);
+}
+
+#[test]
+fn every_kind_of_damage_is_named_with_its_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    write_shard(&at("good.tar"));
+    let good = std::fs::read(at("good.tar")).unwrap();
+    let mut header = good.clone();
+    header[1024..1100].fill(0xAA);
+    let twice = [good.clone(), good.clone()].concat();
+    for (bytes, offset, words) in [
+        (Vec::new(), 0, "the file is empty"),
+        (vec![b'x'; 5000], 0, "it is no tar"),
+        (vec![b'x'; 100], 0, "ends inside a header"),
+        (good[..1030].to_vec(), 1024, "ends inside a header"),
+        (good[..1024].to_vec(), 1024, "end mark"),
+        (good[..600].to_vec(), 0, "ends inside `0.png`"),
+        (header, 1024, "the header is broken"),
+        (twice, good.len() as u64 - 1024, "behind a tar's end mark"),
+    ] {
+        std::fs::write(at("bad.tar"), &bytes).unwrap();
+        let source = open("{good,bad}.tar", folder.path()).unwrap();
+        let broken = &source.damage().unwrap().broken;
+        assert_eq!(broken.len(), 1);
+        assert_eq!(broken[0].offset, offset, "{words}");
+        let message = ErrorPolicy::Fail.check_shards(source.as_ref()).unwrap_err().to_string();
+        for part in ["bad.tar", &format!("at byte {offset}"), words, "fetch", "max_fraction"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        // On its own it may hold nothing at all, which is damage too.
+        if let Err(error) = open("bad.tar", folder.path()) {
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+}
+
+#[test]
+fn what_is_lost_is_judged_by_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    for number in 0..6 {
+        write_shard(&folder.path().join(format!("{number}.tar")));
+    }
+    let length = std::fs::metadata(folder.path().join("0.tar")).unwrap().len() as usize;
+    cut(&folder.path().join("0.tar"), length / 50);
+    let one = open("{0..5}.tar", folder.path()).unwrap();
+    let lost = one.damage().unwrap().lost_fraction();
+    assert!((lost - 1.0 / 6.0).abs() < 0.01, "{lost}");
+    ErrorPolicy::Skip { max_fraction: 0.2 }.check_shards(one.as_ref()).unwrap();
+    ErrorPolicy::Skip { max_fraction: 0.1 }.check_shards(one.as_ref()).unwrap_err();
+    for number in 1..5 {
+        cut(&folder.path().join(format!("{number}.tar")), length / 50);
+    }
+    let five = open("{0..5}.tar", folder.path()).unwrap();
+    let lost = five.damage().unwrap().lost_fraction();
+    assert!((lost - 5.0 / 6.0).abs() < 0.05, "{lost}");
+    let error = ErrorPolicy::default().check_shards(five.as_ref()).unwrap_err();
+    assert!(
+        error.to_string().contains("5 of 6 shards") && error.to_string().contains("and 2 more"),
+        "{error}"
+    );
+    // Where no shard is whole, nothing says how long they were.
+    cut(&folder.path().join("5.tar"), length * 9 / 10);
+    assert_eq!(open("5.tar", folder.path()).unwrap().damage().unwrap().lost_fraction(), 1.0);
+}
+
+#[test]
+fn an_evaluation_takes_no_broken_shard() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tar");
+    write_shard(&path);
+    let preprocess = Preprocess {
+        size: 4,
+        mean: [0.5; 3],
+        std: [0.5; 3],
+        interpolation: Interpolation::Bicubic,
+        resize_mode: ResizeMode::Shortest,
+    };
+    let batches = |source| EvalBatches::new(source, preprocess.clone(), 4);
+    assert_eq!(batches(open("a.tar", folder.path()).unwrap()).unwrap().count(), 3);
+    let length = std::fs::metadata(&path).unwrap().len() as usize;
+    cut(&path, length / 2);
+    let error = batches(open("a.tar", folder.path()).unwrap()).err().unwrap();
+    assert!(matches!(error, Error::BrokenShards { .. }), "{error}");
+}
+
+#[test]
+fn endings_of_members_have_no_case() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = png([1, 2, 3], 4, 4);
+    tar(
+        &folder.path().join("a.tar"),
+        &[
+            ("0.PNG", &picture),
+            ("0.TXT", b"loud"),
+            ("1.Png", &picture),
+            ("1.JSON", br#"{"captions": ["json"]}"#),
+        ],
+    );
+    let source = open("a.tar", folder.path()).unwrap();
+    let captions = (0..source.len()).map(|i| source.read(i, 0).unwrap().captions).collect::<Vec<_>>();
+    assert_eq!(captions, [["loud"], ["json"]]);
+}
+
+#[test]
+fn more_shards_than_a_process_may_open() {
+    const NAME: &str = "more_shards_than_a_process_may_open";
+    const LOWERED: &str = "DATA_PIPELINE_FEW_OPEN_FILES";
+    if std::env::var_os(LOWERED).is_none() {
+        // The limit holds for a whole process, so this test runs itself in one with a low limit.
+        let command = format!("ulimit -n 64 && exec \"$0\" --exact {NAME}");
+        let program = std::env::current_exe().unwrap();
+        let output =
+            Command::new("sh").args(["-c", &command]).arg(program).env(LOWERED, "1").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for number in 100..200 {
+        let picture = png([number as u8; 3], 2, 2);
+        tar(&folder.path().join(format!("{number}.tar")), &[("a.png", &picture), ("a.txt", b"text")]);
+    }
+    let source = open("{100..199}.tar", folder.path()).unwrap();
+    assert_eq!((0..source.len()).filter(|i| source.read(*i, 0).is_ok()).count(), 100);
+}
