@@ -1,5 +1,7 @@
 //! Running programs and talking to the person in front.
 
+use std::env;
+use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,8 +22,15 @@ pub(crate) fn say(text: &str) {
 
 /// The cargo that runs this, at the root of the workspace.
 pub(crate) fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(root());
+    // Cargo takes these relative to where it runs, which for the user is another folder than for us.
+    for name in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR"] {
+        let folder = env::var_os(name).filter(|folder| !folder.is_empty());
+        if let (Some(folder), Ok(caller)) = (folder, env::current_dir()) {
+            command.env(name, caller.join(folder));
+        }
+    }
     command
 }
 
@@ -36,12 +45,13 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 }
 
 /// Standard output of a program, if it can be started and succeeds.
-pub(crate) fn output(program: &str, args: &[&str]) -> Option<String> {
+pub(crate) fn output(program: impl AsRef<OsStr>, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())
 }
 
-fn describe(command: &Command) -> String {
+/// The words of a command, for messages.
+pub(crate) fn describe(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
