@@ -78,7 +78,7 @@ fn build_with(command: &mut Command) -> Result<PathBuf> {
 /// The program among cargo's messages, one JSON object a line.
 fn program_in(messages: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last()
+    messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back()
 }
 
 /// The target folder of the workspace, as cargo sees it.

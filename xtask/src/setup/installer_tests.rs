@@ -14,6 +14,7 @@ echo start >> "$here/log"
 echo "$TMPDIR" > "$here/tmpdir"
 echo half > "$TMPDIR/wheel"
 mkdir -p "$target"
+[ "$(cat "$here/mode")" = orphan ] && echo half > "$target/half"
 cp -R "$here/wheels/nvidia" "$target/"
 mkdir -p "$target/torch/lib"
 cp "$here/wheels/torch/version.py" "$target/torch/"
@@ -66,7 +67,9 @@ impl Place {
     #[track_caller]
     fn assert_whole(&self) {
         assert_eq!(self.cached(), [format!("libtorch-{VERSION}-cpu")]);
-        check_wheels(&self.cache().join(&self.cached()[0])).unwrap();
+        let folder = self.cache().join(&self.cached()[0]);
+        check_wheels(&folder).unwrap();
+        assert!(!folder.join("half").exists(), "files of an earlier try are among the wheels");
         check_version(&self.folder.path().join(".libtorch")).unwrap();
     }
 }

@@ -50,8 +50,9 @@ fn leads_somewhere(folder: &Path, target: &str, files: &[PathBuf]) -> bool {
     // What has a scheme is elsewhere, and nothing here asks the network.
     let has_scheme = target.split_once(':').is_some_and(|(scheme, _)| !scheme.contains(['/', '.', '#']));
     let path = target.split(['#', '?']).next().unwrap_or_default();
-    if has_scheme || (path.is_empty() && target.starts_with('#')) {
-        return true;
+    if has_scheme || path.is_empty() {
+        // Without a path, it is a part of this document or nothing.
+        return has_scheme || target.starts_with('#');
     }
     let mut place = PathBuf::new();
     for part in folder.join(path).components() {
