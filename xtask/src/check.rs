@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 
+use crate::program::with_libtorch;
 use crate::shell::{cargo, run as run_program, say};
 use crate::{setup, tidy};
 
@@ -31,9 +32,10 @@ pub(crate) fn run() -> Result<()> {
 
 /// All tests; words are handed to `cargo test`.
 pub(crate) fn test(rest: &[String]) -> Result<()> {
-    setup::run(false)?;
+    let libtorch = setup::run(false)?;
     step("tests");
-    run_program(cargo(&["test", "--workspace", "--locked"]).args(rest))
+    let mut test = cargo(&["test", "--workspace", "--locked"]);
+    run_program(with_libtorch(test.args(rest), &libtorch)?)
 }
 
 fn step(name: &str) {

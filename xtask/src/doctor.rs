@@ -1,40 +1,135 @@
 //! `cargo xtask doctor`: what is there, what is missing, what to do.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Result, bail};
 
-use crate::setup;
-use crate::shell::{cargo, output, root, run as run_program, say};
+use crate::shell::{cargo, output, run as run_program, say};
+use crate::{program, setup};
+
+/// What was found on this machine.
+struct Found {
+    rust: Option<String>,
+    compiler: Option<String>,
+    pip: Option<String>,
+    /// Where it is, or why it cannot be used.
+    libtorch: Result<PathBuf, String>,
+    cache: Result<PathBuf, String>,
+    target: Result<PathBuf, String>,
+}
+
+/// One line of the answer.
+struct Fact {
+    name: &'static str,
+    text: String,
+    is_missing: bool,
+}
 
 pub(crate) fn run() -> Result<()> {
-    let compiler = ["c++", "g++", "clang++"].into_iter().find_map(|name| output(name, &["--version"]));
-    let pip = ["python3", "python"].into_iter().find_map(|name| output(name, &["-m", "pip", "--version"]));
-    let link = root().join(".libtorch");
-    let libtorch = setup::check_version(&link);
-    let first_line = |text: &String| text.lines().next().unwrap_or_default().to_string();
-    let missing = |remedy: &str| format!("MISSING: {remedy}");
-    let facts = [
-        ("rust", output("rustc", &["--version"]).unwrap_or_else(|| missing("install rustup"))),
-        ("C++ compiler", compiler.as_ref().map_or_else(|| missing("install g++ or clang"), first_line)),
-        (
-            "python3 with pip",
-            pip.as_ref().map_or_else(|| missing("install python3-pip, or set LIBTORCH"), first_line),
-        ),
-        (
-            "libtorch",
-            match &libtorch {
-                Ok(()) => {
-                    link.canonicalize().map_or_else(|e| e.to_string(), |path| path.display().to_string())
-                }
-                Err(e) => missing(&format!("run `cargo xtask setup` ({e})")),
-            },
-        ),
-        ("cache", setup::cache().map_or_else(|e| e.to_string(), |path| path.display().to_string())),
-    ];
-    for (name, fact) in &facts {
-        say(&format!("{name:<20} {fact}"));
+    let found = look();
+    let facts = facts(&found);
+    for fact in &facts {
+        say(&format!("{:<20} {}", fact.name, fact.text));
     }
-    if facts.iter().any(|(_, fact)| fact.starts_with("MISSING")) {
+    if facts.iter().any(|fact| fact.is_missing) {
         bail!("something is missing");
     }
-    run_program(&mut cargo(&["run", "--quiet", "--package", "clip-distill", "--", "doctor"]))
+    let mut doctor = cargo(&["run", "--quiet", "--package", "clip-distill", "--", "doctor"]);
+    if let Ok(libtorch) = &found.libtorch {
+        program::with_libtorch(&mut doctor, libtorch)?;
+    }
+    run_program(&mut doctor)
+}
+
+fn look() -> Found {
+    let text = |result: Result<PathBuf>| result.map_err(|error| format!("{error:#}"));
+    Found {
+        rust: output("rustc", &["--version"]),
+        compiler: ["c++", "g++", "clang++"].into_iter().find_map(|name| output(name, &["--version"])),
+        pip: ["python3", "python"].into_iter().find_map(|name| output(name, &["-m", "pip", "--version"])),
+        libtorch: text(setup::found()),
+        cache: text(setup::cache()),
+        target: text(program::target_folder()),
+    }
+}
+
+fn facts(found: &Found) -> Vec<Fact> {
+    let fact = |name, text: String| Fact { name, text, is_missing: false };
+    let missing = |name, remedy: &str| Fact { name, text: format!("MISSING: {remedy}"), is_missing: true };
+    let tool = |name, line: &Option<String>, remedy| match line {
+        Some(line) => fact(name, line.lines().next().unwrap_or_default().to_string()),
+        None => missing(name, remedy),
+    };
+    let place = |name, place: &Result<PathBuf, String>| match place {
+        Ok(path) => fact(name, path.display().to_string()),
+        Err(error) => fact(name, error.clone()),
+    };
+    let pip = "python3 with pip";
+    let libtorch = "libtorch";
+    vec![
+        tool("rust", &found.rust, "install rustup"),
+        tool("C++ compiler", &found.compiler, "install g++ or clang"),
+        match (&found.pip, &found.libtorch) {
+            // Pip has no other use than to fetch libtorch.
+            (None, Ok(_)) => fact(pip, "none, and none is needed: libtorch is there".into()),
+            (line, _) => tool(pip, line, "install python3-pip, or set LIBTORCH"),
+        },
+        match &found.libtorch {
+            Ok(path) => fact(libtorch, path.display().to_string()),
+            Err(error) => missing(libtorch, &format!("run `cargo xtask setup` ({error})")),
+        },
+        place("cache", &found.cache),
+        match &found.target {
+            Ok(path) => fact("target folder", target(path)),
+            Err(error) => fact("target folder", error.clone()),
+        },
+    ]
+}
+
+fn target(path: &Path) -> String {
+    match program::limit_of(path) {
+        None => path.display().to_string(),
+        Some(limit) => format!("{} ({limit})", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found() -> Found {
+        Found {
+            rust: Some("rustc 1".into()),
+            compiler: Some("c++ 1\nCopyright".into()),
+            pip: Some("pip 1".into()),
+            libtorch: Ok("somewhere/torch".into()),
+            cache: Ok("cache".into()),
+            target: Ok(crate::shell::root().join("target")),
+        }
+    }
+
+    fn missing(found: &Found) -> Vec<&'static str> {
+        facts(found).iter().filter(|fact| fact.is_missing).map(|fact| fact.name).collect()
+    }
+
+    #[test]
+    fn pip_is_only_missed_where_libtorch_is() {
+        assert!(missing(&found()).is_empty());
+        assert!(missing(&Found { pip: None, ..found() }).is_empty());
+        let none = Err("not there".to_string());
+        assert_eq!(missing(&Found { libtorch: none.clone(), ..found() }), ["libtorch"]);
+        assert_eq!(
+            missing(&Found { pip: None, libtorch: none, ..found() }),
+            ["python3 with pip", "libtorch"]
+        );
+        assert_eq!(missing(&Found { compiler: None, ..found() }), ["C++ compiler"]);
+    }
+
+    #[test]
+    fn the_limit_of_a_target_folder_elsewhere_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let facts = facts(&Found { target: Ok(folder.path().into()), ..found() });
+        let line = &facts.iter().find(|fact| fact.name == "target folder").unwrap().text;
+        assert!(line.contains(program::SEARCH_PATH) && line.contains("cargo run"), "{line}");
+    }
 }

@@ -4,24 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::setup;
-use crate::shell::{cargo, root, run as run_program, say};
+use crate::shell::say;
+use crate::{program, setup};
 
 pub(crate) fn run() -> Result<()> {
-    let libtorch = setup::run(false)?.canonicalize().context("libtorch has moved")?;
-    let path = format!("link-arg=-Wl,-rpath,{}", libtorch.join("lib").display());
-    run_program(&mut cargo(&[
-        "rustc",
-        "--release",
-        "--package",
-        "clip-distill",
-        "--bin",
-        "clip-distill",
-        "--",
-        "-C",
-        &path,
-    ]))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let libtorch = setup::run(false)?;
+    let built = program::build_for_anywhere(&libtorch, true)?;
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
     let bin = home.context("neither CARGO_HOME nor HOME is set")?.join("bin");
@@ -29,7 +17,7 @@ pub(crate) fn run() -> Result<()> {
     let place = bin.join("clip-distill");
     // A program that runs cannot be written over, but its name can be given to another file.
     let fresh = bin.join(".clip-distill.new");
-    std::fs::copy(target.join("release/clip-distill"), &fresh)
+    std::fs::copy(built, &fresh)
         .and_then(|_| std::fs::rename(&fresh, &place))
         .with_context(|| format!("cannot write `{}`", place.display()))?;
     say(&format!("installed {}", place.display()));

@@ -1,5 +1,7 @@
 //! Running programs and talking to the person in front.
 
+use std::env;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,9 +22,20 @@ pub(crate) fn say(text: &str) {
 
 /// The cargo that runs this, at the root of the workspace.
 pub(crate) fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(root());
+    if let Ok(caller) = env::current_dir() {
+        command.envs(target_folders(&caller, |name| env::var_os(name)));
+    }
     command
+}
+
+/// The variables that say where to build, as the user meant them.
+///
+/// Cargo takes them relative to where it runs, which for us is another folder than for the user.
+fn target_folders(caller: &Path, var: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static str, PathBuf)> {
+    let set = |name| var(name).filter(|folder| !folder.is_empty()).map(|folder| (name, caller.join(folder)));
+    ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR"].into_iter().filter_map(set).collect()
 }
 
 /// Runs a program to its end; anything but success is an error.
@@ -36,12 +49,29 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 }
 
 /// Standard output of a program, if it can be started and succeeds.
-pub(crate) fn output(program: &str, args: &[&str]) -> Option<String> {
+pub(crate) fn output(program: impl AsRef<OsStr>, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())
 }
 
-fn describe(command: &Command) -> String {
+/// The words of a command, for messages.
+pub(crate) fn describe(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_folder_is_relative_to_the_caller() {
+        let folders = |folder: &str| {
+            let folder = OsString::from(folder);
+            target_folders(Path::new("/here"), |name| (name == "CARGO_TARGET_DIR").then(|| folder.clone()))
+        };
+        assert_eq!(folders("out"), [("CARGO_TARGET_DIR", "/here/out".into())]);
+        assert_eq!(folders("/out"), [("CARGO_TARGET_DIR", "/out".into())]);
+        assert!(folders("").is_empty());
+    }
 }

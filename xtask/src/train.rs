@@ -1,28 +1,126 @@
 //! `cargo xtask train`: from nothing to a report.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 
-use crate::setup;
-use crate::shell::{cargo, root, run as run_program, say};
+use crate::shell::{root, say};
+use crate::{program, setup};
 
 /// What is trained where no recipe is named.
 const QUICKSTART: &str = "configs/recipes/quickstart.toml";
+/// Options of `clip-distill train` that take the next word as their value.
+const VALUED: [&str; 2] = ["--set", OUT];
+/// The one whose value is a path.
+const OUT: &str = "--out";
 
-pub(crate) fn run(mut args: Vec<String>) -> Result<()> {
-    setup::run(false)?;
-    if args.first().is_none_or(|first| first.starts_with('-')) {
-        args.insert(0, QUICKSTART.into());
-    }
+pub(crate) fn run(args: Vec<String>) -> Result<()> {
+    let libtorch = setup::run(false)?;
+    let caller = std::env::current_dir().context("the current folder is gone: change to another one")?;
+    let mut args = from_root(args, &caller);
     // Running the same command again goes on, or shows what is finished.
     if !args.iter().any(|arg| arg == "--restart" || arg == "--resume" || arg == "--dry-run") {
         args.push("--resume".into());
     }
     say("building clip-distill");
-    run_program(&mut cargo(&["build", "--quiet", "--package", "clip-distill"]))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
-    let mut program = std::process::Command::new(target.join("debug/clip-distill"));
-    program.arg("train").args(&args).current_dir(root());
+    let mut train = std::process::Command::new(program::build()?);
+    train.arg("train").args(&args).current_dir(root());
+    if caller != root() {
+        say(&format!(
+            "paths inside the recipe, of --set and of results are relative to {}",
+            root().display()
+        ));
+    }
     // Taking the place of this process, the program gets signals itself.
-    let error = std::os::unix::process::CommandExt::exec(&mut program);
+    let error = std::os::unix::process::CommandExt::exec(program::with_libtorch(&mut train, &libtorch)?);
     Err(error).context("cannot start clip-distill")
+}
+
+/// The words for a program that runs at the root, where they were typed in the folder `caller`.
+fn from_root(args: Vec<String>, caller: &Path) -> Vec<String> {
+    let absolute = |path: &str| caller.join(path).display().to_string();
+    let (recipe, rest) = split(args);
+    let mut args = vec![recipe.map_or_else(|| QUICKSTART.into(), |recipe| absolute(&recipe))];
+    let mut option = None::<String>;
+    for word in rest {
+        let inline = word.strip_prefix(OUT).and_then(|rest| rest.strip_prefix('='));
+        let word = match (&option, inline) {
+            (Some(option), _) if option == OUT => absolute(&word),
+            (None, Some(path)) => format!("{OUT}={}", absolute(path)),
+            _ => word,
+        };
+        option = (option.is_none() && VALUED.contains(&&*word)).then(|| word.clone());
+        args.push(word);
+    }
+    args
+}
+
+/// The recipe, wherever it stands among the options, and everything else in order.
+fn split(args: Vec<String>) -> (Option<String>, Vec<String>) {
+    let (mut recipe, mut rest) = (None, Vec::new());
+    let mut is_value = false;
+    for word in args {
+        if recipe.is_none() && !is_value && !word.starts_with('-') {
+            recipe = Some(word);
+            continue;
+        }
+        is_value = !is_value && VALUED.contains(&&*word);
+        rest.push(word);
+    }
+    (recipe, rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(str::to_string).collect()
+    }
+
+    #[track_caller]
+    fn check_split(line: &str, recipe: Option<&str>, rest: &str) {
+        assert_eq!(split(words(line)), (recipe.map(str::to_string), words(rest)));
+    }
+
+    #[test]
+    fn the_recipe_is_found_among_options() {
+        check_split("", None, "");
+        check_split("a.toml", Some("a.toml"), "");
+        check_split("a.toml --dry-run", Some("a.toml"), "--dry-run");
+        check_split("--dry-run a.toml", Some("a.toml"), "--dry-run");
+        check_split("--set k=v a.toml", Some("a.toml"), "--set k=v");
+        check_split("--set k=v --set k2=v2 a.toml", Some("a.toml"), "--set k=v --set k2=v2");
+        check_split("--set=k=v --out=o a.toml --json", Some("a.toml"), "--set=k=v --out=o --json");
+        check_split("--out o a.toml --set k=v", Some("a.toml"), "--out o --set k=v");
+        check_split("--set k=v --restart", None, "--set k=v --restart");
+    }
+
+    #[test]
+    fn a_value_is_no_option_and_a_second_recipe_stays_to_be_refused() {
+        check_split("--set --out a.toml", Some("a.toml"), "--set --out");
+        check_split("a.toml b.toml", Some("a.toml"), "b.toml");
+        check_split("--set", None, "--set");
+    }
+
+    #[track_caller]
+    fn check_from_root(line: &str, expected: &str) {
+        assert_eq!(from_root(words(line), Path::new("/here")), words(expected));
+    }
+
+    #[test]
+    fn typed_paths_are_the_callers() {
+        check_from_root("a.toml --out o", "/here/a.toml --out /here/o");
+        check_from_root("--out=o ../a.toml", "/here/../a.toml --out=/here/o");
+        check_from_root("/x/a.toml --out /o", "/x/a.toml --out /o");
+        check_from_root("--set out=o a.toml", "/here/a.toml --set out=o");
+        check_from_root("--set --out=o a.toml", "/here/a.toml --set --out=o");
+    }
+
+    #[test]
+    fn the_quickstart_is_the_workspaces() {
+        check_from_root("", QUICKSTART);
+        check_from_root("--out o --dry-run", &format!("{QUICKSTART} --out /here/o --dry-run"));
+        assert!(root().join(QUICKSTART).is_file());
+    }
 }
