@@ -2,7 +2,9 @@
 
 use std::io::BufRead;
 
-use data_pipeline::tokenizer::{ClipTokenizer, END_OF_TEXT, JsonTokenizer, START_OF_TEXT, Tokenizer};
+use data_pipeline::tokenizer::{
+    ClipTokenizer, END_OF_TEXT, JsonTokenizer, START_OF_TEXT, Tokenizer, check_context,
+};
 use serde_json::json;
 
 use crate::args::Tokenize;
@@ -10,6 +12,7 @@ use crate::exit::Code;
 use crate::output;
 
 pub(crate) fn run(args: Tokenize) -> anyhow::Result<Code> {
+    args.context.map(check_context).transpose()?;
     let foreign = args.tokenizer.as_deref().map(JsonTokenizer::open).transpose()?;
     let mut input = std::io::stdin().lock();
     let mut line = Vec::new();

@@ -13,6 +13,7 @@ mod container;
 mod fault;
 mod globals;
 pub mod infer;
+mod input;
 mod keymap;
 pub mod layout;
 mod legacy;

@@ -5,20 +5,17 @@
 //! has read, and gives up beyond fixed limits.
 
 use std::collections::HashMap;
-use std::io::{BufRead, Read};
+use std::io::BufRead;
 use std::rc::Rc;
 
-use super::fault::{Fault, Found, damaged, truncated};
+use super::fault::{Fault, Found, damaged};
 use super::globals::{Global, lookup};
+use super::input::{Input, text};
 use super::opcode;
 use super::value::{Node, Pickle, StorageRef, TensorRef, Value};
 
-/// Bytes of a pickle without its tensors; those of checkpoints have a few megabytes.
-const MAX_BYTES: u64 = 1 << 26;
 /// Steps and copied values of one pickle, which bounds what it can make of its bytes.
 const MAX_STEPS: usize = 1 << 22;
-/// Letters in the name of a global.
-const MAX_NAME: u64 = 4096;
 
 /// Reads one pickle, of at most `available` bytes, and leaves the reader behind it.
 ///
@@ -26,7 +23,7 @@ const MAX_NAME: u64 = 4096;
 /// [`Fault::Refused`] naming the opcode or global that is not read; [`Fault::Damaged`] otherwise.
 pub(crate) fn read(reader: &mut dyn BufRead, available: u64) -> Found<Pickle> {
     let mut machine = Machine {
-        input: Input { reader, left: available.min(MAX_BYTES), capped: available > MAX_BYTES },
+        input: Input::new(reader, available),
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
@@ -36,64 +33,6 @@ pub(crate) fn read(reader: &mut dyn BufRead, available: u64) -> Found<Pickle> {
     };
     let root = machine.run()?;
     Ok(Pickle { root, nodes: machine.nodes, storages: machine.storages })
-}
-
-/// Bytes that are counted, so that no length in the file is believed beyond what there is.
-struct Input<'a> {
-    reader: &'a mut dyn BufRead,
-    left: u64,
-    capped: bool,
-}
-
-impl Input<'_> {
-    fn end<T>(&self) -> Found<T> {
-        if self.capped {
-            return damaged(format!(
-                "its pickle is longer than {MAX_BYTES} bytes, which no checkpoint needs"
-            ));
-        }
-        damaged(truncated())
-    }
-
-    fn bytes(&mut self, count: u64) -> Found<Vec<u8>> {
-        if count > self.left {
-            return self.end();
-        }
-        self.left -= count;
-        let mut bytes = Vec::new();
-        self.reader.take(count).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 != count { damaged(truncated()) } else { Ok(bytes) }
-    }
-
-    fn array<const N: usize>(&mut self) -> Found<[u8; N]> {
-        if N as u64 > self.left {
-            return self.end();
-        }
-        self.left -= N as u64;
-        let mut bytes = [0; N];
-        self.reader.read_exact(&mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn byte(&mut self) -> Found<u8> {
-        Ok(self.array::<1>()?[0])
-    }
-
-    /// A line without its end, as protocol 0 writes arguments.
-    fn line(&mut self) -> Found<String> {
-        let mut bytes = Vec::new();
-        let limit = self.left.min(MAX_NAME);
-        self.reader.take(limit).read_until(b'\n', &mut bytes)?;
-        self.left -= bytes.len() as u64;
-        match bytes.pop() {
-            Some(b'\n') => text(bytes),
-            _ => damaged("a line of its pickle has no end"),
-        }
-    }
-}
-
-fn text(bytes: Vec<u8>) -> Found<String> {
-    String::from_utf8(bytes).or_else(|_| damaged("a text of its pickle is not UTF-8"))
 }
 
 struct Machine<'a> {
