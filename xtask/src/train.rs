@@ -10,7 +10,7 @@ use crate::{program, setup};
 /// What is trained where no recipe is named.
 const QUICKSTART: &str = "configs/recipes/quickstart.toml";
 /// Options of `clip-distill train` that take the next word as their value.
-const VALUED: [&str; 2] = ["--set", OUT];
+const VALUED: [&str; 3] = ["--set", OUT, "--stop-after"];
 /// The one whose value is a path.
 const OUT: &str = "--out";
 
@@ -93,6 +93,7 @@ mod tests {
         check_split("--set k=v --set k2=v2 a.toml", Some("a.toml"), "--set k=v --set k2=v2");
         check_split("--set=k=v --out=o a.toml --json", Some("a.toml"), "--set=k=v --out=o --json");
         check_split("--out o a.toml --set k=v", Some("a.toml"), "--out o --set k=v");
+        check_split("--stop-after 3 a.toml", Some("a.toml"), "--stop-after 3");
         check_split("--set k=v --restart", None, "--set k=v --restart");
     }
 
