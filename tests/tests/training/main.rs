@@ -3,3 +3,4 @@
 mod recipes;
 mod resume;
 mod runs;
+mod towers;

@@ -1,0 +1,73 @@
+//! Every kind of tower trains: a second step on the same batch finds a lower loss.
+
+use clip_model::{Clip, ClipConfig};
+use kd_losses::{Loss, Objective, Term};
+use tch::{Device, Kind, Tensor};
+use trainer::optimizer::OptimizerConfig;
+use trainer::step::{MicroBatch, TargetRule, Trainee, ViewTensors};
+
+const TEXT: &str = r#"{"layers": 1, "width": 32, "heads": 2, "vocab_size": 64, "context_length": 8}"#;
+const SIGLIP_TEXT: &str = r#"{"layers": 1, "width": 768, "heads": 12, "vocab_size": 64, "context_length": 8,
+    "no_causal_mask": true, "proj_bias": true, "pool_type": "last"}"#;
+
+/// Four pairs whose pictures and texts are told apart easily.
+fn batch(size: i64) -> MicroBatch {
+    tch::manual_seed(11);
+    let images = Tensor::randn([4, 3, size, size], (Kind::Float, Device::Cpu));
+    let tokens =
+        Tensor::from_slice(&(0..32).map(|place| 1 + place * 7 % 60).collect::<Vec<i64>>()).view([4, 8]);
+    MicroBatch { student: ViewTensors { images, tokens }, teacher: None }
+}
+
+/// The task loss of two successive steps on one batch.
+fn losses(name: &str, json: &str) -> Vec<f64> {
+    let config = ClipConfig::from_json(name, json).unwrap();
+    let student = Clip::new(&config, Device::Cpu, 2).unwrap();
+    let terms = [Term { loss: Loss::Task, weight: 1.0 }];
+    let objective = Objective::new(&terms, config.embed_dim, None, Device::Cpu).unwrap();
+    let optimizer = OptimizerConfig { weight_decay: 0.0, ..OptimizerConfig::default() };
+    let mut trainee = Trainee::new(student, objective, &optimizer, None).unwrap();
+    let batch = [batch(config.vision_cfg.image_size)];
+    (0..2).map(|_| trainee.step(&batch, None, TargetRule::Diagonal, 1e-4).unwrap().loss).collect()
+}
+
+#[test]
+fn every_tower_lowers_its_loss() {
+    let timm = |tower: &str, size: i64| {
+        format!(r#"{{"timm_model_name": "{tower}", "image_size": {size}, "timm_drop_path": 0.0}}"#)
+    };
+    let towers = [
+        ("ViT", r#"{"layers": 2, "width": 64, "patch_size": 8, "image_size": 32}"#.to_string()),
+        (
+            "ViT without norm before its blocks, patches pooled",
+            r#"{"layers": 2, "width": 64, "patch_size": 8, "image_size": 32, "no_ln_pre": true, "pool_type": "avg",
+                "final_ln_after_pool": true}"#
+                .to_string(),
+        ),
+        (
+            "pruned ViT",
+            r#"{"layers": 2, "width": 48, "head_width": 16, "patch_size": 8, "image_size": 32,
+                "blocks": [{"heads": 1, "mlp_width": 40}, {"heads": 0, "mlp_width": 24}]}"#
+                .to_string(),
+        ),
+        ("ResNet", r#"{"layers": [1, 1, 1, 1], "width": 16, "patch_size": null, "image_size": 64}"#.to_string()),
+        ("ResNet-18", timm("resnet18", 32)),
+        ("MobileNetV3-Small", timm("mobilenetv3_small_100", 64)),
+        ("EfficientNet-B0", timm("efficientnet_b0", 64)),
+        ("MobileViT-S", timm("mobilevit_s", 64)),
+        ("MobileViT-XS", timm("mobilevit_xs", 64)),
+        ("MobileViT-XXS", timm("mobilevit_xxs", 64)),
+        ("Swin-T", timm("swin_tiny_patch4_window7_224", 64)),
+    ];
+    for (name, vision) in towers {
+        let json = format!(r#"{{"embed_dim": 32, "vision_cfg": {vision}, "text_cfg": {TEXT}}}"#);
+        let found = losses(name, &json);
+        assert!(found[1] < found[0], "{name}: {found:?}");
+    }
+    let siglip = format!(
+        r#"{{"embed_dim": 768, "custom_text": true, "vision_cfg": {{"timm_model_name": "vit_base_patch16_siglip_224",
+            "image_size": 32, "timm_proj": "none", "timm_pool": "map"}}, "text_cfg": {SIGLIP_TEXT}}}"#
+    );
+    let found = losses("SigLIP", &siglip);
+    assert!(found[1] < found[0], "SigLIP: {found:?}");
+}
