@@ -37,5 +37,6 @@ pub use clip::Clip;
 pub use config::{ClipConfig, PreprocessConfig, TextConfig, VisionConfig};
 pub use error::{Error, Result};
 pub use lock::Tower;
+pub use mode::seeded;
 pub use params::{Parameter, Params};
 pub use tape::Tape;

@@ -83,8 +83,9 @@ pub(crate) fn name_seed(seed: u64, name: &str) -> u64 {
     hash >> 1
 }
 
-/// Seeds torch's generator and draws from it, with no other seeded draw in between.
-pub(crate) fn seeded<T>(seed: u64, draw: impl FnOnce() -> T) -> T {
+/// Seeds torch's generator, of which a process has one, and draws from it with no other draw of this function
+/// in between: two models that are made at the same time in one process start as each would alone.
+pub fn seeded<T>(seed: u64, draw: impl FnOnce() -> T) -> T {
     static GENERATOR: Mutex<()> = Mutex::new(());
     let _turn = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     tch::manual_seed(seed as i64);

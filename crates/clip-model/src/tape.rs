@@ -100,9 +100,10 @@ mod tests {
         let json = format!(r#"{{"embed_dim": 16, "vision_cfg": {vision}, {TEXT}}}"#);
         let model = Clip::new(&ClipConfig::from_json("test", &json).unwrap(), Device::Cpu, 0).unwrap();
         let size = model.config().vision_cfg.image_size;
-        tch::manual_seed(5);
-        let images = Tensor::randn([4, 3, size, size], (Kind::Float, Device::Cpu));
-        let tokens = Tensor::randint(31, [4, 8], (Kind::Int64, Device::Cpu));
+        let (images, tokens) = crate::seeded(5, || {
+            let images = Tensor::randn([4, 3, size, size], (Kind::Float, Device::Cpu));
+            (images, Tensor::randint(31, [4, 8], (Kind::Int64, Device::Cpu)))
+        });
         model.mode().train(3);
         let mut tape = Tape::new(checkpointed);
         let image = model.encode_image_taped(&images, &mut tape).unwrap();

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use clip_model::{PreprocessConfig, Tower, folder};
+use clip_model::{PreprocessConfig, Tower, folder, seeded};
 use data_pipeline::loader::{Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::SkipCounts;
@@ -207,9 +207,9 @@ impl<'a> Session<'a> {
         let teacher =
             recipe.teacher.as_ref().map(|config| open_teacher(config, teacher, device)).transpose()?;
 
-        tch::manual_seed(recipe.seed as i64);
         let teacher_width = teacher.as_ref().map(|(teacher, _)| teacher.model().config().embed_dim);
-        let objective = Objective::new(&recipe.terms(), student.config().embed_dim, teacher_width, device)?;
+        let (terms, width) = (recipe.terms(), student.config().embed_dim);
+        let objective = seeded(recipe.seed, || Objective::new(&terms, width, teacher_width, device))?;
         let mut trainee = Trainee::new(student, objective, &recipe.optimizer, recipe.train.ema)?;
         trainee.seed = recipe.seed;
         trainee.grad_checkpointing = recipe.train.grad_checkpointing;

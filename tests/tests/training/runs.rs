@@ -95,16 +95,17 @@ fn trainee(clip_norm: f64) -> Trainee {
     Trainee::new(model, objective, &config, None).unwrap()
 }
 
-fn batch(seed: i64, scale: f64) -> MicroBatch {
-    tch::manual_seed(seed);
-    let images = Tensor::randn([4, 3, 16, 16], (Kind::Float, Device::Cpu)) * scale;
-    let tokens = Tensor::randint(1000, [4, 6], (Kind::Int64, Device::Cpu));
+fn batch(seed: u64, scale: f64) -> MicroBatch {
+    let (images, tokens) = clip_model::seeded(seed, || {
+        let images = Tensor::randn([4, 3, 16, 16], (Kind::Float, Device::Cpu)) * scale;
+        (images, Tensor::randint(1000, [4, 6], (Kind::Int64, Device::Cpu)))
+    });
     MicroBatch { student: ViewTensors { images, tokens }, teacher: None }
 }
 
 #[test]
 fn accumulation_averages_the_gradients_of_its_micro_batches() {
-    let gradient = |seeds: &[i64]| {
+    let gradient = |seeds: &[u64]| {
         let mut trainee = trainee(0.0);
         let batches = seeds.iter().map(|&seed| batch(seed, 1.0)).collect::<Vec<_>>();
         trainee.step(&batches, None, TargetRule::Diagonal, 0.0).unwrap();
