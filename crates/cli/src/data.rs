@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use clip_model::{Clip, folder};
+use clip_model::folder::{self, Adjust, Opened};
+use clip_model::{Clip, presets};
 use data_pipeline::manifest::Manifest;
 use data_pipeline::sources::{FolderConfig, Source, SourceConfig, Split, WebDatasetConfig};
 use tch::Device;
@@ -12,19 +13,36 @@ use trainer::recipe::EvalTask;
 use trainer::views::Reader;
 
 use crate::args::{Evaluate, Task};
+use crate::output;
 
-/// A model with weights, and how it reads; what was decided on the way is said.
+/// A model with weights, and how it reads.
 pub(crate) fn open_model(name: &str, tokenizer: Option<&Path>) -> anyhow::Result<(Clip, Reader)> {
-    let opened = folder::open(name, Device::Cpu, 0)?;
-    if !opened.has_weights {
-        bail!("`{name}` is a preset without weights: name a model folder, such as runs/NAME/model");
-    }
-    for note in &opened.notes {
-        tracing::info!("{name}: {note}");
-    }
+    let opened = open_weights(name, None)?;
     let reader = Reader::new(opened.model.config(), &opened.preprocess, tokenizer)?;
     opened.model.params().set_requires_grad(false);
     Ok((opened.model, reader))
+}
+
+/// Weights with what belongs to them; `arch` is the preset of a bare file whose shapes do not tell it. What was
+/// decided on the way is said.
+pub(crate) fn open_weights(name: &str, arch: Option<&str>) -> anyhow::Result<Opened> {
+    let path = Path::new(name);
+    let opened = match arch {
+        Some(arch) if path.is_file() => {
+            folder::open_file(&presets::get(arch)?, path, Device::Cpu, &Adjust::default())?
+        }
+        Some(_) => bail!("--arch is for a bare weight file, and `{name}` is none"),
+        None => folder::open(name, Device::Cpu, 0)?,
+    };
+    if !opened.has_weights {
+        bail!(
+            "`{name}` is a preset without weights: name a model folder, such as runs/NAME/model, or a checkpoint"
+        );
+    }
+    for note in &opened.notes {
+        output::note(format!("{name}: {note}"));
+    }
+    Ok(opened)
 }
 
 /// Prompt templates by name, or from a file with one per line.

@@ -5,9 +5,10 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
-/// Sends log lines to standard error: warnings, or more with `--verbose` or `RUST_LOG`.
+/// Sends log lines to standard error: warnings and what training decided (layouts, resuming), or more with
+/// `--verbose` or `RUST_LOG`.
 pub(crate) fn set_up(verbose: bool) {
-    let level = if verbose { "info" } else { "warn" };
+    let level = if verbose { "info" } else { "warn,trainer=info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     log.without_time().with_ansi(io::stderr().is_terminal()).init();

@@ -203,6 +203,99 @@ fn wrong_settings_are_named_with_their_place() {
 }
 
 #[test]
+fn convert_goes_to_other_formats_and_back() {
+    let place = Place::new();
+    let (recipe, out) = (place.recipe(""), place.name("out"));
+    done(&["train", &recipe, "--out", &out]);
+    let (model, pictures) = (place.name("out/model"), place.pictures());
+    let embeddings = |model: &str| {
+        let file = place.name("embeddings.safetensors");
+        done(&["embed", model, "--images", &pictures, "--out", &file]);
+        fs::read(file).unwrap()
+    };
+    let expected = embeddings(&model);
+
+    let face = place.name("face");
+    done(&["convert", &model, "--to", "huggingface", &face, "--license", "mit"]);
+    assert!(embeddings(&face) == expected);
+    let card = fs::read_to_string(place.path("face/README.md")).unwrap();
+    for part in ["license: mit", "CLIPModel", "1 × task", "text recall@1"] {
+        assert!(card.contains(part), "{part}: {card}");
+    }
+    assert!(!card.contains(&place.name("")), "a card names a place on this machine: {card}");
+
+    let back = place.name("back");
+    done(&["convert", &face, "--to", "open-clip", &back]);
+    assert!(embeddings(&back) == expected);
+    let weights = |folder: &str| fs::read(place.path(folder).join("open_clip_model.safetensors")).unwrap();
+    assert!(weights("back") == weights("out/model"));
+    done(&["convert", &model, "--to", "safetensors", &place.name("bare.safetensors")]);
+    assert!(fs::read(place.path("bare.safetensors")).unwrap() == weights("out/model"));
+
+    let there = failed(&["convert", &model, "--to", "open-clip", &back]);
+    assert!(there.contains("--force"), "{there}");
+    done(&["convert", &model, "--to", "open-clip", &back, "--force"]);
+    let preset = failed(&["convert", "ViT-B-16", "--to", "open-clip", &place.name("no")]);
+    assert!(preset.contains("without weights"), "{preset}");
+    assert!(!place.path("no").exists());
+}
+
+#[test]
+fn a_layout_that_is_not_the_projects_own_is_said() {
+    let place = Place::new();
+    let (model, face) = (place.model(), place.name("face"));
+    done(&["convert", &model, "--to", "huggingface", &face]);
+    let said = |model: &str| {
+        let output = clip_distill(&["classify", model, &place.name("pictures/red/0.png"), "--labels", "a,b"]);
+        text(&output.stderr)
+    };
+    place.pictures();
+    assert!(said(&face).contains("Hugging Face"), "{}", said(&face));
+    assert_eq!(said(&model), "");
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused() {
+    let place = Place::new();
+    let model = place.model();
+    place.pictures();
+    let file = place.path("tiny/open_clip_model.safetensors");
+    let mut dict = clip_model::weights::read_safetensors(&file).unwrap();
+    let broken = dict.remove("visual.proj").unwrap() * f64::NAN;
+    dict.insert("visual.proj".into(), broken);
+    clip_model::weights::write_safetensors(&file, dict.iter().map(|(n, t)| (n.as_str(), t))).unwrap();
+    let error = failed(&["classify", &model, &place.name("pictures/red/0.png"), "--labels", "a,b"]);
+    assert!(error.contains("visual.proj") && error.contains("not finite"), "{error}");
+}
+
+#[test]
+fn odd_words_give_one_line_and_no_panic() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    let model = place.model();
+    place.pictures();
+    let picture = place.name("pictures/red/0.png");
+    for (labels, named) in [("a,a", "repeats"), ("a,{}b", "{}"), ("a,,b", "empty")] {
+        let error = failed(&["classify", &model, &picture, "--labels", labels]);
+        assert!(error.contains(named), "{labels}: {error}");
+    }
+    for context in ["99999999999999", "18446744073709551615"] {
+        failed(&["tokenize", "--context", context]);
+    }
+    // A name that is no text.
+    let odd = place.0.path().join(std::ffi::OsStr::from_bytes(b"y\xff.png"));
+    fs::copy(&picture, &odd).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_clip-distill"))
+        .args(["classify", &model, "--labels", "a,b", "--json"])
+        .arg(&odd)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(json["image"].as_str().unwrap().contains("y\u{fffd}.png"));
+}
+
+#[test]
 fn evaluate_takes_folders_and_tars() {
     let place = Place::new();
     let (model, pictures) = (place.model(), place.pictures());

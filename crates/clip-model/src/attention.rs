@@ -35,37 +35,22 @@ pub struct Attention {
 impl Attention {
     /// A new layer under `path` with the names of torch's `nn.MultiheadAttention`.
     pub fn clip(path: &Builder<'_>, config: AttentionConfig) -> Result<Self> {
-        let inner = config.heads * config.head_width;
-        Self::count_products(path, inner);
-        Ok(Attention {
-            in_proj_weight: path.weight("in_proj_weight", &[3 * inner, config.width], config.in_proj)?,
-            in_proj_bias: path.parameter("in_proj_bias", &[3 * inner], Init::Constant(0.0))?,
-            out_proj: Linear::new(
-                &path.child("out_proj"),
-                inner,
-                config.width,
-                config.out_proj,
-                Init::Constant(0.0),
-            )?,
-            config,
-        })
+        Self::named(path, config, ["in_proj_weight", "in_proj_bias", "out_proj"])
     }
 
     /// A new layer under `path` with the names of timm.
     pub fn timm(path: &Builder<'_>, config: AttentionConfig) -> Result<Self> {
-        let inner = config.heads * config.head_width;
+        Self::named(path, config, ["qkv.weight", "qkv.bias", "proj"])
+    }
+
+    fn named(path: &Builder<'_>, config: AttentionConfig, [weight, bias, out]: [&str; 3]) -> Result<Self> {
+        let AttentionConfig { width, in_proj, out_proj, .. } = config;
+        let (inner, zero) = (config.heads * config.head_width, Init::Constant(0.0));
         Self::count_products(path, inner);
-        let qkv = path.child("qkv");
         Ok(Attention {
-            in_proj_weight: qkv.weight("weight", &[3 * inner, config.width], config.in_proj)?,
-            in_proj_bias: qkv.parameter("bias", &[3 * inner], Init::Constant(0.0))?,
-            out_proj: Linear::new(
-                &path.child("proj"),
-                inner,
-                config.width,
-                config.out_proj,
-                Init::Constant(0.0),
-            )?,
+            in_proj_weight: path.weight(weight, &[3 * inner, width], in_proj)?,
+            in_proj_bias: path.parameter(bias, &[3 * inner], zero)?,
+            out_proj: Linear::new(&path.child(out), inner, width, out_proj, zero)?,
             config,
         })
     }

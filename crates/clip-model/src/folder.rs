@@ -236,7 +236,11 @@ fn with_weights(
         );
         return Err(Error::config("weights", reason));
     }
-    let mut notes = vec![format!("layout: {}", read.layout)];
+    let mut notes = Vec::new();
+    // The project's own files have this one, so it tells nothing.
+    if read.layout != Layout::OpenClip {
+        notes.push(format!("layout: {}", read.layout));
+    }
     notes.extend(read.notes);
     if !read.dropped.is_empty() {
         let shown =

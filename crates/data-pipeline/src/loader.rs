@@ -198,10 +198,8 @@ fn check(mixture: &Mixture, config: &LoaderConfig) -> Result<()> {
     if let Some(problem) = config.augment.as_ref().and_then(AugmentConfig::problem) {
         return fail(format!("augmentation: {problem}"));
     }
-    if let ErrorPolicy::Skip { max_fraction } = config.policy
-        && !(0.0..=1.0).contains(&max_fraction)
-    {
-        return fail(format!("max_fraction = {max_fraction} is not a share"));
+    if let Some(problem) = config.policy.problem() {
+        return fail(problem);
     }
     for view in &config.views {
         if view.image.size == 0 || view.context_length == 0 {

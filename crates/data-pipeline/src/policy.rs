@@ -28,6 +28,16 @@ impl Default for ErrorPolicy {
 }
 
 impl ErrorPolicy {
+    /// What is wrong with the setting, if anything.
+    pub fn problem(self) -> Option<String> {
+        match self {
+            ErrorPolicy::Skip { max_fraction } if !(0.0..=1.0).contains(&max_fraction) => {
+                Some(format!("max_fraction = {max_fraction} is not a share"))
+            }
+            _ => None,
+        }
+    }
+
     /// Judges the broken shards of a source by the share of bytes that is lost with them.
     ///
     /// # Errors
@@ -97,6 +107,22 @@ impl SkipCounts {
         Ok(())
     }
 
+    /// These counts and those of a later sitting with the same sources, together.
+    pub fn plus(&self, later: &SkipCounts) -> SkipCounts {
+        let mut all = SkipCounts { seen: self.seen + later.seen, ..self.clone() };
+        for (kind, count) in &later.kinds {
+            let own = all.kinds.entry(kind.clone()).or_default();
+            // A shard is met again in every sitting, a sample's visit happens once.
+            *own = if kind == DAMAGED_SHARD { *count } else { *own + count };
+        }
+        for example in &later.examples {
+            if all.examples.len() < MAX_EXAMPLES && !all.examples.contains(example) {
+                all.examples.push(example.clone());
+            }
+        }
+        all
+    }
+
     /// Records one damaged sample.
     pub(crate) fn record(&mut self, error: &Error, policy: ErrorPolicy) -> Result<()> {
         let Error::Sample { key, kind, reason } = error else {
@@ -130,5 +156,23 @@ impl SkipCounts {
             });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sittings_add_up_and_shards_are_counted_once() {
+        let counts = |seen, samples, example: &str| SkipCounts {
+            seen,
+            kinds: [("truncated".to_string(), samples), (DAMAGED_SHARD.to_string(), 2)].into(),
+            examples: vec!["a.tar at byte 5".into(), example.into()],
+        };
+        let all = counts(100, 3, "x").plus(&counts(50, 4, "y"));
+        assert_eq!((all.seen, all.skipped(), all.skipped_samples()), (150, 9, 7));
+        assert_eq!(all.examples, ["a.tar at byte 5", "x", "y"]);
+        assert_eq!(SkipCounts::default().plus(&all), all);
     }
 }

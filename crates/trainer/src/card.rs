@@ -109,8 +109,24 @@ impl Card {
     }
 }
 
+/// The recipe without what only means something on the machine that ran it.
+fn for_others(recipe: &Recipe) -> Recipe {
+    let mut recipe = recipe.clone();
+    recipe.data.root = ".".into();
+    let last = |path: &mut String| {
+        if let Some(name) = Path::new(&*path).file_name().filter(|_| Path::new(&*path).is_absolute()) {
+            *path = name.to_string_lossy().into_owned();
+        }
+    };
+    last(&mut recipe.student.model);
+    if let Some(model) = recipe.teacher.as_mut().and_then(|teacher| teacher.model.as_mut()) {
+        last(model);
+    }
+    recipe
+}
+
 fn training(facts: &RunFacts) -> String {
-    let recipe = &facts.recipe;
+    let recipe = &for_others(&facts.recipe);
     let teacher = recipe.teacher.as_ref().and_then(|teacher| teacher.model.as_ref().or(teacher.run.as_ref()));
     let losses = recipe
         .terms()
@@ -147,7 +163,7 @@ mod tests {
     fn a_card_says_what_is_known() {
         let config = presets::get("ViT-nano-32px").unwrap();
         let recipe = crate::recipe::parse(
-            "name = 'r'\nseed = 4\nstudent.model = 'ViT-nano-32px'\nteacher.model = 'a/teacher'\n\
+            "name = 'r'\nseed = 4\nstudent.model = 'ViT-nano-32px'\nteacher.model = '/home/me/models/teacher-b'\ndata.root = '/home/me/data'\n\
              losses = { task = 1.0, crd = 2.0 }\ndata.train = [{ source = 'webdataset', shards = 'x/{0..9}.tar' }]\n\
              train = { batch_size = 8, steps = 2 }",
             &[],
@@ -164,11 +180,18 @@ mod tests {
             run: Some(facts),
         };
         let text = card.markdown();
-        for part in
-            ["# mine", "license: other", "CLIPModel", "a/teacher", "2 × crd", "x/{0..9}.tar", "seed: 4"]
-        {
+        for part in [
+            "# mine",
+            "license: other",
+            "CLIPModel",
+            "teacher: teacher-b",
+            "2 × crd",
+            "x/{0..9}.tar",
+            "seed: 4",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
+        assert!(!text.contains("/home/me"), "{text}");
         (card.license, card.run) = (Some("mit".into()), None);
         let text = card.markdown();
         assert!(text.contains("license: mit") && text.contains("Not known") && !text.contains("not stated"));

@@ -35,8 +35,6 @@ pub const MODEL_FOLDER: &str = "model";
 /// The best student in a run folder, where evaluations during training chose one.
 pub const BEST_FOLDER: &str = "best";
 const CHECKPOINTS: &str = "checkpoints";
-/// Damaged samples that are named in results.
-const MAX_EXAMPLES: usize = 10;
 
 /// What the caller decides about a run.
 #[derive(Clone, Copy, Debug)]
@@ -350,14 +348,7 @@ impl<'a> Session<'a> {
 
     /// What was read and left out since the run began, over all sittings.
     fn counts(&self) -> SkipCounts {
-        let (mut all, now) = (self.damaged_before.clone(), self.loader.counts());
-        all.seen += now.seen;
-        for (kind, count) in &now.kinds {
-            *all.kinds.entry(kind.clone()).or_default() += count;
-        }
-        let room = MAX_EXAMPLES.saturating_sub(all.examples.len());
-        all.examples.extend(now.examples.iter().take(room).cloned());
-        all
+        self.damaged_before.plus(self.loader.counts())
     }
 
     /// Evaluates; a score above all earlier ones is saved as the best model, with a checkpoint.

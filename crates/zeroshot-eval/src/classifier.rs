@@ -3,7 +3,7 @@
 use ndarray::{Array2, ArrayView2, Axis, s};
 
 use crate::encoder::{Encoder, normalize_rows};
-use crate::prompts::fill;
+use crate::prompts::{self, fill};
 use crate::{Error, Result};
 
 /// Texts that are encoded at once.
@@ -21,12 +21,10 @@ impl Classifier {
     /// # Errors
     /// [`Error::Input`] without classes or templates, or where a template has no place for the name; the encoder's own.
     pub fn new(encoder: &impl Encoder, classes: &[String], templates: &[String]) -> Result<Self> {
-        if classes.is_empty() || templates.is_empty() {
-            return Err(Error::Input("a classifier needs at least one class and one template".into()));
+        if classes.is_empty() {
+            return Err(Error::Input("a classifier needs at least one class".into()));
         }
-        if let Some(template) = templates.iter().find(|template| !template.contains("{}")) {
-            return Err(Error::Input(format!("the template `{template}` has no {{}} for the class name")));
-        }
+        prompts::check(templates)?;
         let prompts = classes
             .iter()
             .flat_map(|class| templates.iter().map(|template| fill(template, class)))

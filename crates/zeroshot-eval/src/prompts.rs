@@ -34,6 +34,24 @@ pub fn templates(name: &str) -> Result<Vec<String>> {
     lines("set of templates", &TEMPLATES, name)
 }
 
+/// Finds out whether templates can be used: there is one, and each has a place for the class name.
+///
+/// # Errors
+/// [`Error::Input`] naming the template that has none.
+pub fn check(templates: &[String]) -> Result<()> {
+    if templates.is_empty() {
+        return Err(Error::Input(
+            "there is no prompt template: give at least one, such as `a photo of a {}`".into(),
+        ));
+    }
+    match templates.iter().find(|template| !template.contains("{}")) {
+        Some(template) => {
+            Err(Error::Input(format!("the template `{template}` has no {{}} for the class name")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// A template with its class name.
 pub fn fill(template: &str, class: &str) -> String {
     template.replace("{}", class)

@@ -3,31 +3,17 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use clip_model::folder::{self, Adjust};
 use clip_model::weights::{write_atomic, write_safetensors};
-use clip_model::{cost, presets};
-use tch::Device;
+use clip_model::{cost, folder};
 use trainer::card::{Card, Library};
 
 use crate::args::{Convert, Format};
+use crate::data::open_weights;
 use crate::exit::Code;
 use crate::output;
 
 pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
-    let path = Path::new(&args.model);
-    let opened = match &args.arch {
-        Some(arch) if path.is_file() => {
-            folder::open_file(&presets::get(arch)?, path, Device::Cpu, &Adjust::default())?
-        }
-        Some(_) => bail!("--arch is for a bare weight file, and `{}` is none", args.model),
-        None => folder::open(&args.model, Device::Cpu, 0)?,
-    };
-    if !opened.has_weights {
-        bail!("`{}` is a preset without weights: name a model folder or a checkpoint", args.model);
-    }
-    for note in &opened.notes {
-        output::note(format!("{}: {note}", args.model));
-    }
+    let opened = open_weights(&args.model, args.arch.as_deref())?;
     if args.out.exists() && !args.force {
         bail!("`{}` is there already: name another place, or write over it by --force", args.out.display());
     }
@@ -56,7 +42,7 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
         config: model.config().clone(),
         cost: cost::cost(model.config())?,
         // A run's model folder lies beside what is known of the run.
-        run: path.parent().map(trainer::card::RunFacts::read).transpose()?.flatten(),
+        run: Path::new(&args.model).parent().map(trainer::card::RunFacts::read).transpose()?.flatten(),
     };
     let file = args.out.join("README.md");
     write_atomic(&file, card.markdown().as_bytes())

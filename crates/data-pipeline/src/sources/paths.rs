@@ -42,7 +42,9 @@ fn range(pattern: &str, from: &str, to: &str) -> Result<Vec<String>> {
     if last - first >= MAX_PATHS {
         return Err(Error::Config(format!("`{pattern}` means more than {MAX_PATHS} paths")));
     }
-    let width = if from.starts_with('0') || to.starts_with('0') { from.len().max(to.len()) } else { 0 };
+    // A lone 0 is a number, not a sign of leading zeros.
+    let padded = |text: &str| text.len() > 1 && text.starts_with('0');
+    let width = if padded(from) || padded(to) { from.len().max(to.len()) } else { 0 };
     Ok((first..=last).map(|number| format!("{number:0width$}")).collect())
 }
 
@@ -73,6 +75,9 @@ mod tests {
         let expand = |pattern| expand_braces(pattern).unwrap();
         assert_eq!(expand("a.tar"), ["a.tar"]);
         assert_eq!(expand("s-{008..011}.tar"), ["s-008.tar", "s-009.tar", "s-010.tar", "s-011.tar"]);
+        assert_eq!(expand("{0..10}").len(), 11);
+        assert_eq!(expand("{0..10}")[9..], ["9", "10"]);
+        assert_eq!(expand("{09..10}"), ["09", "10"]);
         assert_eq!(expand("{a,b}/{0..1}"), ["a/0", "a/1", "b/0", "b/1"]);
         for broken in ["{0..", "{3..1}", "{a..z}", "{0..99999999}", "{0..9999}{0..9999}"] {
             assert!(expand_braces(broken).is_err(), "{broken}");

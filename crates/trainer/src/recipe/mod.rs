@@ -258,21 +258,13 @@ impl Templates {
     /// The texts.
     ///
     /// # Errors
-    /// [`Error::Eval`] where a name is not built in, [`Error::Recipe`] where a text has no place for the name.
+    /// [`Error::Eval`] where a name is not built in, or a text has no place for the class name.
     pub fn texts(&self) -> Result<Vec<String>> {
         let texts = match self {
             Templates::Named(name) => zeroshot_eval::prompts::templates(name)?,
             Templates::Listed(texts) => texts.clone(),
         };
-        if texts.is_empty() {
-            return Err(Error::recipe(
-                "prompts",
-                "the list is empty: give at least one, such as \"a photo of a {}\"",
-            ));
-        }
-        if let Some(text) = texts.iter().find(|text| !text.contains("{}")) {
-            return Err(Error::recipe("prompts", format!("`{text}` has no {{}} for the class name")));
-        }
+        zeroshot_eval::prompts::check(&texts)?;
         Ok(texts)
     }
 }

@@ -1,7 +1,5 @@
 //! What the types of a recipe cannot rule out.
 
-use data_pipeline::policy::ErrorPolicy;
-
 use super::Recipe;
 use crate::{Error, Result};
 
@@ -72,10 +70,8 @@ impl Recipe {
         if let Some(problem) = self.data.augment.problem() {
             return fail(format!("data.augment: {problem}"));
         }
-        if let ErrorPolicy::Skip { max_fraction } = self.data.damaged
-            && !(0.0..=1.0).contains(&max_fraction)
-        {
-            return fail(format!("data.damaged.skip.max_fraction = {max_fraction} is not a share"));
+        if let Some(problem) = self.data.damaged.problem() {
+            return fail(format!("data.damaged: {problem}"));
         }
         if !(self.checkpoint.every_minutes.is_finite() && self.checkpoint.every_minutes >= 0.0) {
             let minutes = self.checkpoint.every_minutes;

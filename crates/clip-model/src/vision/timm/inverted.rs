@@ -50,6 +50,30 @@ struct Stage {
     activation: Activation,
 }
 
+impl Stage {
+    /// EfficientNet's kind: squeezed, with SiLU.
+    fn new(kind: Kernel, repeats: usize, kernel: i64, stride: i64, expansion: f64, output: i64) -> Self {
+        Stage {
+            kind,
+            repeats,
+            kernel,
+            stride,
+            expansion,
+            output,
+            squeeze: true,
+            activation: Activation::Silu,
+        }
+    }
+
+    fn with(self, activation: Activation) -> Self {
+        Stage { activation, ..self }
+    }
+
+    fn unsqueezed(self) -> Self {
+        Stage { squeeze: false, ..self }
+    }
+}
+
 /// How squeeze-and-excite is set up.
 #[derive(Clone, Copy, Debug)]
 struct Squeeze {
@@ -62,26 +86,17 @@ struct Squeeze {
 impl InvertedNet {
     pub(super) fn efficientnet_b0(path: &Builder<'_>, side: i64, drop_path: f64) -> Result<Self> {
         use Kernel::{Inverted, Separable};
-        let stage = |kind, repeats, kernel, stride, expansion, output| Stage {
-            kind,
-            repeats,
-            kernel,
-            stride,
-            expansion,
-            output,
-            squeeze: true,
-            activation: Activation::Silu,
-        };
         let stages = [
-            stage(Separable, 1, 3, 1, 1.0, 16),
-            stage(Inverted, 2, 3, 2, 6.0, 24),
-            stage(Inverted, 2, 5, 2, 6.0, 40),
-            stage(Inverted, 3, 3, 2, 6.0, 80),
-            stage(Inverted, 3, 5, 1, 6.0, 112),
-            stage(Inverted, 4, 5, 2, 6.0, 192),
-            stage(Inverted, 1, 3, 1, 6.0, 320),
+            Stage::new(Separable, 1, 3, 1, 1.0, 16),
+            Stage::new(Inverted, 2, 3, 2, 6.0, 24),
+            Stage::new(Inverted, 2, 5, 2, 6.0, 40),
+            Stage::new(Inverted, 3, 3, 2, 6.0, 80),
+            Stage::new(Inverted, 3, 5, 1, 6.0, 112),
+            Stage::new(Inverted, 4, 5, 2, 6.0, 192),
+            Stage::new(Inverted, 1, 3, 1, 6.0, 320),
         ];
         let squeeze = Squeeze { of_inner: false, activation: Activation::Silu, gate: Activation::Sigmoid };
+        let stages = stages.each_ref().map(std::slice::from_ref);
         let (stem, blocks, side) = body(path, 32, Activation::Silu, &stages, squeeze, side, drop_path)?;
         let conv = ConvConfig::new(320, 1280, 1);
         let head = ConvNorm::new(path, ["conv_head", "bn2"], conv, Activation::Silu, side)?;
@@ -91,33 +106,23 @@ impl InvertedNet {
     pub(super) fn mobilenet_v3_small(path: &Builder<'_>, side: i64, drop_path: f64) -> Result<Self> {
         use Activation::{HardSwish, Relu};
         use Kernel::{Inverted, Plain, Separable};
-        let stage = |kind, repeats, kernel, stride, expansion, output, squeeze, activation| Stage {
-            kind,
-            repeats,
-            kernel,
-            stride,
-            expansion,
-            output,
-            squeeze,
-            activation,
-        };
         // timm's stages hold blocks that differ, so its names number them on.
         let stages: [&[Stage]; 6] = [
-            &[stage(Separable, 1, 3, 2, 1.0, 16, true, Relu)],
+            &[Stage::new(Separable, 1, 3, 2, 1.0, 16).with(Relu)],
             &[
-                stage(Inverted, 1, 3, 2, 4.5, 24, false, Relu),
-                stage(Inverted, 1, 3, 1, 3.67, 24, false, Relu),
+                Stage::new(Inverted, 1, 3, 2, 4.5, 24).with(Relu).unsqueezed(),
+                Stage::new(Inverted, 1, 3, 1, 3.67, 24).with(Relu).unsqueezed(),
             ],
             &[
-                stage(Inverted, 1, 5, 2, 4.0, 40, true, HardSwish),
-                stage(Inverted, 2, 5, 1, 6.0, 40, true, HardSwish),
+                Stage::new(Inverted, 1, 5, 2, 4.0, 40).with(HardSwish),
+                Stage::new(Inverted, 2, 5, 1, 6.0, 40).with(HardSwish),
             ],
-            &[stage(Inverted, 2, 5, 1, 3.0, 48, true, HardSwish)],
-            &[stage(Inverted, 3, 5, 2, 6.0, 96, true, HardSwish)],
-            &[stage(Plain, 1, 1, 1, 1.0, 576, false, HardSwish)],
+            &[Stage::new(Inverted, 2, 5, 1, 3.0, 48).with(HardSwish)],
+            &[Stage::new(Inverted, 3, 5, 2, 6.0, 96).with(HardSwish)],
+            &[Stage::new(Plain, 1, 1, 1, 1.0, 576).with(HardSwish).unsqueezed()],
         ];
         let squeeze = Squeeze { of_inner: true, activation: Relu, gate: Activation::HardSigmoid };
-        let (stem, blocks, _) = body_of(path, 16, HardSwish, &stages, squeeze, side, drop_path)?;
+        let (stem, blocks, _) = body(path, 16, HardSwish, &stages, squeeze, side, drop_path)?;
         let head = Conv2d::new(&path.child("conv_head"), ConvConfig::new(576, 1024, 1).with_bias(), 1)?;
         Ok(InvertedNet { stem, blocks, head: Head::AfterPooling(head, HardSwish) })
     }
@@ -138,21 +143,8 @@ impl InvertedNet {
     }
 }
 
-fn body(
-    path: &Builder<'_>,
-    stem: i64,
-    activation: Activation,
-    stages: &[Stage],
-    squeeze: Squeeze,
-    side: i64,
-    drop_path: f64,
-) -> Result<(ConvNorm, Vec<Block>, i64)> {
-    let stages = stages.iter().map(std::slice::from_ref).collect::<Vec<_>>();
-    body_of(path, stem, activation, &stages, squeeze, side, drop_path)
-}
-
 /// Stem and blocks, and the side of what comes out of them.
-fn body_of(
+fn body(
     path: &Builder<'_>,
     stem: i64,
     activation: Activation,
