@@ -8,10 +8,10 @@ use clip_model::folder::Adjust;
 use clip_model::{ClipConfig, cost, presets};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::sample::RawSample;
-use data_pipeline::sources::Source;
+use data_pipeline::sources::{Share, Source};
 use serde::Serialize;
 
-use crate::recipe::{Job, Recipe, TeacherConfig};
+use crate::recipe::{Job, Recipe, TeacherConfig, TrainSource};
 use crate::{Error, Result};
 
 /// Numbers of a run.
@@ -89,8 +89,14 @@ impl ModelCost {
 /// # Errors
 /// [`Error::Data`] where one cannot be opened.
 pub fn open_sources(recipe: &Recipe) -> Result<Vec<(Arc<dyn Source>, f64)>> {
-    let open = |own: &crate::recipe::TrainSource| Ok((own.source.open(&recipe.data.root)?, own.weight));
-    recipe.data.train.iter().map(open).collect()
+    recipe.data.train.iter().map(|own| share(own, own.source.open(&recipe.data.root)?)).collect()
+}
+
+/// The part of a source that the recipe takes, with its weight.
+fn share(own: &TrainSource, source: Arc<dyn Source>) -> Result<(Arc<dyn Source>, f64)> {
+    // Unwrapped where all of it is meant: nothing stands between the loader and the source.
+    let source = if own.share == 1.0 { source } else { Arc::new(Share::new(source, own.share)?) };
+    Ok((source, own.weight))
 }
 
 /// A source that is not on this machine, of which only the number of samples is known.
@@ -115,11 +121,10 @@ impl Source for Absent {
 
 /// The sources for a plan: one that cannot be opened counts as long as the recipe says.
 fn plan_sources(recipe: &Recipe) -> Result<Vec<(Arc<dyn Source>, f64)>> {
-    let open = |own: &crate::recipe::TrainSource| match (own.source.open(&recipe.data.root), own.samples) {
-        (Ok(source), _) => Ok((source, own.weight)),
+    let open = |own: &TrainSource| match (own.source.open(&recipe.data.root), own.samples) {
+        (Ok(source), _) => share(own, source),
         (Err(error), Some(len)) => {
-            let absent = Absent { name: format!("(not here: {error})"), len };
-            Ok((Arc::new(absent) as Arc<dyn Source>, own.weight))
+            share(own, Arc::new(Absent { name: format!("(not here: {error})"), len }))
         }
         (Err(error), None) => Err(error.into()),
     };

@@ -18,6 +18,7 @@ mod images;
 mod karpathy;
 mod paths;
 mod shard;
+mod share;
 mod walk;
 mod webdataset;
 
@@ -29,6 +30,7 @@ pub use folder::{Folder, FolderConfig, Subset};
 pub use images::Images;
 pub use karpathy::{Karpathy, KarpathyConfig, KarpathySplit};
 pub use paths::expand_braces;
+pub use share::Share;
 pub use webdataset::{WebDataset, WebDatasetConfig};
 
 /// Samples that can be read in any order.

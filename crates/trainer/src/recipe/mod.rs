@@ -151,6 +151,8 @@ pub struct TrainSource {
     pub source: SourceConfig,
     /// Visits per sample and epoch; 1 is each sample once.
     pub weight: f64,
+    /// A fixed part of the samples, the same in every run; 1 is all of them.
+    pub share: f64,
     /// Samples that the source has, for a plan where the data is not on this machine.
     pub samples: Option<usize>,
 }
@@ -334,8 +336,9 @@ impl TryFrom<toml::Table> for TrainSource {
 
     fn try_from(mut table: toml::Table) -> Result<Self, Self::Error> {
         let weight = take(&mut table, "weight")?.unwrap_or(1.0);
+        let share = take(&mut table, "share")?.unwrap_or(1.0);
         let samples = take(&mut table, "samples")?;
-        Ok(TrainSource { weight, samples, source: table.try_into()? })
+        Ok(TrainSource { weight, share, samples, source: table.try_into()? })
     }
 }
 
@@ -343,6 +346,9 @@ impl From<TrainSource> for toml::Table {
     fn from(own: TrainSource) -> Self {
         let mut table = source_table(&own.source);
         table.insert("weight".into(), own.weight.into());
+        if own.share != 1.0 {
+            table.insert("share".into(), own.share.into());
+        }
         if let Some(samples) = own.samples.and_then(|samples| i64::try_from(samples).ok()) {
             table.insert("samples".into(), samples.into());
         }
