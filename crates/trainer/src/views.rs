@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use clip_model::config::{TextConfig, TextPool};
 use clip_model::{ClipConfig, PreprocessConfig};
 use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
 use data_pipeline::loader::{View, ViewBatch};
@@ -21,6 +22,38 @@ pub struct Reader {
     /// Which tokenizer it is, for comparisons.
     tokenizer_name: String,
     context_length: usize,
+    cut: Cut,
+}
+
+/// Where texts may be cut, so that a batch costs what its longest text costs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Cut {
+    /// Nowhere: the tower sees the padding, or counts from the end.
+    Nowhere,
+    /// After the largest id of a text, where the tower reads its result.
+    AfterLargest,
+    /// After the first of these ids, where the tower reads its result.
+    After(i64),
+}
+
+impl Cut {
+    fn new(config: &TextConfig) -> Self {
+        match (config.may_be_cut(), config.pool_type) {
+            (false, _) => Cut::Nowhere,
+            (true, TextPool::Eos) => Cut::After(config.eos_id.unwrap_or(0)),
+            (true, _) => Cut::AfterLargest,
+        }
+    }
+
+    /// Tokens of a text that count.
+    fn length(self, ids: &[i64]) -> usize {
+        let end = match self {
+            Cut::Nowhere => return ids.len(),
+            Cut::AfterLargest => ids.iter().max().and_then(|max| ids.iter().position(|id| id == max)),
+            Cut::After(end) => ids.iter().position(|id| *id == end),
+        };
+        end.map_or(1, |place| place + 1)
+    }
 }
 
 impl Reader {
@@ -43,12 +76,23 @@ impl Reader {
             tokenizer,
             tokenizer_name: name,
             context_length: config.text_cfg.context_length as usize,
+            cut: Cut::new(&config.text_cfg),
         })
     }
 
     /// What the model wants of its images.
     pub fn preprocess(&self) -> &Preprocess {
         &self.preprocess
+    }
+
+    /// Which tokenizer it is.
+    pub fn tokenizer_name(&self) -> &str {
+        &self.tokenizer_name
+    }
+
+    /// Tokens per text.
+    pub fn context_length(&self) -> usize {
+        self.context_length
     }
 
     /// As a view of the loader.
@@ -66,6 +110,7 @@ impl Reader {
         self.preprocess == other.preprocess
             && self.tokenizer_name == other.tokenizer_name
             && self.context_length == other.context_length
+            && self.cut == other.cut
     }
 
     /// Token ids `[texts, longest]`.
@@ -77,7 +122,27 @@ impl Reader {
         for (row, text) in ids.chunks_exact_mut(self.context_length).zip(texts) {
             self.tokenizer.encode_into(text, row);
         }
-        token_tensor(&ids, self.context_length, device)
+        self.token_tensor(&ids, device)
+    }
+
+    /// A view of a batch on the device; the view is this reader's.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] where memory runs out.
+    pub fn tensors(&self, view: &ViewBatch, device: Device) -> Result<ViewTensors> {
+        let tokens = match view.tokens.as_slice() {
+            Some(ids) => self.token_tensor(ids, device)?,
+            None => self.token_tensor(&view.tokens.iter().copied().collect::<Vec<_>>(), device)?,
+        };
+        Ok(ViewTensors { images: image_tensor(view.images.view(), device)?, tokens })
+    }
+
+    /// Ids `[rows, context]`, cut to the longest text where the tower allows it.
+    fn token_tensor(&self, ids: &[i64], device: Device) -> Result<Tensor> {
+        let context = self.context_length;
+        let length = ids.chunks_exact(context).map(|row| self.cut.length(row)).max().unwrap_or(context);
+        let cut = ids.chunks_exact(context).flat_map(|row| row[..length].iter().copied()).collect::<Vec<_>>();
+        Ok(Tensor::f_from_slice(&cut)?.f_view([-1, length as i64])?.f_to_device(device)?)
     }
 }
 
@@ -119,18 +184,6 @@ fn convert(config: &ClipConfig, preprocess: &PreprocessConfig) -> Result<Preproc
     })
 }
 
-/// A view of a batch on the device.
-///
-/// # Errors
-/// [`Error::Torch`] where memory runs out.
-pub fn tensors(view: &ViewBatch, device: Device) -> Result<ViewTensors> {
-    let tokens = match view.tokens.as_slice() {
-        Some(ids) => token_tensor(ids, view.tokens.ncols(), device)?,
-        None => token_tensor(&view.tokens.iter().copied().collect::<Vec<_>>(), view.tokens.ncols(), device)?,
-    };
-    Ok(ViewTensors { images: image_tensor(view.images.view(), device)?, tokens })
-}
-
 /// Images as a float32 tensor.
 pub(crate) fn image_tensor(images: ArrayView4<'_, f32>, device: Device) -> Result<Tensor> {
     let (batch, channels, height, width) = images.dim();
@@ -153,19 +206,6 @@ pub(crate) fn rows(tensor: &Tensor) -> Result<ndarray::Array2<f32>> {
     view.map(|view| view.to_owned()).map_err(|e| Error::recipe("embeddings", e.to_string()))
 }
 
-/// Ids `[rows, context]`, cut after the last end token of all rows: the causal text tower reads
-/// its result there (the place of the largest id), so what follows cannot matter.
-fn token_tensor(ids: &[i64], context: usize, device: Device) -> Result<Tensor> {
-    let end = |row: &[i64]| {
-        let largest = row.iter().max();
-        row.iter().position(|id| Some(id) == largest).unwrap_or(0)
-    };
-    let length = ids.chunks_exact(context).map(end).max().map_or(context, |last| last + 1);
-    let cut = ids.chunks_exact(context).flat_map(|row| row[..length].iter().copied()).collect::<Vec<_>>();
-    let tensor = Tensor::f_from_slice(&cut)?.f_view([-1, length as i64])?;
-    Ok(tensor.f_to_device(device)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +226,18 @@ mod tests {
         let model = Clip::new(&config, Device::Cpu, 3).unwrap();
         let difference = model.encode_text(&cut).unwrap() - model.encode_text(&whole).unwrap();
         assert!(difference.abs().max().double_value(&[]) < 1e-5);
+    }
+
+    #[test]
+    fn texts_are_cut_only_where_the_tower_allows_it() {
+        let ids = [5, 9, 7, 3, 0, 0];
+        assert_eq!(Cut::AfterLargest.length(&ids), 2);
+        assert_eq!(Cut::After(3).length(&ids), 4);
+        assert_eq!(Cut::Nowhere.length(&ids), 6);
+        let mut config = presets::get("ViT-nano-32px").unwrap();
+        assert!(matches!(Cut::new(&config.text_cfg), Cut::AfterLargest));
+        config.text_cfg.no_causal_mask = true;
+        assert!(matches!(Cut::new(&config.text_cfg), Cut::Nowhere));
     }
 
     #[test]
