@@ -10,18 +10,29 @@
 #![doc = include_str!("../README.md")]
 
 pub mod accuracy;
+pub mod calibration;
 pub mod classifier;
+pub mod confusion;
 pub mod encoder;
 pub mod error;
+pub mod fidelity;
+pub mod knn;
+mod neighbors;
 pub mod prompts;
 pub mod report;
 pub mod retrieval;
+mod rows;
 pub mod run;
+mod seeded;
 
 pub use accuracy::{Accuracy, Classification};
+pub use calibration::{Calibration, calibration};
 pub use classifier::Classifier;
+pub use confusion::Confusion;
 pub use encoder::{EncodeError, Encoder, normalize_rows};
 pub use error::{Error, Result};
+pub use fidelity::{Fidelity, FidelityInput, FidelityOptions, Sides, fidelity};
+pub use knn::{Knn, KnnOptions};
 pub use report::{Report, Score, SetScore};
 pub use retrieval::{Recall, Retrieval, retrieval};
 pub use run::{classification, retrieval_set};
