@@ -3,7 +3,10 @@
 //! 1. an [`Encoder`] turns images and texts into rows of one space,
 //! 2. a [`Classifier`] is one unit row per class, the mean over its prompts ([`prompts`]),
 //! 3. [`accuracy`] counts top-1, top-5 and recall per class; [`mod@retrieval`] counts recall@k,
-//! 4. [`report`] puts models and data sets into tables and JSON.
+//! 4. [`stored`] takes all measures from rows that were made once: those, [`mod@calibration`],
+//!    [`confusion`], [`knn`], a linear [`probe`], and [`mod@fidelity`] to a teacher,
+//! 5. [`report`] puts models and data sets into tables and JSON, and [`mod@retention`] a student's
+//!    scores beside its teacher's.
 //!
 //! Where scores are equal the model is counted as wrong, so that a collapsed encoder, whose
 //! rows are all the same, scores nothing.
@@ -23,10 +26,12 @@ mod neighbors;
 pub mod probe;
 pub mod prompts;
 pub mod report;
+pub mod retention;
 pub mod retrieval;
 mod rows;
 pub mod run;
 mod seeded;
+pub mod stored;
 
 pub use accuracy::{Accuracy, Classification};
 pub use calibration::{Calibration, calibration};
@@ -38,5 +43,9 @@ pub use fidelity::{Fidelity, FidelityInput, FidelityOptions, Sides, fidelity};
 pub use knn::{Knn, KnnOptions};
 pub use probe::{Probe, ProbeOptions};
 pub use report::{Report, Score, SetScore};
+pub use retention::{Retention, retention};
 pub use retrieval::{Recall, Retrieval, retrieval};
-pub use run::{classification, retrieval_set};
+pub use run::{
+    CaptionedRows, LabelledRows, classification, encode_captioned, encode_labelled, retrieval_set,
+};
+pub use stored::{Evaluation, Labels, StoredOptions, StoredRows, StoredSet, evaluate_stored};

@@ -204,7 +204,7 @@ mod tests {
         let probe = Probe::train(train.view(), &labels, 3, &ProbeOptions::default()).unwrap();
         assert!(probe.training().converged, "{:?}", probe.training());
         assert_eq!(accuracy(&probe, &test, &test_labels), 1.0);
-        // Labels that have nothing to do with the rows leave a third, and the strongest penalty.
+        // Labels that have nothing to do with the rows leave a third.
         let (noise, labels) = (made_up(600, 6, 2), (0..600).map(|i| i % 3).collect::<Vec<_>>());
         let probe = Probe::train(noise.view(), &labels, 3, &ProbeOptions::default()).unwrap();
         let found = accuracy(&probe, &made_up(600, 6, 3), &labels);

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::retention::retention;
 use crate::{Classification, Retrieval};
 
 /// What was measured on one data set.
@@ -73,12 +74,7 @@ impl Report {
     ///
     /// None where a set is missing or the other scores nothing on one.
     pub fn retained(&self, teacher: &Report) -> Option<f64> {
-        let shares = self.sets.iter().map(|own| {
-            let other = teacher.sets.iter().find(|other| other.set == own.set)?;
-            (other.score.main() > 0.0).then(|| own.score.main() / other.score.main())
-        });
-        let shares = shares.collect::<Option<Vec<_>>>()?;
-        (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64)
+        retention(self, teacher).mean
     }
 }
 
@@ -116,7 +112,7 @@ pub fn compare(reports: &[Report], teacher: Option<usize>) -> String {
     markdown(&rows)
 }
 
-/// Aligned Markdown; the first row is the head, figures are aligned to the right.
+/// Aligned Markdown; the first row is the head, and from the third column on figures are aligned to the right.
 pub(crate) fn markdown(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
