@@ -60,9 +60,13 @@ pub(crate) struct Task<'a> {
 }
 
 impl Task<'_> {
-    /// The weights of least loss, searched from `start`.
-    pub(crate) fn solve(&self, start: Array2<f64>, l2: f64, limits: Limits) -> Solved {
+    /// The weights of least loss, searched from `start` until the largest value of the gradient is the
+    /// share `tolerance` of what it is at zero.
+    pub(crate) fn solve(&self, start: Array2<f64>, l2: f64, steps: usize, tolerance: f64) -> Solved {
         let shape = start.raw_dim();
+        let at_zero = self.objective(&Array2::zeros(shape), l2).1;
+        let largest = at_zero.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+        let limits = Limits { steps, gradient: tolerance * largest };
         let weights_of = |values: &[f64]| {
             let mut weights = Array2::zeros(shape);
             weights.iter_mut().zip(values).for_each(|(weight, value)| *weight = *value);
@@ -139,8 +143,6 @@ mod tests {
     use crate::seeded::made_up;
     use ndarray::array;
 
-    const TIGHT: Limits = Limits { steps: 500, gradient: 1e-9 };
-
     #[test]
     fn scaling_by_hand() {
         // Mean (1, 0); the squares of (-1, 0, 1) and (2, -4, 2) add up to 26, over 6 values.
@@ -192,7 +194,7 @@ mod tests {
         let rows = array![[-1.0], [1.0]];
         let scaling = Scaling::new(rows.view());
         let task = Task { rows: rows.view(), labels: &[0, 1], scaling: &scaling };
-        let found = task.solve(Array2::zeros((2, 2)), l2, TIGHT);
+        let found = task.solve(Array2::zeros((2, 2)), l2, 500, 1e-9);
         let expected = array![[-1.0, 1.0], [0.0, 0.0]];
         assert!(found.converged);
         assert!((&found.weights - &expected).iter().all(|away| away.abs() < 1e-7), "{}", found.weights);
@@ -208,7 +210,7 @@ mod tests {
         let scaling = Scaling::new(rows.view());
         let labels = [0, 0, 0, 0, 0, 1, 1, 2];
         let task = Task { rows: rows.view(), labels: &labels, scaling: &scaling };
-        let biases = task.solve(Array2::zeros((3, 3)), 10.0, TIGHT).weights.row(2).mapv(f64::exp);
+        let biases = task.solve(Array2::zeros((3, 3)), 10.0, 500, 1e-9).weights.row(2).mapv(f64::exp);
         let shares = &biases / biases.sum();
         assert!((&shares - &array![0.625, 0.25, 0.125]).iter().all(|away| away.abs() < 1e-7), "{shares}");
     }

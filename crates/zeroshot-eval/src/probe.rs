@@ -3,7 +3,6 @@
 use ndarray::{Array2, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
-use crate::lbfgs::Limits;
 use crate::logistic::{BLOCK, Scaling, Task, logits};
 use crate::rows::{self, check_labels};
 use crate::seeded::Seeded;
@@ -17,7 +16,8 @@ pub struct ProbeOptions {
     pub l2: Vec<f64>,
     /// Steps of L-BFGS at most, for each weight; 200.
     pub steps: usize,
-    /// Largest absolute value of the gradient at which training ends; 0.0001.
+    /// Training ends where the largest value of the gradient is this share of what it is without weights; 0.0001.
+    /// A share, since the gradient is smaller the more classes there are.
     pub tolerance: f64,
     /// Seed of the held-out tenth; 0.
     pub seed: u64,
@@ -38,7 +38,7 @@ pub struct ProbeTraining {
     pub tried: Vec<Tried>,
     /// Steps of the last training, on all rows.
     pub steps: usize,
-    /// Whether its gradient came below the tolerance.
+    /// Whether its gradient came down to the tolerance.
     pub converged: bool,
 }
 
@@ -97,7 +97,7 @@ impl Probe {
         let scaling = Scaling::new(rows.view());
         let task = Task { rows: rows.view(), labels, scaling: &scaling };
         let start = Array2::zeros((rows.ncols() + 1, classes));
-        let found = task.solve(start, chosen, options.limits());
+        let found = task.solve(start, chosen, options.steps, options.tolerance);
         let (steps, converged) = (found.steps, found.converged);
         let training = ProbeTraining { l2: chosen, tried, steps, converged };
         Ok(Probe { weights: found.weights, scaling, training })
@@ -142,10 +142,6 @@ impl ProbeOptions {
         Ok(())
     }
 
-    fn limits(&self) -> Limits {
-        Limits { steps: self.steps, gradient: self.tolerance }
-    }
-
     /// Trains with each weight on nine tenths. Each starts from the stronger one before, which is near.
     fn compare(&self, l2: &[f64], rows: &Array2<f32>, labels: &[usize], classes: usize) -> Vec<Tried> {
         let (held_out, rest) = split(labels.len(), self.seed);
@@ -160,7 +156,7 @@ impl ProbeOptions {
         let mut weights = Array2::zeros((rows.ncols() + 1, classes));
         let mut tried = Vec::with_capacity(l2.len());
         for &l2 in l2 {
-            weights = task.solve(weights, l2, self.limits()).weights;
+            weights = task.solve(weights, l2, self.steps, self.tolerance).weights;
             let (accuracy, cross_entropy) = test.measure(&weights);
             tried.push(Tried { l2, accuracy, cross_entropy });
         }
@@ -203,6 +199,7 @@ mod tests {
         let ((train, labels), (test, test_labels)) = (clouds(600, 0.4, 0), clouds(300, 0.4, 1));
         let probe = Probe::train(train.view(), &labels, 3, &ProbeOptions::default()).unwrap();
         assert!(probe.training().converged, "{:?}", probe.training());
+        assert!(probe.training().steps > 3, "two steps are not a minimum");
         assert_eq!(accuracy(&probe, &test, &test_labels), 1.0);
         // Labels that have nothing to do with the rows leave a third.
         let (noise, labels) = (made_up(600, 6, 2), (0..600).map(|i| i % 3).collect::<Vec<_>>());

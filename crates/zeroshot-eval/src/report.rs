@@ -43,6 +43,14 @@ impl Score {
             Score::Retrieval(found) => (found.image_to_text.mean() + found.text_to_image.mean()) / 2.0,
         }
     }
+
+    /// What [`Score::main`] is.
+    pub fn main_name(&self) -> &'static str {
+        match self {
+            Score::Classification(_) => "top-1",
+            Score::Retrieval(_) => "mean recall",
+        }
+    }
 }
 
 /// A data set and what was measured on it.

@@ -24,6 +24,8 @@ pub struct Retention {
 pub struct SetRetention {
     /// The set.
     pub set: String,
+    /// The figure that is compared.
+    pub figure: String,
     /// The student's score.
     pub student: f64,
     /// The teacher's; none where it was not measured there.
@@ -41,7 +43,8 @@ pub fn retention(student: &Report, teacher: &Report) -> Retention {
         let (student, teacher) =
             (own.score.main(), teacher.sets.iter().find(matches).map(|s| s.score.main()));
         let retained = teacher.filter(|teacher| *teacher > 0.0).map(|teacher| student / teacher);
-        SetRetention { set: own.set.clone(), student, teacher, retained }
+        let figure = own.score.main_name().into();
+        SetRetention { set: own.set.clone(), figure, student, teacher, retained }
     };
     let sets = student.sets.iter().map(set).collect::<Vec<_>>();
     let shares = sets.iter().map(|set| set.retained).collect::<Option<Vec<_>>>();
@@ -57,7 +60,7 @@ impl Retention {
         let head = ["data set", "figure", &self.teacher, &self.student, "retained"];
         let mut rows = vec![head.map(String::from).to_vec()];
         rows.extend(self.sets.iter().map(|set| {
-            let mut row = vec![set.set.clone(), "main".into()];
+            let mut row = vec![set.set.clone(), set.figure.clone()];
             row.extend([set.teacher, Some(set.student), set.retained].map(percent));
             row
         }));
@@ -97,11 +100,11 @@ mod tests {
         assert!((kept.mean.unwrap() - 0.825).abs() < 1e-12);
         assert_eq!(kept.mean, student.retained(&teacher));
         let expected = "\
-| data set | figure |  big | small | retained |
-|----------|--------|-----:|------:|---------:|
-| photos   | main   | 80.0 |  60.0 |     75.0 |
-| toys     | main   | 50.0 |  45.0 |     90.0 |
-| all      | mean   |    - |     - |     82.5 |
+| data set | figure      |  big | small | retained |
+|----------|-------------|-----:|------:|---------:|
+| photos   | mean recall | 80.0 |  60.0 |     75.0 |
+| toys     | top-1       | 50.0 |  45.0 |     90.0 |
+| all      | mean        |    - |     - |     82.5 |
 ";
         assert_eq!(kept.table(), expected);
         let json = serde_json::to_string(&kept).unwrap();

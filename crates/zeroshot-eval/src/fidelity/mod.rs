@@ -129,10 +129,11 @@ impl Fidelity {
         ]
     }
 
-    /// The figures as a Markdown table.
+    /// The figures as a Markdown table; without texts, those of images.
     pub fn table(&self) -> String {
         let mut table = vec![["of", "figure", "value"].map(String::from).to_vec()];
-        table.extend(self.figures().into_iter().map(|(of, figure, value)| {
+        let figures = self.figures().into_iter().filter(|(of, _, _)| self.texts.is_some() || *of == "images");
+        table.extend(figures.map(|(of, figure, value)| {
             let value = value.map_or("-".to_string(), |value| format!("{value:.4}"));
             vec![of.to_string(), figure.to_string(), value]
         }));

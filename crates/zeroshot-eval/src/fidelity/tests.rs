@@ -180,9 +180,20 @@ fn json_and_table() {
     let json = serde_json::to_string(&found).unwrap();
     assert!(json.contains(r#""cka_texts":null"#), "{json}");
     assert_eq!(serde_json::from_str::<Fidelity>(&json).unwrap(), found);
-    let table = found.table();
-    assert!(table.contains("| images            | linear CKA      | 1.0000 |"), "{table}");
-    assert!(table.contains("| texts             | linear CKA      |      - |"), "{table}");
+    let expected = "\
+| of     | figure          |  value |
+|--------|-----------------|-------:|
+| images | linear CKA      | 1.0000 |
+| images | Spearman        | 1.0000 |
+| images | k-NN overlap    | 1.0000 |
+| images | top-1 agreement |      - |
+";
+    assert_eq!(found.table(), expected);
+    let mut input = only_images(&rows, &rows);
+    input.texts = Some(input.images);
+    let table = fidelity(&input, &FidelityOptions::default()).unwrap().table();
+    assert!(table.contains("| student / teacher | modality gap    |      - |"), "{table}");
+    assert!(table.contains("| images to texts   | k-NN overlap    | 1.0000 |"), "{table}");
 }
 
 proptest! {
