@@ -88,12 +88,7 @@ impl Probe {
         let mut l2 = options.l2.clone();
         l2.sort_by(|a, b| b.total_cmp(a));
         let tried = if l2.len() > 1 { options.compare(&l2, &rows, labels, classes) } else { Vec::new() };
-        let best = tried.iter().reduce(|best, other| {
-            let is_better = other.accuracy > best.accuracy
-                || other.accuracy == best.accuracy && other.cross_entropy < best.cross_entropy;
-            if is_better { other } else { best }
-        });
-        let chosen = best.map_or(l2[0], |best| best.l2);
+        let chosen = best(&tried).unwrap_or(l2[0]);
         let scaling = Scaling::new(rows.view());
         let task = Task { rows: rows.view(), labels, scaling: &scaling };
         let start = Array2::zeros((rows.ncols() + 1, classes));
@@ -162,6 +157,16 @@ impl ProbeOptions {
         }
         tried
     }
+}
+
+/// The weight with the best accuracy, then the lowest cross-entropy, then the first.
+fn best(tried: &[Tried]) -> Option<f64> {
+    let better = |best: Tried, other: Tried| {
+        let is_better = other.accuracy > best.accuracy
+            || other.accuracy == best.accuracy && other.cross_entropy < best.cross_entropy;
+        if is_better { other } else { best }
+    };
+    tried.iter().copied().reduce(better).map(|best| best.l2)
 }
 
 /// A tenth of the indices below `count`, at least one, and the others.
@@ -233,11 +238,9 @@ mod tests {
         let tried = &probe.training().tried;
         assert_eq!(tried.iter().map(|tried| tried.l2).collect::<Vec<_>>(), [1.0, 1e-2, 1e-4]);
         assert!(tried[0].cross_entropy < tried[2].cross_entropy, "{tried:?}");
-        let key = |tried: &Tried| (tried.accuracy, -tried.cross_entropy);
-        let best = tried.iter().max_by(|a, b| key(a).partial_cmp(&key(b)).unwrap()).unwrap();
-        assert_eq!(probe.training().l2, best.l2);
+        assert_eq!(Some(probe.training().l2), best(tried));
         // With one weight none is chosen, and the probe is the same.
-        let one = ProbeOptions { l2: vec![best.l2], ..options };
+        let one = ProbeOptions { l2: vec![probe.training().l2], ..options };
         let other = Probe::train(rows.view(), &labels, 2, &one).unwrap();
         assert!(other.training().tried.is_empty());
         assert_eq!(other.weights, probe.weights);
@@ -245,6 +248,15 @@ mod tests {
         assert_eq!((held_out.len(), rest.len()), (4, 36));
         assert!(held_out.iter().all(|index| !rest.contains(index)));
         assert_eq!(split(2, 0).0.len(), 1);
+    }
+
+    #[test]
+    fn the_best_weight_by_hand() {
+        let tried = |l2, accuracy, cross_entropy| Tried { l2, accuracy, cross_entropy };
+        assert_eq!(best(&[tried(3.0, 0.5, 0.1), tried(2.0, 0.6, 0.9), tried(1.0, 0.4, 0.1)]), Some(2.0));
+        assert_eq!(best(&[tried(3.0, 0.5, 0.2), tried(2.0, 0.5, 0.3), tried(1.0, 0.5, 0.1)]), Some(1.0));
+        assert_eq!(best(&[tried(3.0, 0.5, 0.2), tried(2.0, 0.5, 0.2)]), Some(3.0));
+        assert_eq!(best(&[]), None);
     }
 
     #[test]

@@ -119,6 +119,9 @@ fn one_encoding_serves_retrieval_fidelity_and_retention() {
     assert_eq!(own.retrieval, Some(retrieval_set(&encoder, captioned()).unwrap()));
     let likeness = own.fidelity.clone().unwrap();
     assert!((likeness.cka_stacked.unwrap() - 1.0).abs() < 1e-6);
+    // Cosines 1 / |(1, 0.1)| of the first pair and of the last, and 0 of the second.
+    let pairs = 2.0 / 3.0 / 1.01f64.sqrt();
+    assert!((likeness.pair_cosine_teacher.unwrap() - pairs).abs() < 1e-6, "{likeness:?}");
     assert_eq!((likeness.spearman_image_text, likeness.modality_gap_ratio), (Some(1.0), Some(1.0)));
     let found = evaluate_stored(&set, &student, Some(&teacher), &StoredOptions::default()).unwrap();
     let likeness = found.fidelity.as_ref().unwrap();
