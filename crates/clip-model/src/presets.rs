@@ -45,6 +45,7 @@ presets![
     "ViT-S-32",
     "ViT-T-16",
     "ResNet-18",
+    "ResNet-18-64px",
     "MobileNetV3-Small-100",
     "EfficientNet-B0",
     "MobileViT-S",

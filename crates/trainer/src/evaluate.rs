@@ -14,7 +14,7 @@ use crate::views::{Reader, image_tensor, rows};
 use crate::{Error, Result};
 
 /// Samples that are encoded at once.
-const BATCH: usize = 256;
+pub(crate) const BATCH: usize = 256;
 
 /// A model with its way of reading, as the evaluation wants it.
 pub struct ModelEncoder<'a> {

@@ -199,8 +199,14 @@ mod tests {
         });
         let sets = vec![zeroshot_eval::SetScore { set: "<toys>".into(), score }];
         let student = zeroshot_eval::Report { model: "m".into(), sets };
-        let results =
-            Results { student, teacher: None, seconds: 1.0, parameters: (1, 1), damaged: Default::default() };
+        let results = Results {
+            student,
+            teacher: None,
+            details: Vec::new(),
+            seconds: 1.0,
+            parameters: (1, 1),
+            damaged: Default::default(),
+        };
         let svg = picture(&[("run".into(), results)]);
         assert!(
             svg.starts_with("<svg xmlns=") && svg.contains("&lt;toys&gt;") && svg.contains(">25.0<"),

@@ -13,18 +13,18 @@ use data_pipeline::sources;
 use kd_losses::{Loss, Objective};
 use serde::{Deserialize, Serialize};
 use tch::Device;
-use zeroshot_eval::Report;
+use zeroshot_eval::{Evaluation, Report, StoredOptions};
 
 use crate::checkpoint::{self, State};
 use crate::classes::ClassList;
 use crate::evaluate::{ModelEncoder, evaluate};
 use crate::metrics::{MetricsFile, Moment};
 use crate::progress::Progress;
-use crate::recipe::{LossConfig, Recipe};
+use crate::recipe::{Eval, LossConfig, Recipe};
 use crate::run_folder::{self, Standing};
 use crate::schedule::Schedule;
 use crate::step::{MicroBatch, Trainee};
-use crate::teacher::Teacher;
+use crate::suite::{self, Cache};
 use crate::teaching::{Models, Teaching, class_list, open_teacher};
 use crate::views::Reader;
 use crate::{Error, Result, plan};
@@ -71,8 +71,11 @@ pub enum Outcome {
 pub struct Results {
     /// The student.
     pub student: Report,
-    /// The teacher, where it is no run of the same recipe file.
+    /// The teacher, where it is no run of the same recipe file, or the student was compared with it.
     pub teacher: Option<Report>,
+    /// Everything that was measured on each set.
+    #[serde(default)]
+    pub details: Vec<Evaluation>,
     /// Seconds of training.
     pub seconds: f64,
     /// Parameters of the student: image tower, text tower.
@@ -104,7 +107,7 @@ pub fn run(recipe: &Recipe, folder: &Path, models: Models<'_>, options: &Options
     }
     let mut session = Session::open(recipe, folder, models, options)?;
     if session.train(options)? {
-        session.finish().map(Outcome::Finished)
+        session.finish(models).map(Outcome::Finished)
     } else {
         Ok(Outcome::Stopped { step: session.trainee.step })
     }
@@ -124,21 +127,48 @@ fn measure_again(recipe: &Recipe, folder: &Path, models: Models<'_>, old: Result
     let opened = folder::open(&folder.join(MODEL_FOLDER).display().to_string(), device, 0)?;
     let reader = Reader::new(opened.model.config(), &opened.preprocess, recipe.student.tokenizer.as_deref())?;
     let encoder = ModelEncoder { model: &opened.model, reader: &reader };
-    let student = evaluate(&encoder, &recipe.eval.sets, &recipe.data.root, &recipe.name)?;
-    let external = recipe.teachers.iter().find(|config| config.model.is_some());
-    let opened = external.map(|config| open_teacher(config, models, device)).transpose()?;
-    let teacher = opened.as_ref().map(|(teacher, reader)| (teacher, reader));
-    let results = Results { student, teacher: measure_teacher(recipe, teacher)?, ..old };
+    let (student, teacher, details) = measure(recipe, &encoder, models, device)?;
+    let results = Results { student, teacher, details, ..old };
     run_folder::write_report(folder, &results)?;
     run_folder::write_recipe(folder, recipe)?;
     Ok(results)
 }
 
-/// What a teacher from outside the recipe file scores; one that is a run of it has its own report.
-fn measure_teacher(recipe: &Recipe, teacher: Option<(&Teacher, &Reader)>) -> Result<Option<Report>> {
-    let Some((teacher, reader)) = teacher else { return Ok(None) };
-    let encoder = ModelEncoder { model: teacher.model(), reader };
-    evaluate(&encoder, &recipe.eval.sets, &recipe.data.root, "teacher").map(Some)
+/// The scores of a finished student, those of the teacher (where it is none of the recipe's own runs, or the two
+/// are compared), and all details.
+fn measure(
+    recipe: &Recipe,
+    student: &ModelEncoder<'_>,
+    models: Models<'_>,
+    device: Device,
+) -> Result<(Report, Option<Report>, Vec<Evaluation>)> {
+    let Eval { sets, fidelity, teacher, cache, .. } = &recipe.eval;
+    let root = &recipe.data.root;
+    let compared = teacher.iter().chain(&recipe.teachers);
+    let config = match fidelity {
+        true => compared.filter(|config| config.model.is_some() || config.run.is_some()).next(),
+        false => recipe.teachers.iter().find(|config| config.model.is_some()),
+    };
+    let options = StoredOptions::default();
+    let mut rows = Vec::new();
+    let mut teacher = None;
+    if let (Some(config), false) = (config, sets.is_empty()) {
+        let (model, reader) = open_teacher(config, models, device)?;
+        let identity = cache.as_ref().map(|_| model.identity()).transpose()?;
+        let encoder = ModelEncoder { model: model.model(), reader: &reader };
+        for set in sets {
+            let cache = cache.as_deref().zip(identity.as_deref());
+            let cache = cache.map(|(folder, identity)| Cache { folder, identity });
+            rows.push(suite::encode(&encoder, set, root, cache)?);
+        }
+        // The probe is about the student; its teacher's would cost as much again.
+        let plain = StoredOptions { knn: None, probe: None, fidelity: None, ..StoredOptions::default() };
+        let own = sets.iter().zip(&rows).map(|(set, rows)| suite::measure(&set.name, rows, None, &plain));
+        teacher = Some(suite::report("teacher", &own.collect::<Result<Vec<_>>>()?));
+    }
+    let compared = fidelity.then_some(rows.as_slice());
+    let details = suite::evaluate_sets(student, sets, root, compared, &options)?;
+    Ok((suite::report(&recipe.name, &details), teacher, details))
 }
 
 /// `cpu`, `cuda` or `cuda:N`.
@@ -376,7 +406,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn finish(mut self) -> Result<Results> {
+    fn finish(mut self, models: Models<'_>) -> Result<Results> {
         let counts = self.counts();
         if counts.skipped() > 0 {
             tracing::warn!(
@@ -386,16 +416,16 @@ impl<'a> Session<'a> {
                 counts.summary()
             );
         }
-        let student = self.with_final_weights(|own| {
+        let (student, teacher, details) = self.with_final_weights(|own| {
             folder::save(&own.folder.join(MODEL_FOLDER), &own.trainee.student, &own.preprocess)?;
-            own.evaluate()
+            let encoder = ModelEncoder { model: &own.trainee.student, reader: &own.reader };
+            measure(own.recipe, &encoder, models, own.trainee.student.device())
         })?;
         self.metrics.evaluation(self.trainee.step, &student)?;
-        let teacher = measure_teacher(self.recipe, self.teaching.external(self.recipe))?;
         let cost = clip_model::cost::cost(self.trainee.student.config())?;
         let parameters = (cost.image.parameters, cost.text.parameters);
         let seconds = self.state.seconds;
-        let results = Results { student, teacher, seconds, parameters, damaged: counts };
+        let results = Results { student, teacher, details, seconds, parameters, damaged: counts };
         run_folder::write_report(self.folder, &results)?;
         Ok(results)
     }

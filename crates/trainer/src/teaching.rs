@@ -199,12 +199,6 @@ impl Teaching {
         self.guides[place].teacher().ok_or_else(missing)
     }
 
-    /// The teacher from outside the recipe file with its reader, where there is one in memory.
-    pub(crate) fn external(&self, recipe: &Recipe) -> Option<(&Teacher, &Reader)> {
-        let place = recipe.teachers.iter().position(|config| config.model.is_some())?;
-        Some((self.guides.get(place)?.teacher()?, self.readers.get(place)?))
-    }
-
     fn tensor(&self, rows: &Array2<f32>) -> Result<Tensor> {
         let (count, width) = rows.dim();
         let values = rows.iter().copied().collect::<Vec<_>>();

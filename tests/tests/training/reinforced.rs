@@ -111,6 +111,40 @@ fn a_store_that_is_named_with_its_teacher_is_made_and_checked() {
 }
 
 #[test]
+fn students_are_compared_with_the_teacher_behind_a_store() {
+    let bed = Bed::new();
+    bed.make("store", StoreKind::F16);
+    let (teacher, cache) = (bed.path("teacher"), bed.path("cache"));
+    let more = format!(
+        "[eval]\nfidelity = true\nteacher.model = '{}'\ncache = '{}'\n\
+         [[eval.sets]]\nname = 'groups'\nsource = 'emoji'\nsplit = 'test'\ntrain = {{ source = 'emoji', split = 'test' }}\n\
+         [[eval.sets]]\nname = 'held out'\ntask = 'retrieval'\nsource = 'emoji'\nsplit = 'test'\n",
+        teacher.display(),
+        cache.display()
+    );
+    let mut recipe = bed.recipe(&format!("store = '{}'", bed.path("store").display()), &more);
+    recipe.train.steps = Some(2);
+    let again: Recipe = toml::from_str(&recipe.to_toml().unwrap()).unwrap();
+    assert_eq!(again, recipe);
+    let results = |name: &str| {
+        bed.losses(&recipe, name).unwrap();
+        let text = std::fs::read_to_string(bed.path(name).join("report.json")).unwrap();
+        serde_json::from_str::<trainer::run::Results>(&text).unwrap()
+    };
+    let first = results("first");
+    let [groups, held_out] = &first.details[..] else { panic!("{:?}", first.details) };
+    assert!(groups.fidelity.as_ref().unwrap().top1_agreement.is_some());
+    // Its test images are its training images here: the nearest one is the image itself.
+    let own = groups.knn.as_ref().unwrap().top1;
+    assert!(own > groups.classification.as_ref().unwrap().top1, "{own}");
+    let cka = held_out.fidelity.as_ref().unwrap().cka_texts.unwrap();
+    assert!(cka > 0.0 && cka < 1.0 && first.teacher.is_some(), "{cka}");
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 2);
+    // The second run reads the teacher's rows and finds the same.
+    assert_eq!(results("second").details, first.details);
+}
+
+#[test]
 fn a_store_of_something_else_is_refused() {
     let bed = Bed::new();
     bed.make("store", StoreKind::F16);

@@ -211,6 +211,14 @@ pub struct Eval {
     pub every_steps: u64,
     /// The data sets.
     pub sets: Vec<EvalSet>,
+    /// Whether the finished student is compared with its teacher: CKA, rank correlations, neighbours, agreement.
+    pub fidelity: bool,
+    /// The model to compare with, where it is not the first teacher.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<TeacherConfig>,
+    /// Where the teacher's rows of the data sets are kept for the next run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
 }
 
 /// A data set that is measured zero-shot.
@@ -223,6 +231,10 @@ pub struct EvalSet {
     pub task: EvalTask,
     /// Prompt templates, for classification.
     pub templates: Templates,
+    /// Class names in place of the source's own.
+    pub class_names: Option<Classes>,
+    /// Training images of the same classes, for k-NN and a linear probe.
+    pub train: Option<SourceConfig>,
     /// The data.
     pub source: SourceConfig,
 }
@@ -366,6 +378,8 @@ impl TryFrom<toml::Table> for EvalSet {
             name: take(&mut table, "name")?.ok_or_else(|| missing("name"))?,
             task: take(&mut table, "task")?.unwrap_or(EvalTask::Classification),
             templates: take(&mut table, "prompts")?.unwrap_or(Templates::Named("plain".into())),
+            class_names: take(&mut table, "class_names")?,
+            train: take(&mut table, "train")?,
             source: table.try_into()?,
         })
     }
@@ -381,6 +395,12 @@ impl From<EvalSet> for toml::Table {
             if let Ok(value) = value {
                 table.insert(key.into(), value);
             }
+        }
+        if let Some(Ok(names)) = own.class_names.as_ref().map(toml::Value::try_from) {
+            table.insert("class_names".into(), names);
+        }
+        if let Some(train) = &own.train {
+            table.insert("train".into(), source_table(train).into());
         }
         table.extend(source_table(&own.source));
         table

@@ -119,6 +119,15 @@ impl Recipe {
         if self.checkpoint.keep == 0 {
             return fail("checkpoint.keep = 0: at least one checkpoint has to stay".into());
         }
+        let compared = self.eval.teacher.iter().chain(&self.teachers);
+        if self.eval.fidelity
+            && !compared.clone().any(|config| config.model.is_some() || config.run.is_some())
+        {
+            return fail("eval.fidelity needs a model to compare with: [teacher] or [eval.teacher]".into());
+        }
+        if let Some(problem) = self.eval.teacher.as_ref().and_then(TeacherConfig::problem) {
+            return fail(format!("eval: {problem}"));
+        }
         let mut names = std::collections::HashSet::new();
         if let Some(set) = self.eval.sets.iter().find(|set| !names.insert(&set.name)) {
             return fail(format!("two [[eval.sets]] are called `{}`", set.name));

@@ -1,0 +1,317 @@
+//! The data sets of a recipe or a suite file, measured from rows that are encoded once.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clip_model::weights::write_atomic;
+use data_pipeline::evaluation::EvalBatches;
+use data_pipeline::sources::{Source, fingerprint};
+use ndarray::Array2;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use zeroshot_eval::{
+    Classifier, Evaluation, Labels, Report, StoredOptions, StoredRows, StoredSet, encode_captioned,
+    encode_labelled, evaluate_stored,
+};
+
+use crate::evaluate::{BATCH, ModelEncoder};
+use crate::recipe::{EvalSet, EvalTask};
+use crate::{Error, Result};
+
+/// A suite file: data sets that are measured together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Suite {
+    /// Its name.
+    pub name: String,
+    /// Relative paths of the sets start here.
+    #[serde(default = "here")]
+    pub root: PathBuf,
+    /// The data sets.
+    pub sets: Vec<EvalSet>,
+    /// How they are measured.
+    #[serde(default)]
+    pub options: StoredOptions,
+}
+
+fn here() -> PathBuf {
+    ".".into()
+}
+
+impl Suite {
+    /// Reads a suite file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Recipe`] with the line that is wrong.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let fail = |reason: String| Error::recipe(path.display().to_string(), reason);
+        let suite: Suite =
+            toml::from_str(&text).map_err(|e| fail(e.to_string().trim().replace('\n', "; ")))?;
+        let mut names = std::collections::HashSet::new();
+        if let Some(twice) = suite.sets.iter().find(|set| !names.insert(&set.name)) {
+            return Err(fail(format!("two sets are called `{}`", twice.name)));
+        }
+        if suite.sets.is_empty() {
+            return Err(fail("it names no data set: write [[sets]]".into()));
+        }
+        Ok(suite)
+    }
+}
+
+/// What one model made of one data set.
+#[derive(Debug)]
+pub struct SetRows {
+    images: Array2<f32>,
+    labels: Option<Vec<usize>>,
+    class_names: Vec<String>,
+    classes: Option<Array2<f32>>,
+    texts: Option<(Array2<f32>, Vec<usize>)>,
+    train: Option<(Array2<f32>, Vec<usize>)>,
+    logit_scale: f64,
+}
+
+/// What a cache needs to know whose rows are whose.
+#[derive(Clone, Copy, Debug)]
+pub struct Cache<'a> {
+    /// Where rows are kept.
+    pub folder: &'a Path,
+    /// Names the model's weights ([`crate::teacher::Teacher::identity`]).
+    pub identity: &'a str,
+}
+
+/// Encodes a data set; relative paths start at `root`. With a cache, rows that are there are read.
+///
+/// # Errors
+/// [`Error::Data`] where the set cannot be read, [`Error::Eval`] where it has no class or caption that is needed.
+pub fn encode(
+    encoder: &ModelEncoder<'_>,
+    set: &EvalSet,
+    root: &Path,
+    cache: Option<Cache<'_>>,
+) -> Result<SetRows> {
+    let source = set.source.open(root)?;
+    let file = cache.map(|cache| cache_file(cache, set, source.as_ref())).transpose()?;
+    let logit_scale = encoder.model.logit_scale.exp().double_value(&[]);
+    if let Some(rows) = file.as_deref().and_then(|file| read(file, logit_scale)) {
+        return Ok(rows);
+    }
+    let rows = match set.task {
+        EvalTask::Retrieval => {
+            let rows = encode_captioned(encoder, captioned(encoder, &source)?)?;
+            SetRows {
+                images: rows.images,
+                labels: None,
+                class_names: Vec::new(),
+                classes: None,
+                texts: Some((rows.texts, rows.image_of)),
+                train: None,
+                logit_scale,
+            }
+        }
+        EvalTask::Classification => {
+            let class_names = class_names(set, source.as_ref(), root)?;
+            let classifier = Classifier::new(encoder, &class_names, &set.templates.texts()?)?;
+            let rows = encode_labelled(encoder, labelled(encoder, &source)?)?;
+            let train = set.train.as_ref().map(|train| {
+                let rows = encode_labelled(encoder, labelled(encoder, &train.open(root)?)?)?;
+                Ok::<_, Error>((rows.images, rows.labels))
+            });
+            SetRows {
+                images: rows.images,
+                labels: Some(rows.labels),
+                classes: Some(classifier.rows().to_owned()),
+                class_names,
+                texts: None,
+                train: train.transpose()?,
+                logit_scale,
+            }
+        }
+    };
+    if let Some(file) = &file {
+        write(file, &rows)?;
+    }
+    Ok(rows)
+}
+
+/// All figures of one set from its rows; fidelity where a teacher's rows are given.
+///
+/// # Errors
+/// [`Error::Eval`] where nothing can be measured.
+pub fn measure(
+    name: &str,
+    rows: &SetRows,
+    teacher: Option<&SetRows>,
+    options: &StoredOptions,
+) -> Result<Evaluation> {
+    let labels = rows.labels.as_ref().map(|test| Labels {
+        classes: &rows.class_names,
+        test,
+        train: rows.train.as_ref().map(|(_, labels)| labels.as_slice()),
+    });
+    let image_of = rows.texts.as_ref().map(|(_, image_of)| image_of.as_slice());
+    let set = StoredSet { name, labels, image_of };
+    Ok(evaluate_stored(&set, &rows.view(), teacher.map(SetRows::view).as_ref(), options)?)
+}
+
+/// All sets, each from one reading of it; `teacher` are the rows of another model on the same sets.
+///
+/// # Errors
+/// As [`encode`] and [`measure`].
+pub fn evaluate_sets(
+    encoder: &ModelEncoder<'_>,
+    sets: &[EvalSet],
+    root: &Path,
+    teacher: Option<&[SetRows]>,
+    options: &StoredOptions,
+) -> Result<Vec<Evaluation>> {
+    sets.iter()
+        .enumerate()
+        .map(|(place, set)| {
+            let rows = encode(encoder, set, root, None)?;
+            measure(&set.name, &rows, teacher.and_then(|teacher| teacher.get(place)), options)
+        })
+        .collect()
+}
+
+/// The zero-shot scores of all sets.
+pub fn report(model: &str, evaluations: &[Evaluation]) -> Report {
+    Report { model: model.into(), sets: evaluations.iter().flat_map(Evaluation::scores).collect() }
+}
+
+impl SetRows {
+    fn view(&self) -> StoredRows<'_> {
+        StoredRows {
+            images: self.images.view(),
+            classes: self.classes.as_ref().map(|rows| rows.view()),
+            texts: self.texts.as_ref().map(|(rows, _)| rows.view()),
+            train_images: self.train.as_ref().map(|(rows, _)| rows.view()),
+            logit_scale: Some(self.logit_scale),
+        }
+    }
+}
+
+fn class_names(set: &EvalSet, source: &dyn Source, root: &Path) -> Result<Vec<String>> {
+    let own = source.class_names().ok_or_else(|| {
+        let reason = "it has no classes; ask for task = \"retrieval\", or name a folder of class folders";
+        Error::recipe(source.name(), reason)
+    })?;
+    let Some(list) = &set.class_names else { return Ok(own.to_vec()) };
+    let names = list.names(root)?;
+    if names.len() != own.len() {
+        let reason = format!("it has {} classes, the class list {}", own.len(), names.len());
+        return Err(Error::recipe(source.name(), reason));
+    }
+    Ok(names)
+}
+
+type Batches<T> = Result<T, zeroshot_eval::EncodeError>;
+
+fn labelled(
+    encoder: &ModelEncoder<'_>,
+    source: &Arc<dyn Source>,
+) -> Result<impl Iterator<Item = Batches<(ndarray::Array4<f32>, Vec<usize>)>>> {
+    let batches = EvalBatches::new(Arc::clone(source), encoder.reader.preprocess().clone(), BATCH)?;
+    Ok(batches.map(|batch| {
+        let batch = batch?;
+        let labels = batch.labels.into_iter().collect::<Option<Vec<_>>>();
+        Ok((batch.images, labels.ok_or("a sample has no label")?))
+    }))
+}
+
+fn captioned(
+    encoder: &ModelEncoder<'_>,
+    source: &Arc<dyn Source>,
+) -> Result<impl Iterator<Item = Batches<(ndarray::Array4<f32>, Vec<Vec<String>>)>>> {
+    let batches = EvalBatches::new(Arc::clone(source), encoder.reader.preprocess().clone(), BATCH)?;
+    Ok(batches.map(|batch| {
+        let batch = batch?;
+        Ok((batch.images, batch.captions))
+    }))
+}
+
+/// The rows of a model on a set as it is now.
+fn cache_file(cache: Cache<'_>, set: &EvalSet, source: &dyn Source) -> Result<PathBuf> {
+    let set_text = toml::to_string(set).map_err(|e| Error::recipe(&set.name, e.to_string()))?;
+    let mut hash = Sha256::new();
+    for part in [cache.identity, &set_text, &fingerprint(source)?] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let name = hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect::<String>();
+    Ok(cache.folder.join(format!("rows-{name}.safetensors")))
+}
+
+/// What is no tensor, in the file's metadata.
+#[derive(Serialize, Deserialize)]
+struct Facts {
+    labels: Option<Vec<usize>>,
+    class_names: Vec<String>,
+    image_of: Option<Vec<usize>>,
+    train_labels: Option<Vec<usize>>,
+}
+
+const FACTS: &str = "facts";
+
+fn write(file: &Path, rows: &SetRows) -> Result<()> {
+    let facts = Facts {
+        labels: rows.labels.clone(),
+        class_names: rows.class_names.clone(),
+        image_of: rows.texts.as_ref().map(|(_, image_of)| image_of.clone()),
+        train_labels: rows.train.as_ref().map(|(_, labels)| labels.clone()),
+    };
+    let broken = |e: String| Error::recipe(file.display().to_string(), e);
+    let facts = serde_json::to_string(&facts).map_err(|e| broken(e.to_string()))?;
+    let arrays = [
+        ("images", Some(&rows.images)),
+        ("classes", rows.classes.as_ref()),
+        ("texts", rows.texts.as_ref().map(|(rows, _)| rows)),
+        ("train", rows.train.as_ref().map(|(rows, _)| rows)),
+    ];
+    let bytes = arrays
+        .into_iter()
+        .filter_map(|(name, rows)| Some((name, rows?)))
+        .map(|(name, rows)| {
+            let bytes = rows.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+            (name, vec![rows.nrows(), rows.ncols()], bytes)
+        })
+        .collect::<Vec<_>>();
+    let views = bytes
+        .iter()
+        .map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>();
+    let metadata = HashMap::from([(FACTS.to_string(), facts)]);
+    let file_bytes = views
+        .and_then(|views| safetensors::serialize(views, Some(metadata)))
+        .map_err(|e| broken(e.to_string()))?;
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    }
+    Ok(write_atomic(file, &file_bytes)?)
+}
+
+/// Rows that were kept; none where there are none, or they cannot be read: then they are made again.
+fn read(file: &Path, logit_scale: f64) -> Option<SetRows> {
+    let bytes = std::fs::read(file).ok()?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
+    let facts: Facts = serde_json::from_str(header.metadata().as_ref()?.get(FACTS)?).ok()?;
+    let tensors = SafeTensors::deserialize(&bytes).ok()?;
+    let array = |name: &str| {
+        let view = tensors.tensor(name).ok()?;
+        let [rows, width] = *view.shape() else { return None };
+        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        Array2::from_shape_vec((rows, width), values.collect()).ok()
+    };
+    Some(SetRows {
+        images: array("images")?,
+        labels: facts.labels,
+        class_names: facts.class_names,
+        classes: array("classes"),
+        texts: array("texts").zip(facts.image_of),
+        train: array("train").zip(facts.train_labels),
+        logit_scale,
+    })
+}
