@@ -1,13 +1,72 @@
-//! `cargo xtask bench`.
+//! `cargo xtask bench`: sweeps that compare methods, and micro-benchmarks of the hot paths.
 
-use anyhow::Result;
+use std::path::Path;
+use std::process::Command;
 
-use crate::program::with_libtorch;
-use crate::setup;
-use crate::shell::{cargo, run as run_program};
+use anyhow::{Context, Result, bail};
+
+use crate::program::{self, with_libtorch};
+use crate::shell::{cargo, root, run as run_program, say};
+use crate::{setup, train};
+
+/// Where the sweep files are.
+const SWEEPS: &str = "configs/sweeps";
+/// What runs where nothing is named: on the embedded emoji, within 15 minutes.
+const QUICK: &str = "configs/sweeps/quick.toml";
+/// Options of `clip-distill sweep` that take the next word as their value.
+const VALUED: [&str; 5] = ["--set", "--out", "--jobs", "--devices", "--limit"];
 
 pub(crate) fn run(rest: &[String]) -> Result<()> {
+    match rest.split_first() {
+        None => {
+            list()?;
+            sweep(vec![root().join(QUICK).display().to_string()])
+        }
+        Some((kind, rest)) if kind == "sweep" => sweep(rest.to_vec()),
+        Some((kind, rest)) if kind == "micro" => micro(rest),
+        Some((other, _)) => {
+            bail!(
+                "`{other}` is neither `sweep FILE` nor `micro [WORD]`; without a word, the sweeps are listed and a small one is run"
+            )
+        }
+    }
+}
+
+/// Says which sweeps there are: name and the first line of each.
+fn list() -> Result<()> {
+    let folder = root().join(SWEEPS);
+    let entries =
+        std::fs::read_dir(&folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
+    let mut files = entries.filter_map(|entry| Some(entry.ok()?.path())).collect::<Vec<_>>();
+    files.sort();
+    say("sweeps (cargo xtask bench sweep FILE):");
+    for file in files.iter().filter(|file| file.extension().is_some_and(|end| end == "toml")) {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let name = Path::new(SWEEPS).join(file.file_name().unwrap_or_default());
+        say(&format!(
+            "  {}: {}",
+            name.display(),
+            text.lines().next().unwrap_or_default().trim_start_matches("# ")
+        ));
+    }
+    say("micro-benchmarks: cargo xtask bench micro [WORD]");
+    Ok(())
+}
+
+fn sweep(args: Vec<String>) -> Result<()> {
+    let libtorch = setup::run(false)?;
+    let caller = std::env::current_dir().context("the current folder is gone: change to another one")?;
+    let args = train::from_root(args, &caller, &VALUED, QUICK);
+    say("building clip-distill");
+    let mut sweep = Command::new(program::build()?);
+    sweep.arg("sweep").args(&args).current_dir(root());
+    // Taking the place of this process, the program gets signals itself.
+    let error = std::os::unix::process::CommandExt::exec(with_libtorch(&mut sweep, &libtorch)?);
+    Err(error).context("cannot start clip-distill")
+}
+
+fn micro(words: &[String]) -> Result<()> {
     let libtorch = setup::run(false)?;
     let mut bench = cargo(&["bench", "--package", "clip-distill-benches", "--"]);
-    run_program(with_libtorch(bench.args(rest), &libtorch)?)
+    run_program(with_libtorch(bench.args(words), &libtorch)?)
 }

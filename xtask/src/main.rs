@@ -42,7 +42,9 @@ enum Command {
     Test(Test),
     /// Set up and check format, tidiness, lints and documentation, cheapest first.
     Check,
-    /// Set up and run the micro-benchmarks; a word chooses those whose names contain it.
+    /// `sweep FILE`: set up, build, and compare the cells of a sweep over seeds; `micro [WORD]`: the micro-benchmarks.
+    ///
+    /// Without a word, lists the sweeps and runs a small one on the embedded emoji.
     Bench(Forwarded),
     /// Say what this machine has and what is missing.
     Doctor,

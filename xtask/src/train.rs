@@ -17,7 +17,7 @@ const OUT: &str = "--out";
 pub(crate) fn run(args: Vec<String>) -> Result<()> {
     let libtorch = setup::run(false)?;
     let caller = std::env::current_dir().context("the current folder is gone: change to another one")?;
-    let mut args = from_root(args, &caller);
+    let mut args = from_root(args, &caller, &VALUED, QUICKSTART);
     // Running the same command again goes on, or shows what is finished.
     if !args.iter().any(|arg| arg == "--restart" || arg == "--resume" || arg == "--dry-run") {
         args.push("--resume".into());
@@ -37,10 +37,11 @@ pub(crate) fn run(args: Vec<String>) -> Result<()> {
 }
 
 /// The words for a program that runs at the root, where they were typed in the folder `caller`.
-fn from_root(args: Vec<String>, caller: &Path) -> Vec<String> {
+/// `valued` are the options that take a value, `default` is the file where none is named.
+pub(crate) fn from_root(args: Vec<String>, caller: &Path, valued: &[&str], default: &str) -> Vec<String> {
     let absolute = |path: &str| caller.join(path).display().to_string();
-    let (recipe, rest) = split(args);
-    let mut args = vec![recipe.map_or_else(|| QUICKSTART.into(), |recipe| absolute(&recipe))];
+    let (recipe, rest) = split(args, valued);
+    let mut args = vec![recipe.map_or_else(|| default.into(), |recipe| absolute(&recipe))];
     let mut option = None::<String>;
     for word in rest {
         let inline = word.strip_prefix(OUT).and_then(|rest| rest.strip_prefix('='));
@@ -49,14 +50,14 @@ fn from_root(args: Vec<String>, caller: &Path) -> Vec<String> {
             (None, Some(path)) => format!("{OUT}={}", absolute(path)),
             _ => word,
         };
-        option = (option.is_none() && VALUED.contains(&&*word)).then(|| word.clone());
+        option = (option.is_none() && valued.contains(&&*word)).then(|| word.clone());
         args.push(word);
     }
     args
 }
 
 /// The recipe, wherever it stands among the options, and everything else in order.
-fn split(args: Vec<String>) -> (Option<String>, Vec<String>) {
+fn split(args: Vec<String>, valued: &[&str]) -> (Option<String>, Vec<String>) {
     let (mut recipe, mut rest) = (None, Vec::new());
     let mut is_value = false;
     for word in args {
@@ -64,7 +65,7 @@ fn split(args: Vec<String>) -> (Option<String>, Vec<String>) {
             recipe = Some(word);
             continue;
         }
-        is_value = !is_value && VALUED.contains(&&*word);
+        is_value = !is_value && valued.contains(&&*word);
         rest.push(word);
     }
     (recipe, rest)
@@ -80,7 +81,7 @@ mod tests {
 
     #[track_caller]
     fn check_split(line: &str, recipe: Option<&str>, rest: &str) {
-        assert_eq!(split(words(line)), (recipe.map(str::to_string), words(rest)));
+        assert_eq!(split(words(line), &VALUED), (recipe.map(str::to_string), words(rest)));
     }
 
     #[test]
@@ -106,7 +107,7 @@ mod tests {
 
     #[track_caller]
     fn check_from_root(line: &str, expected: &str) {
-        assert_eq!(from_root(words(line), Path::new("/here")), words(expected));
+        assert_eq!(from_root(words(line), Path::new("/here"), &VALUED, QUICKSTART), words(expected));
     }
 
     #[test]

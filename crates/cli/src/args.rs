@@ -23,6 +23,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Make all runs of a recipe: train, distil, evaluate, report.
     Train(Train),
+    /// Make all cells of a sweep file and compare them over seeds.
+    Sweep(Sweep),
     /// Store a teacher's embeddings of a recipe's data, so that students train without it.
     Reinforce(Reinforce),
     /// List all methods and losses, with what they do and where they come from.
@@ -66,6 +68,36 @@ pub(crate) struct Train {
     #[arg(long)]
     pub dry_run: bool,
     /// Print results (or the plan) as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Sweep {
+    /// Sweep file (TOML).
+    pub file: PathBuf,
+    /// Folder of all sweeps: runs in `cells`, reports in a folder of each sweep's name.
+    #[arg(long, default_value = "runs/sweeps")]
+    pub out: PathBuf,
+    /// Change a setting of every cell: `key.path=value`; may be repeated.
+    #[arg(long, value_name = "K=V")]
+    pub set: Vec<String>,
+    /// Cells at once.
+    #[arg(long, default_value_t = 1)]
+    pub jobs: usize,
+    /// Devices that cells take in turn, such as cuda:0,cuda:1.
+    #[arg(long, value_delimiter = ',')]
+    pub devices: Vec<String>,
+    /// Make at most this many cells in this sitting.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Print cells, their state and what they cost, and stop there.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Write the reports of what is finished, and make nothing.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub report: bool,
+    /// Print the report (or the plan) as JSON.
     #[arg(long)]
     pub json: bool,
 }

@@ -97,6 +97,9 @@ pub enum Error {
         /// What is wrong and what to do next.
         reason: String,
     },
+    /// A store that another process is writing.
+    #[error("the store `{0}` is being written by another process: wait for it")]
+    StoreBusy(PathBuf),
     /// A download that did not succeed.
     #[error("download of `{url}` failed: {reason}")]
     Download {

@@ -10,6 +10,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod card;
+mod charts;
 pub mod checkpoint;
 pub mod classes;
 pub mod ema;
@@ -30,6 +31,7 @@ mod run_folder;
 pub mod schedule;
 pub mod step;
 pub mod suite;
+pub mod sweep;
 pub mod teacher;
 mod teaching;
 mod tensorboard;

@@ -35,6 +35,8 @@ pub struct Plan {
     pub teachers: Vec<ModelCost>,
     /// Floating-point operations of the run: a multiply-accumulate is two, a backward pass costs two forward passes. Texts count at full context.
     pub flops: f64,
+    /// Evaluation sets that cannot be opened here, and why; a run needs all of them.
+    pub absent: Vec<String>,
     /// Estimated bytes for weights, gradients, moments, averages and the teachers.
     pub model_bytes: u64,
     /// Estimated bytes for what the forward pass keeps for the backward pass.
@@ -156,7 +158,7 @@ pub(crate) fn steps(recipe: &Recipe, samples_per_epoch: u64) -> Result<(u64, f64
 
 impl Plan {
     /// The plan of one run of a job; opens the sources, reads no weights. Sources that are not here count as
-    /// many samples as the recipe says, and a teacher that is not here as its `arch`. Evaluation sets have to be here.
+    /// many samples as the recipe says, and a teacher that is not here as its `arch`.
     ///
     /// # Errors
     /// As [`open_sources`] and [`model_config`].
@@ -179,9 +181,12 @@ impl Plan {
             Error::recipe(&recipe.name, "batch_size x accumulate x steps is more than can be counted")
         })?;
         // A mistake here would show only after the training.
+        let mut absent = Vec::new();
         for set in &recipe.eval.sets {
             set.templates.texts()?;
-            set.source.open(&recipe.data.root)?;
+            if let Err(error) = set.source.open(&recipe.data.root) {
+                absent.push(format!("{}: {error}", set.name));
+            }
         }
         let stored = recipe.teachers.iter().any(|teacher| teacher.store.is_some());
         // What is stored was computed once, before the run.
@@ -203,6 +208,7 @@ impl Plan {
             activation_bytes: recipe.train.batch_size as u64 * activation_bytes(&student),
             student,
             teachers,
+            absent,
         })
     }
 }
@@ -253,6 +259,9 @@ impl Display for Plan {
                 model.image_macs as f64 / 1e9,
                 model.text_macs as f64 / 1e9
             )?;
+        }
+        for set in &self.absent {
+            writeln!(f, "  evaluation  (not here) {set}")?;
         }
         writeln!(f, "  compute     {:.3e} FLOPs", self.flops)?;
         writeln!(

@@ -116,9 +116,13 @@ pub fn run(recipe: &Recipe, folder: &Path, models: Models<'_>, options: &Options
 /// Checks what does not depend on the run folder, before anything in it is changed.
 ///
 /// # Errors
-/// As [`device`].
+/// As [`device`]; [`Error::Data`] where an evaluation set cannot be opened, which would show only after the training.
 pub fn check(recipe: &Recipe) -> Result<()> {
-    device(&recipe.train.device).map(|_| ())
+    device(&recipe.train.device)?;
+    for set in &recipe.eval.sets {
+        set.source.open(&recipe.data.root)?;
+    }
+    Ok(())
 }
 
 /// Measures the finished model of a run on the recipe's sets, in place of its earlier results.
@@ -144,9 +148,9 @@ fn measure(
 ) -> Result<(Report, Option<Report>, Vec<Evaluation>)> {
     let Eval { sets, fidelity, teacher, cache, .. } = &recipe.eval;
     let root = &recipe.data.root;
-    let compared = teacher.iter().chain(&recipe.teachers);
+    let mut compared = teacher.iter().chain(&recipe.teachers);
     let config = match fidelity {
-        true => compared.filter(|config| config.model.is_some() || config.run.is_some()).next(),
+        true => compared.find(|config| config.model.is_some() || config.run.is_some()),
         false => recipe.teachers.iter().find(|config| config.model.is_some()),
     };
     let options = StoredOptions::default();

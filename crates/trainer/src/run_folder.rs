@@ -93,17 +93,22 @@ fn has_model(folder: &Path) -> bool {
     [CONFIG_FILE, WEIGHTS_FILE].iter().all(|file| folder.join(MODEL_FOLDER).join(file).is_file())
 }
 
+/// The settings of a recipe that shape its result: not where it runs, how often it saves and what is measured.
+pub(crate) fn shaping(recipe: &Recipe) -> Result<toml::Table> {
+    let mut own = recipe.clone();
+    (own.data.workers, own.data.prefetch, own.data.root) = (0, 0, PathBuf::new());
+    own.train.threads = 0;
+    if own.train.device.starts_with("cuda") {
+        own.train.device = "cuda".into();
+    }
+    own.checkpoint = Default::default();
+    own.metrics = Default::default();
+    own.eval = Default::default();
+    toml::Table::try_from(own).map_err(|e| Error::recipe(&recipe.name, e.to_string()))
+}
+
 /// The first setting of those that shape the result in which two recipes differ.
 fn first_difference(old: &Recipe, new: &Recipe) -> Result<Option<String>> {
-    let shaping = |recipe: &Recipe| -> Result<toml::Table> {
-        let mut own = recipe.clone();
-        (own.data.workers, own.data.prefetch, own.data.root) = (0, 0, PathBuf::new());
-        own.train.threads = 0;
-        own.checkpoint = Default::default();
-        own.metrics = Default::default();
-        own.eval = Default::default();
-        toml::Table::try_from(own).map_err(|e| Error::recipe(&recipe.name, e.to_string()))
-    };
     fn differing(old: &toml::Table, new: &toml::Table) -> Option<String> {
         let keys = old.keys().chain(new.keys().filter(|key| !old.contains_key(*key)));
         keys.into_iter().find_map(|key| match (old.get(key), new.get(key)) {

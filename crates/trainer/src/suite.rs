@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clip_model::weights::write_atomic;
 use data_pipeline::evaluation::EvalBatches;
 use data_pipeline::sources::{Source, fingerprint};
-use ndarray::Array2;
+use ndarray::{Array2, Array4};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
@@ -208,12 +208,12 @@ fn class_names(set: &EvalSet, source: &dyn Source, root: &Path) -> Result<Vec<St
     Ok(names)
 }
 
-type Batches<T> = Result<T, zeroshot_eval::EncodeError>;
+type Batch<T> = Result<(Array4<f32>, Vec<T>), zeroshot_eval::EncodeError>;
 
 fn labelled(
     encoder: &ModelEncoder<'_>,
     source: &Arc<dyn Source>,
-) -> Result<impl Iterator<Item = Batches<(ndarray::Array4<f32>, Vec<usize>)>>> {
+) -> Result<impl Iterator<Item = Batch<usize>>> {
     let batches = EvalBatches::new(Arc::clone(source), encoder.reader.preprocess().clone(), BATCH)?;
     Ok(batches.map(|batch| {
         let batch = batch?;
@@ -225,7 +225,7 @@ fn labelled(
 fn captioned(
     encoder: &ModelEncoder<'_>,
     source: &Arc<dyn Source>,
-) -> Result<impl Iterator<Item = Batches<(ndarray::Array4<f32>, Vec<Vec<String>>)>>> {
+) -> Result<impl Iterator<Item = Batch<Vec<String>>>> {
     let batches = EvalBatches::new(Arc::clone(source), encoder.reader.preprocess().clone(), BATCH)?;
     Ok(batches.map(|batch| {
         let batch = batch?;

@@ -53,7 +53,7 @@ impl Teaching {
                 let named = config.model.is_some() || config.run.is_some();
                 if named && !Store::is_finished(folder) {
                     let making = reinforce::Making { folder, ..reinforce::Making::default() };
-                    reinforce::make(recipe, models, sources, device, &making)?;
+                    make_or_wait(recipe, models, sources, device, &making)?;
                 }
                 let store = Store::open(folder)?;
                 reinforce::check(&store, recipe, models, sources, device)?;
@@ -203,6 +203,25 @@ impl Teaching {
         let (count, width) = rows.dim();
         let values = rows.iter().copied().collect::<Vec<_>>();
         Ok(Tensor::f_from_slice(&values)?.f_view([count as i64, width as i64])?.f_to_device(self.device)?)
+    }
+}
+
+/// Makes a store; runs that share one and start together wait for the first of them.
+fn make_or_wait(
+    recipe: &Recipe,
+    models: Models<'_>,
+    sources: &[Arc<dyn Source>],
+    device: Device,
+    making: &reinforce::Making<'_>,
+) -> Result<()> {
+    loop {
+        match reinforce::make(recipe, models, sources, device, making) {
+            Err(Error::Data(data_pipeline::Error::StoreBusy(path))) => {
+                tracing::info!("another process writes the store `{}`; waiting for it", path.display());
+                std::thread::sleep(std::time::Duration::from_secs(5));
+            }
+            made => return made.map(|_| ()),
+        }
     }
 }
 

@@ -121,7 +121,7 @@ pub fn compare(reports: &[Report], teacher: Option<usize>) -> String {
 }
 
 /// Aligned Markdown; the first row is the head, and from the third column on figures are aligned to the right.
-pub(crate) fn markdown(rows: &[Vec<String>]) -> String {
+pub fn markdown(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter()

@@ -5,6 +5,7 @@ mod recipes;
 mod reinforced;
 mod resume;
 mod runs;
+mod sweeps;
 mod towers;
 
 /// For recipes without a teacher that is a run of the same file.

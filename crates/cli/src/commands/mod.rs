@@ -8,6 +8,7 @@ mod evaluate;
 mod inspect;
 mod methods;
 mod reinforce;
+mod sweep;
 mod tokenize;
 mod train;
 
@@ -18,6 +19,7 @@ use crate::exit::Code;
 pub(crate) fn run(command: Command) -> anyhow::Result<Code> {
     match command {
         Command::Train(args) => train::run(args),
+        Command::Sweep(args) => sweep::run(args),
         Command::Reinforce(args) => reinforce::run(args),
         Command::Methods(args) => methods::run(args),
         Command::Evaluate(args) => evaluate::run(args),

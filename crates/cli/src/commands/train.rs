@@ -12,7 +12,8 @@ use crate::args::Train;
 use crate::exit::Code;
 use crate::{output, signals};
 
-const VERSION: &str = concat!("clip-distill ", env!("CARGO_PKG_VERSION"), " ", env!("CLIP_DISTILL_COMMIT"));
+pub(crate) const VERSION: &str =
+    concat!("clip-distill ", env!("CARGO_PKG_VERSION"), " ", env!("CLIP_DISTILL_COMMIT"));
 
 pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
     let job = recipe::load(&args.recipe, &args.set)?;

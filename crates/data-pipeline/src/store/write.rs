@@ -191,9 +191,7 @@ fn lock(folder: &Path) -> Result<File> {
     let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(error(folder, "is being written by another process: wait for it"))
-        }
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::StoreBusy(folder.into())),
         Err(std::fs::TryLockError::Error(e)) => Err(Error::io(&path, e)),
     }
 }

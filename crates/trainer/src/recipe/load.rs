@@ -34,6 +34,57 @@ pub fn load(path: &Path, settings: &[String]) -> Result<Job> {
     resolve(read(path, 0)?, settings, &path.display().to_string())
 }
 
+/// Settings of the command line as one table.
+///
+/// # Errors
+/// [`Error::Recipe`] where one is not of the form `key.path=value`.
+pub fn settings_table(settings: &[String]) -> Result<Table> {
+    let mut table = Table::new();
+    for text in settings {
+        Setting::parse(text)?.apply(&mut table, "")?;
+    }
+    Ok(table)
+}
+
+/// One run of a recipe file with `over` merged on top of everything; `run` names it where the file has several.
+///
+/// # Errors
+/// As [`load`]; [`Error::Recipe`] where the run cannot be told, or its teacher is another run of the file.
+pub fn load_one(path: &Path, run: Option<&str>, over: &Table) -> Result<Recipe> {
+    let origin = path.display().to_string();
+    let fail = |reason: String| Err(Error::recipe(&origin, reason));
+    let mut table = read(path, 0)?;
+    let runs = match table.remove("runs") {
+        Some(Value::Array(runs)) => runs.into_iter().filter_map(|run| run.try_into::<Table>().ok()).collect(),
+        _ => Vec::new(),
+    };
+    let named = |own: &Table| own.get("name").and_then(Value::as_str).map(str::to_string);
+    let chosen = match (run, runs.as_slice()) {
+        (None, []) => None,
+        (None, [only]) => Some(only),
+        (Some(name), _) => match runs.iter().find(|own| named(own).as_deref() == Some(name)) {
+            Some(own) => Some(own),
+            None => return fail(format!("it has no run `{name}`")),
+        },
+        (None, _) => {
+            let names = runs.iter().filter_map(named).collect::<Vec<_>>().join(", ");
+            return fail(format!("it has several runs: name one of {names}"));
+        }
+    };
+    if let Some(own) = chosen {
+        merge(&mut table, own.clone());
+    }
+    merge(&mut table, over.clone());
+    let text = toml::to_string(&table).map_err(|e| Error::recipe(&origin, e.to_string()))?;
+    let recipe = toml::from_str::<Recipe>(&text).map_err(|e| Error::recipe(&origin, setting(&text, &e)))?;
+    recipe.validate(&origin)?;
+    check_name(&recipe.name, &origin)?;
+    if let Some(other) = recipe.teachers.iter().find_map(|teacher| teacher.run.as_ref()) {
+        return fail(format!("its teacher is the run `{other}`: name a model here"));
+    }
+    Ok(recipe)
+}
+
 /// [`load`] of a text that extends no file; `origin` names it in messages.
 ///
 /// # Errors
@@ -161,7 +212,7 @@ fn check_name(name: &str, origin: &str) -> Result<()> {
 }
 
 /// Puts `over` on `base`: tables merge, everything else is replaced.
-fn merge(base: &mut Table, over: Table) {
+pub(crate) fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),

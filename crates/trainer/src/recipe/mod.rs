@@ -16,7 +16,8 @@ use data_pipeline::sources::SourceConfig;
 use kd_losses::{Loss, Term};
 use serde::{Deserialize, Serialize};
 
-pub use load::{Job, load, parse};
+pub(crate) use load::merge;
+pub use load::{Job, load, load_one, parse, settings_table};
 pub use losses::{Classes, LossConfig, When};
 pub use teachers::TeacherConfig;
 

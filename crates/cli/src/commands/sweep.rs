@@ -1,0 +1,117 @@
+//! `clip-distill sweep`.
+
+use anyhow::Context;
+use serde_json::json;
+use trainer::plan::Plan;
+use trainer::recipe::{Job, settings_table};
+use trainer::sweep::{Limits, Progress, Standing, SweepReport, run_cells, write_reports};
+
+use crate::args::Sweep;
+use crate::commands::train::VERSION;
+use crate::exit::Code;
+use crate::{output, signals};
+
+pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
+    let sweep = trainer::sweep::Sweep::load(&args.file, &settings_table(&args.set)?, &args.out)?;
+    if args.dry_run {
+        return dry_run(&sweep, args.json);
+    }
+    let mut code = Code::Done;
+    if !args.report {
+        for cell in sweep.runs() {
+            trainer::run::check(&cell.recipe).with_context(|| cell.label())?;
+        }
+        let stop = signals::stop_flag()?;
+        let limits =
+            Limits { jobs: args.jobs, devices: args.devices.clone(), cells: args.limit, stop: &stop };
+        let program = std::env::current_exe().context("this program cannot find itself")?;
+        let Progress { finished, open, failed } =
+            run_cells(&sweep, &program, &limits, &|line| output::note(line))?;
+        output::note(format!("{finished} runs are finished, {open} are left, {} failed", failed.len()));
+        if !failed.is_empty() {
+            code = Code::Failed;
+        } else if open > 0 {
+            code = Code::Stopped;
+        }
+    }
+    let report = SweepReport::read(&sweep, &made())?;
+    let folder = args.out.join(&sweep.name);
+    write_reports(&report, &folder)?;
+    match args.json {
+        true => output::json(&report)?,
+        false => output::text(format!(
+            "{}\nreport:  {}\n",
+            report.markdown(),
+            folder.join("report.html").display()
+        ))?,
+    }
+    Ok(code)
+}
+
+fn dry_run(sweep: &trainer::sweep::Sweep, as_json: bool) -> anyhow::Result<Code> {
+    let mut text = String::new();
+    let mut cells = Vec::new();
+    let mut flops = 0.0;
+    for cell in sweep.runs() {
+        let job = Job { name: cell.name.clone(), runs: vec![cell.recipe.clone()] };
+        let plan = Plan::new(&cell.recipe, &job).with_context(|| cell.label())?;
+        let standing = cell.standing();
+        if standing != Standing::Finished {
+            flops += plan.flops;
+        }
+        let state = format!("{standing:?}").to_lowercase();
+        text.push_str(&format!(
+            "{state:9} {:50} {:>7} steps  {:.2e} FLOPs  {}\n",
+            cell.label(),
+            plan.steps,
+            plan.flops,
+            cell.folder.display()
+        ));
+        cells.push(json!({
+            "cell": cell.name, "seed": cell.seed, "standing": standing, "folder": cell.folder, "plan": plan,
+        }));
+    }
+    match as_json {
+        true => output::json(&json!({ "sweep": sweep.name, "cells": cells, "flops_left": flops }))?,
+        false => output::text(format!("{text}{} runs, {flops:.2e} FLOPs left\n", cells.len()))?,
+    }
+    Ok(Code::Done)
+}
+
+/// Program, machine class and day.
+fn made() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, |n| n.get());
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let cpu = cpu.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
+    let days = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs() / 86_400);
+    let (year, month, day) = date(days);
+    format!("{VERSION}; {cpu}, {cores} cores; {year}-{month:02}-{day:02}")
+}
+
+/// The Gregorian date of a day counted from 1970-01-01.
+fn date(days: u64) -> (u64, u64, u64) {
+    // Counted in eras of 400 years from 0000-03-01, so that the leap day is a year's last.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * day + 2) / 153;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (era * 400 + year + u64::from(month <= 2), month, day - (153 * shifted + 2) / 5 + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::date;
+
+    #[test]
+    fn dates_by_hand() {
+        assert_eq!(date(0), (1970, 1, 1));
+        assert_eq!(date(11_016), (2000, 2, 29));
+        assert_eq!(date(19_723), (2024, 1, 1));
+        assert_eq!(date(20_782), (2026, 11, 25));
+    }
+}

@@ -1,0 +1,385 @@
+//! From a sweep file to the cells that it asks for.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clip_model::presets;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use toml::{Table, Value};
+
+use crate::recipe::{Recipe, load_one, merge};
+use crate::run::{MODEL_FOLDER, REPORT_FILE};
+use crate::run_folder::shaping;
+use crate::{Error, Result};
+
+/// More cells than a sweep on any one machine can have.
+const MAX_CELLS: usize = 10_000;
+
+/// A sweep, resolved.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    /// Its name.
+    pub name: String,
+    /// What it asks, for the report's head.
+    pub title: String,
+    /// The cell that differences are taken from.
+    pub baseline: Option<String>,
+    /// Figures whose mean is the main figure: data set and figure; empty takes the main figure of all sets.
+    pub mean: Vec<MeanPart>,
+    /// Runs that cells build on, each once.
+    pub shared: Vec<Cell>,
+    /// The cells, seeds of one cell together.
+    pub cells: Vec<Cell>,
+}
+
+/// A part of the main figure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeanPart {
+    /// Name of the data set.
+    pub set: String,
+    /// Name of the figure, as tables have it.
+    pub figure: String,
+}
+
+/// One run of a sweep.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// The cell's name; its seeds have it in common.
+    pub name: String,
+    /// The seed.
+    pub seed: u64,
+    /// The run; paths of shared runs are filled in.
+    pub recipe: Recipe,
+    /// Its run folder.
+    pub folder: PathBuf,
+}
+
+/// How far a cell is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// Its results are there.
+    Finished,
+    /// It was begun.
+    Begun,
+    /// Nothing is there.
+    Open,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    #[serde(default)]
+    title: String,
+    #[serde(default)]
+    recipe: Option<PathBuf>,
+    #[serde(default)]
+    run: Option<String>,
+    #[serde(default)]
+    settings: Table,
+    #[serde(default = "one_seed")]
+    seeds: Vec<u64>,
+    #[serde(default)]
+    baseline: Option<String>,
+    #[serde(default)]
+    mean: Vec<MeanPart>,
+    #[serde(default)]
+    shared: Vec<Entry>,
+    cells: Vec<Entry>,
+    #[serde(default)]
+    grid: BTreeMap<String, Vec<Value>>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: String,
+    #[serde(default)]
+    recipe: Option<PathBuf>,
+    #[serde(default)]
+    run: Option<String>,
+    #[serde(default)]
+    settings: Table,
+    /// The seeds of this entry alone.
+    #[serde(default)]
+    seeds: Option<Vec<u64>>,
+}
+
+fn one_seed() -> Vec<u64> {
+    vec![0]
+}
+
+impl Cell {
+    /// What is there of it.
+    pub fn standing(&self) -> Standing {
+        if self.folder.join(REPORT_FILE).exists() && self.folder.join(MODEL_FOLDER).is_dir() {
+            Standing::Finished
+        } else if self.folder.join("checkpoints").is_dir() {
+            Standing::Begun
+        } else {
+            Standing::Open
+        }
+    }
+
+    /// Name and seed, for messages.
+    pub fn label(&self) -> String {
+        format!("{} (seed {})", self.name, self.seed)
+    }
+}
+
+impl Sweep {
+    /// Reads a sweep file; `over` is put on top of the settings of every cell, and run folders are below `out`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Recipe`] where the file or one of its recipes is wrong.
+    pub fn load(path: &Path, over: &Table, out: &Path) -> Result<Self> {
+        let origin = path.display().to_string();
+        let fail = |reason: String| Err(Error::recipe(&origin, reason));
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let file: File = toml::from_str(&text)
+            .map_err(|e| Error::recipe(&origin, e.to_string().trim().replace('\n', "; ")))?;
+        let mut names = std::collections::HashSet::new();
+        if let Some(twice) = file.shared.iter().chain(&file.cells).find(|entry| !names.insert(&entry.name)) {
+            return fail(format!("two entries are called `{}`", twice.name));
+        }
+        let mut maker = Maker { path, file: &file, over, out, shared: BTreeMap::new() };
+        let mut shared = Vec::new();
+        for entry in &file.shared {
+            let seed = entry.seeds.as_ref().and_then(|seeds| seeds.first().copied()).unwrap_or(0);
+            let cell = maker.cell(entry, &entry.name, seed, None)?;
+            maker.shared.insert(entry.name.clone(), cell.clone());
+            shared.push(cell);
+        }
+        let mut cells = Vec::new();
+        for entry in &file.cells {
+            for (suffix, settings) in combinations(&file.grid) {
+                for seed in entry.seeds.as_ref().unwrap_or(&file.seeds) {
+                    let name = format!("{}{suffix}", entry.name);
+                    cells.push(maker.cell(entry, &name, *seed, Some(&settings))?);
+                    if cells.len() > MAX_CELLS {
+                        return fail(format!("it asks for more than {MAX_CELLS} cells"));
+                    }
+                }
+            }
+        }
+        if cells.is_empty() {
+            return fail("it has no cell: write [[cells]], and at least one seed".into());
+        }
+        if let Some(baseline) =
+            file.baseline.as_ref().filter(|name| cells.iter().all(|cell| cell.name != **name))
+        {
+            return fail(format!("baseline = \"{baseline}\" is none of its cells"));
+        }
+        let title = if file.title.is_empty() { file.name.clone() } else { file.title.clone() };
+        Ok(Sweep {
+            name: file.name.clone(),
+            title,
+            baseline: file.baseline.clone(),
+            mean: file.mean.clone(),
+            shared,
+            cells,
+        })
+    }
+
+    /// All runs in the order in which they can be made, each folder once.
+    pub fn runs(&self) -> Vec<&Cell> {
+        let mut seen = std::collections::HashSet::new();
+        self.shared.iter().chain(&self.cells).filter(|cell| seen.insert(&cell.folder)).collect()
+    }
+}
+
+/// Every combination of a grid: what it adds to a name, and its settings.
+fn combinations(grid: &BTreeMap<String, Vec<Value>>) -> Vec<(String, Table)> {
+    let mut all = vec![(String::new(), Table::new())];
+    for (key, values) in grid {
+        all = all
+            .iter()
+            .flat_map(|(suffix, settings)| {
+                values.iter().map(move |value| {
+                    let mut settings = settings.clone();
+                    merge(&mut settings, nested(key, value.clone()));
+                    (format!("{suffix}, {key} = {value}"), settings)
+                })
+            })
+            .collect();
+    }
+    all
+}
+
+/// `a.b.c = value` as tables.
+fn nested(key: &str, value: Value) -> Table {
+    let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
+    let value = rest.map_or(value.clone(), |rest| nested(rest, value).into());
+    Table::from_iter([(first.to_string(), value)])
+}
+
+struct Maker<'a> {
+    path: &'a Path,
+    file: &'a File,
+    over: &'a Table,
+    out: &'a Path,
+    shared: BTreeMap<String, Cell>,
+}
+
+impl Maker<'_> {
+    /// A cell under the settings of the grid, or a shared run, which knows only its own settings.
+    fn cell(&self, entry: &Entry, name: &str, seed: u64, grid: Option<&Table>) -> Result<Cell> {
+        let origin = format!("{}, {name}", self.path.display());
+        let own = entry.recipe.as_ref().or(self.file.recipe.as_ref());
+        let recipe =
+            own.ok_or_else(|| Error::recipe(&origin, "no `recipe` is named, here or for the whole sweep"))?;
+        let recipe = self.path.with_file_name("").join(recipe);
+        // An entry with its own recipe has its own runs.
+        let run = entry.run.as_deref().or(match entry.recipe {
+            Some(_) => None,
+            None => self.file.run.as_deref(),
+        });
+        let mut settings = Table::new();
+        let common = grid.map(|grid| [&self.file.settings, grid]);
+        for part in common.into_iter().flatten().chain([&entry.settings, self.over]) {
+            merge(&mut settings, part.clone());
+        }
+        settings.insert("seed".into(), Value::Integer(i64::try_from(seed).unwrap_or(i64::MAX)));
+        settings.insert("name".into(), "cell".into());
+        // Named by what shapes the result: shared runs count by what shapes theirs, not by where they lie.
+        let mut named = settings.clone();
+        self.fill(&mut named, &origin, &|cell, rest| format!("cell:{}{rest}", folder_name(&cell.folder)))?;
+        let shaped = shaping(&load_one(&recipe, run, &named)?)?;
+        let digest =
+            Sha256::digest(toml::to_string(&shaped).map_err(|e| Error::recipe(&origin, e.to_string()))?);
+        let id = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>();
+
+        self.fill(&mut settings, &origin, &|cell, rest| format!("{}{rest}", cell.folder.display()))?;
+        let mut recipe = load_one(&recipe, run, &settings)?;
+        recipe.name = format!("cell-{id}");
+        for teacher in recipe.teachers.iter_mut().chain(&mut recipe.eval.teacher) {
+            // A plan can be made before the shared run is there.
+            let shared = self.shared.values().find(|cell| {
+                teacher.model.as_deref().is_some_and(|m| Path::new(m) == cell.folder.join(MODEL_FOLDER))
+            });
+            let preset = shared
+                .map(|cell| cell.recipe.student.model.clone())
+                .filter(|name| presets::get(name).is_ok());
+            teacher.arch = teacher.arch.take().or(preset);
+        }
+        if recipe.eval.fidelity && recipe.eval.cache.is_none() {
+            recipe.eval.cache = Some(self.out.join("cache"));
+        }
+        Ok(Cell { name: name.into(), seed, folder: self.out.join("cells").join(&id), recipe })
+    }
+
+    /// Replaces texts `@NAME` by the model of a shared run and `@NAME/PATH` by a path in its folder.
+    fn fill(&self, table: &mut Table, origin: &str, place: &dyn Fn(&Cell, &str) -> String) -> Result<()> {
+        table.iter_mut().try_for_each(|(_, value)| self.fill_value(value, origin, place))
+    }
+
+    fn fill_value(
+        &self,
+        value: &mut Value,
+        origin: &str,
+        place: &dyn Fn(&Cell, &str) -> String,
+    ) -> Result<()> {
+        match value {
+            Value::Table(table) => self.fill(table, origin, place),
+            Value::Array(values) => {
+                values.iter_mut().try_for_each(|value| self.fill_value(value, origin, place))
+            }
+            Value::String(text) => {
+                let Some(reference) = text.strip_prefix('@') else { return Ok(()) };
+                let (name, rest) = reference.split_once('/').unwrap_or((reference, MODEL_FOLDER));
+                let cell = self.shared.get(name).ok_or_else(|| {
+                    Error::recipe(origin, format!("`@{name}` is no earlier entry of [[shared]]"))
+                })?;
+                *text = place(cell, &format!("/{rest}"));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn folder_name(folder: &Path) -> String {
+    folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RECIPE: &str = "name = 'base'\nstudent.model = 'ViT-nano-32px'\nlosses.task = 1.0\ntrain = { batch_size = 8, steps = 3 }\n\
+                          data.train = [{ source = 'emoji' }]";
+
+    fn sweep(text: &str) -> Result<Sweep> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("base.toml"), RECIPE).unwrap();
+        let path = folder.path().join("sweep.toml");
+        std::fs::write(&path, format!("name = 's'\nrecipe = 'base.toml'\n{text}")).unwrap();
+        Sweep::load(&path, &Table::new(), Path::new("out"))
+    }
+
+    #[test]
+    fn cells_are_recipes_by_settings_by_grid_by_seeds() {
+        let sweep = sweep(
+            "seeds = [3, 4]\nbaseline = 'plain, train.steps = 5'\n[grid]\n'train.steps' = [5, 6]\n\
+             [[shared]]\nname = 'teacher'\nsettings.train.steps = 9\n[[cells]]\nname = 'plain'\n\
+             [[cells]]\nname = 'crd'\nsettings = { losses.crd = 1.0, teacher.model = '@teacher', teacher.store = '@teacher/store' }",
+        )
+        .unwrap();
+        assert_eq!((sweep.shared.len(), sweep.cells.len(), sweep.runs().len()), (1, 8, 9));
+        let last = &sweep.cells[7];
+        assert_eq!((last.name.as_str(), last.seed, last.recipe.seed), ("crd, train.steps = 6", 4, 4));
+        assert_eq!(last.recipe.train.steps, Some(6));
+        let teacher = &last.recipe.teachers[0];
+        assert_eq!(
+            teacher.model.as_deref().map(Path::new),
+            Some(sweep.shared[0].folder.join("model").as_path())
+        );
+        assert_eq!(teacher.store.as_deref(), Some(sweep.shared[0].folder.join("store").as_path()));
+        assert_eq!(teacher.arch.as_deref(), Some("ViT-nano-32px"));
+        assert_eq!(last.standing(), Standing::Open);
+    }
+
+    #[test]
+    fn what_is_the_same_has_the_same_folder() {
+        let ids = |text: &str| {
+            let sweep = sweep(text).unwrap();
+            sweep.cells.iter().map(|cell| cell.folder.clone()).collect::<Vec<_>>()
+        };
+        let plain = ids("[[cells]]\nname = 'a'");
+        // Another name, and what does not shape the result, do not matter; a seed does.
+        assert_eq!(
+            plain,
+            ids("[[cells]]\nname = 'b'\nsettings.train.threads = 2\nsettings.metrics.every_steps = 1")
+        );
+        assert_ne!(plain, ids("seeds = [1]\n[[cells]]\nname = 'a'"));
+        let taught = |steps: i64| {
+            ids(&format!(
+                "[[shared]]\nname = 't'\nsettings.train.steps = {steps}\n[[cells]]\nname = 'a'\nsettings = {{ losses.crd = 1.0, teacher.model = '@t' }}"
+            ))
+        };
+        assert_eq!(taught(1), taught(1));
+        assert_ne!(taught(1), taught(2), "another teacher makes another student");
+    }
+
+    #[test]
+    fn what_cannot_work_is_named() {
+        for (text, part) in [
+            ("cells = []", "no cell"),
+            ("[[cells]]\nname = 'a'\n[[cells]]\nname = 'a'", "two entries"),
+            ("baseline = 'x'\n[[cells]]\nname = 'a'", "baseline"),
+            (
+                "[[cells]]\nname = 'a'\nsettings.teacher.model = '@nobody'\nsettings.losses.crd = 1.0",
+                "@nobody",
+            ),
+            ("[[cells]]\nname = 'a'\nrecipe = 'missing.toml'", "missing.toml"),
+            ("[[cells]]\nname = 'a'\nsettings.losses.unknown = 1.0", "unknown"),
+            ("seeds = []\n[[cells]]\nname = 'a'", "no cell"),
+        ] {
+            let error = sweep(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The HTML page of a sweep: its tables, and charts where people would rather look.
+
+use std::collections::BTreeMap;
+
+use super::results::{CellResults, MEAN, SweepReport};
+use super::stats::Summary;
+use crate::charts::{Bars, bars, curves, escape, html_table, page, scatter};
+use crate::{Result, metrics, report};
+
+/// The page, of one piece.
+pub(super) fn html(sweep: &SweepReport) -> Result<String> {
+    let mut body = format!("<h1>{}</h1><p>{}</p>", escape(&sweep.title), escape(&sweep.made));
+    if !sweep.missing.is_empty() {
+        body.push_str(&format!("<p>Not finished: {}.</p>", escape(&sweep.missing.join(", "))));
+    }
+    let all = sweep.shared.iter().chain(&sweep.cells).collect::<Vec<_>>();
+    let cells = sweep.cells.iter().collect::<Vec<_>>();
+    let mut tables = sweep.tables().into_iter();
+    let show = |body: &mut String, (title, table): (String, String)| {
+        body.push_str(&format!("<h2>{}</h2>{}", escape(&title), html_table(&table)));
+    };
+    if let Some(first) = tables.next() {
+        show(&mut body, first);
+    }
+    let main = [MEAN.to_string()];
+    body.push_str(&format!(
+        "<h2>Zero-shot mean in percent</h2>{}",
+        grouped(&all, &main, |cell| &cell.figures)
+    ));
+    tables.for_each(|table| show(&mut body, table));
+
+    let retained = names(&all, |cell| &cell.retained);
+    if !retained.is_empty() {
+        let chart = grouped(&all, &retained, |cell| &cell.retained);
+        body.push_str(&format!("<h2>Retained of the teacher by set, in percent</h2>{chart}"));
+    }
+    for (title, axis, cost) in [
+        (
+            "Zero-shot mean against parameters",
+            "parameters",
+            (|cell| cell.parameters as f64) as fn(&CellResults) -> f64,
+        ),
+        ("Zero-shot mean against multiply-accumulates", "MACs of an image and a text", |cell| {
+            cell.macs as f64
+        }),
+    ] {
+        let points = all.iter().filter_map(|cell| {
+            let mean = Summary::of(cell.figures.get(MEAN)?)?.mean;
+            Some((cell.name.clone(), vec![(cost(cell), mean * 100.0)]))
+        });
+        let chart = scatter(&points.collect::<Vec<_>>(), true, axis);
+        body.push_str(&format!("<h2>{title}</h2>{chart}"));
+    }
+    if let Some((best, r)) = sweep.predictors.first() {
+        let points = cells.iter().map(|cell| {
+            let pairs = cell
+                .fidelity
+                .get(best)
+                .into_iter()
+                .flatten()
+                .zip(cell.figures.get(MEAN).into_iter().flatten());
+            (cell.name.clone(), pairs.map(|(x, y)| (*x, y * 100.0)).collect())
+        });
+        let chart = scatter(&points.collect::<Vec<_>>(), false, best);
+        body.push_str(&format!(
+            "<h2>Zero-shot mean against the fidelity that goes with it best (correlation {r:.2})</h2>{chart}"
+        ));
+    }
+    for (title, key) in [("Task loss", "task"), ("Total loss", "")] {
+        let lines = all.iter().map(|cell| Ok((cell.name.clone(), mean_curve(cell, key)?)));
+        let lines = lines.collect::<Result<Vec<_>>>()?;
+        if lines.iter().any(|(_, points)| points.len() > 1) {
+            body.push_str(&format!("<h2>{title} by samples seen, mean over seeds</h2>{}", curves(&lines)));
+        }
+    }
+    Ok(page(&sweep.title, &body))
+}
+
+fn names(cells: &[&CellResults], of: fn(&CellResults) -> &BTreeMap<String, Vec<f64>>) -> Vec<String> {
+    let mut names = cells.iter().flat_map(|cell| of(cell).keys()).cloned().collect::<Vec<_>>();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// One group of bars per figure, in percent with the spread over seeds.
+fn grouped(
+    cells: &[&CellResults],
+    figures: &[String],
+    of: fn(&CellResults) -> &BTreeMap<String, Vec<f64>>,
+) -> String {
+    let group = |figure: &String| -> Bars {
+        let value = |cell: &&CellResults| {
+            let found = Summary::of(of(cell).get(figure)?)?;
+            Some((found.mean * 100.0, found.deviation.unwrap_or(0.0) * 100.0))
+        };
+        (figure.clone(), cells.iter().map(value).collect())
+    };
+    let names = cells.iter().map(|cell| cell.name.clone()).collect::<Vec<_>>();
+    bars(&names, &figures.iter().map(group).collect::<Vec<_>>())
+}
+
+/// The mean of the seeds' curves, as long as the shortest.
+fn mean_curve(cell: &CellResults, key: &str) -> Result<Vec<(f64, f64)>> {
+    let curves = cell.folders.iter().map(|folder| Ok(report::points(&metrics::read_steps(folder)?, key)));
+    let curves = curves.collect::<Result<Vec<_>>>()?;
+    let length = curves.iter().map(Vec::len).min().unwrap_or(0);
+    let mean = |place: usize| {
+        let values = curves.iter().map(|curve| curve[place].1).sum::<f64>();
+        (curves[0][place].0, values / curves.len() as f64)
+    };
+    Ok((0..length).map(mean).collect())
+}

@@ -1,0 +1,433 @@
+//! What the cells of a sweep found, together: means over seeds and differences that are paired by seed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clip_model::cost;
+use clip_model::weights::write_atomic;
+use serde::{Deserialize, Serialize};
+use zeroshot_eval::{Evaluation, Report};
+
+use super::file::{Cell, MeanPart, Standing, Sweep};
+use super::page;
+use super::stats::{Difference, Summary, correlation};
+use crate::run::{REPORT_FILE, Results};
+use crate::{Error, Result, plan};
+
+/// Name of the main figure.
+pub(super) const MEAN: &str = "zero-shot mean";
+
+/// One cell with all its seeds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CellResults {
+    /// Its name.
+    pub name: String,
+    /// The seeds that are finished.
+    pub seeds: Vec<u64>,
+    /// Of each figure (`set: figure`) one value per seed, 0 to 1.
+    pub figures: BTreeMap<String, Vec<f64>>,
+    /// Of each fidelity figure (`set: of what, which`) one value per seed.
+    pub fidelity: BTreeMap<String, Vec<f64>>,
+    /// Of each set the share of the teacher's main figure, one value per seed.
+    pub retained: BTreeMap<String, Vec<f64>>,
+    /// Parameters of both towers.
+    pub parameters: u64,
+    /// Multiply-accumulates of one image and one text.
+    pub macs: u64,
+    /// Seconds of training, one value per seed.
+    pub seconds: Vec<f64>,
+    /// Run folders, one per seed.
+    pub folders: Vec<PathBuf>,
+}
+
+/// One cell against another, paired by seed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The one.
+    pub cell: String,
+    /// The other.
+    pub other: String,
+    /// The figure.
+    pub figure: String,
+    /// One minus other.
+    pub difference: Difference,
+}
+
+/// A sweep's result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SweepReport {
+    /// The sweep.
+    pub name: String,
+    /// What it asks.
+    pub title: String,
+    /// Program, machine class and date.
+    pub made: String,
+    /// The main figure is the mean of these; empty is the main figures of all sets.
+    pub mean: Vec<MeanPart>,
+    /// The cell that differences in tables are taken from.
+    pub baseline: Option<String>,
+    /// Shared runs and cells in the order of the file; shared ones first.
+    pub shared: Vec<CellResults>,
+    /// The cells.
+    pub cells: Vec<CellResults>,
+    /// All pairs of cells on the main figure, and every cell against the baseline on every figure.
+    pub comparisons: Vec<Comparison>,
+    /// Over all cells and seeds: how each fidelity figure goes with the main figure (Pearson).
+    pub predictors: Vec<(String, f64)>,
+    /// Cells that are not finished.
+    pub missing: Vec<String>,
+}
+
+impl SweepReport {
+    /// Reads the results of all cells that are finished; `made` says by what, where and when.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] where a result is damaged, or has not a figure of the sweep's mean.
+    pub fn read(sweep: &Sweep, made: &str) -> Result<Self> {
+        let mut missing = Vec::new();
+        let mut collect = |cells: &[Cell]| -> Result<Vec<CellResults>> {
+            let mut all = Vec::<CellResults>::new();
+            for cell in cells {
+                if cell.standing() != Standing::Finished {
+                    missing.push(cell.label());
+                    continue;
+                }
+                let results = read_results(&cell.folder)?;
+                let place = all.iter().position(|own| own.name == cell.name);
+                let place = match place {
+                    Some(place) => place,
+                    None => {
+                        all.push(CellResults::new(cell, &results)?);
+                        all.len() - 1
+                    }
+                };
+                all[place].add(cell, &results, &sweep.mean)?;
+            }
+            Ok(all)
+        };
+        let (shared, cells) = (collect(&sweep.shared)?, collect(&sweep.cells)?);
+        let comparisons = comparisons(&cells, sweep.baseline.as_deref());
+        let predictors = predictors(&cells);
+        Ok(SweepReport {
+            name: sweep.name.clone(),
+            title: sweep.title.clone(),
+            made: made.into(),
+            mean: sweep.mean.clone(),
+            baseline: sweep.baseline.clone(),
+            shared,
+            cells,
+            comparisons,
+            predictors,
+            missing,
+        })
+    }
+
+    /// The tables as Markdown.
+    pub fn markdown(&self) -> String {
+        let mut text = format!("# {}\n\n{}\n", self.title, self.made);
+        if !self.missing.is_empty() {
+            text.push_str(&format!("\nNot finished: {}.\n", self.missing.join(", ")));
+        }
+        for (title, table) in self.tables() {
+            text.push_str(&format!("\n## {title}\n\n{table}"));
+        }
+        text
+    }
+
+    /// Titles and Markdown tables.
+    pub fn tables(&self) -> Vec<(String, String)> {
+        let all = self.shared.iter().chain(&self.cells).collect::<Vec<_>>();
+        let mut tables = Vec::new();
+        let columns = figure_names(&all, |cell| &cell.figures);
+        if !columns.is_empty() {
+            let rows = all.iter().map(|cell| {
+                let mut row = vec![cell.name.clone(), cell.seeds.len().to_string()];
+                row.extend(columns.iter().map(|name| summary(cell.figures.get(name), 100.0)));
+                row
+            });
+            let title = "Zero-shot results in percent, mean ± standard deviation over seeds".to_string();
+            tables.push((title, table(&["cell", "seeds"], &columns, rows.collect())));
+        }
+        if let Some(baseline) = &self.baseline {
+            let own = |cell: &CellResults| -> Vec<String> {
+                let mut row = vec![cell.name.clone(), cell.seeds.len().to_string()];
+                row.extend(columns.iter().map(|name| {
+                    let found = self
+                        .comparisons
+                        .iter()
+                        .find(|c| c.cell == cell.name && c.other == *baseline && c.figure == *name);
+                    found.map_or_else(|| "-".into(), |c| difference(&c.difference))
+                }));
+                row
+            };
+            let rows = self.cells.iter().filter(|cell| cell.name != *baseline).map(own).collect::<Vec<_>>();
+            if !rows.is_empty() {
+                let title = format!(
+                    "Difference to `{baseline}` in points, with the 95 % interval over seeds (paired; * leaves 0 out)"
+                );
+                tables.push((title, table(&["cell", "seeds"], &columns, rows)));
+            }
+        }
+        let names = self.cells.iter().map(|cell| cell.name.clone()).collect::<Vec<_>>();
+        let pairs = self.cells.iter().map(|cell| {
+            let mut row = vec![cell.name.clone(), MEAN.to_string()];
+            row.extend(names.iter().map(|other| {
+                let same = |c: &&Comparison| c.cell == cell.name && c.other == *other && c.figure == MEAN;
+                self.comparisons.iter().find(same).map_or_else(|| "".into(), |c| difference(&c.difference))
+            }));
+            row
+        });
+        if names.len() > 2 {
+            let title = "Row minus column in points, with the 95 % interval over seeds".to_string();
+            tables.push((title, table(&["cell", "figure"], &names, pairs.collect())));
+        }
+        for (title, factor, of) in [
+            ("Share of the teacher's score that is retained, in percent", 100.0, retained as Of),
+            ("Fidelity to the teacher", 1.0, fidelity as Of),
+        ] {
+            let columns = figure_names(&all, of);
+            if !columns.is_empty() {
+                let rows = all.iter().filter(|cell| !of(cell).is_empty()).map(|cell| {
+                    let mut row = vec![cell.name.clone(), cell.seeds.len().to_string()];
+                    row.extend(columns.iter().map(|name| summary(of(cell).get(name), factor)));
+                    row
+                });
+                tables.push((title.into(), table(&["cell", "seeds"], &columns, rows.collect())));
+            }
+        }
+        if !self.predictors.is_empty() {
+            let rows =
+                self.predictors.iter().map(|(name, r)| vec![name.clone(), MEAN.into(), format!("{r:.2}")]);
+            let title = "Which fidelity goes with the zero-shot mean, over all cells and seeds".to_string();
+            tables.push((title, table(&["fidelity", "with"], &["correlation".into()], rows.collect())));
+        }
+        let columns = ["parameters, M", "MACs, G", "training, s"].map(String::from);
+        let rows = all.iter().map(|cell| {
+            vec![
+                cell.name.clone(),
+                cell.seeds.len().to_string(),
+                format!("{:.2}", cell.parameters as f64 / 1e6),
+                format!("{:.3}", cell.macs as f64 / 1e9),
+                summary(Some(&cell.seconds), 1.0),
+            ]
+        });
+        tables.push(("Cost".into(), table(&["cell", "seeds"], &columns, rows.collect())));
+        tables
+    }
+
+    /// One line per cell, seed and figure.
+    pub fn csv(&self) -> String {
+        let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
+        let mut text = "cell,seed,kind,figure,value\n".to_string();
+        for cell in self.shared.iter().chain(&self.cells) {
+            for (kind, values) in
+                [("score", &cell.figures), ("retained", &cell.retained), ("fidelity", &cell.fidelity)]
+            {
+                for (figure, values) in values {
+                    for (seed, value) in cell.seeds.iter().zip(values) {
+                        text.push_str(&format!(
+                            "{},{seed},{kind},{},{value}\n",
+                            quoted(&cell.name),
+                            quoted(figure)
+                        ));
+                    }
+                }
+            }
+        }
+        text
+    }
+}
+
+/// Writes `report.md`, `report.json`, `report.csv` and `report.html` into a folder.
+///
+/// # Errors
+/// [`Error::Io`] where one cannot be written.
+pub fn write_reports(report: &SweepReport, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    let json =
+        serde_json::to_string_pretty(report).map_err(|e| Error::recipe(&report.name, e.to_string()))?;
+    for (file, text) in [
+        ("report.md", report.markdown()),
+        ("report.json", json),
+        ("report.csv", report.csv()),
+        ("report.html", page::html(report)?),
+    ] {
+        write_atomic(&folder.join(file), text.as_bytes())?;
+    }
+    Ok(())
+}
+
+impl CellResults {
+    fn new(cell: &Cell, results: &Results) -> Result<Self> {
+        let config = cell.recipe.student.adjust().apply(&plan::model_config(&cell.recipe.student.model)?)?;
+        let cost = cost::cost(&config)?;
+        let (image, text) = results.parameters;
+        Ok(CellResults {
+            name: cell.name.clone(),
+            seeds: Vec::new(),
+            figures: BTreeMap::new(),
+            fidelity: BTreeMap::new(),
+            retained: BTreeMap::new(),
+            parameters: image + text,
+            macs: cost.image.macs + cost.text.macs,
+            seconds: Vec::new(),
+            folders: Vec::new(),
+        })
+    }
+
+    fn add(&mut self, cell: &Cell, results: &Results, mean: &[MeanPart]) -> Result<()> {
+        for set in &results.student.sets {
+            for (figure, value) in set.score.figures() {
+                self.figures.entry(format!("{}: {figure}", set.set)).or_default().push(value);
+            }
+        }
+        if let Some(value) = main_figure(&results.student, mean, &cell.label())? {
+            self.figures.entry(MEAN.into()).or_default().push(value);
+        }
+        if let Some(teacher) = &results.teacher {
+            for set in zeroshot_eval::retention(&results.student, teacher).sets {
+                if let Some(share) = set.retained {
+                    self.retained.entry(set.set).or_default().push(share);
+                }
+            }
+        }
+        for Evaluation { set, fidelity, calibration, .. } in &results.details {
+            for (of, which, value) in fidelity.iter().flat_map(|found| found.figures()) {
+                if let Some(value) = value {
+                    self.fidelity.entry(format!("{set}: {of}, {which}")).or_default().push(value);
+                }
+            }
+            if let Some(found) = calibration {
+                let name = format!("{set}: expected calibration error");
+                self.figures.entry(name).or_default().push(found.expected_calibration_error);
+            }
+        }
+        self.seeds.push(cell.seed);
+        self.seconds.push(results.seconds);
+        self.folders.push(cell.folder.clone());
+        Ok(())
+    }
+}
+
+fn read_results(folder: &Path) -> Result<Results> {
+    let path = folder.join(REPORT_FILE);
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+    serde_json::from_str(&text)
+        .map_err(|e| Error::recipe(path.display().to_string(), format!("it is damaged: {e}")))
+}
+
+/// The mean of the sweep's figures; none where nothing was measured.
+fn main_figure(report: &Report, mean: &[MeanPart], label: &str) -> Result<Option<f64>> {
+    let values = if mean.is_empty() {
+        report.sets.iter().map(|set| set.score.main()).collect::<Vec<_>>()
+    } else {
+        let value = |part: &MeanPart| {
+            let set = report.sets.iter().find(|set| set.set == part.set)?;
+            set.score.figures().into_iter().find(|(name, _)| *name == part.figure).map(|(_, value)| value)
+        };
+        let missing = |part: &MeanPart| {
+            Error::recipe(
+                label,
+                format!("it has no figure `{}` of `{}` for the sweep's mean", part.figure, part.set),
+            )
+        };
+        mean.iter().map(|part| value(part).ok_or_else(|| missing(part))).collect::<Result<_>>()?
+    };
+    Ok(Summary::of(&values).map(|summary| summary.mean))
+}
+
+/// Values of two cells on the seeds that both have.
+fn paired(one: &CellResults, other: &CellResults, figure: &str) -> Vec<(f64, f64)> {
+    let value = |cell: &CellResults, seed: u64| {
+        let place = cell.seeds.iter().position(|own| *own == seed)?;
+        cell.figures.get(figure)?.get(place).copied()
+    };
+    one.seeds.iter().filter_map(|seed| Some((value(one, *seed)?, value(other, *seed)?))).collect()
+}
+
+fn comparisons(cells: &[CellResults], baseline: Option<&str>) -> Vec<Comparison> {
+    let mut all = Vec::new();
+    for one in cells {
+        for other in cells.iter().filter(|other| other.name != one.name) {
+            for figure in one.figures.keys() {
+                if figure != MEAN && Some(other.name.as_str()) != baseline {
+                    continue;
+                }
+                if let Some(difference) = Difference::of(&paired(one, other, figure)) {
+                    let (cell, other) = (one.name.clone(), other.name.clone());
+                    all.push(Comparison { cell, other, figure: figure.clone(), difference });
+                }
+            }
+        }
+    }
+    all
+}
+
+fn predictors(cells: &[CellResults]) -> Vec<(String, f64)> {
+    let mut names = cells.iter().flat_map(|cell| cell.fidelity.keys()).cloned().collect::<Vec<_>>();
+    names.sort();
+    names.dedup();
+    let points = |name: &String| {
+        let of = |cell: &CellResults| {
+            let (fidelity, mean) = (cell.fidelity.get(name), cell.figures.get(MEAN));
+            let pairs = fidelity.into_iter().flatten().zip(mean.into_iter().flatten());
+            pairs.map(|(x, y)| (*x, *y)).collect::<Vec<_>>()
+        };
+        cells.iter().flat_map(of).collect::<Vec<_>>()
+    };
+    let mut found = names
+        .into_iter()
+        .filter_map(|name| correlation(&points(&name)).map(|r| (name, r)))
+        .collect::<Vec<_>>();
+    found.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
+    found
+}
+
+type Of = fn(&CellResults) -> &BTreeMap<String, Vec<f64>>;
+
+fn retained(cell: &CellResults) -> &BTreeMap<String, Vec<f64>> {
+    &cell.retained
+}
+
+fn fidelity(cell: &CellResults) -> &BTreeMap<String, Vec<f64>> {
+    &cell.fidelity
+}
+
+/// All figures that any cell has; the main one first.
+fn figure_names(
+    cells: &[&CellResults],
+    of: impl Fn(&CellResults) -> &BTreeMap<String, Vec<f64>>,
+) -> Vec<String> {
+    let mut names = cells.iter().flat_map(|cell| of(cell).keys()).cloned().collect::<Vec<_>>();
+    names.sort();
+    names.dedup();
+    names.sort_by_key(|name| name != MEAN);
+    names
+}
+
+fn summary(values: Option<&Vec<f64>>, factor: f64) -> String {
+    let digits = if factor > 1.0 { 1 } else { 2 };
+    match values.and_then(|values| Summary::of(values)) {
+        None => "-".into(),
+        Some(Summary { mean, deviation: None, .. }) => format!("{:.digits$}", mean * factor),
+        Some(Summary { mean, deviation: Some(deviation), .. }) => {
+            format!("{:.digits$} ± {:.digits$}", mean * factor, deviation * factor)
+        }
+    }
+}
+
+fn difference(found: &Difference) -> String {
+    let mean = found.mean * 100.0;
+    match found.half_width {
+        None => format!("{mean:+.1}"),
+        Some(half) => format!("{mean:+.1} ± {:.1}{}", half * 100.0, if found.is_clear() { " *" } else { "" }),
+    }
+}
+
+fn table(first: &[&str], columns: &[String], rows: Vec<Vec<String>>) -> String {
+    let mut head = first.iter().map(ToString::to_string).collect::<Vec<_>>();
+    head.extend(columns.iter().cloned());
+    let mut all = vec![head];
+    all.extend(rows);
+    zeroshot_eval::report::markdown(&all)
+}

@@ -1,0 +1,54 @@
+//! The sweeps that ship are planned, with no data here.
+
+use std::path::{Path, PathBuf};
+
+use trainer::plan::Plan;
+use trainer::recipe::Job;
+use trainer::sweep::Sweep;
+
+fn files() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/sweeps");
+    let mut files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    files.sort();
+    files
+}
+
+#[test]
+fn every_sweep_is_planned() {
+    let out = tempfile::tempdir().unwrap();
+    let nowhere: toml::Table = "data.root = 'nowhere'".parse().unwrap();
+    let mut names = Vec::new();
+    for path in files() {
+        let sweep = Sweep::load(&path, &nowhere, out.path()).unwrap();
+        assert_eq!(sweep.name, path.file_stem().unwrap().to_string_lossy());
+        let mut students = std::collections::BTreeSet::new();
+        for cell in sweep.runs() {
+            let job = Job { name: cell.name.clone(), runs: vec![cell.recipe.clone()] };
+            let plan = Plan::new(&cell.recipe, &job).unwrap_or_else(|e| panic!("{}: {e}", cell.label()));
+            assert!(plan.steps > 0 && plan.flops > 0.0);
+            if !sweep.shared.iter().any(|shared| shared.folder == cell.folder) {
+                students.insert((plan.steps, plan.samples, plan.student.model));
+            }
+        }
+        // A fair comparison: equal data, equal steps, equal student.
+        assert_eq!(students.len(), 1, "{}: {students:?}", sweep.name);
+        names.push(sweep.name);
+    }
+    for needed in ["clip-kd-cifar", "quick", "structure-transfer", "tinyclip-vs-clip-kd"] {
+        assert!(names.iter().any(|name| name == needed), "{needed}");
+    }
+}
+
+#[test]
+fn sweeps_share_their_cells() {
+    let out = tempfile::tempdir().unwrap();
+    let folders = |name: &str| {
+        let path = files().into_iter().find(|path| path.file_stem().unwrap() == name).unwrap();
+        let sweep = Sweep::load(&path, &toml::Table::new(), out.path()).unwrap();
+        let folders = sweep.runs().into_iter().map(|cell| cell.folder.clone());
+        folders.collect::<std::collections::BTreeSet<_>>()
+    };
+    let (one, two) = (folders("clip-kd-cifar"), folders("tinyclip-vs-clip-kd"));
+    // The teacher, and three seeds each of the undistilled student and of CLIP-KD.
+    assert_eq!(one.intersection(&two).count(), 7);
+}
