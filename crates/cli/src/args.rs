@@ -68,7 +68,7 @@ pub(crate) struct Train {
 
 #[derive(Debug, Group)]
 pub(crate) struct Evaluate {
-    /// Model folder (open_clip or Hugging Face) or checkpoint file.
+    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name[@revision].
     pub model: String,
     /// Folder of class folders, tar file or pattern, folder of tars, or manifest from `datasets/`.
     #[arg(long)]
@@ -101,7 +101,7 @@ pub(crate) enum Task {
 
 #[derive(Debug, Group)]
 pub(crate) struct Embed {
-    /// Model folder (open_clip or Hugging Face) or checkpoint file.
+    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name[@revision].
     pub model: String,
     /// Folder of images; all below it are taken, in the order of their paths.
     #[arg(long, required_unless_present = "texts", conflicts_with = "texts")]
@@ -119,7 +119,7 @@ pub(crate) struct Embed {
 
 #[derive(Debug, Group)]
 pub(crate) struct Classify {
-    /// Model folder (open_clip or Hugging Face) or checkpoint file.
+    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name[@revision].
     pub model: String,
     /// Images.
     #[arg(required = true)]
@@ -140,7 +140,7 @@ pub(crate) struct Classify {
 
 #[derive(Debug, Group)]
 pub(crate) struct Convert {
-    /// Model folder (open_clip or Hugging Face) or checkpoint file.
+    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name[@revision].
     pub model: String,
     /// What to write.
     #[arg(long)]
@@ -184,7 +184,7 @@ pub(crate) struct Tokenize {
 
 #[derive(Debug, Group)]
 pub(crate) struct Inspect {
-    /// Model folder or preset; all presets if left out.
+    /// Model folder, checkpoint file, hf-hub:owner/name[@revision] or preset; all presets if left out.
     pub model: Option<String>,
     /// Print JSON.
     #[arg(long)]

@@ -9,6 +9,7 @@ use clip_model::{Clip, presets};
 use data_pipeline::manifest::Manifest;
 use data_pipeline::sources::{FolderConfig, Source, SourceConfig, Split, WebDatasetConfig};
 use tch::Device;
+use trainer::models::{Need, locate};
 use trainer::recipe::EvalTask;
 use trainer::views::Reader;
 
@@ -26,13 +27,14 @@ pub(crate) fn open_model(name: &str, tokenizer: Option<&Path>) -> anyhow::Result
 /// Weights with what belongs to them; `arch` is the preset of a bare file whose shapes do not tell it. What was
 /// decided on the way is said.
 pub(crate) fn open_weights(name: &str, arch: Option<&str>) -> anyhow::Result<Opened> {
-    let path = Path::new(name);
+    let located = locate(name, Need::Weights, true)?;
+    let path = Path::new(&*located);
     let opened = match arch {
         Some(arch) if path.is_file() => {
             folder::open_file(&presets::get(arch)?, path, Device::Cpu, &Adjust::default())?
         }
         Some(_) => bail!("--arch is for a bare weight file, and `{name}` is none"),
-        None => folder::open(name, Device::Cpu, 0)?,
+        None => folder::open(&located, Device::Cpu, 0)?,
     };
     if !opened.has_weights {
         bail!(

@@ -203,6 +203,67 @@ fn wrong_settings_are_named_with_their_place() {
 }
 
 #[test]
+fn a_model_of_the_hub_is_used_from_the_cache_offline() {
+    let place = Place::new();
+    let model = place.model();
+    let commit = "0123456789".repeat(4);
+    let root = place.path("hub/models--owner--tiny");
+    fs::create_dir_all(root.join("refs")).unwrap();
+    fs::create_dir_all(root.join("snapshots")).unwrap();
+    fs::write(root.join("refs/main"), &commit).unwrap();
+    fs::rename(&model, root.join("snapshots").join(&commit)).unwrap();
+    let cached = root.join("snapshots").join(&commit).display().to_string();
+    let offline = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_clip-distill"));
+        command.args(args).stdin(Stdio::null());
+        command.env("HF_HUB_CACHE", place.path("hub")).env("HF_HUB_OFFLINE", "1");
+        let output = command.output().unwrap();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    };
+    let (done, inspected, said) = offline(&["inspect", "hf-hub:owner/tiny", "--json"]);
+    assert!(done, "{said}");
+    let inspected: Value = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(inspected["config"]["embed_dim"], 8);
+    assert_eq!(inspected["cost"]["model"], "hf-hub:owner/tiny");
+
+    fs::write(place.path("texts.txt"), "one\ntwo\n").unwrap();
+    let embedded = |model: &str| {
+        let out = place.name("rows.safetensors");
+        let (done, _, said) = offline(&["embed", model, "--texts", &place.name("texts.txt"), "--out", &out]);
+        assert!(done, "{said}");
+        fs::read(out).unwrap()
+    };
+    assert!(embedded(&format!("hf:owner/tiny@{commit}")) == embedded(&cached));
+    let (done, _, said) =
+        offline(&["convert", "hf-hub:owner/tiny", "--to", "huggingface", &place.name("face")]);
+    assert!(done && place.path("face/model.safetensors").is_file(), "{said}");
+
+    // A student and a teacher of the hub; the run names them as the recipe does.
+    let recipe = place.recipe("losses.crd = 1.0\nteacher.model = 'hf:owner/tiny'");
+    let student = fs::read_to_string(&recipe).unwrap().replace(&model, "hf-hub:owner/tiny");
+    fs::write(&recipe, student).unwrap();
+    let (done, plan, said) = offline(&["train", &recipe, "--dry-run"]);
+    assert!(
+        done && plan.contains("hf-hub:owner/tiny") && plan.contains("teacher     hf:owner/tiny"),
+        "{plan}{said}"
+    );
+    let (done, _, said) = offline(&["train", &recipe, "--out", &place.name("out")]);
+    assert!(done, "{said}");
+    let written = fs::read_to_string(place.path("out/recipe.toml")).unwrap();
+    assert!(written.contains("hf-hub:owner/tiny") && !written.contains("snapshots"), "{written}");
+
+    for (wrong, word) in [
+        ("hf-hub:owner/other", "HF_HUB_OFFLINE"),
+        ("hf-hub:owner/tiny@v2", "HF_HUB_OFFLINE"),
+        ("hf-hub:../..", "no model of the hub"),
+        ("hf-hub:tiny", "hf-hub:owner/name"),
+    ] {
+        let (done, _, said) = offline(&["inspect", wrong]);
+        assert!(!done && said.lines().count() == 1 && said.contains(word), "{wrong}: {said}");
+    }
+}
+
+#[test]
 fn convert_goes_to_other_formats_and_back() {
     let place = Place::new();
     let (recipe, out) = (place.recipe(""), place.name("out"));

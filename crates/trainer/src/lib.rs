@@ -16,6 +16,7 @@ pub mod error;
 pub mod evaluate;
 pub mod job;
 pub mod metrics;
+pub mod models;
 pub mod optimizer;
 pub mod plan;
 mod progress;

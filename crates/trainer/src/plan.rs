@@ -11,6 +11,7 @@ use data_pipeline::sample::RawSample;
 use data_pipeline::sources::{Share, Source};
 use serde::Serialize;
 
+use crate::models::{Need, locate};
 use crate::recipe::{Job, Recipe, TeacherConfig, TrainSource};
 use crate::{Error, Result};
 
@@ -123,9 +124,7 @@ impl Source for Absent {
 fn plan_sources(recipe: &Recipe) -> Result<Vec<(Arc<dyn Source>, f64)>> {
     let open = |own: &TrainSource| match (own.source.open(&recipe.data.root), own.samples) {
         (Ok(source), _) => share(own, source),
-        (Err(error), Some(len)) => {
-            share(own, Arc::new(Absent { name: format!("(not here: {error})"), len }))
-        }
+        (Err(error), Some(len)) => share(own, Arc::new(Absent { name: format!("(not here: {error})"), len })),
         (Err(error), None) => Err(error.into()),
     };
     recipe.data.train.iter().map(open).collect()
@@ -134,9 +133,9 @@ fn plan_sources(recipe: &Recipe) -> Result<Vec<(Arc<dyn Source>, f64)>> {
 /// The configuration behind the name of a student or teacher; of a folder no weights are read.
 ///
 /// # Errors
-/// [`Error::Model`] where it is neither a folder, a checkpoint nor a preset.
+/// [`Error::Model`] where it is neither a folder, a checkpoint nor a preset; those of [`locate`].
 pub fn model_config(name: &str) -> Result<ClipConfig> {
-    Ok(clip_model::folder::config(name)?)
+    Ok(clip_model::folder::config(&locate(name, Need::Config, false)?)?)
 }
 
 /// Steps of the run, and of one epoch.

@@ -17,6 +17,7 @@ use zeroshot_eval::Report;
 use crate::checkpoint::{self, State};
 use crate::evaluate::{ModelEncoder, evaluate};
 use crate::metrics::{MetricsFile, Moment};
+use crate::models::{Need, locate};
 use crate::progress::Progress;
 use crate::recipe::{Recipe, TeacherConfig};
 use crate::run_folder::{self, Standing};
@@ -95,7 +96,7 @@ pub fn run(recipe: &Recipe, folder: &Path, teacher: Option<&Path>, options: &Opt
                 "run {} is finished already and measured on the sets that are named now",
                 recipe.name
             );
-            return measure_again(recipe, folder, teacher, results).map(Outcome::Finished);
+            return measure_again(recipe, folder, teacher, results, options).map(Outcome::Finished);
         }
         Standing::Open => {}
     }
@@ -116,13 +117,20 @@ pub fn check(recipe: &Recipe) -> Result<()> {
 }
 
 /// Measures the finished model of a run on the recipe's sets, in place of its earlier results.
-fn measure_again(recipe: &Recipe, folder: &Path, teacher: Option<&Path>, old: Results) -> Result<Results> {
+fn measure_again(
+    recipe: &Recipe,
+    folder: &Path,
+    teacher: Option<&Path>,
+    old: Results,
+    options: &Options<'_>,
+) -> Result<Results> {
     let device = device(&recipe.train.device)?;
     let opened = folder::open(&folder.join(MODEL_FOLDER).display().to_string(), device, 0)?;
     let reader = Reader::new(opened.model.config(), &opened.preprocess, recipe.student.tokenizer.as_deref())?;
     let encoder = ModelEncoder { model: &opened.model, reader: &reader };
     let student = evaluate(&encoder, &recipe.eval.sets, &recipe.data.root, &recipe.name)?;
-    let opened = recipe.teacher.as_ref().map(|config| open_teacher(config, teacher, device)).transpose()?;
+    let opened =
+        recipe.teacher.as_ref().map(|config| open_teacher(config, teacher, device, options)).transpose()?;
     let results = Results { student, teacher: measure_teacher(recipe, opened.as_ref())?, ..old };
     run_folder::write_report(folder, &results)?;
     run_folder::write_recipe(folder, recipe)?;
@@ -186,8 +194,8 @@ impl<'a> Session<'a> {
         if recipe.train.threads > 0 {
             tch::set_num_threads(recipe.train.threads);
         }
-        let opened =
-            folder::open_adjusted(&recipe.student.model, device, recipe.seed, &recipe.student.adjust())?;
+        let name = locate(&recipe.student.model, Need::Weights, options.progress)?;
+        let opened = folder::open_adjusted(&name, device, recipe.seed, &recipe.student.adjust())?;
         for note in &opened.notes {
             tracing::info!("student {}: {note}", recipe.student.model);
         }
@@ -202,8 +210,11 @@ impl<'a> Session<'a> {
             }
         }
         let reader = Reader::new(student.config(), &preprocess, recipe.student.tokenizer.as_deref())?;
-        let teacher =
-            recipe.teacher.as_ref().map(|config| open_teacher(config, teacher, device)).transpose()?;
+        let teacher = recipe
+            .teacher
+            .as_ref()
+            .map(|config| open_teacher(config, teacher, device, options))
+            .transpose()?;
 
         let teacher_width = teacher.as_ref().map(|(teacher, _)| teacher.model().config().embed_dim);
         let (terms, width) = (recipe.terms(), student.config().embed_dim);
@@ -421,7 +432,12 @@ impl Window {
     }
 }
 
-fn open_teacher(config: &TeacherConfig, run: Option<&Path>, device: Device) -> Result<(Teacher, Reader)> {
+fn open_teacher(
+    config: &TeacherConfig,
+    run: Option<&Path>,
+    device: Device,
+    options: &Options<'_>,
+) -> Result<(Teacher, Reader)> {
     let folder = run.map(|path| path.display().to_string());
     let name = config.model.clone().or(folder).ok_or_else(|| {
         Error::recipe(
@@ -429,6 +445,7 @@ fn open_teacher(config: &TeacherConfig, run: Option<&Path>, device: Device) -> R
             format!("the run `{}` has no model yet", config.run.as_deref().unwrap_or_default()),
         )
     })?;
+    let name = locate(&name, Need::Weights, options.progress)?;
     let teacher = Teacher::open(&name, config.arch.as_deref(), config.image_size, device)?;
     let reader = Reader::new(teacher.model().config(), teacher.preprocess(), config.tokenizer.as_deref())?;
     Ok((teacher, reader))

@@ -61,7 +61,7 @@ pub struct Recipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Student {
-    /// A preset, or a model folder to go on from.
+    /// A preset, or a model to go on from: a folder, a checkpoint file or `hf-hub:owner/name`.
     pub model: String,
     /// Side of its images in pixels, where it is to be another than the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -100,7 +100,7 @@ impl Student {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherConfig {
-    /// A model folder, or a safetensors file of the architecture `arch`.
+    /// A model folder, `hf-hub:owner/name`, or a checkpoint file (of the architecture `arch`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// An earlier run of the same recipe file.
