@@ -85,7 +85,7 @@ pub(crate) struct Evaluate {
     /// Where the data of a manifest lies [default: data/NAME].
     #[arg(long)]
     pub root: Option<PathBuf>,
-    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
+    /// A `tokenizer.json` [default: that of the model's folder, or CLIP's tokenizer].
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,
     /// Print JSON.
@@ -112,7 +112,7 @@ pub(crate) struct Embed {
     /// File to write: `embeddings` [n, embed dim], not normalised, and the names in its metadata.
     #[arg(long)]
     pub out: PathBuf,
-    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
+    /// A `tokenizer.json` [default: that of the model's folder, or CLIP's tokenizer].
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,
 }
@@ -130,7 +130,7 @@ pub(crate) struct Classify {
     /// Prompt templates: plain, cifar, simple-7, openai-80, or a file with one per line.
     #[arg(long, default_value = "plain")]
     pub prompts: String,
-    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
+    /// A `tokenizer.json` [default: that of the model's folder, or CLIP's tokenizer].
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,
     /// Print JSON.

@@ -18,15 +18,15 @@ use crate::output;
 
 /// A model with weights, and how it reads.
 pub(crate) fn open_model(name: &str, tokenizer: Option<&Path>) -> anyhow::Result<(Clip, Reader)> {
-    let opened = open_weights(name, None)?;
-    let reader = Reader::new(opened.model.config(), &opened.preprocess, tokenizer)?;
+    let (opened, place) = open_weights(name, None)?;
+    let reader = Reader::of_model(&place, opened.model.config(), &opened.preprocess, tokenizer)?;
     opened.model.params().set_requires_grad(false);
     Ok((opened.model, reader))
 }
 
-/// Weights with what belongs to them; `arch` is the preset of a bare file whose shapes do not tell it. What was
-/// decided on the way is said.
-pub(crate) fn open_weights(name: &str, arch: Option<&str>) -> anyhow::Result<Opened> {
+/// Weights with what belongs to them, and where they lie; `arch` is the preset of a bare file whose shapes do
+/// not tell it. What was decided on the way is said.
+pub(crate) fn open_weights(name: &str, arch: Option<&str>) -> anyhow::Result<(Opened, String)> {
     let located = locate(name, Need::Weights, true)?;
     let path = Path::new(&*located);
     let opened = match arch {
@@ -44,7 +44,7 @@ pub(crate) fn open_weights(name: &str, arch: Option<&str>) -> anyhow::Result<Ope
     for note in &opened.notes {
         output::note(format!("{name}: {note}"));
     }
-    Ok(opened)
+    Ok((opened, located.into_owned()))
 }
 
 /// Prompt templates by name, or from a file with one per line.

@@ -19,12 +19,12 @@ use crate::evaluate::{ModelEncoder, evaluate};
 use crate::metrics::{MetricsFile, Moment};
 use crate::models::{Need, locate};
 use crate::progress::Progress;
-use crate::recipe::{Recipe, TeacherConfig};
+use crate::recipe::Recipe;
 use crate::run_folder::{self, Standing};
 use crate::schedule::Schedule;
 use crate::step::{MicroBatch, Trainee};
-use crate::teacher::Teacher;
-use crate::views::{Reader, tensors};
+use crate::teacher::{self, Teacher};
+use crate::views::Reader;
 use crate::{Error, Result, plan};
 
 /// The resolved recipe in a run folder.
@@ -125,12 +125,17 @@ fn measure_again(
     options: &Options<'_>,
 ) -> Result<Results> {
     let device = device(&recipe.train.device)?;
-    let opened = folder::open(&folder.join(MODEL_FOLDER).display().to_string(), device, 0)?;
-    let reader = Reader::new(opened.model.config(), &opened.preprocess, recipe.student.tokenizer.as_deref())?;
+    let place = folder.join(MODEL_FOLDER).display().to_string();
+    let opened = folder::open(&place, device, 0)?;
+    let tokenizer = recipe.student.tokenizer.as_deref();
+    let reader = Reader::of_model(&place, opened.model.config(), &opened.preprocess, tokenizer)?;
     let encoder = ModelEncoder { model: &opened.model, reader: &reader };
     let student = evaluate(&encoder, &recipe.eval.sets, &recipe.data.root, &recipe.name)?;
-    let opened =
-        recipe.teacher.as_ref().map(|config| open_teacher(config, teacher, device, options)).transpose()?;
+    let opened = recipe
+        .teacher
+        .as_ref()
+        .map(|config| teacher::open(config, teacher, device, options.progress))
+        .transpose()?;
     let results = Results { student, teacher: measure_teacher(recipe, opened.as_ref())?, ..old };
     run_folder::write_report(folder, &results)?;
     run_folder::write_recipe(folder, recipe)?;
@@ -209,11 +214,12 @@ impl<'a> Session<'a> {
                 student.lock(tower, unlocked);
             }
         }
-        let reader = Reader::new(student.config(), &preprocess, recipe.student.tokenizer.as_deref())?;
+        let tokenizer = recipe.student.tokenizer.as_deref();
+        let reader = Reader::of_model(&name, student.config(), &preprocess, tokenizer)?;
         let teacher = recipe
             .teacher
             .as_ref()
-            .map(|config| open_teacher(config, teacher, device, options))
+            .map(|config| teacher::open(config, teacher, device, options.progress))
             .transpose()?;
 
         let teacher_width = teacher.as_ref().map(|(teacher, _)| teacher.model().config().embed_dim);
@@ -329,8 +335,11 @@ impl<'a> Session<'a> {
                 return Err(Error::recipe(&self.recipe.name, "the training data ended before the last step"));
             };
             self.state.position = batch.position;
-            let teacher = batch.views.get(1).map(|view| tensors(view, device)).transpose()?;
-            batches.push(MicroBatch { student: tensors(&batch.views[0], device)?, teacher });
+            let teacher = match (batch.views.get(1), &self.teacher) {
+                (Some(view), Some((_, reader))) => Some(reader.tensors(view, device)?),
+                _ => None,
+            };
+            batches.push(MicroBatch { student: self.reader.tensors(&batch.views[0], device)?, teacher });
         }
         Ok(batches)
     }
@@ -369,12 +378,17 @@ impl<'a> Session<'a> {
         let score = report.sets.iter().map(|set| set.score.main()).sum::<f64>() / report.sets.len() as f64;
         if self.state.best.is_none_or(|(_, best)| score > best) {
             self.state.best = Some((self.trainee.step, score));
-            self.with_final_weights(|own| {
-                Ok(folder::save(&own.folder.join(BEST_FOLDER), &own.trainee.student, &own.preprocess)?)
-            })?;
+            self.with_final_weights(|own| own.save_model(BEST_FOLDER))?;
             self.save()?;
         }
         Ok(())
+    }
+
+    /// The student as a model folder, with the tokenizer that it needs.
+    fn save_model(&self, name: &str) -> Result<()> {
+        let folder = self.folder.join(name);
+        folder::save(&folder, &self.trainee.student, &self.preprocess)?;
+        self.reader.save_tokenizer(&folder)
     }
 
     fn evaluate(&self) -> Result<Report> {
@@ -401,7 +415,7 @@ impl<'a> Session<'a> {
             );
         }
         let student = self.with_final_weights(|own| {
-            folder::save(&own.folder.join(MODEL_FOLDER), &own.trainee.student, &own.preprocess)?;
+            own.save_model(MODEL_FOLDER)?;
             own.evaluate()
         })?;
         self.metrics.evaluation(self.trainee.step, &student)?;
@@ -430,25 +444,6 @@ impl Window {
     fn rate(&self) -> f64 {
         self.samples as f64 / self.start.elapsed().as_secs_f64().max(1e-9)
     }
-}
-
-fn open_teacher(
-    config: &TeacherConfig,
-    run: Option<&Path>,
-    device: Device,
-    options: &Options<'_>,
-) -> Result<(Teacher, Reader)> {
-    let folder = run.map(|path| path.display().to_string());
-    let name = config.model.clone().or(folder).ok_or_else(|| {
-        Error::recipe(
-            "teacher",
-            format!("the run `{}` has no model yet", config.run.as_deref().unwrap_or_default()),
-        )
-    })?;
-    let name = locate(&name, Need::Weights, options.progress)?;
-    let teacher = Teacher::open(&name, config.arch.as_deref(), config.image_size, device)?;
-    let reader = Reader::new(teacher.model().config(), teacher.preprocess(), config.tokenizer.as_deref())?;
-    Ok((teacher, reader))
 }
 
 /// The loader over all views; a teacher that reads what the student reads needs none of its own.

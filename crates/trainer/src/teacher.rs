@@ -1,10 +1,15 @@
 //! The frozen teacher: no gradient, no training mode, its own scale.
 
+use std::path::Path;
+
 use clip_model::folder::{self, Adjust};
 use clip_model::{Clip, PreprocessConfig, presets};
 use kd_losses::Embeddings;
 use tch::Tensor;
 
+use crate::models::{Need, locate};
+use crate::recipe::TeacherConfig;
+use crate::views::Reader;
 use crate::{Error, Result};
 
 /// A teacher in memory.
@@ -34,7 +39,7 @@ impl Teacher {
         image_size: Option<i64>,
         device: tch::Device,
     ) -> Result<Self> {
-        let path = std::path::Path::new(name);
+        let path = Path::new(name);
         let adjust = Adjust { image_size, ..Adjust::default() };
         let opened = match preset {
             Some(preset) if path.is_file() => {
@@ -78,4 +83,25 @@ impl Teacher {
     pub fn scale(&self) -> &Tensor {
         &self.scale
     }
+}
+
+/// The teacher of a recipe and how it reads; `run` is the model folder of the run that `teacher.run` names.
+pub(crate) fn open(
+    config: &TeacherConfig,
+    run: Option<&Path>,
+    device: tch::Device,
+    progress: bool,
+) -> Result<(Teacher, Reader)> {
+    let folder = run.map(|path| path.display().to_string());
+    let name = config.model.clone().or(folder).ok_or_else(|| {
+        Error::recipe(
+            "teacher",
+            format!("the run `{}` has no model yet", config.run.as_deref().unwrap_or_default()),
+        )
+    })?;
+    let name = locate(&name, Need::Weights, progress)?;
+    let teacher = Teacher::open(&name, config.arch.as_deref(), config.image_size, device)?;
+    let (own, preprocess) = (teacher.model().config(), teacher.preprocess());
+    let reader = Reader::of_model(&name, own, preprocess, config.tokenizer.as_deref())?;
+    Ok((teacher, reader))
 }

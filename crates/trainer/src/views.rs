@@ -1,8 +1,9 @@
 //! Between the data pipeline and the towers: what a model reads, and batches as tensors.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clip_model::config::TextPool;
 use clip_model::{ClipConfig, PreprocessConfig};
 use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
 use data_pipeline::loader::{View, ViewBatch};
@@ -13,25 +14,82 @@ use tch::{Device, Tensor};
 use crate::step::ViewTensors;
 use crate::{Error, Result};
 
+/// Name of the tokenizer in a model folder.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+
 /// How one model reads images and texts.
 #[derive(Clone)]
 pub struct Reader {
     preprocess: Preprocess,
     tokenizer: Arc<dyn Tokenizer>,
-    /// Which tokenizer it is, for comparisons.
-    tokenizer_name: String,
+    /// The file of a tokenizer that is not CLIP's.
+    tokenizer_file: Option<PathBuf>,
     context_length: usize,
+    cut: Cut,
+}
+
+/// What of a batch of texts a text tower has to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    /// All of it: padding is seen by other tokens, or is itself the result.
+    Nothing,
+    /// Up to the largest id of the longest text, where a causal tower reads its result.
+    BehindLargest,
+    /// Up to the first token of this id.
+    BehindFirst(i64),
+}
+
+impl Cut {
+    fn of(config: &ClipConfig) -> Self {
+        let text = &config.text_cfg;
+        match (text.may_be_cut(), text.pool_type, text.eos_id) {
+            (true, TextPool::Argmax, _) => Cut::BehindLargest,
+            (true, TextPool::Eos, Some(id)) => Cut::BehindFirst(id),
+            _ => Cut::Nothing,
+        }
+    }
+
+    /// Tokens of one text that are needed.
+    fn length(self, row: &[i64]) -> usize {
+        let end = match self {
+            Cut::Nothing => return row.len(),
+            Cut::BehindLargest => row.iter().max().copied(),
+            Cut::BehindFirst(id) => Some(id),
+        };
+        row.iter().position(|id| Some(*id) == end).map_or(row.len(), |place| place + 1)
+    }
 }
 
 impl Reader {
+    /// What a model that lies at `place` wants: the tokenizer that is named, or the `tokenizer.json` of its
+    /// folder, or CLIP's. A folder's copy of CLIP's tokenizer is CLIP's, with its cleaning of texts.
+    ///
+    /// # Errors
+    /// As [`Reader::new`].
+    pub fn of_model(
+        place: &str,
+        config: &ClipConfig,
+        preprocess: &PreprocessConfig,
+        tokenizer: Option<&Path>,
+    ) -> Result<Self> {
+        let own = Path::new(place).join(TOKENIZER_FILE);
+        if tokenizer.is_some() || !own.is_file() || JsonTokenizer::open(&own)?.is_clips() {
+            return Self::new(config, preprocess, tokenizer);
+        }
+        Self::new(config, preprocess, Some(&own))
+    }
+
     /// What a model of this configuration wants; CLIP's tokenizer, unless a `tokenizer.json` is named.
     ///
     /// # Errors
-    /// [`Error::Recipe`] where the preprocessing is unknown, or the tokenizer has more ids than the text tower.
+    /// [`Error::Data`] where it cannot be read, [`Error::Recipe`] where the preprocessing is unknown, or the
+    /// tokenizer has more ids than the text tower.
     pub fn new(config: &ClipConfig, preprocess: &PreprocessConfig, tokenizer: Option<&Path>) -> Result<Self> {
-        let (name, tokenizer): (String, Arc<dyn Tokenizer>) = match tokenizer {
-            Some(path) => (path.display().to_string(), Arc::new(JsonTokenizer::open(path)?)),
-            None => ("CLIP's".into(), Arc::new(ClipTokenizer::new())),
+        let (name, file, tokenizer): (_, _, Arc<dyn Tokenizer>) = match tokenizer {
+            Some(path) => {
+                (path.display().to_string(), Some(path.into()), Arc::new(JsonTokenizer::open(path)?))
+            }
+            None => ("CLIP's".into(), None, Arc::new(ClipTokenizer::new())),
         };
         let (ids, vocabulary) = (tokenizer.vocab_size(), config.text_cfg.vocab_size);
         if ids as i64 > vocabulary {
@@ -41,8 +99,9 @@ impl Reader {
         Ok(Reader {
             preprocess: convert(config, preprocess)?,
             tokenizer,
-            tokenizer_name: name,
+            tokenizer_file: file,
             context_length: config.text_cfg.context_length as usize,
+            cut: Cut::of(config),
         })
     }
 
@@ -64,8 +123,9 @@ impl Reader {
     /// Whether another model can read the same tensors.
     pub fn reads_the_same(&self, other: &Reader) -> bool {
         self.preprocess == other.preprocess
-            && self.tokenizer_name == other.tokenizer_name
+            && self.tokenizer_file == other.tokenizer_file
             && self.context_length == other.context_length
+            && self.cut == other.cut
     }
 
     /// Token ids `[texts, longest]`.
@@ -77,7 +137,38 @@ impl Reader {
         for (row, text) in ids.chunks_exact_mut(self.context_length).zip(texts) {
             self.tokenizer.encode_into(text, row);
         }
-        token_tensor(&ids, self.context_length, device)
+        self.token_tensor(&ids, device)
+    }
+
+    /// A view of a batch on the device.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] where memory runs out.
+    pub fn tensors(&self, view: &ViewBatch, device: Device) -> Result<ViewTensors> {
+        let tokens = match view.tokens.as_slice() {
+            Some(ids) => self.token_tensor(ids, device)?,
+            None => self.token_tensor(&view.tokens.iter().copied().collect::<Vec<_>>(), device)?,
+        };
+        Ok(ViewTensors { images: image_tensor(view.images.view(), device)?, tokens })
+    }
+
+    /// Ids `[rows, context]`, cut to what the text tower has to see of the longest text.
+    fn token_tensor(&self, ids: &[i64], device: Device) -> Result<Tensor> {
+        let rows = ids.chunks_exact(self.context_length);
+        let length = rows.clone().map(|row| self.cut.length(row)).max().unwrap_or(self.context_length);
+        let cut = rows.flat_map(|row| row[..length].iter().copied()).collect::<Vec<_>>();
+        let tensor = Tensor::f_from_slice(&cut)?.f_view([-1, length as i64])?;
+        Ok(tensor.f_to_device(device)?)
+    }
+
+    /// Writes a tokenizer that is not CLIP's into a model folder, where [`Reader::of_model`] finds it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read or written.
+    pub fn save_tokenizer(&self, folder: &Path) -> Result<()> {
+        let Some(file) = &self.tokenizer_file else { return Ok(()) };
+        let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
+        Ok(clip_model::weights::write_atomic(&folder.join(TOKENIZER_FILE), &bytes)?)
     }
 }
 
@@ -119,18 +210,6 @@ fn convert(config: &ClipConfig, preprocess: &PreprocessConfig) -> Result<Preproc
     })
 }
 
-/// A view of a batch on the device.
-///
-/// # Errors
-/// [`Error::Torch`] where memory runs out.
-pub fn tensors(view: &ViewBatch, device: Device) -> Result<ViewTensors> {
-    let tokens = match view.tokens.as_slice() {
-        Some(ids) => token_tensor(ids, view.tokens.ncols(), device)?,
-        None => token_tensor(&view.tokens.iter().copied().collect::<Vec<_>>(), view.tokens.ncols(), device)?,
-    };
-    Ok(ViewTensors { images: image_tensor(view.images.view(), device)?, tokens })
-}
-
 /// Images as a float32 tensor.
 pub(crate) fn image_tensor(images: ArrayView4<'_, f32>, device: Device) -> Result<Tensor> {
     let (batch, channels, height, width) = images.dim();
@@ -153,19 +232,6 @@ pub(crate) fn rows(tensor: &Tensor) -> Result<ndarray::Array2<f32>> {
     view.map(|view| view.to_owned()).map_err(|e| Error::recipe("embeddings", e.to_string()))
 }
 
-/// Ids `[rows, context]`, cut after the last end token of all rows: the causal text tower reads
-/// its result there (the place of the largest id), so what follows cannot matter.
-fn token_tensor(ids: &[i64], context: usize, device: Device) -> Result<Tensor> {
-    let end = |row: &[i64]| {
-        let largest = row.iter().max();
-        row.iter().position(|id| Some(id) == largest).unwrap_or(0)
-    };
-    let length = ids.chunks_exact(context).map(end).max().map_or(context, |last| last + 1);
-    let cut = ids.chunks_exact(context).flat_map(|row| row[..length].iter().copied()).collect::<Vec<_>>();
-    let tensor = Tensor::f_from_slice(&cut)?.f_view([-1, length as i64])?;
-    Ok(tensor.f_to_device(device)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +252,28 @@ mod tests {
         let model = Clip::new(&config, Device::Cpu, 3).unwrap();
         let difference = model.encode_text(&cut).unwrap() - model.encode_text(&whole).unwrap();
         assert!(difference.abs().max().double_value(&[]) < 1e-5);
+    }
+
+    #[test]
+    fn no_more_is_cut_than_a_tower_allows() {
+        let row = [5, 9, 2, 7, 2, 0, 0, 0];
+        for (text, length) in [
+            ("", 2),
+            (r#", "pool_type": "eos", "eos_id": 2"#, 3),
+            (r#", "pool_type": "eos", "eos_id": 8"#, 8),
+            (r#", "pool_type": "last""#, 8),
+            (r#", "no_causal_mask": true"#, 8),
+        ] {
+            let json = format!(
+                r#"{{"embed_dim": 8, "vision_cfg": {{"layers": 1, "width": 64}},
+                "text_cfg": {{"context_length": 8, "vocab_size": 10, "width": 8, "heads": 1, "layers": 1{text}}}}}"#
+            );
+            assert_eq!(
+                Cut::of(&ClipConfig::from_json("test", &json).unwrap()).length(&row),
+                length,
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub struct Student {
     /// Groups of a locked text tower that are trained all the same, counted from the projection.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lock_text_unlocked_groups: usize,
-    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
+    /// A `tokenizer.json`; left out, that of the model's folder, or CLIP's tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
 }
@@ -112,7 +112,7 @@ pub struct TeacherConfig {
     /// The preset whose weights a bare file holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arch: Option<String>,
-    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
+    /// A `tokenizer.json`; left out, that of the model's folder, or CLIP's tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
 }
