@@ -68,7 +68,7 @@ pub(crate) struct Train {
 
 #[derive(Debug, Group)]
 pub(crate) struct Evaluate {
-    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name[@revision].
+    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name, maybe with @revision.
     pub model: String,
     /// Folder of class folders, tar file or pattern, folder of tars, or manifest from `datasets/`.
     #[arg(long)]
@@ -85,6 +85,9 @@ pub(crate) struct Evaluate {
     /// Where the data of a manifest lies [default: data/NAME].
     #[arg(long)]
     pub root: Option<PathBuf>,
+    /// The preset whose weights a bare file holds, where its shapes do not tell.
+    #[arg(long)]
+    pub arch: Option<String>,
     /// A `tokenizer.json` [default: that of the model's folder, or CLIP's tokenizer].
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,
@@ -101,7 +104,7 @@ pub(crate) enum Task {
 
 #[derive(Debug, Group)]
 pub(crate) struct Embed {
-    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name[@revision].
+    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name, maybe with @revision.
     pub model: String,
     /// Folder of images; all below it are taken, in the order of their paths.
     #[arg(long, required_unless_present = "texts", conflicts_with = "texts")]
@@ -112,6 +115,9 @@ pub(crate) struct Embed {
     /// File to write: `embeddings` [n, embed dim], not normalised, and the names in its metadata.
     #[arg(long)]
     pub out: PathBuf,
+    /// The preset whose weights a bare file holds, where its shapes do not tell.
+    #[arg(long)]
+    pub arch: Option<String>,
     /// A `tokenizer.json` [default: that of the model's folder, or CLIP's tokenizer].
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,
@@ -119,7 +125,7 @@ pub(crate) struct Embed {
 
 #[derive(Debug, Group)]
 pub(crate) struct Classify {
-    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name[@revision].
+    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name, maybe with @revision.
     pub model: String,
     /// Images.
     #[arg(required = true)]
@@ -130,6 +136,9 @@ pub(crate) struct Classify {
     /// Prompt templates: plain, cifar, simple-7, openai-80, or a file with one per line.
     #[arg(long, default_value = "plain")]
     pub prompts: String,
+    /// The preset whose weights a bare file holds, where its shapes do not tell.
+    #[arg(long)]
+    pub arch: Option<String>,
     /// A `tokenizer.json` [default: that of the model's folder, or CLIP's tokenizer].
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,
@@ -140,7 +149,7 @@ pub(crate) struct Classify {
 
 #[derive(Debug, Group)]
 pub(crate) struct Convert {
-    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name[@revision].
+    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name, maybe with @revision.
     pub model: String,
     /// What to write.
     #[arg(long)]
@@ -184,7 +193,7 @@ pub(crate) struct Tokenize {
 
 #[derive(Debug, Group)]
 pub(crate) struct Inspect {
-    /// Model folder, checkpoint file, hf-hub:owner/name[@revision] or preset; all presets if left out.
+    /// Model folder, checkpoint file, hf-hub:owner/name or preset; all presets if left out.
     pub model: Option<String>,
     /// Print JSON.
     #[arg(long)]

@@ -16,9 +16,13 @@ use trainer::views::Reader;
 use crate::args::{Evaluate, Task};
 use crate::output;
 
-/// A model with weights, and how it reads.
-pub(crate) fn open_model(name: &str, tokenizer: Option<&Path>) -> anyhow::Result<(Clip, Reader)> {
-    let (opened, place) = open_weights(name, None)?;
+/// A model with weights, as [`open_weights`] has it, and how it reads.
+pub(crate) fn open_model(
+    name: &str,
+    arch: Option<&str>,
+    tokenizer: Option<&Path>,
+) -> anyhow::Result<(Clip, Reader)> {
+    let (opened, place) = open_weights(name, arch)?;
     let reader = Reader::of_model(&place, opened.model.config(), &opened.preprocess, tokenizer)?;
     opened.model.params().set_requires_grad(false);
     Ok((opened.model, reader))
