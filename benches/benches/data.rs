@@ -85,6 +85,7 @@ fn batches(c: &mut Criterion) {
         }],
         policy: ErrorPolicy::Fail,
         caption: CaptionChoice::Random,
+        variants: None,
         epochs: u64::MAX,
     };
     let mixture = Mixture::single(source).expect("there are emoji");

@@ -4,8 +4,9 @@ use clip_model::{Clip, PreprocessConfig, presets};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kd_losses::{Loss, Objective, Term};
 use tch::{Device, Kind, Tensor};
+use trainer::guide::Guide;
 use trainer::optimizer::OptimizerConfig;
-use trainer::step::{MicroBatch, TargetRule, Trainee, ViewTensors};
+use trainer::step::{MicroBatch, TargetRule, TeacherInput, Trainee, ViewTensors};
 use trainer::teacher::Teacher;
 
 const BATCH: i64 = 64;
@@ -18,13 +19,13 @@ fn model(name: &str) -> Clip {
 fn batch() -> MicroBatch {
     let images = Tensor::randn([BATCH, 3, 32, 32], (Kind::Float, Device::Cpu));
     let tokens = Tensor::randint(1000, [BATCH, 12], (Kind::Int64, Device::Cpu));
-    MicroBatch { student: ViewTensors { images, tokens }, teacher: None }
+    MicroBatch { student: ViewTensors { images, tokens }, teachers: Vec::new() }
 }
 
 fn steps(c: &mut Criterion) {
     let mut group = c.benchmark_group("step of ViT-nano-32px");
     group.throughput(Throughput::Elements(BATCH as u64)).sample_size(10);
-    let term = |loss, weight| Term { loss, weight };
+    let term = Term::new;
     let cases = [
         ("task", vec![term(Loss::Task, 1.0)]),
         (
@@ -35,15 +36,17 @@ fn steps(c: &mut Criterion) {
     for (name, terms) in cases {
         let teacher =
             (terms.len() > 1).then(|| Teacher::new(model("ViT-micro-32px"), PreprocessConfig::default()));
-        let width = teacher.as_ref().map(|teacher| teacher.model().config().embed_dim);
+        let guides = teacher.map(Guide::live).into_iter().collect::<Vec<_>>();
+        let widths = guides.iter().map(Guide::width).collect::<Vec<_>>();
         let student = model("ViT-nano-32px");
         let objective =
-            Objective::new(&terms, student.config().embed_dim, width, Device::Cpu).expect("an objective");
+            Objective::new(&terms, student.config().embed_dim, &widths, Device::Cpu).expect("an objective");
         let mut trainee =
             Trainee::new(student, objective, &OptimizerConfig::default(), None).expect("a trainee");
-        let batches = [batch()];
+        let teachers = guides.iter().map(|_| TeacherInput::AsStudent).collect();
+        let batches = [MicroBatch { teachers, ..batch() }];
         group.bench_function(name, |b| {
-            b.iter(|| trainee.step(&batches, teacher.as_ref(), TargetRule::Diagonal, 1e-5));
+            b.iter(|| trainee.step(&batches, &guides, TargetRule::Diagonal, 1e-5));
         });
     }
     group.finish();

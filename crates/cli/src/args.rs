@@ -23,6 +23,10 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Make all runs of a recipe: train, distil, evaluate, report.
     Train(Train),
+    /// Store a teacher's embeddings of a recipe's data, so that students train without it.
+    Reinforce(Reinforce),
+    /// List all methods and losses, with what they do and where they come from.
+    Methods(Methods),
     /// Measure a model zero-shot on a data set.
     Evaluate(Evaluate),
     /// Write the embeddings of images or texts to a safetensors file.
@@ -62,6 +66,48 @@ pub(crate) struct Train {
     #[arg(long)]
     pub dry_run: bool,
     /// Print results (or the plan) as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Reinforce {
+    /// Recipe file (TOML) with the data and its teacher, or several.
+    pub recipe: PathBuf,
+    /// Folder of the store; one that was begun is gone on with.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// The run of the recipe whose teachers are stored [default: the first with a teacher].
+    #[arg(long)]
+    pub run: Option<String>,
+    /// Where the recipe's runs are, for a teacher that is one of them [default: runs/NAME].
+    #[arg(long)]
+    pub runs: Option<PathBuf>,
+    /// Change a setting: `key.path=value`; may be repeated.
+    #[arg(long, value_name = "K=V")]
+    pub set: Vec<String>,
+    /// Augmentations per image [default: data.variants of the recipe, or 2].
+    #[arg(long, value_name = "K")]
+    pub variants: Option<usize>,
+    /// How numbers are stored.
+    #[arg(long, value_enum, default_value = "f16")]
+    pub kind: Numbers,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Numbers {
+    F32,
+    F16,
+    Bf16,
+    Int8,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Methods {
+    /// Print JSON.
     #[arg(long)]
     pub json: bool,
 }

@@ -92,6 +92,20 @@ impl Clip {
         self.visual.forward(images, tape)
     }
 
+    /// Normalised images with a share (0..1) of each one's patches left out, as masked distillation wants them.
+    /// Which ones is drawn by the mode's seed.
+    ///
+    /// # Errors
+    /// As [`Clip::encode_image`]; [`crate::Error::Config`] where the tower is no ViT.
+    pub fn encode_image_masked<'a>(
+        &'a self,
+        images: &Tensor,
+        share: f64,
+        tape: &mut Tape<'a>,
+    ) -> Result<Tensor> {
+        self.visual.forward_masked(images, share, tape)
+    }
+
     /// Token ids `[batch, length <= context]` (i64) to raw embeddings `[batch, embed_dim]`.
     ///
     /// # Errors

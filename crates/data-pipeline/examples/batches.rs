@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         views: vec![view("student", 32), view("teacher", 64)],
         policy: ErrorPolicy::default(),
         caption: CaptionChoice::Random,
+        variants: None,
         epochs: 1,
     };
     let mut loader = Loader::new(Mixture::single(source)?, config, Position::default())?;

@@ -89,6 +89,14 @@ pub enum Error {
         /// Counts by kind, with the first few names.
         summary: String,
     },
+    /// A store of teacher embeddings that is damaged, unfinished, or made for something else.
+    #[error("the store `{path}` {reason}")]
+    Store {
+        /// Its folder, or one of its files.
+        path: PathBuf,
+        /// What is wrong and what to do next.
+        reason: String,
+    },
     /// A download that did not succeed.
     #[error("download of `{url}` failed: {reason}")]
     Download {

@@ -15,6 +15,7 @@ pub mod policy;
 pub mod random;
 pub mod sample;
 pub mod sources;
+pub mod store;
 pub mod tokenizer;
 
 pub use error::{Error, Result};

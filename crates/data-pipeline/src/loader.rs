@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::{AugmentConfig, Preprocess};
 use crate::mixture::Mixture;
 use crate::policy::{ErrorPolicy, SkipCounts};
+use crate::store::Variants;
 use crate::tokenizer::{Tokenizer, check_context};
 use crate::{Error, Result};
 
@@ -56,6 +57,8 @@ pub struct Batch {
     pub labels: Vec<Option<usize>>,
     /// The captions that were chosen.
     pub captions: Vec<String>,
+    /// Rows of a store of teacher embeddings, where the configuration has variants.
+    pub store_rows: Vec<u64>,
     /// Where the next batch starts: save it with a checkpoint.
     pub position: Position,
 }
@@ -103,6 +106,8 @@ pub struct LoaderConfig {
     pub policy: ErrorPolicy,
     /// Which caption.
     pub caption: CaptionChoice,
+    /// Augmentations that come again and again; none means a new one each time.
+    pub variants: Option<Variants>,
     /// The stream ends before this epoch.
     pub epochs: u64,
 }
@@ -197,6 +202,9 @@ fn check(mixture: &Mixture, config: &LoaderConfig) -> Result<()> {
     }
     if let Some(problem) = config.augment.as_ref().and_then(AugmentConfig::problem) {
         return fail(format!("augmentation: {problem}"));
+    }
+    if config.variants.is_some_and(|variants| variants.count == 0) {
+        return fail("there are no variants of an image to choose from: take at least 1".into());
     }
     if let Some(problem) = config.policy.problem() {
         return fail(problem);

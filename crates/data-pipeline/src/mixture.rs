@@ -89,6 +89,11 @@ impl Mixture {
         (0, 0)
     }
 
+    /// Place of a source's first sample where all samples of all sources are counted through.
+    pub(crate) fn first_sample(&self, number: usize) -> u64 {
+        self.parts[..number].iter().map(|part| part.source.len() as u64).sum()
+    }
+
     pub(crate) fn source(&self, number: usize) -> &dyn Source {
         self.parts[number].source.as_ref()
     }

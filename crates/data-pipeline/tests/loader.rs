@@ -51,6 +51,7 @@ fn config() -> LoaderConfig {
         views: vec![View { name: "student".into(), image, tokenizer: Arc::new(Bytes), context_length: 16 }],
         policy: ErrorPolicy::Fail,
         caption: CaptionChoice::Random,
+        variants: None,
         epochs: 1,
     }
 }

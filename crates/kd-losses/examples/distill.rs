@@ -4,8 +4,7 @@
 
 use std::io::Write;
 
-use kd_losses::objective::Side;
-use kd_losses::{Embeddings, Loss, Objective, Targets, Term};
+use kd_losses::{Embeddings, Loss, Objective, Side, Targets, Term};
 use tch::{Device, Kind, Tensor};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -15,16 +14,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let teacher = Tensor::randn([inputs, width], float);
     let mut student = (Tensor::randn([inputs, width], float) * 0.1).set_requires_grad(true);
     let scale = Tensor::from(20.0f32);
-    let terms = [Term { loss: Loss::Crd, weight: 1.0 }, Term { loss: Loss::Fd, weight: 100.0 }];
-    let objective = Objective::new(&terms, width, Some(width), Device::Cpu)?;
+    let terms = [Term::new(Loss::Crd, 1.0), Term::new(Loss::Fd, 100.0)];
+    let objective = Objective::new(&terms, width, &[width], Device::Cpu)?;
 
     for step in 0..=200 {
         let (images, texts) = (Tensor::randn([64, inputs], float), Tensor::randn([64, inputs], float));
         let target = Embeddings::new(images.matmul(&teacher), texts.matmul(&teacher))?.normalized();
         let own = Embeddings::new(images.matmul(&student), texts.matmul(&student))?;
         let report = objective.evaluate(
-            &Side { local: &own, all: &own, scale: &scale },
-            Some(&Side { local: &target, all: &target, scale: &scale }),
+            step,
+            &Side::new(&own, &scale),
+            &[Side::new(&target, &scale)],
             &Targets::Diagonal { offset: 0 },
         )?;
         student.zero_grad();

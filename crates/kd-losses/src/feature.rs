@@ -12,22 +12,54 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::Shapes`] where the two differ in rows or width.
 pub fn fd(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
-    if student.image.size() != teacher.image.size() {
-        return Err(Error::Shapes {
-            left: "the student's embeddings",
-            left_shape: student.image.size(),
-            right: "the teacher's embeddings",
-            right_shape: teacher.image.size(),
-            rule: "features are compared row by row in one width",
-        });
-    }
+    check_alike(student, teacher)?;
     let image = student.image.mse_loss(&teacher.image, Reduction::Mean);
     Ok(image + student.text.mse_loss(&teacher.text, Reduction::Mean))
+}
+
+/// Mean of 1 − cosine of student and teacher rows, images and texts added.
+///
+/// As [`fd`], up to the factor: unit rows u, v have |u − v|² = 2 (1 − u·v), and this mean is over rows alone.
+/// Source: DCLIP.
+///
+/// # Errors
+/// [`Error::Shapes`] where the two differ in rows or width.
+pub fn cosine(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
+    check_alike(student, teacher)?;
+    let distance = |student: &Tensor, teacher: &Tensor| {
+        1.0 - (student * teacher).sum(tch::Kind::Float) / student.size()[0] as f64
+    };
+    Ok(distance(&student.image, &teacher.image) + distance(&student.text, &teacher.text))
+}
+
+/// Checks that rows can be compared element by element.
+pub(crate) fn check_alike(student: &Embeddings, teacher: &Embeddings) -> Result<()> {
+    if student.image.size() == teacher.image.size() {
+        return Ok(());
+    }
+    Err(Error::Shapes {
+        left: "the student's embeddings",
+        left_shape: student.image.size(),
+        right: "the teacher's embeddings",
+        right_shape: teacher.image.size(),
+        rule: "features are compared row by row in one width",
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cosine_distance_is_half_the_squared_one_of_unit_rows() {
+        tch::manual_seed(3);
+        let randn = || Tensor::randn([5, 7], (tch::Kind::Float, tch::Device::Cpu));
+        let pairs = || Embeddings::new(randn(), randn()).unwrap().normalized();
+        let (student, teacher) = (pairs(), pairs());
+        let squared = fd(&student, &teacher).unwrap().double_value(&[]) * 7.0;
+        let cosine = cosine(&student, &teacher).unwrap().double_value(&[]);
+        assert!((cosine - squared / 2.0).abs() < 1e-5 && cosine > 0.1, "{cosine} and {squared}");
+    }
 
     #[test]
     fn by_hand() {

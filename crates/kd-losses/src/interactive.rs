@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use crate::embeddings::{Embeddings, Logits, Targets};
-use crate::{Result, contrastive};
+use crate::{Result, contrastive, relation};
 
 /// The logits between the models: c · student rows against all teacher columns.
 ///
@@ -24,4 +24,15 @@ pub fn logits(student: &Embeddings, teacher: &Embeddings, scale: &Tensor) -> Res
 /// [`crate::Error`] where targets and logits do not fit.
 pub fn icl(logits: &Logits, targets: &Targets) -> Result<Tensor> {
     contrastive::task(logits, targets)
+}
+
+/// KL of the teacher's own similarity distributions to those between the models, both directions averaged.
+///
+/// `logits` are those of [`logits`], `teacher` the teacher's against itself at its scale. Source: CLIP-KD's
+/// published code, cross-KD.
+///
+/// # Errors
+/// [`crate::Error::Shapes`] where the two have different rows or columns.
+pub fn cross_kd(logits: &Logits, teacher: &Logits) -> Result<Tensor> {
+    relation::crd(logits, teacher)
 }

@@ -2,18 +2,24 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::embeddings::Embeddings;
-use crate::objective::{Loss, Term};
+use crate::embeddings::{Embeddings, normalize};
+use crate::fusion::Fusion;
+use crate::term::{Loss, Term};
 use crate::{Error, Result};
 
 /// ln(1/0.07): CLIP-KD's initial factors, which multiply the similarities as they are.
 const INITIAL_FACTOR: f64 = 2.659_260_036_932_778;
+/// SigLIP's initial bias.
+const INITIAL_BIAS: f64 = -10.0;
 
 /// Tensors that are trained with the student and dropped from it afterwards.
 #[derive(Debug, Default)]
 pub struct LearnedParts {
     projections: Option<Projections>,
+    fusion: Option<(Fusion, Tensor)>,
     cross_logit_scale: Option<Tensor>,
+    modality_logit_scales: Option<(Tensor, Tensor)>,
+    logit_bias: Option<Tensor>,
     named: Vec<(String, Tensor)>,
 }
 
@@ -30,16 +36,36 @@ impl LearnedParts {
     ///
     /// # Errors
     /// [`Error::Torch`] where memory runs out.
-    pub fn new(terms: &[Term], student_width: i64, teacher_width: i64, device: Device) -> Result<Self> {
+    pub fn new<'a>(
+        terms: impl Iterator<Item = &'a Term>,
+        student_width: i64,
+        teacher_width: i64,
+        device: Device,
+    ) -> Result<Self> {
+        let losses = terms.map(|term| term.loss).collect::<Vec<_>>();
+        let any = |wanted: fn(Loss) -> bool| losses.iter().any(|loss| wanted(*loss));
         let mut parts = LearnedParts::default();
-        if student_width != teacher_width && terms.iter().any(|t| t.loss.works_in_teacher_width()) {
+        if student_width != teacher_width && any(Loss::works_in_teacher_width) {
             let visual = parts.affine("visual_proj", student_width, teacher_width, device)?;
             let text = parts.affine("text_proj", student_width, teacher_width, device)?;
             parts.projections = Some(Projections { visual, text });
         }
-        if terms.iter().any(|t| t.loss == Loss::Icl) {
-            let scale = Tensor::f_full([0i64; 0].as_slice(), INITIAL_FACTOR, (Kind::Float, device))?;
-            parts.cross_logit_scale = Some(parts.add("cross_logit_scale", scale)?);
+        if any(|loss| loss == Loss::Afd) {
+            let visual = parts.affine("visual_fusion_proj", 2 * teacher_width, teacher_width, device)?;
+            let text = parts.affine("text_fusion_proj", 2 * teacher_width, teacher_width, device)?;
+            let scale = parts.scalar("fusion_logit_scale", INITIAL_FACTOR, device)?;
+            parts.fusion = Some((Fusion { visual, text }, scale));
+        }
+        if any(Loss::reads_cross_scale) {
+            parts.cross_logit_scale = Some(parts.scalar("cross_logit_scale", INITIAL_FACTOR, device)?);
+        }
+        if any(|loss| loss == Loss::ClipRdVrd) {
+            let image = parts.scalar("image_logit_scale", INITIAL_FACTOR, device)?;
+            let text = parts.scalar("text_logit_scale", INITIAL_FACTOR, device)?;
+            parts.modality_logit_scales = Some((image, text));
+        }
+        if any(|loss| loss == Loss::Siglip) {
+            parts.logit_bias = Some(parts.scalar("logit_bias", INITIAL_BIAS, device)?);
         }
         Ok(parts)
     }
@@ -49,24 +75,50 @@ impl LearnedParts {
         &self.named
     }
 
+    /// Whether the student has another width than the teacher, and a term minds.
+    pub(crate) fn projects(&self) -> bool {
+        self.projections.is_some()
+    }
+
     /// The student's raw embeddings in the teacher's width, with unit rows.
     pub(crate) fn project(&self, student: &Embeddings) -> Embeddings {
+        let text = |p: &Projections| normalize(&student.text.linear(&p.text.0, Some(&p.text.1)));
+        Embeddings {
+            image: self.project_image(&student.image),
+            text: self.projections.as_ref().map_or_else(|| normalize(&student.text), text),
+        }
+    }
+
+    /// The same of raw image embeddings alone.
+    pub(crate) fn project_image(&self, image: &Tensor) -> Tensor {
         match &self.projections {
-            None => student.normalized(),
-            Some(p) => Embeddings {
-                image: student.image.linear(&p.visual.0, Some(&p.visual.1)),
-                text: student.text.linear(&p.text.0, Some(&p.text.1)),
-            }
-            .normalized(),
+            None => normalize(image),
+            Some(p) => normalize(&image.linear(&p.visual.0, Some(&p.visual.1))),
         }
     }
 
     pub(crate) fn cross_scale(&self) -> Result<&Tensor> {
-        self.cross_logit_scale.as_ref().ok_or_else(|| {
-            Error::Setting(
-                "the learned parts were made for other terms: they lack `cross_logit_scale`".into(),
-            )
-        })
+        self.cross_logit_scale.as_ref().ok_or_else(|| lacking("cross_logit_scale"))
+    }
+
+    pub(crate) fn fusion(&self) -> Result<(&Fusion, &Tensor)> {
+        let fusion = self.fusion.as_ref().ok_or_else(|| lacking("visual_fusion_proj"))?;
+        Ok((&fusion.0, &fusion.1))
+    }
+
+    /// Factors of images and of texts.
+    pub(crate) fn modality_scales(&self) -> Result<(&Tensor, &Tensor)> {
+        let scales = self.modality_logit_scales.as_ref().ok_or_else(|| lacking("image_logit_scale"))?;
+        Ok((&scales.0, &scales.1))
+    }
+
+    pub(crate) fn logit_bias(&self) -> Result<&Tensor> {
+        self.logit_bias.as_ref().ok_or_else(|| lacking("logit_bias"))
+    }
+
+    fn scalar(&mut self, name: &str, value: f64, device: Device) -> Result<Tensor> {
+        let scalar = Tensor::f_full([0i64; 0].as_slice(), value, (Kind::Float, device))?;
+        self.add(name, scalar)
     }
 
     fn affine(&mut self, name: &str, input: i64, output: i64, device: Device) -> Result<(Tensor, Tensor)> {
@@ -83,4 +135,8 @@ impl LearnedParts {
         self.named.push((name.into(), tensor.shallow_clone()));
         Ok(tensor)
     }
+}
+
+fn lacking(part: &str) -> Error {
+    Error::Setting(format!("the learned parts were made for other terms: they lack `{part}`"))
 }

@@ -7,24 +7,39 @@
 //! | [`relation::crd`] | KL of similarity distributions, teacher to student | CLIP-KD |
 //! | [`relation::affinity`] | soft cross-entropy of the same | TinyCLIP |
 //! | [`feature::fd`] | mean squared error of unit embeddings | CLIP-KD |
+//! | [`feature::cosine`] | 1 − cosine of embeddings | DCLIP |
+//! | [`gradient::gd`] | mean squared error of contrastive gradients | CLIP-KD |
 //! | [`interactive::icl`] | student images against teacher texts and the reverse | CLIP-KD |
+//! | [`interactive::cross_kd`] | KL of the same, teacher to both | CLIP-KD's code |
+//! | [`fusion::afd`] | contrast of fused student and teacher embeddings | CLIP-KD |
 //! | [`logit::hinton`] | KL of class logits at a temperature | Hinton et al. |
+//! | [`rkd::distance`], [`rkd::angle`] | Huber loss of relations within a modality | RKD |
+//! | [`clip_rd::vrd`], [`clip_rd::xrd`] | relations across teacher and student | CLIP-RD |
+//! | [`structure::gram`], [`structure::anchors`] | relations of the joint space as distributions | this project |
 //!
 //! The functions know no model, data or process group: they take this process's rows, the
 //! columns of all processes and the offset of the diagonal; one process is the square case.
-//! [`objective::Objective`] adds weighted terms up and reports each of them.
+//! [`objective::Objective`] adds weighted terms up, over one or several teachers, and reports each of them.
 #![doc = include_str!("../README.md")]
 
+pub mod clip_rd;
 pub mod contrastive;
 pub mod embeddings;
 pub mod error;
+mod evaluation;
 pub mod feature;
+pub mod fusion;
+pub mod gradient;
 pub mod interactive;
 pub mod learned;
 pub mod logit;
 pub mod objective;
 pub mod relation;
+pub mod rkd;
+pub mod structure;
+pub mod term;
 
 pub use embeddings::{Embeddings, Logits, Targets};
 pub use error::{Error, Result};
-pub use objective::{Loss, LossReport, Objective, Term};
+pub use objective::{Extra, LossReport, Objective, Side};
+pub use term::{Loss, Schedule, Shape, Term};

@@ -1,68 +1,15 @@
 //! The training objective: a typed list of weighted terms, added up and reported one by one.
 
-use std::rc::Rc;
-
-use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use crate::embeddings::{Embeddings, Logits, Targets};
+use crate::embeddings::{Embeddings, Targets};
+use crate::evaluation::{PairTerms, StudentTerms};
 use crate::learned::LearnedParts;
-use crate::{Error, Result, contrastive, feature, interactive, relation};
-
-/// A term of the objective.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Loss {
-    /// CLIP's contrastive loss; the only one that needs no teacher.
-    Task,
-    /// CLIP-KD's contrastive relational distillation.
-    Crd,
-    /// CLIP-KD's feature distillation.
-    Fd,
-    /// CLIP-KD's interactive contrastive learning.
-    Icl,
-    /// TinyCLIP's affinity mimicking.
-    Affinity,
-}
-
-impl Loss {
-    /// Every term, in the order of reports.
-    pub const ALL: [Loss; 5] = [Loss::Task, Loss::Crd, Loss::Fd, Loss::Icl, Loss::Affinity];
-
-    /// The name in recipes, metrics and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Loss::Task => "task",
-            Loss::Crd => "crd",
-            Loss::Fd => "fd",
-            Loss::Icl => "icl",
-            Loss::Affinity => "affinity",
-        }
-    }
-
-    /// Whether the term compares with a teacher.
-    pub fn needs_teacher(self) -> bool {
-        self != Loss::Task
-    }
-
-    /// Whether the term works on student embeddings that are projected to the teacher's width.
-    pub fn works_in_teacher_width(self) -> bool {
-        matches!(self, Loss::Fd | Loss::Icl)
-    }
-}
-
-/// A term with its weight.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Term {
-    /// Which loss.
-    pub loss: Loss,
-    /// Its factor in the sum.
-    pub weight: f64,
-}
+use crate::term::{Loss, Term};
+use crate::{Error, Result};
 
 /// What one side of the objective gives: raw or unit embeddings and its scale.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Side<'a> {
     /// This process's rows. The student's raw (terms normalise, some after a projection), the teacher's unit rows.
     pub local: &'a Embeddings,
@@ -70,13 +17,38 @@ pub struct Side<'a> {
     pub all: &'a Embeddings,
     /// exp(logit scale), a scalar tensor.
     pub scale: &'a Tensor,
+    /// What only some terms read.
+    pub extra: Extra<'a>,
+}
+
+/// What only some terms read of a side.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extra<'a> {
+    /// The student's raw embeddings `[rows, width]` of images with most patches left out (MFD).
+    pub masked_image: Option<&'a Tensor>,
+    /// The weights `[classes, width]` of a zero-shot classifier, unit rows (Hinton).
+    pub classes: Option<&'a Tensor>,
+    /// The teacher's unit embeddings of pairs beyond the batch (anchors).
+    pub anchors: Option<&'a Embeddings>,
+    /// The student's own summand on the logits, a scalar (SigLIP); a learned part stands in where it has none.
+    pub logit_bias: Option<&'a Tensor>,
+}
+
+impl<'a> Side<'a> {
+    /// A side of one process, with nothing extra.
+    pub fn new(embeddings: &'a Embeddings, scale: &'a Tensor) -> Self {
+        Side { local: embeddings, all: embeddings, scale, extra: Extra::default() }
+    }
 }
 
 /// The weighted sum of the terms, with its learned parts.
+///
+/// Several teachers each have their own learned parts and scale; a term that needs a teacher is the mean over them.
 #[derive(Debug)]
 pub struct Objective {
     terms: Vec<Term>,
-    parts: LearnedParts,
+    /// One per teacher, and one where there is none.
+    parts: Vec<LearnedParts>,
 }
 
 /// Values of one evaluation of the objective.
@@ -84,7 +56,7 @@ pub struct Objective {
 pub struct LossReport {
     /// The weighted sum, with gradient.
     pub total: Tensor,
-    /// Each term: which, raw value (scalar tensor without gradient), weight.
+    /// Each term that had a weight: which, raw value (scalar tensor without gradient), weight.
     pub terms: Vec<(Loss, Tensor, f64)>,
 }
 
@@ -92,13 +64,9 @@ impl Objective {
     /// An objective of these terms for models of these embed dims.
     ///
     /// # Errors
-    /// [`Error::Setting`] where there is no term, one is given twice, or a weight is not a finite positive number.
-    pub fn new(
-        terms: &[Term],
-        student_width: i64,
-        teacher_width: Option<i64>,
-        device: Device,
-    ) -> Result<Self> {
+    /// [`Error::Setting`] where there is no term, one is given twice or needs a teacher that is not there, and as
+    /// [`Term::check`].
+    pub fn new(terms: &[Term], student_width: i64, teacher_widths: &[i64], device: Device) -> Result<Self> {
         if terms.is_empty() {
             return Err(Error::Setting(
                 "the objective has no term: give at least one loss a weight, such as task = 1.0".into(),
@@ -106,21 +74,21 @@ impl Objective {
         }
         for (index, term) in terms.iter().enumerate() {
             let name = term.loss.name();
-            if !(term.weight.is_finite() && term.weight > 0.0) {
-                return Err(Error::Setting(format!(
-                    "the weight of `{name}` is {}, not a positive number",
-                    term.weight
-                )));
-            }
+            term.check()?;
             if terms[..index].iter().any(|t| t.loss == term.loss) {
                 return Err(Error::Setting(format!("the term `{name}` is given twice")));
             }
-            if term.loss.needs_teacher() && teacher_width.is_none() {
+            if term.loss.needs_teacher() && teacher_widths.is_empty() {
                 return Err(Error::Setting(format!("the term `{name}` needs a teacher, and there is none")));
             }
         }
-        let parts = LearnedParts::new(terms, student_width, teacher_width.unwrap_or(student_width), device)?;
-        Ok(Objective { terms: terms.to_vec(), parts })
+        let widths = if teacher_widths.is_empty() { &[student_width] } else { teacher_widths };
+        let parts = widths.iter().enumerate().map(|(place, width)| {
+            // What belongs to the student is there once.
+            let own = terms.iter().filter(|term| place == 0 || term.loss.needs_teacher());
+            LearnedParts::new(own, student_width, *width, device)
+        });
+        Ok(Objective { terms: terms.to_vec(), parts: parts.collect::<Result<_>>()? })
     }
 
     /// The terms in their order.
@@ -128,102 +96,76 @@ impl Objective {
         &self.terms
     }
 
-    /// The learned parts, for the optimiser and checkpoints.
-    pub fn parts(&self) -> &LearnedParts {
-        &self.parts
+    /// The learned parts, for the optimiser and checkpoints: CLIP-KD's published names, after the number of
+    /// the teacher from the second one on (`1.visual_proj.weight`).
+    pub fn parts(&self) -> impl Iterator<Item = (String, &Tensor)> {
+        self.parts.iter().enumerate().flat_map(|(place, parts)| {
+            parts.named().iter().map(move |(name, tensor)| match place {
+                0 => (name.clone(), tensor),
+                _ => (format!("{place}.{name}"), tensor),
+            })
+        })
     }
 
-    /// Adds up all terms for one batch.
+    /// The terms that have a weight at a step, counted from 0, with it.
+    pub fn active(&self, step: u64) -> impl Iterator<Item = (&Term, f64)> {
+        self.terms.iter().map(move |term| (term, term.weight.at(step))).filter(|(_, weight)| *weight > 0.0)
+    }
+
+    /// Adds up all terms that have a weight at this step, counted from 0, for one batch; `teachers` may be empty
+    /// where none of them needs one.
     ///
     /// # Errors
-    /// [`Error::Setting`] where a term needs a teacher and `teacher` is none; [`Error::Shapes`]
+    /// [`Error::Setting`] where no term has a weight, or one lacks what it needs of a side; [`Error::Shapes`]
     /// where the batches do not fit together.
     pub fn evaluate(
         &self,
+        step: u64,
         student: &Side<'_>,
-        teacher: Option<&Side<'_>>,
+        teachers: &[Side<'_>],
         targets: &Targets,
     ) -> Result<LossReport> {
-        let mut shared = Shared {
-            objective: self,
-            student,
-            teacher,
-            targets,
-            student_logits: None,
-            teacher_logits: None,
-            projected: None,
-        };
+        if !teachers.is_empty() && teachers.len() != self.parts.len() {
+            let (given, made) = (teachers.len(), self.parts.len());
+            return Err(Error::Setting(format!(
+                "the objective is for {made} teachers, and {given} are given"
+            )));
+        }
+        let student = StudentTerms::new(student, targets);
+        let pairs = teachers
+            .iter()
+            .zip(&self.parts)
+            .map(|(teacher, parts)| PairTerms::new(&student, teacher, parts))
+            .collect::<Vec<_>>();
         let mut total: Option<Tensor> = None;
         let mut terms = Vec::with_capacity(self.terms.len());
-        for term in &self.terms {
-            let value = shared.term(term.loss)?;
-            terms.push((term.loss, value.detach(), term.weight));
-            let weighted = value * term.weight;
+        for (term, weight) in self.active(step) {
+            let value = match term.loss {
+                Loss::Task => student.task()?,
+                Loss::Siglip => student.siglip(&self.parts[0])?,
+                _ => mean(&pairs, term)?,
+            };
+            terms.push((term.loss, value.detach(), weight));
+            let weighted = value * weight;
             total = Some(match total {
                 None => weighted,
                 Some(sum) => sum + weighted,
             });
         }
-        let total = total.ok_or_else(|| Error::Setting("the objective has no term".into()))?;
+        let total = total.ok_or_else(|| Error::Setting(format!("no term has a weight at step {step}")))?;
         Ok(LossReport { total, terms })
     }
 }
 
-/// Intermediate results that several terms need, each computed at most once.
-struct Shared<'a> {
-    objective: &'a Objective,
-    student: &'a Side<'a>,
-    teacher: Option<&'a Side<'a>>,
-    targets: &'a Targets,
-    student_logits: Option<Rc<Logits>>,
-    teacher_logits: Option<Rc<Logits>>,
-    projected: Option<Rc<Embeddings>>,
-}
-
-impl<'a> Shared<'a> {
-    fn term(&mut self, loss: Loss) -> Result<Tensor> {
-        match loss {
-            Loss::Task => contrastive::task(&*self.student_logits()?, self.targets),
-            Loss::Crd => relation::crd(&*self.student_logits()?, &*self.teacher_logits()?),
-            Loss::Affinity => relation::affinity(&*self.student_logits()?, &*self.teacher_logits()?),
-            Loss::Fd => feature::fd(&self.projected(), self.teacher()?.local),
-            Loss::Icl => {
-                let scale = self.objective.parts.cross_scale()?;
-                let logits = interactive::logits(&self.projected(), self.teacher()?.all, scale)?;
-                interactive::icl(&logits, self.targets)
-            }
-        }
+/// A term's mean over all teachers.
+fn mean(pairs: &[PairTerms<'_>], term: &Term) -> Result<Tensor> {
+    let mut sum: Option<Tensor> = None;
+    for pair in pairs {
+        let value = pair.term(term)?;
+        sum = Some(sum.map_or_else(|| value.shallow_clone(), |sum| sum + &value));
     }
-
-    fn teacher(&self) -> Result<&'a Side<'a>> {
-        self.teacher
-            .ok_or_else(|| Error::Setting("a term needs a teacher's embeddings, and none were given".into()))
-    }
-
-    fn student_logits(&mut self) -> Result<Rc<Logits>> {
-        if let Some(logits) = &self.student_logits {
-            return Ok(logits.clone());
-        }
-        let Side { local, all, scale } = *self.student;
-        let rows = local.normalized();
-        let logits = if std::ptr::eq(local, all) {
-            Logits::new(&rows, &rows, scale)?
-        } else {
-            Logits::new(&rows, &all.normalized(), scale)?
-        };
-        Ok(self.student_logits.insert(Rc::new(logits)).clone())
-    }
-
-    fn teacher_logits(&mut self) -> Result<Rc<Logits>> {
-        if let Some(logits) = &self.teacher_logits {
-            return Ok(logits.clone());
-        }
-        let Side { local, all, scale } = *self.teacher()?;
-        Ok(self.teacher_logits.insert(Rc::new(Logits::new(local, all, scale)?)).clone())
-    }
-
-    fn projected(&mut self) -> Rc<Embeddings> {
-        let (parts, student) = (&self.objective.parts, self.student);
-        self.projected.get_or_insert_with(|| Rc::new(parts.project(student.local))).clone()
-    }
+    let sum = sum.ok_or_else(|| {
+        Error::Setting(format!("`{}` needs a teacher's embeddings, and none were given", term.loss.name()))
+    })?;
+    Ok(if pairs.len() == 1 { sum } else { sum / pairs.len() as f64 })
 }

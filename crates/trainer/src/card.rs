@@ -5,7 +5,7 @@ use std::path::Path;
 use clip_model::ClipConfig;
 use clip_model::cost::Cost;
 
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, TeacherConfig};
 use crate::run::{RECIPE_FILE, REPORT_FILE, Results};
 use crate::{Error, Result};
 
@@ -119,24 +119,29 @@ fn for_others(recipe: &Recipe) -> Recipe {
         }
     };
     last(&mut recipe.student.model);
-    if let Some(model) = recipe.teacher.as_mut().and_then(|teacher| teacher.model.as_mut()) {
-        last(model);
+    for teacher in &mut recipe.teachers {
+        if let Some(model) = &mut teacher.model {
+            last(model);
+        }
+        if let Some(store) = &mut teacher.store {
+            let mut name = store.display().to_string();
+            last(&mut name);
+            *store = name.into();
+        }
     }
     recipe
 }
 
 fn training(facts: &RunFacts) -> String {
     let recipe = &for_others(&facts.recipe);
-    let teacher = recipe.teacher.as_ref().and_then(|teacher| teacher.model.as_ref().or(teacher.run.as_ref()));
-    let losses = recipe
-        .terms()
-        .iter()
-        .map(|term| format!("{} × {}", term.weight, term.loss.name()))
-        .collect::<Vec<_>>();
+    let teachers = recipe.teachers.iter().map(TeacherConfig::name).collect::<Vec<_>>().join(", ");
+    let weighted = recipe.losses.iter().filter(|(_, config)| config.is_on());
+    let losses =
+        weighted.map(|(loss, config)| format!("{} × {}", config.weight, loss.name())).collect::<Vec<_>>();
     let mut text = format!(
         "## Training\n\n- student: {}\n- teacher: {}\n- losses: {}\n- seed: {}\n",
         recipe.student.model,
-        teacher.map_or("none", String::as_str),
+        if teachers.is_empty() { "none" } else { &teachers },
         losses.join(" + "),
         recipe.seed
     );

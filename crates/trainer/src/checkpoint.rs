@@ -108,7 +108,7 @@ fn write(partial: &Path, trainee: &Trainee, state: &State, recipe: &str) -> Resu
     let mut groups = vec![(MODEL, named.collect::<Vec<_>>()), (OPTIMIZER, trainee.optimizer.state())];
     groups.push((
         LEARNED,
-        trainee.objective.parts().named().iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect(),
+        trainee.objective.parts().map(|(name, tensor)| (name, tensor.shallow_clone())).collect(),
     ));
     groups.push((EMA, trainee.ema.as_ref().map_or_else(Vec::new, |ema| ema.state())));
     for (file, tensors) in groups.iter().filter(|(_, tensors)| !tensors.is_empty()) {
@@ -143,8 +143,8 @@ pub fn restore(path: &Path, trainee: &mut Trainee, state: &State) -> Result<()> 
         if path.join(file).exists() { Ok(read_safetensors(&path.join(file))?) } else { Ok(HashMap::new()) }
     };
     let learned = read(LEARNED)?;
-    for (name, tensor) in trainee.objective.parts().named() {
-        let saved = learned.get(name).filter(|saved| saved.size() == tensor.size()).ok_or_else(|| {
+    for (name, tensor) in trainee.objective.parts() {
+        let saved = learned.get(&name).filter(|saved| saved.size() == tensor.size()).ok_or_else(|| {
             Error::checkpoint(path, format!("the learned part `{name}` is missing or has another shape"))
         })?;
         tch::no_grad(|| tensor.shallow_clone().f_copy_(saved))?;

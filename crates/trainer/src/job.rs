@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clip_model::weights::write_atomic;
 
-use crate::recipe::Job;
+use crate::recipe::{Job, Recipe};
+use crate::reinforce::{self, Made, Making};
 use crate::run::{MODEL_FOLDER, Options, Outcome, Results, run};
 use crate::{Error, Result, report};
 
@@ -27,6 +28,14 @@ pub fn folder(job: &Job, out: &Path, run: &str) -> PathBuf {
     if job.is_single() { out.to_path_buf() } else { out.join(run) }
 }
 
+/// Makes the store of one run's teachers under its recipe; `out` is where the job's runs are.
+///
+/// # Errors
+/// As [`reinforce::reinforce`].
+pub fn reinforce_run(job: &Job, out: &Path, recipe: &Recipe, making: &Making<'_>) -> Result<Made> {
+    reinforce::reinforce(recipe, &|name: &str| folder(job, out, name).join(MODEL_FOLDER), making)
+}
+
 /// Makes all runs under `out`, then writes `report.md`, `report.html` and `report.svg` (the main figures) there.
 ///
 /// # Errors
@@ -34,9 +43,8 @@ pub fn folder(job: &Job, out: &Path, run: &str) -> PathBuf {
 pub fn run_job(job: &Job, out: &Path, options: &Options<'_>) -> Result<JobOutcome> {
     let mut finished = Vec::new();
     for recipe in &job.runs {
-        let teacher = recipe.teacher.as_ref().and_then(|teacher| teacher.run.as_deref());
-        let teacher = teacher.map(|run| folder(job, out, run).join(MODEL_FOLDER));
-        match run(recipe, &folder(job, out, &recipe.name), teacher.as_deref(), options)? {
+        let models = |name: &str| folder(job, out, name).join(MODEL_FOLDER);
+        match run(recipe, &folder(job, out, &recipe.name), &models, options)? {
             Outcome::Finished(results) => finished.push((recipe.name.clone(), results)),
             Outcome::Stopped { step } => return Ok(JobOutcome::Stopped { run: recipe.name.clone(), step }),
         }
@@ -56,7 +64,7 @@ pub fn run_job(job: &Job, out: &Path, options: &Options<'_>) -> Result<JobOutcom
 /// The results of all runs, and of the teacher where it is none of them, as a Markdown table.
 pub fn table(job: &Job, finished: &[(String, Results)]) -> String {
     let mut reports = finished.iter().map(|(_, results)| results.student.clone()).collect::<Vec<_>>();
-    let own = job.runs.iter().find_map(|recipe| recipe.teacher.as_ref()?.run.as_ref());
+    let own = job.runs.iter().find_map(|recipe| recipe.teachers.first()?.run.as_ref());
     let mut teacher = own.and_then(|name| job.runs.iter().position(|recipe| recipe.name == *name));
     if teacher.is_none()
         && let Some(external) = finished.iter().find_map(|(_, results)| results.teacher.clone())

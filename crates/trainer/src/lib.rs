@@ -11,24 +11,30 @@
 
 pub mod card;
 pub mod checkpoint;
+pub mod classes;
 pub mod ema;
 pub mod error;
 pub mod evaluate;
+pub mod guide;
 pub mod job;
+pub mod methods;
 pub mod metrics;
 pub mod models;
 pub mod optimizer;
 pub mod plan;
 mod progress;
 pub mod recipe;
+pub mod reinforce;
 pub mod report;
 pub mod run;
 mod run_folder;
 pub mod schedule;
 pub mod step;
 pub mod teacher;
+mod teaching;
 mod tensorboard;
 pub mod views;
 
 pub use error::{Error, Result};
 pub use recipe::{Job, Recipe};
+pub use teaching::Models;

@@ -32,11 +32,11 @@ pub struct Plan {
     pub samples: u64,
     /// What the student is.
     pub student: ModelCost,
-    /// What the teacher is.
-    pub teacher: Option<ModelCost>,
+    /// What the teachers are, where they are known; stored embeddings need none.
+    pub teachers: Vec<ModelCost>,
     /// Floating-point operations of the run: a multiply-accumulate is two, a backward pass costs two forward passes. Texts count at full context.
     pub flops: f64,
-    /// Estimated bytes for weights, gradients, moments, averages and the teacher.
+    /// Estimated bytes for weights, gradients, moments, averages and the teachers.
     pub model_bytes: u64,
     /// Estimated bytes for what the forward pass keeps for the backward pass.
     pub activation_bytes: u64,
@@ -168,7 +168,8 @@ impl Plan {
         let (steps, steps_per_epoch) = steps(recipe, mixture.len())?;
         let config = recipe.student.adjust().apply(&model_config(&recipe.student.model)?)?;
         let student = ModelCost::new(&recipe.student.model, &config)?;
-        let teacher = recipe.teacher.as_ref().map(|teacher| teacher_cost(teacher, job)).transpose()?;
+        let named = recipe.teachers.iter().filter(|teacher| teacher.model.is_some() || teacher.run.is_some());
+        let teachers = named.map(|teacher| teacher_cost(teacher, job)).collect::<Result<Vec<_>>>()?;
         if recipe.train.warmup_steps > steps {
             let warmup = recipe.train.warmup_steps;
             let reason = format!("train.warmup_steps = {warmup}, but the run has only {steps} steps");
@@ -183,11 +184,14 @@ impl Plan {
             set.templates.texts()?;
             set.source.open(&recipe.data.root)?;
         }
-        let frozen = teacher.as_ref().map_or(0.0, ModelCost::macs);
+        let stored = recipe.teachers.iter().any(|teacher| teacher.store.is_some());
+        // What is stored was computed once, before the run.
+        let frozen = if stored { 0.0 } else { teachers.iter().map(ModelCost::macs).sum() };
         // Weight, gradient, two moments, and the average where there is one.
         let copies = 4 + u64::from(recipe.train.ema.is_some());
-        let model_bytes =
-            4 * (copies * student.parameters() + teacher.as_ref().map_or(0, ModelCost::parameters));
+        let model_bytes = 4
+            * (copies * student.parameters()
+                + if stored { 0 } else { teachers.iter().map(ModelCost::parameters).sum() });
         Ok(Plan {
             name: recipe.name.clone(),
             sources,
@@ -199,7 +203,7 @@ impl Plan {
             model_bytes,
             activation_bytes: recipe.train.batch_size as u64 * activation_bytes(&student),
             student,
-            teacher,
+            teachers,
         })
     }
 }
@@ -239,8 +243,8 @@ impl Display for Plan {
             "  steps       {} ({:.1} per epoch of {} samples), {} samples in all",
             self.steps, self.steps_per_epoch, self.samples_per_epoch, self.samples
         )?;
-        for (role, model) in [("student", Some(&self.student)), ("teacher", self.teacher.as_ref())] {
-            let Some(model) = model else { continue };
+        let teachers = self.teachers.iter().map(|teacher| ("teacher", teacher));
+        for (role, model) in std::iter::once(("student", &self.student)).chain(teachers) {
             writeln!(
                 f,
                 "  {role}     {}: {:.2} M parameters in the image tower and {:.2} M in the text tower, {:.3} G and {:.3} G MACs",

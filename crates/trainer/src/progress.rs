@@ -1,4 +1,4 @@
-//! The progress bar of a run, on a terminal only.
+//! Progress bars, on a terminal only.
 
 use std::time::Duration;
 
@@ -27,6 +27,31 @@ impl Progress {
     pub(crate) fn update(&self, step: u64, report: &StepReport, rate: f64) {
         self.0.set_position(step);
         self.0.set_message(format!("loss {:.4} {rate:.0} samples/s lr {:.1e}", report.loss, report.lr));
+    }
+
+    pub(crate) fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Things done of a known number, with the time left.
+#[derive(Debug)]
+pub(crate) struct Counter(ProgressBar);
+
+impl Counter {
+    pub(crate) fn new(name: &str, count: u64, visible: bool) -> Self {
+        let bar = if visible { ProgressBar::new(count) } else { ProgressBar::hidden() };
+        if let Ok(style) =
+            ProgressStyle::with_template("{prefix:16} {wide_bar} {pos}/{len} {per_sec} ETA {eta}")
+        {
+            bar.set_style(style);
+        }
+        bar.set_prefix(name.to_string());
+        Counter(bar)
+    }
+
+    pub(crate) fn add(&self, count: u64) {
+        self.0.inc(count);
     }
 
     pub(crate) fn finish(&self) {

@@ -1,6 +1,7 @@
 //! The loop: batches in, steps, metrics, checkpoints and evaluations out.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -9,21 +10,23 @@ use data_pipeline::loader::{Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::SkipCounts;
 use data_pipeline::sources;
-use kd_losses::Objective;
+use kd_losses::{Loss, Objective};
 use serde::{Deserialize, Serialize};
 use tch::Device;
 use zeroshot_eval::Report;
 
 use crate::checkpoint::{self, State};
+use crate::classes::ClassList;
 use crate::evaluate::{ModelEncoder, evaluate};
 use crate::metrics::{MetricsFile, Moment};
 use crate::models::{Need, locate};
 use crate::progress::Progress;
-use crate::recipe::Recipe;
+use crate::recipe::{LossConfig, Recipe};
 use crate::run_folder::{self, Standing};
 use crate::schedule::Schedule;
 use crate::step::{MicroBatch, Trainee};
-use crate::teacher::{self, Teacher};
+use crate::teacher::Teacher;
+use crate::teaching::{Models, Teaching, class_list, open_teacher};
 use crate::views::Reader;
 use crate::{Error, Result, plan};
 
@@ -80,11 +83,11 @@ pub struct Results {
     pub damaged: SkipCounts,
 }
 
-/// Makes one run in `folder`; `teacher` is the model folder of the run that `teacher.run` names.
+/// Makes one run in `folder`; `models` finds the model folder of the run that `teacher.run` names.
 ///
 /// # Errors
 /// [`Error`] of whatever fails; checkpoints that were written stay good.
-pub fn run(recipe: &Recipe, folder: &Path, teacher: Option<&Path>, options: &Options<'_>) -> Result<Outcome> {
+pub fn run(recipe: &Recipe, folder: &Path, models: Models<'_>, options: &Options<'_>) -> Result<Outcome> {
     let _lock = run_folder::lock(folder)?;
     match run_folder::standing(recipe, folder, options.resume)? {
         Standing::Finished(results) => {
@@ -96,11 +99,11 @@ pub fn run(recipe: &Recipe, folder: &Path, teacher: Option<&Path>, options: &Opt
                 "run {} is finished already and measured on the sets that are named now",
                 recipe.name
             );
-            return measure_again(recipe, folder, teacher, results, options).map(Outcome::Finished);
+            return measure_again(recipe, folder, models, results).map(Outcome::Finished);
         }
         Standing::Open => {}
     }
-    let mut session = Session::open(recipe, folder, teacher, options)?;
+    let mut session = Session::open(recipe, folder, models, options)?;
     if session.train(options)? {
         session.finish().map(Outcome::Finished)
     } else {
@@ -117,13 +120,7 @@ pub fn check(recipe: &Recipe) -> Result<()> {
 }
 
 /// Measures the finished model of a run on the recipe's sets, in place of its earlier results.
-fn measure_again(
-    recipe: &Recipe,
-    folder: &Path,
-    teacher: Option<&Path>,
-    old: Results,
-    options: &Options<'_>,
-) -> Result<Results> {
+fn measure_again(recipe: &Recipe, folder: &Path, models: Models<'_>, old: Results) -> Result<Results> {
     let device = device(&recipe.train.device)?;
     let place = folder.join(MODEL_FOLDER).display().to_string();
     let opened = folder::open(&place, device, 0)?;
@@ -131,21 +128,18 @@ fn measure_again(
     let reader = Reader::of_model(&place, opened.model.config(), &opened.preprocess, tokenizer)?;
     let encoder = ModelEncoder { model: &opened.model, reader: &reader };
     let student = evaluate(&encoder, &recipe.eval.sets, &recipe.data.root, &recipe.name)?;
-    let opened = recipe
-        .teacher
-        .as_ref()
-        .map(|config| teacher::open(config, teacher, device, options.progress))
-        .transpose()?;
-    let results = Results { student, teacher: measure_teacher(recipe, opened.as_ref())?, ..old };
+    let external = recipe.teachers.iter().find(|config| config.model.is_some());
+    let opened = external.map(|config| open_teacher(config, models, device)).transpose()?;
+    let teacher = opened.as_ref().map(|(teacher, reader)| (teacher, reader));
+    let results = Results { student, teacher: measure_teacher(recipe, teacher)?, ..old };
     run_folder::write_report(folder, &results)?;
     run_folder::write_recipe(folder, recipe)?;
     Ok(results)
 }
 
 /// What a teacher from outside the recipe file scores; one that is a run of it has its own report.
-fn measure_teacher(recipe: &Recipe, teacher: Option<&(Teacher, Reader)>) -> Result<Option<Report>> {
-    let external = recipe.teacher.as_ref().is_some_and(|teacher| teacher.model.is_some());
-    let Some((teacher, reader)) = teacher.filter(|_| external) else { return Ok(None) };
+fn measure_teacher(recipe: &Recipe, teacher: Option<(&Teacher, &Reader)>) -> Result<Option<Report>> {
+    let Some((teacher, reader)) = teacher else { return Ok(None) };
     let encoder = ModelEncoder { model: teacher.model(), reader };
     evaluate(&encoder, &recipe.eval.sets, &recipe.data.root, "teacher").map(Some)
 }
@@ -177,7 +171,7 @@ struct Session<'a> {
     trainee: Trainee,
     preprocess: PreprocessConfig,
     reader: Reader,
-    teacher: Option<(Teacher, Reader)>,
+    teaching: Teaching,
     loader: Loader,
     schedule: Schedule,
     state: State,
@@ -189,12 +183,7 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn open(
-        recipe: &'a Recipe,
-        folder: &'a Path,
-        teacher: Option<&Path>,
-        options: &Options<'_>,
-    ) -> Result<Self> {
+    fn open(recipe: &'a Recipe, folder: &'a Path, models: Models<'_>, options: &Options<'_>) -> Result<Self> {
         let device = device(&recipe.train.device)?;
         if recipe.train.threads > 0 {
             tch::set_num_threads(recipe.train.threads);
@@ -216,24 +205,34 @@ impl<'a> Session<'a> {
         }
         let tokenizer = recipe.student.tokenizer.as_deref();
         let reader = Reader::of_model(&name, student.config(), &preprocess, tokenizer)?;
-        let teacher = recipe
-            .teacher
-            .as_ref()
-            .map(|config| teacher::open(config, teacher, device, options.progress))
-            .transpose()?;
-
-        let teacher_width = teacher.as_ref().map(|(teacher, _)| teacher.model().config().embed_dim);
-        let (terms, width) = (recipe.terms(), student.config().embed_dim);
-        let objective = seeded(recipe.seed, || Objective::new(&terms, width, teacher_width, device))?;
-        let mut trainee = Trainee::new(student, objective, &recipe.optimizer, recipe.train.ema)?;
-        trainee.seed = recipe.seed;
-        trainee.grad_checkpointing = recipe.train.grad_checkpointing;
-
         let sources = plan::open_sources(recipe)?;
         let data =
             sources.iter().map(|(s, _)| sources::fingerprint(s.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        let plain = sources.iter().map(|(source, _)| Arc::clone(source)).collect::<Vec<_>>();
         let mixture = Mixture::new(sources)?;
         let (steps, steps_per_epoch) = plan::steps(recipe, mixture.len())?;
+
+        // Fetched here where they are the hub's, with a bar; the teaching finds them in the cache.
+        for teacher in recipe.teachers.iter().filter(|teacher| teacher.store.is_none()) {
+            teacher
+                .model
+                .as_deref()
+                .map(|model| locate(model, Need::Weights, options.progress))
+                .transpose()?;
+        }
+        let mut teaching = Teaching::open(recipe, models, &plain, device)?;
+        teaching.prepare(recipe, &plain)?;
+        let (terms, width) = (recipe.terms(steps), student.config().embed_dim);
+        let objective = seeded(recipe.seed, || Objective::new(&terms, width, &teaching.widths(), device))?;
+        let mut trainee = Trainee::new(student, objective, &recipe.optimizer, recipe.train.ema)?;
+        trainee.seed = recipe.seed;
+        trainee.grad_checkpointing = recipe.train.grad_checkpointing;
+        trainee.masked_share = recipe.loss(Loss::Mfd).map_or(0.0, LossConfig::masked_share);
+        if let Some((names, templates)) = class_list(recipe)? {
+            let per_step = recipe.loss(Loss::Hinton).and_then(|config| config.classes_per_step);
+            trainee.classes = Some(ClassList::new(&reader, &names, &templates, per_step, device)?);
+        }
+
         let mut state = State { data, ..State::default() };
         if let Some((path, saved)) = checkpoint::newest(&folder.join(CHECKPOINTS))? {
             if saved.data != state.data {
@@ -247,13 +246,7 @@ impl<'a> Session<'a> {
         }
         run_folder::write_recipe(folder, recipe)?;
         run_folder::write_info(folder, recipe, &state, options.version, &trainee.student)?;
-        let loader = open_loader(
-            recipe,
-            &reader,
-            teacher.as_ref().map(|(_, reader)| reader),
-            mixture,
-            state.position,
-        )?;
+        let loader = open_loader(recipe, &reader, &mut teaching, mixture, state.position)?;
         let schedule = Schedule {
             base_lr: recipe.optimizer.lr,
             warmup_steps: recipe.train.warmup_steps,
@@ -268,7 +261,7 @@ impl<'a> Session<'a> {
             trainee,
             preprocess,
             reader,
-            teacher,
+            teaching,
             loader,
             schedule,
             state,
@@ -296,8 +289,7 @@ impl<'a> Session<'a> {
             let batches = self.next_batches()?;
             since.waited += started.elapsed().as_secs_f64();
             let lr = self.schedule.lr_at(self.trainee.step);
-            let teacher = self.teacher.as_ref().map(|(teacher, _)| teacher);
-            let report = self.trainee.step(&batches, teacher, self.recipe.targets, lr)?;
+            let report = self.trainee.step(&batches, &self.teaching.guides, self.recipe.targets, lr)?;
             self.state.seconds += started.elapsed().as_secs_f64();
             since.samples += (self.recipe.train.batch_size * self.recipe.train.accumulate) as u64;
 
@@ -335,11 +327,8 @@ impl<'a> Session<'a> {
                 return Err(Error::recipe(&self.recipe.name, "the training data ended before the last step"));
             };
             self.state.position = batch.position;
-            let teacher = match (batch.views.get(1), &self.teacher) {
-                (Some(view), Some((_, reader))) => Some(reader.tensors(view, device)?),
-                _ => None,
-            };
-            batches.push(MicroBatch { student: self.reader.tensors(&batch.views[0], device)?, teacher });
+            let teachers = self.teaching.inputs(&batch)?;
+            batches.push(MicroBatch { student: self.reader.tensors(&batch.views[0], device)?, teachers });
         }
         Ok(batches)
     }
@@ -419,7 +408,7 @@ impl<'a> Session<'a> {
             own.evaluate()
         })?;
         self.metrics.evaluation(self.trainee.step, &student)?;
-        let teacher = measure_teacher(self.recipe, self.teacher.as_ref())?;
+        let teacher = measure_teacher(self.recipe, self.teaching.external(self.recipe))?;
         let cost = clip_model::cost::cost(self.trainee.student.config())?;
         let parameters = (cost.image.parameters, cost.text.parameters);
         let seconds = self.state.seconds;
@@ -446,18 +435,15 @@ impl Window {
     }
 }
 
-/// The loader over all views; a teacher that reads what the student reads needs none of its own.
+/// The loader over all views.
 fn open_loader(
     recipe: &Recipe,
     student: &Reader,
-    teacher: Option<&Reader>,
+    teaching: &mut Teaching,
     mixture: Mixture,
     position: Position,
 ) -> Result<Loader> {
-    let mut views = vec![student.view("student")];
-    views.extend(
-        teacher.filter(|teacher| !teacher.reads_the_same(student)).map(|teacher| teacher.view("teacher")),
-    );
+    let views = teaching.views(student);
     let data = &recipe.data;
     let config = LoaderConfig {
         batch_size: recipe.train.batch_size,
@@ -470,6 +456,7 @@ fn open_loader(
         views,
         policy: data.damaged,
         caption: data.caption,
+        variants: teaching.variants(recipe),
         epochs: u64::MAX,
     };
     Ok(Loader::new(mixture, config, position)?)

@@ -1,14 +1,14 @@
 //! One training step, top to bottom.
 
 use clip_model::{Clip, Tape};
-use kd_losses::objective::Side;
-use kd_losses::{Embeddings, Objective, Targets};
+use kd_losses::{Embeddings, Extra, Loss, Objective, Side, Targets};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use crate::classes::ClassList;
 use crate::ema::Ema;
+use crate::guide::Guide;
 use crate::optimizer::{AdamW, OptimizerConfig};
-use crate::teacher::Teacher;
 use crate::{Error, Result};
 
 /// What is trained, with everything that changes from step to step.
@@ -30,6 +30,10 @@ pub struct Trainee {
     pub seed: u64,
     /// Whether the student's blocks compute their activations again instead of keeping them.
     pub grad_checkpointing: bool,
+    /// Share of the patches that the masked pass leaves out.
+    pub masked_share: f64,
+    /// The classes of soft targets on a class list.
+    pub classes: Option<ClassList>,
 }
 
 /// Which pairs of a batch count as right.
@@ -57,8 +61,19 @@ pub struct ViewTensors {
 pub struct MicroBatch {
     /// For the student.
     pub student: ViewTensors,
-    /// For the teacher, unless it reads the student's.
-    pub teacher: Option<ViewTensors>,
+    /// For each teacher.
+    pub teachers: Vec<TeacherInput>,
+}
+
+/// What one teacher has of a batch.
+#[derive(Debug)]
+pub enum TeacherInput {
+    /// It reads the student's images and tokens.
+    AsStudent,
+    /// It has its own.
+    Own(ViewTensors),
+    /// Its unit embeddings are there already.
+    Stored(Embeddings),
 }
 
 /// Values of one step, averaged over its micro-batches.
@@ -89,8 +104,7 @@ impl Trainee {
     ) -> Result<Self> {
         let trained = || student.params().iter().filter(|p| p.tensor.requires_grad());
         let own = || trained().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
-        let learned =
-            objective.parts().named().iter().map(|(name, t)| (format!("loss.{name}"), t.shallow_clone()));
+        let learned = objective.parts().map(|(name, t)| (format!("loss.{name}"), t.shallow_clone()));
         let optimizer = AdamW::new(optimizer, own().chain(learned))?;
         let ema = ema.map(|decay| Ema::new(decay, own())).transpose()?;
         Ok(Trainee {
@@ -102,6 +116,8 @@ impl Trainee {
             samples: 0,
             seed: 0,
             grad_checkpointing: false,
+            masked_share: 0.0,
+            classes: None,
         })
     }
 
@@ -112,12 +128,15 @@ impl Trainee {
     pub fn step(
         &mut self,
         batches: &[MicroBatch],
-        teacher: Option<&Teacher>,
+        guides: &[Guide],
         rule: TargetRule,
         lr: f64,
     ) -> Result<StepReport> {
         let mut report = StepReport { lr, ..StepReport::default() };
         let share = 1.0 / batches.len() as f64;
+        let active = self.objective.active(self.step).map(|(term, _)| term.loss).collect::<Vec<_>>();
+        // Teachers that no term asks in this step cost nothing.
+        let guides = if active.iter().any(|loss| loss.needs_teacher()) { guides } else { &[] };
         self.optimizer.zero_grad();
         for (index, batch) in batches.iter().enumerate() {
             let input = &batch.student;
@@ -127,20 +146,39 @@ impl Trainee {
                 self.student.encode_image_taped(&input.images, &mut tape)?,
                 self.student.encode_text_taped(&input.tokens, &mut tape)?,
             )?;
+            let masked = active
+                .contains(&Loss::Mfd)
+                .then(|| self.student.encode_image_masked(&input.images, self.masked_share, &mut tape))
+                .transpose()?;
+            let drawn = match &self.classes {
+                Some(classes) if active.contains(&Loss::Hinton) => {
+                    let places = classes.draw(self.drop_seed(index), self.student.device())?;
+                    Some((classes.encode(&self.student, &places, &mut tape)?, places))
+                }
+                _ => None,
+            };
             let scale = self.student.logit_scale.exp();
 
-            let read = batch.teacher.as_ref().unwrap_or(input);
-            let target = teacher
-                .map(|t| Ok::<_, Error>((t.embed(&read.images, &read.tokens)?, t.scale())))
-                .transpose()?;
-            let target = target.as_ref().map(|(rows, scale)| Side { local: rows, all: rows, scale });
+            let taught = guides
+                .iter()
+                .zip(&batch.teachers)
+                .map(|(guide, own)| guide.read(input, own, drawn.as_ref().map(|(_, places)| places)))
+                .collect::<Result<Vec<_>>>()?;
+            let sides =
+                guides.iter().zip(&taught).map(|(guide, taught)| guide.side(taught)).collect::<Vec<_>>();
 
             let targets = match rule {
                 TargetRule::Diagonal => Targets::Diagonal { offset: 0 },
                 TargetRule::EqualCaptions => Targets::equal_captions(&input.tokens, &input.tokens)?,
             };
-            let side = Side { local: &student, all: &student, scale: &scale };
-            let losses = self.objective.evaluate(&side, target.as_ref(), &targets)?;
+            let extra = Extra {
+                masked_image: masked.as_ref(),
+                classes: drawn.as_ref().map(|(weights, _)| weights),
+                logit_bias: self.student.logit_bias.as_ref(),
+                ..Extra::default()
+            };
+            let side = Side { extra, ..Side::new(&student, &scale) };
+            let losses = self.objective.evaluate(self.step, &side, &sides, &targets)?;
             (&losses.total * share).backward();
             tape.backward(self.student.mode())?;
             self.student.mode().eval();

@@ -1,15 +1,12 @@
 //! The frozen teacher: no gradient, no training mode, its own scale.
 
-use std::path::Path;
-
 use clip_model::folder::{self, Adjust};
 use clip_model::{Clip, PreprocessConfig, presets};
 use kd_losses::Embeddings;
-use tch::Tensor;
+use kd_losses::embeddings::normalize;
+use sha2::{Digest, Sha256};
+use tch::{Device, Kind, Tensor};
 
-use crate::models::{Need, locate};
-use crate::recipe::TeacherConfig;
-use crate::views::Reader;
 use crate::{Error, Result};
 
 /// A teacher in memory.
@@ -39,7 +36,7 @@ impl Teacher {
         image_size: Option<i64>,
         device: tch::Device,
     ) -> Result<Self> {
-        let path = Path::new(name);
+        let path = std::path::Path::new(name);
         let adjust = Adjust { image_size, ..Adjust::default() };
         let opened = match preset {
             Some(preset) if path.is_file() => {
@@ -63,10 +60,40 @@ impl Teacher {
     /// # Errors
     /// [`Error::Model`] where the shapes are not the teacher's.
     pub fn embed(&self, images: &Tensor, tokens: &Tensor) -> Result<Embeddings> {
-        tch::no_grad(|| {
-            let pairs = Embeddings::new(self.model.encode_image(images)?, self.model.encode_text(tokens)?)?;
-            Ok(pairs.normalized())
-        })
+        Ok(Embeddings::new(self.embed_images(images)?, self.embed_texts(tokens)?)?)
+    }
+
+    /// Unit embeddings of images alone.
+    ///
+    /// # Errors
+    /// As [`Teacher::embed`].
+    pub fn embed_images(&self, images: &Tensor) -> Result<Tensor> {
+        tch::no_grad(|| Ok(normalize(&self.model.encode_image(images)?)))
+    }
+
+    /// Unit embeddings of tokens alone.
+    ///
+    /// # Errors
+    /// As [`Teacher::embed`].
+    pub fn embed_texts(&self, tokens: &Tensor) -> Result<Tensor> {
+        tch::no_grad(|| Ok(normalize(&self.model.encode_text(tokens)?)))
+    }
+
+    /// SHA-256 over names, shapes and values of its weights, whatever file they came from.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] where a weight cannot be read.
+    pub fn identity(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        let mut entries = self.model.params().state().collect::<Vec<_>>();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        for entry in entries {
+            let tensor = entry.tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?;
+            let values = Vec::<f32>::try_from(tensor.f_contiguous()?.f_view([-1])?)?;
+            hash.update(format!("{}{:?}", entry.name, entry.tensor.size()));
+            values.iter().for_each(|value| hash.update(value.to_le_bytes()));
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// The model.
@@ -83,25 +110,4 @@ impl Teacher {
     pub fn scale(&self) -> &Tensor {
         &self.scale
     }
-}
-
-/// The teacher of a recipe and how it reads; `run` is the model folder of the run that `teacher.run` names.
-pub(crate) fn open(
-    config: &TeacherConfig,
-    run: Option<&Path>,
-    device: tch::Device,
-    progress: bool,
-) -> Result<(Teacher, Reader)> {
-    let folder = run.map(|path| path.display().to_string());
-    let name = config.model.clone().or(folder).ok_or_else(|| {
-        Error::recipe(
-            "teacher",
-            format!("the run `{}` has no model yet", config.run.as_deref().unwrap_or_default()),
-        )
-    })?;
-    let name = locate(&name, Need::Weights, progress)?;
-    let teacher = Teacher::open(&name, config.arch.as_deref(), config.image_size, device)?;
-    let (own, preprocess) = (teacher.model().config(), teacher.preprocess());
-    let reader = Reader::of_model(&name, own, preprocess, config.tokenizer.as_deref())?;
-    Ok((teacher, reader))
 }

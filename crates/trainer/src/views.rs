@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clip_model::config::TextPool;
+use clip_model::config::{TextConfig, TextPool};
 use clip_model::{ClipConfig, PreprocessConfig};
 use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
 use data_pipeline::loader::{View, ViewBatch};
 use data_pipeline::tokenizer::{ClipTokenizer, JsonTokenizer, Tokenizer};
 use ndarray::{ArrayView2, ArrayView4};
+use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
 use crate::step::ViewTensors;
@@ -22,41 +23,42 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 pub struct Reader {
     preprocess: Preprocess,
     tokenizer: Arc<dyn Tokenizer>,
+    /// Which tokenizer it is, for comparisons: copies of one file are the same.
+    tokenizer_name: String,
     /// The file of a tokenizer that is not CLIP's.
     tokenizer_file: Option<PathBuf>,
     context_length: usize,
     cut: Cut,
 }
 
-/// What of a batch of texts a text tower has to see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where texts may be cut, so that a batch costs what its longest text costs.
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Cut {
-    /// All of it: padding is seen by other tokens, or is itself the result.
-    Nothing,
-    /// Up to the largest id of the longest text, where a causal tower reads its result.
-    BehindLargest,
-    /// Up to the first token of this id.
-    BehindFirst(i64),
+    /// Nowhere: the tower sees the padding, or counts from the end.
+    Nowhere,
+    /// After the largest id of a text, where the tower reads its result.
+    AfterLargest,
+    /// After the first of these ids, where the tower reads its result.
+    After(i64),
 }
 
 impl Cut {
-    fn of(config: &ClipConfig) -> Self {
-        let text = &config.text_cfg;
-        match (text.may_be_cut(), text.pool_type, text.eos_id) {
-            (true, TextPool::Argmax, _) => Cut::BehindLargest,
-            (true, TextPool::Eos, Some(id)) => Cut::BehindFirst(id),
-            _ => Cut::Nothing,
+    fn new(config: &TextConfig) -> Self {
+        match (config.may_be_cut(), config.pool_type) {
+            (false, _) => Cut::Nowhere,
+            (true, TextPool::Eos) => Cut::After(config.eos_id.unwrap_or(0)),
+            (true, _) => Cut::AfterLargest,
         }
     }
 
-    /// Tokens of one text that are needed.
-    fn length(self, row: &[i64]) -> usize {
+    /// Tokens of a text that count.
+    fn length(self, ids: &[i64]) -> usize {
         let end = match self {
-            Cut::Nothing => return row.len(),
-            Cut::BehindLargest => row.iter().max().copied(),
-            Cut::BehindFirst(id) => Some(id),
+            Cut::Nowhere => return ids.len(),
+            Cut::AfterLargest => ids.iter().max().and_then(|max| ids.iter().position(|id| id == max)),
+            Cut::After(end) => ids.iter().position(|id| *id == end),
         };
-        row.iter().position(|id| Some(*id) == end).map_or(row.len(), |place| place + 1)
+        end.map_or(1, |place| place + 1)
     }
 }
 
@@ -84,30 +86,49 @@ impl Reader {
     /// # Errors
     /// [`Error::Data`] where it cannot be read, [`Error::Recipe`] where the preprocessing is unknown, or the
     /// tokenizer has more ids than the text tower.
-    pub fn new(config: &ClipConfig, preprocess: &PreprocessConfig, tokenizer: Option<&Path>) -> Result<Self> {
-        let (name, file, tokenizer): (_, _, Arc<dyn Tokenizer>) = match tokenizer {
+    pub fn new(
+        config: &ClipConfig,
+        preprocess: &PreprocessConfig,
+        tokenizer_path: Option<&Path>,
+    ) -> Result<Self> {
+        let (name, file, tokenizer): (_, _, Arc<dyn Tokenizer>) = match tokenizer_path {
             Some(path) => {
-                (path.display().to_string(), Some(path.into()), Arc::new(JsonTokenizer::open(path)?))
+                let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+                let sum = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+                let name = format!("{TOKENIZER_FILE} with SHA-256 {sum}");
+                (name, Some(path.into()), Arc::new(JsonTokenizer::open(path)?))
             }
             None => ("CLIP's".into(), None, Arc::new(ClipTokenizer::new())),
         };
         let (ids, vocabulary) = (tokenizer.vocab_size(), config.text_cfg.vocab_size);
         if ids as i64 > vocabulary {
-            let reason = format!("the tokenizer `{name}` has {ids} ids, the text tower only {vocabulary}");
+            let shown = tokenizer_path.map_or(name, |path| path.display().to_string());
+            let reason = format!("the tokenizer `{shown}` has {ids} ids, the text tower only {vocabulary}");
             return Err(Error::recipe("tokenizer", reason));
         }
         Ok(Reader {
             preprocess: convert(config, preprocess)?,
             tokenizer,
+            tokenizer_name: name,
             tokenizer_file: file,
             context_length: config.text_cfg.context_length as usize,
-            cut: Cut::of(config),
+            cut: Cut::new(&config.text_cfg),
         })
     }
 
     /// What the model wants of its images.
     pub fn preprocess(&self) -> &Preprocess {
         &self.preprocess
+    }
+
+    /// Which tokenizer it is.
+    pub fn tokenizer_name(&self) -> &str {
+        &self.tokenizer_name
+    }
+
+    /// Tokens per text.
+    pub fn context_length(&self) -> usize {
+        self.context_length
     }
 
     /// As a view of the loader.
@@ -123,7 +144,7 @@ impl Reader {
     /// Whether another model can read the same tensors.
     pub fn reads_the_same(&self, other: &Reader) -> bool {
         self.preprocess == other.preprocess
-            && self.tokenizer_file == other.tokenizer_file
+            && self.tokenizer_name == other.tokenizer_name
             && self.context_length == other.context_length
             && self.cut == other.cut
     }
@@ -140,7 +161,7 @@ impl Reader {
         self.token_tensor(&ids, device)
     }
 
-    /// A view of a batch on the device.
+    /// A view of a batch on the device; the view is this reader's.
     ///
     /// # Errors
     /// [`Error::Torch`] where memory runs out.
@@ -152,13 +173,12 @@ impl Reader {
         Ok(ViewTensors { images: image_tensor(view.images.view(), device)?, tokens })
     }
 
-    /// Ids `[rows, context]`, cut to what the text tower has to see of the longest text.
+    /// Ids `[rows, context]`, cut to the longest text where the tower allows it.
     fn token_tensor(&self, ids: &[i64], device: Device) -> Result<Tensor> {
-        let rows = ids.chunks_exact(self.context_length);
-        let length = rows.clone().map(|row| self.cut.length(row)).max().unwrap_or(self.context_length);
-        let cut = rows.flat_map(|row| row[..length].iter().copied()).collect::<Vec<_>>();
-        let tensor = Tensor::f_from_slice(&cut)?.f_view([-1, length as i64])?;
-        Ok(tensor.f_to_device(device)?)
+        let context = self.context_length;
+        let length = ids.chunks_exact(context).map(|row| self.cut.length(row)).max().unwrap_or(context);
+        let cut = ids.chunks_exact(context).flat_map(|row| row[..length].iter().copied()).collect::<Vec<_>>();
+        Ok(Tensor::f_from_slice(&cut)?.f_view([-1, length as i64])?.f_to_device(device)?)
     }
 
     /// Writes a tokenizer that is not CLIP's into a model folder, where [`Reader::of_model`] finds it.
@@ -255,25 +275,35 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_cut_than_a_tower_allows() {
-        let row = [5, 9, 2, 7, 2, 0, 0, 0];
-        for (text, length) in [
-            ("", 2),
-            (r#", "pool_type": "eos", "eos_id": 2"#, 3),
-            (r#", "pool_type": "eos", "eos_id": 8"#, 8),
-            (r#", "pool_type": "last""#, 8),
-            (r#", "no_causal_mask": true"#, 8),
-        ] {
+    fn texts_are_cut_only_where_the_tower_allows_it() {
+        let ids = [5, 9, 7, 3, 0, 0];
+        assert_eq!(Cut::AfterLargest.length(&ids), 2);
+        assert_eq!(Cut::After(3).length(&ids), 4);
+        assert_eq!(Cut::Nowhere.length(&ids), 6);
+        let mut config = presets::get("ViT-nano-32px").unwrap();
+        assert!(matches!(Cut::new(&config.text_cfg), Cut::AfterLargest));
+        config.text_cfg.no_causal_mask = true;
+        assert!(matches!(Cut::new(&config.text_cfg), Cut::Nowhere));
+    }
+
+    #[test]
+    fn copies_of_a_tokenizer_are_one_tokenizer() {
+        let config = presets::get("ViT-nano-32px").unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let reader = |name: &str, word: &str| {
             let json = format!(
-                r#"{{"embed_dim": 8, "vision_cfg": {{"layers": 1, "width": 64}},
-                "text_cfg": {{"context_length": 8, "vocab_size": 10, "width": 8, "heads": 1, "layers": 1{text}}}}}"#
+                r#"{{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,"pre_tokenizer":null,
+                "post_processor":null,"decoder":null,"model":{{"type":"WordLevel","vocab":{{"{word}":0}},"unk_token":"{word}"}}}}"#
             );
-            assert_eq!(
-                Cut::of(&ClipConfig::from_json("test", &json).unwrap()).length(&row),
-                length,
-                "{text}"
-            );
-        }
+            let path = place.path().join(name);
+            std::fs::write(&path, json).unwrap();
+            Reader::new(&config, &PreprocessConfig::default(), Some(&path)).unwrap()
+        };
+        let one = reader("a.json", "cat");
+        assert!(one.reads_the_same(&reader("b.json", "cat")));
+        assert!(!one.reads_the_same(&reader("c.json", "dog")));
+        assert!(!one.reads_the_same(&Reader::new(&config, &PreprocessConfig::default(), None).unwrap()));
+        assert!(!one.tokenizer_name().contains("a.json"), "a store would not outlive a move of the teacher");
     }
 
     #[test]

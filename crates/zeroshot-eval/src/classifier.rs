@@ -4,6 +4,7 @@ use ndarray::{Array2, ArrayView2, Axis, s};
 
 use crate::encoder::{Encoder, normalize_rows};
 use crate::prompts::{self, fill};
+use crate::rows::{self, finite};
 use crate::{Error, Result};
 
 /// Texts that are encoded at once.
@@ -35,9 +36,17 @@ impl Classifier {
             let own = rows.slice(s![class * templates.len()..(class + 1) * templates.len(), ..]);
             mean.assign(&(own.sum_axis(Axis(0)) / templates.len() as f32));
         }
-        finite("class", &means)?;
+        finite("class", means.view())?;
         normalize_rows(&mut means);
         Ok(Classifier { rows: means })
+    }
+
+    /// From class rows `[classes, embed_dim]` that were made before, made unit rows.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where there is none or one is not finite.
+    pub fn from_rows(rows: ArrayView2<'_, f32>) -> Result<Self> {
+        Ok(Classifier { rows: rows::unit("class", rows)? })
     }
 
     /// Cosines `[batch, classes]` of image rows `[batch, embed_dim]`, which need not be normalised.
@@ -48,8 +57,8 @@ impl Classifier {
         if images.ncols() != self.rows.ncols() {
             return Err(Error::shape("width of the image rows", self.rows.ncols(), images.ncols()));
         }
+        finite("image", images)?;
         let mut images = images.to_owned();
-        finite("image", &images)?;
         normalize_rows(&mut images);
         Ok(images.dot(&self.rows.t()))
     }
@@ -62,16 +71,6 @@ impl Classifier {
     /// The class rows.
     pub fn rows(&self) -> ArrayView2<'_, f32> {
         self.rows.view()
-    }
-}
-
-/// An encoder whose weights are damaged gives NaN, which would rank like any other score.
-fn finite(what: &str, rows: &Array2<f32>) -> Result<()> {
-    match rows.axis_iter(Axis(0)).position(|row| row.iter().any(|value| !value.is_finite())) {
-        None => Ok(()),
-        Some(row) => Err(Error::Input(format!(
-            "the embedding of {what} {row} is not finite: the model's weights may be damaged"
-        ))),
     }
 }
 

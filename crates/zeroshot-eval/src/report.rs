@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::retention::retention;
 use crate::{Classification, Retrieval};
 
 /// What was measured on one data set.
@@ -42,6 +43,14 @@ impl Score {
             Score::Retrieval(found) => (found.image_to_text.mean() + found.text_to_image.mean()) / 2.0,
         }
     }
+
+    /// What [`Score::main`] is.
+    pub fn main_name(&self) -> &'static str {
+        match self {
+            Score::Classification(_) => "top-1",
+            Score::Retrieval(_) => "mean recall",
+        }
+    }
 }
 
 /// A data set and what was measured on it.
@@ -73,12 +82,7 @@ impl Report {
     ///
     /// None where a set is missing or the other scores nothing on one.
     pub fn retained(&self, teacher: &Report) -> Option<f64> {
-        let shares = self.sets.iter().map(|own| {
-            let other = teacher.sets.iter().find(|other| other.set == own.set)?;
-            (other.score.main() > 0.0).then(|| own.score.main() / other.score.main())
-        });
-        let shares = shares.collect::<Option<Vec<_>>>()?;
-        (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64)
+        retention(self, teacher).mean
     }
 }
 
@@ -116,8 +120,8 @@ pub fn compare(reports: &[Report], teacher: Option<usize>) -> String {
     markdown(&rows)
 }
 
-/// Aligned Markdown; the first row is the head, figures are aligned to the right.
-fn markdown(rows: &[Vec<String>]) -> String {
+/// Aligned Markdown; the first row is the head, and from the third column on figures are aligned to the right.
+pub(crate) fn markdown(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter()

@@ -4,6 +4,7 @@ use ndarray::{ArrayView2, Axis, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::rows::check_image_of;
 use crate::{Error, Result};
 
 /// Rows of the similarity matrix that are worked on at once; the whole matrix need not fit into memory.
@@ -58,15 +59,10 @@ pub fn retrieval(
     if images.ncols() != texts.ncols() {
         return Err(Error::shape("width of the text rows", images.ncols(), texts.ncols()));
     }
-    if image_of.len() != texts.nrows() {
-        return Err(Error::shape("images of the texts", texts.nrows(), image_of.len()));
-    }
+    check_image_of(image_of, images.nrows(), texts.nrows())?;
     let mut texts_of = vec![Vec::new(); images.nrows()];
     for (text, &image) in image_of.iter().enumerate() {
-        let own = texts_of.get_mut(image).ok_or_else(|| {
-            Error::Input(format!("text {text} belongs to image {image}, which does not exist"))
-        })?;
-        own.push(text);
+        texts_of[image].push(text);
     }
     if images.nrows() == 0 || texts_of.iter().any(Vec::is_empty) {
         return Err(Error::Input("retrieval needs at least one image, and a text for each".into()));

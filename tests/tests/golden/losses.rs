@@ -4,8 +4,7 @@ use std::collections::HashMap;
 
 use clip_distill_tests::fill;
 use clip_distill_tests::golden::{assert_close, difference, files, tensors};
-use kd_losses::objective::Side;
-use kd_losses::{Embeddings, Loss, Objective, Targets, Term, contrastive, logit};
+use kd_losses::{Embeddings, Loss, Objective, Side, Targets, Term, contrastive, logit};
 use tch::{Device, Kind, Tensor};
 
 const STUDENT_SCALE: f64 = 20.0;
@@ -69,20 +68,20 @@ impl Case {
                 contrastive::siglip(&logits, &bias, 0).unwrap()
             }
             _ => {
-                let loss = Loss::ALL.into_iter().find(|loss| loss.name() == name)?;
-                let terms = [Term { loss, weight: 1.0 }];
+                let loss = Loss::all().find(|loss| loss.name() == name.replace('_', "-"))?;
+                let terms = [Term::new(loss, 1.0)];
                 let objective =
-                    Objective::new(&terms, self.student_width, Some(self.teacher_width), Device::Cpu)
-                        .unwrap();
-                for (part, tensor) in objective.parts().named() {
+                    Objective::new(&terms, self.student_width, &[self.teacher_width], Device::Cpu).unwrap();
+                for (part, tensor) in objective.parts() {
                     let named = fill::parameter(&format!("{}.loss.{part}", self.tag), &tensor.size());
                     tch::no_grad(|| tensor.shallow_clone().copy_(&named));
                     leaves.push((format!("loss.{part}"), tensor.shallow_clone()));
                 }
                 let teacher_scale = Tensor::from(TEACHER_SCALE as f32);
-                let student = Side { local: &self.student, all: &self.student, scale: &self.scale };
-                let teacher = Side { local: &self.teacher, all: &self.teacher, scale: &teacher_scale };
-                objective.evaluate(&student, Some(&teacher), &Targets::Diagonal { offset: 0 }).unwrap().total
+                let student = Side::new(&self.student, &self.scale);
+                let teacher = Side::new(&self.teacher, &teacher_scale);
+                let targets = Targets::Diagonal { offset: 0 };
+                objective.evaluate(0, &student, &[teacher], &targets).unwrap().total
             }
         };
         for (_, leaf) in &mut leaves {

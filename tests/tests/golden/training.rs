@@ -7,9 +7,10 @@ use data_pipeline::tokenizer::{ClipTokenizer, Tokenizer};
 use kd_losses::{Loss, Objective, Term};
 use serde_json::Value;
 use tch::{Device, Tensor};
+use trainer::guide::Guide;
 use trainer::optimizer::OptimizerConfig;
 use trainer::schedule::Schedule;
-use trainer::step::{MicroBatch, TargetRule, Trainee, ViewTensors};
+use trainer::step::{MicroBatch, TargetRule, TeacherInput, Trainee, ViewTensors};
 use trainer::teacher::Teacher;
 
 fn build(config: &Value, prefix: &Value) -> Clip {
@@ -38,8 +39,8 @@ fn tokens(texts: &Value, context: usize) -> Tensor {
 fn terms(formula: &str) -> Vec<Term> {
     let term = |text: &str| {
         let (weight, name) = text.trim().split_once('*').unwrap_or(("1", text.trim()));
-        let loss = Loss::ALL.into_iter().find(|loss| loss.name() == name).unwrap();
-        Term { loss, weight: weight.parse().unwrap() }
+        let loss = Loss::all().find(|loss| loss.name() == name).unwrap();
+        Term::new(loss, weight.parse().unwrap())
     };
     formula.split('+').map(term).collect()
 }
@@ -51,12 +52,11 @@ fn training_agrees_with_the_reference() {
         let name = path.display().to_string();
         let golden: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         let student = build(&golden["student"], &golden["weights_prefix"]["student"]);
-        let teacher = (!golden["teacher"].is_null()).then(|| {
-            Teacher::new(
-                build(&golden["teacher"], &golden["weights_prefix"]["teacher"]),
-                PreprocessConfig::default(),
-            )
+        let guides = (!golden["teacher"].is_null()).then(|| {
+            let model = build(&golden["teacher"], &golden["weights_prefix"]["teacher"]);
+            Guide::live(Teacher::new(model, PreprocessConfig::default()))
         });
+        let guides = guides.into_iter().collect::<Vec<_>>();
         let size = student.config().vision_cfg.image_size;
         let context = student.config().text_cfg.context_length as usize;
         let (batch, steps) = (golden["batch_size"].as_i64().unwrap(), golden["steps"].as_u64().unwrap());
@@ -76,10 +76,9 @@ fn training_agrees_with_the_reference() {
             warmup_steps: golden["optimizer"]["warmup"].as_u64().unwrap(),
             total_steps: steps,
         };
-        let teacher_width = teacher.as_ref().map(|t| t.model().config().embed_dim);
+        let widths = guides.iter().map(Guide::width).collect::<Vec<_>>();
         let terms = terms(golden["loss"].as_str().unwrap());
-        let objective =
-            Objective::new(&terms, student.config().embed_dim, teacher_width, Device::Cpu).unwrap();
+        let objective = Objective::new(&terms, student.config().embed_dim, &widths, Device::Cpu).unwrap();
         let mut trainee = Trainee::new(student, objective, &config, None).unwrap();
         // "unit('<tag>.image.<step>', …) * 2"
         let input = golden["image_input"].as_str().unwrap();
@@ -90,8 +89,9 @@ fn training_agrees_with_the_reference() {
             let lr = schedule.lr_at(step);
             let images = fill::unit(&format!("{tag}{step}"), &[batch, 3, size, size]) * 2.0;
             let tokens = tokens(&golden["texts"][step as usize], context);
-            let micro = MicroBatch { student: ViewTensors { images, tokens }, teacher: None };
-            let report = trainee.step(&[micro], teacher.as_ref(), TargetRule::Diagonal, lr).unwrap();
+            let teachers = guides.iter().map(|_| TeacherInput::AsStudent).collect();
+            let micro = MicroBatch { student: ViewTensors { images, tokens }, teachers };
+            let report = trainee.step(&[micro], &guides, TargetRule::Diagonal, lr).unwrap();
             let close = |what: &str, found: f64, key: &str, tolerance: f64| {
                 let expected = row[key].as_f64().unwrap();
                 assert!(

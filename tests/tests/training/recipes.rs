@@ -55,14 +55,14 @@ fn the_quickstart_is_planned() {
 fn published_settings_are_planned_without_data_or_teacher() {
     let published = recipes().into_iter().filter(|path| {
         let family = path.parent().and_then(Path::file_name).unwrap();
-        family != "recipes"
+        family != "recipes" && family != "methods"
     });
     let mut students = std::collections::BTreeSet::new();
     for path in published {
         let job = load(&path, &[]).unwrap();
         for recipe in &job.runs {
             let plan = Plan::new(recipe, &job).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            assert!(plan.samples > 300_000_000 && plan.teacher.is_some(), "{}", path.display());
+            assert!(plan.samples > 300_000_000 && !plan.teachers.is_empty(), "{}", path.display());
             assert!(plan.to_string().contains("not here"), "{}", path.display());
             students.insert(recipe.student.model.clone());
         }

@@ -9,12 +9,14 @@ use serde_json::Value;
 use trainer::recipe::parse;
 use trainer::run::{Options, Outcome, run};
 
+use super::no_models;
+
 /// Trains in `folder`, and stops after step `stop_after` where that is given.
 fn train(recipe: &str, folder: &Path, stop_after: Option<u64>) -> Outcome {
     let job = parse(recipe, &[], "test").unwrap();
     let stop = AtomicBool::new(false);
     let options = Options { stop: &stop, stop_after, resume: true, progress: false, version: "test" };
-    run(&job.runs[0], folder, None, &options).unwrap()
+    run(&job.runs[0], folder, &no_models, &options).unwrap()
 }
 
 /// Everything of the metrics that does not depend on the clock.
@@ -149,7 +151,7 @@ fn with_no_whole_checkpoint_the_remedy_is_named() {
     let job = parse(&recipe, &[], "test").unwrap();
     let stop = AtomicBool::new(false);
     let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
-    let error = run(&job.runs[0], &out, None, &options).unwrap_err().to_string();
+    let error = run(&job.runs[0], &out, &no_models, &options).unwrap_err().to_string();
     assert!(error.contains("--restart") && error.contains("model.safetensors"), "{error}");
 }
 
@@ -235,7 +237,7 @@ fn two_processes_do_not_share_a_folder() {
     let job = parse(&tiny::recipe(&student, 3), &[], "test").unwrap();
     let stop = AtomicBool::new(false);
     let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
-    let attempt = || run(&job.runs[0], &out, None, &options);
+    let attempt = || run(&job.runs[0], &out, &no_models, &options);
     assert!(attempt().unwrap_err().to_string().contains("another process"));
     drop(held);
     assert!(matches!(attempt(), Ok(Outcome::Finished(_))));
@@ -249,7 +251,7 @@ fn a_failed_start_leaves_the_folder_free() {
     let out = folder.path().join("run");
     let stop = AtomicBool::new(false);
     let options = Options { stop: &stop, stop_after: None, resume: false, progress: false, version: "test" };
-    let attempt = |text: &str| run(&parse(text, &[], "test").unwrap().runs[0], &out, None, &options);
+    let attempt = |text: &str| run(&parse(text, &[], "test").unwrap().runs[0], &out, &no_models, &options);
     let wrong = recipe.replace("threads = 1", "threads = 1, device = 'cuda:77'");
     assert!(attempt(&wrong).unwrap_err().to_string().contains("cuda:77"));
     assert!(matches!(attempt(&recipe), Ok(Outcome::Finished(_))));
@@ -266,7 +268,7 @@ fn another_recipe_or_other_data_is_refused() {
     let attempt = |text: &str, resume: bool| {
         let job = parse(text, &[], "test").unwrap();
         let options = Options { stop: &stop, stop_after: None, resume, progress: false, version: "test" };
-        run(&job.runs[0], &out, None, &options)
+        run(&job.runs[0], &out, &no_models, &options)
     };
     let error = attempt(&recipe.replace("1e-2", "1e-3"), true).unwrap_err().to_string();
     assert!(error.contains("optimizer.lr"), "{error}");
@@ -290,6 +292,6 @@ fn another_recipe_or_other_data_is_refused() {
     fs::write(&table, format!("filepath,title\n{}", rows(17))).unwrap();
     let job = parse(&own, &[], "test").unwrap();
     let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
-    let error = run(&job.runs[0], &out, None, &options).unwrap_err().to_string();
+    let error = run(&job.runs[0], &out, &no_models, &options).unwrap_err().to_string();
     assert!(error.contains("training data changed"), "{error}");
 }

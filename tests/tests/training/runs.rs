@@ -90,7 +90,7 @@ fn the_loss_goes_down() {
 
 fn trainee(clip_norm: f64) -> Trainee {
     let model = Clip::new(&tiny::config(16, 8), Device::Cpu, 4).unwrap();
-    let objective = Objective::new(&[Term { loss: Loss::Task, weight: 1.0 }], 8, None, Device::Cpu).unwrap();
+    let objective = Objective::new(&[Term::new(Loss::Task, 1.0)], 8, &[], Device::Cpu).unwrap();
     let config = OptimizerConfig { lr: 1e-2, clip_norm, ..Default::default() };
     Trainee::new(model, objective, &config, None).unwrap()
 }
@@ -100,7 +100,7 @@ fn batch(seed: u64, scale: f64) -> MicroBatch {
         let images = Tensor::randn([4, 3, 16, 16], (Kind::Float, Device::Cpu)) * scale;
         (images, Tensor::randint(1000, [4, 6], (Kind::Int64, Device::Cpu)))
     });
-    MicroBatch { student: ViewTensors { images, tokens }, teacher: None }
+    MicroBatch { student: ViewTensors { images, tokens }, teachers: Vec::new() }
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn accumulation_averages_the_gradients_of_its_micro_batches() {
     let gradient = |seeds: &[u64]| {
         let mut trainee = trainee(0.0);
         let batches = seeds.iter().map(|&seed| batch(seed, 1.0)).collect::<Vec<_>>();
-        trainee.step(&batches, None, TargetRule::Diagonal, 0.0).unwrap();
+        trainee.step(&batches, &[], TargetRule::Diagonal, 0.0).unwrap();
         trainee.student.params().get("visual.proj").unwrap().grad().copy()
     };
     let expected = (gradient(&[1]) + gradient(&[2])) / 2.0;
@@ -120,7 +120,7 @@ fn accumulation_averages_the_gradients_of_its_micro_batches() {
 fn a_loss_that_is_no_number_stops_before_any_weight_changes() {
     let mut trainee = trainee(1.0);
     let before = trainee.student.params().get("visual.proj").unwrap().copy();
-    let error = trainee.step(&[batch(1, f64::NAN)], None, TargetRule::Diagonal, 1.0).unwrap_err();
+    let error = trainee.step(&[batch(1, f64::NAN)], &[], TargetRule::Diagonal, 1.0).unwrap_err();
     assert!(matches!(error, Error::NonFinite { step: 0, .. }), "{error}");
     assert!(before.equal(trainee.student.params().get("visual.proj").unwrap()));
 }
@@ -129,7 +129,7 @@ fn a_loss_that_is_no_number_stops_before_any_weight_changes() {
 fn the_logit_scale_stays_within_its_bounds() {
     let mut trainee = trainee(0.0);
     let _ = tch::no_grad(|| trainee.student.logit_scale.shallow_clone().fill_(9.0));
-    trainee.step(&[batch(1, 1.0)], None, TargetRule::Diagonal, 1e-6).unwrap();
+    trainee.step(&[batch(1, 1.0)], &[], TargetRule::Diagonal, 1e-6).unwrap();
     assert!(trainee.student.logit_scale.exp().double_value(&[]) <= 100.0 + 1e-3);
 }
 

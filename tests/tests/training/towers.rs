@@ -17,19 +17,19 @@ fn batch(size: i64) -> MicroBatch {
     let images = fill::unit("towers.images", &[4, 3, size, size]) * 2.0;
     let tokens =
         Tensor::from_slice(&(0..32).map(|place| 1 + place * 7 % 60).collect::<Vec<i64>>()).view([4, 8]);
-    MicroBatch { student: ViewTensors { images, tokens }, teacher: None }
+    MicroBatch { student: ViewTensors { images, tokens }, teachers: Vec::new() }
 }
 
 /// The task loss of two successive steps on one batch.
 fn losses(name: &str, json: &str) -> Vec<f64> {
     let config = ClipConfig::from_json(name, json).unwrap();
     let student = Clip::new(&config, Device::Cpu, 2).unwrap();
-    let terms = [Term { loss: Loss::Task, weight: 1.0 }];
-    let objective = Objective::new(&terms, config.embed_dim, None, Device::Cpu).unwrap();
+    let terms = [Term::new(Loss::Task, 1.0)];
+    let objective = Objective::new(&terms, config.embed_dim, &[], Device::Cpu).unwrap();
     let optimizer = OptimizerConfig { weight_decay: 0.0, ..OptimizerConfig::default() };
     let mut trainee = Trainee::new(student, objective, &optimizer, None).unwrap();
     let batch = [batch(config.vision_cfg.image_size)];
-    (0..2).map(|_| trainee.step(&batch, None, TargetRule::Diagonal, 1e-4).unwrap().loss).collect()
+    (0..2).map(|_| trainee.step(&batch, &[], TargetRule::Diagonal, 1e-4).unwrap().loss).collect()
 }
 
 #[test]

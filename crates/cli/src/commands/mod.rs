@@ -6,6 +6,8 @@ mod doctor;
 mod embed;
 mod evaluate;
 mod inspect;
+mod methods;
+mod reinforce;
 mod tokenize;
 mod train;
 
@@ -16,6 +18,8 @@ use crate::exit::Code;
 pub(crate) fn run(command: Command) -> anyhow::Result<Code> {
     match command {
         Command::Train(args) => train::run(args),
+        Command::Reinforce(args) => reinforce::run(args),
+        Command::Methods(args) => methods::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Embed(args) => embed::run(args),

@@ -48,6 +48,28 @@ impl ImageTower {
     /// # Errors
     /// [`Error::Shape`] where the images have another shape.
     pub fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
+        self.check(images)?;
+        Ok(match &self.kind {
+            Kind::Vit(tower) => tower.forward(images, tape),
+            Kind::ResNet(tower) => tower.forward(images, tape),
+            Kind::Timm(tower) => tower.forward(images, tape),
+        })
+    }
+
+    /// The same with a share (0..1) of the patches of each image left out.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the images have another shape, [`Error::Config`] where the tower has no patches
+    /// that could be left out.
+    pub fn forward_masked<'a>(&'a self, images: &Tensor, share: f64, tape: &mut Tape<'a>) -> Result<Tensor> {
+        self.check(images)?;
+        match &self.kind {
+            Kind::Vit(tower) => Ok(tower.forward_masked(images, share, tape)),
+            _ => Err(Error::config("vision_cfg", "only a ViT has patches that can be left out (masked)")),
+        }
+    }
+
+    fn check(&self, images: &Tensor) -> Result<()> {
         let (size, shape) = (self.image_size, images.size());
         if shape.len() != 4 || shape[1..] != [3, size, size] {
             return Err(Error::Shape {
@@ -56,10 +78,6 @@ impl ImageTower {
                 expected: format!("[batch, 3, {size}, {size}]"),
             });
         }
-        Ok(match &self.kind {
-            Kind::Vit(tower) => tower.forward(images, tape),
-            Kind::ResNet(tower) => tower.forward(images, tape),
-            Kind::Timm(tower) => tower.forward(images, tape),
-        })
+        Ok(())
     }
 }

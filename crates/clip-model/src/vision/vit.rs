@@ -91,6 +91,20 @@ impl VisionTransformer {
 
     /// Normalised images `[batch, 3, size, size]` to raw embeddings `[batch, embed]`.
     pub fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
+        self.forward_with(images, |tokens| self.patch_dropout.forward(tokens), tape)
+    }
+
+    /// The same with this share of the patches left out, in training and in evaluation.
+    pub fn forward_masked<'a>(&'a self, images: &Tensor, share: f64, tape: &mut Tape<'a>) -> Tensor {
+        self.forward_with(images, |tokens| self.patch_dropout.mask(tokens, share), tape)
+    }
+
+    fn forward_with<'a>(
+        &'a self,
+        images: &Tensor,
+        drop_patches: impl FnOnce(Tensor) -> Tensor,
+        tape: &mut Tape<'a>,
+    ) -> Tensor {
         let (batch, patch, width) = (images.size()[0], self.patch, self.class_embedding.size()[0]);
         let patches = images
             .conv2d(&self.conv1, None::<&Tensor>, [patch, patch], [0, 0], [1, 1], 1)
@@ -98,7 +112,7 @@ impl VisionTransformer {
             .transpose(1, 2); // [batch, grid², width]
         let class = self.class_embedding.view([1, 1, width]).expand([batch, 1, width], false);
         let tokens = Tensor::cat(&[class, patches], 1) + &self.positional_embedding; // [batch, 1 + grid², width]
-        let tokens = self.patch_dropout.forward(tokens);
+        let tokens = drop_patches(tokens);
         let tokens = match &self.ln_pre {
             Some(norm) => norm.forward(&tokens),
             None => tokens,
@@ -140,9 +154,18 @@ impl PatchDropout {
         if self.share == 0.0 || !self.mode.is_training() {
             return tokens;
         }
+        self.keep(tokens, self.share, self.layer)
+    }
+
+    /// Another draw than the plain pass has in the same step.
+    fn mask(&self, tokens: Tensor, share: f64) -> Tensor {
+        self.keep(tokens, share, !self.layer)
+    }
+
+    fn keep(&self, tokens: Tensor, share: f64, layer: u64) -> Tensor {
         let (batch, patches) = (tokens.size()[0] as usize, (tokens.size()[1] - 1) as usize);
-        let kept = ((patches as f64 * (1.0 - self.share)) as usize).max(1);
-        let draws = self.mode.uniform(self.layer, batch * patches);
+        let kept = ((patches as f64 * (1.0 - share)) as usize).max(1);
+        let draws = self.mode.uniform(layer, batch * patches);
         let mut places = Vec::with_capacity(batch * (kept + 1));
         for sample in draws.chunks(patches.max(1)) {
             let mut order = (0..patches).collect::<Vec<_>>();

@@ -33,6 +33,7 @@ struct SampleFacts {
     key: String,
     label: Option<usize>,
     caption: String,
+    store_row: Option<u64>,
 }
 
 impl Maker {
@@ -161,11 +162,13 @@ impl Maker {
                 tokens: Array2::from_shape_vec((rows, context), tokens).map_err(shape_error)?,
             });
         }
-        let mut batch = Batch { views, keys: Vec::new(), labels: Vec::new(), captions: Vec::new(), position };
-        for SampleFacts { key, label, caption } in facts.into_iter().flatten() {
+        let (keys, labels, captions, store_rows) = Default::default();
+        let mut batch = Batch { views, keys, labels, captions, store_rows, position };
+        for SampleFacts { key, label, caption, store_row } in facts.into_iter().flatten() {
             batch.keys.push(key);
             batch.labels.push(label);
             batch.captions.push(caption);
+            batch.store_rows.extend(store_row);
         }
         Ok(batch)
     }
@@ -204,7 +207,14 @@ fn fill(
     let (number, index) = mixture.locate(place, epoch, config.seed, config.shuffle);
     // Named by what is drawn, not by who draws it: threads and batch size do not matter.
     let draw = mix(&[config.seed, epoch, number as u64, index as u64, place]);
-    let sample = mixture.source(number).read(index, draw)?;
+    // What is seen again and again is named by the image and the variant alone.
+    let variant = config.variants.map(|variants| {
+        let variant = mix(&[draw, 3]) % variants.count;
+        let row = (mixture.first_sample(number) + index as u64) * variants.count + variant;
+        (row, variants.draw(number, index, variant))
+    });
+    let seen = variant.map_or(draw, |(_, seen)| seen);
+    let sample = mixture.source(number).read(index, seen)?;
     let caption = match config.caption {
         CaptionChoice::First => sample.captions.first(),
         CaptionChoice::Random => {
@@ -221,7 +231,7 @@ fn fill(
     let params = config
         .augment
         .as_ref()
-        .map(|augment| AugmentParams::draw(augment, mix(&[draw, 2]), image.width(), image.height()));
+        .map(|augment| AugmentParams::draw(augment, mix(&[seen, 2]), image.width(), image.height()));
     for (view, (pixels, tokens)) in config.views.iter().zip(views) {
         match &params {
             Some(params) => augment_into(&image, params, &view.image, pixels),
@@ -229,5 +239,5 @@ fn fill(
         }
         view.tokenizer.encode_into(&caption, tokens);
     }
-    Ok(SampleFacts { key: sample.key, label: sample.label, caption })
+    Ok(SampleFacts { key: sample.key, label: sample.label, caption, store_row: variant.map(|(row, _)| row) })
 }

@@ -1,6 +1,8 @@
 //! What a run does, as data: every field of a recipe file, with its default, in one place.
 
 mod load;
+mod losses;
+mod teachers;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -15,6 +17,8 @@ use kd_losses::{Loss, Term};
 use serde::{Deserialize, Serialize};
 
 pub use load::{Job, load, parse};
+pub use losses::{Classes, LossConfig, When};
+pub use teachers::TeacherConfig;
 
 use crate::optimizer::OptimizerConfig;
 use crate::step::TargetRule;
@@ -31,13 +35,14 @@ pub struct Recipe {
     pub seed: u64,
     /// What is trained.
     pub student: Student,
-    /// Who it learns from, if anyone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub teacher: Option<TeacherConfig>,
+    /// Whom it learns from, if anyone: `[teacher]`, or `[[teacher]]` for several at once.
+    #[serde(default, rename = "teacher", with = "teachers::written", skip_serializing_if = "Vec::is_empty")]
+    pub teachers: Vec<TeacherConfig>,
     /// What it is trained on.
     pub data: Data,
-    /// Weights of the terms by name (`task`, `crd`, `fd`, `icl`, `affinity`); 0 leaves one out.
-    pub losses: BTreeMap<Loss, f64>,
+    /// Weights of the terms by name (`clip-distill methods` lists them); 0 leaves one out.
+    #[serde(with = "losses::written")]
+    pub losses: BTreeMap<Loss, LossConfig>,
     /// Which pairs of a batch count as right in the task loss.
     #[serde(default)]
     pub targets: TargetRule,
@@ -96,27 +101,6 @@ impl Student {
     }
 }
 
-/// The frozen model that is learned from. Exactly one of `model` and `run` is given.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TeacherConfig {
-    /// A model folder, `hf-hub:owner/name`, or a checkpoint file (of the architecture `arch`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-    /// An earlier run of the same recipe file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<String>,
-    /// Side of its images in pixels, where it is to be another than the model's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image_size: Option<i64>,
-    /// The preset whose weights a bare file holds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub arch: Option<String>,
-    /// A `tokenizer.json`; left out, that of the model's folder, or CLIP's tokenizer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokenizer: Option<PathBuf>,
-}
-
 /// Training data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -132,6 +116,13 @@ pub struct Data {
     /// Which of several captions a sample shows.
     #[serde(default)]
     pub caption: CaptionChoice,
+    /// Augmentations per image that come again and again, as a store of teacher embeddings has them; 0 is a new
+    /// one each time.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub variants: usize,
+    /// Names those augmentations, so that runs of different seeds share a store.
+    #[serde(default, skip_serializing_if = "is_zero_seed")]
+    pub variants_seed: u64,
     /// What happens with damaged samples.
     #[serde(default)]
     pub damaged: ErrorPolicy,
@@ -284,10 +275,15 @@ impl Default for Metrics {
 }
 
 impl Recipe {
-    /// The terms with a weight, in the order of reports.
-    pub fn terms(&self) -> Vec<Term> {
-        let weighted = self.losses.iter().filter(|(_, weight)| **weight != 0.0);
-        weighted.map(|(&loss, &weight)| Term { loss, weight }).collect()
+    /// The terms that ever have a weight in a run of so many steps, in the order of reports.
+    pub fn terms(&self, steps: u64) -> Vec<Term> {
+        let weighted = self.losses.iter().filter(|(_, config)| config.is_on());
+        weighted.map(|(&loss, config)| config.term(loss, steps)).collect()
+    }
+
+    /// What the recipe says of a loss that has a weight.
+    pub fn loss(&self, loss: Loss) -> Option<&LossConfig> {
+        self.losses.get(&loss).filter(|config| config.is_on())
     }
 
     /// The recipe as it is written into the run folder.
@@ -304,6 +300,10 @@ fn here() -> PathBuf {
 }
 
 fn is_zero(value: &usize) -> bool {
+    *value == 0
+}
+
+fn is_zero_seed(value: &u64) -> bool {
     *value == 0
 }
 

@@ -1,10 +1,14 @@
 //! What the types of a recipe cannot rule out.
 
-use super::Recipe;
+use kd_losses::term;
+
+use super::{Recipe, TeacherConfig};
 use crate::{Error, Result};
 
 /// More micro-batches per step than any published recipe has.
 const MAX_ACCUMULATE: usize = 1 << 20;
+/// Stands for the number of steps where only the data tells it.
+const LONG_RUN: u64 = 1 << 40;
 /// More threads than machines have cores.
 const MAX_THREADS: i32 = 4096;
 
@@ -15,20 +19,33 @@ impl Recipe {
     /// [`Error::Recipe`] naming the setting that cannot work.
     pub fn validate(&self, origin: &str) -> Result<()> {
         let fail = |reason: String| Err(Error::recipe(origin, reason));
-        let terms = self.terms();
+        for (loss, config) in &self.losses {
+            if let Some(problem) = config.is_on().then(|| config.problem(*loss)).flatten() {
+                return fail(format!("losses.{}: {problem}", loss.name()));
+            }
+        }
+        let terms = self.terms(self.train.steps.unwrap_or(LONG_RUN));
         if terms.is_empty() {
             return fail("no loss has a weight: give at least `losses.task = 1.0`".into());
         }
-        if let Some(term) = terms.iter().find(|term| term.loss.needs_teacher() && self.teacher.is_none()) {
+        if let Some(term) = terms.iter().find(|term| term.loss.needs_teacher() && self.teachers.is_empty()) {
             return fail(format!("losses.{} needs a [teacher]", term.loss.name()));
         }
-        if let Some(teacher) = &self.teacher {
-            if teacher.model.is_some() == teacher.run.is_some() {
-                return fail("[teacher] needs either `model` or `run`".into());
-            }
-            if !terms.iter().any(|term| term.loss.needs_teacher()) {
-                return fail("there is a [teacher], but no loss uses it: give one such as `losses.crd = 1.0`, or remove it".into());
-            }
+        for term in &terms {
+            term.check().map_err(|e| Error::recipe(origin, e.to_string()))?;
+        }
+        if let Some(step) = term::first_gap(&terms, self.train.steps.unwrap_or(LONG_RUN)) {
+            return fail(format!("no loss has a weight at step {step}"));
+        }
+        if let Some(problem) = self.teachers.iter().find_map(TeacherConfig::problem) {
+            return fail(problem);
+        }
+        if !self.teachers.is_empty() && !terms.iter().any(|term| term.loss.needs_teacher()) {
+            return fail("there is a [teacher], but no loss uses it: give one such as `losses.crd = 1.0`, or remove it".into());
+        }
+        let stored = self.teachers.iter().filter(|teacher| teacher.store.is_some()).count();
+        if stored > 0 && self.teachers.len() > 1 {
+            return fail("a store holds all its teachers: name it as the only [teacher]".into());
         }
         for (tower, locked, unlocked) in [
             ("image", self.student.lock_image, self.student.lock_image_unlocked_groups),
@@ -61,11 +78,6 @@ impl Recipe {
         }
         if let Some(decay) = train.ema.filter(|decay| !(*decay > 0.0 && *decay < 1.0)) {
             return fail(format!("train.ema = {decay}: a decay is between 0 and 1"));
-        }
-        if let Some((loss, weight)) =
-            self.losses.iter().find(|(_, weight)| !(weight.is_finite() && **weight >= 0.0))
-        {
-            return fail(format!("losses.{} = {weight} is not a weight", loss.name()));
         }
         if let Some(problem) = self.data.augment.problem() {
             return fail(format!("data.augment: {problem}"));

@@ -1,0 +1,190 @@
+//! Reinforced data: a teacher's (or several teachers') embeddings of a data set, stored once and read by every
+//! training that follows (Vasu et al. 2024, MobileCLIP).
+//!
+//! A store is a folder: `store.json` says whose embeddings of what it holds, `shard-NNNNN.safetensors` hold them.
+//! Row `sample * variants + variant` of the images belongs to one augmentation of one image, which the loader
+//! repeats from its seed; texts are found by the caption itself, so equal captions are stored once.
+
+mod pass;
+mod read;
+mod rows;
+mod write;
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::{AugmentConfig, Preprocess};
+use crate::random::mix;
+use crate::{Error, Result};
+
+pub use pass::{Pass, PassBatch};
+pub use read::Store;
+pub use write::{ShardRows, StoreWriter};
+
+/// What a store is, in its folder.
+pub const MANIFEST_FILE: &str = "store.json";
+/// Changes when older stores can no longer be read.
+const VERSION: u32 = 1;
+
+/// Augmentations that come again: `count` for each image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Variants {
+    /// How many.
+    pub count: u64,
+    /// Names them.
+    pub seed: u64,
+}
+
+impl Variants {
+    /// The random number of one variant of one sample.
+    pub(crate) fn draw(self, source: usize, index: usize, variant: u64) -> u64 {
+        mix(&[self.seed, source as u64, index as u64, variant])
+    }
+}
+
+/// How numbers are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// 4 bytes, exact.
+    F32,
+    /// 2 bytes; unit embeddings lose about 2e-4 of their length.
+    #[default]
+    F16,
+    /// 2 bytes with the range of float32 and 8 bits of precision.
+    Bf16,
+    /// 1 byte, with a factor for each row.
+    Int8,
+}
+
+/// Whose embeddings a store holds, and of what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Format.
+    pub version: u32,
+    /// Augmentations per image.
+    pub variants: Variants,
+    /// The training transform that they are drawn from.
+    pub augment: AugmentConfig,
+    /// The sources in their order.
+    pub sources: Vec<StoredSource>,
+    /// The teachers in their order.
+    pub teachers: Vec<StoredTeacher>,
+    /// How numbers are stored.
+    pub kind: StoreKind,
+    /// Samples per shard; the last one may have fewer.
+    pub shard_samples: u64,
+    /// Texts beside the captions, such as class prompts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_texts: Vec<String>,
+}
+
+/// A source of a store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredSource {
+    /// Samples.
+    pub samples: u64,
+    /// What they are ([`crate::sources::fingerprint`]).
+    pub fingerprint: String,
+}
+
+/// A teacher of a store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredTeacher {
+    /// For messages.
+    pub name: String,
+    /// Hash of its weights.
+    pub identity: String,
+    /// Width of its embeddings.
+    pub width: usize,
+    /// exp(logit scale).
+    pub scale: f64,
+    /// What its images were made by.
+    pub image: Preprocess,
+    /// Which tokenizer read its texts, and their length.
+    pub tokenizer: String,
+    /// Tokens per text.
+    pub context_length: usize,
+}
+
+impl Manifest {
+    /// A manifest of this format.
+    pub fn new(
+        variants: Variants,
+        augment: AugmentConfig,
+        sources: Vec<StoredSource>,
+        teachers: Vec<StoredTeacher>,
+    ) -> Self {
+        Manifest {
+            version: VERSION,
+            variants,
+            augment,
+            sources,
+            teachers,
+            kind: StoreKind::default(),
+            shard_samples: 2048,
+            extra_texts: Vec::new(),
+        }
+    }
+
+    /// Samples of all sources.
+    pub fn samples(&self) -> u64 {
+        self.sources.iter().map(|source| source.samples).sum()
+    }
+
+    /// Number of shards.
+    pub fn shards(&self) -> u64 {
+        self.samples().div_ceil(self.shard_samples.max(1))
+    }
+
+    /// Samples of one shard.
+    pub fn shard(&self, number: u64) -> std::ops::Range<u64> {
+        let start = number * self.shard_samples;
+        start..(start + self.shard_samples).min(self.samples())
+    }
+
+    /// The first field in which another store of the same purpose differs, with both values.
+    pub fn difference(&self, other: &Manifest) -> Option<String> {
+        let (Ok(own), Ok(other)) = (serde_json::to_value(self), serde_json::to_value(other)) else {
+            return Some("they cannot be compared".into());
+        };
+        let fields = own.as_object()?.iter();
+        fields
+            .filter(|(key, value)| other.get(*key) != Some(value))
+            .map(|(key, value)| {
+                let theirs = other.get(key).map(ToString::to_string).unwrap_or_default();
+                format!("`{key}` is {value}, not {theirs}")
+            })
+            .next()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.version != VERSION {
+            return Err(format!("has format {}, this program reads {VERSION}: make it again", self.version));
+        }
+        if self.teachers.is_empty()
+            || self.samples() == 0
+            || self.variants.count == 0
+            || self.shard_samples == 0
+        {
+            return Err("has no teacher, no sample or no variant: make it again".into());
+        }
+        match self.teachers.iter().find(|t| t.width == 0 || !(t.scale.is_finite() && t.scale > 0.0)) {
+            Some(bad) => Err(format!(
+                "has width {} and scale {} for `{}`: make it again",
+                bad.width, bad.scale, bad.name
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+fn shard_file(number: u64) -> String {
+    format!("shard-{number:05}.safetensors")
+}
+
+fn error(path: &std::path::Path, reason: impl Into<String>) -> Error {
+    Error::Store { path: path.into(), reason: reason.into() }
+}

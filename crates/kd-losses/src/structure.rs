@@ -1,0 +1,198 @@
+//! Structure transfer: the relations within the joint space of images and texts, carried over as distributions.
+//!
+//! Every relation is a matrix of cosines, so student and teacher may have different widths. A row becomes a
+//! distribution over its columns at each of several temperatures, and the student's follows the teacher's: low
+//! temperatures see the nearest neighbours, high ones the whole arrangement. This project's own method.
+
+use tch::{Kind, Tensor};
+
+use crate::embeddings::Embeddings;
+use crate::relation::kl;
+use crate::{Error, Result};
+
+/// Temperatures where a recipe names none.
+pub const TEMPERATURES: [f64; 3] = [0.02, 0.07, 0.2];
+
+/// Cosines with a sample itself are no relation; this takes them out of the softmax.
+const OUT: f64 = -1e9;
+
+/// Which cosines of the joint Gram matrix of [images; texts] are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Block {
+    /// All 2B rows over all others: within and across the modalities at once, so the modality gap is kept.
+    Joint,
+    /// Images over other images.
+    ImageImage,
+    /// Texts over other texts.
+    TextText,
+    /// Images over texts and texts over images, the matching one among them.
+    ImageText,
+}
+
+/// Mean over temperatures and rows of KL(teacher ‖ student) for one block of the joint Gram matrix.
+///
+/// Both hold unit rows of the same pairs; the widths may differ.
+///
+/// # Errors
+/// [`Error::Shapes`] where the rows differ, or are fewer than two; [`Error::Setting`] where there is no
+/// temperature, or one is not positive.
+pub fn gram(
+    student: &Embeddings,
+    teacher: &Embeddings,
+    block: Block,
+    temperatures: &[f64],
+) -> Result<Tensor> {
+    if student.rows() != teacher.rows() || student.rows() < 2 {
+        return Err(Error::Shapes {
+            left: "the student's embeddings",
+            left_shape: student.image.size(),
+            right: "the teacher's embeddings",
+            right_shape: teacher.image.size(),
+            rule: "relations within a batch need the same rows, at least two",
+        });
+    }
+    check_temperatures(temperatures)?;
+    let (student, teacher) = (cosines(student, block), cosines(teacher, block));
+    Ok(compare(&student, &teacher, temperatures))
+}
+
+/// Mean over temperatures and rows of KL(teacher ‖ student), each row's distribution over a bank of anchors.
+///
+/// `anchors` are the teacher's unit embeddings of pairs beyond the batch. A row is compared with the anchors of
+/// both modalities at once. The student's rows are unit rows in the teacher's width.
+///
+/// # Errors
+/// [`Error::Shapes`] where rows or widths differ; [`Error::Setting`] as for [`gram`].
+pub fn anchors(
+    student: &Embeddings,
+    teacher: &Embeddings,
+    anchors: &Embeddings,
+    temperatures: &[f64],
+) -> Result<Tensor> {
+    crate::feature::check_alike(student, teacher)?;
+    if anchors.width() != teacher.width() {
+        return Err(Error::Shapes {
+            left: "the anchors",
+            left_shape: anchors.image.size(),
+            right: "the teacher's embeddings",
+            right_shape: teacher.image.size(),
+            rule: "anchors are embeddings of the same teacher",
+        });
+    }
+    check_temperatures(temperatures)?;
+    let bank = Tensor::cat(&[&anchors.image, &anchors.text], 0).tr(); // [width, 2 anchors]
+    let towards = |rows: &Embeddings| Tensor::cat(&[&rows.image, &rows.text], 0).matmul(&bank);
+    Ok(compare(&[towards(student)], &[towards(teacher)], temperatures))
+}
+
+/// Matrices whose rows are compared; a row's cosine with itself is taken out.
+fn cosines(pairs: &Embeddings, block: Block) -> Vec<Tensor> {
+    let within = |rows: &Tensor| {
+        let identity = Tensor::eye(rows.size()[0], (Kind::Bool, rows.device()));
+        rows.matmul(&rows.tr()).masked_fill(&identity, OUT)
+    };
+    match block {
+        Block::Joint => vec![within(&Tensor::cat(&[&pairs.image, &pairs.text], 0))],
+        Block::ImageImage => vec![within(&pairs.image)],
+        Block::TextText => vec![within(&pairs.text)],
+        Block::ImageText => {
+            let across = pairs.image.matmul(&pairs.text.tr());
+            vec![across.tr(), across]
+        }
+    }
+}
+
+fn compare(student: &[Tensor], teacher: &[Tensor], temperatures: &[f64]) -> Tensor {
+    let mut sum = Tensor::zeros([0i64; 0].as_slice(), (Kind::Float, student[0].device()));
+    for (student, teacher) in student.iter().zip(teacher) {
+        for &temperature in temperatures {
+            sum += kl(&(student / temperature), &(teacher / temperature));
+        }
+    }
+    sum / (student.len() * temperatures.len()) as f64
+}
+
+fn check_temperatures(temperatures: &[f64]) -> Result<()> {
+    if temperatures.is_empty() {
+        return Err(Error::Setting("structure transfer needs at least one temperature".into()));
+    }
+    match temperatures.iter().find(|t| !(t.is_finite() && **t > 0.0)) {
+        Some(bad) => Err(Error::Setting(format!("temperature {bad} is not a positive number"))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    const BLOCKS: [Block; 4] = [Block::Joint, Block::ImageImage, Block::TextText, Block::ImageText];
+
+    fn randn(rows: i64, width: i64) -> Embeddings {
+        let rows = || Tensor::randn([rows, width], (Kind::Float, Device::Cpu));
+        Embeddings::new(rows(), rows()).unwrap().normalized()
+    }
+
+    #[test]
+    fn a_rotated_space_has_the_same_structure() {
+        tch::manual_seed(1);
+        let teacher = randn(6, 4);
+        // Two more dimensions and a rotation: other coordinates, the same relations.
+        let (rotation, _) = Tensor::linalg_qr(&Tensor::randn([6, 6], (Kind::Float, Device::Cpu)), "reduced");
+        let turn = |rows: &Tensor| rows.constant_pad_nd([0, 2]).matmul(&rotation);
+        let student = Embeddings::new(turn(&teacher.image), turn(&teacher.text)).unwrap();
+        for block in BLOCKS {
+            let loss = gram(&student, &teacher, block, &TEMPERATURES).unwrap().double_value(&[]);
+            assert!(loss.abs() < 1e-4, "{block:?}: {loss}");
+            let other = gram(&randn(6, 4), &teacher, block, &TEMPERATURES).unwrap().double_value(&[]);
+            assert!(other > 0.1, "{block:?}: {other}");
+        }
+    }
+
+    #[test]
+    fn by_hand() {
+        let rows = |values: &[f32]| Tensor::from_slice(values).view([-1, 2]);
+        // Image 0 sees itself (left out), image 1 and text 0, 1; cosines 0 or 1.
+        let (x, y) = ([1.0f32, 0.0], [0.0f32, 1.0]);
+        let pairs = |image: [[f32; 2]; 2], text: [[f32; 2]; 2]| {
+            Embeddings::new(rows(&image.concat()), rows(&text.concat())).unwrap()
+        };
+        let (teacher, student) = (pairs([x, y], [x, y]), pairs([x, y], [x, x]));
+        // Teacher, images over texts: (a, b) and (b, a) with a = e/(e+1); student: even, and even.
+        let a = 1.0f64.exp() / (1.0 + 1.0f64.exp());
+        let b = 1.0 - a;
+        let entropy = -a * a.ln() - b * b.ln();
+        let image_to_text = 2f64.ln() - entropy;
+        // Texts over images: text 0 agrees; text 1 is (b, a) against (a, b).
+        let text_to_image = (b * (b / a).ln() + a * (a / b).ln()) / 2.0;
+        let loss = gram(&student, &teacher, Block::ImageText, &[1.0]).unwrap().double_value(&[]);
+        assert!((loss - (image_to_text + text_to_image) / 2.0).abs() < 1e-6, "{loss}");
+        // Of two texts each sees only the other one: nothing to tell.
+        assert_eq!(gram(&student, &teacher, Block::TextText, &[1.0]).unwrap().double_value(&[]), 0.0);
+    }
+
+    #[test]
+    fn anchors_tell_students_apart_that_the_batch_does_not() {
+        tch::manual_seed(2);
+        let (teacher, bank) = (randn(3, 5), randn(40, 5));
+        let loss = |student: &Embeddings| {
+            anchors(student, &teacher, &bank, &TEMPERATURES).unwrap().double_value(&[])
+        };
+        assert!(loss(&teacher).abs() < 1e-5);
+        // A reflection keeps all relations within the batch, and none with the bank.
+        let mirrored = Embeddings::new(-&teacher.image, -&teacher.text).unwrap();
+        assert!(gram(&mirrored, &teacher, Block::Joint, &TEMPERATURES).unwrap().double_value(&[]) < 1e-5);
+        assert!(loss(&mirrored) > 0.5);
+        assert!(anchors(&teacher, &teacher, &randn(4, 6), &TEMPERATURES).is_err());
+    }
+
+    #[test]
+    fn bad_settings_are_refused() {
+        let pairs = randn(3, 4);
+        assert!(gram(&pairs, &pairs, Block::Joint, &[]).is_err());
+        assert!(gram(&pairs, &pairs, Block::Joint, &[0.0]).is_err());
+        assert!(gram(&randn(1, 4), &randn(1, 4), Block::Joint, &[1.0]).is_err());
+        assert!(gram(&pairs, &randn(4, 4), Block::Joint, &[1.0]).is_err());
+    }
+}

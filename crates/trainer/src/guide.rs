@@ -1,0 +1,96 @@
+//! A teacher as a training step sees it: a model, or stored embeddings, with what belongs to it beyond the batch.
+
+use kd_losses::{Embeddings, Extra, Side};
+use tch::{Device, Kind, Tensor};
+
+use crate::step::{TeacherInput, ViewTensors};
+use crate::teacher::Teacher;
+use crate::{Error, Result};
+
+/// Whom the student learns from.
+#[derive(Debug)]
+pub struct Guide {
+    teacher: Option<Teacher>,
+    scale: Tensor,
+    width: i64,
+    /// Its unit embeddings of pairs beyond the batch.
+    pub anchors: Option<Embeddings>,
+    /// Its weights `[classes, width]` of the class list, unit rows.
+    pub classes: Option<Tensor>,
+}
+
+/// What a teacher says of one batch.
+#[derive(Debug)]
+pub(crate) struct Taught {
+    rows: Embeddings,
+    classes: Option<Tensor>,
+}
+
+impl Guide {
+    /// A model in memory.
+    pub fn live(teacher: Teacher) -> Self {
+        let (scale, width) = (teacher.scale().shallow_clone(), teacher.model().config().embed_dim);
+        Guide { teacher: Some(teacher), scale, width, anchors: None, classes: None }
+    }
+
+    /// Embeddings that come with each batch; `scale` is the teacher's exp(logit scale).
+    pub fn stored(scale: f64, width: i64, device: Device) -> Self {
+        Guide { teacher: None, scale: scalar(scale, device), width, anchors: None, classes: None }
+    }
+
+    /// Replaces the factor on its cosines.
+    #[must_use]
+    pub fn with_scale(mut self, scale: Option<f64>) -> Self {
+        if let Some(scale) = scale {
+            self.scale = scalar(scale, self.scale.device());
+        }
+        self
+    }
+
+    /// Width of its embeddings.
+    pub fn width(&self) -> i64 {
+        self.width
+    }
+
+    /// The model, where it is in memory.
+    pub fn teacher(&self) -> Option<&Teacher> {
+        self.teacher.as_ref()
+    }
+
+    /// Its embeddings of a batch, and its weights of the classes at `places`.
+    pub(crate) fn read(
+        &self,
+        student: &ViewTensors,
+        own: &TeacherInput,
+        places: Option<&Tensor>,
+    ) -> Result<Taught> {
+        let live = || {
+            let missing =
+                || Error::recipe("teacher", "a batch without stored embeddings needs the model itself");
+            self.teacher.as_ref().ok_or_else(missing)
+        };
+        let rows = match own {
+            TeacherInput::AsStudent => live()?.embed(&student.images, &student.tokens)?,
+            TeacherInput::Own(view) => live()?.embed(&view.images, &view.tokens)?,
+            TeacherInput::Stored(rows) => {
+                Embeddings::new(rows.image.shallow_clone(), rows.text.shallow_clone())?
+            }
+        };
+        let classes = match (&self.classes, places) {
+            (Some(classes), Some(places)) => Some(classes.f_index_select(0, places)?),
+            _ => None,
+        };
+        Ok(Taught { rows, classes })
+    }
+
+    /// As a side of the objective.
+    pub(crate) fn side<'a>(&'a self, taught: &'a Taught) -> Side<'a> {
+        let extra =
+            Extra { classes: taught.classes.as_ref(), anchors: self.anchors.as_ref(), ..Extra::default() };
+        Side { extra, ..Side::new(&taught.rows, &self.scale) }
+    }
+}
+
+fn scalar(value: f64, device: Device) -> Tensor {
+    Tensor::full([0i64; 0].as_slice(), value, (Kind::Float, device))
+}

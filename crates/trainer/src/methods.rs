@@ -1,0 +1,29 @@
+//! The methods that this project implements, each with the recipe that shows it.
+
+/// A published system, or the project's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Method {
+    /// Short name; that of its recipe.
+    pub name: &'static str,
+    /// What carries the teacher's knowledge over.
+    pub what: &'static str,
+    /// The paper.
+    pub source: &'static str,
+    /// Its recipe, from the project's root.
+    pub recipe: &'static str,
+}
+
+/// All of them; `docs/methods.md` has a paragraph and the formulas of each.
+#[rustfmt::skip]
+pub const METHODS: &[Method] = &[
+    Method { name: "clip", what: "contrastive pre-training, no teacher", source: "CLIP (Radford et al. 2021)", recipe: "configs/recipes/methods/clip.toml" },
+    Method { name: "siglip", what: "pairwise sigmoid pre-training, no teacher", source: "SigLIP (Zhai et al. 2023)", recipe: "configs/recipes/methods/siglip.toml" },
+    Method { name: "hinton", what: "soft targets of a zero-shot classifier", source: "Hinton et al. 2015", recipe: "configs/recipes/methods/hinton.toml" },
+    Method { name: "clip-kd", what: "the published combination: relations, features, interactive contrast", source: "CLIP-KD (Yang et al. 2024)", recipe: "configs/recipes/methods/clip-kd.toml" },
+    Method { name: "clip-kd-all", what: "all six losses of CLIP-KD", source: "CLIP-KD (Yang et al. 2024)", recipe: "configs/recipes/methods/clip-kd-all.toml" },
+    Method { name: "tinyclip", what: "affinity mimicking", source: "TinyCLIP (Wu et al. 2023)", recipe: "configs/recipes/methods/tinyclip.toml" },
+    Method { name: "rkd", what: "relative distances and angles within each modality", source: "RKD (Park et al. 2019)", recipe: "configs/recipes/methods/rkd.toml" },
+    Method { name: "clip-rd", what: "relations across teacher and student", source: "CLIP-RD", recipe: "configs/recipes/methods/clip-rd.toml" },
+    Method { name: "reinforced", what: "stored embeddings of a teacher in place of the teacher", source: "MobileCLIP (Vasu et al. 2024)", recipe: "configs/recipes/methods/reinforced.toml" },
+    Method { name: "structure", what: "the joint Gram matrix at several temperatures, and anchors beyond the batch", source: "this project", recipe: "configs/recipes/methods/structure.toml" },
+];

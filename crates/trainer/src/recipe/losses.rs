@@ -1,0 +1,315 @@
+//! The `losses` of a recipe: a number, or a table where a term has more to say than its weight.
+
+use std::path::PathBuf;
+
+use kd_losses::{Loss, Schedule, Shape, Term};
+use serde::{Deserialize, Serialize};
+
+use super::Templates;
+use crate::{Error, Result};
+
+/// Share of patches that CLIP-KD leaves out in masked feature distillation.
+const MASKED_SHARE: f64 = 0.75;
+/// Anchors where a recipe names no number.
+const ANCHORS: usize = 1024;
+
+/// One entry of `losses`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossConfig {
+    /// The weight at the first step.
+    pub weight: f64,
+    /// How it goes on.
+    #[serde(default)]
+    pub schedule: Shape,
+    /// The weight at the end of a schedule that is not constant.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub end: f64,
+    /// First step with a weight.
+    #[serde(default = "start", skip_serializing_if = "is_start")]
+    pub from: When,
+    /// Where the schedule ends; left out, at the last step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<When>,
+    /// Temperatures of losses that read some; empty takes the loss's own.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        alias = "temperature",
+        deserialize_with = "one_or_many"
+    )]
+    pub temperatures: Vec<f64>,
+    /// `mfd`: share of the patches that the student does not see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masked: Option<f64>,
+    /// `anchors`: pairs in the bank.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<usize>,
+    /// `hinton`: the class list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Classes>,
+    /// `hinton`: templates for the class names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<Templates>,
+    /// `hinton`: classes that a step draws from the list; left out, all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes_per_step: Option<usize>,
+}
+
+/// A moment of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum When {
+    /// A number of steps.
+    Step(u64),
+    /// A part of the run, 0..=1; a number with a decimal point.
+    Share(f64),
+}
+
+/// A class list: names, or where they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Classes {
+    /// The names.
+    Listed(Vec<String>),
+    /// A text file with one name per line.
+    File(PathBuf),
+}
+
+impl When {
+    fn step(self, steps: u64) -> u64 {
+        match self {
+            When::Step(step) => step,
+            When::Share(share) => (share * steps as f64).round() as u64,
+        }
+    }
+}
+
+impl LossConfig {
+    /// A constant weight.
+    pub fn new(weight: f64) -> Self {
+        LossConfig {
+            weight,
+            schedule: Shape::Constant,
+            end: 0.0,
+            from: When::Step(0),
+            until: None,
+            temperatures: Vec::new(),
+            masked: None,
+            count: None,
+            classes: None,
+            prompts: None,
+            classes_per_step: None,
+        }
+    }
+
+    /// Whether the term ever has a weight.
+    pub fn is_on(&self) -> bool {
+        self.weight != 0.0 || (self.schedule != Shape::Constant && self.end != 0.0)
+    }
+
+    /// The term in a run of so many steps.
+    pub fn term(&self, loss: Loss, steps: u64) -> Term {
+        let until = match (self.until, self.schedule) {
+            (Some(when), _) => when.step(steps),
+            (None, Shape::Constant) => u64::MAX,
+            (None, _) => steps,
+        };
+        let end = if self.schedule == Shape::Constant { self.weight } else { self.end };
+        let weight =
+            Schedule { shape: self.schedule, start: self.weight, end, from: self.from.step(steps), until };
+        Term { loss, weight, temperatures: self.temperatures.clone() }
+    }
+
+    /// Share of the patches that are left out.
+    pub fn masked_share(&self) -> f64 {
+        self.masked.unwrap_or(MASKED_SHARE)
+    }
+
+    /// Pairs in the bank.
+    pub fn anchor_count(&self) -> usize {
+        self.count.unwrap_or(ANCHORS)
+    }
+
+    /// What cannot work, if anything.
+    pub fn problem(&self, loss: Loss) -> Option<String> {
+        let only = |given: bool, owner: Loss, key: &str| {
+            (given && loss != owner).then(|| format!("`{key}` belongs to `{}`", owner.name()))
+        };
+        let share = |when: When| matches!(when, When::Share(share) if !(0.0..=1.0).contains(&share));
+        if [Some(self.from), self.until].into_iter().flatten().any(share) {
+            return Some(
+                "a part of the run is between 0.0 and 1.0; steps are written without a point".into(),
+            );
+        }
+        if self.schedule == Shape::Constant && self.end != 0.0 {
+            return Some("`end` needs schedule = \"linear\" or \"cosine\"".into());
+        }
+        if self.masked.is_some_and(|share| !(share > 0.0 && share < 1.0)) {
+            return Some(format!("masked = {} is not between 0 and 1", self.masked_share()));
+        }
+        if self.count == Some(0) || self.classes_per_step.is_some_and(|count| count < 2) {
+            return Some("there has to be something to compare with: a larger number".into());
+        }
+        if loss == Loss::Hinton && self.classes.is_none() {
+            return Some("it needs `classes`: names, or a file with one name per line".into());
+        }
+        only(self.masked.is_some(), Loss::Mfd, "masked")
+            .or_else(|| only(self.count.is_some(), Loss::Anchors, "count"))
+            .or_else(|| only(self.classes.is_some(), Loss::Hinton, "classes"))
+            .or_else(|| only(self.prompts.is_some(), Loss::Hinton, "prompts"))
+            .or_else(|| only(self.classes_per_step.is_some(), Loss::Hinton, "classes_per_step"))
+    }
+}
+
+impl Classes {
+    /// The names; a relative file starts at `root`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be read, [`Error::Recipe`] for fewer than two names or one given twice.
+    pub fn names(&self, root: &std::path::Path) -> Result<Vec<String>> {
+        let names = match self {
+            Classes::Listed(names) => names.clone(),
+            Classes::File(file) => {
+                let path = root.join(file);
+                let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+                text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()
+            }
+        };
+        let mut seen = std::collections::HashSet::new();
+        if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
+            return Err(Error::recipe("losses.hinton.classes", format!("`{twice}` is there twice")));
+        }
+        if names.len() < 2 {
+            return Err(Error::recipe("losses.hinton.classes", "a class list needs at least two names"));
+        }
+        Ok(names)
+    }
+}
+
+/// The `losses` table: numbers, or tables.
+pub(super) mod written {
+    use std::collections::BTreeMap;
+
+    use kd_losses::Loss;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+    use super::LossConfig;
+
+    pub(in crate::recipe) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeMap<Loss, LossConfig>, D::Error> {
+        let read = |(loss, value): (Loss, toml::Value)| {
+            let config = match value {
+                toml::Value::Float(weight) => LossConfig::new(weight),
+                toml::Value::Integer(weight) => LossConfig::new(weight as f64),
+                table => table.try_into().map_err(|e: toml::de::Error| {
+                    de::Error::custom(format!("{}: {}", loss.name(), e.message()))
+                })?,
+            };
+            Ok((loss, config))
+        };
+        BTreeMap::<Loss, toml::Value>::deserialize(from)?.into_iter().map(read).collect()
+    }
+
+    pub(in crate::recipe) fn serialize<S: Serializer>(
+        losses: &BTreeMap<Loss, LossConfig>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        let write = |(loss, config): (&Loss, &LossConfig)| {
+            let value = match *config == LossConfig::new(config.weight) {
+                true => toml::Value::Float(config.weight),
+                false => toml::Value::try_from(config).map_err(ser::Error::custom)?,
+            };
+            Ok((*loss, value))
+        };
+        losses.iter().map(write).collect::<Result<BTreeMap<_, _>, _>>()?.serialize(to)
+    }
+}
+
+fn start() -> When {
+    When::Step(0)
+}
+
+fn is_start(when: &When) -> bool {
+    *when == start()
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
+/// A single temperature needs no brackets.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        One(f64),
+        Many(Vec<f64>),
+    }
+    Ok(match Either::deserialize(deserializer)? {
+        Either::One(value) => vec![value],
+        Either::Many(values) => values,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::{Recipe, parse};
+
+    fn recipe(losses: &str) -> Result<Recipe> {
+        let text = format!(
+            "name = 'test'\nstudent.model = 'ViT-nano-32px'\nteacher.model = 'x'\nlosses = {{ {losses} }}\n\
+             train = {{ batch_size = 8, steps = 100 }}\ndata.train = [{{ source = 'emoji' }}]"
+        );
+        Ok(parse(&text, &[], "test")?.runs.remove(0))
+    }
+
+    #[test]
+    fn numbers_and_tables_go_in_and_out() {
+        let recipe = recipe(
+            "task = 1, fd = { weight = 0.0, schedule = 'cosine', end = 2000.0, until = 0.5 }, \
+             gram = { weight = 1.0, temperatures = [0.1, 1.0] }, hinton = { weight = 2.0, temperature = 3.0, classes = ['a', 'b'] }, \
+             icl = { weight = 1.0, until = 40 }, crd = 0",
+        )
+        .unwrap();
+        let again: Recipe = toml::from_str(&recipe.to_toml().unwrap()).unwrap();
+        assert_eq!(again, recipe);
+        let terms = recipe.terms(100);
+        assert_eq!(terms.len(), 5, "a weight of 0 leaves the term out");
+        let find = |loss| terms.iter().find(|term| term.loss == loss).unwrap();
+        assert_eq!(
+            [0, 25, 50, 99].map(|step| find(Loss::Fd).weight.at(step).round()),
+            [0.0, 1000.0, 2000.0, 2000.0]
+        );
+        assert_eq!([39, 40].map(|step| find(Loss::Icl).weight.at(step)), [1.0, 0.0]);
+        assert_eq!(find(Loss::Gram).temperatures(), [0.1, 1.0]);
+        assert_eq!(find(Loss::Hinton).temperatures(), [3.0]);
+    }
+
+    #[test]
+    fn what_cannot_work_is_named() {
+        for (losses, part) in [
+            ("fd = { weight = 1.0, end = 2.0 }", "schedule"),
+            ("fd = { weight = 1.0, masked = 0.5 }", "`masked` belongs to `mfd`"),
+            ("mfd = { weight = 1.0, masked = 1.5 }", "masked"),
+            ("fd = { weight = 1.0, until = 1.5 }", "between 0.0 and 1.0"),
+            ("fd = { weight = 1.0, temperature = 1.0 }", "no temperature"),
+            ("hinton = 1.0", "classes"),
+            ("hinton = { weight = 1.0, classes = ['a', 'b'], classes_per_step = 1 }", "larger"),
+            ("fd = { weight = 1.0, until = 10 }", "step 10"),
+            ("fd = { weight = 1.0, from = 10 }", "step 0"),
+            ("fd = { wieght = 1.0 }", "wieght"),
+            ("fd = 'much'", "fd"),
+        ] {
+            let error = recipe(losses).unwrap_err().to_string();
+            assert!(error.contains(part), "{losses}: {error}");
+        }
+        let names = |names: &[&str]| Classes::Listed(names.iter().map(|n| n.to_string()).collect());
+        assert!(names(&["a", "b"]).names(".".as_ref()).is_ok());
+        assert!(names(&["a", "a"]).names(".".as_ref()).is_err());
+        assert!(names(&["a"]).names(".".as_ref()).is_err());
+        assert!(Classes::File("missing.txt".into()).names(".".as_ref()).is_err());
+    }
+}

@@ -1,0 +1,84 @@
+//! Whom a student learns from, as a recipe names it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A frozen model that is learned from. One of `model` and `run` is given, or `store` with or without one of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeacherConfig {
+    /// A model folder, `hf-hub:owner/name`, or a checkpoint file (of the architecture `arch`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// An earlier run of the same recipe file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// A folder of stored embeddings (`clip-distill reinforce`), in place of the model; where a model is named
+    /// too, the store has to be by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<PathBuf>,
+    /// Factor on its cosines, where it is to be another than the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logit_scale: Option<f64>,
+    /// Side of its images in pixels, where it is to be another than the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<i64>,
+    /// The preset whose weights a bare file holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arch: Option<String>,
+    /// A `tokenizer.json`; left out, that of the model's folder, or CLIP's tokenizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+impl TeacherConfig {
+    /// For messages and reports: the model, the run or the store.
+    pub fn name(&self) -> String {
+        let store = || self.store.as_ref().map(|path| path.display().to_string());
+        self.model.clone().or_else(|| self.run.clone()).or_else(store).unwrap_or_default()
+    }
+
+    /// What cannot work, if anything.
+    pub fn problem(&self) -> Option<String> {
+        let named = usize::from(self.model.is_some()) + usize::from(self.run.is_some());
+        if named > 1 || (named == 0 && self.store.is_none()) {
+            return Some("[teacher] needs either `model`, `run` or `store`".into());
+        }
+        match self.logit_scale {
+            Some(scale) if !(scale.is_finite() && scale > 0.0) => {
+                Some(format!("teacher.logit_scale = {scale} is not a positive factor (CLIP's are up to 100)"))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// One table, or a list of them.
+pub(super) mod written {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+    use super::TeacherConfig;
+
+    pub(in crate::recipe) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<TeacherConfig>, D::Error> {
+        let read = |value: toml::Value| {
+            value.try_into().map_err(|e: toml::de::Error| de::Error::custom(e.message()))
+        };
+        match toml::Value::deserialize(from)? {
+            toml::Value::Array(list) => list.into_iter().map(read).collect(),
+            one => Ok(vec![read(one)?]),
+        }
+    }
+
+    pub(in crate::recipe) fn serialize<S: Serializer>(
+        teachers: &[TeacherConfig],
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match teachers {
+            [one] => one.serialize(to),
+            several => several.serialize(to),
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Makes a store of teacher embeddings: MobileCLIP's reinforced data.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use data_pipeline::policy::SkipCounts;
+use data_pipeline::sources::{Source, fingerprint};
+use data_pipeline::store::{
+    Manifest, Pass, ShardRows, Store, StoreKind, StoreWriter, StoredSource, StoredTeacher, Variants,
+};
+use ndarray::{Array2, Axis};
+use tch::Device;
+
+use crate::classes::prompts;
+use crate::progress::Counter;
+use crate::recipe::Recipe;
+use crate::teacher::Teacher;
+use crate::teaching::{BATCH, Models, class_list, open_teacher};
+use crate::views::{Reader, image_tensor, rows};
+use crate::{Error, Result, plan, run};
+
+/// Variants where a recipe names no number.
+const VARIANTS: u64 = 2;
+
+/// How a store is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Making<'a> {
+    /// The store's folder.
+    pub folder: &'a Path,
+    /// How numbers are stored.
+    pub kind: StoreKind,
+    /// Set from outside (a signal) to stop after the current shard.
+    pub stop: Option<&'a AtomicBool>,
+    /// Whether to draw a progress bar (on a terminal only).
+    pub progress: bool,
+}
+
+impl Default for Making<'_> {
+    fn default() -> Self {
+        Making { folder: Path::new("store"), kind: StoreKind::F16, stop: None, progress: false }
+    }
+}
+
+/// What was made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Made {
+    /// Shards that are there now, and all that there are to be.
+    pub shards: (u64, u64),
+    /// Rows per teacher: images with all variants.
+    pub rows: u64,
+    /// What was left out.
+    pub damaged: SkipCounts,
+}
+
+/// The augmentations that a recipe repeats, if it does.
+pub(crate) fn variants(recipe: &Recipe) -> Option<Variants> {
+    (recipe.data.variants > 0)
+        .then_some(Variants { count: recipe.data.variants as u64, seed: recipe.data.variants_seed })
+}
+
+/// Makes the store of a recipe's teachers and data, or goes on with one; see [`Making`].
+///
+/// # Errors
+/// [`Error::Data`] where the folder holds a store of something else, or the data cannot be read; as
+/// [`Teacher::open`] for the teachers.
+pub fn reinforce(recipe: &Recipe, models: Models<'_>, making: &Making<'_>) -> Result<Made> {
+    let device = run::device(&recipe.train.device)?;
+    if recipe.train.threads > 0 {
+        tch::set_num_threads(recipe.train.threads);
+    }
+    let sources = plan::open_sources(recipe)?.into_iter().map(|(source, _)| source).collect::<Vec<_>>();
+    make(recipe, models, &sources, device, making)
+}
+
+pub(crate) fn make(
+    recipe: &Recipe,
+    models: Models<'_>,
+    sources: &[Arc<dyn Source>],
+    device: Device,
+    making: &Making<'_>,
+) -> Result<Made> {
+    let teachers = recipe
+        .teachers
+        .iter()
+        .map(|config| {
+            let (teacher, reader) = open_teacher(config, models, device)?;
+            Ok((config.name(), teacher, reader))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if teachers.is_empty() {
+        return Err(Error::recipe(&recipe.name, "it names no [teacher] whose embeddings could be stored"));
+    }
+    let mut writer = StoreWriter::open(making.folder, manifest(recipe, &teachers, sources, making.kind)?)?;
+    let manifest = writer.manifest().clone();
+    let views = teachers.iter().map(|(_, _, reader)| reader.preprocess().clone()).collect();
+    let mut pass =
+        Pass::new(sources.to_vec(), manifest.variants, manifest.augment.clone(), views, recipe.data.damaged)?;
+    let bar = Counter::new("reinforce", manifest.samples() * manifest.variants.count, making.progress);
+    while let Some(number) = writer.next() {
+        if making.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            break;
+        }
+        let shard = shard(&mut pass, &writer, number, &teachers, device, &bar)?;
+        writer.write(&shard)?;
+    }
+    bar.finish();
+    let shards = manifest.shards();
+    Ok(Made {
+        shards: (writer.next().unwrap_or(shards), shards),
+        rows: manifest.samples() * manifest.variants.count,
+        damaged: pass.counts().clone(),
+    })
+}
+
+fn manifest(
+    recipe: &Recipe,
+    teachers: &[(String, Teacher, Reader)],
+    sources: &[Arc<dyn Source>],
+    kind: StoreKind,
+) -> Result<Manifest> {
+    let stored = teachers.iter().map(|(name, teacher, reader)| describe_teacher(name, teacher, reader));
+    let teachers = stored.collect::<Result<_>>()?;
+    let variants = variants(recipe).unwrap_or(Variants { count: VARIANTS, seed: recipe.data.variants_seed });
+    let extra_texts = class_list(recipe)?.map(|(names, templates)| prompts(&names, &templates));
+    Ok(Manifest {
+        kind,
+        extra_texts: extra_texts.unwrap_or_default(),
+        ..Manifest::new(variants, recipe.data.augment.clone(), describe(sources)?, teachers)
+    })
+}
+
+fn describe_teacher(name: &str, teacher: &Teacher, reader: &Reader) -> Result<StoredTeacher> {
+    Ok(StoredTeacher {
+        name: name.into(),
+        identity: teacher.identity()?,
+        width: teacher.model().config().embed_dim as usize,
+        scale: teacher.scale().double_value(&[]),
+        image: reader.preprocess().clone(),
+        tokenizer: reader.tokenizer_name().into(),
+        context_length: reader.context_length(),
+    })
+}
+
+fn describe(sources: &[Arc<dyn Source>]) -> Result<Vec<StoredSource>> {
+    sources
+        .iter()
+        .map(|source| {
+            Ok(StoredSource { samples: source.len() as u64, fingerprint: fingerprint(source.as_ref())? })
+        })
+        .collect()
+}
+
+fn shard(
+    pass: &mut Pass,
+    writer: &StoreWriter,
+    number: u64,
+    teachers: &[(String, Teacher, Reader)],
+    device: Device,
+    bar: &Counter,
+) -> Result<ShardRows> {
+    let (samples, variants) = (writer.manifest().shard(number), writer.manifest().variants.count);
+    let wanted = (samples.start * variants..samples.end * variants).collect::<Vec<_>>();
+    let mut images = teachers.iter().map(|_| Vec::new()).collect::<Vec<Vec<Array2<f32>>>>();
+    let mut captions = Vec::new();
+    for chunk in wanted.chunks(BATCH) {
+        let batch = pass.rows(chunk)?;
+        for ((_, teacher, _), (parts, pixels)) in teachers.iter().zip(images.iter_mut().zip(&batch.images)) {
+            let mut embedded = rows(&teacher.embed_images(&image_tensor(pixels.view(), device)?)?)?;
+            for (row, _) in batch.damaged.iter().enumerate().filter(|(_, damaged)| **damaged) {
+                embedded.row_mut(row).fill(0.0);
+            }
+            parts.push(embedded);
+        }
+        captions.extend(batch.captions.into_iter().flatten());
+        bar.add(chunk.len() as u64);
+    }
+    let extra = if number == 0 { writer.manifest().extra_texts.as_slice() } else { &[] };
+    let captions = writer.unknown(extra.iter().chain(&captions).map(String::as_str));
+    let texts = teachers.iter().map(|(_, teacher, reader)| {
+        let parts = captions
+            .chunks(BATCH)
+            .map(|texts| rows(&teacher.embed_texts(&reader.tokens(texts, device)?)?))
+            .collect::<Result<Vec<_>>>()?;
+        joined(&parts, teacher.model().config().embed_dim as usize)
+    });
+    let texts = texts.collect::<Result<_>>()?;
+    let images = images.iter().map(|parts| joined(parts, 0)).collect::<Result<_>>()?;
+    Ok(ShardRows { images, captions, texts })
+}
+
+fn joined(parts: &[Array2<f32>], width: usize) -> Result<Array2<f32>> {
+    if parts.is_empty() {
+        return Ok(Array2::zeros((0, width)));
+    }
+    let views = parts.iter().map(|part| part.view()).collect::<Vec<_>>();
+    ndarray::concatenate(Axis(0), &views).map_err(|e| Error::recipe("embeddings", e.to_string()))
+}
+
+/// Checks that a store is of the data and the augmentation of a recipe, and by the model that it names, if any.
+pub(crate) fn check(
+    store: &Store,
+    recipe: &Recipe,
+    models: Models<'_>,
+    sources: &[Arc<dyn Source>],
+    device: Device,
+) -> Result<()> {
+    let manifest = store.manifest();
+    let fail = |reason: String| Err(Error::recipe("teacher.store", reason));
+    for config in recipe.teachers.iter().filter(|config| config.model.is_some() || config.run.is_some()) {
+        let (teacher, reader) = open_teacher(config, models, device)?;
+        let own = describe_teacher(&config.name(), &teacher, &reader)?;
+        let same =
+            |other: &&StoredTeacher| StoredTeacher { name: own.name.clone(), ..(*other).clone() } == own;
+        if manifest.teachers.iter().find(same).is_none() {
+            let theirs = manifest.teachers.iter().map(|teacher| teacher.name.as_str()).collect::<Vec<_>>();
+            let theirs = theirs.join(", ");
+            return fail(format!(
+                "it was made by another teacher ({theirs}) or another preprocessing than that of `{}`: name another folder",
+                own.name
+            ));
+        }
+    }
+    if recipe.data.variants > 0 && variants(recipe) != Some(manifest.variants) {
+        let (Variants { count, seed }, own) = (manifest.variants, &recipe.data);
+        return fail(format!(
+            "it has {count} variants of seed {seed}, the recipe data.variants = {} and data.variants_seed = {}",
+            own.variants, own.variants_seed
+        ));
+    }
+    if manifest.augment != recipe.data.augment {
+        let text = serde_json::to_string(&manifest.augment).unwrap_or_default();
+        return fail(format!("it was made with data.augment = {text}: set the same"));
+    }
+    let own = describe(sources)?;
+    if manifest.sources != own {
+        return fail(format!(
+            "it was made from other data ({:?}) than the recipe has ({own:?})",
+            manifest.sources
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! All that a run learns from: its teachers, opened, or the store that stands for them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use data_pipeline::loader::{Batch, View};
+use data_pipeline::order::Permutation;
+use data_pipeline::sources::Source;
+use data_pipeline::store::{Pass, Store, Variants};
+use kd_losses::{Embeddings, Loss};
+use ndarray::Array2;
+use tch::{Device, Tensor};
+
+use crate::classes::{ensemble, prompts};
+use crate::guide::Guide;
+use crate::models::{Need, locate};
+use crate::recipe::{Recipe, TeacherConfig};
+use crate::reinforce;
+use crate::step::TeacherInput;
+use crate::teacher::Teacher;
+use crate::views::{Reader, image_tensor};
+use crate::{Error, Result};
+
+/// Samples that a teacher embeds at once outside of training.
+pub(crate) const BATCH: usize = 256;
+
+/// Finds the model folder of an earlier run by its name.
+pub type Models<'a> = &'a dyn Fn(&str) -> PathBuf;
+
+/// The teachers of one run.
+pub(crate) struct Teaching {
+    /// As the step sees them.
+    pub(crate) guides: Vec<Guide>,
+    readers: Vec<Reader>,
+    store: Option<Store>,
+    /// The loader's view of each teacher; none reads the student's.
+    views: Vec<Option<usize>>,
+    device: Device,
+}
+
+impl Teaching {
+    /// Opens what the recipe names; a store that is not there yet is made.
+    pub(crate) fn open(
+        recipe: &Recipe,
+        models: Models<'_>,
+        sources: &[Arc<dyn Source>],
+        device: Device,
+    ) -> Result<Self> {
+        let stored = recipe.teachers.iter().find_map(|teacher| Some((teacher, teacher.store.as_deref()?)));
+        let none =
+            Teaching { guides: Vec::new(), readers: Vec::new(), store: None, views: Vec::new(), device };
+        match stored {
+            Some((config, folder)) => {
+                let named = config.model.is_some() || config.run.is_some();
+                if named && !Store::is_finished(folder) {
+                    let making = reinforce::Making { folder, ..reinforce::Making::default() };
+                    reinforce::make(recipe, models, sources, device, &making)?;
+                }
+                let store = Store::open(folder)?;
+                reinforce::check(&store, recipe, models, sources, device)?;
+                let guide = |teacher: &data_pipeline::store::StoredTeacher| {
+                    Guide::stored(teacher.scale, teacher.width as i64, device).with_scale(config.logit_scale)
+                };
+                let guides = store.manifest().teachers.iter().map(guide).collect();
+                Ok(Teaching { guides, store: Some(store), ..none })
+            }
+            None => {
+                let opened = recipe.teachers.iter().map(|config| {
+                    let (teacher, reader) = open_teacher(config, models, device)?;
+                    Ok((Guide::live(teacher).with_scale(config.logit_scale), reader))
+                });
+                let (guides, readers) = opened.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+                Ok(Teaching { guides, readers, ..none })
+            }
+        }
+    }
+
+    /// Widths of the teachers' embeddings.
+    pub(crate) fn widths(&self) -> Vec<i64> {
+        self.guides.iter().map(Guide::width).collect()
+    }
+
+    /// Which augmentations the loader shows.
+    pub(crate) fn variants(&self, recipe: &Recipe) -> Option<Variants> {
+        match &self.store {
+            Some(store) => Some(store.manifest().variants),
+            None => reinforce::variants(recipe),
+        }
+    }
+
+    /// The views of the loader, the student's first; a teacher that reads what another one reads needs none of its own.
+    pub(crate) fn views(&mut self, student: &Reader) -> Vec<View> {
+        let mut read: Vec<&Reader> = vec![student];
+        let mut views = vec![student.view("student")];
+        self.views.clear();
+        for reader in &self.readers {
+            let place = read.iter().position(|other| other.reads_the_same(reader)).unwrap_or_else(|| {
+                read.push(reader);
+                views.push(reader.view(&format!("teacher {}", read.len() - 1)));
+                read.len() - 1
+            });
+            self.views.push((place > 0).then_some(place));
+        }
+        views
+    }
+
+    /// What each teacher has of a batch.
+    pub(crate) fn inputs(&self, batch: &Batch) -> Result<Vec<TeacherInput>> {
+        if let Some(store) = &self.store {
+            let teachers = 0..self.guides.len();
+            return teachers
+                .map(|teacher| {
+                    let image = self.tensor(&store.images(teacher, &batch.store_rows)?)?;
+                    let text = self.tensor(&store.texts(teacher, &batch.captions)?)?;
+                    Ok(TeacherInput::Stored(Embeddings::new(image, text)?))
+                })
+                .collect();
+        }
+        let input = |(view, reader): (&Option<usize>, &Reader)| match view {
+            None => Ok(TeacherInput::AsStudent),
+            Some(place) => Ok(TeacherInput::Own(reader.tensors(&batch.views[*place], self.device)?)),
+        };
+        self.views.iter().zip(&self.readers).map(input).collect()
+    }
+
+    /// Computes what terms read of the teachers beyond the batch: anchors, and class weights.
+    pub(crate) fn prepare(&mut self, recipe: &Recipe, sources: &[Arc<dyn Source>]) -> Result<()> {
+        if let Some(config) = recipe.loss(Loss::Anchors) {
+            let samples = sources.iter().map(|source| source.len() as u64).sum::<u64>();
+            let count = (config.anchor_count() as u64).min(samples);
+            let banks = self.anchors(recipe, sources, samples, count)?;
+            for (guide, bank) in self.guides.iter_mut().zip(banks) {
+                guide.anchors = Some(bank);
+            }
+        }
+        if let Some((names, templates)) = class_list(recipe)? {
+            let texts = prompts(&names, &templates);
+            for place in 0..self.guides.len() {
+                let rows = self.texts(place, &texts)?;
+                self.guides[place].classes = Some(ensemble(&rows, templates.len() as i64)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// A bank of each teacher: samples of the training data as training shows them, chosen by the recipe's seed.
+    fn anchors(
+        &self,
+        recipe: &Recipe,
+        sources: &[Arc<dyn Source>],
+        samples: u64,
+        count: u64,
+    ) -> Result<Vec<Embeddings>> {
+        let variants = self.variants(recipe).unwrap_or(Variants { count: 1, seed: recipe.seed });
+        let order = Permutation::new(samples, recipe.seed ^ 0x0A1C_0125);
+        let rows = (0..count).map(|place| order.at(place) * variants.count).collect::<Vec<_>>();
+        let views = self.readers.iter().map(|reader| reader.preprocess().clone()).collect();
+        let data = &recipe.data;
+        let mut pass = Pass::new(sources.to_vec(), variants, data.augment.clone(), views, data.damaged)?;
+        let mut parts = self.guides.iter().map(|_| (Vec::new(), Vec::new())).collect::<Vec<_>>();
+        for rows in rows.chunks(BATCH) {
+            let batch = pass.rows(rows)?;
+            let whole = (0..rows.len()).filter(|row| !batch.damaged[*row]).collect::<Vec<_>>();
+            let captions = whole.iter().map(|row| batch.captions[*row][0].clone()).collect::<Vec<_>>();
+            let index = Tensor::f_from_slice(&whole.iter().map(|row| *row as i64).collect::<Vec<_>>())?;
+            for (place, (images, texts)) in parts.iter_mut().enumerate() {
+                images.push(match &self.store {
+                    Some(store) => {
+                        let rows = whole.iter().map(|row| rows[*row]).collect::<Vec<_>>();
+                        self.tensor(&store.images(place, &rows)?)?
+                    }
+                    None => {
+                        let pixels = image_tensor(batch.images[place].view(), Device::Cpu)?;
+                        let pixels = pixels.f_index_select(0, &index)?.f_to_device(self.device)?;
+                        self.live(place)?.embed_images(&pixels)?
+                    }
+                });
+                texts.push(self.texts(place, &captions)?);
+            }
+        }
+        let bank = |(images, texts): (Vec<Tensor>, Vec<Tensor>)| {
+            Ok(Embeddings::new(Tensor::f_cat(&images, 0)?, Tensor::f_cat(&texts, 0)?)?)
+        };
+        parts.into_iter().map(bank).collect()
+    }
+
+    /// Unit embeddings of texts by one teacher.
+    fn texts(&self, place: usize, texts: &[String]) -> Result<Tensor> {
+        if let Some(store) = &self.store {
+            return self.tensor(&store.texts(place, texts)?);
+        }
+        let parts = texts
+            .chunks(BATCH)
+            .map(|texts| self.live(place)?.embed_texts(&self.readers[place].tokens(texts, self.device)?));
+        Ok(Tensor::f_cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
+    }
+
+    fn live(&self, place: usize) -> Result<&Teacher> {
+        let missing = || Error::recipe("teacher", "the model itself is not in memory");
+        self.guides[place].teacher().ok_or_else(missing)
+    }
+
+    /// The teacher from outside the recipe file with its reader, where there is one in memory.
+    pub(crate) fn external(&self, recipe: &Recipe) -> Option<(&Teacher, &Reader)> {
+        let place = recipe.teachers.iter().position(|config| config.model.is_some())?;
+        Some((self.guides.get(place)?.teacher()?, self.readers.get(place)?))
+    }
+
+    fn tensor(&self, rows: &Array2<f32>) -> Result<Tensor> {
+        let (count, width) = rows.dim();
+        let values = rows.iter().copied().collect::<Vec<_>>();
+        Ok(Tensor::f_from_slice(&values)?.f_view([count as i64, width as i64])?.f_to_device(self.device)?)
+    }
+}
+
+/// Names and templates of the soft targets' class list, where there is one.
+pub(crate) fn class_list(recipe: &Recipe) -> Result<Option<(Vec<String>, Vec<String>)>> {
+    let Some(config) = recipe.loss(Loss::Hinton) else { return Ok(None) };
+    let Some(classes) = &config.classes else { return Ok(None) };
+    let templates = match &config.prompts {
+        Some(templates) => templates.texts()?,
+        None => zeroshot_eval::prompts::templates("plain")?,
+    };
+    Ok(Some((classes.names(&recipe.data.root)?, templates)))
+}
+
+/// Opens the model that a recipe names, with its way of reading.
+pub(crate) fn open_teacher(
+    config: &TeacherConfig,
+    models: Models<'_>,
+    device: Device,
+) -> Result<(Teacher, Reader)> {
+    let run = || config.run.as_deref().map(|name| models(name).display().to_string());
+    let name = config.model.clone().or_else(run).ok_or_else(|| {
+        Error::recipe("teacher", "only its store is named: name its `model` or `run` for this")
+    })?;
+    if config.model.is_none() && !Path::new(&name).exists() {
+        let run = config.run.as_deref().unwrap_or_default();
+        return Err(Error::recipe("teacher", format!("the run `{run}` has no model yet ({name})")));
+    }
+    let name = locate(&name, Need::Weights, false)?;
+    let teacher = Teacher::open(&name, config.arch.as_deref(), config.image_size, device)?;
+    let (own, preprocess) = (teacher.model().config(), teacher.preprocess());
+    let reader = Reader::of_model(&name, own, preprocess, config.tokenizer.as_deref())?;
+    Ok((teacher, reader))
+}

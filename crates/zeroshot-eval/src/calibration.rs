@@ -1,0 +1,203 @@
+//! Calibration: whether a model is right as often as its confidence says.
+
+use ndarray::{ArrayView2, Axis};
+use serde::{Deserialize, Serialize};
+
+use crate::rows::check_scores;
+use crate::{Error, Result};
+
+/// Bins that papers use.
+pub const BINS: usize = 15;
+
+/// Confidence against accuracy. Shares are between 0 and 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// Mean over all samples of the distance between confidence and accuracy of their bin.
+    pub expected_calibration_error: f64,
+    /// Mean probability of the best class.
+    pub confidence: f64,
+    /// Share of samples whose class scores highest.
+    pub accuracy: f64,
+    /// Samples.
+    pub samples: u64,
+    /// Bins of equal width, for a reliability plot.
+    pub bins: Vec<Bin>,
+}
+
+/// Samples whose confidence is above `from` and at most `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bin {
+    /// Lower edge, outside.
+    pub from: f64,
+    /// Upper edge, inside.
+    pub to: f64,
+    /// Samples.
+    pub samples: u64,
+    /// Their mean confidence; none without samples.
+    pub confidence: Option<f64>,
+    /// Their share that is right; none without samples.
+    pub accuracy: Option<f64>,
+}
+
+/// Counts of an evaluation that is going on.
+#[derive(Clone, Debug)]
+pub struct Reliability {
+    logit_scale: f64,
+    bins: Vec<(u64, f64, u64)>, // samples, sum of confidences, right
+}
+
+impl Reliability {
+    /// Nothing counted yet. [`BINS`] is the usual number of bins.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where the logit scale is not above zero or there are no bins.
+    pub fn new(logit_scale: f64, bins: usize) -> Result<Self> {
+        if !(logit_scale.is_finite() && logit_scale > 0.0) {
+            return Err(Error::Input(format!("the logit scale {logit_scale} is not a number above zero")));
+        }
+        if bins == 0 {
+            return Err(Error::Input("calibration needs at least one bin".into()));
+        }
+        Ok(Reliability { logit_scale, bins: vec![(0, 0.0, 0); bins] })
+    }
+
+    /// Counts scores `[batch, classes]` with the right class of each row. A right class that scores no
+    /// higher than another is wrong, as everywhere here.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where scores and labels differ in number, [`Error::Input`] where there is none, a
+    /// score is not finite, or a label is no class. Nothing is counted then.
+    pub fn add(&mut self, scores: ArrayView2<'_, f32>, labels: &[usize]) -> Result<()> {
+        check_scores(scores, labels)?;
+        let count = self.bins.len();
+        for (row, &label) in scores.axis_iter(Axis(0)).zip(labels) {
+            let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let share = |score: f32| (self.logit_scale * (f64::from(score) - f64::from(best))).exp();
+            let confidence = 1.0 / row.iter().map(|&score| share(score)).sum::<f64>();
+            let is_right = row.iter().enumerate().all(|(class, score)| class == label || *score < row[label]);
+            let bin = &mut self.bins[((confidence * count as f64).ceil() as usize).clamp(1, count) - 1];
+            bin.0 += 1;
+            bin.1 += confidence;
+            bin.2 += u64::from(is_right);
+        }
+        Ok(())
+    }
+
+    /// The error and its bins.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where nothing was counted.
+    pub fn finish(self) -> Result<Calibration> {
+        let count = self.bins.len();
+        let samples = self.bins.iter().map(|(samples, _, _)| samples).sum::<u64>();
+        if samples == 0 {
+            return Err(Error::Input("there is no labelled row of scores".into()));
+        }
+        let mean = |sum: f64| sum / samples as f64;
+        let bin = |(index, &(samples, sum, right)): (usize, &(u64, f64, u64))| {
+            let mean = |sum: f64| (samples > 0).then(|| sum / samples as f64);
+            Bin {
+                from: index as f64 / count as f64,
+                to: (index + 1) as f64 / count as f64,
+                samples,
+                confidence: mean(sum),
+                accuracy: mean(right as f64),
+            }
+        };
+        Ok(Calibration {
+            // A bin's share of the samples times its distance: the number of its samples goes out.
+            expected_calibration_error: mean(
+                self.bins.iter().map(|(_, sum, right)| (sum - *right as f64).abs()).sum(),
+            ),
+            confidence: mean(self.bins.iter().map(|(_, sum, _)| sum).sum()),
+            accuracy: mean(self.bins.iter().map(|(_, _, right)| *right as f64).sum()),
+            samples,
+            bins: self.bins.iter().enumerate().map(bin).collect(),
+        })
+    }
+}
+
+/// Expected calibration error (Guo et al. 2017) of class scores `[n, classes]` whose softmax is taken after
+/// multiplication with the logit scale: cosines with CLIP's 100, or logits with 1.
+///
+/// # Errors
+/// As [`Reliability`].
+pub fn calibration(
+    scores: ArrayView2<'_, f32>,
+    labels: &[usize],
+    logit_scale: f64,
+    bins: usize,
+) -> Result<Calibration> {
+    let mut counts = Reliability::new(logit_scale, bins)?;
+    counts.add(scores, labels)?;
+    counts.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seeded::made_up;
+    use ndarray::{Array2, array};
+    use proptest::prelude::*;
+
+    #[test]
+    fn by_hand() {
+        // Probabilities 3/4, 3/4, 9/10 of the first class; right, wrong, right.
+        let (three, nine) = (3f32.ln(), 9f32.ln());
+        let scores = array![[three, 0.0], [three, 0.0], [nine, 0.0]];
+        let found = calibration(scores.view(), &[0, 1, 0], 1.0, 5).unwrap();
+        // (0.6, 0.8]: confidence 0.75, accuracy 0.5. (0.8, 1]: 0.9 and 1.
+        let expected = 2.0 / 3.0 * 0.25 + 1.0 / 3.0 * 0.1;
+        assert!((found.expected_calibration_error - expected).abs() < 1e-6);
+        assert_eq!(found.bins.iter().map(|bin| bin.samples).collect::<Vec<_>>(), [0, 0, 0, 2, 1]);
+        assert_eq!((found.bins[3].accuracy, found.bins[0].accuracy), (Some(0.5), None));
+        assert!((found.bins[4].confidence.unwrap() - 0.9).abs() < 1e-6);
+        assert_eq!((found.bins[3].from, found.bins[3].to), (0.6, 0.8));
+        assert!((found.confidence - 2.4 / 3.0).abs() < 1e-6);
+        assert_eq!((found.accuracy, found.samples), (2.0 / 3.0, 3));
+    }
+
+    #[test]
+    fn edges_and_ties() {
+        // A tie of two has confidence 1/2, which belongs to the lower of two bins, and is wrong.
+        let found = calibration(array![[0.2, 0.2]].view(), &[0], 100.0, 2).unwrap();
+        assert_eq!((found.bins[0].samples, found.accuracy), (1, 0.0));
+        assert_eq!(found.expected_calibration_error, 0.5);
+        // One class is always certain and right.
+        assert_eq!(calibration(array![[0.2]].view(), &[0], 1.0, BINS).unwrap().bins[14].samples, 1);
+        // Far apart, so that the exponential leaves its range.
+        let found = calibration(array![[3e38, -3e38]].view(), &[0], 1e3, BINS).unwrap();
+        assert_eq!(found.expected_calibration_error, 0.0);
+    }
+
+    #[test]
+    fn bad_input_is_an_error() {
+        let scores = array![[0.1, 0.2]];
+        assert!(matches!(calibration(scores.view(), &[], 1.0, BINS), Err(Error::Shape { .. })));
+        assert!(matches!(calibration(scores.view(), &[2], 1.0, BINS), Err(Error::Input(_))));
+        assert!(calibration(scores.view(), &[0], 1.0, 0).is_err());
+        for scale in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(calibration(scores.view(), &[0], scale, BINS).is_err());
+        }
+        assert!(calibration(array![[0.1, f32::NAN]].view(), &[0], 1.0, BINS).is_err());
+        assert!(calibration(Array2::zeros((0, 2)).view(), &[], 1.0, BINS).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn shifted_rows_and_moved_scale_change_nothing(n in 1usize..40, shift in -3.0f32..3.0, seed in 0u64..999) {
+            let scores = made_up(n, 4, seed);
+            let labels = (0..n).map(|i| i % 4).collect::<Vec<_>>();
+            let found = calibration(scores.view(), &labels, 10.0, BINS).unwrap();
+            prop_assert!((0.0..=1.0).contains(&found.expected_calibration_error));
+            prop_assert_eq!(found.bins.iter().map(|bin| bin.samples).sum::<u64>(), n as u64);
+            // The mean error of a bin is at least that of all bins taken together.
+            let whole = (found.confidence - found.accuracy).abs();
+            prop_assert!(found.expected_calibration_error >= whole - 1e-12);
+            let one = calibration(scores.view(), &labels, 10.0, 1).unwrap();
+            prop_assert!((one.expected_calibration_error - whole).abs() < 1e-12);
+            let moved = calibration((&scores * 2.0 + shift).view(), &labels, 5.0, 1).unwrap();
+            prop_assert!((moved.expected_calibration_error - whole).abs() < 1e-4);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Which classes are taken for which.
+
+use std::cmp::Reverse;
+
+use ndarray::{Array2, ArrayView2, Axis};
+use serde::{Deserialize, Serialize};
+
+use crate::rows::{check_labels, check_scores};
+use crate::{Error, Result};
+
+/// Counts of an evaluation that is going on.
+#[derive(Clone, Debug)]
+pub struct Confusion {
+    classes: Vec<String>,
+    counts: Array2<u64>,
+}
+
+/// One class.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassCounts {
+    /// Its name.
+    pub class: String,
+    /// Its images.
+    pub support: u64,
+    /// Images taken for it.
+    pub predicted: u64,
+    /// Images of it taken for it.
+    pub right: u64,
+    /// Right among its images; none without images.
+    pub recall: Option<f64>,
+    /// Right among those taken for it; none where none was.
+    pub precision: Option<f64>,
+}
+
+/// A class that is taken for another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConfusedPair {
+    /// The right class.
+    pub class: String,
+    /// What it is taken for.
+    pub predicted: String,
+    /// Images.
+    pub count: u64,
+    /// Share of the right class's images.
+    pub share: f64,
+}
+
+impl Confusion {
+    /// Nothing counted yet.
+    ///
+    /// # Errors
+    /// [`Error::Input`] without classes.
+    pub fn new(classes: &[String]) -> Result<Self> {
+        if classes.is_empty() {
+            return Err(Error::Input("a confusion matrix needs at least one class".into()));
+        }
+        let counts = Array2::zeros((classes.len(), classes.len()));
+        Ok(Confusion { classes: classes.to_vec(), counts })
+    }
+
+    /// Counts scores `[batch, classes]` with the right class of each row.
+    ///
+    /// The best class is the prediction. Where several are best, it is the first that is wrong, so that
+    /// the diagonal counts what [`crate::Accuracy`] counts as right.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where sizes differ, [`Error::Input`] where there is no row, a score is not finite,
+    /// or a label is no class. Nothing is counted then.
+    pub fn add(&mut self, scores: ArrayView2<'_, f32>, labels: &[usize]) -> Result<()> {
+        if scores.ncols() != self.classes.len() {
+            return Err(Error::shape("columns of scores", self.classes.len(), scores.ncols()));
+        }
+        check_scores(scores, labels)?;
+        for (row, &label) in scores.axis_iter(Axis(0)).zip(labels) {
+            let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let wrong = row.iter().enumerate().position(|(class, score)| class != label && *score == best);
+            self.counts[[label, wrong.unwrap_or(label)]] += 1;
+        }
+        Ok(())
+    }
+
+    /// Counts predictions with the right class of each.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the lengths differ, [`Error::Input`] where one is no class. Nothing is counted then.
+    pub fn add_predictions(&mut self, predictions: &[usize], labels: &[usize]) -> Result<()> {
+        check_labels(labels, predictions.len(), self.classes.len())?;
+        check_labels(predictions, predictions.len(), self.classes.len())?;
+        for (&predicted, &label) in predictions.iter().zip(labels) {
+            self.counts[[label, predicted]] += 1;
+        }
+        Ok(())
+    }
+
+    /// Images `[right class, predicted class]`.
+    pub fn counts(&self) -> ArrayView2<'_, u64> {
+        self.counts.view()
+    }
+
+    /// Each class, in order.
+    pub fn per_class(&self) -> Vec<ClassCounts> {
+        let share = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
+        let class = |(index, name): (usize, &String)| {
+            let support = self.counts.row(index).sum();
+            let predicted = self.counts.column(index).sum();
+            let right = self.counts[[index, index]];
+            ClassCounts {
+                class: name.clone(),
+                support,
+                predicted,
+                right,
+                recall: share(right, support),
+                precision: share(right, predicted),
+            }
+        };
+        self.classes.iter().enumerate().map(class).collect()
+    }
+
+    /// The pairs of different classes with the most images, at most `limit` of them; in the order of the classes where equal.
+    pub fn most_confused(&self, limit: usize) -> Vec<ConfusedPair> {
+        let mut cells = self
+            .counts
+            .indexed_iter()
+            .filter(|((class, predicted), count)| class != predicted && **count > 0)
+            .map(|(cell, count)| (cell, *count))
+            .collect::<Vec<_>>();
+        cells.sort_by_key(|(cell, count)| (Reverse(*count), *cell));
+        cells.truncate(limit);
+        let pair = |((class, predicted), count): ((usize, usize), u64)| ConfusedPair {
+            class: self.classes[class].clone(),
+            predicted: self.classes[predicted].clone(),
+            count,
+            share: count as f64 / self.counts.row(class).sum() as f64,
+        };
+        cells.into_iter().map(pair).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Accuracy;
+    use crate::seeded::made_up;
+    use ndarray::array;
+    use proptest::prelude::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn by_hand() {
+        let mut confusion = Confusion::new(&names(&["cat", "dog", "fox", "owl"])).unwrap();
+        confusion.add_predictions(&[0, 1, 1, 1, 0, 2], &[0, 0, 0, 1, 1, 2]).unwrap();
+        // A tie of fox with dog: an image of a fox is a dog then, and one of a dog a fox.
+        let scores = array![[0.0, 0.5, 0.5, 0.1], [0.0, 0.5, 0.5, 0.1]];
+        confusion.add(scores.view(), &[2, 1]).unwrap();
+        assert_eq!(confusion.counts(), array![[1, 2, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]);
+        let found = confusion.per_class();
+        assert_eq!((found[0].support, found[0].predicted, found[0].right), (3, 2, 1));
+        assert_eq!((found[0].recall, found[0].precision), (Some(1.0 / 3.0), Some(0.5)));
+        assert_eq!((found[3].recall, found[3].precision), (None, None));
+        let pairs = confusion.most_confused(2);
+        assert_eq!((pairs[0].class.as_str(), pairs[0].predicted.as_str(), pairs[0].count), ("cat", "dog", 2));
+        assert_eq!(pairs[0].share, 2.0 / 3.0);
+        assert_eq!((pairs[1].class.as_str(), pairs[1].predicted.as_str()), ("dog", "cat"));
+        assert_eq!(confusion.most_confused(99).len(), 4);
+        assert!(confusion.most_confused(0).is_empty());
+    }
+
+    #[test]
+    fn bad_input_is_an_error_and_counts_nothing() {
+        assert!(matches!(Confusion::new(&[]), Err(Error::Input(_))));
+        let mut confusion = Confusion::new(&names(&["a", "b"])).unwrap();
+        assert!(matches!(confusion.add(array![[0.1]].view(), &[0]), Err(Error::Shape { .. })));
+        assert!(matches!(confusion.add(array![[0.1, 0.2]].view(), &[0, 1]), Err(Error::Shape { .. })));
+        assert!(confusion.add(array![[0.1, 0.2]].view(), &[2]).is_err());
+        assert!(confusion.add(array![[0.3, 0.1], [0.1, f32::NAN]].view(), &[0, 0]).is_err());
+        assert!(confusion.add(Array2::zeros((0, 2)).view(), &[]).is_err());
+        assert!(matches!(confusion.add_predictions(&[0], &[0, 1]), Err(Error::Shape { .. })));
+        assert!(confusion.add_predictions(&[0, 2], &[0, 1]).is_err());
+        assert!(confusion.add_predictions(&[0, 1], &[0, 2]).is_err());
+        assert_eq!(confusion.counts().sum(), 0);
+        assert!(confusion.most_confused(5).is_empty());
+        assert_eq!(confusion.per_class()[0].recall, None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_diagonal_is_what_accuracy_counts(n in 1usize..60, seed in 0u64..999) {
+            // Few different scores, so that there are ties.
+            let scores = made_up(n, 4, seed).mapv(|score| (score * 2.0).round());
+            let labels = (0..n).map(|i| (i * 3 + i / 5) % 4).collect::<Vec<_>>();
+            let classes = names(&["a", "b", "c", "d"]);
+            let mut confusion = Confusion::new(&classes).unwrap();
+            confusion.add(scores.view(), &labels).unwrap();
+            let mut accuracy = Accuracy::new(&classes);
+            accuracy.add(scores.view(), &labels).unwrap();
+            let found = accuracy.finish().unwrap();
+            for (own, other) in confusion.per_class().iter().zip(&found.per_class) {
+                prop_assert_eq!(own.recall, other.recall);
+                prop_assert_eq!(own.support, other.samples);
+            }
+            let wrong = confusion.most_confused(99).iter().map(|pair| pair.count).sum::<u64>();
+            prop_assert_eq!(wrong + confusion.counts().diag().sum(), n as u64);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! All measures from rows that were encoded once, against those that were taken while encoding.
+
+use std::cell::Cell;
+
+use ndarray::{Array2, Array4, ArrayView4, array};
+use zeroshot_eval::{
+    Classifier, EncodeError, Encoder, Error, Evaluation, KnnOptions, Labels, ProbeOptions, Report,
+    StoredOptions, StoredRows, StoredSet, classification, encode_captioned, encode_labelled, evaluate_stored,
+    retention, retrieval_set,
+};
+
+/// An image is its first pixel's three channels; a text is 1 where it names a colour. Images are counted.
+#[derive(Default)]
+struct Colors(Cell<usize>);
+
+impl Encoder for Colors {
+    fn encode_images(&self, images: ArrayView4<'_, f32>) -> Result<Array2<f32>, EncodeError> {
+        self.0.set(self.0.get() + images.dim().0);
+        Ok(Array2::from_shape_fn((images.dim().0, 3), |(i, channel)| images[[i, channel, 0, 0]]))
+    }
+
+    fn encode_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncodeError> {
+        let names = ["red", "green", "blue"];
+        Ok(Array2::from_shape_fn((texts.len(), 3), |(i, channel)| {
+            f32::from(u8::from(texts[i].contains(names[channel])))
+        }))
+    }
+}
+
+fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(ToString::to_string).collect()
+}
+
+fn pixels(colors: &[[f32; 3]]) -> Array4<f32> {
+    Array4::from_shape_fn((colors.len(), 3, 1, 1), |(i, channel, _, _)| colors[i][channel])
+}
+
+type Labelled = Result<(Array4<f32>, Vec<usize>), EncodeError>;
+type Captioned = Result<(Array4<f32>, Vec<Vec<String>>), EncodeError>;
+
+fn labelled() -> [Labelled; 2] {
+    // Red; a green one that looks blue; blue; a tie of red with green.
+    [
+        Ok((pixels(&[[5.0, 1.0, 0.0], [0.0, 1.0, 2.0]]), vec![0, 1])),
+        Ok((pixels(&[[0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]), vec![2, 0])),
+    ]
+}
+
+fn captioned() -> [Captioned; 2] {
+    [
+        Ok((pixels(&[[1.0, 0.1, 0.0]]), vec![strings(&["red", "a blue text"])])),
+        Ok((pixels(&[[0.0, 0.1, 1.0]]), vec![strings(&["blue"])])),
+    ]
+}
+
+fn bare(images: &Array2<f32>) -> StoredRows<'_> {
+    StoredRows { images: images.view(), classes: None, texts: None, train_images: None, logit_scale: None }
+}
+
+#[test]
+fn one_encoding_serves_all_measures_of_classes() {
+    let classes = strings(&["red", "green", "blue"]);
+    let encoder = Colors::default();
+    let classifier = Classifier::new(&encoder, &classes, &strings(&["a {} thing"])).unwrap();
+    let rows = encode_labelled(&encoder, labelled()).unwrap();
+    let train = array![[1.0, 0.0, 0.0], [0.0, 0.5, 0.9], [0.0, 0.0, 1.0], [0.6, 0.6, 0.0]];
+    let set = StoredSet {
+        name: "colours",
+        labels: Some(Labels { classes: &classes, test: &rows.labels, train: Some(&rows.labels) }),
+        image_of: None,
+    };
+    let model = StoredRows {
+        classes: Some(classifier.rows()),
+        train_images: Some(train.view()),
+        logit_scale: Some(100.0),
+        ..bare(&rows.images)
+    };
+    let options = StoredOptions {
+        knn: Some(KnnOptions { neighbors: 1, ..KnnOptions::default() }),
+        probe: Some(ProbeOptions { l2: vec![1e-3], ..ProbeOptions::default() }),
+        ..StoredOptions::default()
+    };
+    let found = evaluate_stored(&set, &model, None, &options).unwrap();
+    assert_eq!(encoder.0.get(), 4, "each image is encoded once");
+    let streamed = classification(&encoder, &classifier, &classes, labelled()).unwrap();
+    assert_eq!(found.classification.as_ref(), Some(&streamed));
+    // The green one is taken for blue, the tie for green.
+    let pairs = found.confused.iter().map(|p| (p.class.as_str(), p.predicted.as_str(), p.count));
+    assert_eq!(pairs.collect::<Vec<_>>(), [("red", "green", 1), ("green", "blue", 1)]);
+    assert_eq!(found.per_class.iter().map(|c| c.support).collect::<Vec<_>>(), [2, 1, 1]);
+    // With scale 100 red and blue are certain; so is the wrong blue; the tie has confidence 1/2.
+    let calibration = found.calibration.as_ref().unwrap();
+    assert!(
+        (calibration.expected_calibration_error - (1.0 / 4.0 + 0.5 / 4.0)).abs() < 1e-6,
+        "{calibration:?}"
+    );
+    // Training images are the test images' neighbours, so that both learn what zero-shot cannot see.
+    assert_eq!(found.knn.as_ref().unwrap().top1, 1.0);
+    assert_eq!(found.probe.as_ref().unwrap().classification.top1, 1.0);
+    assert_eq!((found.retrieval, found.fidelity.as_ref()), (None, None));
+    let table = found.table();
+    assert!(table.contains("| zero-shot    | top-1                      |  50.0 |"), "{table}");
+    assert!(table.contains("| red   | green     |      1 |           50.0 |"), "{table}");
+    assert!(found.class_table().contains("| red   | 2      |            1 |     50.0 |       100.0 |"));
+    let json = serde_json::to_string(&found).unwrap();
+    assert_eq!(serde_json::from_str::<Evaluation>(&json).unwrap(), found);
+}
+
+#[test]
+fn one_encoding_serves_retrieval_fidelity_and_retention() {
+    let encoder = Colors::default();
+    let rows = encode_captioned(&encoder, captioned()).unwrap();
+    let set = StoredSet { name: "photos", labels: None, image_of: Some(&rows.image_of) };
+    let teacher = StoredRows { texts: Some(rows.texts.view()), ..bare(&rows.images) };
+    // A student that exchanges red and blue in its images only.
+    let turned = Array2::from_shape_fn(rows.images.dim(), |(i, j)| rows.images[[i, 2 - j]]);
+    let student = StoredRows { images: turned.view(), ..teacher };
+    let own = evaluate_stored(&set, &teacher, Some(&teacher), &StoredOptions::default()).unwrap();
+    assert_eq!(own.retrieval, Some(retrieval_set(&encoder, captioned()).unwrap()));
+    let likeness = own.fidelity.clone().unwrap();
+    assert!((likeness.cka_stacked.unwrap() - 1.0).abs() < 1e-6);
+    // Cosines 1 / |(1, 0.1)| of the first pair and of the last, and 0 of the second.
+    let pairs = 2.0 / 3.0 / 1.01f64.sqrt();
+    assert!((likeness.pair_cosine_teacher.unwrap() - pairs).abs() < 1e-6, "{likeness:?}");
+    assert_eq!((likeness.spearman_image_text, likeness.modality_gap_ratio), (Some(1.0), Some(1.0)));
+    let found = evaluate_stored(&set, &student, Some(&teacher), &StoredOptions::default()).unwrap();
+    let likeness = found.fidelity.as_ref().unwrap();
+    assert!((likeness.cka_images.unwrap() - 1.0).abs() < 1e-6, "the images alone are as they were");
+    assert!(likeness.spearman_image_text.unwrap() < 0.0, "what was near is far");
+    assert_eq!(found.classification, None);
+    let report = |model: &str, found: &Evaluation| Report { model: model.into(), sets: found.scores() };
+    let kept = retention(&report("student", &found), &report("teacher", &own));
+    let main = |found: &Evaluation| found.scores()[0].score.main();
+    assert_eq!(kept.mean, Some(main(&found) / main(&own)));
+    assert!(kept.mean.unwrap() < 1.0);
+    let without = StoredOptions { fidelity: None, ..StoredOptions::default() };
+    assert_eq!(evaluate_stored(&set, &student, Some(&teacher), &without).unwrap().fidelity, None);
+}
+
+#[test]
+fn a_set_with_labels_and_captions_has_two_scores_of_different_names() {
+    let rows = Array2::<f32>::eye(3);
+    let classes = strings(&["a", "b", "c"]);
+    let set = StoredSet {
+        name: "both",
+        labels: Some(Labels { classes: &classes, test: &[0, 1, 2], train: None }),
+        image_of: Some(&[0, 1, 2]),
+    };
+    let model = StoredRows { classes: Some(rows.view()), texts: Some(rows.view()), ..bare(&rows) };
+    let found = evaluate_stored(&set, &model, None, &StoredOptions::default()).unwrap();
+    let scores = found.scores();
+    assert_eq!(scores.iter().map(|s| s.set.as_str()).collect::<Vec<_>>(), ["both", "both (retrieval)"]);
+    assert!(scores.iter().all(|score| score.score.main() == 1.0));
+    assert!(found.calibration.is_none(), "there is no logit scale");
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    let rows = Array2::<f32>::eye(3);
+    let wide = Array2::<f32>::eye(4);
+    let classes = strings(&["a", "b", "c"]);
+    let labels = Labels { classes: &classes, test: &[0, 1, 2], train: None };
+    let set = StoredSet { name: "set", labels: Some(labels), image_of: None };
+    let usual = StoredOptions::default();
+    let run = |set: &StoredSet<'_>, model: &StoredRows<'_>| evaluate_stored(set, model, None, &usual);
+    let with_classes = StoredRows { classes: Some(rows.view()), ..bare(&rows) };
+    assert!(run(&set, &with_classes).is_ok());
+    let error = run(&set, &bare(&rows)).unwrap_err();
+    assert!(error.to_string().contains("nothing can be measured on `set`"), "{error}");
+    let with = |labels| StoredSet { labels: Some(labels), ..set };
+    assert!(matches!(
+        run(&with(Labels { test: &[0, 1], ..labels }), &with_classes),
+        Err(Error::Shape { .. })
+    ));
+    assert!(matches!(run(&with(Labels { test: &[0, 1, 3], ..labels }), &with_classes), Err(Error::Input(_))));
+    assert!(matches!(
+        run(&with(Labels { classes: &strings(&["a", "b", "c", "d"]), ..labels }), &with_classes),
+        Err(Error::Shape { .. })
+    ));
+    let model = StoredRows { classes: Some(wide.view()), ..bare(&rows) };
+    assert!(matches!(run(&set, &model), Err(Error::Shape { .. })));
+    let model = StoredRows { train_images: Some(rows.view()), ..bare(&rows) };
+    assert!(matches!(run(&set, &model), Err(Error::Input(_))), "training images without labels");
+    let model = StoredRows { texts: Some(rows.view()), ..bare(&rows) };
+    assert!(matches!(run(&set, &model), Err(Error::Input(_))), "texts without their images");
+    let model = StoredRows { logit_scale: Some(0.0), ..with_classes };
+    assert!(matches!(run(&set, &model), Err(Error::Input(_))));
+    let broken = rows.mapv(|value| if value > 0.0 { f32::NAN } else { 0.0 });
+    assert!(matches!(
+        run(&set, &StoredRows { classes: Some(rows.view()), ..bare(&broken) }),
+        Err(Error::Input(_))
+    ));
+    let teacher = bare(&wide);
+    let found = evaluate_stored(&set, &with_classes, Some(&teacher), &usual);
+    assert!(matches!(found, Err(Error::Shape { .. })), "another number of images");
+    let uneven = [Ok::<_, EncodeError>((pixels(&[[1.0, 0.0, 0.0]]), vec![0, 1]))];
+    assert!(matches!(encode_labelled(&Colors::default(), uneven), Err(Error::Shape { .. })));
+    assert!(matches!(encode_labelled(&Colors::default(), []), Err(Error::Input(_))));
+    assert!(matches!(encode_captioned(&Colors::default(), []), Err(Error::Input(_))));
+}
