@@ -146,7 +146,7 @@ pub(crate) struct Methods {
 
 #[derive(Debug, Group)]
 pub(crate) struct Evaluate {
-    /// Model folder (open_clip or Hugging Face) or checkpoint file.
+    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name, maybe with @revision.
     pub model: String,
     /// Folder of class folders, tar file or pattern, folder of tars, or manifest from `datasets/`.
     #[arg(long)]
@@ -163,7 +163,10 @@ pub(crate) struct Evaluate {
     /// Where the data of a manifest lies [default: data/NAME].
     #[arg(long)]
     pub root: Option<PathBuf>,
-    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
+    /// The preset whose weights a bare file holds, where its shapes do not tell.
+    #[arg(long)]
+    pub arch: Option<String>,
+    /// A `tokenizer.json` [default: that of the model's folder, or CLIP's tokenizer].
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,
     /// Print JSON.
@@ -179,7 +182,7 @@ pub(crate) enum Task {
 
 #[derive(Debug, Group)]
 pub(crate) struct Embed {
-    /// Model folder (open_clip or Hugging Face) or checkpoint file.
+    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name, maybe with @revision.
     pub model: String,
     /// Folder of images; all below it are taken, in the order of their paths.
     #[arg(long, required_unless_present = "texts", conflicts_with = "texts")]
@@ -190,14 +193,17 @@ pub(crate) struct Embed {
     /// File to write: `embeddings` [n, embed dim], not normalised, and the names in its metadata.
     #[arg(long)]
     pub out: PathBuf,
-    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
+    /// The preset whose weights a bare file holds, where its shapes do not tell.
+    #[arg(long)]
+    pub arch: Option<String>,
+    /// A `tokenizer.json` [default: that of the model's folder, or CLIP's tokenizer].
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,
 }
 
 #[derive(Debug, Group)]
 pub(crate) struct Classify {
-    /// Model folder (open_clip or Hugging Face) or checkpoint file.
+    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name, maybe with @revision.
     pub model: String,
     /// Images.
     #[arg(required = true)]
@@ -208,7 +214,10 @@ pub(crate) struct Classify {
     /// Prompt templates: plain, cifar, simple-7, openai-80, or a file with one per line.
     #[arg(long, default_value = "plain")]
     pub prompts: String,
-    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
+    /// The preset whose weights a bare file holds, where its shapes do not tell.
+    #[arg(long)]
+    pub arch: Option<String>,
+    /// A `tokenizer.json` [default: that of the model's folder, or CLIP's tokenizer].
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,
     /// Print JSON.
@@ -218,7 +227,7 @@ pub(crate) struct Classify {
 
 #[derive(Debug, Group)]
 pub(crate) struct Convert {
-    /// Model folder (open_clip or Hugging Face) or checkpoint file.
+    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name, maybe with @revision.
     pub model: String,
     /// What to write.
     #[arg(long)]
@@ -262,7 +271,7 @@ pub(crate) struct Tokenize {
 
 #[derive(Debug, Group)]
 pub(crate) struct Inspect {
-    /// Model folder or preset; all presets if left out.
+    /// Model folder, checkpoint file, hf-hub:owner/name or preset; all presets if left out.
     pub model: Option<String>,
     /// Print JSON.
     #[arg(long)]

@@ -9,30 +9,36 @@ use clip_model::{Clip, presets};
 use data_pipeline::manifest::Manifest;
 use data_pipeline::sources::{FolderConfig, Source, SourceConfig, Split, WebDatasetConfig};
 use tch::Device;
+use trainer::models::{Need, locate};
 use trainer::recipe::EvalTask;
 use trainer::views::Reader;
 
 use crate::args::{Evaluate, Task};
 use crate::output;
 
-/// A model with weights, and how it reads.
-pub(crate) fn open_model(name: &str, tokenizer: Option<&Path>) -> anyhow::Result<(Clip, Reader)> {
-    let opened = open_weights(name, None)?;
-    let reader = Reader::new(opened.model.config(), &opened.preprocess, tokenizer)?;
+/// A model with weights, as [`open_weights`] has it, and how it reads.
+pub(crate) fn open_model(
+    name: &str,
+    arch: Option<&str>,
+    tokenizer: Option<&Path>,
+) -> anyhow::Result<(Clip, Reader)> {
+    let (opened, place) = open_weights(name, arch)?;
+    let reader = Reader::of_model(&place, opened.model.config(), &opened.preprocess, tokenizer)?;
     opened.model.params().set_requires_grad(false);
     Ok((opened.model, reader))
 }
 
-/// Weights with what belongs to them; `arch` is the preset of a bare file whose shapes do not tell it. What was
-/// decided on the way is said.
-pub(crate) fn open_weights(name: &str, arch: Option<&str>) -> anyhow::Result<Opened> {
-    let path = Path::new(name);
+/// Weights with what belongs to them, and where they lie; `arch` is the preset of a bare file whose shapes do
+/// not tell it. What was decided on the way is said.
+pub(crate) fn open_weights(name: &str, arch: Option<&str>) -> anyhow::Result<(Opened, String)> {
+    let located = locate(name, Need::Weights, true)?;
+    let path = Path::new(&*located);
     let opened = match arch {
         Some(arch) if path.is_file() => {
             folder::open_file(&presets::get(arch)?, path, Device::Cpu, &Adjust::default())?
         }
         Some(_) => bail!("--arch is for a bare weight file, and `{name}` is none"),
-        None => folder::open(name, Device::Cpu, 0)?,
+        None => folder::open(&located, Device::Cpu, 0)?,
     };
     if !opened.has_weights {
         bail!(
@@ -42,7 +48,7 @@ pub(crate) fn open_weights(name: &str, arch: Option<&str>) -> anyhow::Result<Ope
     for note in &opened.notes {
         output::note(format!("{name}: {note}"));
     }
-    Ok(opened)
+    Ok((opened, located.into_owned()))
 }
 
 /// Prompt templates by name, or from a file with one per line.

@@ -1,88 +1,14 @@
 //! The program from outside: each command, its output, its errors and exit codes. New commands are tested here.
 
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use clip_model::{Clip, ClipConfig, PreprocessConfig, folder};
+use common::{Place, clip_distill, done, failed, text};
 use serde_json::Value;
-use tch::Device;
-
-fn clip_distill(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_clip-distill")).args(args).stdin(Stdio::null()).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Standard output of a command that has to succeed.
-fn done(args: &[&str]) -> String {
-    let output = clip_distill(args);
-    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
-    text(&output.stdout)
-}
-
-/// The last line of a command that has to fail with 1: the error, in one line.
-fn failed(args: &[&str]) -> String {
-    let output = clip_distill(args);
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
-    let line = said.lines().last().unwrap_or_default();
-    assert!(line.starts_with("error: ") && said.matches("error: ").count() == 1, "{said}");
-    assert!(!said.contains("panicked"), "{said}");
-    line.to_string()
-}
-
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Self {
-        Place(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn name(&self, name: &str) -> String {
-        self.path(name).display().to_string()
-    }
-
-    /// A model of a few thousand weights.
-    fn model(&self) -> String {
-        let json = r#"{"embed_dim": 8, "vision_cfg": {"image_size": 16, "layers": 1, "width": 8, "patch_size": 8, "head_width": 8},
-            "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}}"#;
-        let model = Clip::new(&ClipConfig::from_json("tiny", json).unwrap(), Device::Cpu, 1).unwrap();
-        folder::save(&self.path("tiny"), &model, &PreprocessConfig::default()).unwrap();
-        self.name("tiny")
-    }
-
-    fn recipe(&self, more: &str) -> String {
-        let recipe = format!(
-            "name = 'small'\nstudent.model = '{}'\nlosses.task = 1.0\ntrain = {{ batch_size = 8, steps = 3, threads = 1 }}\n\
-             data.train = [{{ source = 'emoji' }}]\n{more}\n\
-             [[eval.sets]]\nname = 'held out'\ntask = 'retrieval'\nsource = 'emoji'\nsplit = 'test'\n",
-            self.model()
-        );
-        fs::write(self.path("small.toml"), recipe).unwrap();
-        self.name("small.toml")
-    }
-
-    /// Two classes of two pictures each.
-    fn pictures(&self) -> String {
-        for (class, color) in [("red", [255, 0, 0]), ("blue", [0, 0, 255])] {
-            fs::create_dir_all(self.path("pictures").join(class)).unwrap();
-            for number in 0..2u8 {
-                let color = image::Rgb([color[0], 10 * number, color[2]]);
-                let path = self.path("pictures").join(class).join(format!("{number}.png"));
-                image::RgbImage::from_pixel(20, 20, color).save(path).unwrap();
-            }
-        }
-        self.name("pictures")
-    }
-}
 
 #[test]
 fn train_writes_a_run_and_evaluate_reads_it() {
@@ -200,58 +126,6 @@ fn wrong_settings_are_named_with_their_place() {
         let error = failed(&["train", &place.name("wrong.toml"), "--dry-run"]);
         assert!(error.contains(named), "{named}: {error}");
     }
-}
-
-#[test]
-fn convert_goes_to_other_formats_and_back() {
-    let place = Place::new();
-    let (recipe, out) = (place.recipe(""), place.name("out"));
-    done(&["train", &recipe, "--out", &out]);
-    let (model, pictures) = (place.name("out/model"), place.pictures());
-    let embeddings = |model: &str| {
-        let file = place.name("embeddings.safetensors");
-        done(&["embed", model, "--images", &pictures, "--out", &file]);
-        fs::read(file).unwrap()
-    };
-    let expected = embeddings(&model);
-
-    let face = place.name("face");
-    done(&["convert", &model, "--to", "huggingface", &face, "--license", "mit"]);
-    assert!(embeddings(&face) == expected);
-    let card = fs::read_to_string(place.path("face/README.md")).unwrap();
-    for part in ["license: mit", "CLIPModel", "1 × task", "text recall@1"] {
-        assert!(card.contains(part), "{part}: {card}");
-    }
-    assert!(!card.contains(&place.name("")), "a card names a place on this machine: {card}");
-
-    let back = place.name("back");
-    done(&["convert", &face, "--to", "open-clip", &back]);
-    assert!(embeddings(&back) == expected);
-    let weights = |folder: &str| fs::read(place.path(folder).join("open_clip_model.safetensors")).unwrap();
-    assert!(weights("back") == weights("out/model"));
-    done(&["convert", &model, "--to", "safetensors", &place.name("bare.safetensors")]);
-    assert!(fs::read(place.path("bare.safetensors")).unwrap() == weights("out/model"));
-
-    let there = failed(&["convert", &model, "--to", "open-clip", &back]);
-    assert!(there.contains("--force"), "{there}");
-    done(&["convert", &model, "--to", "open-clip", &back, "--force"]);
-    let preset = failed(&["convert", "ViT-B-16", "--to", "open-clip", &place.name("no")]);
-    assert!(preset.contains("without weights"), "{preset}");
-    assert!(!place.path("no").exists());
-}
-
-#[test]
-fn a_layout_that_is_not_the_projects_own_is_said() {
-    let place = Place::new();
-    let (model, face) = (place.model(), place.name("face"));
-    done(&["convert", &model, "--to", "huggingface", &face]);
-    let said = |model: &str| {
-        let output = clip_distill(&["classify", model, &place.name("pictures/red/0.png"), "--labels", "a,b"]);
-        text(&output.stderr)
-    };
-    place.pictures();
-    assert!(said(&face).contains("Hugging Face"), "{}", said(&face));
-    assert_eq!(said(&model), "");
 }
 
 #[test]

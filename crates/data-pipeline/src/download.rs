@@ -12,14 +12,16 @@ use crate::manifest::{Manifest, RemoteFile};
 use crate::{Error, Result};
 
 mod lock;
+mod token;
 mod unpack;
 
 use lock::Lock;
+pub use token::Token;
 use unpack::{STAMP, unpack};
 
 /// Connections that bring nothing new before giving up.
 const FRUITLESS_ATTEMPTS: u32 = 5;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Told of progress: the file, bytes that are there, and bytes in all where known.
 pub type OnProgress<'a> = dyn FnMut(&str, u64, Option<u64>) + 'a;
@@ -29,11 +31,13 @@ pub type OnProgress<'a> = dyn FnMut(&str, u64, Option<u64>) + 'a;
 pub struct Download {
     /// A connection that brings no byte for this long is given up, and the download goes on over a new one.
     pub stall_timeout: Duration,
+    /// Who asks, where a server wants to know; told to that server only, not to one that it points to.
+    pub token: Option<Token>,
 }
 
 impl Default for Download {
     fn default() -> Self {
-        Download { stall_timeout: Duration::from_secs(60) }
+        Download { stall_timeout: Duration::from_secs(60), token: None }
     }
 }
 
@@ -58,6 +62,7 @@ impl Download {
     ///
     /// # Errors
     /// [`Error::Download`] where a file cannot be had, another process fetches it, or a person has to;
+    /// [`Error::Refused`] where the server says no;
     /// [`Error::Config`] where what is unpacked would replace something else; [`Error::Io`] where the disk fails.
     pub fn fetch(&self, manifest: &Manifest, folder: &Path, on_progress: &mut OnProgress<'_>) -> Result<()> {
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
@@ -110,7 +115,7 @@ impl Download {
     ///
     /// # Errors
     /// [`Error::Download`] after several connections without progress, where the checksum differs, or
-    /// where another process fetches to the same path.
+    /// where another process fetches to the same path; [`Error::Refused`] where the server says no.
     pub fn fetch_file(&self, file: &RemoteFile, path: &Path, on_progress: &mut OnProgress<'_>) -> Result<()> {
         let _lock = self.lock(file, path)?;
         self.fetch_locked(file, path, on_progress)
@@ -132,7 +137,8 @@ impl Download {
             });
             match result {
                 Ok(()) => break,
-                Err(Error::Io { path, source }) => return Err(Error::Io { path, source }),
+                // Asking again changes nothing.
+                Err(error @ (Error::Io { .. } | Error::Refused { .. })) => return Err(error),
                 Err(error) => {
                     fruitless = if length(&partial) > before { 0 } else { fruitless + 1 };
                     tracing::warn!("{error}; trying again");
@@ -165,9 +171,13 @@ impl Download {
             .timeout_per_read(Some(self.stall_timeout))
             .timeout_per_write(Some(self.stall_timeout))
             .http_status_as_error(false)
+            .redirect_auth_headers(ureq::config::RedirectAuthHeaders::SameHost)
             .build()
             .into();
         let mut request = agent.get(url);
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", token.header());
+        }
         if start > 0 {
             request = request.header("Range", format!("bytes={start}-"));
         }
@@ -186,6 +196,10 @@ impl Download {
             }
             // Nothing is left to send: it was complete.
             416 if start > 0 => return Ok(()),
+            // A server that is slow or busy is worth another try; one that says no is not.
+            status @ (400..=407 | 409..=428 | 430..=499) => {
+                return Err(Error::Refused { url: url.into(), status });
+            }
             status => return Err(failed(format!("the server answers {status}"))),
         };
         let total = rest.map(|rest| done + rest);
@@ -246,7 +260,7 @@ fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |data| data.len())
 }
 
-fn with_ending(path: &Path, ending: &str) -> PathBuf {
+pub(crate) fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".");
     name.push(ending);

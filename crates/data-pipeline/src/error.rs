@@ -108,6 +108,22 @@ pub enum Error {
         /// What happened and what to do next.
         reason: String,
     },
+    /// A download that the server refuses.
+    #[error("download of `{url}` failed: the server answers {status}")]
+    Refused {
+        /// Where from.
+        url: String,
+        /// The answer, from 400 to 499.
+        status: u16,
+    },
+    /// A model of the Hugging Face hub that cannot be had.
+    #[error("model `{model}`: {reason}")]
+    Hub {
+        /// Its name.
+        model: String,
+        /// What happened and what to do next.
+        reason: String,
+    },
 }
 
 impl Error {

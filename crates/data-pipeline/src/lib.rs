@@ -5,6 +5,7 @@
 pub mod download;
 pub mod error;
 pub mod evaluation;
+pub mod hub;
 pub mod image;
 pub mod loader;
 pub mod manifest;

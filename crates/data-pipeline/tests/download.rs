@@ -23,6 +23,8 @@ enum Manner {
     Stalls,
     /// Answers 404.
     Refuses,
+    /// Answers 429 the first time.
+    IsBusy,
 }
 
 struct Server {
@@ -65,6 +67,9 @@ fn answer(mut stream: TcpStream, content: &[u8], manner: Manner, number: usize) 
     }
     if manner == Manner::Refuses {
         return stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+    }
+    if manner == Manner::IsBusy && number == 0 {
+        return stream.write_all(b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n");
     }
     if manner == Manner::CutsWithoutRanges {
         start = 0;
@@ -127,7 +132,7 @@ fn a_connection_that_stalls_is_replaced() {
     let path = folder.path().join("file.bin");
     let content = content(100_000);
     let server = Server::start(content.clone(), Manner::Stalls);
-    let download = Download { stall_timeout: Duration::from_millis(300) };
+    let download = Download { stall_timeout: Duration::from_millis(300), ..Download::default() };
     let mut seen = Vec::new();
     download.fetch_file(&remote(&server.url, &content), &path, &mut |_, done, _| seen.push(done)).unwrap();
     assert!(fs::read(&path).unwrap() == content);
@@ -182,6 +187,17 @@ fn a_server_without_ranges_sends_everything_again() {
 }
 
 #[test]
+fn a_busy_server_is_asked_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file.bin");
+    let content = content(1000);
+    let server = Server::start(content.clone(), Manner::IsBusy);
+    fetch_file(&remote(&server.url, &content), &path, &mut |_, _, _| {}).unwrap();
+    assert!(fs::read(&path).unwrap() == content);
+    assert_eq!(server.requests(), 2);
+}
+
+#[test]
 fn changed_files_and_refusals_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file.bin");
@@ -200,7 +216,8 @@ fn changed_files_and_refusals_are_errors() {
     let server = Server::start(content.clone(), Manner::Refuses);
     let error = fetch_file(&remote(&server.url, &content), &path, &mut |_, _, _| {}).unwrap_err();
     assert!(error.to_string().contains("404"), "{error}");
-    assert_eq!(server.requests(), 5);
+    assert!(matches!(error, Error::Refused { status: 404, .. }));
+    assert_eq!(server.requests(), 1, "a server that says no is not asked again");
 }
 
 /// A gzipped tar of `data/a.txt`.

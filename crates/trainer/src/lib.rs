@@ -20,6 +20,7 @@ pub mod guide;
 pub mod job;
 pub mod methods;
 pub mod metrics;
+pub mod models;
 pub mod optimizer;
 pub mod plan;
 mod progress;

@@ -11,6 +11,7 @@ use data_pipeline::sample::RawSample;
 use data_pipeline::sources::{Share, Source};
 use serde::Serialize;
 
+use crate::models::{Need, locate};
 use crate::recipe::{Job, Recipe, TeacherConfig, TrainSource};
 use crate::{Error, Result};
 
@@ -134,9 +135,9 @@ fn plan_sources(recipe: &Recipe) -> Result<Vec<(Arc<dyn Source>, f64)>> {
 /// The configuration behind the name of a student or teacher; of a folder no weights are read.
 ///
 /// # Errors
-/// [`Error::Model`] where it is neither a folder, a checkpoint nor a preset.
+/// [`Error::Model`] where it is neither a folder, a checkpoint nor a preset; those of [`locate`].
 pub fn model_config(name: &str) -> Result<ClipConfig> {
-    Ok(clip_model::folder::config(name)?)
+    Ok(clip_model::folder::config(&locate(name, Need::Config, false)?)?)
 }
 
 /// Steps of the run, and of one epoch.

@@ -19,6 +19,7 @@ use crate::checkpoint::{self, State};
 use crate::classes::ClassList;
 use crate::evaluate::{ModelEncoder, evaluate};
 use crate::metrics::{MetricsFile, Moment};
+use crate::models::{Need, locate};
 use crate::progress::Progress;
 use crate::recipe::{Eval, LossConfig, Recipe};
 use crate::run_folder::{self, Standing};
@@ -128,8 +129,10 @@ pub fn check(recipe: &Recipe) -> Result<()> {
 /// Measures the finished model of a run on the recipe's sets, in place of its earlier results.
 fn measure_again(recipe: &Recipe, folder: &Path, models: Models<'_>, old: Results) -> Result<Results> {
     let device = device(&recipe.train.device)?;
-    let opened = folder::open(&folder.join(MODEL_FOLDER).display().to_string(), device, 0)?;
-    let reader = Reader::new(opened.model.config(), &opened.preprocess, recipe.student.tokenizer.as_deref())?;
+    let place = folder.join(MODEL_FOLDER).display().to_string();
+    let opened = folder::open(&place, device, 0)?;
+    let tokenizer = recipe.student.tokenizer.as_deref();
+    let reader = Reader::of_model(&place, opened.model.config(), &opened.preprocess, tokenizer)?;
     let encoder = ModelEncoder { model: &opened.model, reader: &reader };
     let (student, teacher, details) = measure(recipe, &encoder, models, device)?;
     let results = Results { student, teacher, details, ..old };
@@ -219,8 +222,8 @@ impl<'a> Session<'a> {
         if recipe.train.threads > 0 {
             tch::set_num_threads(recipe.train.threads);
         }
-        let opened =
-            folder::open_adjusted(&recipe.student.model, device, recipe.seed, &recipe.student.adjust())?;
+        let name = locate(&recipe.student.model, Need::Weights, options.progress)?;
+        let opened = folder::open_adjusted(&name, device, recipe.seed, &recipe.student.adjust())?;
         for note in &opened.notes {
             tracing::info!("student {}: {note}", recipe.student.model);
         }
@@ -234,7 +237,8 @@ impl<'a> Session<'a> {
                 student.lock(tower, unlocked);
             }
         }
-        let reader = Reader::new(student.config(), &preprocess, recipe.student.tokenizer.as_deref())?;
+        let tokenizer = recipe.student.tokenizer.as_deref();
+        let reader = Reader::of_model(&name, student.config(), &preprocess, tokenizer)?;
         let sources = plan::open_sources(recipe)?;
         let data =
             sources.iter().map(|(s, _)| sources::fingerprint(s.as_ref())).collect::<Result<Vec<_>, _>>()?;
@@ -242,6 +246,14 @@ impl<'a> Session<'a> {
         let mixture = Mixture::new(sources)?;
         let (steps, steps_per_epoch) = plan::steps(recipe, mixture.len())?;
 
+        // Fetched here where they are the hub's, with a bar; the teaching finds them in the cache.
+        for teacher in recipe.teachers.iter().filter(|teacher| teacher.store.is_none()) {
+            teacher
+                .model
+                .as_deref()
+                .map(|model| locate(model, Need::Weights, options.progress))
+                .transpose()?;
+        }
         let mut teaching = Teaching::open(recipe, models, &plain, device)?;
         teaching.prepare(recipe, &plain)?;
         let (terms, width) = (recipe.terms(steps), student.config().embed_dim);
@@ -389,12 +401,17 @@ impl<'a> Session<'a> {
         let score = report.sets.iter().map(|set| set.score.main()).sum::<f64>() / report.sets.len() as f64;
         if self.state.best.is_none_or(|(_, best)| score > best) {
             self.state.best = Some((self.trainee.step, score));
-            self.with_final_weights(|own| {
-                Ok(folder::save(&own.folder.join(BEST_FOLDER), &own.trainee.student, &own.preprocess)?)
-            })?;
+            self.with_final_weights(|own| own.save_model(BEST_FOLDER))?;
             self.save()?;
         }
         Ok(())
+    }
+
+    /// The student as a model folder, with the tokenizer that it needs.
+    fn save_model(&self, name: &str) -> Result<()> {
+        let folder = self.folder.join(name);
+        folder::save(&folder, &self.trainee.student, &self.preprocess)?;
+        self.reader.save_tokenizer(&folder)
     }
 
     fn evaluate(&self) -> Result<Report> {
@@ -421,7 +438,7 @@ impl<'a> Session<'a> {
             );
         }
         let (student, teacher, details) = self.with_final_weights(|own| {
-            folder::save(&own.folder.join(MODEL_FOLDER), &own.trainee.student, &own.preprocess)?;
+            own.save_model(MODEL_FOLDER)?;
             let encoder = ModelEncoder { model: &own.trainee.student, reader: &own.reader };
             measure(own.recipe, &encoder, models, own.trainee.student.device())
         })?;

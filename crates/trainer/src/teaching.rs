@@ -13,6 +13,7 @@ use tch::{Device, Tensor};
 
 use crate::classes::{ensemble, prompts};
 use crate::guide::Guide;
+use crate::models::{Need, locate};
 use crate::recipe::{Recipe, TeacherConfig};
 use crate::reinforce;
 use crate::step::TeacherInput;
@@ -250,7 +251,9 @@ pub(crate) fn open_teacher(
         let run = config.run.as_deref().unwrap_or_default();
         return Err(Error::recipe("teacher", format!("the run `{run}` has no model yet ({name})")));
     }
+    let name = locate(&name, Need::Weights, false)?;
     let teacher = Teacher::open(&name, config.arch.as_deref(), config.image_size, device)?;
-    let reader = Reader::new(teacher.model().config(), teacher.preprocess(), config.tokenizer.as_deref())?;
+    let (own, preprocess) = (teacher.model().config(), teacher.preprocess());
+    let reader = Reader::of_model(&name, own, preprocess, config.tokenizer.as_deref())?;
     Ok((teacher, reader))
 }

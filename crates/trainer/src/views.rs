@@ -1,6 +1,6 @@
 //! Between the data pipeline and the towers: what a model reads, and batches as tensors.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clip_model::config::{TextConfig, TextPool};
@@ -9,18 +9,24 @@ use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
 use data_pipeline::loader::{View, ViewBatch};
 use data_pipeline::tokenizer::{ClipTokenizer, JsonTokenizer, Tokenizer};
 use ndarray::{ArrayView2, ArrayView4};
+use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
 use crate::step::ViewTensors;
 use crate::{Error, Result};
+
+/// Name of the tokenizer in a model folder.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// How one model reads images and texts.
 #[derive(Clone)]
 pub struct Reader {
     preprocess: Preprocess,
     tokenizer: Arc<dyn Tokenizer>,
-    /// Which tokenizer it is, for comparisons.
+    /// Which tokenizer it is, for comparisons: copies of one file are the same.
     tokenizer_name: String,
+    /// The file of a tokenizer that is not CLIP's.
+    tokenizer_file: Option<PathBuf>,
     context_length: usize,
     cut: Cut,
 }
@@ -57,24 +63,54 @@ impl Cut {
 }
 
 impl Reader {
+    /// What a model that lies at `place` wants: the tokenizer that is named, or the `tokenizer.json` of its
+    /// folder, or CLIP's. A folder's copy of CLIP's tokenizer is CLIP's, with its cleaning of texts.
+    ///
+    /// # Errors
+    /// As [`Reader::new`].
+    pub fn of_model(
+        place: &str,
+        config: &ClipConfig,
+        preprocess: &PreprocessConfig,
+        tokenizer: Option<&Path>,
+    ) -> Result<Self> {
+        let own = Path::new(place).join(TOKENIZER_FILE);
+        if tokenizer.is_some() || !own.is_file() || JsonTokenizer::open(&own)?.is_clips() {
+            return Self::new(config, preprocess, tokenizer);
+        }
+        Self::new(config, preprocess, Some(&own))
+    }
+
     /// What a model of this configuration wants; CLIP's tokenizer, unless a `tokenizer.json` is named.
     ///
     /// # Errors
-    /// [`Error::Recipe`] where the preprocessing is unknown, or the tokenizer has more ids than the text tower.
-    pub fn new(config: &ClipConfig, preprocess: &PreprocessConfig, tokenizer: Option<&Path>) -> Result<Self> {
-        let (name, tokenizer): (String, Arc<dyn Tokenizer>) = match tokenizer {
-            Some(path) => (path.display().to_string(), Arc::new(JsonTokenizer::open(path)?)),
-            None => ("CLIP's".into(), Arc::new(ClipTokenizer::new())),
+    /// [`Error::Data`] where it cannot be read, [`Error::Recipe`] where the preprocessing is unknown, or the
+    /// tokenizer has more ids than the text tower.
+    pub fn new(
+        config: &ClipConfig,
+        preprocess: &PreprocessConfig,
+        tokenizer_path: Option<&Path>,
+    ) -> Result<Self> {
+        let (name, file, tokenizer): (_, _, Arc<dyn Tokenizer>) = match tokenizer_path {
+            Some(path) => {
+                let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+                let sum = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+                let name = format!("{TOKENIZER_FILE} with SHA-256 {sum}");
+                (name, Some(path.into()), Arc::new(JsonTokenizer::open(path)?))
+            }
+            None => ("CLIP's".into(), None, Arc::new(ClipTokenizer::new())),
         };
         let (ids, vocabulary) = (tokenizer.vocab_size(), config.text_cfg.vocab_size);
         if ids as i64 > vocabulary {
-            let reason = format!("the tokenizer `{name}` has {ids} ids, the text tower only {vocabulary}");
+            let shown = tokenizer_path.map_or(name, |path| path.display().to_string());
+            let reason = format!("the tokenizer `{shown}` has {ids} ids, the text tower only {vocabulary}");
             return Err(Error::recipe("tokenizer", reason));
         }
         Ok(Reader {
             preprocess: convert(config, preprocess)?,
             tokenizer,
             tokenizer_name: name,
+            tokenizer_file: file,
             context_length: config.text_cfg.context_length as usize,
             cut: Cut::new(&config.text_cfg),
         })
@@ -143,6 +179,16 @@ impl Reader {
         let length = ids.chunks_exact(context).map(|row| self.cut.length(row)).max().unwrap_or(context);
         let cut = ids.chunks_exact(context).flat_map(|row| row[..length].iter().copied()).collect::<Vec<_>>();
         Ok(Tensor::f_from_slice(&cut)?.f_view([-1, length as i64])?.f_to_device(device)?)
+    }
+
+    /// Writes a tokenizer that is not CLIP's into a model folder, where [`Reader::of_model`] finds it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read or written.
+    pub fn save_tokenizer(&self, folder: &Path) -> Result<()> {
+        let Some(file) = &self.tokenizer_file else { return Ok(()) };
+        let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
+        Ok(clip_model::weights::write_atomic(&folder.join(TOKENIZER_FILE), &bytes)?)
     }
 }
 
@@ -238,6 +284,26 @@ mod tests {
         assert!(matches!(Cut::new(&config.text_cfg), Cut::AfterLargest));
         config.text_cfg.no_causal_mask = true;
         assert!(matches!(Cut::new(&config.text_cfg), Cut::Nowhere));
+    }
+
+    #[test]
+    fn copies_of_a_tokenizer_are_one_tokenizer() {
+        let config = presets::get("ViT-nano-32px").unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let reader = |name: &str, word: &str| {
+            let json = format!(
+                r#"{{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,"pre_tokenizer":null,
+                "post_processor":null,"decoder":null,"model":{{"type":"WordLevel","vocab":{{"{word}":0}},"unk_token":"{word}"}}}}"#
+            );
+            let path = place.path().join(name);
+            std::fs::write(&path, json).unwrap();
+            Reader::new(&config, &PreprocessConfig::default(), Some(&path)).unwrap()
+        };
+        let one = reader("a.json", "cat");
+        assert!(one.reads_the_same(&reader("b.json", "cat")));
+        assert!(!one.reads_the_same(&reader("c.json", "dog")));
+        assert!(!one.reads_the_same(&Reader::new(&config, &PreprocessConfig::default(), None).unwrap()));
+        assert!(!one.tokenizer_name().contains("a.json"), "a store would not outlive a move of the teacher");
     }
 
     #[test]

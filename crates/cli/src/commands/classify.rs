@@ -25,7 +25,7 @@ pub(crate) fn run(args: Classify) -> anyhow::Result<Code> {
     if let Some(label) = labels.iter().find(|label| label.contains("{}")) {
         bail!("the label `{label}` holds {{}}, which stands for a label in --prompts");
     }
-    let (model, reader) = open_model(&args.model, args.tokenizer.as_deref())?;
+    let (model, reader) = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
     let encoder = ModelEncoder { model: &model, reader: &reader };
     let classifier = Classifier::new(&encoder, &labels, &templates(&args.prompts)?)?;
     let scale = model.logit_scale.exp().double_value(&[]);

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use clip_model::weights::{write_atomic, write_safetensors};
 use clip_model::{cost, folder};
 use trainer::card::{Card, Library};
+use trainer::views::Reader;
 
 use crate::args::{Convert, Format};
 use crate::data::open_weights;
@@ -13,7 +14,7 @@ use crate::exit::Code;
 use crate::output;
 
 pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
-    let opened = open_weights(&args.model, args.arch.as_deref())?;
+    let (opened, place) = open_weights(&args.model, args.arch.as_deref())?;
     if args.out.exists() && !args.force {
         bail!("`{}` is there already: name another place, or write over it by --force", args.out.display());
     }
@@ -33,6 +34,7 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
             return Ok(Code::Done);
         }
     };
+    Reader::of_model(&place, model.config(), preprocess, None)?.save_tokenizer(&args.out)?;
     let name =
         args.out.file_name().map_or_else(|| args.model.clone(), |name| name.to_string_lossy().into_owned());
     let card = Card {

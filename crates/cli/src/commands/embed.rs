@@ -21,7 +21,7 @@ use crate::output;
 const BATCH: usize = 256;
 
 pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
-    let (model, reader) = open_model(&args.model, args.tokenizer.as_deref())?;
+    let (model, reader) = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
     let encoder = ModelEncoder { model: &model, reader: &reader };
     let mut rows = Array2::<f32>::zeros((0, model.config().embed_dim as usize));
     let mut names = Vec::new();

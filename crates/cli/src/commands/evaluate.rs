@@ -10,7 +10,7 @@ use crate::output;
 
 pub(crate) fn run(args: Evaluate) -> anyhow::Result<Code> {
     let input = eval_input(&args)?;
-    let (model, reader) = open_model(&args.model, args.tokenizer.as_deref())?;
+    let (model, reader) = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
     let encoder = ModelEncoder { model: &model, reader: &reader };
     let score =
         evaluate_source(&encoder, &input.source, input.task, &input.templates, input.class_names.as_deref())?;

@@ -133,6 +133,19 @@ fn byte_letters() -> Vec<(u8, char)> {
     own.chain(others).collect()
 }
 
+/// The vocabulary without special tokens, and the merges, as Hugging Face writes them.
+#[cfg(test)]
+pub(super) fn published() -> (Vec<(String, serde_json::Value)>, Vec<String>) {
+    let mut text = String::new();
+    GzDecoder::new(MERGES).read_to_string(&mut text).expect("the embedded merges are intact");
+    let letters = byte_letters();
+    let single = letters.iter().map(|(_, letter)| letter.to_string());
+    let last = letters.iter().map(|(_, letter)| format!("{letter}</w>"));
+    let lines = text.lines().filter(|line| line.contains(' ')).map(str::to_string).collect::<Vec<_>>();
+    let symbols = single.chain(last).chain(lines.iter().map(|line| line.replacen(' ', "", 1)));
+    (symbols.zip((0..).map(serde_json::Value::from)).collect(), lines)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

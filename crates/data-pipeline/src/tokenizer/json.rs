@@ -2,8 +2,16 @@
 
 use std::path::Path;
 
-use super::Tokenizer;
+use super::{ClipTokenizer, END_OF_TEXT, Tokenizer};
 use crate::{Error, Result};
+
+/// Texts that tell CLIP's tokenizer from others: upper case, contractions, digits, accents, other letters, emoji.
+const PROBES: [&str; 4] = [
+    "A photo of a Siamese cat.",
+    "It isn't 1999, it's 2024!",
+    "Zażółć naïve gęślą jaźń",
+    "東京 tower & 😀😀",
+];
 
 /// A tokenizer that a `tokenizer.json` describes.
 pub struct JsonTokenizer {
@@ -32,6 +40,20 @@ impl JsonTokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::Config(e.to_string()))?;
         Ok(JsonTokenizer { inner, pad })
+    }
+
+    /// Whether it is CLIP's own, which most folders of CLIP models bring: as many ids, and the same ones for a
+    /// few texts. Padding, which CLIP's towers do not see, may differ.
+    pub fn is_clips(&self) -> bool {
+        let clip = ClipTokenizer::new();
+        self.vocab_size() == clip.vocab_size()
+            && PROBES.iter().all(|text| {
+                let [mut own, mut clips] = [[0; 77]; 2];
+                self.encode_into(text, &mut own);
+                clip.encode_into(text, &mut clips);
+                let length = clips.iter().position(|id| *id == END_OF_TEXT).map_or(77, |end| end + 1);
+                own[..length] == clips[..length]
+            })
     }
 }
 
@@ -81,6 +103,53 @@ mod tests {
         tokenizer.encode_into("a cat dog", &mut short);
         assert_eq!(short, [1, 4]);
         assert_eq!(tokenizer.vocab_size(), 5);
+    }
+
+    /// CLIP's tokenizer as Hugging Face publishes it.
+    fn clips() -> serde_json::Value {
+        let (vocabulary, merges) = super::super::bpe::published();
+        let mut vocab = vocabulary.into_iter().collect::<serde_json::Map<_, _>>();
+        let special = [("<|startoftext|>", 49406), ("<|endoftext|>", 49407)];
+        vocab.extend(special.map(|(token, id)| (token.to_string(), id.into())));
+        let added = special.map(|(token, id)| {
+            serde_json::json!({ "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true })
+        });
+        serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+            "normalizer": { "type": "Sequence", "normalizers": [
+                { "type": "NFC" },
+                { "type": "Replace", "pattern": { "Regex": "\\s+" }, "content": " " },
+                { "type": "Lowercase" },
+            ]},
+            "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
+                { "type": "Split", "behavior": "Removed", "invert": true, "pattern":
+                    { "Regex": "'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+" } },
+                { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true },
+            ]},
+            "post_processor": { "type": "RobertaProcessing", "sep": ["<|endoftext|>", 49407],
+                "cls": ["<|startoftext|>", 49406], "trim_offsets": false, "add_prefix_space": false },
+            "decoder": null,
+            "model": { "type": "BPE", "dropout": null, "unk_token": "<|endoftext|>", "continuing_subword_prefix": "",
+                "end_of_word_suffix": "</w>", "fuse_unk": false, "vocab": vocab, "merges": merges },
+        })
+    }
+
+    #[test]
+    fn copies_of_clips_tokenizer_are_known() {
+        let open = |json: &serde_json::Value| {
+            JsonTokenizer::from_bytes(Path::new("clip"), json.to_string().as_bytes()).unwrap()
+        };
+        let mut json = clips();
+        assert!(open(&json).is_clips());
+        // As many ids and one step less, or other ids for the same tokens.
+        json["normalizer"] = serde_json::Value::Null;
+        assert!(!open(&json).is_clips());
+        let mut json = clips();
+        json["model"]["vocab"]["cat</w>"] = 1929.into();
+        json["model"]["vocab"]["dog</w>"] = 2368.into();
+        assert!(!open(&json).is_clips());
+        assert!(!JsonTokenizer::from_bytes(Path::new("tiny"), TINY.as_bytes()).unwrap().is_clips());
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub struct Recipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Student {
-    /// A preset, or a model folder to go on from.
+    /// A preset, or a model to go on from: a folder, a checkpoint file or `hf-hub:owner/name`.
     pub model: String,
     /// Side of its images in pixels, where it is to be another than the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,7 +90,7 @@ pub struct Student {
     /// Groups of a locked text tower that are trained all the same, counted from the projection.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lock_text_unlocked_groups: usize,
-    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
+    /// A `tokenizer.json`; left out, that of the model's folder, or CLIP's tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherConfig {
-    /// A model folder, or a safetensors file of the architecture `arch`.
+    /// A model folder, `hf-hub:owner/name`, or a checkpoint file (of the architecture `arch`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// An earlier run of the same recipe file.
@@ -27,7 +27,7 @@ pub struct TeacherConfig {
     /// The preset whose weights a bare file holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arch: Option<String>,
-    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
+    /// A `tokenizer.json`; left out, that of the model's folder, or CLIP's tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
 }

@@ -3,6 +3,8 @@
 mod containers;
 mod hostile;
 mod layouts;
+mod memory;
+mod mutations;
 mod write;
 
 use std::collections::HashMap;

@@ -1,0 +1,169 @@
+//! Whatever model is written in whichever format, the same model is read back: weights bit for bit, the
+//! configuration, and what it wants of its images.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use clip_model::folder::{self, Adjust, Opened};
+use clip_model::{Clip, ClipConfig, PreprocessConfig, weights};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor};
+
+/// Sizes and settings that every format holds.
+fn plain() -> impl Strategy<Value = Value> {
+    let tower = || {
+        let (ratio, eps) = (vec![4.0, 2.0, 2.5], vec![1e-5, 1e-6]);
+        (1i64..4, 1i64..3, prop::sample::select(ratio), prop::sample::select(eps))
+    };
+    let activation = prop::sample::select(vec!["quick", "tanh", "erf"]);
+    (tower(), tower(), 1i64..20, 1i64..4, 5i64..9, any::<bool>(), activation).prop_map(
+        |(vision, text, embed, grid, context, eos, activation)| {
+            let act = match activation {
+                "tanh" => json!({ "approximate": "tanh" }),
+                _ => Value::Null,
+            };
+            let norm = |eps: f64| if eps == 1e-5 { Value::Null } else { json!({ "eps": eps }) };
+            json!({
+                "embed_dim": embed,
+                "quick_gelu": activation == "quick",
+                "vision_cfg": {
+                    "image_size": 8 * grid, "patch_size": 8, "width": 16 * vision.0, "layers": vision.1,
+                    "head_width": 8, "mlp_ratio": vision.2, "norm_kwargs": norm(vision.3), "act_kwargs": act,
+                },
+                "text_cfg": {
+                    "context_length": context, "vocab_size": 30, "width": 8 * text.0, "heads": 2,
+                    "layers": text.1, "mlp_ratio": text.2, "norm_kwargs": norm(text.3), "act_kwargs": act,
+                    "pool_type": if eos { "eos" } else { "argmax" },
+                    "eos_id": if eos { json!(7) } else { Value::Null },
+                },
+            })
+        },
+    )
+}
+
+/// Settings beyond a plain one, which only the project's own formats hold.
+fn special() -> impl Strategy<Value = Value> {
+    let change = prop::sample::select(vec![
+        ("", "custom_text", json!(true)),
+        ("", "init_logit_bias", json!(-10.0)),
+        ("", "init_logit_scale", json!(1.5)),
+        ("vision_cfg", "layers", json!([1, 1, 2, 1])),
+        ("vision_cfg", "pool_type", json!("avg")),
+        ("vision_cfg", "no_ln_pre", json!(true)),
+        ("vision_cfg", "ls_init_value", json!(0.1)),
+        ("text_cfg", "no_causal_mask", json!(true)),
+        ("text_cfg", "pool_type", json!("last")),
+        ("text_cfg", "proj_bias", json!(true)),
+        ("text_cfg", "ls_init_value", json!(0.1)),
+    ]);
+    (plain(), prop::collection::vec(change, 0..4)).prop_map(|(mut config, changes)| {
+        for (part, key, value) in changes {
+            let is_resnet = config["vision_cfg"]["layers"].is_array();
+            if key == "layers" {
+                config["vision_cfg"] =
+                    json!({ "image_size": 32, "layers": value, "width": 8, "patch_size": null });
+            } else if part.is_empty() {
+                config[key] = value;
+            } else if part != "vision_cfg" || !is_resnet {
+                config[part][key] = value;
+            }
+        }
+        config
+    })
+}
+
+fn preprocess() -> impl Strategy<Value = PreprocessConfig> {
+    let three = || prop::array::uniform3(0.01f32..1.0);
+    (three(), three(), any::<bool>(), any::<bool>()).prop_map(|(mean, std, bilinear, squash)| {
+        PreprocessConfig {
+            mean,
+            std,
+            interpolation: if bilinear { "bilinear" } else { "bicubic" }.into(),
+            resize_mode: if squash { "squash" } else { "shortest" }.into(),
+            ..PreprocessConfig::default()
+        }
+    })
+}
+
+fn model(json: &Value, seed: u64) -> Clip {
+    let config = ClipConfig::from_json("random", &json.to_string()).unwrap();
+    Clip::new(&config, Device::Cpu, seed).unwrap()
+}
+
+fn open(path: &Path) -> Opened {
+    folder::open(&path.display().to_string(), Device::Cpu, 0).unwrap()
+}
+
+fn assert_same_weights(found: &Clip, expected: &Clip) {
+    let found = found.params().state().map(|p| (p.name.as_str(), &p.tensor)).collect::<HashMap<_, _>>();
+    assert_eq!(found.len(), expected.params().state().count());
+    for entry in expected.params().state() {
+        assert!(found[entry.name.as_str()].equal(&entry.tensor), "{}", entry.name);
+    }
+}
+
+/// The rest of what images have to become; the size is that of the tower either way.
+fn assert_same_preprocess(found: &PreprocessConfig, expected: &PreprocessConfig) {
+    assert_eq!(PreprocessConfig { size: None, ..found.clone() }, *expected);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_projects_own_formats_hold_every_model(
+        json in special(), preprocess in preprocess(), seed in 0u64..1000
+    ) {
+        let model = model(&json, seed);
+        let place = tempfile::tempdir().unwrap();
+        let own = place.path().join("own");
+        folder::save(&own, &model, &preprocess).unwrap();
+        let opened = open(&own);
+        prop_assert_eq!(opened.model.config(), model.config());
+        assert_same_weights(&opened.model, &model);
+        assert_same_preprocess(&opened.preprocess, &preprocess);
+
+        let file = place.path().join("bare.safetensors");
+        let state = model.params().state().map(|p| (p.name.as_str(), &p.tensor));
+        weights::write_safetensors(&file, state).unwrap();
+        let opened = folder::open_file(model.config(), &file, Device::Cpu, &Adjust::default()).unwrap();
+        prop_assert_eq!(opened.model.config(), model.config());
+        assert_same_weights(&opened.model, &model);
+
+        // Another library's folder holds it or refuses it, and never holds another one.
+        let face = place.path().join("face");
+        if folder::save_hugging_face(&face, &model, &preprocess).is_ok() {
+            let held = open(&face).model;
+            let size = model.config().vision_cfg.image_size;
+            let images = Tensor::randn([2, 3, size, size], (Kind::Float, Device::Cpu));
+            prop_assert!(held.encode_image(&images).unwrap().equal(&model.encode_image(&images).unwrap()));
+            prop_assert!(held.logit_scale.equal(&model.logit_scale));
+        } else {
+            prop_assert!(!face.exists());
+        }
+    }
+
+    #[test]
+    fn hugging_faces_format_holds_every_plain_model(
+        json in plain(), preprocess in preprocess(), seed in 0u64..1000
+    ) {
+        let model = model(&json, seed);
+        let place = tempfile::tempdir().unwrap();
+        folder::save_hugging_face(place.path(), &model, &preprocess).unwrap();
+        let opened = open(place.path());
+        prop_assert_eq!(opened.model.config(), model.config());
+        assert_same_weights(&opened.model, &model);
+        assert_same_preprocess(&opened.preprocess, &preprocess);
+
+        let size = model.config().vision_cfg.image_size;
+        let images = Tensor::randn([2, 3, size, size], (Kind::Float, Device::Cpu));
+        // Texts of the full context, with the end token in the middle.
+        let mut tokens = vec![3i64; model.config().text_cfg.context_length as usize];
+        (tokens[0], tokens[2], tokens[3]) = (1, 7, 29);
+        let tokens = Tensor::from_slice(&tokens).unsqueeze(0);
+        let (theirs, ours) = (&opened.model, &model);
+        prop_assert!(theirs.encode_image(&images).unwrap().equal(&ours.encode_image(&images).unwrap()));
+        prop_assert!(theirs.encode_text(&tokens).unwrap().equal(&ours.encode_text(&tokens).unwrap()));
+    }
+}

@@ -1,0 +1,112 @@
+//! The hub's cache on disk, as Python's `huggingface_hub` lays it out: `models--owner--name` with `blobs`
+//! named by their hashes, `refs` from branches and tags to commits, and `snapshots` of links into `blobs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::name::{ModelName, is_commit};
+use super::{CONFIG_FILES, INDEX_ENDING, WEIGHT_FILES};
+use crate::download::with_ending;
+use crate::{Error, Result};
+
+/// One model in the cache.
+pub(super) struct Cached {
+    root: PathBuf,
+}
+
+impl Cached {
+    pub(super) fn new(cache: &Path, name: &ModelName) -> Self {
+        Cached { root: cache.join(format!("models--{}", name.repo().replace('/', "--"))) }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The snapshot of a revision, as far as it is known here without asking.
+    pub(super) fn known(&self, name: &ModelName) -> Option<PathBuf> {
+        let commit = match name.is_commit() {
+            true => name.revision().to_string(),
+            false => fs::read_to_string(self.root.join("refs").join(name.revision())).ok()?,
+        };
+        let commit = commit.trim();
+        // What stands in a file of the cache becomes a part of a path.
+        let folder = is_commit(commit).then(|| self.snapshot(commit))?;
+        folder.is_dir().then_some(folder)
+    }
+
+    pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.root.join("snapshots").join(commit)
+    }
+
+    pub(super) fn blob(&self, hash: &str) -> PathBuf {
+        self.root.join("blobs").join(hash)
+    }
+
+    pub(super) fn make_folders(&self, commit: &str) -> Result<()> {
+        for folder in [self.root.join("blobs"), self.snapshot(commit)] {
+            fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+        }
+        Ok(())
+    }
+
+    /// Makes `file` of a snapshot a link to a blob.
+    pub(super) fn link(&self, commit: &str, file: &str, hash: &str) -> Result<()> {
+        let link = self.snapshot(commit).join(file);
+        let fresh = with_ending(&link, "link");
+        let io = |e| Error::io(&link, e);
+        // Renamed into place: another process sees the old link or the new one.
+        let _ = fs::remove_file(&fresh);
+        std::os::unix::fs::symlink(Path::new("../../blobs").join(hash), &fresh).map_err(io)?;
+        fs::rename(&fresh, &link).map_err(io)
+    }
+
+    /// Notes which commit a branch or tag is.
+    pub(super) fn write_ref(&self, revision: &str, commit: &str) -> Result<()> {
+        let path = self.root.join("refs").join(revision);
+        let io = |e| Error::io(&path, e);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(io)?;
+        }
+        let fresh = with_ending(&path, "partial");
+        fs::write(&fresh, commit).map_err(io)?;
+        fs::rename(&fresh, &path).map_err(io)
+    }
+}
+
+/// Whether a snapshot says what its model is.
+pub(super) fn has_config(snapshot: &Path) -> bool {
+    CONFIG_FILES.iter().take(2).any(|file| snapshot.join(file).is_file())
+}
+
+/// The weights of a snapshot, where they are there in full.
+pub(super) fn weights(snapshot: &Path) -> Option<PathBuf> {
+    let whole = |file: &&str| {
+        let path = snapshot.join(file);
+        match file.ends_with(INDEX_ENDING) {
+            true => parts(&path).is_ok_and(|parts| parts.iter().all(|part| snapshot.join(part).is_file())),
+            false => path.is_file(),
+        }
+    };
+    WEIGHT_FILES.into_iter().find(whole).map(|file| snapshot.join(file))
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// The files that an index of weights names.
+pub(super) fn parts(index: &Path) -> Result<BTreeSet<String>> {
+    let format = |reason: String| Error::Format { path: index.into(), kind: "index of weights", reason };
+    let text = fs::read(index).map_err(|e| Error::io(index, e))?;
+    let index: Index = serde_json::from_slice(&text).map_err(|e| format(e.to_string()))?;
+    let parts = index.weight_map.into_values().collect::<BTreeSet<_>>();
+    match parts.iter().find(|part| part.contains(['/', '\\']) || part.starts_with('.') || part.is_empty()) {
+        Some(part) => Err(format(format!("it names `{}`, which is no file beside it", part.escape_debug()))),
+        None => Ok(parts),
+    }
+}

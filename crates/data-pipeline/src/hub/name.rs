@@ -1,0 +1,145 @@
+//! Names of models on the hub: `hf-hub:owner/name` or `hf:owner/name`, with `@revision` where it is not `main`.
+
+use std::fmt;
+
+use crate::{Error, Result};
+
+/// What such names begin with; the first is open_clip's own.
+const PREFIXES: [&str; 2] = ["hf-hub:", "hf:"];
+/// The hub allows no longer ones.
+const MAX_NAME: usize = 96;
+const MAX_REVISION: usize = 200;
+/// The revision of a name without one.
+const MAIN: &str = "main";
+
+/// A model of the hub at a revision: a branch, a tag or a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelName {
+    repo: String,
+    revision: String,
+}
+
+impl ModelName {
+    /// Reads a name; none where `text` has not the hub's prefix, and so is a preset or a path.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it has, and what follows is no name of the hub.
+    pub fn parse(text: &str) -> Result<Option<Self>> {
+        let Some(rest) = PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix)) else {
+            return Ok(None);
+        };
+        let (repo, revision) = rest.split_once('@').unwrap_or((rest, MAIN));
+        // Both become parts of paths and addresses.
+        let good_repo = repo.split_once('/').is_some_and(|(owner, name)| is_part(owner) && is_part(name));
+        if !good_repo || repo.len() > MAX_NAME {
+            return Err(Error::Config(format!(
+                "`{}` is no model of the hub: write hf-hub:owner/name, or hf-hub:owner/name@revision",
+                text.escape_debug()
+            )));
+        }
+        if revision.len() > MAX_REVISION || !revision.split('/').all(is_part) {
+            return Err(Error::Config(format!(
+                "`{}` of `{}` is no revision: give a branch, a tag or a commit",
+                revision.escape_debug(),
+                text.escape_debug()
+            )));
+        }
+        Ok(Some(ModelName { repo: repo.into(), revision: revision.into() }))
+    }
+
+    /// `owner/name`.
+    pub fn repo(&self) -> &str {
+        &self.repo
+    }
+
+    /// The branch, tag or commit.
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// Whether the revision is a commit, which never changes.
+    pub fn is_commit(&self) -> bool {
+        is_commit(&self.revision)
+    }
+}
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", PREFIXES[0], self.repo)?;
+        if self.revision == MAIN { Ok(()) } else { write!(f, "@{}", self.revision) }
+    }
+}
+
+/// Whether this is the full hash of a commit.
+pub(super) fn is_commit(text: &str) -> bool {
+    text.len() == 40 && is_hash(text)
+}
+
+/// Whether this is a hash in the hub's spelling.
+pub(super) fn is_hash(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Owner, name, or a part of a revision. No `..`, and no `--`, which parts names in the cache.
+fn is_part(text: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    !text.is_empty()
+        && text.chars().all(good)
+        && !text.starts_with(['-', '.'])
+        && !text.ends_with(['-', '.'])
+        && !text.contains("..")
+        && !text.contains("--")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Option<ModelName> {
+        ModelName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn names_have_an_owner_and_maybe_a_revision() {
+        let name = parse("hf-hub:laion/CLIP-ViT-B-32").unwrap();
+        assert_eq!((name.repo(), name.revision()), ("laion/CLIP-ViT-B-32", "main"));
+        assert_eq!(parse("hf:laion/CLIP-ViT-B-32"), Some(name));
+        let name = parse("hf:a/b@refs/pr/1").unwrap();
+        assert_eq!((name.revision(), name.to_string().as_str()), ("refs/pr/1", "hf-hub:a/b@refs/pr/1"));
+        assert!(parse(&format!("hf:a/b@{}", "0a".repeat(20))).unwrap().is_commit());
+        assert!(!parse("hf:a/b@0a0a").unwrap().is_commit());
+        for other in ["ViT-B-16", "a/b", "./hf:a/b", "models/x.pt"] {
+            assert_eq!(parse(other), None);
+        }
+    }
+
+    #[test]
+    fn hostile_names_are_refused() {
+        for wrong in [
+            "hf:",
+            "hf:name",
+            "hf:../..",
+            "hf:a/..",
+            "hf:/etc/passwd",
+            "hf:a/b/c",
+            "hf:a/b c",
+            "hf:a//b",
+            "hf:a\\b/c",
+            "hf:a/b--c",
+            "hf:-a/b",
+            "hf:a/b?x=1",
+            "hf:a/b@",
+            "hf:a/b@../x",
+            "hf:a/b@/x",
+            "hf:a/b@x//y",
+            "hf:a/b@x y",
+            "hf:a/b@refs/../../x",
+            "hf:a/b@main#x",
+            "hf:a/%2e%2e",
+            "hf:a/b\n",
+        ] {
+            assert!(ModelName::parse(wrong).is_err(), "{wrong}");
+        }
+        assert!(ModelName::parse(&format!("hf:a/{}", "b".repeat(200))).is_err());
+    }
+}

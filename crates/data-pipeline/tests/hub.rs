@@ -1,0 +1,366 @@
+//! Models of a hub that the test starts: what is fetched, what is not asked for twice, and what is refused.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use data_pipeline::Error;
+use data_pipeline::download::Token;
+use data_pipeline::hub::{Hub, ModelName, Need};
+use sha2::{Digest, Sha256};
+
+const COMMIT: &str = "00112233445566778899aabbccddeeff00112233";
+const SECOND: &str = "ffeeddccbbaa99887766554433221100ffeeddcc";
+const BLOB: &str = "1111111111111111111111111111111111111111";
+
+/// What the server answers to a path: a status, and bytes.
+type Answers = HashMap<String, (u16, Vec<u8>)>;
+/// The paths that were asked for, each with who asked.
+type Asked = Vec<(String, Option<String>)>;
+
+/// A hub of one model; each connection brings at most `most` bytes.
+struct Server {
+    url: String,
+    asked: Arc<Mutex<Asked>>,
+    answers: Arc<Mutex<Answers>>,
+}
+
+impl Server {
+    fn start(answers: Answers, most: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (asked, answers) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(answers)));
+        let (own_asked, own_answers) = (Arc::clone(&asked), Arc::clone(&answers));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let _ = answer(stream, &own_answers, &own_asked, most);
+            }
+        });
+        Server { url, asked, answers }
+    }
+
+    /// The paths that were asked for since the last look.
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().drain(..).map(|(path, _)| path).collect()
+    }
+
+    fn hub(&self, cache: &Path) -> Hub {
+        Hub { cache: cache.into(), endpoint: self.url.clone(), token: None, offline: false }
+    }
+}
+
+fn answer(
+    mut stream: TcpStream,
+    answers: &Mutex<Answers>,
+    asked: &Mutex<Asked>,
+    most: usize,
+) -> std::io::Result<()> {
+    let (mut start, mut path, mut token) = (0, String::new(), None);
+    for line in BufReader::new(stream.try_clone()?).lines() {
+        let line = line?;
+        let lower = line.to_ascii_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        if let Some(range) = lower.strip_prefix("range: bytes=") {
+            start = range.trim_end_matches('-').parse().unwrap();
+        } else if lower.starts_with("authorization: ") {
+            token = Some(line["authorization: ".len()..].to_string());
+        } else if let Some(rest) = line.strip_prefix("GET ") {
+            path = rest.split(' ').next().unwrap_or_default().to_string();
+        }
+    }
+    asked.lock().unwrap().push((path.clone(), token));
+    let (status, bytes) = answers.lock().unwrap().get(&path).cloned().unwrap_or((404, Vec::new()));
+    let rest = bytes.get(start..).unwrap_or_default();
+    let status = if status == 200 && start > 0 { 206 } else { status };
+    write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", rest.len())?;
+    // A listing comes whole.
+    stream.write_all(&rest[..if path.starts_with("/api/") { rest.len() } else { rest.len().min(most) }])
+}
+
+fn content(seed: usize, length: usize) -> Vec<u8> {
+    (0..length).map(|i| ((i + seed) * i / 7) as u8).collect()
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A model `o/m` of these files; those above 100 bytes are large ones, with a checksum.
+fn model(commit: &str, files: &[(&str, Vec<u8>)]) -> Answers {
+    let mut answers = Answers::new();
+    let mut siblings = Vec::new();
+    for (place, (name, bytes)) in files.iter().enumerate() {
+        let mut file = serde_json::json!({ "rfilename": name, "size": bytes.len(), "blobId": format!("{place}{}", &BLOB[1..]) });
+        if bytes.len() > 100 {
+            file["lfs"] =
+                serde_json::json!({ "sha256": sha256(bytes), "size": bytes.len(), "pointerSize": 1 });
+        }
+        siblings.push(file);
+        answers.insert(format!("/o/m/resolve/{commit}/{name}"), (200, bytes.clone()));
+    }
+    let listing = serde_json::json!({ "id": "o/m", "sha": commit, "siblings": siblings }).to_string();
+    for revision in ["main", commit, "refs%2Fpr%2F1"] {
+        let path = format!("/api/models/o/m/revision/{revision}?blobs=true");
+        answers.insert(path, (200, listing.clone().into_bytes()));
+    }
+    answers
+}
+
+/// A model as they are published, with more files than are needed.
+fn published() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("README.md", content(1, 5000)),
+        ("config.json", b"{\"model_type\": \"clip\"}".to_vec()),
+        ("preprocessor_config.json", b"{}".to_vec()),
+        ("tokenizer.json", content(2, 3000)),
+        ("flax_model.msgpack", content(3, 9000)),
+        ("pytorch_model.bin", content(4, 9000)),
+        ("model.safetensors", content(5, 250_000)),
+        ("onnx/model.onnx", content(6, 9000)),
+    ]
+}
+
+fn name(text: &str) -> ModelName {
+    ModelName::parse(text).unwrap().unwrap()
+}
+
+fn fetch(hub: &Hub, model: &str, need: Need) -> Result<std::path::PathBuf, Error> {
+    hub.fetch(&name(model), need, &mut |_, _, _| {})
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut names = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect::<Vec<_>>();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_model_is_fetched_once_over_cut_connections_and_read_without_the_hub() {
+    let place = tempfile::tempdir().unwrap();
+    let server = Server::start(model(COMMIT, &published()), 100_000);
+    let hub = server.hub(place.path());
+    let mut seen = Vec::new();
+    let folder = hub
+        .fetch(&name("hf-hub:o/m"), Need::Weights, &mut |file, done, total| {
+            seen.push((file.to_string(), done, total));
+        })
+        .unwrap();
+    let root = place.path().join("models--o--m");
+    assert_eq!(folder, root.join("snapshots").join(COMMIT));
+    assert_eq!(
+        files(&folder),
+        ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"]
+    );
+    // The layout of Python's library: links to blobs that have the names of their hashes.
+    let weights = content(5, 250_000);
+    let link = fs::read_link(folder.join("model.safetensors")).unwrap();
+    assert_eq!(link, Path::new("../../blobs").join(sha256(&weights)));
+    assert!(fs::read(folder.join("model.safetensors")).unwrap() == weights);
+    assert_eq!(fs::read_to_string(root.join("refs/main")).unwrap(), COMMIT);
+    assert_eq!(files(&root.join("blobs")).len(), 4, "nothing half done is left");
+    let asked = server.asked();
+    let of_weights = asked.iter().filter(|path| path.ends_with("/model.safetensors")).count();
+    assert_eq!((of_weights, asked.len()), (3, 7), "three parts, none of them twice: {asked:?}");
+    assert_eq!(seen.last().unwrap(), &("o/m/model.safetensors".to_string(), 250_000, Some(250_000)));
+
+    // Again: the branch may have moved, so that is asked, and nothing else.
+    assert_eq!(fetch(&hub, "hf:o/m", Need::Weights).unwrap(), folder);
+    assert_eq!(server.asked().len(), 1);
+    // A commit does not move; and offline nothing is asked.
+    let offline = Hub { offline: true, ..hub.clone() };
+    assert_eq!(fetch(&hub, &format!("hf:o/m@{COMMIT}"), Need::Weights).unwrap(), folder);
+    assert_eq!(fetch(&offline, "hf:o/m", Need::Weights).unwrap(), folder);
+    assert!(server.asked().is_empty());
+    // The hub is down.
+    let down = Hub { endpoint: "http://127.0.0.1:1".into(), ..hub.clone() };
+    assert_eq!(fetch(&down, "hf:o/m", Need::Weights).unwrap(), folder);
+    let error = fetch(&down, "hf:o/other", Need::Weights).unwrap_err();
+    assert!(matches!(error, Error::Download { .. }) && error.to_string().contains("127.0.0.1:1"), "{error}");
+    server.answers.lock().unwrap().values_mut().for_each(|answer| answer.0 = 503);
+    assert_eq!(fetch(&hub, "hf:o/m", Need::Weights).unwrap(), folder);
+    let error = fetch(&offline, "hf:o/other", Need::Weights).unwrap_err().to_string();
+    assert!(error.contains("HF_HUB_OFFLINE"), "{error}");
+}
+
+#[test]
+fn a_branch_that_moved_brings_what_changed() {
+    let place = tempfile::tempdir().unwrap();
+    let server = Server::start(model(COMMIT, &published()), usize::MAX);
+    let hub = server.hub(place.path());
+    let old = fetch(&hub, "hf:o/m", Need::Weights).unwrap();
+    let mut changed = published();
+    changed[3].1 = content(9, 4000);
+    *server.answers.lock().unwrap() = model(SECOND, &changed);
+    server.asked();
+    let new = fetch(&hub, "hf:o/m", Need::Weights).unwrap();
+    assert_ne!(new, old);
+    assert_eq!(server.asked().len(), 2, "the listing and the tokenizer");
+    assert!(fs::read(new.join("tokenizer.json")).unwrap() == content(9, 4000));
+    assert!(fs::read(old.join("tokenizer.json")).unwrap() == content(2, 3000));
+    let offline = Hub { offline: true, ..hub.clone() };
+    assert_eq!(fetch(&offline, &format!("hf:o/m@{COMMIT}"), Need::Weights).unwrap(), old);
+    assert_eq!(fetch(&offline, "hf:o/m", Need::Weights).unwrap(), new);
+    // A revision with a slash has a file of its own.
+    assert_eq!(fetch(&hub, "hf:o/m@refs/pr/1", Need::Weights).unwrap(), new);
+    assert_eq!(fetch(&offline, "hf:o/m@refs/pr/1", Need::Weights).unwrap(), new);
+}
+
+#[test]
+fn a_configuration_comes_without_weights() {
+    let place = tempfile::tempdir().unwrap();
+    let server = Server::start(model(COMMIT, &published()), usize::MAX);
+    let hub = server.hub(place.path());
+    let folder = fetch(&hub, "hf:o/m", Need::Config).unwrap();
+    assert_eq!(files(&folder), ["config.json", "preprocessor_config.json"]);
+    let offline = Hub { offline: true, ..hub.clone() };
+    assert_eq!(fetch(&offline, "hf:o/m", Need::Config).unwrap(), folder);
+    assert!(fetch(&offline, "hf:o/m", Need::Weights).is_err(), "a configuration alone is no model");
+    // A model without one is known by its weights.
+    let bare = published().split_off(5);
+    let server = Server::start(model(SECOND, &bare), usize::MAX);
+    let file = fetch(&server.hub(place.path()), "hf:o/m", Need::Config).unwrap();
+    assert!(file.ends_with(format!("{SECOND}/model.safetensors")), "{}", file.display());
+}
+
+#[test]
+fn one_weight_file_is_taken_with_all_its_parts() {
+    let place = tempfile::tempdir().unwrap();
+    let index = br#"{"weight_map":{"a":"model-1-of-2.safetensors","b":"model-2-of-2.safetensors","c":"model-1-of-2.safetensors"}}"#;
+    let config = ("open_clip_config.json", b"{}".to_vec());
+    let parts = [
+        config.clone(),
+        ("model.safetensors.index.json", index.to_vec()),
+        ("model-1-of-2.safetensors", content(1, 2000)),
+        ("model-2-of-2.safetensors", content(2, 2000)),
+        ("pytorch_model.bin", content(3, 2000)),
+    ];
+    let server = Server::start(model(COMMIT, &parts), usize::MAX);
+    let folder = fetch(&server.hub(place.path()), "hf:o/m", Need::Weights).unwrap();
+    assert_eq!(
+        files(&folder),
+        [
+            "model-1-of-2.safetensors",
+            "model-2-of-2.safetensors",
+            "model.safetensors.index.json",
+            "open_clip_config.json"
+        ]
+    );
+    // With a part missing it is not in full.
+    let offline = Hub { offline: true, ..server.hub(place.path()) };
+    assert!(fetch(&offline, "hf:o/m", Need::Weights).is_ok());
+    fs::remove_file(folder.join("model-2-of-2.safetensors")).unwrap();
+    assert!(fetch(&offline, "hf:o/m", Need::Weights).is_err());
+
+    for (first, second) in [
+        ("open_clip_model.safetensors", "model.safetensors"),
+        ("model.safetensors", "open_clip_pytorch_model.bin"),
+        ("open_clip_pytorch_model.bin", "pytorch_model.bin"),
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        let both = [config.clone(), (second, content(1, 2000)), (first, content(2, 2000))];
+        let server = Server::start(model(COMMIT, &both), usize::MAX);
+        let folder = fetch(&server.hub(place.path()), "hf:o/m", Need::Weights).unwrap();
+        assert!(folder.join(first).exists() && !folder.join(second).exists(), "{first} before {second}");
+    }
+    let place = tempfile::tempdir().unwrap();
+    let server = Server::start(model(COMMIT, &[config]), usize::MAX);
+    let error = fetch(&server.hub(place.path()), "hf:o/m", Need::Weights).unwrap_err().to_string();
+    assert!(error.contains("none of the weight files"), "{error}");
+}
+
+#[test]
+fn what_the_hub_refuses_is_explained_and_not_asked_twice() {
+    let place = tempfile::tempdir().unwrap();
+    let refuse = |path: &str, status: u16| {
+        let server = Server::start(model(COMMIT, &published()), usize::MAX);
+        for (own, answer) in server.answers.lock().unwrap().iter_mut() {
+            if own.contains(path) {
+                *answer = (status, Vec::new());
+            }
+        }
+        server
+    };
+    for status in [401, 403] {
+        // The listing of a gated model is for everyone, its files are not.
+        for path in ["/api/", "/model.safetensors"] {
+            let server = refuse(path, status);
+            let error = fetch(&server.hub(place.path()), "hf:o/m", Need::Weights).unwrap_err();
+            assert!(matches!(error, Error::Hub { .. }));
+            let error = error.to_string();
+            for part in ["hf-hub:o/m", "gated", "HF_TOKEN", &status.to_string(), "/o/m"] {
+                assert!(error.contains(part), "{part}: {error}");
+            }
+            assert_eq!(server.asked().iter().filter(|asked| asked.contains(path)).count(), 1);
+        }
+    }
+    let server = Server::start(model(COMMIT, &published()), usize::MAX);
+    for (model, word) in [("hf:o/none", "no such model"), ("hf:o/m@v9", "revision `v9`")] {
+        let error = fetch(&server.hub(place.path()), model, Need::Weights).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+        assert_eq!(server.asked().len(), 1);
+    }
+    // A token is shown to the hub with every question.
+    let hub = Hub { token: Some(Token::new("secret").unwrap()), ..server.hub(&place.path().join("other")) };
+    fetch(&hub, "hf:o/m", Need::Weights).unwrap();
+    let asked = server.asked.lock().unwrap().clone();
+    assert_eq!(asked.len(), 5);
+    assert!(asked.iter().all(|(_, token)| token.as_deref() == Some("Bearer secret")), "{asked:?}");
+}
+
+#[test]
+fn hostile_answers_touch_nothing() {
+    let outside = tempfile::tempdir().unwrap();
+    let cache = outside.path().join("a/b/cache");
+    for file in ["../../../../x.json", "/tmp/x.json", "a/../../x", ".."] {
+        let mut files = published();
+        files.push((file, content(1, 2000)));
+        let server = Server::start(model(COMMIT, &files), usize::MAX);
+        let error = fetch(&server.hub(&cache), "hf:o/m", Need::Weights).unwrap_err().to_string();
+        assert!(error.contains("leaves the model's folder"), "{file}: {error}");
+        assert_eq!(server.asked().len(), 1, "no file is fetched");
+    }
+    for commit in ["../../../../x", "main", ""] {
+        let server = Server::start(model(commit, &published()), usize::MAX);
+        let error = fetch(&server.hub(&cache), "hf:o/m", Need::Weights).unwrap_err().to_string();
+        assert!(error.contains("hash"), "{commit}: {error}");
+    }
+    assert!(!cache.exists(), "nothing is written before all is checked");
+    for part in ["../x", "/etc/passwd", "..", "sub/x"] {
+        let index = format!(r#"{{"weight_map":{{"a":"{part}"}}}}"#);
+        let files = [("config.json", b"{}".to_vec()), ("model.safetensors.index.json", index.into_bytes())];
+        let server = Server::start(model(COMMIT, &files), usize::MAX);
+        let cache = tempfile::tempdir().unwrap();
+        let error = fetch(&server.hub(cache.path()), "hf:o/m", Need::Weights).unwrap_err().to_string();
+        assert!(error.contains("no file beside it"), "{part}: {error}");
+    }
+    // A cache that someone else wrote.
+    let root = outside.path().join("models--o--m");
+    fs::create_dir_all(root.join("refs")).unwrap();
+    fs::create_dir_all(root.join("secret")).unwrap();
+    fs::write(root.join("secret/config.json"), "{}").unwrap();
+    fs::create_dir_all(root.join("snapshots")).unwrap();
+    fs::write(root.join("refs/main"), "../secret").unwrap();
+    let hub = Hub { cache: outside.path().into(), endpoint: String::new(), token: None, offline: true };
+    assert!(fetch(&hub, "hf:o/m", Need::Config).is_err());
+}
+
+#[test]
+fn content_that_differs_from_its_checksum_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let server = Server::start(model(COMMIT, &published()), usize::MAX);
+    let path = format!("/o/m/resolve/{COMMIT}/model.safetensors");
+    server.answers.lock().unwrap().get_mut(&path).unwrap().1[1000] ^= 1;
+    let hub = server.hub(place.path());
+    let error = fetch(&hub, "hf:o/m", Need::Weights).unwrap_err().to_string();
+    assert!(error.contains("SHA-256"), "{error}");
+    let offline = Hub { offline: true, ..hub };
+    assert!(fetch(&offline, "hf:o/m", Need::Weights).is_err());
+}

@@ -1,0 +1,7 @@
+//! A file of any kind, told by its first bytes.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let _ = clip_model::checkpoint::read_bytes(bytes);
+});
