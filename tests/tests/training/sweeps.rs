@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use trainer::plan::Plan;
-use trainer::recipe::Job;
 use trainer::sweep::Sweep;
 
 fn files() -> Vec<PathBuf> {
@@ -23,8 +21,7 @@ fn every_sweep_is_planned() {
         assert_eq!(sweep.name, path.file_stem().unwrap().to_string_lossy());
         let mut students = std::collections::BTreeSet::new();
         for cell in sweep.runs() {
-            let job = Job { name: cell.name.clone(), runs: vec![cell.recipe.clone()] };
-            let plan = Plan::new(&cell.recipe, &job).unwrap_or_else(|e| panic!("{}: {e}", cell.label()));
+            let plan = sweep.plan(cell).unwrap_or_else(|e| panic!("{}: {e}", cell.label()));
             assert!(plan.steps > 0 && plan.flops > 0.0);
             if !sweep.shared.iter().any(|shared| shared.folder == cell.folder) {
                 students.insert((plan.steps, plan.samples, plan.student.model));
