@@ -155,8 +155,8 @@ pub(crate) struct Evaluate {
     /// Suite file (TOML) that names several data sets.
     #[arg(long, conflicts_with = "embeddings")]
     pub suite: Option<PathBuf>,
-    /// Safetensors file with embeddings from elsewhere: `images` [n, D] with `labels` [n] and `classes` [c, D],
-    /// or `texts` [m, D] with `image_of` [m]; `train_images` and `train_labels` for k-NN and a linear probe.
+    /// Safetensors file with embeddings from elsewhere: `images` (n x D) with `labels` (n) and `classes` (c x D),
+    /// or `texts` (m x D) with `image_of` (m); `train_images` and `train_labels` for k-NN and a linear probe.
     #[arg(long)]
     pub embeddings: Option<PathBuf>,
     /// Model (or, with --embeddings, file) to compare with: fidelity and the share of its scores that is retained.
