@@ -174,6 +174,7 @@ fn a_sweep_goes_to_its_report() {
     // The first sitting is short: the teacher and one cell.
     let first = clip_distill(&["sweep", &file, "--out", &out, "--limit", "2"]);
     assert_eq!(first.status.code(), Some(130), "{}", text(&first.stderr));
+    assert!(text(&first.stderr).contains("2 of 5 finished"), "{}", text(&first.stderr));
     let table = done(&["sweep", &file, "--out", &out, "--jobs", "2"]);
     for part in ["Two < cells", "| stored", "Difference to `plain`", "Fidelity", "retained"] {
         assert!(table.contains(part), "{part}: {table}");
@@ -182,10 +183,10 @@ fn a_sweep_goes_to_its_report() {
     assert_eq!(report["missing"].as_array().unwrap().len(), 0);
     let stored = &report["cells"][1];
     assert_eq!(stored["seeds"], serde_json::json!([0, 1]));
-    assert_eq!(stored["figures"]["zero-shot mean"].as_array().unwrap().len(), 2);
+    assert_eq!(stored["main"][0][1].as_array().unwrap().len(), 2);
     let lines = fs::read_to_string(place.path("sweeps/two/report.csv")).unwrap();
     assert!(
-        lines.starts_with("cell,seed,kind,figure,value\n") && lines.contains("\"stored\",1,score,"),
+        lines.starts_with("cell,seed,kind,figure,value\n") && lines.contains("\"stored\",1,main,"),
         "{lines}"
     );
     let page = fs::read_to_string(place.path("sweeps/two/report.html")).unwrap();
