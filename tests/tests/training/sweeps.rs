@@ -1,4 +1,4 @@
-//! The sweeps that ship are planned, with no data here.
+//! The sweeps that ship are planned, with no data here, and the suites are read.
 
 use std::path::{Path, PathBuf};
 
@@ -34,6 +34,20 @@ fn every_sweep_is_planned() {
     for needed in ["clip-kd-cifar", "quick", "structure-transfer", "tinyclip-vs-clip-kd"] {
         assert!(names.iter().any(|name| name == needed), "{needed}");
     }
+}
+
+#[test]
+fn every_suite_is_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/suites");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let suite = trainer::suite::Suite::read(&path).unwrap();
+        assert_eq!(suite.name, path.file_stem().unwrap().to_string_lossy());
+        suite.sets.iter().for_each(|set| assert!(!set.templates.texts().unwrap().is_empty()));
+        count += 1;
+    }
+    assert!(count > 0);
 }
 
 #[test]

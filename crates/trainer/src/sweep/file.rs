@@ -204,10 +204,17 @@ impl Sweep {
         Plan::new(&job.runs[0], &job)
     }
 
-    /// All runs in the order in which they can be made, each folder once.
+    /// All runs in the order in which they are made, each folder once: shared ones, then all cells of the first seed,
+    /// so that a sweep that is not finished compares all of them already.
     pub fn runs(&self) -> Vec<&Cell> {
         let mut seen = std::collections::HashSet::new();
-        self.shared.iter().chain(&self.cells).filter(|cell| seen.insert(&cell.folder)).collect()
+        // The place of a cell's seed among its own seeds.
+        let rank = |cell: &Cell| {
+            self.cells.iter().filter(|own| own.name == cell.name).position(|own| own.seed == cell.seed)
+        };
+        let mut cells = self.cells.iter().collect::<Vec<_>>();
+        cells.sort_by_key(|cell| rank(cell));
+        self.shared.iter().chain(cells).filter(|cell| seen.insert(&cell.folder)).collect()
     }
 }
 
@@ -351,6 +358,8 @@ mod tests {
         let plan = sweep.plan(last).unwrap();
         assert_eq!((plan.steps, plan.teachers[0].model.as_str()), (6, "ViT-nano-32px"));
         assert_eq!(last.standing(), Standing::Open);
+        let seeds = sweep.runs().iter().skip(1).map(|cell| cell.seed).collect::<Vec<_>>();
+        assert_eq!(seeds, [3, 3, 3, 3, 4, 4, 4, 4]);
     }
 
     #[test]
