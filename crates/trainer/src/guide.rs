@@ -70,8 +70,8 @@ impl Guide {
             self.teacher.as_ref().ok_or_else(missing)
         };
         let rows = match own {
-            TeacherInput::AsStudent => live()?.embed(&student.images, &student.tokens)?,
-            TeacherInput::Own(view) => live()?.embed(&view.images, &view.tokens)?,
+            TeacherInput::AsStudent => live()?.embed(student)?,
+            TeacherInput::Own(view) => live()?.embed(view)?,
             TeacherInput::Stored(rows) => {
                 Embeddings::new(rows.image.shallow_clone(), rows.text.shallow_clone())?
             }

@@ -192,6 +192,8 @@ impl Plan {
         let stored = recipe.teachers.iter().any(|teacher| teacher.store.is_some());
         // What is stored was computed once, before the run.
         let frozen = if stored { 0.0 } else { teachers.iter().map(ModelCost::macs).sum() };
+        // A CLIP below a cross-modal head has no backward pass; the head itself is small beside it.
+        let passes = if recipe.cross_modal.is_some() { 1.0 } else { 3.0 };
         // Weight, gradient, two moments, and the average where there is one.
         let copies = 4 + u64::from(recipe.train.ema.is_some());
         let model_bytes = 4
@@ -204,7 +206,7 @@ impl Plan {
             steps_per_epoch,
             steps,
             samples,
-            flops: samples as f64 * 2.0 * (3.0 * student.macs() + frozen),
+            flops: samples as f64 * 2.0 * (passes * student.macs() + frozen),
             model_bytes,
             activation_bytes: recipe.train.batch_size as u64 * activation_bytes(&student),
             student,

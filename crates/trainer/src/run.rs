@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use clip_model::{PreprocessConfig, Tower, folder, seeded};
+use clip_model::{CrossModal, PreprocessConfig, Tower, folder, seeded};
 use data_pipeline::loader::{Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::SkipCounts;
@@ -24,6 +24,7 @@ use crate::progress::Progress;
 use crate::recipe::{Eval, LossConfig, Recipe};
 use crate::run_folder::{self, Standing};
 use crate::schedule::Schedule;
+use crate::start;
 use crate::step::{MicroBatch, Trainee};
 use crate::suite::{self, Cache};
 use crate::teaching::{Models, Teaching, class_list, open_teacher};
@@ -222,7 +223,7 @@ impl<'a> Session<'a> {
         if recipe.train.threads > 0 {
             tch::set_num_threads(recipe.train.threads);
         }
-        let name = locate(&recipe.student.model, Need::Weights, options.progress)?;
+        let name = start::place(&recipe.student, models, options.progress)?;
         let opened = folder::open_adjusted(&name, device, recipe.seed, &recipe.student.adjust())?;
         for note in &opened.notes {
             tracing::info!("student {}: {note}", recipe.student.model);
@@ -258,7 +259,14 @@ impl<'a> Session<'a> {
         teaching.prepare(recipe, &plain)?;
         let (terms, width) = (recipe.terms(steps), student.config().embed_dim);
         let objective = seeded(recipe.seed, || Objective::new(&terms, width, &teaching.widths(), device))?;
-        let mut trainee = Trainee::new(student, objective, &recipe.optimizer, recipe.train.ema)?;
+        let (optimizer, ema) = (&recipe.optimizer, recipe.train.ema);
+        let mut trainee = match &recipe.cross_modal {
+            Some(config) => {
+                let head = CrossModal::new(config, &student, recipe.seed)?;
+                Trainee::with_cross_modal(student, head, objective, optimizer, ema)?
+            }
+            None => Trainee::new(student, objective, optimizer, ema)?,
+        };
         trainee.seed = recipe.seed;
         trainee.grad_checkpointing = recipe.train.grad_checkpointing;
         trainee.masked_share = recipe.loss(Loss::Mfd).map_or(0.0, LossConfig::masked_share);
@@ -411,6 +419,9 @@ impl<'a> Session<'a> {
     fn save_model(&self, name: &str) -> Result<()> {
         let folder = self.folder.join(name);
         folder::save(&folder, &self.trainee.student, &self.preprocess)?;
+        if let Some(head) = &self.trainee.cross_modal {
+            head.save(&folder)?;
+        }
         self.reader.save_tokenizer(&folder)
     }
 

@@ -1,5 +1,6 @@
 //! Whole training runs on tiny models: what a run folder holds, stopping and resuming, accumulation, views.
 
+mod dclip;
 mod methods;
 mod recipes;
 mod reinforced;

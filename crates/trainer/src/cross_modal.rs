@@ -1,0 +1,32 @@
+//! Training and use of a cross-modal head on a frozen CLIP (DCLIP's teacher).
+
+use clip_model::{Clip, CrossModal, Tape};
+use kd_losses::Embeddings;
+use tch::Tensor;
+
+use crate::Result;
+use crate::step::ViewTensors;
+
+/// What the names of the head's parameters begin with in optimiser states and checkpoints.
+const PREFIX: &str = "cross_modal.";
+
+/// The pairs' unit embeddings, each image enriched by its own caption and the reverse.
+///
+/// The CLIP is frozen: it evaluates, and no gradient goes into it.
+///
+/// # Errors
+/// [`crate::Error::Model`] where the shapes are not the CLIP's.
+pub(crate) fn enriched(clip: &Clip, head: &CrossModal, input: &ViewTensors) -> Result<Embeddings> {
+    clip.mode().eval();
+    let (image, text) = tch::no_grad(|| -> Result<_> {
+        let image = clip.image_states(&input.images, &[], &mut Tape::off())?;
+        Ok((image, clip.text_states(&input.tokens, &[], &mut Tape::off())?))
+    })?;
+    let (image, text) = head.enrich(&image, &text)?;
+    Ok(Embeddings::new(image, text)?)
+}
+
+/// The head's parameters, for the optimiser, averages and checkpoints.
+pub(crate) fn named(head: &CrossModal) -> impl Iterator<Item = (String, Tensor)> {
+    head.params().iter().map(|p| (format!("{PREFIX}{}", p.name), p.tensor.shallow_clone()))
+}
