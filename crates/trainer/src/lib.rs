@@ -38,6 +38,7 @@ pub mod sweep;
 pub mod teacher;
 mod teaching;
 mod tensorboard;
+pub mod tokens;
 pub mod views;
 
 pub use error::{Error, Result};

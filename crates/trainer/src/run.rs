@@ -10,7 +10,7 @@ use data_pipeline::loader::{Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::SkipCounts;
 use data_pipeline::sources;
-use kd_losses::{Loss, Objective};
+use kd_losses::Loss;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 use zeroshot_eval::{Evaluation, Report, StoredOptions};
@@ -29,7 +29,7 @@ use crate::step::{MicroBatch, Trainee};
 use crate::suite::{self, Cache};
 use crate::teaching::{Models, Teaching, class_list, open_teacher};
 use crate::views::Reader;
-use crate::{Error, Result, plan};
+use crate::{Error, Result, plan, tokens};
 
 /// The resolved recipe in a run folder.
 pub const RECIPE_FILE: &str = "recipe.toml";
@@ -257,8 +257,9 @@ impl<'a> Session<'a> {
         }
         let mut teaching = Teaching::open(recipe, models, &plain, device)?;
         teaching.prepare(recipe, &plain)?;
-        let (terms, width) = (recipe.terms(steps), student.config().embed_dim);
-        let objective = seeded(recipe.seed, || Objective::new(&terms, width, &teaching.widths(), device))?;
+        let terms = recipe.terms(steps);
+        let made = || tokens::objective(recipe, &terms, &student, &reader, &mut teaching);
+        let (objective, taps) = seeded(recipe.seed, made)?;
         let (optimizer, ema) = (&recipe.optimizer, recipe.train.ema);
         let mut trainee = match &recipe.cross_modal {
             Some(config) => {
@@ -268,6 +269,7 @@ impl<'a> Session<'a> {
             None => Trainee::new(student, objective, optimizer, ema)?,
         };
         trainee.seed = recipe.seed;
+        trainee.taps = taps;
         trainee.grad_checkpointing = recipe.train.grad_checkpointing;
         trainee.masked_share = recipe.loss(Loss::Mfd).map_or(0.0, LossConfig::masked_share);
         if let Some((names, templates)) = class_list(recipe)? {

@@ -10,6 +10,7 @@ use crate::cross_modal;
 use crate::ema::Ema;
 use crate::guide::Guide;
 use crate::optimizer::{AdamW, OptimizerConfig};
+use crate::tokens::{self, Taps};
 use crate::{Error, Result};
 
 /// What is trained, with everything that changes from step to step.
@@ -35,6 +36,8 @@ pub struct Trainee {
     pub grad_checkpointing: bool,
     /// Share of the patches that the masked pass leaves out.
     pub masked_share: f64,
+    /// What losses on tokens read of the student.
+    pub taps: Taps,
     /// The classes of soft targets on a class list.
     pub classes: Option<ClassList>,
 }
@@ -147,6 +150,7 @@ impl Trainee {
             seed: 0,
             grad_checkpointing: false,
             masked_share: 0.0,
+            taps: Taps::default(),
             classes: None,
         })
     }
@@ -172,12 +176,9 @@ impl Trainee {
             let input = &batch.student;
             self.student.mode().train(self.drop_seed(index));
             let mut tape = Tape::new(self.grad_checkpointing);
-            let student = match &self.cross_modal {
-                Some(head) => cross_modal::enriched(&self.student, head, input)?,
-                None => Embeddings::new(
-                    self.student.encode_image_taped(&input.images, &mut tape)?,
-                    self.student.encode_text_taped(&input.tokens, &mut tape)?,
-                )?,
+            let (student, tokens) = match &self.cross_modal {
+                Some(head) => cross_modal::enriched(&self.student, head, input, &self.taps)?,
+                None => tokens::read(&self.student, input, &self.taps, &mut tape)?,
             };
             let masked = active
                 .contains(&Loss::Mfd)
@@ -210,6 +211,7 @@ impl Trainee {
                 masked_image: masked.as_ref(),
                 classes: drawn.as_ref().map(|(weights, _)| weights),
                 logit_bias: self.student.logit_bias.as_ref(),
+                tokens: Some(&tokens),
                 ..Extra::default()
             };
             let side = Side { extra, ..Side::new(&student, &scale) };

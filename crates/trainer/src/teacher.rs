@@ -1,14 +1,15 @@
 //! The frozen teacher: no gradient, no training mode, its own scale.
 
 use clip_model::folder::{self, Adjust};
-use clip_model::{Clip, CrossModal, PreprocessConfig, presets};
-use kd_losses::Embeddings;
+use clip_model::{Clip, CrossModal, PreprocessConfig, Tape, presets};
 use kd_losses::embeddings::normalize;
+use kd_losses::{Embeddings, TokenStates};
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use crate::cross_modal;
 use crate::step::ViewTensors;
+use crate::tokens::{self, Taps};
 use crate::{Error, Result};
 
 /// A teacher in memory.
@@ -72,15 +73,18 @@ impl Teacher {
     }
 
     /// Unit embeddings of images `[batch, 3, size, size]` and tokens `[batch, length]`, in its own preprocessing and ids;
-    /// row i of both is one pair.
+    /// row i of both is one pair; with them what `taps` names.
     ///
     /// # Errors
-    /// [`Error::Model`] where the shapes are not the teacher's.
-    pub fn embed(&self, view: &ViewTensors) -> Result<Embeddings> {
-        match &self.head {
-            Some(head) => tch::no_grad(|| cross_modal::enriched(&self.model, head, view)),
-            None => Ok(Embeddings::new(self.embed_images(&view.images)?, self.embed_texts(&view.tokens)?)?),
-        }
+    /// [`Error::Model`] where the shapes are not the teacher's, or it has no such states.
+    pub fn embed(&self, view: &ViewTensors, taps: &Taps) -> Result<(Embeddings, TokenStates)> {
+        tch::no_grad(|| match &self.head {
+            Some(head) => cross_modal::enriched(&self.model, head, view, taps),
+            None => {
+                let (pairs, states) = tokens::read(&self.model, view, taps, &mut Tape::off())?;
+                Ok((pairs.normalized(), states))
+            }
+        })
     }
 
     /// Fails for a teacher whose embeddings of images depend on their captions.

@@ -7,6 +7,7 @@ mod reinforced;
 mod resume;
 mod runs;
 mod sweeps;
+mod tokens;
 mod towers;
 
 /// For recipes without a teacher that is a run of the same file.

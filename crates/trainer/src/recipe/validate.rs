@@ -51,6 +51,12 @@ impl Recipe {
         if stored > 0 && self.teachers.len() > 1 {
             return fail("a store holds all its teachers: name it as the only [teacher]".into());
         }
+        if let Some(term) = terms.iter().find(|term| stored > 0 && term.loss.reads_tokens()) {
+            let name = term.loss.name();
+            return fail(format!(
+                "losses.{name} reads the teacher's tokens, and a store holds embeddings alone: name `model` or `run` without `store`"
+            ));
+        }
         for (tower, locked, unlocked) in [
             ("image", self.student.lock_image, self.student.lock_image_unlocked_groups),
             ("text", self.student.lock_text, self.student.lock_text_unlocked_groups),
