@@ -26,13 +26,13 @@ pub(crate) fn enriched(
 ) -> Result<(Embeddings, TokenStates)> {
     clip.mode().eval();
     let (image, text) = tch::no_grad(|| -> Result<_> {
-        let image = clip.image_states(&input.images, &taps.image_blocks, &mut Tape::off())?;
+        let image = head.look(clip, &input.images, &taps.image_blocks)?;
         Ok((image, clip.text_states(&input.tokens, &taps.text_blocks, &mut Tape::off())?))
     })?;
     let enriched = head.enrich(&image, &text)?;
     let states = TokenStates {
-        patches: taps.patches.then_some(image.patches),
-        image_blocks: image.blocks,
+        patches: taps.patches.then_some(image.states.patches),
+        image_blocks: image.states.blocks,
         text_blocks: text.blocks,
         text_counts: Some(text.counts),
     };

@@ -113,6 +113,12 @@ fn an_untrained_head_teaches_what_its_clip_does() {
     let _ = tch::no_grad(|| head.params().get("image.output.bias").unwrap().shallow_clone().fill_(0.5));
     head.save(&enriched).unwrap();
     assert!((cosine(&enriched, "from a changed one")[0] - expected[0]).abs() > 1e-3);
+    // Its factor is its own, whatever its CLIP's is.
+    let _ = tch::no_grad(|| head.logit_scale.shallow_clone().fill_(1.0));
+    head.save(&enriched).unwrap();
+    let place = enriched.display().to_string();
+    let teacher = trainer::teacher::Teacher::open(&place, None, None, tch::Device::Cpu).unwrap();
+    assert!((teacher.scale().double_value(&[]) - 1.0f64.exp()).abs() < 1e-5);
 }
 
 #[test]
@@ -143,6 +149,29 @@ fn a_cross_modal_run_resumes_bit_for_bit() {
     let averages = read_safetensors(&whole.join("model").join(WEIGHTS_FILE)).unwrap();
     let last = read_safetensors(&whole.join(&files[2])).unwrap();
     assert!(!averages["text.output.weight"].equal(&last["cross_modal.text.output.weight"]));
+}
+
+#[test]
+fn a_tower_without_patches_is_enriched_by_crops() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = tiny::config(32, 8);
+    config.vision_cfg = serde_json::from_str(r#"{"timm_model_name": "resnet18", "image_size": 32}"#).unwrap();
+    let clip = tiny::model(folder.path(), "start", &config, 1);
+    let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
+    let stop = AtomicBool::new(false);
+    let out = folder.path().join("teacher");
+    let recipe = |head: &str| tiny::recipe(&clip, 2) + "\n[cross_modal]\n" + head;
+    let refused = parse(&recipe(""), &[], "test").unwrap();
+    let error = run(&refused.runs[0], &out, &no_models, &options(&stop)).unwrap_err().to_string();
+    assert!(error.contains("crops = 2"), "{error}");
+    let made = parse(&recipe("crops = 2"), &[], "test").unwrap();
+    run(&made.runs[0], &folder.path().join("crops"), &no_models, &options(&stop)).unwrap();
+    let teacher = folder.path().join("crops/model");
+    let text = tiny::recipe(&student, 2).replace("losses.task = 1.0", "losses.cosine = 1.0")
+        + &format!("\nteacher.model = '{}'\n", teacher.display());
+    let out = folder.path().join("distilled");
+    run(&parse(&text, &[], "test").unwrap().runs[0], &out, &no_models, &options(&stop)).unwrap();
+    assert!(term(&out, "cosine").iter().all(|value| *value > 1e-3));
 }
 
 #[test]
@@ -192,6 +221,14 @@ fn recipes_that_cannot_work_are_named() {
         run_job(&job, &out, &options(&stop)).unwrap_err().to_string()
     };
     assert!(failed(&(base.clone() + "\ncross_modal.heads = 3\n")).contains("heads"));
+    let planned = |head: &str| {
+        let job = parse(&(base.clone() + head), &[], "test").unwrap();
+        trainer::plan::Plan::new(&job.runs[0], &job).map(|plan| plan.flops).map_err(|e| e.to_string())
+    };
+    assert!(planned("\ncross_modal.heads = 3\n").unwrap_err().contains("cross_modal: heads"));
+    let [plain, patches, crops] =
+        ["", "\ncross_modal = {}\n", "\ncross_modal.crops = 2\n"].map(|head| planned(head).unwrap());
+    assert!((plain / patches - 3.0).abs() < 1e-9 && crops > 1.5 * patches, "{plain} {patches} {crops}");
     let other = tiny::model(folder.path(), "other", &tiny::config(16, 16), 1);
     let runs = format!(
         "\n[[runs]]\nname = 'a'\n[[runs]]\nname = 'b'\nstudent = {{ start = 'a', model = '{}' }}\n",
