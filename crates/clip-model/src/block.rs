@@ -176,6 +176,25 @@ impl Transformer {
 
     /// `[batch, seq, width]` in and out.
     pub fn forward<'a>(&'a self, xs: Tensor, tape: &mut Tape<'a>) -> Tensor {
-        self.resblocks.iter().fold(xs, |xs, block| tape.run(xs, |xs| block.forward(xs)))
+        self.visited(xs, tape, |_, _| {})
+    }
+
+    /// The same; `visit` sees the number of each block with what it gives.
+    pub fn visited<'a>(
+        &'a self,
+        xs: Tensor,
+        tape: &mut Tape<'a>,
+        mut visit: impl FnMut(usize, &Tensor),
+    ) -> Tensor {
+        self.resblocks.iter().enumerate().fold(xs, |xs, (place, block)| {
+            let xs = tape.run(xs, |xs| block.forward(xs));
+            visit(place, &xs);
+            xs
+        })
+    }
+
+    /// Number of blocks.
+    pub fn depth(&self) -> usize {
+        self.resblocks.len()
     }
 }

@@ -7,6 +7,7 @@ use crate::block::{BlockConfig, BlockInit, Transformer};
 use crate::config::{TextConfig, TextPool};
 use crate::layers::{LayerNorm, Linear};
 use crate::params::{Builder, Init};
+use crate::states::{BlockTaps, TextStates};
 use crate::tape::Tape;
 use crate::{Error, Result};
 
@@ -103,6 +104,49 @@ impl TextTransformer {
     /// # Errors
     /// [`Error::Shape`] where the tokens have another shape or kind, or a length that the tower cannot take.
     pub fn forward<'a>(&'a self, tokens: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
+        let states = self.stream(tokens, tape, |_, _| {})?;
+        Ok(self.embed(&states, tokens))
+    }
+
+    /// Embeddings, token states, and what `blocks` (numbers from 0) give.
+    ///
+    /// # Errors
+    /// As [`TextTransformer::forward`]; [`Error::Config`] where there is no such block.
+    pub fn states<'a>(
+        &'a self,
+        tokens: &Tensor,
+        blocks: &[usize],
+        tape: &mut Tape<'a>,
+    ) -> Result<TextStates> {
+        let mut taps = BlockTaps::new(blocks, self.depth(), "text")?;
+        let states = self.stream(tokens, tape, |place, xs| taps.see(place, xs))?;
+        let counts = match self.end(tokens) {
+            Some(end) => {
+                let places = Tensor::arange(tokens.size()[1], (Kind::Int64, tokens.device()));
+                places.unsqueeze(0).le_tensor(&end.unsqueeze(1))
+            }
+            None => tokens.ones_like().to_kind(Kind::Bool),
+        };
+        Ok(TextStates {
+            embedding: self.embed(&states, tokens),
+            tokens: self.ln_final.forward(&states),
+            counts,
+            blocks: taps.into_states(),
+        })
+    }
+
+    /// Number of blocks.
+    pub fn depth(&self) -> usize {
+        self.transformer.depth()
+    }
+
+    /// The residual stream `[batch, length, width]` behind the last block.
+    fn stream<'a>(
+        &'a self,
+        tokens: &Tensor,
+        tape: &mut Tape<'a>,
+        visit: impl FnMut(usize, &Tensor),
+    ) -> Result<Tensor> {
         let (context, shape) = (self.config.context_length, tokens.size());
         let shortest = if self.config.may_be_cut() { 1 } else { context };
         if shape.len() != 2 || tokens.kind() != Kind::Int64 || !(shortest..=context).contains(&shape[1]) {
@@ -115,25 +159,37 @@ impl TextTransformer {
         let positions = self.positional_embedding.narrow(0, 0, shape[1]);
         // The fallible form: ids outside the vocabulary come from data.
         let embedded = Tensor::f_embedding(&self.token_embedding, tokens, -1, false, false)? + positions; // [batch, length, width]
-        let states = self.transformer.forward(embedded, tape);
+        Ok(self.transformer.visited(embedded, tape, visit))
+    }
+
+    /// `[batch, length, width]` to raw embeddings `[batch, embed]`.
+    fn embed(&self, states: &Tensor, tokens: &Tensor) -> Tensor {
         // Pooling before the norm normalises one token per text instead of all; the values are the same.
-        let pooled = self.ln_final.forward(&self.pool(&states, tokens)); // [batch, width]
-        Ok(match &self.projection {
+        let pooled = self.ln_final.forward(&self.pool(states, tokens)); // [batch, width]
+        match &self.projection {
             Projection::Matrix(matrix) => pooled.matmul(matrix),
             Projection::Affine(layer) => layer.forward(&pooled),
             Projection::None => pooled,
-        })
+        }
     }
 
     /// One state per text: `[batch, length, width]` to `[batch, width]`.
     fn pool(&self, states: &Tensor, tokens: &Tensor) -> Tensor {
-        let place = match self.config.pool_type {
-            TextPool::First => return states.select(1, 0),
-            TextPool::Last => return states.select(1, -1),
-            TextPool::Argmax => tokens.argmax(1, false),
-            TextPool::Eos => tokens.eq(self.config.eos_id.unwrap_or(0)).to_kind(Kind::Int).argmax(1, false),
+        let Some(end) = self.end(tokens) else {
+            return states.select(1, if self.config.pool_type == TextPool::First { 0 } else { -1 });
         };
-        let place = place.view([-1, 1, 1]).expand([-1, 1, self.config.width], false);
+        let place = end.view([-1, 1, 1]).expand([-1, 1, self.config.width], false);
         states.gather(1, &place, false).squeeze_dim(1)
+    }
+
+    /// The place `[batch]` of each text's end token, where that is the one that is pooled.
+    fn end(&self, tokens: &Tensor) -> Option<Tensor> {
+        match self.config.pool_type {
+            TextPool::First | TextPool::Last => None,
+            TextPool::Argmax => Some(tokens.argmax(1, false)),
+            TextPool::Eos => {
+                Some(tokens.eq(self.config.eos_id.unwrap_or(0)).to_kind(Kind::Int).argmax(1, false))
+            }
+        }
     }
 }

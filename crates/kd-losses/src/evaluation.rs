@@ -9,6 +9,7 @@ use crate::learned::LearnedParts;
 use crate::objective::Side;
 use crate::structure::{self, Block};
 use crate::term::{Loss, Term};
+use crate::tokens::{self, TokenStates};
 use crate::{
     Error, Result, clip_rd, contrastive, feature, fusion, gradient, interactive, logit, relation, rkd,
 };
@@ -88,6 +89,8 @@ impl<'a> PairTerms<'a> {
             Loss::Affinity => relation::affinity(self.student.logits()?, self.logits()?),
             Loss::Fd => feature::fd(self.projected(), teacher.local),
             Loss::Cosine => feature::cosine(self.projected(), teacher.local),
+            Loss::PatchTokens => self.patch_tokens(),
+            Loss::Hidden => self.hidden(),
             Loss::Mfd => {
                 let missing = || Error::Setting("`mfd` needs the student's masked images".into());
                 let image = self.student.side.extra.masked_image.ok_or_else(missing)?;
@@ -118,6 +121,36 @@ impl<'a> PairTerms<'a> {
                 structure::anchors(self.projected(), teacher.local, bank, term.temperatures())
             }
         }
+    }
+
+    /// Token states of student and teacher.
+    fn tokens(&self, loss: Loss) -> Result<(&TokenStates, &TokenStates)> {
+        let missing = |whose: &str| {
+            Error::Setting(format!("`{}` needs the states of the {whose}'s tokens", loss.name()))
+        };
+        let student = self.student.side.extra.tokens.ok_or_else(|| missing("student"))?;
+        Ok((student, self.teacher.extra.tokens.ok_or_else(|| missing("teacher"))?))
+    }
+
+    fn patch_tokens(&self) -> Result<Tensor> {
+        let (student, teacher) = self.tokens(Loss::PatchTokens)?;
+        let (Some(student), Some(teacher)) = (&student.patches, &teacher.patches) else {
+            return Err(Error::Setting("`patch-tokens` needs the patch tokens of both models".into()));
+        };
+        tokens::patch_tokens(&self.parts.project_patches(student), teacher)
+    }
+
+    /// Image towers plus text towers, each the mean over its pairs of blocks.
+    fn hidden(&self) -> Result<Tensor> {
+        let (student, teacher) = self.tokens(Loss::Hidden)?;
+        let image = paired(&student.image_blocks, &teacher.image_blocks, |place, student, teacher| {
+            tokens::image_block(&self.parts.project_image_block(place, student), teacher)
+        })?;
+        let counts = student.text_counts.as_ref();
+        let text = paired(&student.text_blocks, &teacher.text_blocks, |place, student, teacher| {
+            tokens::text_block(&self.parts.project_text_block(place, student), teacher, counts)
+        })?;
+        Ok(image + text)
     }
 
     fn gram(&self, block: Block, term: &Term) -> Result<Tensor> {
@@ -155,6 +188,23 @@ fn once<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
             Ok(cell.get_or_init(|| value))
         }
     }
+}
+
+/// The mean of a distance over pairs of blocks.
+fn paired(
+    student: &[Tensor],
+    teacher: &[Tensor],
+    distance: impl Fn(usize, &Tensor, &Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    if student.is_empty() || student.len() != teacher.len() {
+        let (own, theirs) = (student.len(), teacher.len());
+        let reason =
+            format!("`hidden` compares {own} blocks of a student's tower with {theirs} of the teacher's");
+        return Err(Error::Setting(reason));
+    }
+    let pairs = student.iter().zip(teacher).enumerate();
+    let values = pairs.map(|(place, (student, teacher))| distance(place, student, teacher));
+    Ok(Tensor::f_stack(&values.collect::<Result<Vec<_>>>()?, 0)?.f_mean(None::<tch::Kind>)?)
 }
 
 /// Scaled cosines `[rows, classes]` of unit image rows with a side's classifier.

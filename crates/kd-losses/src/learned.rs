@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor};
 use crate::embeddings::{Embeddings, normalize};
 use crate::fusion::Fusion;
 use crate::term::{Loss, Term};
+use crate::tokens::{BlockPairs, TokenWidths};
 use crate::{Error, Result};
 
 /// ln(1/0.07): CLIP-KD's initial factors, which multiply the similarities as they are.
@@ -20,6 +21,7 @@ pub struct LearnedParts {
     cross_logit_scale: Option<Tensor>,
     modality_logit_scales: Option<(Tensor, Tensor)>,
     logit_bias: Option<Tensor>,
+    tokens: TokenMaps,
     named: Vec<(String, Tensor)>,
 }
 
@@ -27,6 +29,14 @@ pub struct LearnedParts {
 struct Projections {
     visual: (Tensor, Tensor), // weight [teacher, student], bias [teacher]
     text: (Tensor, Tensor),
+}
+
+/// Affine maps of token states: weight `[teacher, student]` and bias `[teacher]`; none where the widths are equal.
+#[derive(Debug, Default)]
+struct TokenMaps {
+    patches: Option<(Tensor, Tensor)>,
+    image_blocks: Vec<(Tensor, Tensor)>,
+    text_blocks: Vec<(Tensor, Tensor)>,
 }
 
 impl LearnedParts {
@@ -68,6 +78,52 @@ impl LearnedParts {
             parts.logit_bias = Some(parts.scalar("logit_bias", INITIAL_BIAS, device)?);
         }
         Ok(parts)
+    }
+
+    /// Adds the maps of token states that these terms need.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] where memory runs out.
+    pub(crate) fn add_tokens(
+        &mut self,
+        terms: &[Term],
+        student: TokenWidths,
+        teacher: TokenWidths,
+        pairs: BlockPairs,
+        device: Device,
+    ) -> Result<()> {
+        let any = |loss: Loss| terms.iter().any(|term| term.loss == loss);
+        if any(Loss::PatchTokens) && student.image != teacher.image {
+            self.tokens.patches = Some(self.affine("patch_proj", student.image, teacher.image, device)?);
+        }
+        if any(Loss::Hidden) && student.image != teacher.image {
+            let maps = (0..pairs.image).map(|place| {
+                self.affine(&format!("image_block_proj.{place}"), student.image, teacher.image, device)
+            });
+            self.tokens.image_blocks = maps.collect::<Result<_>>()?;
+        }
+        if any(Loss::Hidden) && student.text != teacher.text {
+            let maps = (0..pairs.text).map(|place| {
+                self.affine(&format!("text_block_proj.{place}"), student.text, teacher.text, device)
+            });
+            self.tokens.text_blocks = maps.collect::<Result<_>>()?;
+        }
+        Ok(())
+    }
+
+    /// Patch tokens in the teacher's width.
+    pub(crate) fn project_patches(&self, patches: &Tensor) -> Tensor {
+        mapped(patches, self.tokens.patches.as_ref())
+    }
+
+    /// Outputs of the image tower's block of this place among those compared, in the teacher's width.
+    pub(crate) fn project_image_block(&self, place: usize, states: &Tensor) -> Tensor {
+        mapped(states, self.tokens.image_blocks.get(place))
+    }
+
+    /// The same of the text tower.
+    pub(crate) fn project_text_block(&self, place: usize, states: &Tensor) -> Tensor {
+        mapped(states, self.tokens.text_blocks.get(place))
     }
 
     /// Names (those of CLIP-KD's published code) and tensors, for the optimiser and checkpoints.
@@ -134,6 +190,13 @@ impl LearnedParts {
         let tensor = tensor.f_set_requires_grad(true)?;
         self.named.push((name.into(), tensor.shallow_clone()));
         Ok(tensor)
+    }
+}
+
+fn mapped(xs: &Tensor, map: Option<&(Tensor, Tensor)>) -> Tensor {
+    match map {
+        Some((weight, bias)) => xs.linear(weight, Some(bias)),
+        None => xs.shallow_clone(),
     }
 }
 

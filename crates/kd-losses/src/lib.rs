@@ -8,6 +8,8 @@
 //! | [`relation::affinity`] | soft cross-entropy of the same | TinyCLIP |
 //! | [`feature::fd`] | mean squared error of unit embeddings | CLIP-KD |
 //! | [`feature::cosine`] | 1 − cosine of embeddings | DCLIP |
+//! | [`tokens::patch_tokens`] | mean squared error of unit patch tokens | FitNets |
+//! | [`tokens::image_block`], [`tokens::text_block`] | the same of chosen blocks' outputs | FitNets |
 //! | [`gradient::gd`] | mean squared error of contrastive gradients | CLIP-KD |
 //! | [`interactive::icl`] | student images against teacher texts and the reverse | CLIP-KD |
 //! | [`interactive::cross_kd`] | KL of the same, teacher to both | CLIP-KD's code |
@@ -38,8 +40,10 @@ pub mod relation;
 pub mod rkd;
 pub mod structure;
 pub mod term;
+pub mod tokens;
 
 pub use embeddings::{Embeddings, Logits, Targets};
 pub use error::{Error, Result};
 pub use objective::{Extra, LossReport, Objective, Side};
 pub use term::{Loss, Schedule, Shape, Term};
+pub use tokens::{BlockPairs, TokenStates, TokenWidths};

@@ -6,6 +6,7 @@ use crate::embeddings::{Embeddings, Targets};
 use crate::evaluation::{PairTerms, StudentTerms};
 use crate::learned::LearnedParts;
 use crate::term::{Loss, Term};
+use crate::tokens::{BlockPairs, TokenStates, TokenWidths};
 use crate::{Error, Result};
 
 /// What one side of the objective gives: raw or unit embeddings and its scale.
@@ -28,6 +29,8 @@ pub struct Extra<'a> {
     pub masked_image: Option<&'a Tensor>,
     /// The weights `[classes, width]` of a zero-shot classifier, unit rows (Hinton).
     pub classes: Option<&'a Tensor>,
+    /// States of tokens (patch tokens, hidden).
+    pub tokens: Option<&'a TokenStates>,
     /// The teacher's unit embeddings of pairs beyond the batch (anchors).
     pub anchors: Option<&'a Embeddings>,
     /// The student's own summand on the logits, a scalar (SigLIP); a learned part stands in where it has none.
@@ -89,6 +92,29 @@ impl Objective {
             LearnedParts::new(own, student_width, *width, device)
         });
         Ok(Objective { terms: terms.to_vec(), parts: parts.collect::<Result<_>>()? })
+    }
+
+    /// Adds the maps that terms on tokens need, from the student's widths to those of each teacher where they differ.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where there are other teachers than the objective was made for, [`Error::Torch`] where
+    /// memory runs out.
+    pub fn with_tokens(
+        mut self,
+        student: TokenWidths,
+        teachers: &[TokenWidths],
+        pairs: BlockPairs,
+        device: Device,
+    ) -> Result<Self> {
+        if teachers.len() != self.parts.len() {
+            let (given, made) = (teachers.len(), self.parts.len());
+            let reason = format!("the objective is for {made} teachers, and widths of {given} are given");
+            return Err(Error::Setting(reason));
+        }
+        for (parts, teacher) in self.parts.iter_mut().zip(teachers) {
+            parts.add_tokens(&self.terms, student, *teacher, pairs, device)?;
+        }
+        Ok(self)
     }
 
     /// The terms in their order.

@@ -33,6 +33,10 @@ pub enum Loss {
     Affinity,
     /// DCLIP's cosine distance of embeddings.
     Cosine,
+    /// The patch tokens of the two ViTs.
+    PatchTokens,
+    /// The outputs of chosen transformer blocks of both towers.
+    Hidden,
     /// RKD's relative distances within each modality.
     RkdDistance,
     /// RKD's angles within each modality.
@@ -62,10 +66,11 @@ struct Facts {
 }
 
 const CLIP_KD: &str = "CLIP-KD (Yang et al. 2024)";
+const FITNETS: &str = "after FitNets (Romero et al. 2015)";
 const OWN: &str = "this project";
 
 #[rustfmt::skip]
-const FACTS: [Facts; 21] = [
+const FACTS: [Facts; 23] = [
     Facts { loss: Loss::Task, name: "task", summary: "cross-entropy of image-text logits, both directions", source: "CLIP (Radford et al. 2021)" },
     Facts { loss: Loss::Siglip, name: "siglip", summary: "pairwise sigmoid of image-text logits", source: "SigLIP (Zhai et al. 2023)" },
     Facts { loss: Loss::Hinton, name: "hinton", summary: "KL of zero-shot class logits at a temperature", source: "Hinton et al. 2015" },
@@ -78,6 +83,8 @@ const FACTS: [Facts; 21] = [
     Facts { loss: Loss::CrossKd, name: "cross-kd", summary: "KL of the teacher's similarities to those between the models", source: "CLIP-KD, published code" },
     Facts { loss: Loss::Affinity, name: "affinity", summary: "soft cross-entropy of image-text similarities", source: "TinyCLIP (Wu et al. 2023)" },
     Facts { loss: Loss::Cosine, name: "cosine", summary: "1 - cosine of embeddings", source: "DCLIP" },
+    Facts { loss: Loss::PatchTokens, name: "patch-tokens", summary: "squared distance of unit patch tokens of the ViTs", source: FITNETS },
+    Facts { loss: Loss::Hidden, name: "hidden", summary: "squared distance of unit outputs of chosen blocks of both towers", source: FITNETS },
     Facts { loss: Loss::RkdDistance, name: "rkd-distance", summary: "Huber loss of relative distances within a modality", source: "RKD (Park et al. 2019)" },
     Facts { loss: Loss::RkdAngle, name: "rkd-angle", summary: "Huber loss of triplet angles within a modality", source: "RKD (Park et al. 2019)" },
     Facts { loss: Loss::ClipRdVrd, name: "clip-rd-vrd", summary: "teacher to student is alike in both modalities", source: "CLIP-RD" },
@@ -118,6 +125,11 @@ impl Loss {
     /// Whether the term compares with a teacher.
     pub fn needs_teacher(self) -> bool {
         !matches!(self, Loss::Task | Loss::Siglip)
+    }
+
+    /// Whether the term reads token states of both models ([`crate::TokenStates`]), which no store holds.
+    pub fn reads_tokens(self) -> bool {
+        matches!(self, Loss::PatchTokens | Loss::Hidden)
     }
 
     /// Whether the term works on student embeddings that are projected to the teacher's width.

@@ -1,13 +1,22 @@
 //! Every loss's gradient against central differences along random directions.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use kd_losses::{
-    Embeddings, Extra, Loss, Objective, Schedule, Shape, Side, Targets, Term, contrastive, logit,
+    BlockPairs, Embeddings, Extra, Loss, Objective, Schedule, Shape, Side, Targets, Term, TokenStates,
+    TokenWidths, contrastive, logit,
 };
 use tch::{Device, Kind, Tensor};
 
 const BATCH: i64 = 6;
 /// Half the distance of the two points; float32 values of about 1 leave 4 digits of the difference.
 const STEP: f64 = 5e-3;
+
+/// Torch's generator is one for all threads, so tests that seed it take turns.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn randn(shape: &[i64]) -> Tensor {
     Tensor::randn(shape, (Kind::Float, Device::Cpu))
@@ -58,13 +67,33 @@ const READ_THE_SCALE: [Loss; 6] =
 /// sees the target move, a gradient does not. Their gradients are compared with the reference's instead.
 const MOVING_TARGETS: [Loss; 2] = [Loss::ClipRdVrd, Loss::ClipRdXrd];
 
+/// States of a model of this image width: patches on a square grid, two image blocks and one text block.
+fn tokens(width: i64, grid: i64) -> TokenStates {
+    let image = |tokens: i64| randn(&[BATCH, tokens, width]);
+    TokenStates {
+        patches: Some(image(grid * grid)),
+        image_blocks: vec![image(1 + grid * grid), image(1 + grid * grid)],
+        text_blocks: vec![randn(&[BATCH, 3, width + 2])],
+        text_counts: Some(randn(&[BATCH, 3]).gt(-0.5)),
+    }
+}
+
 #[test]
 fn terms_of_the_objective() {
+    let _turn = turn();
     for teacher_width in [8, 12] {
         for loss in Loss::all().filter(|loss| !MOVING_TARGETS.contains(loss)) {
             tch::manual_seed(3);
             let terms = [Term::new(loss, 1.0)];
-            let objective = Objective::new(&terms, 8, &[teacher_width], Device::Cpu).unwrap();
+            // Where the teacher is wider, its grid is finer, and its text tower wider still.
+            let (widths, grid) = (|image: i64| TokenWidths { image, text: image + 2 }, teacher_width / 4);
+            let objective = Objective::new(&terms, 8, &[teacher_width], Device::Cpu)
+                .and_then(|own| {
+                    let pairs = BlockPairs { image: 2, text: 1 };
+                    own.with_tokens(widths(8), &[widths(teacher_width)], pairs, Device::Cpu)
+                })
+                .unwrap();
+            let (student_tokens, teacher_tokens) = (tokens(8, 2), tokens(teacher_width, grid));
             let (image, text, masked) = (randn(&[BATCH, 8]), randn(&[BATCH, 8]), randn(&[BATCH, 8]));
             let classes = randn(&[5, 8]);
             let scale = Tensor::from(5.0f32);
@@ -81,16 +110,33 @@ fn terms_of_the_objective() {
                 Loss::Mfd => leaves[0] = masked.shallow_clone(),
                 Loss::Hinton => leaves[1] = classes.shallow_clone(),
                 Loss::GramImageImage => drop(leaves.remove(1)),
+                Loss::PatchTokens => {
+                    drop(leaves.drain(..2));
+                    leaves.extend(student_tokens.patches.iter().map(Tensor::shallow_clone));
+                }
+                Loss::Hidden => {
+                    drop(leaves.drain(..2));
+                    let blocks = student_tokens.image_blocks.iter().chain(&student_tokens.text_blocks);
+                    leaves.extend(blocks.map(Tensor::shallow_clone));
+                }
                 Loss::GramTextText => drop(leaves.remove(0)),
                 _ => {}
             }
             check(&format!("{} from width {teacher_width}", loss.name()), &leaves, || {
                 let student = Embeddings::new(image.shallow_clone(), text.shallow_clone()).unwrap();
-                let extra =
-                    Extra { masked_image: Some(&masked), classes: Some(&classes), ..Extra::default() };
+                let extra = Extra {
+                    masked_image: Some(&masked),
+                    classes: Some(&classes),
+                    tokens: Some(&student_tokens),
+                    ..Extra::default()
+                };
                 let student = Side { extra, ..Side::new(&student, &scale) };
-                let extra =
-                    Extra { classes: Some(&teacher_classes), anchors: Some(&bank), ..Extra::default() };
+                let extra = Extra {
+                    classes: Some(&teacher_classes),
+                    anchors: Some(&bank),
+                    tokens: Some(&teacher_tokens),
+                    ..Extra::default()
+                };
                 let teacher = Side { extra, ..Side::new(&teacher, &teacher_scale) };
                 let targets = Targets::Diagonal { offset: 0 };
                 objective.evaluate(0, &student, &[teacher], &targets).unwrap().total
@@ -101,6 +147,7 @@ fn terms_of_the_objective() {
 
 #[test]
 fn terms_without_weight_are_left_out() {
+    let _turn = turn();
     let pairs = Embeddings::new(randn(&[3, 4]), randn(&[3, 4])).unwrap();
     let (scale, targets) = (Tensor::from(2.0f32), Targets::Diagonal { offset: 0 });
     let mut late = Term::new(Loss::Fd, 5.0);
@@ -123,6 +170,7 @@ fn terms_without_weight_are_left_out() {
 
 #[test]
 fn several_teachers_are_averaged() {
+    let _turn = turn();
     tch::manual_seed(6);
     let pairs = |width: i64| Embeddings::new(randn(&[5, width]), randn(&[5, width])).unwrap();
     let (student, scale) = (pairs(4), Tensor::from(3.0f32));
@@ -149,6 +197,7 @@ fn several_teachers_are_averaged() {
 
 #[test]
 fn losses_on_logits() {
+    let _turn = turn();
     tch::manual_seed(4);
     let (student, teacher) = (randn(&[BATCH, 10]), randn(&[BATCH, 10]));
     check("hinton", &[student.shallow_clone()], || logit::hinton(&student, &teacher, 3.0).unwrap());

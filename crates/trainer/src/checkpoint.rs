@@ -106,10 +106,7 @@ fn clear(folder: &Path) -> Result<()> {
 fn write(partial: &Path, trainee: &Trainee, state: &State, recipe: &str) -> Result<()> {
     let named = trainee.student.params().state().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
     let mut groups = vec![(MODEL, named.collect::<Vec<_>>()), (OPTIMIZER, trainee.optimizer.state())];
-    groups.push((
-        LEARNED,
-        trainee.objective.parts().map(|(name, tensor)| (name, tensor.shallow_clone())).collect(),
-    ));
+    groups.push((LEARNED, trainee.learned().collect()));
     groups.push((EMA, trainee.ema.as_ref().map_or_else(Vec::new, |ema| ema.state())));
     for (file, tensors) in groups.iter().filter(|(_, tensors)| !tensors.is_empty()) {
         write_safetensors(&partial.join(file), tensors.iter().map(|(name, t)| (name.as_str(), t)))?;
@@ -143,11 +140,12 @@ pub fn restore(path: &Path, trainee: &mut Trainee, state: &State) -> Result<()> 
         if path.join(file).exists() { Ok(read_safetensors(&path.join(file))?) } else { Ok(HashMap::new()) }
     };
     let learned = read(LEARNED)?;
-    for (name, tensor) in trainee.objective.parts() {
+    for (name, tensor) in trainee.learned() {
         let saved = learned.get(&name).filter(|saved| saved.size() == tensor.size()).ok_or_else(|| {
             Error::checkpoint(path, format!("the learned part `{name}` is missing or has another shape"))
         })?;
-        tch::no_grad(|| tensor.shallow_clone().f_copy_(saved))?;
+        let mut tensor = tensor;
+        tch::no_grad(|| tensor.f_copy_(saved))?;
     }
     if let Some(ema) = &mut trainee.ema {
         ema.restore(&read(EMA)?).map_err(explain)?;

@@ -1,10 +1,11 @@
 //! A teacher as a training step sees it: a model, or stored embeddings, with what belongs to it beyond the batch.
 
-use kd_losses::{Embeddings, Extra, Side};
+use kd_losses::{Embeddings, Extra, Side, TokenStates};
 use tch::{Device, Kind, Tensor};
 
 use crate::step::{TeacherInput, ViewTensors};
 use crate::teacher::Teacher;
+use crate::tokens::Taps;
 use crate::{Error, Result};
 
 /// Whom the student learns from.
@@ -17,6 +18,8 @@ pub struct Guide {
     pub anchors: Option<Embeddings>,
     /// Its weights `[classes, width]` of the class list, unit rows.
     pub classes: Option<Tensor>,
+    /// What is read of it beside its embeddings.
+    pub taps: Taps,
 }
 
 /// What a teacher says of one batch.
@@ -24,18 +27,20 @@ pub struct Guide {
 pub(crate) struct Taught {
     rows: Embeddings,
     classes: Option<Tensor>,
+    tokens: TokenStates,
 }
 
 impl Guide {
     /// A model in memory.
     pub fn live(teacher: Teacher) -> Self {
         let (scale, width) = (teacher.scale().shallow_clone(), teacher.model().config().embed_dim);
-        Guide { teacher: Some(teacher), scale, width, anchors: None, classes: None }
+        Guide { teacher: Some(teacher), scale, width, anchors: None, classes: None, taps: Taps::default() }
     }
 
     /// Embeddings that come with each batch; `scale` is the teacher's exp(logit scale).
     pub fn stored(scale: f64, width: i64, device: Device) -> Self {
-        Guide { teacher: None, scale: scalar(scale, device), width, anchors: None, classes: None }
+        let scale = scalar(scale, device);
+        Guide { teacher: None, scale, width, anchors: None, classes: None, taps: Taps::default() }
     }
 
     /// Replaces the factor on its cosines.
@@ -69,24 +74,29 @@ impl Guide {
                 || Error::recipe("teacher", "a batch without stored embeddings needs the model itself");
             self.teacher.as_ref().ok_or_else(missing)
         };
-        let rows = match own {
-            TeacherInput::AsStudent => live()?.embed(&student.images, &student.tokens)?,
-            TeacherInput::Own(view) => live()?.embed(&view.images, &view.tokens)?,
+        let (rows, tokens) = match own {
+            TeacherInput::AsStudent => live()?.embed(student, &self.taps)?,
+            TeacherInput::Own(view) => live()?.embed(view, &self.taps)?,
             TeacherInput::Stored(rows) => {
-                Embeddings::new(rows.image.shallow_clone(), rows.text.shallow_clone())?
+                let rows = Embeddings::new(rows.image.shallow_clone(), rows.text.shallow_clone())?;
+                (rows, TokenStates::default())
             }
         };
         let classes = match (&self.classes, places) {
             (Some(classes), Some(places)) => Some(classes.f_index_select(0, places)?),
             _ => None,
         };
-        Ok(Taught { rows, classes })
+        Ok(Taught { rows, classes, tokens })
     }
 
     /// As a side of the objective.
     pub(crate) fn side<'a>(&'a self, taught: &'a Taught) -> Side<'a> {
-        let extra =
-            Extra { classes: taught.classes.as_ref(), anchors: self.anchors.as_ref(), ..Extra::default() };
+        let extra = Extra {
+            classes: taught.classes.as_ref(),
+            anchors: self.anchors.as_ref(),
+            tokens: Some(&taught.tokens),
+            ..Extra::default()
+        };
         Side { extra, ..Side::new(&taught.rows, &self.scale) }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clip_model::folder::Adjust;
-use clip_model::{ClipConfig, cost, presets};
+use clip_model::{ClipConfig, CrossModalConfig, cost, presets};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::sample::RawSample;
 use data_pipeline::sources::{Share, Source};
@@ -169,6 +169,9 @@ impl Plan {
         let mixture = Mixture::new(opened)?;
         let (steps, steps_per_epoch) = steps(recipe, mixture.len())?;
         let config = recipe.student.adjust().apply(&model_config(&recipe.student.model)?)?;
+        if let Some(problem) = recipe.cross_modal.as_ref().and_then(|head| head.problem(config.embed_dim)) {
+            return Err(Error::recipe(&recipe.name, format!("cross_modal: {problem}")));
+        }
         let student = ModelCost::new(&recipe.student.model, &config)?;
         let named = recipe.teachers.iter().filter(|teacher| teacher.model.is_some() || teacher.run.is_some());
         let teachers = named.map(|teacher| teacher_cost(teacher, job)).collect::<Result<Vec<_>>>()?;
@@ -192,6 +195,11 @@ impl Plan {
         let stored = recipe.teachers.iter().any(|teacher| teacher.store.is_some());
         // What is stored was computed once, before the run.
         let frozen = if stored { 0.0 } else { teachers.iter().map(ModelCost::macs).sum() };
+        // A CLIP below a cross-modal head has no backward pass; the head itself is small beside it.
+        let passed = match &recipe.cross_modal {
+            Some(head) => looked_at(student.clone(), head).macs(),
+            None => 3.0 * student.macs(),
+        };
         // Weight, gradient, two moments, and the average where there is one.
         let copies = 4 + u64::from(recipe.train.ema.is_some());
         let model_bytes = 4
@@ -204,7 +212,7 @@ impl Plan {
             steps_per_epoch,
             steps,
             samples,
-            flops: samples as f64 * 2.0 * (3.0 * student.macs() + frozen),
+            flops: samples as f64 * 2.0 * (passed + frozen),
             model_bytes,
             activation_bytes: recipe.train.batch_size as u64 * activation_bytes(&student),
             student,
@@ -217,7 +225,8 @@ impl Plan {
 fn teacher_cost(teacher: &TeacherConfig, job: &Job) -> Result<ModelCost> {
     if let Some(run) = teacher.run.as_ref().and_then(|run| job.runs.iter().find(|own| own.name == *run)) {
         let config = run.student.adjust().apply(&model_config(&run.student.model)?)?;
-        return ModelCost::new(&run.name, &config);
+        let cost = ModelCost::new(&run.name, &config)?;
+        return Ok(run.cross_modal.iter().fold(cost, looked_at));
     }
     let name = teacher.model.as_deref().unwrap_or_default();
     let config = match &teacher.arch {
@@ -226,6 +235,11 @@ fn teacher_cost(teacher: &TeacherConfig, job: &Job) -> Result<ModelCost> {
     };
     let adjust = Adjust { image_size: teacher.image_size, ..Adjust::default() };
     ModelCost::new(name, &adjust.apply(&config)?)
+}
+
+/// The cost of a CLIP that embeds images and the crops that a head wants of them.
+fn looked_at(cost: ModelCost, head: &CrossModalConfig) -> ModelCost {
+    ModelCost { image_macs: cost.image_macs * head.image_passes(), ..cost }
 }
 
 /// Norms and nonlinearities keep about as much again as the weighted layers give: a ViT block gives

@@ -131,6 +131,7 @@ fn manifest(
 }
 
 fn describe_teacher(name: &str, teacher: &Teacher, reader: &Reader) -> Result<StoredTeacher> {
+    teacher.needs_no_pairs("store of it")?;
     Ok(StoredTeacher {
         name: name.into(),
         identity: teacher.identity()?,

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use clip_model::{PreprocessConfig, Tower, folder, seeded};
+use clip_model::{CrossModal, PreprocessConfig, Tower, folder, seeded};
 use data_pipeline::loader::{Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::SkipCounts;
 use data_pipeline::sources;
-use kd_losses::{Loss, Objective};
+use kd_losses::Loss;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 use zeroshot_eval::{Evaluation, Report, StoredOptions};
@@ -24,11 +24,12 @@ use crate::progress::Progress;
 use crate::recipe::{Eval, LossConfig, Recipe};
 use crate::run_folder::{self, Standing};
 use crate::schedule::Schedule;
+use crate::start;
 use crate::step::{MicroBatch, Trainee};
 use crate::suite::{self, Cache};
 use crate::teaching::{Models, Teaching, class_list, open_teacher};
 use crate::views::Reader;
-use crate::{Error, Result, plan};
+use crate::{Error, Result, plan, tokens};
 
 /// The resolved recipe in a run folder.
 pub const RECIPE_FILE: &str = "recipe.toml";
@@ -222,7 +223,7 @@ impl<'a> Session<'a> {
         if recipe.train.threads > 0 {
             tch::set_num_threads(recipe.train.threads);
         }
-        let name = locate(&recipe.student.model, Need::Weights, options.progress)?;
+        let name = start::place(&recipe.student, models, options.progress)?;
         let opened = folder::open_adjusted(&name, device, recipe.seed, &recipe.student.adjust())?;
         for note in &opened.notes {
             tracing::info!("student {}: {note}", recipe.student.model);
@@ -256,10 +257,19 @@ impl<'a> Session<'a> {
         }
         let mut teaching = Teaching::open(recipe, models, &plain, device)?;
         teaching.prepare(recipe, &plain)?;
-        let (terms, width) = (recipe.terms(steps), student.config().embed_dim);
-        let objective = seeded(recipe.seed, || Objective::new(&terms, width, &teaching.widths(), device))?;
-        let mut trainee = Trainee::new(student, objective, &recipe.optimizer, recipe.train.ema)?;
+        let terms = recipe.terms(steps);
+        let made = || tokens::objective(recipe, &terms, &student, &reader, &mut teaching);
+        let (objective, taps) = seeded(recipe.seed, made)?;
+        let (optimizer, ema) = (&recipe.optimizer, recipe.train.ema);
+        let mut trainee = match &recipe.cross_modal {
+            Some(config) => {
+                let head = CrossModal::new(config, &student, recipe.seed)?;
+                Trainee::with_cross_modal(student, head, objective, optimizer, ema)?
+            }
+            None => Trainee::new(student, objective, optimizer, ema)?,
+        };
         trainee.seed = recipe.seed;
+        trainee.taps = taps;
         trainee.grad_checkpointing = recipe.train.grad_checkpointing;
         trainee.masked_share = recipe.loss(Loss::Mfd).map_or(0.0, LossConfig::masked_share);
         if let Some((names, templates)) = class_list(recipe)? {
@@ -411,6 +421,9 @@ impl<'a> Session<'a> {
     fn save_model(&self, name: &str) -> Result<()> {
         let folder = self.folder.join(name);
         folder::save(&folder, &self.trainee.student, &self.preprocess)?;
+        if let Some(head) = &self.trainee.cross_modal {
+            head.save(&folder)?;
+        }
         self.reader.save_tokenizer(&folder)
     }
 

@@ -1,14 +1,16 @@
 //! One training step, top to bottom.
 
-use clip_model::{Clip, Tape};
+use clip_model::{Clip, CrossModal, Tape};
 use kd_losses::{Embeddings, Extra, Loss, Objective, Side, Targets};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::classes::ClassList;
+use crate::cross_modal;
 use crate::ema::Ema;
 use crate::guide::Guide;
 use crate::optimizer::{AdamW, OptimizerConfig};
+use crate::tokens::{self, Taps};
 use crate::{Error, Result};
 
 /// What is trained, with everything that changes from step to step.
@@ -16,6 +18,8 @@ use crate::{Error, Result};
 pub struct Trainee {
     /// The student.
     pub student: Clip,
+    /// A head on the student, which is frozen then.
+    pub cross_modal: Option<CrossModal>,
     /// The weighted terms with their learned parts.
     pub objective: Objective,
     /// Moments of student and learned parts.
@@ -32,6 +36,8 @@ pub struct Trainee {
     pub grad_checkpointing: bool,
     /// Share of the patches that the masked pass leaves out.
     pub masked_share: f64,
+    /// What losses on tokens read of the student.
+    pub taps: Taps,
     /// The classes of soft targets on a class list.
     pub classes: Option<ClassList>,
 }
@@ -102,8 +108,34 @@ impl Trainee {
         optimizer: &OptimizerConfig,
         ema: Option<f64>,
     ) -> Result<Self> {
+        Self::assemble(student, None, objective, optimizer, ema)
+    }
+
+    /// The same for a head on a CLIP that stays as it is.
+    ///
+    /// # Errors
+    /// As [`Trainee::new`].
+    pub fn with_cross_modal(
+        clip: Clip,
+        head: CrossModal,
+        objective: Objective,
+        optimizer: &OptimizerConfig,
+        ema: Option<f64>,
+    ) -> Result<Self> {
+        clip.params().set_requires_grad(false);
+        Self::assemble(clip, Some(head), objective, optimizer, ema)
+    }
+
+    fn assemble(
+        student: Clip,
+        cross_modal: Option<CrossModal>,
+        objective: Objective,
+        optimizer: &OptimizerConfig,
+        ema: Option<f64>,
+    ) -> Result<Self> {
         let trained = || student.params().iter().filter(|p| p.tensor.requires_grad());
-        let own = || trained().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
+        let head = || cross_modal.iter().flat_map(cross_modal::named);
+        let own = || trained().map(|p| (p.name.clone(), p.tensor.shallow_clone())).chain(head());
         let learned = objective.parts().map(|(name, t)| (format!("loss.{name}"), t.shallow_clone()));
         let optimizer = AdamW::new(optimizer, own().chain(learned))?;
         let ema = ema.map(|decay| Ema::new(decay, own())).transpose()?;
@@ -112,11 +144,13 @@ impl Trainee {
             ema,
             objective,
             student,
+            cross_modal,
             step: 0,
             samples: 0,
             seed: 0,
             grad_checkpointing: false,
             masked_share: 0.0,
+            taps: Taps::default(),
             classes: None,
         })
     }
@@ -142,10 +176,10 @@ impl Trainee {
             let input = &batch.student;
             self.student.mode().train(self.drop_seed(index));
             let mut tape = Tape::new(self.grad_checkpointing);
-            let student = Embeddings::new(
-                self.student.encode_image_taped(&input.images, &mut tape)?,
-                self.student.encode_text_taped(&input.tokens, &mut tape)?,
-            )?;
+            let (student, tokens) = match &self.cross_modal {
+                Some(head) => cross_modal::enriched(&self.student, head, input, &self.taps)?,
+                None => tokens::read(&self.student, input, &self.taps, &mut tape)?,
+            };
             let masked = active
                 .contains(&Loss::Mfd)
                 .then(|| self.student.encode_image_masked(&input.images, self.masked_share, &mut tape))
@@ -157,7 +191,9 @@ impl Trainee {
                 }
                 _ => None,
             };
-            let scale = self.student.logit_scale.exp();
+            let own_scale =
+                self.cross_modal.as_ref().map_or(&self.student.logit_scale, |head| &head.logit_scale);
+            let scale = own_scale.exp();
 
             let taught = guides
                 .iter()
@@ -175,6 +211,7 @@ impl Trainee {
                 masked_image: masked.as_ref(),
                 classes: drawn.as_ref().map(|(weights, _)| weights),
                 logit_bias: self.student.logit_bias.as_ref(),
+                tokens: Some(&tokens),
                 ..Extra::default()
             };
             let side = Side { extra, ..Side::new(&student, &scale) };
@@ -191,11 +228,18 @@ impl Trainee {
         finite("the gradient norm", report.grad_norm, self.step)?;
         self.optimizer.step(lr);
         self.student.clamp_logit_scale();
+        self.cross_modal.iter().for_each(CrossModal::clamp_logit_scale);
         if let Some(ema) = &mut self.ema {
             ema.update();
         }
         self.step += 1;
         Ok(report)
+    }
+
+    /// What is trained beside the student and saved with it: the objective's parts, and the head.
+    pub(crate) fn learned(&self) -> impl Iterator<Item = (String, Tensor)> {
+        let parts = self.objective.parts().map(|(name, tensor)| (name, tensor.shallow_clone()));
+        parts.chain(self.cross_modal.iter().flat_map(cross_modal::named))
     }
 
     /// What the student drops (paths, patches, elements) is named by seed, step and micro-batch, so a

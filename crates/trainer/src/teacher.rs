@@ -1,12 +1,15 @@
 //! The frozen teacher: no gradient, no training mode, its own scale.
 
 use clip_model::folder::{self, Adjust};
-use clip_model::{Clip, PreprocessConfig, presets};
-use kd_losses::Embeddings;
+use clip_model::{Clip, CrossModal, PreprocessConfig, Tape, presets};
 use kd_losses::embeddings::normalize;
+use kd_losses::{Embeddings, TokenStates};
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
+use crate::cross_modal;
+use crate::step::ViewTensors;
+use crate::tokens::{self, Taps};
 use crate::{Error, Result};
 
 /// A teacher in memory.
@@ -14,6 +17,8 @@ use crate::{Error, Result};
 pub struct Teacher {
     model: Clip,
     preprocess: PreprocessConfig,
+    /// Of a cross-modal teacher: its embeddings are of pairs alone.
+    head: Option<CrossModal>,
     scale: Tensor,
 }
 
@@ -22,10 +27,17 @@ impl Teacher {
     pub fn new(model: Clip, preprocess: PreprocessConfig) -> Self {
         model.params().set_requires_grad(false);
         let scale = model.logit_scale.detach().exp();
-        Teacher { model, preprocess, scale }
+        Teacher { model, preprocess, head: None, scale }
     }
 
-    /// Opens a model folder or a checkpoint; `preset` names the architecture of a checkpoint whose shapes do not
+    /// Puts a cross-modal head on it, with its scale.
+    #[must_use]
+    pub fn with_head(self, head: CrossModal) -> Self {
+        head.params().set_requires_grad(false);
+        Teacher { scale: head.logit_scale.detach().exp(), head: Some(head), ..self }
+    }
+
+    /// Opens a model folder, with its cross-modal head where it has one, or a checkpoint; `preset` names the architecture of a checkpoint whose shapes do not
     /// tell it, and `image_size` moves it to images of another size.
     ///
     /// # Errors
@@ -52,30 +64,59 @@ impl Teacher {
                 format!("`{name}` is a preset without weights: name a model folder or a safetensors file");
             return Err(Error::recipe("teacher", reason));
         }
-        Ok(Self::new(opened.model, opened.preprocess))
+        let head = CrossModal::open(path, &opened.model)?;
+        let teacher = Self::new(opened.model, opened.preprocess);
+        Ok(match head {
+            Some(head) => teacher.with_head(head),
+            None => teacher,
+        })
     }
 
-    /// Unit embeddings of images `[batch, 3, size, size]` and tokens `[batch, length]`, in its own preprocessing and ids.
+    /// Unit embeddings of images `[batch, 3, size, size]` and tokens `[batch, length]`, in its own preprocessing and ids;
+    /// row i of both is one pair; with them what `taps` names.
     ///
     /// # Errors
-    /// [`Error::Model`] where the shapes are not the teacher's.
-    pub fn embed(&self, images: &Tensor, tokens: &Tensor) -> Result<Embeddings> {
-        Ok(Embeddings::new(self.embed_images(images)?, self.embed_texts(tokens)?)?)
+    /// [`Error::Model`] where the shapes are not the teacher's, or it has no such states.
+    pub fn embed(&self, view: &ViewTensors, taps: &Taps) -> Result<(Embeddings, TokenStates)> {
+        tch::no_grad(|| match &self.head {
+            Some(head) => cross_modal::enriched(&self.model, head, view, taps),
+            None => {
+                let (pairs, states) = tokens::read(&self.model, view, taps, &mut Tape::off())?;
+                Ok((pairs.normalized(), states))
+            }
+        })
+    }
+
+    /// Fails for a teacher whose embeddings of images depend on their captions.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] with `what` cannot be had of it.
+    pub fn needs_no_pairs(&self, what: &str) -> Result<()> {
+        if self.head.is_none() {
+            return Ok(());
+        }
+        let reason = format!(
+            "it is cross-modal: what it says of an image depends on the caption, so there is no {what}; \
+             name it without a `store`, for losses that compare the pairs of a batch"
+        );
+        Err(Error::recipe("teacher", reason))
     }
 
     /// Unit embeddings of images alone.
     ///
     /// # Errors
-    /// As [`Teacher::embed`].
+    /// As [`Teacher::embed`]; [`Error::Recipe`] where it is cross-modal.
     pub fn embed_images(&self, images: &Tensor) -> Result<Tensor> {
+        self.needs_no_pairs("embedding of an image alone")?;
         tch::no_grad(|| Ok(normalize(&self.model.encode_image(images)?)))
     }
 
     /// Unit embeddings of tokens alone.
     ///
     /// # Errors
-    /// As [`Teacher::embed`].
+    /// As [`Teacher::embed_images`].
     pub fn embed_texts(&self, tokens: &Tensor) -> Result<Tensor> {
+        self.needs_no_pairs("embedding of a text alone")?;
         tch::no_grad(|| Ok(normalize(&self.model.encode_text(tokens)?)))
     }
 
@@ -96,7 +137,7 @@ impl Teacher {
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// The model.
+    /// The model; of a cross-modal teacher the CLIP below its head.
     pub fn model(&self) -> &Clip {
         &self.model
     }

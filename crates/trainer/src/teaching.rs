@@ -80,6 +80,11 @@ impl Teaching {
         self.guides.iter().map(Guide::width).collect()
     }
 
+    /// How the teachers that are in memory read.
+    pub(crate) fn readers(&self) -> impl Iterator<Item = &Reader> {
+        self.readers.iter()
+    }
+
     /// Which augmentations the loader shows.
     pub(crate) fn variants(&self, recipe: &Recipe) -> Option<Variants> {
         match &self.store {

@@ -143,8 +143,12 @@ impl Reader {
 
     /// Whether another model can read the same tensors.
     pub fn reads_the_same(&self, other: &Reader) -> bool {
-        self.preprocess == other.preprocess
-            && self.tokenizer_name == other.tokenizer_name
+        self.preprocess == other.preprocess && self.reads_the_same_texts(other)
+    }
+
+    /// Whether another model makes the same token ids of a text.
+    pub fn reads_the_same_texts(&self, other: &Reader) -> bool {
+        self.tokenizer_name == other.tokenizer_name
             && self.context_length == other.context_length
             && self.cut == other.cut
     }

@@ -10,6 +10,7 @@ use tch::Tensor;
 use crate::activation::Activation;
 use crate::config::{TowerKind, VisionConfig};
 use crate::params::Builder;
+use crate::states::ImageStates;
 use crate::tape::Tape;
 use crate::{Error, Result};
 
@@ -66,6 +67,35 @@ impl ImageTower {
         match &self.kind {
             Kind::Vit(tower) => Ok(tower.forward_masked(images, share, tape)),
             _ => Err(Error::config("vision_cfg", "only a ViT has patches that can be left out (masked)")),
+        }
+    }
+
+    /// Embeddings with patch tokens, and what `blocks` (numbers from 0) give.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the images have another shape; [`Error::Config`] where the tower is no ViT, leaves out
+    /// patches in this pass or has no such block.
+    pub fn states<'a>(
+        &'a self,
+        images: &Tensor,
+        blocks: &[usize],
+        tape: &mut Tape<'a>,
+    ) -> Result<ImageStates> {
+        self.check(images)?;
+        match &self.kind {
+            Kind::Vit(tower) => tower.states(images, blocks, tape),
+            _ => Err(Error::config(
+                "vision_cfg",
+                "only CLIP's ViT gives patch tokens and the outputs of its blocks",
+            )),
+        }
+    }
+
+    /// Number of the blocks that [`ImageTower::states`] counts; `None` where it gives none.
+    pub fn depth(&self) -> Option<usize> {
+        match &self.kind {
+            Kind::Vit(tower) => Some(tower.depth()),
+            _ => None,
         }
     }
 

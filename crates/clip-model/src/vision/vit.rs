@@ -8,6 +8,7 @@ use crate::config::{Layers, VisionConfig, VisionPool};
 use crate::layers::LayerNorm;
 use crate::mode::Mode;
 use crate::params::{Builder, Init};
+use crate::states::{BlockTaps, ImageStates};
 use crate::tape::Tape;
 use crate::{Error, Result};
 
@@ -91,19 +92,51 @@ impl VisionTransformer {
 
     /// Normalised images `[batch, 3, size, size]` to raw embeddings `[batch, embed]`.
     pub fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
-        self.forward_with(images, |tokens| self.patch_dropout.forward(tokens), tape)
+        self.pool(&self.stream(images, |tokens| self.patch_dropout.forward(tokens), tape, |_, _| {}))
     }
 
     /// The same with this share of the patches left out, in training and in evaluation.
     pub fn forward_masked<'a>(&'a self, images: &Tensor, share: f64, tape: &mut Tape<'a>) -> Tensor {
-        self.forward_with(images, |tokens| self.patch_dropout.mask(tokens, share), tape)
+        self.pool(&self.stream(images, |tokens| self.patch_dropout.mask(tokens, share), tape, |_, _| {}))
     }
 
-    fn forward_with<'a>(
+    /// Embeddings, patch tokens, and what `blocks` (numbers from 0) give.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where patches are left out in this pass, so that a place is another patch in each image, or
+    /// where there is no such block.
+    pub fn states<'a>(
+        &'a self,
+        images: &Tensor,
+        blocks: &[usize],
+        tape: &mut Tape<'a>,
+    ) -> Result<ImageStates> {
+        if self.patch_dropout.is_on() {
+            let reason = "patch tokens are those of all patches: set patch_dropout to 0";
+            return Err(Error::config("vision_cfg", reason));
+        }
+        let mut taps = BlockTaps::new(blocks, self.depth(), "image")?;
+        let stream = self.stream(images, |tokens| tokens, tape, |place, xs| taps.see(place, xs));
+        let patches = stream.narrow(1, 1, stream.size()[1] - 1);
+        Ok(ImageStates {
+            embedding: self.pool(&stream),
+            patches: self.ln_post.forward(&patches),
+            blocks: taps.into_states(),
+        })
+    }
+
+    /// Number of blocks.
+    pub fn depth(&self) -> usize {
+        self.transformer.depth()
+    }
+
+    /// The residual stream `[batch, 1 + patches, width]` behind the last block.
+    fn stream<'a>(
         &'a self,
         images: &Tensor,
         drop_patches: impl FnOnce(Tensor) -> Tensor,
         tape: &mut Tape<'a>,
+        visit: impl FnMut(usize, &Tensor),
     ) -> Tensor {
         let (batch, patch, width) = (images.size()[0], self.patch, self.class_embedding.size()[0]);
         let patches = images
@@ -117,7 +150,11 @@ impl VisionTransformer {
             Some(norm) => norm.forward(&tokens),
             None => tokens,
         };
-        let tokens = self.transformer.forward(tokens, tape);
+        self.transformer.visited(tokens, tape, visit)
+    }
+
+    /// The residual stream `[batch, 1 + patches, width]` to raw embeddings `[batch, embed]`.
+    fn pool(&self, tokens: &Tensor) -> Tensor {
         let pooled = match self.pool {
             // Only the class token is used from here on, so only it is normalised.
             VisionPool::Tok => self.ln_post.forward(&tokens.select(1, 0)),
@@ -151,10 +188,11 @@ impl PatchDropout {
 
     /// `[batch, 1 + patches, width]` to `[batch, 1 + kept, width]`.
     fn forward(&self, tokens: Tensor) -> Tensor {
-        if self.share == 0.0 || !self.mode.is_training() {
-            return tokens;
-        }
-        self.keep(tokens, self.share, self.layer)
+        if self.is_on() { self.keep(tokens, self.share, self.layer) } else { tokens }
+    }
+
+    fn is_on(&self) -> bool {
+        self.share > 0.0 && self.mode.is_training()
     }
 
     /// Another draw than the plain pass has in the same step.

@@ -82,6 +82,9 @@ pub fn load_one(path: &Path, run: Option<&str>, over: &Table) -> Result<Recipe> 
     if let Some(other) = recipe.teachers.iter().find_map(|teacher| teacher.run.as_ref()) {
         return fail(format!("its teacher is the run `{other}`: name a model here"));
     }
+    if let Some(other) = &recipe.student.start {
+        return fail(format!("its student starts from the run `{other}`: name a model here"));
+    }
     Ok(recipe)
 }
 
@@ -158,6 +161,13 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
             return Err(Error::recipe(
                 &place,
                 format!("teacher.run = \"{earlier}\" is not an earlier run of this file"),
+            ));
+        }
+        let start = recipe.student.start.as_ref();
+        if let Some(earlier) = start.filter(|name| !resolved.iter().any(|other| other.name == **name)) {
+            return Err(Error::recipe(
+                &place,
+                format!("student.start = \"{earlier}\" is not an earlier run of this file"),
             ));
         }
         resolved.push(recipe);

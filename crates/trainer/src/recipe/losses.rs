@@ -12,6 +12,8 @@ use crate::{Error, Result};
 const MASKED_SHARE: f64 = 0.75;
 /// Anchors where a recipe names no number.
 const ANCHORS: usize = 1024;
+/// Blocks of each tower that `hidden` compares where a recipe names no number; fewer where a tower has fewer.
+const LAYERS: usize = 3;
 
 /// One entry of `losses`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +47,9 @@ pub struct LossConfig {
     /// `anchors`: pairs in the bank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<usize>,
+    /// `hidden`: blocks of each tower that are compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<usize>,
     /// `hinton`: the class list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<Classes>,
@@ -97,6 +102,7 @@ impl LossConfig {
             temperatures: Vec::new(),
             masked: None,
             count: None,
+            layers: None,
             classes: None,
             prompts: None,
             classes_per_step: None,
@@ -131,6 +137,11 @@ impl LossConfig {
         self.count.unwrap_or(ANCHORS)
     }
 
+    /// Blocks of each tower that are compared.
+    pub fn layer_count(&self) -> usize {
+        self.layers.unwrap_or(LAYERS)
+    }
+
     /// What cannot work, if anything.
     pub fn problem(&self, loss: Loss) -> Option<String> {
         let only = |given: bool, owner: Loss, key: &str| {
@@ -148,7 +159,10 @@ impl LossConfig {
         if self.masked.is_some_and(|share| !(share > 0.0 && share < 1.0)) {
             return Some(format!("masked = {} is not between 0 and 1", self.masked_share()));
         }
-        if self.count == Some(0) || self.classes_per_step.is_some_and(|count| count < 2) {
+        if self.count == Some(0)
+            || self.layers == Some(0)
+            || self.classes_per_step.is_some_and(|count| count < 2)
+        {
             return Some("there has to be something to compare with: a larger number".into());
         }
         if loss == Loss::Hinton && self.classes.is_none() {
@@ -156,6 +170,7 @@ impl LossConfig {
         }
         only(self.masked.is_some(), Loss::Mfd, "masked")
             .or_else(|| only(self.count.is_some(), Loss::Anchors, "count"))
+            .or_else(|| only(self.layers.is_some(), Loss::Hidden, "layers"))
             .or_else(|| only(self.classes.is_some(), Loss::Hinton, "classes"))
             .or_else(|| only(self.prompts.is_some(), Loss::Hinton, "prompts"))
             .or_else(|| only(self.classes_per_step.is_some(), Loss::Hinton, "classes_per_step"))
@@ -294,6 +309,8 @@ mod tests {
             ("fd = { weight = 1.0, end = 2.0 }", "schedule"),
             ("fd = { weight = 1.0, masked = 0.5 }", "`masked` belongs to `mfd`"),
             ("mfd = { weight = 1.0, masked = 1.5 }", "masked"),
+            ("fd = { weight = 1.0, layers = 2 }", "`layers` belongs to `hidden`"),
+            ("hidden = { weight = 1.0, layers = 0 }", "larger"),
             ("fd = { weight = 1.0, until = 1.5 }", "between 0.0 and 1.0"),
             ("fd = { weight = 1.0, temperature = 1.0 }", "no temperature"),
             ("hinton = 1.0", "classes"),

@@ -8,6 +8,7 @@ mod validate;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use clip_model::CrossModalConfig;
 use clip_model::folder::Adjust;
 use data_pipeline::image::AugmentConfig;
 use data_pipeline::loader::CaptionChoice;
@@ -39,6 +40,9 @@ pub struct Recipe {
     /// Whom it learns from, if anyone: `[teacher]`, or `[[teacher]]` for several at once.
     #[serde(default, rename = "teacher", with = "teachers::written", skip_serializing_if = "Vec::is_empty")]
     pub teachers: Vec<TeacherConfig>,
+    /// A cross-modal head that is trained in the student's place, which stays as it is (DCLIP's teacher).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cross_modal: Option<CrossModalConfig>,
     /// What it is trained on.
     pub data: Data,
     /// Weights of the terms by name (`clip-distill methods` lists them); 0 leaves one out.
@@ -69,6 +73,9 @@ pub struct Recipe {
 pub struct Student {
     /// A preset, or a model to go on from: a folder, a checkpoint file or `hf-hub:owner/name`.
     pub model: String,
+    /// An earlier run of the same recipe file whose weights it starts from; `model` then says what that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
     /// Side of its images in pixels, where it is to be another than the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_size: Option<i64>,

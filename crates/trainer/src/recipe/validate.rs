@@ -1,6 +1,6 @@
 //! What the types of a recipe cannot rule out.
 
-use kd_losses::term;
+use kd_losses::{Loss, term};
 
 use super::{Recipe, TeacherConfig};
 use crate::{Error, Result};
@@ -43,9 +43,19 @@ impl Recipe {
         if !self.teachers.is_empty() && !terms.iter().any(|term| term.loss.needs_teacher()) {
             return fail("there is a [teacher], but no loss uses it: give one such as `losses.crd = 1.0`, or remove it".into());
         }
+        if let Some(term) = terms.iter().find(|term| self.cross_modal.is_some() && term.loss != Loss::Task) {
+            let name = term.loss.name();
+            return fail(format!("a [cross_modal] head is trained by `task` alone: leave out losses.{name}"));
+        }
         let stored = self.teachers.iter().filter(|teacher| teacher.store.is_some()).count();
         if stored > 0 && self.teachers.len() > 1 {
             return fail("a store holds all its teachers: name it as the only [teacher]".into());
+        }
+        if let Some(term) = terms.iter().find(|term| stored > 0 && term.loss.reads_tokens()) {
+            let name = term.loss.name();
+            return fail(format!(
+                "losses.{name} reads the teacher's tokens, and a store holds embeddings alone: name `model` or `run` without `store`"
+            ));
         }
         for (tower, locked, unlocked) in [
             ("image", self.student.lock_image, self.student.lock_image_unlocked_groups),
