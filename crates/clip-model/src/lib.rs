@@ -21,6 +21,7 @@ pub mod conv;
 pub mod cost;
 pub mod error;
 pub mod folder;
+pub mod inherit;
 pub mod layers;
 pub mod lock;
 pub mod mode;
