@@ -29,6 +29,7 @@ pub mod run;
 mod run_folder;
 pub mod schedule;
 pub mod step;
+mod student;
 pub mod teacher;
 mod teaching;
 mod tensorboard;

@@ -167,6 +167,9 @@ impl Plan {
         let (steps, steps_per_epoch) = steps(recipe, mixture.len())?;
         let config = recipe.student.adjust().apply(&model_config(&recipe.student.model)?)?;
         let student = ModelCost::new(&recipe.student.model, &config)?;
+        if let Some(larger) = inherited(recipe, job)? {
+            clip_model::inherit::check(&config, &larger)?;
+        }
         let named = recipe.teachers.iter().filter(|teacher| teacher.model.is_some() || teacher.run.is_some());
         let teachers = named.map(|teacher| teacher_cost(teacher, job)).collect::<Result<Vec<_>>>()?;
         if recipe.train.warmup_steps > steps {
@@ -205,6 +208,15 @@ impl Plan {
             teachers,
         })
     }
+}
+
+/// The configuration of the model that the student starts as a part of.
+fn inherited(recipe: &Recipe, job: &Job) -> Result<Option<ClipConfig>> {
+    let own = &recipe.student;
+    if let Some(run) = own.inherit_run.as_ref().and_then(|run| job.runs.iter().find(|own| own.name == *run)) {
+        return Ok(Some(run.student.adjust().apply(&model_config(&run.student.model)?)?));
+    }
+    own.inherit.as_deref().map(model_config).transpose()
 }
 
 fn teacher_cost(teacher: &TeacherConfig, job: &Job) -> Result<ModelCost> {

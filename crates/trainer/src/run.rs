@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use clip_model::{PreprocessConfig, Tower, folder, seeded};
+use clip_model::{PreprocessConfig, folder, seeded};
 use data_pipeline::loader::{Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::SkipCounts;
@@ -27,7 +27,7 @@ use crate::step::{MicroBatch, Trainee};
 use crate::teacher::Teacher;
 use crate::teaching::{Models, Teaching, class_list, open_teacher};
 use crate::views::Reader;
-use crate::{Error, Result, plan};
+use crate::{Error, Result, plan, student};
 
 /// The resolved recipe in a run folder.
 pub const RECIPE_FILE: &str = "recipe.toml";
@@ -185,21 +185,9 @@ impl<'a> Session<'a> {
         if recipe.train.threads > 0 {
             tch::set_num_threads(recipe.train.threads);
         }
-        let opened =
-            folder::open_adjusted(&recipe.student.model, device, recipe.seed, &recipe.student.adjust())?;
-        for note in &opened.notes {
-            tracing::info!("student {}: {note}", recipe.student.model);
-        }
+        let saved = checkpoint::newest(&folder.join(CHECKPOINTS))?;
+        let opened = student::open(recipe, models, device, saved.is_none())?;
         let (student, preprocess) = (opened.model, opened.preprocess);
-        let own = &recipe.student;
-        for (tower, locked, unlocked) in [
-            (Tower::Image, own.lock_image, own.lock_image_unlocked_groups),
-            (Tower::Text, own.lock_text, own.lock_text_unlocked_groups),
-        ] {
-            if locked {
-                student.lock(tower, unlocked);
-            }
-        }
         let reader = Reader::new(student.config(), &preprocess, recipe.student.tokenizer.as_deref())?;
         let sources = plan::open_sources(recipe)?;
         let data =
@@ -222,7 +210,7 @@ impl<'a> Session<'a> {
         }
 
         let mut state = State { data, ..State::default() };
-        if let Some((path, saved)) = checkpoint::newest(&folder.join(CHECKPOINTS))? {
+        if let Some((path, saved)) = saved {
             if saved.data != state.data {
                 let reason =
                     format!("the training data changed since (then {:?}, now {:?})", saved.data, state.data);

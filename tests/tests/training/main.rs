@@ -1,5 +1,6 @@
 //! Whole training runs on tiny models: what a run folder holds, stopping and resuming, accumulation, views.
 
+mod inherit;
 mod methods;
 mod recipes;
 mod reinforced;

@@ -5,6 +5,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use super::Recipe;
+use super::stages::{self, Draft};
 use crate::{Error, Result};
 
 /// Files that may extend each other.
@@ -84,12 +85,18 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
     let settings = settings.iter().map(|text| Setting::parse(text)).collect::<Result<Vec<_>>>()?;
     let mut used = vec![false; settings.len()];
     let mut resolved = Vec::<Recipe>::new();
+    let mut drafts = Vec::new();
     for run in runs {
         let mut own = table.clone();
         merge(&mut own, run);
+        drafts.extend(stages::expand(own, origin)?);
+    }
+    for Draft { table: mut own, whole } in drafts {
         let run_name = own.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
         for (setting, used) in settings.iter().zip(&mut used) {
-            *used |= setting.apply(&mut own, &run_name)?;
+            for name in whole.iter().chain([&run_name]) {
+                *used |= setting.apply(&mut own, name)?;
+            }
         }
         let place = if run_name == name { origin.to_string() } else { format!("{origin}, run {run_name}") };
         // Through text, so that the place of what is wrong is known; the line is that of the resolved
@@ -102,11 +109,16 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
         if resolved.iter().any(|other| other.name == recipe.name) {
             return Err(Error::recipe(&place, format!("two runs are called `{}`", recipe.name)));
         }
-        let mut named = recipe.teachers.iter().filter_map(|teacher| teacher.run.as_ref());
-        if let Some(earlier) = named.find(|name| !resolved.iter().any(|other| other.name == **name)) {
+        let teachers =
+            recipe.teachers.iter().filter_map(|teacher| Some(("teacher.run", teacher.run.as_ref()?)));
+        let mut named =
+            teachers.chain(recipe.student.inherit_run.iter().map(|run| ("student.inherit_run", run)));
+        if let Some((key, earlier)) =
+            named.find(|(_, name)| !resolved.iter().any(|other| other.name == **name))
+        {
             return Err(Error::recipe(
                 &place,
-                format!("teacher.run = \"{earlier}\" is not an earlier run of this file"),
+                format!("{key} = \"{earlier}\" is not an earlier run of this file"),
             ));
         }
         resolved.push(recipe);
@@ -161,7 +173,7 @@ fn check_name(name: &str, origin: &str) -> Result<()> {
 }
 
 /// Puts `over` on `base`: tables merge, everything else is replaced.
-fn merge(base: &mut Table, over: Table) {
+pub(super) fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),

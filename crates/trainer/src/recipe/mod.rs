@@ -2,6 +2,7 @@
 
 mod load;
 mod losses;
+mod stages;
 mod teachers;
 mod validate;
 
@@ -22,6 +23,7 @@ pub use teachers::TeacherConfig;
 
 use crate::optimizer::OptimizerConfig;
 use crate::step::TargetRule;
+use crate::teaching::Models;
 use crate::{Error, Result};
 
 /// One run, resolved.
@@ -92,9 +94,21 @@ pub struct Student {
     /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
+    /// A larger model (folder or file) of which the student starts as a part, in place of its own start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inherit: Option<String>,
+    /// The same of an earlier run of the recipe file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inherit_run: Option<String>,
 }
 
 impl Student {
+    /// The model that it starts as a part of, if any.
+    pub fn larger(&self, models: Models<'_>) -> Option<String> {
+        let run = || self.inherit_run.as_deref().map(|run| models(run).display().to_string());
+        self.inherit.clone().or_else(run)
+    }
+
     /// What differs from the model's own configuration.
     pub fn adjust(&self) -> Adjust {
         Adjust { image_size: self.image_size, patch_dropout: self.patch_dropout, drop_path: self.drop_path }

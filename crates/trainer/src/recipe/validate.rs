@@ -57,6 +57,12 @@ impl Recipe {
                 ));
             }
         }
+        if self.student.inherit.is_some() && self.student.inherit_run.is_some() {
+            return fail(
+                "a student inherits from one model: give either student.inherit or student.inherit_run"
+                    .into(),
+            );
+        }
         let train = &self.train;
         if self.data.train.is_empty() {
             return fail("there is no [[data.train]]: name at least one source".into());
