@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 use crate::activation::Activation;
 use crate::block::{BlockConfig, BlockInit, Transformer};
 use crate::config::{TextConfig, TextPool};
+use crate::gates::TowerGates;
 use crate::layers::{LayerNorm, Linear};
 use crate::params::{Builder, Init};
 use crate::tape::Tape;
@@ -19,6 +20,7 @@ pub struct TextTransformer {
     ln_final: LayerNorm,
     projection: Projection,
     config: TextConfig,
+    pub(crate) gates: Option<TowerGates>,
 }
 
 /// What follows the last norm.
@@ -92,6 +94,7 @@ impl TextTransformer {
             )?,
             ln_final: LayerNorm::new(&path.child("ln_final"), width, config.eps())?,
             config: config.clone(),
+            gates: None,
         })
     }
 
@@ -115,9 +118,15 @@ impl TextTransformer {
         let positions = self.positional_embedding.narrow(0, 0, shape[1]);
         // The fallible form: ids outside the vocabulary come from data.
         let embedded = Tensor::f_embedding(&self.token_embedding, tokens, -1, false, false)? + positions; // [batch, length, width]
-        let states = self.transformer.forward(embedded, tape);
+        let gates = self.gates.as_ref();
+        let embedded = match gates {
+            Some(gates) => gates.start(embedded),
+            None => embedded,
+        };
+        let states = self.transformer.forward(embedded, gates, tape);
         // Pooling before the norm normalises one token per text instead of all; the values are the same.
-        let pooled = self.ln_final.forward(&self.pool(&states, tokens)); // [batch, width]
+        let pooled = self.pool(&states, tokens);
+        let pooled = self.ln_final.forward_over(&pooled, gates.and_then(TowerGates::kept)); // [batch, width]
         Ok(match &self.projection {
             Projection::Matrix(matrix) => pooled.matmul(matrix),
             Projection::Affine(layer) => layer.forward(&pooled),

@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod optimizer;
 pub mod plan;
 mod progress;
+pub mod prune;
 pub mod recipe;
 pub mod reinforce;
 pub mod report;

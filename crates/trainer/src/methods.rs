@@ -24,6 +24,7 @@ pub const METHODS: &[Method] = &[
     Method { name: "tinyclip", what: "affinity mimicking", source: "TinyCLIP (Wu et al. 2023)", recipe: "configs/recipes/methods/tinyclip.toml" },
     Method { name: "tinyclip-manual", what: "affinity mimicking, from the leading part of the teacher's weights", source: "TinyCLIP (Wu et al. 2023)", recipe: "configs/recipes/methods/tinyclip-manual.toml" },
     Method { name: "tinyclip-stages", what: "the same in stages, each inheriting from the one before", source: "TinyCLIP (Wu et al. 2023)", recipe: "configs/recipes/methods/tinyclip-stages.toml" },
+    Method { name: "tinyclip-auto", what: "affinity mimicking while learned masks cut the student out of the teacher", source: "TinyCLIP (Wu et al. 2023)", recipe: "configs/recipes/methods/tinyclip-auto.toml" },
     Method { name: "rkd", what: "relative distances and angles within each modality", source: "RKD (Park et al. 2019)", recipe: "configs/recipes/methods/rkd.toml" },
     Method { name: "clip-rd", what: "relations across teacher and student", source: "CLIP-RD", recipe: "configs/recipes/methods/clip-rd.toml" },
     Method { name: "reinforced", what: "stored embeddings of a teacher in place of the teacher", source: "MobileCLIP (Vasu et al. 2024)", recipe: "configs/recipes/methods/reinforced.toml" },

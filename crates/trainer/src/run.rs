@@ -186,7 +186,7 @@ impl<'a> Session<'a> {
             tch::set_num_threads(recipe.train.threads);
         }
         let saved = checkpoint::newest(&folder.join(CHECKPOINTS))?;
-        let opened = student::open(recipe, models, device, saved.is_none())?;
+        let opened = student::open(recipe, models, device, saved.as_ref().map(|(_, state)| state))?;
         let (student, preprocess) = (opened.model, opened.preprocess);
         let reader = Reader::new(student.config(), &preprocess, recipe.student.tokenizer.as_deref())?;
         let sources = plan::open_sources(recipe)?;
@@ -203,6 +203,7 @@ impl<'a> Session<'a> {
         let mut trainee = Trainee::new(student, objective, &recipe.optimizer, recipe.train.ema)?;
         trainee.seed = recipe.seed;
         trainee.grad_checkpointing = recipe.train.grad_checkpointing;
+        trainee.pruner = student::pruner(recipe, &trainee.student, saved.as_ref().map(|(_, s)| s), steps)?;
         trainee.masked_share = recipe.loss(Loss::Mfd).map_or(0.0, LossConfig::masked_share);
         if let Some((names, templates)) = class_list(recipe)? {
             let per_step = recipe.loss(Loss::Hinton).and_then(|config| config.classes_per_step);
@@ -277,7 +278,9 @@ impl<'a> Session<'a> {
                 since = Window::new();
             }
             let every = self.recipe.eval.every_steps;
-            if every > 0 && step.is_multiple_of(every) && step < steps && !self.recipe.eval.sets.is_empty() {
+            // A student under masks is none that could be kept.
+            let whole = self.trainee.pruner.is_none() && !self.recipe.eval.sets.is_empty();
+            if every > 0 && step.is_multiple_of(every) && step < steps && whole {
                 self.evaluate_on_the_way()?;
                 since = Window::new();
             }
@@ -325,6 +328,7 @@ impl<'a> Session<'a> {
         self.state.samples = self.trainee.samples;
         self.state.updates = self.trainee.optimizer.updates();
         self.state.damaged = self.counts();
+        self.state.pruned = student::cut_config(self.recipe, &self.trainee);
         self.saved_step = Some(self.state.step);
         let folder = self.folder.join(CHECKPOINTS);
         checkpoint::save(&folder, &self.trainee, &self.state, &self.recipe.to_toml()?)?;

@@ -9,6 +9,7 @@ use crate::classes::ClassList;
 use crate::ema::Ema;
 use crate::guide::Guide;
 use crate::optimizer::{AdamW, OptimizerConfig};
+use crate::prune::{self, Pruner};
 use crate::{Error, Result};
 
 /// What is trained, with everything that changes from step to step.
@@ -34,6 +35,8 @@ pub struct Trainee {
     pub masked_share: f64,
     /// The classes of soft targets on a class list.
     pub classes: Option<ClassList>,
+    /// The masks of a student that is to be cut, until it is.
+    pub pruner: Option<Pruner>,
 }
 
 /// Which pairs of a batch count as right.
@@ -89,6 +92,8 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// exp(logit scale) that the step used.
     pub logit_scale: f64,
+    /// Sparsity that the masks lead to, where there are some.
+    pub sparsity: Option<f64>,
 }
 
 impl Trainee {
@@ -102,11 +107,8 @@ impl Trainee {
         optimizer: &OptimizerConfig,
         ema: Option<f64>,
     ) -> Result<Self> {
-        let trained = || student.params().iter().filter(|p| p.tensor.requires_grad());
-        let own = || trained().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
-        let learned = objective.parts().map(|(name, t)| (format!("loss.{name}"), t.shallow_clone()));
-        let optimizer = AdamW::new(optimizer, own().chain(learned))?;
-        let ema = ema.map(|decay| Ema::new(decay, own())).transpose()?;
+        let optimizer = AdamW::new(optimizer, trained(&student, &objective))?;
+        let ema = ema.map(|decay| Ema::new(decay, own(&student))).transpose()?;
         Ok(Trainee {
             optimizer,
             ema,
@@ -118,6 +120,7 @@ impl Trainee {
             grad_checkpointing: false,
             masked_share: 0.0,
             classes: None,
+            pruner: None,
         })
     }
 
@@ -138,9 +141,13 @@ impl Trainee {
         // Teachers that no term asks in this step cost nothing.
         let guides = if active.iter().any(|loss| loss.needs_teacher()) { guides } else { &[] };
         self.optimizer.zero_grad();
+        self.pruner.iter_mut().for_each(Pruner::zero_grad);
         for (index, batch) in batches.iter().enumerate() {
             let input = &batch.student;
             self.student.mode().train(self.drop_seed(index));
+            if let Some(pruner) = &mut self.pruner {
+                pruner.put_on(&mut self.student, self.step)?;
+            }
             let mut tape = Tape::new(self.grad_checkpointing);
             let student = Embeddings::new(
                 self.student.encode_image_taped(&input.images, &mut tape)?,
@@ -182,9 +189,17 @@ impl Trainee {
             (&losses.total * share).backward();
             tape.backward(self.student.mode())?;
             self.student.mode().eval();
+            if let Some(pruner) = &mut self.pruner {
+                pruner.take_off(&mut self.student)?;
+            }
 
             report.add(&losses, scale.double_value(&[]), share);
             self.samples += input.images.size()[0] as u64;
+        }
+        if let Some(pruner) = &self.pruner {
+            let penalty = pruner.penalty(self.step)?;
+            (report.loss, report.sparsity) = (report.loss + penalty.value, Some(penalty.sparsity));
+            report.terms.push(("prune", penalty.value, 1.0));
         }
         finite("the loss", report.loss, self.step)?;
         report.grad_norm = self.optimizer.clip_gradients();
@@ -194,7 +209,11 @@ impl Trainee {
         if let Some(ema) = &mut self.ema {
             ema.update();
         }
+        self.pruner.iter_mut().for_each(|pruner| pruner.update(self.step));
         self.step += 1;
+        if let Some(pruner) = self.pruner.take_if(|pruner| pruner.is_due(self.step)) {
+            prune::cut(self, &pruner)?;
+        }
         Ok(report)
     }
 
@@ -217,6 +236,18 @@ impl StepReport {
             *sum += value.double_value(&[]) * share;
         }
     }
+}
+
+/// The student's parameters that are trained.
+fn own(student: &Clip) -> impl Iterator<Item = (String, Tensor)> {
+    let trained = student.params().iter().filter(|p| p.tensor.requires_grad());
+    trained.map(|p| (p.name.clone(), p.tensor.shallow_clone()))
+}
+
+/// All that is trained: the student's parameters, and the losses' under `loss.`.
+pub(crate) fn trained(student: &Clip, objective: &Objective) -> Vec<(String, Tensor)> {
+    let learned = objective.parts().map(|(name, t)| (format!("loss.{name}"), t.shallow_clone()));
+    own(student).chain(learned).collect()
 }
 
 fn finite(what: &'static str, value: f64, step: u64) -> Result<()> {

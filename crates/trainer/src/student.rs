@@ -3,23 +3,34 @@
 use std::path::Path;
 
 use clip_model::folder::{self, Opened};
-use clip_model::{Tower, inherit};
+use clip_model::{Clip, ClipConfig, Tower, inherit};
 use tch::Device;
 
+use crate::checkpoint::State;
+use crate::prune::Pruner;
 use crate::recipe::Recipe;
+use crate::step::Trainee;
 use crate::teaching::Models;
 use crate::{Error, Result};
 
-/// Opens the student. One that `starts` inherits what the recipe names; one that goes on has its weights in a
-/// checkpoint, so that the larger model need not be there any more.
-pub(crate) fn open(recipe: &Recipe, models: Models<'_>, device: Device, starts: bool) -> Result<Opened> {
+/// Opens the student. One that starts inherits what the recipe names; one that goes on from a `saved` state has its
+/// weights in a checkpoint, so that the larger model need not be there any more, and the shape that it was cut to.
+pub(crate) fn open(
+    recipe: &Recipe,
+    models: Models<'_>,
+    device: Device,
+    saved: Option<&State>,
+) -> Result<Opened> {
     let own = &recipe.student;
-    let opened = folder::open_adjusted(&own.model, device, recipe.seed, &own.adjust())?;
+    let mut opened = folder::open_adjusted(&own.model, device, recipe.seed, &own.adjust())?;
     for note in &opened.notes {
         tracing::info!("student {}: {note}", own.model);
     }
-    if let Some(larger) = own.larger(models).filter(|_| starts) {
+    if let Some(larger) = own.larger(models).filter(|_| saved.is_none()) {
         inherit_from(&larger, own.inherit_run.as_deref(), &opened)?;
+    }
+    if let Some(config) = saved.and_then(|state| state.pruned.as_ref()) {
+        opened.model = Clip::new(config, device, recipe.seed)?;
     }
     for (tower, locked, unlocked) in [
         (Tower::Image, own.lock_image, own.lock_image_unlocked_groups),
@@ -30,6 +41,29 @@ pub(crate) fn open(recipe: &Recipe, models: Models<'_>, device: Device, starts: 
         }
     }
     Ok(opened)
+}
+
+/// The masks of a run that prunes and has not cut yet.
+pub(crate) fn pruner(
+    recipe: &Recipe,
+    student: &Clip,
+    saved: Option<&State>,
+    steps: u64,
+) -> Result<Option<Pruner>> {
+    let Some(config) = recipe.prune.as_ref() else { return Ok(None) };
+    if let Some(problem) = config.too_late(steps) {
+        return Err(Error::recipe(&recipe.name, problem));
+    }
+    if saved.is_some_and(|state| state.pruned.is_some()) {
+        return Ok(None);
+    }
+    Pruner::new(config, student.config(), student.device()).map(Some)
+}
+
+/// The student's configuration where it has been cut.
+pub(crate) fn cut_config(recipe: &Recipe, trainee: &Trainee) -> Option<ClipConfig> {
+    let cut = recipe.prune.is_some() && trainee.pruner.is_none();
+    cut.then(|| trainee.student.config().clone())
 }
 
 fn inherit_from(larger: &str, run: Option<&str>, student: &Opened) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod inherit;
 mod methods;
+mod prune;
 mod recipes;
 mod reinforced;
 mod resume;

@@ -9,6 +9,7 @@ use tch::Tensor;
 
 use crate::activation::Activation;
 use crate::config::{TowerKind, VisionConfig};
+use crate::gates::TowerGates;
 use crate::params::Builder;
 use crate::tape::Tape;
 use crate::{Error, Result};
@@ -67,6 +68,19 @@ impl ImageTower {
             Kind::Vit(tower) => Ok(tower.forward_masked(images, share, tape)),
             _ => Err(Error::config("vision_cfg", "only a ViT has patches that can be left out (masked)")),
         }
+    }
+
+    /// Puts gates on, or takes them off.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the tower is no ViT.
+    pub(crate) fn set_gates(&mut self, gates: Option<TowerGates>) -> Result<()> {
+        match (&mut self.kind, gates) {
+            (Kind::Vit(tower), gates) => tower.gates = gates,
+            (_, None) => {}
+            (_, Some(_)) => return Err(Error::config("vision_cfg", "only ViT image towers have gates")),
+        }
+        Ok(())
     }
 
     fn check(&self, images: &Tensor) -> Result<()> {

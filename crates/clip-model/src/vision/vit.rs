@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 use crate::activation::Activation;
 use crate::block::{BlockConfig, BlockInit, Transformer};
 use crate::config::{Layers, VisionConfig, VisionPool};
+use crate::gates::TowerGates;
 use crate::layers::LayerNorm;
 use crate::mode::Mode;
 use crate::params::{Builder, Init};
@@ -25,6 +26,7 @@ pub struct VisionTransformer {
     patch: i64,
     pool: VisionPool,
     ln_after_pool: bool,
+    pub(crate) gates: Option<TowerGates>,
 }
 
 impl VisionTransformer {
@@ -86,6 +88,7 @@ impl VisionTransformer {
             patch,
             pool: config.pool_type,
             ln_after_pool: config.final_ln_after_pool,
+            gates: None,
         })
     }
 
@@ -113,22 +116,25 @@ impl VisionTransformer {
         let class = self.class_embedding.view([1, 1, width]).expand([batch, 1, width], false);
         let tokens = Tensor::cat(&[class, patches], 1) + &self.positional_embedding; // [batch, 1 + grid², width]
         let tokens = drop_patches(tokens);
+        let gates = self.gates.as_ref();
+        let kept = gates.and_then(TowerGates::kept);
         let tokens = match &self.ln_pre {
-            Some(norm) => norm.forward(&tokens),
+            Some(norm) => norm.forward_over(&tokens, kept),
             None => tokens,
         };
-        let tokens = self.transformer.forward(tokens, tape);
+        let tokens = match gates {
+            Some(gates) => gates.start(tokens),
+            None => tokens,
+        };
+        let tokens = self.transformer.forward(tokens, gates, tape);
+        let post = |xs: &Tensor| self.ln_post.forward_over(xs, kept);
         let pooled = match self.pool {
             // Only the class token is used from here on, so only it is normalised.
-            VisionPool::Tok => self.ln_post.forward(&tokens.select(1, 0)),
+            VisionPool::Tok => post(&tokens.select(1, 0)),
             VisionPool::Avg => {
                 let patches = tokens.narrow(1, 1, tokens.size()[1] - 1);
                 let mean = |xs: &Tensor| xs.mean_dim(1, false, None::<Kind>);
-                if self.ln_after_pool {
-                    self.ln_post.forward(&mean(&patches))
-                } else {
-                    mean(&self.ln_post.forward(&patches))
-                }
+                if self.ln_after_pool { post(&mean(&patches)) } else { mean(&post(&patches)) }
             }
         }; // [batch, width]
         pooled.matmul(&self.proj)

@@ -2,6 +2,7 @@
 
 mod load;
 mod losses;
+mod prune;
 mod stages;
 mod teachers;
 mod validate;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use load::{Job, load, parse};
 pub use losses::{Classes, LossConfig, When};
+pub use prune::PruneConfig;
 pub use teachers::TeacherConfig;
 
 use crate::optimizer::OptimizerConfig;
@@ -51,6 +53,9 @@ pub struct Recipe {
     /// AdamW.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
+    /// Learned masks that make the student smaller on the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune: Option<PruneConfig>,
     /// Length and shape of the run.
     pub train: Train,
     /// When to save.

@@ -63,6 +63,14 @@ impl Recipe {
                     .into(),
             );
         }
+        if let Some(prune) = &self.prune {
+            if self.student.lock_image || self.student.lock_text {
+                return fail("[prune] changes both towers: neither can be locked".into());
+            }
+            if let Some(problem) = prune.problem(&self.train) {
+                return fail(problem);
+            }
+        }
         let train = &self.train;
         if self.data.train.is_empty() {
             return fail("there is no [[data.train]]: name at least one source".into());
