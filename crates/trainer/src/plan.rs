@@ -216,7 +216,9 @@ fn inherited(recipe: &Recipe, job: &Job) -> Result<Option<ClipConfig>> {
     if let Some(run) = own.inherit_run.as_ref().and_then(|run| job.runs.iter().find(|own| own.name == *run)) {
         return Ok(Some(run.student.adjust().apply(&model_config(&run.student.model)?)?));
     }
-    own.inherit.as_deref().map(model_config).transpose()
+    // One that is not on this machine is checked when the run starts.
+    let here = own.inherit.as_deref().filter(|larger| Path::new(larger).exists());
+    here.map(model_config).transpose()
 }
 
 fn teacher_cost(teacher: &TeacherConfig, job: &Job) -> Result<ModelCost> {

@@ -261,3 +261,17 @@ fn what_does_not_fit_is_named() {
     assert!(refused.contains("mlp.c_fc.weight` is [128, 16]"), "{refused}");
     assert!(student.params().get("logit_scale").unwrap().equal(&before));
 }
+
+#[test]
+fn published_students_fit_their_teachers() {
+    for (student, teacher) in [
+        ("TinyCLIP-ViT-40M-32-Text-19M", "ViT-B-32"),
+        ("TinyCLIP-ViT-39M-16-Text-19M", "ViT-B-16"),
+        ("TinyCLIP-ViT-8M-16-Text-3M", "ViT-B-16"),
+        ("TinyCLIP-ResNet-30M-Text-29M", "RN50"),
+        ("TinyCLIP-ResNet-19M-Text-19M", "RN50"),
+    ] {
+        let get = |name: &str| crate::presets::get(name).unwrap();
+        check(&get(student), &get(teacher)).unwrap_or_else(|e| panic!("{student}: {e}"));
+    }
+}

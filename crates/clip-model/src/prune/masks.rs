@@ -66,10 +66,11 @@ impl Masks {
         towers.flat_map(|tower| Part::ALL.map(|part| tower.entry(part))).collect()
     }
 
-    /// Gates for one training pass, drawn by the mode's seed, and what is needed to send their gradient back.
+    /// Gates for one training pass, drawn by the mode's seed, and what is needed to send their gradient back. Where
+    /// no hidden channel is drawn, the one of the highest score stands in.
     ///
     /// # Errors
-    /// [`Error::Config`] where no hidden channel is left.
+    /// [`Error::Torch`] where memory runs out.
     pub fn draw(&self, mode: &Mode) -> Result<(Gates, Drawn)> {
         let mut rows = Vec::new();
         let mut tower = |own: &TowerMasks| {
@@ -79,7 +80,9 @@ impl Masks {
                 let uniform =
                     Tensor::from_slice(&mode.uniform(key, scores.numel())).to_device(scores.device());
                 // A leaf, so that a pass that is computed again adds to one gradient.
-                let gate = concrete::sample(&scores.detach(), &uniform).set_requires_grad(true);
+                let gate = concrete::sample(&scores.detach(), &uniform);
+                let gate = if part == Part::Hidden { with_one(gate, scores) } else { gate };
+                let gate = gate.set_requires_grad(true);
                 rows.push((uniform, gate.shallow_clone()));
                 gate
             });
@@ -188,6 +191,14 @@ impl TowerMasks {
         }
         Ok(rows)
     }
+}
+
+/// The gates with that of the highest score open, where all are closed.
+fn with_one(gates: Tensor, scores: &Tensor) -> Tensor {
+    let closed = gates.max().le(0.0);
+    let highest = scores.detach().argmax(0, false);
+    let one = gates.zeros_like().scatter_value(0, &highest.view([1]), 1.0);
+    gates + one * closed
 }
 
 /// The values of one row: as many zeros as are expected, where the scores are smallest (the first of equal ones).

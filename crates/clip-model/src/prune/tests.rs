@@ -261,6 +261,8 @@ fn what_is_decided_is_what_was_expected() {
 fn whatever_the_scores_something_is_left_and_the_rest_goes() {
     let config = config("", "", "");
     let masks = masks(&config, -60.0);
+    let (drawn, _) = masks.draw(model(&config).mode()).unwrap();
+    assert_eq!(drawn.text.values(Part::Hidden).sum(Kind::Double).double_value(&[]), 1.0);
     let hard = masks.harden().unwrap();
     let mut clip = model(&config);
     clip.set_gates(Some(hard.gates(&config, Device::Cpu).unwrap())).unwrap();
