@@ -165,8 +165,9 @@ impl Plan {
         let sources = opened.iter().map(|(s, weight)| (s.name().to_string(), s.len(), *weight)).collect();
         let mixture = Mixture::new(opened)?;
         let (steps, steps_per_epoch) = steps(recipe, mixture.len())?;
-        let config = recipe.student.adjust().apply(&model_config(&recipe.student.model)?)?;
-        let student = ModelCost::new(&recipe.student.model, &config)?;
+        let config = student_config(recipe, job)?;
+        let origin = recipe.student.run.as_ref().unwrap_or(&recipe.student.model);
+        let student = ModelCost::new(origin, &config)?;
         if let Some(larger) = inherited(recipe, job)? {
             clip_model::inherit::check(&config, &larger)?;
         }
@@ -210,11 +211,23 @@ impl Plan {
     }
 }
 
+/// The student's configuration; one that an earlier run cuts counts as uncut.
+fn student_config(recipe: &Recipe, job: &Job) -> Result<ClipConfig> {
+    let own = &recipe.student;
+    // Only earlier runs can be named, so this ends.
+    let earlier = own.run.as_ref().and_then(|run| job.runs.iter().find(|other| other.name == *run));
+    let config = match earlier {
+        Some(run) => student_config(run, job)?,
+        None => model_config(&own.model)?,
+    };
+    Ok(own.adjust().apply(&config)?)
+}
+
 /// The configuration of the model that the student starts as a part of.
 fn inherited(recipe: &Recipe, job: &Job) -> Result<Option<ClipConfig>> {
     let own = &recipe.student;
     if let Some(run) = own.inherit_run.as_ref().and_then(|run| job.runs.iter().find(|own| own.name == *run)) {
-        return Ok(Some(run.student.adjust().apply(&model_config(&run.student.model)?)?));
+        return student_config(run, job).map(Some);
     }
     // One that is not on this machine is checked when the run starts.
     let here = own.inherit.as_deref().filter(|larger| Path::new(larger).exists());
@@ -223,7 +236,7 @@ fn inherited(recipe: &Recipe, job: &Job) -> Result<Option<ClipConfig>> {
 
 fn teacher_cost(teacher: &TeacherConfig, job: &Job) -> Result<ModelCost> {
     if let Some(run) = teacher.run.as_ref().and_then(|run| job.runs.iter().find(|own| own.name == *run)) {
-        let config = run.student.adjust().apply(&model_config(&run.student.model)?)?;
+        let config = student_config(run, job)?;
         return ModelCost::new(&run.name, &config);
     }
     let name = teacher.model.as_deref().unwrap_or_default();

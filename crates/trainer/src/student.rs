@@ -22,9 +22,13 @@ pub(crate) fn open(
     saved: Option<&State>,
 ) -> Result<Opened> {
     let own = &recipe.student;
-    let mut opened = folder::open_adjusted(&own.model, device, recipe.seed, &own.adjust())?;
+    let origin = own.origin(models);
+    if let Some(run) = own.run.as_deref().filter(|_| !Path::new(&origin).exists()) {
+        return Err(no_model_yet(run, &origin));
+    }
+    let mut opened = folder::open_adjusted(&origin, device, recipe.seed, &own.adjust())?;
     for note in &opened.notes {
-        tracing::info!("student {}: {note}", own.model);
+        tracing::info!("student {origin}: {note}");
     }
     if let Some(larger) = own.larger(models).filter(|_| saved.is_none()) {
         inherit_from(&larger, own.inherit_run.as_deref(), &opened)?;
@@ -66,9 +70,13 @@ pub(crate) fn cut_config(recipe: &Recipe, trainee: &Trainee) -> Option<ClipConfi
     cut.then(|| trainee.student.config().clone())
 }
 
+fn no_model_yet(run: &str, folder: &str) -> Error {
+    Error::recipe("student", format!("the run `{run}` has no model yet ({folder})"))
+}
+
 fn inherit_from(larger: &str, run: Option<&str>, student: &Opened) -> Result<()> {
     if let Some(run) = run.filter(|_| !Path::new(larger).exists()) {
-        return Err(Error::recipe("student", format!("the run `{run}` has no model yet ({larger})")));
+        return Err(no_model_yet(run, larger));
     }
     let opened = folder::open(larger, Device::Cpu, 0)?;
     if !opened.has_weights {

@@ -9,6 +9,7 @@ use clip_model::ClipConfig;
 use clip_model::folder::FolderConfig;
 use clip_model::weights::read_safetensors;
 use serde_json::Value;
+use trainer::job::{JobOutcome, run_job};
 use trainer::recipe::parse;
 use trainer::run::{Options, Outcome, run};
 
@@ -119,6 +120,30 @@ fn stopped_before_at_and_after_the_cut_equals_unbroken() {
         in_blocks(whole.join("checkpoints/step-00000008/model.safetensors")),
     );
     assert!(after * 10 < before * 9, "{after} of {before}");
+}
+
+#[test]
+fn stages_that_prune_go_on_with_what_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let student = tiny::model(folder.path(), "student", &config(), 1);
+    let text = recipe(&student, 12, "warmup_steps = 4, at_step = 8").replace("lr = 0.15", "lr = 1.8")
+        + "[[stages]]\n[[stages]]\ntrain.steps = 14\nprune.sparsity = 0.3\n";
+    let job = parse(&text, &[], "test").unwrap();
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    let stop = AtomicBool::new(false);
+    let make = |out: &Path, stop_after| {
+        let options = Options { stop: &stop, stop_after, resume: true, progress: false, version: "test" };
+        run_job(&job, out, &options).unwrap()
+    };
+    make(&whole, None);
+    assert_eq!(make(&broken, Some(13)), JobOutcome::Stopped { run: "tiny-2".into(), step: 13 });
+    make(&broken, None);
+    let file = |out: &Path, run: &str| out.join(run).join("model/open_clip_model.safetensors");
+    let bytes = |out: &Path| fs::read(file(out, "tiny-2")).unwrap();
+    assert!(bytes(&whole) == bytes(&broken));
+    let sizes = ["tiny-1", "tiny-2"].map(|run| in_blocks(file(&whole, run)));
+    let all = in_blocks(student.join("open_clip_model.safetensors"));
+    assert!(sizes[0] < all && sizes[1] < sizes[0], "{all} to {sizes:?}");
 }
 
 #[test]

@@ -109,17 +109,10 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
         if resolved.iter().any(|other| other.name == recipe.name) {
             return Err(Error::recipe(&place, format!("two runs are called `{}`", recipe.name)));
         }
-        let teachers =
-            recipe.teachers.iter().filter_map(|teacher| Some(("teacher.run", teacher.run.as_ref()?)));
-        let mut named =
-            teachers.chain(recipe.student.inherit_run.iter().map(|run| ("student.inherit_run", run)));
-        if let Some((key, earlier)) =
-            named.find(|(_, name)| !resolved.iter().any(|other| other.name == **name))
-        {
-            return Err(Error::recipe(
-                &place,
-                format!("{key} = \"{earlier}\" is not an earlier run of this file"),
-            ));
+        let missing = |run: &str| !resolved.iter().any(|other| other.name == run);
+        if let Some((key, earlier)) = named_runs(&recipe).into_iter().find(|(_, run)| missing(run)) {
+            let reason = format!("{key} = \"{earlier}\" is not an earlier run of this file");
+            return Err(Error::recipe(&place, reason));
         }
         resolved.push(recipe);
     }
@@ -129,6 +122,14 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
         return Err(Error::recipe("--set", format!("`{text}` names no run of this file ({known})")));
     }
     Ok(Job { name, runs: resolved })
+}
+
+/// The runs that a recipe builds on, with the settings that name them.
+fn named_runs(recipe: &Recipe) -> Vec<(&'static str, &String)> {
+    let own = &recipe.student;
+    let students = [("student.inherit_run", &own.inherit_run), ("student.run", &own.run)];
+    let teachers = recipe.teachers.iter().map(|teacher| ("teacher.run", &teacher.run));
+    teachers.chain(students).filter_map(|(key, run)| Some((key, run.as_ref()?))).collect()
 }
 
 /// Line and reason of a file that is no TOML.

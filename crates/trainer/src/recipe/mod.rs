@@ -74,7 +74,11 @@ pub struct Recipe {
 #[serde(deny_unknown_fields)]
 pub struct Student {
     /// A preset, or a model folder to go on from.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub model: String,
+    /// An earlier run of the recipe file whose model, of whatever shape it came to, is gone on with in place of `model`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
     /// Side of its images in pixels, where it is to be another than the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_size: Option<i64>,
@@ -108,6 +112,11 @@ pub struct Student {
 }
 
 impl Student {
+    /// The preset or folder that it is opened from.
+    pub fn origin(&self, models: Models<'_>) -> String {
+        self.run.as_deref().map_or_else(|| self.model.clone(), |run| models(run).display().to_string())
+    }
+
     /// The model that it starts as a part of, if any.
     pub fn larger(&self, models: Models<'_>) -> Option<String> {
         let run = || self.inherit_run.as_deref().map(|run| models(run).display().to_string());

@@ -16,7 +16,8 @@ pub(super) struct Draft {
 /// Replaces a run that has stages by one run for each, `NAME-1`, `NAME-2`, …; another run stays as it is.
 ///
 /// A stage's table lies over the run's. From the second stage on the student inherits from the stage before, unless
-/// the stage itself names another model; the run's own `student.inherit` is for the first. What a stage says of its
+/// the stage itself names another model; the run's own `student.inherit` is for the first. After a stage that prunes,
+/// one that names no student goes on with what is left, since no preset has that shape. What a stage says of its
 /// length replaces the run's length, be it in steps or in epochs.
 pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
     let fail = |reason: &str| Err(Error::recipe(origin, reason));
@@ -30,6 +31,7 @@ pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
     };
     let name = run.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
     let mut drafts = Vec::with_capacity(stages.len());
+    let mut pruned = false;
     for (index, stage) in stages.into_iter().enumerate() {
         let Value::Table(stage) = stage else {
             return fail("`stages` is not a list of tables: write [[stages]]");
@@ -46,20 +48,26 @@ pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
         if let (Some(_), Some(train)) = (own_length, table.get_mut("train").and_then(Value::as_table_mut)) {
             forget(train, &LENGTHS);
         }
+        let own_student =
+            stage.get("student").and_then(Value::as_table).is_some_and(|own| own.contains_key("model"));
         merge(&mut table, stage);
         if index > 0 {
             let student = table.entry("student").or_insert_with(|| Table::new().into());
             if let Some(student) = student.as_table_mut().filter(|student| !has_any(student, &INHERITED)) {
-                student.insert("inherit_run".into(), format!("{name}-{index}").into());
+                let goes_on = pruned && !own_student;
+                let key = if goes_on { "run" } else { "inherit_run" };
+                forget(student, if goes_on { &["model"] } else { &[] });
+                student.insert(key.into(), format!("{name}-{index}").into());
             }
         }
+        pruned = table.contains_key("prune");
         table.insert("name".into(), format!("{name}-{}", index + 1).into());
         drafts.push(Draft { table, whole: Some(name.clone()) });
     }
     Ok(drafts)
 }
 
-const INHERITED: [&str; 2] = ["inherit", "inherit_run"];
+const INHERITED: [&str; 3] = ["inherit", "inherit_run", "run"];
 const LENGTHS: [&str; 2] = ["steps", "epochs"];
 
 fn has_any(table: &Table, keys: &[&str]) -> bool {
@@ -131,6 +139,30 @@ mod tests {
         let names = job.runs.iter().map(|run| run.name.as_str()).collect::<Vec<_>>();
         assert_eq!(names, ["teacher", "student-1", "student-2"]);
         assert!(job.runs[1].teachers.is_empty() && job.runs[2].teachers.len() == 1);
+    }
+
+    #[test]
+    fn after_a_stage_that_prunes_the_next_goes_on_with_what_is_left() {
+        let stages = "
+            prune = { sparsity = 0.25, warmup_steps = 1, at_step = 2 }
+            [[stages]]
+            [[stages]]
+            [[stages]]
+            student.model = 'ViT-micro-32px'
+        ";
+        let (base, data) = BASE.split_once("[[data.train]]").unwrap();
+        let text = format!("{base}{stages}[[data.train]]{data}");
+        let job = parse(&text, &[], "test").unwrap();
+        let of = |run: usize| {
+            let own = &job.runs[run].student;
+            (own.model.as_str(), own.run.as_deref(), own.inherit_run.as_deref())
+        };
+        assert_eq!(of(0), ("ViT-small-32px", None, None));
+        assert_eq!(of(1), ("", Some("thin-1"), None));
+        assert_eq!(of(2), ("ViT-micro-32px", None, Some("thin-2")));
+        assert_eq!(job.runs[1].student.inherit, None);
+        let neither = text.replace("student.model = \"ViT-small-32px\"", "");
+        assert!(parse(&neither, &[], "test").unwrap_err().to_string().contains("either `model` or `run`"));
     }
 
     #[test]

@@ -57,6 +57,9 @@ impl Recipe {
                 ));
             }
         }
+        if self.student.model.is_empty() == self.student.run.is_none() {
+            return fail("[student] needs either `model` or `run`".into());
+        }
         if self.student.inherit.is_some() && self.student.inherit_run.is_some() {
             return fail(
                 "a student inherits from one model: give either student.inherit or student.inherit_run"
