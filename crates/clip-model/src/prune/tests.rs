@@ -311,3 +311,28 @@ fn what_has_no_gates_is_refused() {
     let hard = masks(&other, 1.0).harden().unwrap();
     assert!(Cut::new(clip.config(), &hard).unwrap_err().to_string().contains("mlp"));
 }
+
+#[test]
+fn a_branch_without_heads_or_channels_goes_whole() {
+    let config = config("", "", "");
+    let masks = masks(&config, 60.0);
+    tch::no_grad(|| {
+        for (name, scores) in masks.named() {
+            // The middle one of three blocks.
+            let each = scores.numel() as i64 / 3;
+            if name.ends_with(".heads") || name.ends_with(".mlp") {
+                let _ = scores.narrow(0, each, each).fill_(-60.0);
+            }
+        }
+    });
+    let hard = masks.harden().unwrap();
+    assert_eq!(hard.image[Part::Attention as usize].iter().filter(|value| **value == 0.0).count(), 1);
+    let mut clip = model(&config);
+    clip.set_gates(Some(hard.gates(&config, Device::Cpu).unwrap())).unwrap();
+    let cut = Cut::new(&config, &hard).unwrap().apply(&clip).unwrap();
+    let gone = PrunedBlock { heads: 0, mlp_width: 0 };
+    assert_eq!(cut.config().text_cfg.blocks.as_ref().unwrap()[1], gone);
+    for (found, expected) in outputs(&cut).iter().zip(&outputs(&clip)) {
+        assert!(difference(found, expected) < 1e-4);
+    }
+}
