@@ -67,6 +67,15 @@ impl Attention {
 
     /// The same with a summand `[batch or 1, heads, seq, seq]` on the scaled products.
     pub fn masked(&self, xs: &Tensor, bias: Option<&Tensor>) -> Tensor {
+        self.mix(xs, bias, None)
+    }
+
+    /// The same with a factor on what each head gives (`[heads]`).
+    pub fn gated(&self, xs: &Tensor, gates: &Tensor) -> Tensor {
+        self.mix(xs, None, Some(gates))
+    }
+
+    fn mix(&self, xs: &Tensor, bias: Option<&Tensor>, gates: Option<&Tensor>) -> Tensor {
         let (batch, seq) = (xs.size()[0], xs.size()[1]);
         let AttentionConfig { heads, head_width, causal, .. } = self.config;
         let qkv = xs
@@ -76,6 +85,10 @@ impl Attention {
         let (query, key, value) = (qkv.select(0, 0), qkv.select(0, 1), qkv.select(0, 2));
         let mixed =
             Tensor::scaled_dot_product_attention(&query, &key, &value, bias, 0.0, causal, None, false);
+        let mixed = match gates {
+            Some(gates) => mixed * gates.view([1, heads, 1, 1]),
+            None => mixed,
+        };
         self.out_proj.forward(&mixed.transpose(1, 2).reshape([batch, seq, heads * head_width]))
     }
 }

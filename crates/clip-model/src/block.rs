@@ -6,6 +6,7 @@ use crate::Result;
 use crate::activation::Activation;
 use crate::attention::{Attention, AttentionConfig};
 use crate::config::PrunedBlock;
+use crate::gates::{Part, TowerGates};
 use crate::layers::{CLIP_MLP, DropPath, LayerNorm, LayerScale, Mlp, MlpNames, TIMM_MLP};
 use crate::params::{Builder, Init};
 use crate::tape::Tape;
@@ -82,6 +83,22 @@ impl<T> Branch<T> {
         };
         xs + self.drop_path.forward(mixed)
     }
+
+    /// The same under gates: the norm sees the `kept` channels, and the branch has a factor per channel.
+    fn add_gated(
+        &self,
+        xs: &Tensor,
+        kept: Option<&Tensor>,
+        factors: &Tensor,
+        forward: impl Fn(&T, &Tensor) -> Tensor,
+    ) -> Tensor {
+        let mixed = forward(&self.layer, &self.norm.forward_over(xs, kept));
+        let mixed = match &self.scale {
+            Some(scale) => scale.forward(mixed),
+            None => mixed,
+        };
+        xs + self.drop_path.forward(mixed * factors)
+    }
 }
 
 impl ResidualAttentionBlock {
@@ -145,6 +162,27 @@ impl ResidualAttentionBlock {
             None => xs,
         }
     }
+
+    /// The same under the gates of its tower, in which it is this block.
+    pub fn gated(&self, xs: &Tensor, gates: &TowerGates, layer: usize) -> Tensor {
+        let kept = gates.kept();
+        let xs = match &self.attention {
+            Some(branch) => {
+                let own = gates.of(Part::Heads, layer);
+                let factors = gates.branch(Part::Attention, layer);
+                branch.add_gated(xs, kept, &factors, |attention, xs| attention.gated(xs, &own))
+            }
+            None => xs.shallow_clone(),
+        };
+        match &self.mlp {
+            Some(branch) => {
+                let own = gates.of(Part::Mlp, layer);
+                let factors = gates.branch(Part::WholeMlp, layer);
+                branch.add_gated(&xs, kept, &factors, |mlp, xs| mlp.gated(xs, &own))
+            }
+            None => xs,
+        }
+    }
 }
 
 /// A stack of blocks, named `resblocks.0`, `resblocks.1`, ….
@@ -174,21 +212,21 @@ impl Transformer {
         Ok(Transformer { resblocks })
     }
 
-    /// `[batch, seq, width]` in and out.
-    pub fn forward<'a>(&'a self, xs: Tensor, tape: &mut Tape<'a>) -> Tensor {
-        self.visited(xs, tape, |_, _| {})
-    }
-
-    /// The same; `visit` sees the number of each block with what it gives.
+    /// `[batch, seq, width]` in and out, under gates where there are some; `visit` sees the number of each block with
+    /// what it gives.
     pub fn visited<'a>(
         &'a self,
         xs: Tensor,
+        gates: Option<&'a TowerGates>,
         tape: &mut Tape<'a>,
         mut visit: impl FnMut(usize, &Tensor),
     ) -> Tensor {
-        self.resblocks.iter().enumerate().fold(xs, |xs, (place, block)| {
-            let xs = tape.run(xs, |xs| block.forward(xs));
-            visit(place, &xs);
+        self.resblocks.iter().enumerate().fold(xs, |xs, (layer, block)| {
+            let xs = match gates {
+                Some(gates) => tape.run(xs, move |xs| block.gated(xs, gates, layer)),
+                None => tape.run(xs, |xs| block.forward(xs)),
+            };
+            visit(layer, &xs);
             xs
         })
     }

@@ -2,6 +2,7 @@
 
 use tch::{Device, Tensor};
 
+use crate::gates::Gates;
 use crate::mode::Mode;
 use crate::params::{Builder, Init, Params, Store};
 use crate::tape::Tape;
@@ -120,6 +121,20 @@ impl Clip {
     /// As [`Clip::encode_text`].
     pub fn encode_text_taped<'a>(&'a self, tokens: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
         self.text.forward(tokens, tape)
+    }
+
+    /// Puts gates on both towers, or takes them off: what follows is the model under these gates.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] where they are those of a model of another shape.
+    pub fn set_gates(&mut self, gates: Option<Gates>) -> Result<()> {
+        if let Some(gates) = &gates {
+            gates.check(&self.config)?;
+        }
+        let (image, text) = gates.map_or((None, None), |gates| (Some(gates.image), Some(gates.text)));
+        self.visual.set_gates(image)?;
+        self.text.gates = text;
+        Ok(())
     }
 
     /// Makes the logit scale at least 0 and at most ln(100), as CLIP does after every step.

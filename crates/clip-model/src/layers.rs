@@ -56,6 +56,15 @@ impl LayerNorm {
     pub fn forward(&self, xs: &Tensor) -> Tensor {
         xs.layer_norm([self.width], Some(&self.weight), Some(&self.bias), self.eps, true)
     }
+
+    /// The same where only the channels at these places count: statistics are taken over them, and the others are 0.
+    pub fn forward_over(&self, xs: &Tensor, kept: Option<&Tensor>) -> Tensor {
+        let Some(kept) = kept else { return self.forward(xs) };
+        let [weight, bias] = [&self.weight, &self.bias].map(|row| row.index_select(0, kept));
+        let count = [kept.numel() as i64];
+        let normed = xs.index_select(-1, kept).layer_norm(count, Some(&weight), Some(&bias), self.eps, true);
+        Tensor::zeros(xs.size(), (normed.kind(), xs.device())).index_copy(-1, kept, &normed)
+    }
 }
 
 /// What the two matrices of an [`Mlp`] are called, and how they start.
@@ -100,6 +109,11 @@ impl Mlp {
     /// Same shape in and out.
     pub fn forward(&self, xs: &Tensor) -> Tensor {
         self.proj.forward(&self.activation.forward(self.fc.forward(xs)))
+    }
+
+    /// The same with a factor on each inner channel (`[inner]`).
+    pub fn gated(&self, xs: &Tensor, gates: &Tensor) -> Tensor {
+        self.proj.forward(&(self.activation.forward(self.fc.forward(xs)) * gates))
     }
 }
 

@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 use crate::activation::Activation;
 use crate::block::{BlockConfig, BlockInit, Transformer};
 use crate::config::{TextConfig, TextPool};
+use crate::gates::TowerGates;
 use crate::layers::{LayerNorm, Linear};
 use crate::params::{Builder, Init};
 use crate::states::{BlockTaps, TextStates};
@@ -20,6 +21,7 @@ pub struct TextTransformer {
     ln_final: LayerNorm,
     projection: Projection,
     config: TextConfig,
+    pub(crate) gates: Option<TowerGates>,
 }
 
 /// What follows the last norm.
@@ -93,6 +95,7 @@ impl TextTransformer {
             )?,
             ln_final: LayerNorm::new(&path.child("ln_final"), width, config.eps())?,
             config: config.clone(),
+            gates: None,
         })
     }
 
@@ -129,7 +132,7 @@ impl TextTransformer {
         };
         Ok(TextStates {
             embedding: self.embed(&states, tokens),
-            tokens: self.ln_final.forward(&states),
+            tokens: self.norm(&states),
             counts,
             blocks: taps.into_states(),
         })
@@ -159,13 +162,23 @@ impl TextTransformer {
         let positions = self.positional_embedding.narrow(0, 0, shape[1]);
         // The fallible form: ids outside the vocabulary come from data.
         let embedded = Tensor::f_embedding(&self.token_embedding, tokens, -1, false, false)? + positions; // [batch, length, width]
-        Ok(self.transformer.visited(embedded, tape, visit))
+        let gates = self.gates.as_ref();
+        let embedded = match gates {
+            Some(gates) => gates.start(embedded),
+            None => embedded,
+        };
+        Ok(self.transformer.visited(embedded, gates, tape, visit))
+    }
+
+    /// The last norm, over the channels that gates leave where there are some.
+    fn norm(&self, states: &Tensor) -> Tensor {
+        self.ln_final.forward_over(states, self.gates.as_ref().and_then(TowerGates::kept))
     }
 
     /// `[batch, length, width]` to raw embeddings `[batch, embed]`.
     fn embed(&self, states: &Tensor, tokens: &Tensor) -> Tensor {
         // Pooling before the norm normalises one token per text instead of all; the values are the same.
-        let pooled = self.ln_final.forward(&self.pool(states, tokens)); // [batch, width]
+        let pooled = self.norm(&self.pool(states, tokens)); // [batch, width]
         match &self.projection {
             Projection::Matrix(matrix) => pooled.matmul(matrix),
             Projection::Affine(layer) => layer.forward(&pooled),

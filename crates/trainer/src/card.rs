@@ -5,7 +5,7 @@ use std::path::Path;
 use clip_model::ClipConfig;
 use clip_model::cost::Cost;
 
-use crate::recipe::{Recipe, TeacherConfig};
+use crate::recipe::{Recipe, Student, TeacherConfig};
 use crate::run::{RECIPE_FILE, REPORT_FILE, Results};
 use crate::{Error, Result};
 
@@ -119,6 +119,7 @@ fn for_others(recipe: &Recipe) -> Recipe {
         }
     };
     last(&mut recipe.student.model);
+    recipe.student.inherit.iter_mut().for_each(last);
     for teacher in &mut recipe.teachers {
         if let Some(model) = &mut teacher.model {
             last(model);
@@ -132,6 +133,14 @@ fn for_others(recipe: &Recipe) -> Recipe {
     recipe
 }
 
+fn student(own: &Student) -> String {
+    let model = own.run.as_ref().unwrap_or(&own.model);
+    match own.inherit.as_ref().or(own.inherit_run.as_ref()) {
+        Some(larger) => format!("{model}, started as a part of {larger}"),
+        None => model.clone(),
+    }
+}
+
 fn training(facts: &RunFacts) -> String {
     let recipe = &for_others(&facts.recipe);
     let teachers = recipe.teachers.iter().map(TeacherConfig::name).collect::<Vec<_>>().join(", ");
@@ -140,7 +149,7 @@ fn training(facts: &RunFacts) -> String {
         weighted.map(|(loss, config)| format!("{} × {}", config.weight, loss.name())).collect::<Vec<_>>();
     let mut text = format!(
         "## Training\n\n- student: {}\n- teacher: {}\n- losses: {}\n- seed: {}\n",
-        recipe.student.model,
+        student(&recipe.student),
         if teachers.is_empty() { "none" } else { &teachers },
         losses.join(" + "),
         recipe.seed

@@ -1,13 +1,14 @@
 //! Checkpoints: folders that hold everything a resumed run needs, written so that a stop at any moment leaves a whole one.
 //!
-//! `step-NNNNNNNN/` has `model.safetensors`, `optimizer.safetensors`, `learned.safetensors` and
-//! `ema.safetensors` where there are such tensors, `recipe.toml`, and `state.json` with the
+//! `step-NNNNNNNN/` has `model.safetensors`, `optimizer.safetensors`, `learned.safetensors`, `ema.safetensors` and
+//! `masks.safetensors` where there are such tensors, `recipe.toml`, and `state.json` with the
 //! checksums of the others, written last.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clip_model::ClipConfig;
 use clip_model::weights::{self, read_safetensors, write_atomic, write_safetensors};
 use data_pipeline::loader::Position;
 use data_pipeline::policy::SkipCounts;
@@ -23,6 +24,7 @@ const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const LEARNED: &str = "learned.safetensors";
 const EMA: &str = "ema.safetensors";
+const MASKS: &str = "masks.safetensors";
 const RECIPE: &str = "recipe.toml";
 /// Ends the names of folders that no one reads: what is being written, or replaced.
 const PARTIAL: &str = ".partial";
@@ -49,6 +51,9 @@ pub struct State {
     /// Training samples read so far, and those that were left out.
     #[serde(default)]
     pub damaged: SkipCounts,
+    /// The student's configuration after it was cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruned: Option<ClipConfig>,
     /// Fingerprints of the training sources.
     pub data: Vec<String>,
     /// SHA-256 of the other files.
@@ -107,6 +112,7 @@ fn write(partial: &Path, trainee: &Trainee, state: &State, recipe: &str) -> Resu
     let named = trainee.student.params().state().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
     let mut groups = vec![(MODEL, named.collect::<Vec<_>>()), (OPTIMIZER, trainee.optimizer.state())];
     groups.push((LEARNED, trainee.learned().collect()));
+    groups.push((MASKS, trainee.pruner.as_ref().map_or_else(Vec::new, |pruner| pruner.state())));
     groups.push((EMA, trainee.ema.as_ref().map_or_else(Vec::new, |ema| ema.state())));
     for (file, tensors) in groups.iter().filter(|(_, tensors)| !tensors.is_empty()) {
         write_safetensors(&partial.join(file), tensors.iter().map(|(name, t)| (name.as_str(), t)))?;
@@ -139,6 +145,9 @@ pub fn restore(path: &Path, trainee: &mut Trainee, state: &State) -> Result<()> 
     let read = |file: &str| -> Result<HashMap<String, Tensor>> {
         if path.join(file).exists() { Ok(read_safetensors(&path.join(file))?) } else { Ok(HashMap::new()) }
     };
+    if let Some(pruner) = &mut trainee.pruner {
+        pruner.restore(&read(MASKS)?).map_err(explain)?;
+    }
     let learned = read(LEARNED)?;
     for (name, tensor) in trainee.learned() {
         let saved = learned.get(&name).filter(|saved| saved.size() == tensor.size()).ok_or_else(|| {

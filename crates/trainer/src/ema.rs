@@ -29,6 +29,11 @@ impl Ema {
         Ok(Ema { decay, shadows: shadows.collect() })
     }
 
+    /// The decay.
+    pub fn decay(&self) -> f64 {
+        self.decay
+    }
+
     /// average ← decay · average + (1 − decay) · parameter.
     pub fn update(&mut self) {
         tch::no_grad(|| {

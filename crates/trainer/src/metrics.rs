@@ -72,15 +72,20 @@ impl MetricsFile {
         for (name, value, weight) in &report.terms {
             terms.insert((*name).into(), json!({ "raw": value, "weighted": value * weight }));
         }
-        self.line(&json!({
+        let mut line = json!({
             "step": at.step, "epoch": at.epoch, "samples": at.samples, "seconds": at.seconds,
             "samples_per_second": at.rate, "data_wait": at.data_wait,
             "lr": report.lr, "loss": report.loss, "terms": terms,
             "grad_norm": report.grad_norm, "logit_scale": report.logit_scale,
-        }))?;
+        });
+        if let Some(sparsity) = report.sparsity {
+            line["sparsity"] = json!(sparsity);
+        }
+        self.line(&line)?;
         let Some(events) = &mut self.events else { return Ok(()) };
         let terms = report.terms.iter().map(|(name, value, _)| (format!("terms/{name}"), *value));
         let mut scalars = terms.collect::<Vec<_>>();
+        scalars.extend(report.sparsity.map(|sparsity| ("sparsity".into(), sparsity)));
         for (name, value) in [
             ("loss", report.loss),
             ("lr", report.lr),

@@ -76,6 +76,11 @@ impl AdamW {
         Ok(AdamW { config: config.clone(), slots, updates: 0 })
     }
 
+    /// The settings.
+    pub fn config(&self) -> &OptimizerConfig {
+        &self.config
+    }
+
     /// Drops all gradients.
     pub fn zero_grad(&mut self) {
         for slot in &mut self.slots {

@@ -168,11 +168,15 @@ impl Plan {
         let sources = opened.iter().map(|(s, weight)| (s.name().to_string(), s.len(), *weight)).collect();
         let mixture = Mixture::new(opened)?;
         let (steps, steps_per_epoch) = steps(recipe, mixture.len())?;
-        let config = recipe.student.adjust().apply(&model_config(&recipe.student.model)?)?;
+        let config = student_config(recipe, job)?;
         if let Some(problem) = recipe.cross_modal.as_ref().and_then(|head| head.problem(config.embed_dim)) {
             return Err(Error::recipe(&recipe.name, format!("cross_modal: {problem}")));
         }
-        let student = ModelCost::new(&recipe.student.model, &config)?;
+        let origin = recipe.student.run.as_ref().unwrap_or(&recipe.student.model);
+        let student = ModelCost::new(origin, &config)?;
+        if let Some(larger) = inherited(recipe, job)? {
+            clip_model::inherit::check(&config, &larger)?;
+        }
         let named = recipe.teachers.iter().filter(|teacher| teacher.model.is_some() || teacher.run.is_some());
         let teachers = named.map(|teacher| teacher_cost(teacher, job)).collect::<Result<Vec<_>>>()?;
         if recipe.train.warmup_steps > steps {
@@ -222,10 +226,32 @@ impl Plan {
     }
 }
 
+/// The student's configuration; one that an earlier run cuts counts as uncut.
+fn student_config(recipe: &Recipe, job: &Job) -> Result<ClipConfig> {
+    let own = &recipe.student;
+    // Only earlier runs can be named, so this ends.
+    let earlier = own.run.as_ref().and_then(|run| job.runs.iter().find(|other| other.name == *run));
+    let config = match earlier {
+        Some(run) => student_config(run, job)?,
+        None => model_config(&own.model)?,
+    };
+    Ok(own.adjust().apply(&config)?)
+}
+
+/// The configuration of the model that the student starts as a part of.
+fn inherited(recipe: &Recipe, job: &Job) -> Result<Option<ClipConfig>> {
+    let own = &recipe.student;
+    if let Some(run) = own.inherit_run.as_ref().and_then(|run| job.runs.iter().find(|own| own.name == *run)) {
+        return student_config(run, job).map(Some);
+    }
+    // One that is not on this machine is checked when the run starts.
+    let here = own.inherit.as_deref().filter(|larger| Path::new(larger).exists());
+    here.map(model_config).transpose()
+}
+
 fn teacher_cost(teacher: &TeacherConfig, job: &Job) -> Result<ModelCost> {
     if let Some(run) = teacher.run.as_ref().and_then(|run| job.runs.iter().find(|own| own.name == *run)) {
-        let config = run.student.adjust().apply(&model_config(&run.student.model)?)?;
-        let cost = ModelCost::new(&run.name, &config)?;
+        let cost = ModelCost::new(&run.name, &student_config(run, job)?)?;
         return Ok(run.cross_modal.iter().fold(cost, looked_at));
     }
     let name = teacher.model.as_deref().unwrap_or_default();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use clip_model::{CrossModal, PreprocessConfig, Tower, folder, seeded};
+use clip_model::{CrossModal, PreprocessConfig, folder, seeded};
 use data_pipeline::loader::{Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::SkipCounts;
@@ -24,12 +24,11 @@ use crate::progress::Progress;
 use crate::recipe::{Eval, LossConfig, Recipe};
 use crate::run_folder::{self, Standing};
 use crate::schedule::Schedule;
-use crate::start;
 use crate::step::{MicroBatch, Trainee};
 use crate::suite::{self, Cache};
 use crate::teaching::{Models, Teaching, class_list, open_teacher};
 use crate::views::Reader;
-use crate::{Error, Result, plan, tokens};
+use crate::{Error, Result, plan, student, tokens};
 
 /// The resolved recipe in a run folder.
 pub const RECIPE_FILE: &str = "recipe.toml";
@@ -223,23 +222,12 @@ impl<'a> Session<'a> {
         if recipe.train.threads > 0 {
             tch::set_num_threads(recipe.train.threads);
         }
-        let name = start::place(&recipe.student, models, options.progress)?;
-        let opened = folder::open_adjusted(&name, device, recipe.seed, &recipe.student.adjust())?;
-        for note in &opened.notes {
-            tracing::info!("student {}: {note}", recipe.student.model);
-        }
+        let saved = checkpoint::newest(&folder.join(CHECKPOINTS))?;
+        let state = saved.as_ref().map(|(_, state)| state);
+        let (opened, place) = student::open(recipe, models, device, state, options.progress)?;
         let (student, preprocess) = (opened.model, opened.preprocess);
-        let own = &recipe.student;
-        for (tower, locked, unlocked) in [
-            (Tower::Image, own.lock_image, own.lock_image_unlocked_groups),
-            (Tower::Text, own.lock_text, own.lock_text_unlocked_groups),
-        ] {
-            if locked {
-                student.lock(tower, unlocked);
-            }
-        }
         let tokenizer = recipe.student.tokenizer.as_deref();
-        let reader = Reader::of_model(&name, student.config(), &preprocess, tokenizer)?;
+        let reader = Reader::of_model(&place, student.config(), &preprocess, tokenizer)?;
         let sources = plan::open_sources(recipe)?;
         let data =
             sources.iter().map(|(s, _)| sources::fingerprint(s.as_ref())).collect::<Result<Vec<_>, _>>()?;
@@ -271,6 +259,7 @@ impl<'a> Session<'a> {
         trainee.seed = recipe.seed;
         trainee.taps = taps;
         trainee.grad_checkpointing = recipe.train.grad_checkpointing;
+        trainee.pruner = student::pruner(recipe, &trainee.student, saved.as_ref().map(|(_, s)| s), steps)?;
         trainee.masked_share = recipe.loss(Loss::Mfd).map_or(0.0, LossConfig::masked_share);
         if let Some((names, templates)) = class_list(recipe)? {
             let per_step = recipe.loss(Loss::Hinton).and_then(|config| config.classes_per_step);
@@ -278,7 +267,7 @@ impl<'a> Session<'a> {
         }
 
         let mut state = State { data, ..State::default() };
-        if let Some((path, saved)) = checkpoint::newest(&folder.join(CHECKPOINTS))? {
+        if let Some((path, saved)) = saved {
             if saved.data != state.data {
                 let reason =
                     format!("the training data changed since (then {:?}, now {:?})", saved.data, state.data);
@@ -345,7 +334,9 @@ impl<'a> Session<'a> {
                 since = Window::new();
             }
             let every = self.recipe.eval.every_steps;
-            if every > 0 && step.is_multiple_of(every) && step < steps && !self.recipe.eval.sets.is_empty() {
+            // A student under masks is none that could be kept.
+            let whole = self.trainee.pruner.is_none() && !self.recipe.eval.sets.is_empty();
+            if every > 0 && step.is_multiple_of(every) && step < steps && whole {
                 self.evaluate_on_the_way()?;
                 since = Window::new();
             }
@@ -393,6 +384,7 @@ impl<'a> Session<'a> {
         self.state.samples = self.trainee.samples;
         self.state.updates = self.trainee.optimizer.updates();
         self.state.damaged = self.counts();
+        self.state.pruned = student::cut_config(self.recipe, &self.trainee);
         self.saved_step = Some(self.state.step);
         let folder = self.folder.join(CHECKPOINTS);
         checkpoint::save(&folder, &self.trainee, &self.state, &self.recipe.to_toml()?)?;

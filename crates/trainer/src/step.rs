@@ -10,6 +10,7 @@ use crate::cross_modal;
 use crate::ema::Ema;
 use crate::guide::Guide;
 use crate::optimizer::{AdamW, OptimizerConfig};
+use crate::prune::{self, Pruner};
 use crate::tokens::{self, Taps};
 use crate::{Error, Result};
 
@@ -40,6 +41,8 @@ pub struct Trainee {
     pub taps: Taps,
     /// The classes of soft targets on a class list.
     pub classes: Option<ClassList>,
+    /// The masks of a student that is to be cut, until it is.
+    pub pruner: Option<Pruner>,
 }
 
 /// Which pairs of a batch count as right.
@@ -95,6 +98,8 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// exp(logit scale) that the step used.
     pub logit_scale: f64,
+    /// Sparsity that the masks lead to, where there are some.
+    pub sparsity: Option<f64>,
 }
 
 impl Trainee {
@@ -133,12 +138,9 @@ impl Trainee {
         optimizer: &OptimizerConfig,
         ema: Option<f64>,
     ) -> Result<Self> {
-        let trained = || student.params().iter().filter(|p| p.tensor.requires_grad());
         let head = || cross_modal.iter().flat_map(cross_modal::named);
-        let own = || trained().map(|p| (p.name.clone(), p.tensor.shallow_clone())).chain(head());
-        let learned = objective.parts().map(|(name, t)| (format!("loss.{name}"), t.shallow_clone()));
-        let optimizer = AdamW::new(optimizer, own().chain(learned))?;
-        let ema = ema.map(|decay| Ema::new(decay, own())).transpose()?;
+        let optimizer = AdamW::new(optimizer, head().chain(trained(&student, &objective)))?;
+        let ema = ema.map(|decay| Ema::new(decay, own(&student).chain(head()))).transpose()?;
         Ok(Trainee {
             optimizer,
             ema,
@@ -152,6 +154,7 @@ impl Trainee {
             masked_share: 0.0,
             taps: Taps::default(),
             classes: None,
+            pruner: None,
         })
     }
 
@@ -172,9 +175,13 @@ impl Trainee {
         // Teachers that no term asks in this step cost nothing.
         let guides = if active.iter().any(|loss| loss.needs_teacher()) { guides } else { &[] };
         self.optimizer.zero_grad();
+        self.pruner.iter_mut().for_each(Pruner::zero_grad);
         for (index, batch) in batches.iter().enumerate() {
             let input = &batch.student;
             self.student.mode().train(self.drop_seed(index));
+            if let Some(pruner) = &mut self.pruner {
+                pruner.put_on(&mut self.student, self.step)?;
+            }
             let mut tape = Tape::new(self.grad_checkpointing);
             let (student, tokens) = match &self.cross_modal {
                 Some(head) => cross_modal::enriched(&self.student, head, input, &self.taps)?,
@@ -219,9 +226,17 @@ impl Trainee {
             (&losses.total * share).backward();
             tape.backward(self.student.mode())?;
             self.student.mode().eval();
+            if let Some(pruner) = &mut self.pruner {
+                pruner.take_off(&mut self.student)?;
+            }
 
             report.add(&losses, scale.double_value(&[]), share);
             self.samples += input.images.size()[0] as u64;
+        }
+        if let Some(pruner) = &self.pruner {
+            let penalty = pruner.penalty(self.step)?;
+            (report.loss, report.sparsity) = (report.loss + penalty.value, Some(penalty.sparsity));
+            report.terms.push(("prune", penalty.value, 1.0));
         }
         finite("the loss", report.loss, self.step)?;
         report.grad_norm = self.optimizer.clip_gradients();
@@ -232,7 +247,11 @@ impl Trainee {
         if let Some(ema) = &mut self.ema {
             ema.update();
         }
+        self.pruner.iter_mut().for_each(|pruner| pruner.update(self.step));
         self.step += 1;
+        if let Some(pruner) = self.pruner.take_if(|pruner| pruner.is_due(self.step)) {
+            prune::cut(self, &pruner)?;
+        }
         Ok(report)
     }
 
@@ -261,6 +280,18 @@ impl StepReport {
             *sum += value.double_value(&[]) * share;
         }
     }
+}
+
+/// The student's parameters that are trained.
+fn own(student: &Clip) -> impl Iterator<Item = (String, Tensor)> {
+    let trained = student.params().iter().filter(|p| p.tensor.requires_grad());
+    trained.map(|p| (p.name.clone(), p.tensor.shallow_clone()))
+}
+
+/// All that is trained: the student's parameters, and the losses' under `loss.`.
+pub(crate) fn trained(student: &Clip, objective: &Objective) -> Vec<(String, Tensor)> {
+    let learned = objective.parts().map(|(name, t)| (format!("loss.{name}"), t.shallow_clone()));
+    own(student).chain(learned).collect()
 }
 
 fn finite(what: &'static str, value: f64, step: u64) -> Result<()> {

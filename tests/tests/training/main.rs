@@ -1,7 +1,9 @@
 //! Whole training runs on tiny models: what a run folder holds, stopping and resuming, accumulation, views.
 
 mod dclip;
+mod inherit;
 mod methods;
+mod prune;
 mod recipes;
 mod reinforced;
 mod resume;

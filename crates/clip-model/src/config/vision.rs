@@ -238,7 +238,8 @@ impl VisionConfig {
         if patch > self.image_size {
             return Err(format!("patch_size {patch} is larger than image_size {}", self.image_size));
         }
-        if self.heads() < 1 || (self.blocks.is_none() && self.width % self.heads() != 0) {
+        // Pruned blocks have their own numbers of heads, whatever the width.
+        if self.blocks.is_none() && (self.heads() < 1 || self.width % self.heads() != 0) {
             return Err(format!(
                 "vision width {} does not split into heads of {}",
                 self.width, self.head_width

@@ -9,6 +9,7 @@ use tch::Tensor;
 
 use crate::activation::Activation;
 use crate::config::{TowerKind, VisionConfig};
+use crate::gates::TowerGates;
 use crate::params::Builder;
 use crate::states::ImageStates;
 use crate::tape::Tape;
@@ -97,6 +98,19 @@ impl ImageTower {
             Kind::Vit(tower) => Some(tower.depth()),
             _ => None,
         }
+    }
+
+    /// Puts gates on, or takes them off.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the tower is no ViT.
+    pub(crate) fn set_gates(&mut self, gates: Option<TowerGates>) -> Result<()> {
+        match (&mut self.kind, gates) {
+            (Kind::Vit(tower), gates) => tower.gates = gates,
+            (_, None) => {}
+            (_, Some(_)) => return Err(Error::config("vision_cfg", "only ViT image towers have gates")),
+        }
+        Ok(())
     }
 
     fn check(&self, images: &Tensor) -> Result<()> {

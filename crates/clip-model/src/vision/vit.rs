@@ -5,6 +5,7 @@ use tch::{Kind, Tensor};
 use crate::activation::Activation;
 use crate::block::{BlockConfig, BlockInit, Transformer};
 use crate::config::{Layers, VisionConfig, VisionPool};
+use crate::gates::TowerGates;
 use crate::layers::LayerNorm;
 use crate::mode::Mode;
 use crate::params::{Builder, Init};
@@ -26,6 +27,7 @@ pub struct VisionTransformer {
     patch: i64,
     pool: VisionPool,
     ln_after_pool: bool,
+    pub(crate) gates: Option<TowerGates>,
 }
 
 impl VisionTransformer {
@@ -87,6 +89,7 @@ impl VisionTransformer {
             patch,
             pool: config.pool_type,
             ln_after_pool: config.final_ln_after_pool,
+            gates: None,
         })
     }
 
@@ -120,7 +123,7 @@ impl VisionTransformer {
         let patches = stream.narrow(1, 1, stream.size()[1] - 1);
         Ok(ImageStates {
             embedding: self.pool(&stream),
-            patches: self.ln_post.forward(&patches),
+            patches: self.norm(&patches),
             blocks: taps.into_states(),
         })
     }
@@ -146,26 +149,34 @@ impl VisionTransformer {
         let class = self.class_embedding.view([1, 1, width]).expand([batch, 1, width], false);
         let tokens = Tensor::cat(&[class, patches], 1) + &self.positional_embedding; // [batch, 1 + grid², width]
         let tokens = drop_patches(tokens);
+        let gates = self.gates.as_ref();
+        let kept = gates.and_then(TowerGates::kept);
         let tokens = match &self.ln_pre {
-            Some(norm) => norm.forward(&tokens),
+            Some(norm) => norm.forward_over(&tokens, kept),
             None => tokens,
         };
-        self.transformer.visited(tokens, tape, visit)
+        let tokens = match gates {
+            Some(gates) => gates.start(tokens),
+            None => tokens,
+        };
+        self.transformer.visited(tokens, gates, tape, visit)
+    }
+
+    /// The last norm, over the channels that gates leave where there are some.
+    fn norm(&self, tokens: &Tensor) -> Tensor {
+        self.ln_post.forward_over(tokens, self.gates.as_ref().and_then(TowerGates::kept))
     }
 
     /// The residual stream `[batch, 1 + patches, width]` to raw embeddings `[batch, embed]`.
     fn pool(&self, tokens: &Tensor) -> Tensor {
+        let post = |xs: &Tensor| self.norm(xs);
         let pooled = match self.pool {
             // Only the class token is used from here on, so only it is normalised.
-            VisionPool::Tok => self.ln_post.forward(&tokens.select(1, 0)),
+            VisionPool::Tok => post(&tokens.select(1, 0)),
             VisionPool::Avg => {
                 let patches = tokens.narrow(1, 1, tokens.size()[1] - 1);
                 let mean = |xs: &Tensor| xs.mean_dim(1, false, None::<Kind>);
-                if self.ln_after_pool {
-                    self.ln_post.forward(&mean(&patches))
-                } else {
-                    mean(&self.ln_post.forward(&patches))
-                }
+                if self.ln_after_pool { post(&mean(&patches)) } else { mean(&post(&patches)) }
             }
         }; // [batch, width]
         pooled.matmul(&self.proj)

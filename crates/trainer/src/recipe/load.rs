@@ -5,6 +5,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use super::Recipe;
+use super::stages::{self, Draft};
 use crate::{Error, Result};
 
 /// Files that may extend each other.
@@ -79,11 +80,8 @@ pub fn load_one(path: &Path, run: Option<&str>, over: &Table) -> Result<Recipe> 
     let recipe = toml::from_str::<Recipe>(&text).map_err(|e| Error::recipe(&origin, setting(&text, &e)))?;
     recipe.validate(&origin)?;
     check_name(&recipe.name, &origin)?;
-    if let Some(other) = recipe.teachers.iter().find_map(|teacher| teacher.run.as_ref()) {
-        return fail(format!("its teacher is the run `{other}`: name a model here"));
-    }
-    if let Some(other) = &recipe.student.start {
-        return fail(format!("its student starts from the run `{other}`: name a model here"));
+    if let Some((key, other)) = named_runs(&recipe).first() {
+        return fail(format!("{key} is the run `{other}`: name a model here"));
     }
     Ok(recipe)
 }
@@ -138,12 +136,18 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
     let settings = settings.iter().map(|text| Setting::parse(text)).collect::<Result<Vec<_>>>()?;
     let mut used = vec![false; settings.len()];
     let mut resolved = Vec::<Recipe>::new();
+    let mut drafts = Vec::new();
     for run in runs {
         let mut own = table.clone();
         merge(&mut own, run);
+        drafts.extend(stages::expand(own, origin)?);
+    }
+    for Draft { table: mut own, whole } in drafts {
         let run_name = own.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
         for (setting, used) in settings.iter().zip(&mut used) {
-            *used |= setting.apply(&mut own, &run_name)?;
+            for name in whole.iter().chain([&run_name]) {
+                *used |= setting.apply(&mut own, name)?;
+            }
         }
         let place = if run_name == name { origin.to_string() } else { format!("{origin}, run {run_name}") };
         // Through text, so that the place of what is wrong is known; the line is that of the resolved
@@ -156,19 +160,10 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
         if resolved.iter().any(|other| other.name == recipe.name) {
             return Err(Error::recipe(&place, format!("two runs are called `{}`", recipe.name)));
         }
-        let mut named = recipe.teachers.iter().filter_map(|teacher| teacher.run.as_ref());
-        if let Some(earlier) = named.find(|name| !resolved.iter().any(|other| other.name == **name)) {
-            return Err(Error::recipe(
-                &place,
-                format!("teacher.run = \"{earlier}\" is not an earlier run of this file"),
-            ));
-        }
-        let start = recipe.student.start.as_ref();
-        if let Some(earlier) = start.filter(|name| !resolved.iter().any(|other| other.name == **name)) {
-            return Err(Error::recipe(
-                &place,
-                format!("student.start = \"{earlier}\" is not an earlier run of this file"),
-            ));
+        let missing = |run: &str| !resolved.iter().any(|other| other.name == run);
+        if let Some((key, earlier)) = named_runs(&recipe).into_iter().find(|(_, run)| missing(run)) {
+            let reason = format!("{key} = \"{earlier}\" is not an earlier run of this file");
+            return Err(Error::recipe(&place, reason));
         }
         resolved.push(recipe);
     }
@@ -178,6 +173,14 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
         return Err(Error::recipe("--set", format!("`{text}` names no run of this file ({known})")));
     }
     Ok(Job { name, runs: resolved })
+}
+
+/// The runs that a recipe builds on, with the settings that name them.
+fn named_runs(recipe: &Recipe) -> Vec<(&'static str, &String)> {
+    let own = &recipe.student;
+    let students = [("student.inherit_run", &own.inherit_run), ("student.run", &own.run)];
+    let teachers = recipe.teachers.iter().map(|teacher| ("teacher.run", &teacher.run));
+    teachers.chain(students).filter_map(|(key, run)| Some((key, run.as_ref()?))).collect()
 }
 
 /// Line and reason of a file that is no TOML.

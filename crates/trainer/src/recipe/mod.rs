@@ -2,6 +2,8 @@
 
 mod load;
 mod losses;
+mod prune;
+mod stages;
 mod teachers;
 mod validate;
 
@@ -20,10 +22,12 @@ use serde::{Deserialize, Serialize};
 pub(crate) use load::merge;
 pub use load::{Job, load, load_one, parse, settings_table};
 pub use losses::{Classes, LossConfig, When};
+pub use prune::PruneConfig;
 pub use teachers::TeacherConfig;
 
 use crate::optimizer::OptimizerConfig;
 use crate::step::TargetRule;
+use crate::teaching::Models;
 use crate::{Error, Result};
 
 /// One run, resolved.
@@ -54,6 +58,9 @@ pub struct Recipe {
     /// AdamW.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
+    /// Learned masks that make the student smaller on the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune: Option<PruneConfig>,
     /// Length and shape of the run.
     pub train: Train,
     /// When to save.
@@ -72,10 +79,11 @@ pub struct Recipe {
 #[serde(deny_unknown_fields)]
 pub struct Student {
     /// A preset, or a model to go on from: a folder, a checkpoint file or `hf-hub:owner/name`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub model: String,
-    /// An earlier run of the same recipe file whose weights it starts from; `model` then says what that is.
+    /// An earlier run of the recipe file whose model, of whatever shape it came to, is gone on with in place of `model`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start: Option<String>,
+    pub run: Option<String>,
     /// Side of its images in pixels, where it is to be another than the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_size: Option<i64>,
@@ -100,9 +108,21 @@ pub struct Student {
     /// A `tokenizer.json`; left out, that of the model's folder, or CLIP's tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
+    /// A larger model (folder or file) of which the student starts as a part, in place of its own start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inherit: Option<String>,
+    /// The same of an earlier run of the recipe file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inherit_run: Option<String>,
 }
 
 impl Student {
+    /// The model that it starts as a part of, if any.
+    pub fn larger(&self, models: Models<'_>) -> Option<String> {
+        let run = || self.inherit_run.as_deref().map(|run| models(run).display().to_string());
+        self.inherit.clone().or_else(run)
+    }
+
     /// What differs from the model's own configuration.
     pub fn adjust(&self) -> Adjust {
         Adjust { image_size: self.image_size, patch_dropout: self.patch_dropout, drop_path: self.drop_path }

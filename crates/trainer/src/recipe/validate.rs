@@ -67,6 +67,23 @@ impl Recipe {
                 ));
             }
         }
+        if self.student.model.is_empty() == self.student.run.is_none() {
+            return fail("[student] needs either `model` or `run`".into());
+        }
+        if self.student.inherit.is_some() && self.student.inherit_run.is_some() {
+            return fail(
+                "a student inherits from one model: give either student.inherit or student.inherit_run"
+                    .into(),
+            );
+        }
+        if let Some(prune) = &self.prune {
+            if self.student.lock_image || self.student.lock_text {
+                return fail("[prune] changes both towers: neither can be locked".into());
+            }
+            if let Some(problem) = prune.problem(&self.train) {
+                return fail(problem);
+            }
+        }
         let train = &self.train;
         if self.data.train.is_empty() {
             return fail("there is no [[data.train]]: name at least one source".into());

@@ -11,7 +11,7 @@ use zeroshot_eval::{Evaluation, Report};
 use super::file::{Cell, MeanPart, Standing, Sweep};
 use super::page;
 use super::stats::{Difference, Summary, correlation};
-use crate::run::{REPORT_FILE, Results};
+use crate::run::{MODEL_FOLDER, REPORT_FILE, Results};
 use crate::{Error, Result, plan};
 
 /// Name of the main figure.
@@ -265,7 +265,8 @@ impl CellResults {
     }
 
     fn new(cell: &Cell, results: &Results) -> Result<Self> {
-        let config = cell.recipe.student.adjust().apply(&plan::model_config(&cell.recipe.student.model)?)?;
+        // What became of it, where the run changed its shape.
+        let config = plan::model_config(&cell.folder.join(MODEL_FOLDER).display().to_string())?;
         let cost = cost::cost(&config)?;
         let (image, text) = results.parameters;
         Ok(CellResults {

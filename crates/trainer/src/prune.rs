@@ -1,0 +1,247 @@
+//! Automatic weight inheritance during training: masks with their optimisers, the penalty, and the cut.
+
+mod bounded;
+
+use std::collections::HashMap;
+
+use clip_model::prune::{Cut, Drawn, Masks};
+use clip_model::{Clip, ClipConfig};
+use tch::{Device, Kind, Tensor};
+
+use self::bounded::Bounded;
+use crate::Result;
+use crate::ema::Ema;
+use crate::optimizer::AdamW;
+use crate::recipe::PruneConfig;
+use crate::step::{Trainee, trained};
+
+/// The two factors on the missing sparsity at the start.
+const MULTIPLIERS: f32 = 10.0;
+
+/// The masks of a student that is to be cut.
+#[derive(Debug)]
+pub struct Pruner {
+    config: PruneConfig,
+    masks: Masks,
+    multipliers: Tensor, // [2]
+    descent: Bounded,
+    ascent: Bounded,
+    drawn: Option<Drawn>,
+}
+
+impl Pruner {
+    /// Masks over a student of this configuration, all of which is kept at first.
+    ///
+    /// # Errors
+    /// [`crate::Error::Model`] where one of its towers has no gates.
+    pub fn new(config: &PruneConfig, student: &ClipConfig, device: Device) -> Result<Self> {
+        let masks = Masks::new(student, device)?;
+        let multipliers =
+            Tensor::f_full([2], f64::from(MULTIPLIERS), (Kind::Float, device))?.set_requires_grad(true);
+        let named = vec![("multipliers".to_string(), multipliers.shallow_clone())];
+        Ok(Pruner {
+            descent: Bounded::descent(masks.named())?,
+            ascent: Bounded::ascent(named)?,
+            config: config.clone(),
+            masks,
+            multipliers,
+            drawn: None,
+        })
+    }
+
+    /// The masks.
+    pub fn masks(&self) -> &Masks {
+        &self.masks
+    }
+
+    fn is_on(&self, step: u64) -> bool {
+        step >= self.config.start
+    }
+
+    /// Drops the gradients of the step before.
+    pub(crate) fn zero_grad(&mut self) {
+        self.descent.zero_grad();
+        self.ascent.zero_grad();
+    }
+
+    /// Puts gates on the student that are drawn by its mode's seed.
+    pub(crate) fn put_on(&mut self, student: &mut Clip, step: u64) -> Result<()> {
+        if self.is_on(step) {
+            let (gates, drawn) = self.masks.draw(student.mode())?;
+            student.set_gates(Some(gates))?;
+            self.drawn = Some(drawn);
+        }
+        Ok(())
+    }
+
+    /// Takes the gates off, and adds what they gathered to the scores' gradient.
+    pub(crate) fn take_off(&mut self, student: &mut Clip) -> Result<()> {
+        student.set_gates(None)?;
+        match self.drawn.take() {
+            Some(drawn) => Ok(self.masks.pull_back(&drawn)?),
+            None => Ok(()),
+        }
+    }
+
+    /// λ₁ (t − e)₊ + λ₂ (t − e)₊², backward; returns it with the expected sparsity e.
+    pub(crate) fn penalty(&self, step: u64) -> Result<Penalty> {
+        if !self.is_on(step) {
+            return Ok(Penalty::default());
+        }
+        let sparsity = self.masks.expected_sparsity();
+        let missing = (self.config.target(step) - &sparsity).clamp_min(0.0);
+        let penalty = self.multipliers.get(0) * &missing + self.multipliers.get(1) * (&missing * &missing);
+        penalty.f_backward()?;
+        Ok(Penalty { value: penalty.f_double_value(&[])?, sparsity: sparsity.f_double_value(&[])? })
+    }
+
+    /// One step down for the scores, one up for the factors.
+    pub(crate) fn update(&mut self, step: u64) {
+        if !self.is_on(step) {
+            return;
+        }
+        let updates = step + 1 - self.config.start;
+        self.descent.step(self.config.lr, updates);
+        self.ascent.step(self.config.multiplier_lr, updates);
+    }
+
+    /// Whether the cut comes after so many steps.
+    pub(crate) fn is_due(&self, steps: u64) -> bool {
+        steps >= self.config.at_step
+    }
+
+    /// Everything that changes, under names of files.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        self.descent.state().into_iter().chain(self.ascent.state()).collect()
+    }
+
+    /// Restores what [`Pruner::state`] gave.
+    ///
+    /// # Errors
+    /// [`crate::Error::Recipe`] where a tensor is missing or has another shape.
+    pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        self.descent.restore(state)?;
+        self.ascent.restore(state)
+    }
+}
+
+/// The penalty of a step and the expected sparsity behind it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Penalty {
+    pub(crate) value: f64,
+    pub(crate) sparsity: f64,
+}
+
+/// Makes the student of a trainee the smaller model that its masks have decided on. Moments and averages go on
+/// as the parts of them that stay.
+pub(crate) fn cut(trainee: &mut Trainee, pruner: &Pruner) -> Result<()> {
+    let cut = Cut::new(trainee.student.config(), &pruner.masks.harden()?)?;
+    let before = pruner.masks.parameters();
+    let student = cut.apply(&trainee.student)?;
+    let named = || trained(&student, &trainee.objective);
+    let mut optimizer = AdamW::new(trainee.optimizer.config(), named())?;
+    // Moments carry the names of their parameters with an ending, which the cut does not look at.
+    let mut moments = HashMap::new();
+    for ending in [".exp_avg", ".exp_avg_sq"] {
+        let own = trainee.optimizer.state().into_iter();
+        let own = own.filter_map(|(name, moment)| Some((name.strip_suffix(ending)?.to_string(), moment)));
+        moments.extend(cut.state(own, false)?.into_iter().map(|(name, t)| (format!("{name}{ending}"), t)));
+    }
+    optimizer.restore(&moments, trainee.optimizer.updates())?;
+    let ema = match &trainee.ema {
+        Some(old) => {
+            let own = named().into_iter().filter(|(name, _)| !name.starts_with("loss."));
+            let mut ema = Ema::new(old.decay(), own)?;
+            ema.restore(&cut.state(old.state(), true)?)?;
+            Some(ema)
+        }
+        None => None,
+    };
+    let blocks = student.params().iter().filter(|p| p.name.contains(".resblocks."));
+    let left = blocks.map(|p| p.tensor.numel()).sum::<usize>();
+    tracing::info!("cut after step {}: {left} of {before} parameters of the blocks stay", trainee.step);
+    (trainee.student, trainee.optimizer, trainee.ema) = (student, optimizer, ema);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optimizer::OptimizerConfig;
+    use kd_losses::{Loss, Objective, Term};
+
+    fn trainee() -> Trainee {
+        let config = clip_model::presets::get("ViT-nano-32px").unwrap();
+        let student = Clip::new(&config, Device::Cpu, 1).unwrap();
+        let objective = Objective::new(&[Term::new(Loss::Fd, 1.0)], 128, &[64], Device::Cpu).unwrap();
+        Trainee::new(student, objective, &OptimizerConfig::default(), Some(0.5)).unwrap()
+    }
+
+    #[test]
+    fn moments_and_averages_are_cut_with_the_weights() {
+        let mut trainee = trainee();
+        // Moments and averages that are the weights themselves, so that they have to stay so.
+        let weights = trained(&trainee.student, &trainee.objective);
+        let copies = |ending: &str| {
+            weights.iter().map(|(name, t)| (format!("{name}{ending}"), t.detach().copy())).collect::<Vec<_>>()
+        };
+        let moments = copies(".exp_avg").into_iter().chain(copies(".exp_avg_sq")).collect();
+        trainee.optimizer.restore(&moments, 17).unwrap();
+        let prune =
+            PruneConfig { sparsity: 0.5, start: 0, warmup_steps: 1, at_step: 1, lr: 1.0, multiplier_lr: 1.0 };
+        let pruner = Pruner::new(&prune, trainee.student.config(), Device::Cpu).unwrap();
+        tch::no_grad(|| {
+            for (name, scores) in pruner.masks().named() {
+                // Every third goes, but no whole branch; at 60 a gate that stays is 1.
+                let whole = name.contains("attention") || name.contains("whole");
+                let place = Tensor::arange(scores.size()[0], (Kind::Int64, Device::Cpu));
+                let gone = place.remainder(3).eq(if whole { 4 } else { 1 }).to_kind(Kind::Float);
+                scores.shallow_clone().copy_(&(gone * -120.0 + 60.0));
+            }
+        });
+        let before = trainee.student.params().count();
+        let hard = pruner.masks().harden().unwrap();
+        let gates = hard.gates(trainee.student.config(), Device::Cpu).unwrap();
+        trainee.student.set_gates(Some(gates)).unwrap();
+        let tokens = Tensor::arange(32, (Kind::Int64, Device::Cpu)).view([1, 32]);
+        let masked = trainee.student.encode_text(&tokens).unwrap();
+        trainee.student.set_gates(None).unwrap();
+        let plain = trainee.student.encode_text(&tokens).unwrap();
+        cut(&mut trainee, &pruner).unwrap();
+        assert!(trainee.student.params().count() < before);
+        let text = trainee.student.encode_text(&tokens).unwrap();
+        assert!(text.allclose(&masked, 1e-4, 1e-5, false) && !text.allclose(&plain, 1e-2, 1e-3, false));
+        assert_eq!(trainee.student.config().vision_cfg.width, 64);
+        assert_eq!(trainee.optimizer.updates(), 17);
+        let state = trainee.optimizer.state().into_iter().collect::<HashMap<_, _>>();
+        let averages = trainee.ema.as_ref().unwrap().state().into_iter().collect::<HashMap<_, _>>();
+        for (name, weight) in trained(&trainee.student, &trainee.objective) {
+            for moment in ["exp_avg", "exp_avg_sq"] {
+                assert!(state[&format!("{name}.{moment}")].equal(&weight), "{name}.{moment}");
+            }
+            assert!(name.starts_with("loss.") || averages[&name].equal(&weight), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_wanted_sparsity_rises_and_is_missed_until_it_is_reached() {
+        let prune =
+            PruneConfig { sparsity: 0.4, start: 2, warmup_steps: 4, at_step: 9, lr: 1.0, multiplier_lr: 0.5 };
+        assert_eq!([0, 1, 2, 5, 8].map(|step| prune.target(step)), [0.0, 0.0, 0.1, 0.4, 0.4]);
+        let mut pruner = Pruner::new(&prune, trainee().student.config(), Device::Cpu).unwrap();
+        assert_eq!(pruner.penalty(1).unwrap().value, 0.0);
+        let Penalty { value, sparsity } = pruner.penalty(5).unwrap();
+        let missing = 0.4 - sparsity;
+        assert!((value - 10.0 * (missing + missing * missing)).abs() < 1e-4, "{value}");
+        pruner.update(5);
+        // All scores fall and both factors rise by their rates.
+        assert!(
+            pruner
+                .masks()
+                .named()
+                .iter()
+                .all(|(_, scores)| (scores - 9.0).abs().max().double_value(&[]) < 1e-3)
+        );
+        assert!((&pruner.multipliers - 10.5).abs().max().double_value(&[]) < 1e-4);
+    }
+}

@@ -1,0 +1,124 @@
+//! The optimiser of masks: steps in the direction of the gradient that are never longer than the learning rate.
+
+use std::collections::HashMap;
+
+use tch::Tensor;
+
+use crate::{Error, Result};
+
+/// Decay of the mean square of the gradient.
+const DECAY: f64 = 0.9;
+
+/// x ← x ∓ lr · clamp(g / √v̂, −1, 1), with v the decaying mean of g².
+///
+/// Adam does not fit here. The scores start where their probability hardly moves and its gradient grows a
+/// millionfold on the way, which makes Adam's steps many times its rate; and the penalty ends in the step that
+/// reaches its target, where momentum would go on for ten more.
+#[derive(Debug)]
+pub(super) struct Bounded {
+    slots: Vec<(String, Tensor, Tensor)>, // name, parameter, mean square
+    direction: f64,
+}
+
+impl Bounded {
+    /// An optimiser that goes down.
+    pub(super) fn descent(parameters: Vec<(String, Tensor)>) -> Result<Self> {
+        Self::new(parameters, -1.0)
+    }
+
+    /// One that goes up.
+    pub(super) fn ascent(parameters: Vec<(String, Tensor)>) -> Result<Self> {
+        Self::new(parameters, 1.0)
+    }
+
+    fn new(parameters: Vec<(String, Tensor)>, direction: f64) -> Result<Self> {
+        let slots = parameters.into_iter().map(|(name, parameter)| {
+            let square = parameter.detach().f_zeros_like()?;
+            Ok((name, parameter, square))
+        });
+        Ok(Bounded { slots: slots.collect::<Result<_>>()?, direction })
+    }
+
+    /// Drops all gradients.
+    pub(super) fn zero_grad(&mut self) {
+        self.slots.iter_mut().for_each(|(_, parameter, _)| parameter.zero_grad());
+    }
+
+    /// One step, the `updates`-th (from 1).
+    pub(super) fn step(&mut self, lr: f64, updates: u64) {
+        let correction = 1.0 - DECAY.powf(updates as f64);
+        tch::no_grad(|| {
+            for (_, parameter, square) in &mut self.slots {
+                let gradient = parameter.grad();
+                if !gradient.defined() {
+                    continue;
+                }
+                let _ = square.lerp_(&(&gradient * &gradient), 1.0 - DECAY);
+                // The summand keeps 0 / 0 out and is far below the square of any gradient.
+                let root = (&*square / correction + 1e-30).sqrt();
+                let _ = parameter.g_add_(&((&gradient / root).clamp(-1.0, 1.0) * (self.direction * lr)));
+            }
+        });
+    }
+
+    /// Parameters by their names, and mean squares under `<name>.square`.
+    pub(super) fn state(&self) -> Vec<(String, Tensor)> {
+        let rows = self.slots.iter().flat_map(|(name, parameter, square)| {
+            [(name.clone(), parameter.shallow_clone()), (format!("{name}.square"), square.shallow_clone())]
+        });
+        rows.collect()
+    }
+
+    /// Restores what [`Bounded::state`] gave.
+    pub(super) fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        for (name, own) in self.state() {
+            let saved = state
+                .get(&name)
+                .filter(|saved| saved.size() == own.size())
+                .ok_or_else(|| Error::recipe("masks", format!("`{name}` is missing or has another shape")))?;
+            tch::no_grad(|| own.shallow_clone().f_copy_(saved))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Kind;
+
+    #[test]
+    fn steps_by_hand() {
+        let start = || Tensor::from_slice(&[1.0f32, 1.0]).set_requires_grad(true);
+        let (down, up) = (start(), start());
+        let named = |tensor: &Tensor| vec![("x".to_string(), tensor.shallow_clone())];
+        let mut descent = Bounded::descent(named(&down)).unwrap();
+        let mut ascent = Bounded::ascent(named(&up)).unwrap();
+        // The first element's gradients are 1, 100 (a step of the rate, not of many) and 1; the other's are 0.
+        let mut expected = 1.0f64;
+        let mut square = 0.0f64;
+        for (update, gradient) in [1.0, 100.0, 1.0].into_iter().enumerate() {
+            for (tensor, own) in [(&down, &mut descent), (&up, &mut ascent)] {
+                own.zero_grad();
+                (tensor * Tensor::from_slice(&[gradient, 0.0f32])).sum(Kind::Float).backward();
+                own.step(0.5, update as u64 + 1);
+            }
+            square = 0.9 * square + 0.1 * f64::from(gradient).powi(2);
+            let root = (square / (1.0 - 0.9f64.powi(update as i32 + 1))).sqrt();
+            expected -= 0.5 * (f64::from(gradient) / root).min(1.0);
+        }
+        assert!((down.double_value(&[0]) - expected).abs() < 1e-5, "{expected}");
+        assert!((up.double_value(&[0]) - (2.0 - expected)).abs() < 1e-5);
+        assert_eq!((down.double_value(&[1]), up.double_value(&[1])), (1.0, 1.0));
+        assert!(expected > -0.02 && expected < 0.0);
+    }
+
+    #[test]
+    fn tiny_gradients_count_as_much_as_large_ones() {
+        let tensor = Tensor::from_slice(&[0.0f32]).set_requires_grad(true);
+        let mut descent = Bounded::descent(vec![("x".to_string(), tensor.shallow_clone())]).unwrap();
+        (&tensor * 1e-10).sum(Kind::Float).backward();
+        descent.step(0.25, 1);
+        assert!((tensor.double_value(&[0]) + 0.25).abs() < 1e-3);
+    }
+}

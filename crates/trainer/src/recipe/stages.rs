@@ -1,0 +1,176 @@
+//! `[[stages]]` of a run: progressive distillation as several runs, each of which starts as a part of the one before.
+
+use toml::{Table, Value};
+
+use super::load::merge;
+use crate::{Error, Result};
+
+/// A run of a recipe file before it is read as one.
+pub(super) struct Draft {
+    /// Its settings.
+    pub(super) table: Table,
+    /// The run that it is a stage of.
+    pub(super) whole: Option<String>,
+}
+
+/// Replaces a run that has stages by one run for each, `NAME-1`, `NAME-2`, …; another run stays as it is.
+///
+/// A stage's table lies over the run's. From the second stage on the student inherits from the stage before, unless
+/// the stage itself names another model; the run's own `student.inherit` is for the first. After a stage that prunes,
+/// one that names no student goes on with what is left, since no preset has that shape. What a stage says of its
+/// length replaces the run's length, be it in steps or in epochs.
+pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
+    let fail = |reason: &str| Err(Error::recipe(origin, reason));
+    let stages = match run.remove("stages") {
+        None => return Ok(vec![Draft { table: run, whole: None }]),
+        Some(Value::Array(stages)) if stages.is_empty() => {
+            return Ok(vec![Draft { table: run, whole: None }]);
+        }
+        Some(Value::Array(stages)) => stages,
+        Some(_) => return fail("`stages` is not a list of tables: write [[stages]]"),
+    };
+    let name = run.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
+    let mut drafts = Vec::with_capacity(stages.len());
+    let mut pruned = false;
+    for (index, stage) in stages.into_iter().enumerate() {
+        let Value::Table(stage) = stage else {
+            return fail("`stages` is not a list of tables: write [[stages]]");
+        };
+        if stage.contains_key("name") {
+            return fail("a stage has no name of its own: it is called like its run, with its number");
+        }
+        let mut table = run.clone();
+        if index > 0 {
+            let student = table.get_mut("student").and_then(Value::as_table_mut);
+            student.into_iter().for_each(|student| forget(student, &INHERITED));
+        }
+        let own_length = stage.get("train").and_then(Value::as_table).filter(|own| has_any(own, &LENGTHS));
+        if let (Some(_), Some(train)) = (own_length, table.get_mut("train").and_then(Value::as_table_mut)) {
+            forget(train, &LENGTHS);
+        }
+        let own_student =
+            stage.get("student").and_then(Value::as_table).is_some_and(|own| own.contains_key("model"));
+        merge(&mut table, stage);
+        if index > 0 {
+            let student = table.entry("student").or_insert_with(|| Table::new().into());
+            if let Some(student) = student.as_table_mut().filter(|student| !has_any(student, &INHERITED)) {
+                let goes_on = pruned && !own_student;
+                let key = if goes_on { "run" } else { "inherit_run" };
+                forget(student, if goes_on { &["model"] } else { &[] });
+                student.insert(key.into(), format!("{name}-{index}").into());
+            }
+        }
+        pruned = table.contains_key("prune");
+        table.insert("name".into(), format!("{name}-{}", index + 1).into());
+        drafts.push(Draft { table, whole: Some(name.clone()) });
+    }
+    Ok(drafts)
+}
+
+const INHERITED: [&str; 3] = ["inherit", "inherit_run", "run"];
+const LENGTHS: [&str; 2] = ["steps", "epochs"];
+
+fn has_any(table: &Table, keys: &[&str]) -> bool {
+    keys.iter().any(|key| table.contains_key(*key))
+}
+
+fn forget(table: &mut Table, keys: &[&str]) {
+    keys.iter().for_each(|key| drop(table.remove(*key)));
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::recipe::{Job, parse};
+
+    const BASE: &str = r#"
+        name = "thin"
+        student.model = "ViT-small-32px"
+        student.inherit = "models/large"
+        losses.task = 1.0
+        train = { batch_size = 8, steps = 3 }
+        [[data.train]]
+        source = "emoji"
+    "#;
+
+    fn job(more: &str, settings: &[&str]) -> crate::Result<Job> {
+        let settings = settings.iter().map(ToString::to_string).collect::<Vec<_>>();
+        parse(&format!("{BASE}{more}"), &settings, "test")
+    }
+
+    #[test]
+    fn stages_are_runs_that_inherit_from_one_another() {
+        let stages = "
+            [[stages]]
+            optimizer.lr = 1e-3
+            [[stages]]
+            student.model = 'ViT-micro-32px'
+            train.epochs = 2.0
+            losses = { task = 0.5 }
+            [[stages]]
+            student.inherit = 'models/other'
+        ";
+        let job = job(stages, &["runs.thin.seed=4", "runs.thin-2.optimizer.lr=0.1"]).unwrap();
+        let [a, b, c] = job.runs.as_slice() else { panic!("{} runs", job.runs.len()) };
+        assert_eq!([&a.name, &b.name, &c.name], ["thin-1", "thin-2", "thin-3"]);
+        let larger = |run: &crate::Recipe| (run.student.inherit.clone(), run.student.inherit_run.clone());
+        assert_eq!(larger(a), (Some("models/large".into()), None));
+        assert_eq!(larger(b), (None, Some("thin-1".into())));
+        assert_eq!(larger(c), (Some("models/other".into()), None));
+        assert_eq!((b.train.epochs, b.train.steps, c.train.steps), (Some(2.0), None, Some(3)));
+        assert_eq!((&*b.student.model, &*c.student.model), ("ViT-micro-32px", "ViT-small-32px"));
+        assert_eq!((a.optimizer.lr, b.optimizer.lr, c.optimizer.lr), (1e-3, 0.1, 5e-4));
+        assert_eq!((a.seed, c.seed), (4, 4));
+        assert_eq!(b.loss(kd_losses::Loss::Task).map(|task| task.weight), Some(0.5));
+    }
+
+    #[test]
+    fn runs_with_stages_stand_beside_others() {
+        let runs = "
+            [[runs]]
+            name = 'teacher'
+            [[runs]]
+            name = 'student'
+            [[runs.stages]]
+            [[runs.stages]]
+            teacher.run = 'teacher'
+            losses.crd = 1.0
+        ";
+        let job = job(runs, &[]).unwrap();
+        let names = job.runs.iter().map(|run| run.name.as_str()).collect::<Vec<_>>();
+        assert_eq!(names, ["teacher", "student-1", "student-2"]);
+        assert!(job.runs[1].teachers.is_empty() && job.runs[2].teachers.len() == 1);
+    }
+
+    #[test]
+    fn after_a_stage_that_prunes_the_next_goes_on_with_what_is_left() {
+        let stages = "
+            prune = { sparsity = 0.25, warmup_steps = 1, at_step = 2 }
+            [[stages]]
+            [[stages]]
+            [[stages]]
+            student.model = 'ViT-micro-32px'
+        ";
+        let (base, data) = BASE.split_once("[[data.train]]").unwrap();
+        let text = format!("{base}{stages}[[data.train]]{data}");
+        let job = parse(&text, &[], "test").unwrap();
+        let of = |run: usize| {
+            let own = &job.runs[run].student;
+            (own.model.as_str(), own.run.as_deref(), own.inherit_run.as_deref())
+        };
+        assert_eq!(of(0), ("ViT-small-32px", None, None));
+        assert_eq!(of(1), ("", Some("thin-1"), None));
+        assert_eq!(of(2), ("ViT-micro-32px", None, Some("thin-2")));
+        assert_eq!(job.runs[1].student.inherit, None);
+        let neither = text.replace("student.model = \"ViT-small-32px\"", "");
+        assert!(parse(&neither, &[], "test").unwrap_err().to_string().contains("either `model` or `run`"));
+    }
+
+    #[test]
+    fn what_is_no_stage_is_refused() {
+        let error = |more: &str| job(more, &[]).unwrap_err().to_string();
+        assert!(error("\n[stages]\na = 1").contains("list of tables"));
+        assert!(error("\n[[stages]]\nname = 'mine'").contains("no name of its own"));
+        assert!(error("\n[[stages]]\nstudent.models = 'x'").contains("models"));
+        assert!(error("\n[[stages]]\n[[stages]]\nstudent.inherit_run = 'thin-9'").contains("earlier run"));
+    }
+}
