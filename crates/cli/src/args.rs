@@ -146,29 +146,46 @@ pub(crate) struct Methods {
 
 #[derive(Debug, Group)]
 pub(crate) struct Evaluate {
-    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name, maybe with @revision.
-    pub model: String,
+    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name.
+    #[arg(required_unless_present = "embeddings", conflicts_with = "embeddings")]
+    pub model: Option<String>,
     /// Folder of class folders, tar file or pattern, folder of tars, or manifest from `datasets/`.
+    #[arg(long, required_unless_present_any = ["suite", "embeddings"], conflicts_with_all = ["suite", "embeddings"])]
+    pub data: Option<String>,
+    /// Suite file (TOML) that names several data sets.
+    #[arg(long, conflicts_with = "embeddings")]
+    pub suite: Option<PathBuf>,
+    /// Safetensors file with embeddings from elsewhere: `images` (n x D) with `labels` (n) and `classes` (c x D),
+    /// or `texts` (m x D) with `image_of` (m); `train_images` and `train_labels` for k-NN and a linear probe.
     #[arg(long)]
-    pub data: String,
+    pub embeddings: Option<PathBuf>,
+    /// Model (or, with --embeddings, file) to compare with: fidelity and the share of its scores that is retained.
+    #[arg(long)]
+    pub teacher: Option<String>,
     /// What to ask; by default what the data is made for.
-    #[arg(long)]
+    #[arg(long, requires = "data")]
     pub task: Option<Task>,
     /// Prompt templates: plain, cifar, simple-7, openai-80, or a file with one per line.
-    #[arg(long)]
+    #[arg(long, requires = "data")]
     pub prompts: Option<String>,
     /// Table with the columns `folder` and `name` [default: classes.csv beside or above the class folders].
-    #[arg(long)]
+    #[arg(long, requires = "data")]
     pub classes: Option<PathBuf>,
-    /// Where the data of a manifest lies [default: data/NAME].
+    /// Text file with one class name per line, in place of the data's own names.
+    #[arg(long, requires = "data")]
+    pub class_names: Option<PathBuf>,
+    /// Where the data of a manifest or suite lies [default: data/NAME, or what the suite says].
     #[arg(long)]
     pub root: Option<PathBuf>,
-    /// The preset whose weights a bare file holds, where its shapes do not tell.
+    /// The preset whose weights a bare file holds.
     #[arg(long)]
     pub arch: Option<String>,
-    /// A `tokenizer.json` [default: that of the model's folder, or CLIP's tokenizer].
+    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,
+    /// Also print every class: recall, precision, support.
+    #[arg(long)]
+    pub per_class: bool,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

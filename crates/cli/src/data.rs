@@ -1,16 +1,15 @@
 //! From what was typed to sources, models and prompts.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clip_model::folder::{self, Adjust, Opened};
 use clip_model::{Clip, presets};
 use data_pipeline::manifest::Manifest;
-use data_pipeline::sources::{FolderConfig, Source, SourceConfig, Split, WebDatasetConfig};
+use data_pipeline::sources::{FolderConfig, SourceConfig, Split, WebDatasetConfig};
 use tch::Device;
 use trainer::models::{Need, locate};
-use trainer::recipe::EvalTask;
+use trainer::recipe::{Classes, EvalSet, EvalTask, Templates};
 use trainer::views::Reader;
 
 use crate::args::{Evaluate, Task};
@@ -61,60 +60,44 @@ pub(crate) fn templates(name: &str) -> anyhow::Result<Vec<String>> {
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect())
 }
 
-/// What `evaluate` is to measure.
-pub(crate) struct EvalInput {
-    pub name: String,
-    pub source: Arc<dyn Source>,
-    pub task: EvalTask,
-    pub templates: Vec<String>,
-    /// Names in place of those of the source.
-    pub class_names: Option<Vec<String>>,
-}
-
-/// Finds out what kind of data was named.
-pub(crate) fn eval_input(args: &Evaluate) -> anyhow::Result<EvalInput> {
-    let path = Path::new(&args.data);
-    let name = path.file_stem().map_or_else(|| args.data.clone(), |stem| stem.to_string_lossy().into_owned());
+/// The data set that was named, and where its paths start.
+pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, PathBuf)> {
+    let path = Path::new(data);
+    let name = path.file_stem().map_or_else(|| data.to_string(), |stem| stem.to_string_lossy().into_owned());
     let wanted = args.task.map(|task| match task {
         Task::Classification => EvalTask::Classification,
         Task::Retrieval => EvalTask::Retrieval,
     });
-    let mut class_list = None;
-    let (config, root, task, prompts) = if path.extension().is_some_and(|end| end == "toml") {
+    let mut class_names = args.class_names.clone().map(Classes::File);
+    let (source, root, task, prompts) = if path.extension().is_some_and(|end| end == "toml") {
         let manifest = Manifest::read(path)?;
         let root = args.root.clone().unwrap_or_else(|| Path::new("data").join(&manifest.name));
         let eval = manifest.eval.as_ref();
         let eval = eval.with_context(|| format!("`{}` has no [eval] section", path.display()))?;
         let task = if eval.task == "retrieval" { EvalTask::Retrieval } else { EvalTask::Classification };
-        class_list.clone_from(&eval.classes);
+        if let (None, Some(list)) = (&class_names, &eval.classes) {
+            class_names = Some(Classes::Listed(zeroshot_eval::prompts::classes(list)?));
+        }
         (manifest.source(&eval.split)?, root, task, eval.prompts.clone())
-    } else if let Some(shards) = shards(path, &args.data)? {
-        (
-            SourceConfig::WebDataset(WebDatasetConfig { shards, caption: None }),
-            PathBuf::new(),
-            EvalTask::Retrieval,
-            None,
-        )
-    } else if args.data == "emoji" {
+    } else if let Some(shards) = shards(path, data)? {
+        let source = SourceConfig::WebDataset(WebDatasetConfig { shards, caption: None });
+        (source, PathBuf::new(), EvalTask::Retrieval, None)
+    } else if data == "emoji" {
         let held_out = data_pipeline::sources::EmojiConfig { split: Split::Test };
         (SourceConfig::Emoji(held_out), PathBuf::new(), EvalTask::Retrieval, None)
     } else {
         let classes = args.classes.clone().or_else(|| class_table(path));
-        (
-            SourceConfig::Folder(FolderConfig::new(path, classes)),
-            PathBuf::new(),
-            EvalTask::Classification,
-            None,
-        )
+        let source = SourceConfig::Folder(FolderConfig::new(path, classes));
+        (source, PathBuf::new(), EvalTask::Classification, None)
     };
+    // A list that was typed is the caller's, wherever the data lies.
+    if let Some(Classes::File(file)) = &mut class_names {
+        *file = std::path::absolute(&file).with_context(|| format!("cannot find `{}`", file.display()))?;
+    }
     let prompts = args.prompts.clone().or(prompts).unwrap_or_else(|| "plain".into());
-    Ok(EvalInput {
-        name,
-        source: config.open(&root)?,
-        task: wanted.unwrap_or(task),
-        templates: templates(&prompts)?,
-        class_names: class_list.map(|list| zeroshot_eval::prompts::classes(&list)).transpose()?,
-    })
+    let templates = Templates::Listed(templates(&prompts)?);
+    let set = EvalSet { name, task: wanted.unwrap_or(task), templates, class_names, train: None, source };
+    Ok((set, root))
 }
 
 /// The tars that were named: one, a pattern, or all of a folder.

@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod data;
+mod embeddings;
 mod exit;
 mod output;
 mod signals;

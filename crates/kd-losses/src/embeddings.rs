@@ -47,6 +47,20 @@ impl Embeddings {
     }
 }
 
+/// Checks that two models' rows are of the same samples, enough of them to be related to each other.
+pub(crate) fn check_relations(student: &Embeddings, teacher: &Embeddings) -> Result<()> {
+    if student.rows() == teacher.rows() && student.rows() >= 2 {
+        return Ok(());
+    }
+    Err(Error::Shapes {
+        left: "the student's embeddings",
+        left_shape: student.image.size(),
+        right: "the teacher's embeddings",
+        right_shape: teacher.image.size(),
+        rule: "relations within a batch need the same rows, at least two",
+    })
+}
+
 /// Rows scaled to length 1; rows shorter than 1e-12 are divided by that, as torch's `normalize` does.
 pub fn normalize(rows: &Tensor) -> Tensor {
     let norms = rows.norm_scalaropt_dim(2.0, [-1], true).clamp_min(1e-12);

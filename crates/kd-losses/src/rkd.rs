@@ -2,8 +2,8 @@
 
 use tch::{Reduction, Tensor};
 
-use crate::embeddings::{Embeddings, normalize};
-use crate::{Error, Result};
+use crate::Result;
+use crate::embeddings::{Embeddings, check_relations, normalize};
 
 /// Huber loss (delta 1) between all pairwise distances, each divided by its model's mean distance; images plus texts.
 ///
@@ -30,15 +30,7 @@ fn of_both(
     teacher: &Embeddings,
     relations: impl Fn(&Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    if student.rows() != teacher.rows() || student.rows() < 2 {
-        return Err(Error::Shapes {
-            left: "the student's embeddings",
-            left_shape: student.image.size(),
-            right: "the teacher's embeddings",
-            right_shape: teacher.image.size(),
-            rule: "relations within a batch need the same rows, at least two",
-        });
-    }
+    check_relations(student, teacher)?;
     let loss = |student: &Tensor, teacher: &Tensor| -> Result<Tensor> {
         Ok(relations(student)?.smooth_l1_loss(&relations(teacher)?.detach(), Reduction::Mean, 1.0))
     };

@@ -6,7 +6,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::embeddings::Embeddings;
+use crate::embeddings::{Embeddings, check_relations};
 use crate::relation::kl;
 use crate::{Error, Result};
 
@@ -42,15 +42,7 @@ pub fn gram(
     block: Block,
     temperatures: &[f64],
 ) -> Result<Tensor> {
-    if student.rows() != teacher.rows() || student.rows() < 2 {
-        return Err(Error::Shapes {
-            left: "the student's embeddings",
-            left_shape: student.image.size(),
-            right: "the teacher's embeddings",
-            right_shape: teacher.image.size(),
-            rule: "relations within a batch need the same rows, at least two",
-        });
-    }
+    check_relations(student, teacher)?;
     check_temperatures(temperatures)?;
     let (student, teacher) = (cosines(student, block), cosines(teacher, block));
     Ok(compare(&student, &teacher, temperatures))

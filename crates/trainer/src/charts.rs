@@ -9,7 +9,7 @@ const COLORS: [&str; 7] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9"
 const STYLE: &str = "\
 :root{color-scheme:light dark}\
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;background:light-dark(#fff,#16181c);color:light-dark(#1c1e21,#e6e6e6)}\
-table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .8rem;border-bottom:1px solid light-dark(#ddd,#3a3d42);text-align:left}\
+.wide{overflow-x:auto}table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .8rem;border-bottom:1px solid light-dark(#ddd,#3a3d42);text-align:left}\
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
 svg{max-width:100%;height:auto}svg text{fill:currentColor;font:12px system-ui,sans-serif}\
 .axis{stroke:currentColor;opacity:.35}.grid{stroke:currentColor;opacity:.12}";
@@ -197,7 +197,7 @@ fn open_svg(height: f64) -> String {
 
 /// A Markdown table as HTML; all columns but the first two are numbers.
 pub(crate) fn html_table(markdown: &str) -> String {
-    let mut html = String::from("<table>");
+    let mut html = String::from("<div class=\"wide\"><table>");
     for (index, line) in markdown.lines().enumerate().filter(|(index, _)| *index != 1) {
         let tag = if index == 0 { "th" } else { "td" };
         html.push_str("<tr>");
@@ -207,7 +207,7 @@ pub(crate) fn html_table(markdown: &str) -> String {
         }
         html.push_str("</tr>");
     }
-    html + "</table>"
+    html + "</table></div>"
 }
 
 pub(crate) fn escape(text: &str) -> String {

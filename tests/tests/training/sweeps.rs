@@ -1,9 +1,7 @@
-//! The sweeps that ship are planned, with no data here.
+//! The sweeps that ship are planned, with no data here, and the suites are read.
 
 use std::path::{Path, PathBuf};
 
-use trainer::plan::Plan;
-use trainer::recipe::Job;
 use trainer::sweep::Sweep;
 
 fn files() -> Vec<PathBuf> {
@@ -23,8 +21,7 @@ fn every_sweep_is_planned() {
         assert_eq!(sweep.name, path.file_stem().unwrap().to_string_lossy());
         let mut students = std::collections::BTreeSet::new();
         for cell in sweep.runs() {
-            let job = Job { name: cell.name.clone(), runs: vec![cell.recipe.clone()] };
-            let plan = Plan::new(&cell.recipe, &job).unwrap_or_else(|e| panic!("{}: {e}", cell.label()));
+            let plan = sweep.plan(cell).unwrap_or_else(|e| panic!("{}: {e}", cell.label()));
             assert!(plan.steps > 0 && plan.flops > 0.0);
             if !sweep.shared.iter().any(|shared| shared.folder == cell.folder) {
                 students.insert((plan.steps, plan.samples, plan.student.model));
@@ -37,6 +34,20 @@ fn every_sweep_is_planned() {
     for needed in ["clip-kd-cifar", "quick", "structure-transfer", "tinyclip-vs-clip-kd"] {
         assert!(names.iter().any(|name| name == needed), "{needed}");
     }
+}
+
+#[test]
+fn every_suite_is_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/suites");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let suite = trainer::suite::Suite::read(&path).unwrap();
+        assert_eq!(suite.name, path.file_stem().unwrap().to_string_lossy());
+        suite.sets.iter().for_each(|set| assert!(!set.templates.texts().unwrap().is_empty()));
+        count += 1;
+    }
+    assert!(count > 0);
 }
 
 #[test]

@@ -1,23 +1,86 @@
 //! `clip-distill evaluate`.
 
-use trainer::evaluate::{ModelEncoder, evaluate_source};
-use zeroshot_eval::{Report, SetScore};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde_json::json;
+use trainer::evaluate::ModelEncoder;
+use trainer::recipe::EvalSet;
+use trainer::suite::{self, SetRows, Suite};
+use zeroshot_eval::{Evaluation, Report, StoredOptions, retention};
 
 use crate::args::Evaluate;
-use crate::data::{eval_input, open_model};
+use crate::data::{eval_set, open_model};
 use crate::exit::Code;
-use crate::output;
+use crate::{embeddings, output};
 
 pub(crate) fn run(args: Evaluate) -> anyhow::Result<Code> {
-    let input = eval_input(&args)?;
-    let (model, reader) = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
-    let encoder = ModelEncoder { model: &model, reader: &reader };
-    let score =
-        evaluate_source(&encoder, &input.source, input.task, &input.templates, input.class_names.as_deref())?;
-    let report = Report { model: args.model, sets: vec![SetScore { set: input.name, score }] };
-    match args.json {
-        true => output::json(&report)?,
-        false => output::text(report.table())?,
+    if let Some(file) = &args.embeddings {
+        let own = embeddings::read(file)?;
+        let teacher = args.teacher.as_ref().map(|file| embeddings::read(Path::new(file))).transpose()?;
+        let details = vec![own.measure(&file.display().to_string(), teacher.as_ref())?];
+        let of_teacher = match (&teacher, &args.teacher) {
+            (Some(teacher), Some(name)) => {
+                Some(suite::report(name, &[teacher.measure(&details[0].set, None)?]))
+            }
+            _ => None,
+        };
+        return show(&args, &file.display().to_string(), &details, of_teacher.as_ref());
     }
+    let name = args.model.as_deref().context("no model is named")?;
+    let (sets, root, options) = sets(&args)?;
+    let (model, reader) = open_model(name, args.arch.as_deref(), args.tokenizer.as_deref())?;
+    let encoder = ModelEncoder { model: &model, reader: &reader };
+    let mut teacher = None;
+    if let Some(name) = &args.teacher {
+        let (model, reader) = open_model(name, None, None)?;
+        let encoder = ModelEncoder { model: &model, reader: &reader };
+        let rows = sets.iter().map(|set| suite::encode(&encoder, set, &root, None));
+        let rows = rows.collect::<trainer::Result<Vec<SetRows>>>()?;
+        let plain = StoredOptions { knn: None, probe: None, fidelity: None, ..options.clone() };
+        let own = sets.iter().zip(&rows).map(|(set, rows)| suite::measure(&set.name, rows, None, &plain));
+        teacher = Some((suite::report(name, &own.collect::<trainer::Result<Vec<_>>>()?), rows));
+    }
+    let rows = teacher.as_ref().map(|(_, rows)| rows.as_slice());
+    let details = suite::evaluate_sets(&encoder, &sets, &root, rows, &options)?;
+    show(&args, name, &details, teacher.as_ref().map(|(report, _)| report))
+}
+
+/// The data sets, where their paths start, and how they are measured.
+fn sets(args: &Evaluate) -> anyhow::Result<(Vec<EvalSet>, PathBuf, StoredOptions)> {
+    if let Some(file) = &args.suite {
+        let suite = Suite::read(file)?;
+        return Ok((suite.sets, args.root.clone().unwrap_or(suite.root), suite.options));
+    }
+    let data = args.data.as_deref().context("no data is named")?;
+    let (set, root) = eval_set(args, data)?;
+    Ok((vec![set], root, StoredOptions::default()))
+}
+
+fn show(
+    args: &Evaluate,
+    name: &str,
+    details: &[Evaluation],
+    teacher: Option<&Report>,
+) -> anyhow::Result<Code> {
+    let report = suite::report(name, details);
+    let retained = teacher.map(|teacher| retention(&report, teacher));
+    if args.json {
+        output::json(&json!({
+            "model": report.model, "sets": report.sets, "details": details, "teacher": teacher, "retention": retained,
+        }))?;
+        return Ok(Code::Done);
+    }
+    let mut text = match teacher {
+        Some(teacher) => zeroshot_eval::report::compare(&[teacher.clone(), report], Some(0)),
+        None => report.table(),
+    };
+    for found in details {
+        text.push_str(&format!("\n## {}\n\n{}", found.set, found.table()));
+        if args.per_class && !found.per_class.is_empty() {
+            text.push_str(&format!("\n{}", found.class_table()));
+        }
+    }
+    output::text(text)?;
     Ok(Code::Done)
 }

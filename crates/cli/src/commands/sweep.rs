@@ -2,8 +2,7 @@
 
 use anyhow::Context;
 use serde_json::json;
-use trainer::plan::Plan;
-use trainer::recipe::{Job, settings_table};
+use trainer::recipe::settings_table;
 use trainer::sweep::{Limits, Progress, Standing, SweepReport, run_cells, write_reports};
 
 use crate::args::Sweep;
@@ -53,8 +52,7 @@ fn dry_run(sweep: &trainer::sweep::Sweep, as_json: bool) -> anyhow::Result<Code>
     let mut cells = Vec::new();
     let mut flops = 0.0;
     for cell in sweep.runs() {
-        let job = Job { name: cell.name.clone(), runs: vec![cell.recipe.clone()] };
-        let plan = Plan::new(&cell.recipe, &job).with_context(|| cell.label())?;
+        let plan = sweep.plan(cell).with_context(|| cell.label())?;
         let standing = cell.standing();
         if standing != Standing::Finished {
             flops += plan.flops;

@@ -70,15 +70,17 @@ pub fn run_cells(
                 if limits.stop.load(Ordering::Relaxed) {
                     return Ok(());
                 }
-                {
+                // The place in the queue's front and the count are taken together.
+                let cell = {
                     let mut begun = begun.lock().unwrap_or_else(PoisonError::into_inner);
                     if limits.cells.is_some_and(|most| *begun >= most) {
                         return Ok(());
                     }
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let Some(cell) = next else { return Ok(()) };
                     *begun += 1;
-                }
-                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                let Some(cell) = next else { return Ok(()) };
+                    cell
+                };
                 let device =
                     (!limits.devices.is_empty()).then(|| &limits.devices[worker % limits.devices.len()]);
                 let started = Instant::now();

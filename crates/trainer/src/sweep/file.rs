@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use clip_model::presets;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
-use crate::recipe::{Recipe, load_one, merge};
+use crate::plan::Plan;
+use crate::recipe::{Job, Recipe, load_one, merge};
 use crate::run::{MODEL_FOLDER, REPORT_FILE};
 use crate::run_folder::shaping;
 use crate::{Error, Result};
@@ -184,10 +184,37 @@ impl Sweep {
         })
     }
 
-    /// All runs in the order in which they can be made, each folder once.
+    /// What a cell will cost; a shared run that is not there yet counts as what it will be.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn plan(&self, cell: &Cell) -> Result<Plan> {
+        let mut recipe = cell.recipe.clone();
+        for teacher in &mut recipe.teachers {
+            let is_model = |own: &&Cell| {
+                let model = own.folder.join(MODEL_FOLDER);
+                teacher.model.as_deref().is_some_and(|name| Path::new(name) == model) && !model.exists()
+            };
+            if let Some(own) = self.shared.iter().find(is_model) {
+                teacher.model = Some(own.recipe.student.model.clone());
+                teacher.image_size = teacher.image_size.or(own.recipe.student.image_size);
+            }
+        }
+        let job = Job { name: cell.name.clone(), runs: vec![recipe] };
+        Plan::new(&job.runs[0], &job)
+    }
+
+    /// All runs in the order in which they are made, each folder once: shared ones, then all cells of the first seed,
+    /// so that a sweep that is not finished compares all of them already.
     pub fn runs(&self) -> Vec<&Cell> {
         let mut seen = std::collections::HashSet::new();
-        self.shared.iter().chain(&self.cells).filter(|cell| seen.insert(&cell.folder)).collect()
+        // The place of a cell's seed among its own seeds.
+        let rank = |cell: &Cell| {
+            self.cells.iter().filter(|own| own.name == cell.name).position(|own| own.seed == cell.seed)
+        };
+        let mut cells = self.cells.iter().collect::<Vec<_>>();
+        cells.sort_by_key(|cell| rank(cell));
+        self.shared.iter().chain(cells).filter(|cell| seen.insert(&cell.folder)).collect()
     }
 }
 
@@ -255,16 +282,6 @@ impl Maker<'_> {
         self.fill(&mut settings, &origin, &|cell, rest| format!("{}{rest}", cell.folder.display()))?;
         let mut recipe = load_one(&recipe, run, &settings)?;
         recipe.name = format!("cell-{id}");
-        for teacher in recipe.teachers.iter_mut().chain(&mut recipe.eval.teacher) {
-            // A plan can be made before the shared run is there.
-            let shared = self.shared.values().find(|cell| {
-                teacher.model.as_deref().is_some_and(|m| Path::new(m) == cell.folder.join(MODEL_FOLDER))
-            });
-            let preset = shared
-                .map(|cell| cell.recipe.student.model.clone())
-                .filter(|name| presets::get(name).is_ok());
-            teacher.arch = teacher.arch.take().or(preset);
-        }
         if recipe.eval.fidelity && recipe.eval.cache.is_none() {
             recipe.eval.cache = Some(self.out.join("cache"));
         }
@@ -338,8 +355,11 @@ mod tests {
             Some(sweep.shared[0].folder.join("model").as_path())
         );
         assert_eq!(teacher.store.as_deref(), Some(sweep.shared[0].folder.join("store").as_path()));
-        assert_eq!(teacher.arch.as_deref(), Some("ViT-nano-32px"));
+        let plan = sweep.plan(last).unwrap();
+        assert_eq!((plan.steps, plan.teachers[0].model.as_str()), (6, "ViT-nano-32px"));
         assert_eq!(last.standing(), Standing::Open);
+        let seeds = sweep.runs().iter().skip(1).map(|cell| cell.seed).collect::<Vec<_>>();
+        assert_eq!(seeds, [3, 3, 3, 3, 4, 4, 4, 4]);
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! The HTML page of a sweep: its tables, and charts where people would rather look.
 
-use std::collections::BTreeMap;
-
-use super::results::{CellResults, MEAN, SweepReport};
+use super::results::{CellResults, MEAN, SweepReport, figure_names, retained};
 use super::stats::Summary;
 use crate::charts::{Bars, bars, curves, escape, html_table, page, scatter};
 use crate::{Result, metrics, report};
@@ -23,15 +21,13 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
         show(&mut body, first);
     }
     let main = [MEAN.to_string()];
-    body.push_str(&format!(
-        "<h2>Zero-shot mean in percent</h2>{}",
-        grouped(&all, &main, |cell| &cell.figures)
-    ));
+    let chart = grouped(&all, &main, CellResults::main_figure);
+    body.push_str(&format!("<h2>Zero-shot mean in percent</h2>{chart}"));
     tables.for_each(|table| show(&mut body, table));
 
-    let retained = names(&all, |cell| &cell.retained);
-    if !retained.is_empty() {
-        let chart = grouped(&all, &retained, |cell| &cell.retained);
+    let sets = figure_names(&all, retained);
+    if !sets.is_empty() {
+        let chart = grouped(&all, &sets, |cell, set| cell.retained.get(set));
         body.push_str(&format!("<h2>Retained of the teacher by set, in percent</h2>{chart}"));
     }
     for (title, axis, cost) in [
@@ -45,7 +41,7 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
         }),
     ] {
         let points = all.iter().filter_map(|cell| {
-            let mean = Summary::of(cell.figures.get(MEAN)?)?.mean;
+            let mean = Summary::of(cell.main_figure(MEAN)?)?.mean;
             Some((cell.name.clone(), vec![(cost(cell), mean * 100.0)]))
         });
         let chart = scatter(&points.collect::<Vec<_>>(), true, axis);
@@ -58,7 +54,7 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
                 .get(best)
                 .into_iter()
                 .flatten()
-                .zip(cell.figures.get(MEAN).into_iter().flatten());
+                .zip(cell.main_figure(MEAN).into_iter().flatten());
             (cell.name.clone(), pairs.map(|(x, y)| (*x, y * 100.0)).collect())
         });
         let chart = scatter(&points.collect::<Vec<_>>(), false, best);
@@ -76,22 +72,15 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
     Ok(page(&sweep.title, &body))
 }
 
-fn names(cells: &[&CellResults], of: fn(&CellResults) -> &BTreeMap<String, Vec<f64>>) -> Vec<String> {
-    let mut names = cells.iter().flat_map(|cell| of(cell).keys()).cloned().collect::<Vec<_>>();
-    names.sort();
-    names.dedup();
-    names
-}
-
 /// One group of bars per figure, in percent with the spread over seeds.
-fn grouped(
-    cells: &[&CellResults],
+fn grouped<'a>(
+    cells: &[&'a CellResults],
     figures: &[String],
-    of: fn(&CellResults) -> &BTreeMap<String, Vec<f64>>,
+    of: fn(&'a CellResults, &str) -> Option<&'a Vec<f64>>,
 ) -> String {
     let group = |figure: &String| -> Bars {
-        let value = |cell: &&CellResults| {
-            let found = Summary::of(of(cell).get(figure)?)?;
+        let value = |cell: &&'a CellResults| {
+            let found = Summary::of(of(cell, figure)?)?;
             Some((found.mean * 100.0, found.deviation.unwrap_or(0.0) * 100.0))
         };
         (figure.clone(), cells.iter().map(value).collect())

@@ -24,6 +24,8 @@ pub struct CellResults {
     pub name: String,
     /// The seeds that are finished.
     pub seeds: Vec<u64>,
+    /// The zero-shot mean and the main figure of each set, one value per seed, 0 to 1.
+    pub main: Vec<(String, Vec<f64>)>,
     /// Of each figure (`set: figure`) one value per seed, 0 to 1.
     pub figures: BTreeMap<String, Vec<f64>>,
     /// Of each fidelity figure (`set: of what, which`) one value per seed.
@@ -70,7 +72,7 @@ pub struct SweepReport {
     pub shared: Vec<CellResults>,
     /// The cells.
     pub cells: Vec<CellResults>,
-    /// All pairs of cells on the main figure, and every cell against the baseline on every figure.
+    /// All pairs of cells on the main figures.
     pub comparisons: Vec<Comparison>,
     /// Over all cells and seeds: how each fidelity figure goes with the main figure (Pearson).
     pub predictors: Vec<(String, f64)>,
@@ -106,7 +108,7 @@ impl SweepReport {
             Ok(all)
         };
         let (shared, cells) = (collect(&sweep.shared)?, collect(&sweep.cells)?);
-        let comparisons = comparisons(&cells, sweep.baseline.as_deref());
+        let comparisons = comparisons(&cells);
         let predictors = predictors(&cells);
         Ok(SweepReport {
             name: sweep.name.clone(),
@@ -138,61 +140,54 @@ impl SweepReport {
     pub fn tables(&self) -> Vec<(String, String)> {
         let all = self.shared.iter().chain(&self.cells).collect::<Vec<_>>();
         let mut tables = Vec::new();
-        let columns = figure_names(&all, |cell| &cell.figures);
+        let columns = main_names(&all);
+        let cell_row = |cell: &CellResults, value: &dyn Fn(&String) -> String| {
+            let mut row = vec![cell.name.clone(), cell.seeds.len().to_string()];
+            row.extend(columns.iter().map(value));
+            row
+        };
         if !columns.is_empty() {
-            let rows = all.iter().map(|cell| {
-                let mut row = vec![cell.name.clone(), cell.seeds.len().to_string()];
-                row.extend(columns.iter().map(|name| summary(cell.figures.get(name), 100.0)));
-                row
-            });
+            let rows = all.iter().map(|cell| cell_row(cell, &|name| summary(cell.main_figure(name), 100.0)));
             let title = "Zero-shot results in percent, mean ± standard deviation over seeds".to_string();
             tables.push((title, table(&["cell", "seeds"], &columns, rows.collect())));
         }
-        if let Some(baseline) = &self.baseline {
-            let own = |cell: &CellResults| -> Vec<String> {
-                let mut row = vec![cell.name.clone(), cell.seeds.len().to_string()];
-                row.extend(columns.iter().map(|name| {
-                    let found = self
-                        .comparisons
-                        .iter()
-                        .find(|c| c.cell == cell.name && c.other == *baseline && c.figure == *name);
-                    found.map_or_else(|| "-".into(), |c| difference(&c.difference))
-                }));
-                row
-            };
-            let rows = self.cells.iter().filter(|cell| cell.name != *baseline).map(own).collect::<Vec<_>>();
-            if !rows.is_empty() {
-                let title = format!(
-                    "Difference to `{baseline}` in points, with the 95 % interval over seeds (paired; * leaves 0 out)"
-                );
-                tables.push((title, table(&["cell", "seeds"], &columns, rows)));
-            }
+        let compared = |cell: &str, other: &str, figure: &str| {
+            let same = |c: &&Comparison| c.cell == cell && c.other == other && c.figure == figure;
+            self.comparisons.iter().find(same).map_or_else(|| "-".into(), |c| difference(&c.difference))
+        };
+        if let Some(baseline) = self.baseline.as_ref().filter(|_| self.cells.len() > 1) {
+            let others = self.cells.iter().filter(|cell| cell.name != *baseline);
+            let rows = others.map(|cell| cell_row(cell, &|name| compared(&cell.name, baseline, name)));
+            let title = format!(
+                "Difference to `{baseline}` in points, with the 95 % interval over seeds (paired; * leaves 0 out)"
+            );
+            tables.push((title, table(&["cell", "seeds"], &columns, rows.collect())));
         }
         let names = self.cells.iter().map(|cell| cell.name.clone()).collect::<Vec<_>>();
-        let pairs = self.cells.iter().map(|cell| {
-            let mut row = vec![cell.name.clone(), MEAN.to_string()];
-            row.extend(names.iter().map(|other| {
-                let same = |c: &&Comparison| c.cell == cell.name && c.other == *other && c.figure == MEAN;
-                self.comparisons.iter().find(same).map_or_else(|| "".into(), |c| difference(&c.difference))
-            }));
-            row
-        });
         if names.len() > 2 {
+            let rows = self.cells.iter().map(|cell| {
+                let mut row = vec![cell.name.clone(), MEAN.to_string()];
+                row.extend(names.iter().map(|other| compared(&cell.name, other, MEAN)));
+                row
+            });
             let title = "Row minus column in points, with the 95 % interval over seeds".to_string();
-            tables.push((title, table(&["cell", "figure"], &names, pairs.collect())));
+            tables.push((title, table(&["cell", "figure"], &names, rows.collect())));
         }
         for (title, factor, of) in [
+            ("All figures in percent", 100.0, figures as Of),
             ("Share of the teacher's score that is retained, in percent", 100.0, retained as Of),
             ("Fidelity to the teacher", 1.0, fidelity as Of),
         ] {
-            let columns = figure_names(&all, of);
-            if !columns.is_empty() {
-                let rows = all.iter().filter(|cell| !of(cell).is_empty()).map(|cell| {
-                    let mut row = vec![cell.name.clone(), cell.seeds.len().to_string()];
-                    row.extend(columns.iter().map(|name| summary(of(cell).get(name), factor)));
-                    row
-                });
-                tables.push((title.into(), table(&["cell", "seeds"], &columns, rows.collect())));
+            let rows = figure_names(&all, of).into_iter().map(|name| {
+                let (set, figure) = name.split_once(": ").unwrap_or((&name, "main figure"));
+                let mut row = vec![set.to_string(), figure.to_string()];
+                row.extend(all.iter().map(|cell| summary(of(cell).get(&name), factor)));
+                row
+            });
+            let rows = rows.collect::<Vec<_>>();
+            if !rows.is_empty() {
+                let columns = all.iter().map(|cell| cell.name.clone()).collect::<Vec<_>>();
+                tables.push((title.into(), table(&["data set", "figure"], &columns, rows)));
             }
         }
         if !self.predictors.is_empty() {
@@ -200,6 +195,9 @@ impl SweepReport {
                 self.predictors.iter().map(|(name, r)| vec![name.clone(), MEAN.into(), format!("{r:.2}")]);
             let title = "Which fidelity goes with the zero-shot mean, over all cells and seeds".to_string();
             tables.push((title, table(&["fidelity", "with"], &["correlation".into()], rows.collect())));
+        }
+        if all.is_empty() {
+            return tables;
         }
         let columns = ["parameters, M", "MACs, G", "training, s"].map(String::from);
         let rows = all.iter().map(|cell| {
@@ -220,10 +218,13 @@ impl SweepReport {
         let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
         let mut text = "cell,seed,kind,figure,value\n".to_string();
         for cell in self.shared.iter().chain(&self.cells) {
-            for (kind, values) in
-                [("score", &cell.figures), ("retained", &cell.retained), ("fidelity", &cell.fidelity)]
-            {
-                for (figure, values) in values {
+            let main = cell.main.iter().map(|(figure, values)| ("main", figure, values));
+            let others =
+                [("score", &cell.figures), ("retained", &cell.retained), ("fidelity", &cell.fidelity)];
+            let others =
+                others.into_iter().flat_map(|(kind, all)| all.iter().map(move |(f, v)| (kind, f, v)));
+            for (kind, figure, values) in main.chain(others) {
+                {
                     for (seed, value) in cell.seeds.iter().zip(values) {
                         text.push_str(&format!(
                             "{},{seed},{kind},{},{value}\n",
@@ -258,6 +259,11 @@ pub fn write_reports(report: &SweepReport, folder: &Path) -> Result<()> {
 }
 
 impl CellResults {
+    /// One value per seed of a main figure.
+    pub fn main_figure(&self, name: &str) -> Option<&Vec<f64>> {
+        self.main.iter().find(|(own, _)| own == name).map(|(_, values)| values)
+    }
+
     fn new(cell: &Cell, results: &Results) -> Result<Self> {
         let config = cell.recipe.student.adjust().apply(&plan::model_config(&cell.recipe.student.model)?)?;
         let cost = cost::cost(&config)?;
@@ -265,6 +271,7 @@ impl CellResults {
         Ok(CellResults {
             name: cell.name.clone(),
             seeds: Vec::new(),
+            main: Vec::new(),
             figures: BTreeMap::new(),
             fidelity: BTreeMap::new(),
             retained: BTreeMap::new(),
@@ -281,8 +288,13 @@ impl CellResults {
                 self.figures.entry(format!("{}: {figure}", set.set)).or_default().push(value);
             }
         }
-        if let Some(value) = main_figure(&results.student, mean, &cell.label())? {
-            self.figures.entry(MEAN.into()).or_default().push(value);
+        let mean = main_figure(&results.student, mean, &cell.label())?.map(|value| (MEAN, value));
+        let sets = results.student.sets.iter().map(|set| (set.set.as_str(), set.score.main()));
+        for (name, value) in mean.into_iter().chain(sets) {
+            match self.main.iter_mut().find(|(own, _)| own == name) {
+                Some((_, values)) => values.push(value),
+                None => self.main.push((name.into(), vec![value])),
+            }
         }
         if let Some(teacher) = &results.teacher {
             for set in zeroshot_eval::retention(&results.student, teacher).sets {
@@ -340,19 +352,16 @@ fn main_figure(report: &Report, mean: &[MeanPart], label: &str) -> Result<Option
 fn paired(one: &CellResults, other: &CellResults, figure: &str) -> Vec<(f64, f64)> {
     let value = |cell: &CellResults, seed: u64| {
         let place = cell.seeds.iter().position(|own| *own == seed)?;
-        cell.figures.get(figure)?.get(place).copied()
+        cell.main_figure(figure)?.get(place).copied()
     };
     one.seeds.iter().filter_map(|seed| Some((value(one, *seed)?, value(other, *seed)?))).collect()
 }
 
-fn comparisons(cells: &[CellResults], baseline: Option<&str>) -> Vec<Comparison> {
+fn comparisons(cells: &[CellResults]) -> Vec<Comparison> {
     let mut all = Vec::new();
     for one in cells {
         for other in cells.iter().filter(|other| other.name != one.name) {
-            for figure in one.figures.keys() {
-                if figure != MEAN && Some(other.name.as_str()) != baseline {
-                    continue;
-                }
+            for (figure, _) in &one.main {
                 if let Some(difference) = Difference::of(&paired(one, other, figure)) {
                     let (cell, other) = (one.name.clone(), other.name.clone());
                     all.push(Comparison { cell, other, figure: figure.clone(), difference });
@@ -369,7 +378,7 @@ fn predictors(cells: &[CellResults]) -> Vec<(String, f64)> {
     names.dedup();
     let points = |name: &String| {
         let of = |cell: &CellResults| {
-            let (fidelity, mean) = (cell.fidelity.get(name), cell.figures.get(MEAN));
+            let (fidelity, mean) = (cell.fidelity.get(name), cell.main_figure(MEAN));
             let pairs = fidelity.into_iter().flatten().zip(mean.into_iter().flatten());
             pairs.map(|(x, y)| (*x, *y)).collect::<Vec<_>>()
         };
@@ -383,9 +392,13 @@ fn predictors(cells: &[CellResults]) -> Vec<(String, f64)> {
     found
 }
 
-type Of = fn(&CellResults) -> &BTreeMap<String, Vec<f64>>;
+pub(super) type Of = fn(&CellResults) -> &BTreeMap<String, Vec<f64>>;
 
-fn retained(cell: &CellResults) -> &BTreeMap<String, Vec<f64>> {
+fn figures(cell: &CellResults) -> &BTreeMap<String, Vec<f64>> {
+    &cell.figures
+}
+
+pub(super) fn retained(cell: &CellResults) -> &BTreeMap<String, Vec<f64>> {
     &cell.retained
 }
 
@@ -393,15 +406,22 @@ fn fidelity(cell: &CellResults) -> &BTreeMap<String, Vec<f64>> {
     &cell.fidelity
 }
 
-/// All figures that any cell has; the main one first.
-fn figure_names(
-    cells: &[&CellResults],
-    of: impl Fn(&CellResults) -> &BTreeMap<String, Vec<f64>>,
-) -> Vec<String> {
+/// The main figures in the order of the sets.
+fn main_names(cells: &[&CellResults]) -> Vec<String> {
+    let mut names = Vec::<String>::new();
+    for (name, _) in cells.iter().flat_map(|cell| &cell.main) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    names
+}
+
+/// All figures that any cell has.
+pub(super) fn figure_names(cells: &[&CellResults], of: Of) -> Vec<String> {
     let mut names = cells.iter().flat_map(|cell| of(cell).keys()).cloned().collect::<Vec<_>>();
     names.sort();
     names.dedup();
-    names.sort_by_key(|name| name != MEAN);
     names
 }
 

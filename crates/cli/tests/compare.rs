@@ -1,0 +1,219 @@
+//! Commands that compare: evaluation with suites, teachers and files; stores; sweeps; the list of methods.
+
+mod common;
+
+use std::collections::HashMap;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Place, clip_distill, done, failed, text};
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn a_suite_is_measured_with_its_teacher() {
+    let place = Place::new();
+    let (model, pictures) = (place.model(), place.pictures());
+    let suite = format!(
+        "name = 'mine'\n[[sets]]\nname = 'colours'\nsource = 'folder'\nroot = '{pictures}'\nclass_names = ['scarlet', 'navy']\n\
+         prompts = ['a {{}} square']\ntrain = {{ source = 'folder', root = '{pictures}' }}\n\
+         [[sets]]\nname = 'held out'\ntask = 'retrieval'\nsource = 'emoji'\nsplit = 'test'\n"
+    );
+    fs::write(place.path("suite.toml"), suite).unwrap();
+    let found = json(&done(&[
+        "evaluate",
+        &model,
+        "--suite",
+        &place.name("suite.toml"),
+        "--teacher",
+        &model,
+        "--json",
+    ]));
+    assert_eq!(found["sets"].as_array().unwrap().len(), 2);
+    let colours = &found["details"][0];
+    // A model is like itself, keeps all of itself, and knows the very pictures it was shown.
+    assert_eq!(colours["fidelity"]["top1_agreement"], 1.0);
+    assert_eq!(colours["knn"]["top1"], 1.0);
+    assert_eq!(colours["per_class"][0]["class"], "scarlet");
+    assert_eq!(found["retention"]["sets"][1]["retained"], 1.0);
+    let table = done(&["evaluate", &model, "--suite", &place.name("suite.toml"), "--per-class"]);
+    for part in ["scarlet", "linear probe", "expected calibration error", "held out"] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    fs::write(place.path("names.txt"), "one\n").unwrap();
+    let error = failed(&["evaluate", &model, "--data", &pictures, "--class-names", &place.name("names.txt")]);
+    assert!(error.contains("at least two"), "{error}");
+    let error = failed(&["evaluate", &model, "--suite", &place.name("missing.toml")]);
+    assert!(error.contains("missing.toml"), "{error}");
+}
+
+#[test]
+fn embeddings_from_elsewhere_are_measured() {
+    let place = Place::new();
+    let file = |name: &str, rows: &[f32], labels: &[i64]| {
+        let bytes = rows.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
+        let ids = labels.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
+        let classes = [1f32, 0.0, 0.0, 1.0].iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
+        let views = vec![
+            ("images", TensorView::new(Dtype::F32, vec![rows.len() / 2, 2], &bytes).unwrap()),
+            ("labels", TensorView::new(Dtype::I64, vec![labels.len()], &ids).unwrap()),
+            ("classes", TensorView::new(Dtype::F32, vec![2, 2], &classes).unwrap()),
+        ];
+        let names = HashMap::from([("class_names".to_string(), r#"["left", "right"]"#.to_string())]);
+        fs::write(place.path(name), safetensors::serialize(views, Some(names)).unwrap()).unwrap();
+        place.name(name)
+    };
+    // Three of four right, and the teacher all four.
+    let own = file("own", &[1.0, 0.1, 0.9, 0.0, 0.1, 2.0, 3.0, 0.2], &[0, 0, 1, 1]);
+    let teacher = file("teacher", &[1.0, 0.1, 0.9, 0.0, 0.1, 2.0, 0.0, 0.2], &[0, 0, 1, 1]);
+    let found = json(&done(&["evaluate", "--embeddings", &own, "--teacher", &teacher, "--json"]));
+    assert_eq!(found["sets"][0]["top1"], 0.75);
+    assert_eq!(found["retention"]["mean"], 0.75);
+    assert_eq!(found["details"][0]["fidelity"]["top1_agreement"], 0.75);
+    assert_eq!(found["details"][0]["confused"][0]["predicted"], "left");
+    for (name, rows, labels) in
+        [("short", &[1.0, 0.0][..], &[0, 1][..]), ("far", &[1.0, 0.0], &[7]), ("below", &[1.0, 0.0], &[-1])]
+    {
+        failed(&["evaluate", "--embeddings", &file(name, rows, labels)]);
+    }
+    fs::write(place.path("text"), "hello").unwrap();
+    assert!(failed(&["evaluate", "--embeddings", &place.name("text")]).contains("not a file of embeddings"));
+    assert_eq!(clip_distill(&["evaluate", "--embeddings", &own, "--data", "emoji"]).status.code(), Some(2));
+}
+
+#[test]
+fn methods_and_losses_are_listed() {
+    let found = json(&done(&["methods", "--json"]));
+    let names = |key: &str| {
+        let all = found[key].as_array().unwrap().iter();
+        all.map(|own| own["name"].as_str().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    assert!(
+        names("methods").contains(&"clip-kd".to_string()) && names("losses").contains(&"gram".to_string())
+    );
+    let text = done(&["methods"]);
+    assert!(names("methods").iter().chain(&names("losses")).all(|name| text.contains(name)), "{text}");
+}
+
+#[test]
+fn a_store_that_was_killed_again_and_again_becomes_the_same() {
+    let place = Place::new();
+    let model = place.model();
+    let recipe = place.recipe(&format!("losses.crd = 1.0\nteacher.model = '{model}'"));
+    let whole = place.name("whole");
+    let made = done(&["reinforce", &recipe, "--out", &whole, "--variants", "2"]);
+    assert!(made.contains("teacher.store="), "{made}");
+    let parts = place.name("parts");
+    let args = ["reinforce", &recipe, "--out", &parts, "--variants", "2"];
+    let began = Instant::now();
+    let (mut pause, mut kills) = (300u64, 0);
+    loop {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_clip-distill"))
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(pause));
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success());
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        // Longer each time, so that it ends on any machine.
+        pause += pause / 4 + 7;
+        assert!(began.elapsed() < Duration::from_secs(300), "it never ends");
+    }
+    assert!(kills > 0, "it was never killed");
+    let files = |folder: &str| {
+        let mut all = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .map(|path| (path.file_name().unwrap().to_os_string(), fs::read(path).unwrap()))
+            .collect::<Vec<_>>();
+        all.sort();
+        all
+    };
+    assert!(files(&whole) == files(&parts), "the stores differ");
+    // It trains a student with no teacher at hand.
+    fs::remove_dir_all(place.path("tiny")).unwrap();
+    place.model();
+    let out = place.name("out");
+    let settings = format!("teacher={{ store = \"{whole}\" }}");
+    done(&["train", &recipe, "--out", &out, "--set", &settings]);
+    let error = failed(&["reinforce", &recipe, "--out", &whole, "--variants", "3"]);
+    assert!(error.contains("variants"), "{error}");
+    let error = failed(&["reinforce", &place.recipe(""), "--out", &whole]);
+    assert!(error.contains("teacher"), "{error}");
+}
+
+#[test]
+fn a_sweep_goes_to_its_report() {
+    let place = Place::new();
+    place.recipe("");
+    let sweep = "name = 'two'\ntitle = 'Two < cells'\nrecipe = 'small.toml'\nseeds = [0, 1]\nbaseline = 'plain'\n\
+         [settings.eval]\nfidelity = true\nteacher.model = '@teacher'\n\
+         [[shared]]\nname = 'teacher'\nsettings.train.steps = 4\n\
+         [[cells]]\nname = 'plain'\n\
+         [[cells]]\nname = 'stored'\nsettings = { losses.fd = 10.0, data.variants = 1, teacher = { model = '@teacher', store = '@teacher/store' } }\n";
+    fs::write(place.path("two.toml"), sweep).unwrap();
+    let (file, out) = (place.name("two.toml"), place.name("sweeps"));
+    let plan = done(&["sweep", &file, "--out", &out, "--dry-run"]);
+    assert!(
+        plan.contains("5 runs") && plan.matches("open").count() == 5 && !place.path("sweeps").exists(),
+        "{plan}"
+    );
+
+    // The first sitting is short: the teacher and one cell.
+    let first = clip_distill(&["sweep", &file, "--out", &out, "--limit", "2"]);
+    assert_eq!(first.status.code(), Some(130), "{}", text(&first.stderr));
+    assert!(text(&first.stderr).contains("2 of 5 finished"), "{}", text(&first.stderr));
+    let table = done(&["sweep", &file, "--out", &out, "--jobs", "2"]);
+    for part in ["Two < cells", "| stored", "Difference to `plain`", "Fidelity", "retained"] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    let report = json(&fs::read_to_string(place.path("sweeps/two/report.json")).unwrap());
+    assert_eq!(report["missing"].as_array().unwrap().len(), 0);
+    let stored = &report["cells"][1];
+    assert_eq!(stored["seeds"], serde_json::json!([0, 1]));
+    assert_eq!(stored["main"][0][1].as_array().unwrap().len(), 2);
+    let lines = fs::read_to_string(place.path("sweeps/two/report.csv")).unwrap();
+    assert!(
+        lines.starts_with("cell,seed,kind,figure,value\n") && lines.contains("\"stored\",1,main,"),
+        "{lines}"
+    );
+    let page = fs::read_to_string(place.path("sweeps/two/report.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("Two &lt; cells") && !page.contains("NaN"));
+
+    // All is there: nothing is trained again.
+    let began = place.path("sweeps/cells");
+    let times = |folder: &std::path::Path| {
+        let mut times = fs::read_dir(folder)
+            .unwrap()
+            .filter_map(|entry| fs::metadata(entry.unwrap().path().join("report.json")).ok()?.modified().ok())
+            .collect::<Vec<_>>();
+        times.sort();
+        times
+    };
+    let before = times(&began);
+    assert_eq!((before.len(), done(&["sweep", &file, "--out", &out, "--report"])), (5, table));
+    done(&["sweep", &file, "--out", &out]);
+    assert_eq!(times(&began), before);
+
+    // A cell that cannot be made is named, and the others are made all the same.
+    let broken = sweep.replace(
+        "losses.fd = 10.0",
+        "losses.mfd = { weight = 1.0, masked = 0.5 }, student.patch_dropout = 0.5, optimizer.lr = 1e300",
+    );
+    fs::write(place.path("broken.toml"), broken.replace("'two'", "'broken'")).unwrap();
+    let output = clip_distill(&["sweep", &place.name("broken.toml"), "--out", &out]);
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("failed: stored (seed 1)"), "{said}");
+}
