@@ -19,6 +19,7 @@ pub mod error;
 pub mod evaluate;
 pub mod guide;
 pub mod job;
+mod measure;
 pub mod methods;
 pub mod metrics;
 pub mod models;
