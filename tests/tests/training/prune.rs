@@ -157,6 +157,11 @@ fn masks_that_cannot_work_are_named() {
     assert!(error("warmup_steps = 4, at_step = 12", "").contains("no step after the cut"));
     assert!(error("warmup_steps = 9, at_step = 8", "").contains("after the cut"));
     assert!(error("warmup_steps = 4, at_step = 8", "student.lock_text = true").contains("locked"));
+    let teacher = format!("teacher.model = '{}'\nlosses.hidden = 1.0", student.display());
+    assert!(error("warmup_steps = 4, at_step = 8", &teacher).contains("losses.hidden"));
+    assert!(error("warmup_steps = 4, at_step = 8", "cross_modal.layers = 1").contains("cross_modal"));
+    let both = "student.inherit = 'a'\nstudent.inherit_run = 'b'";
+    assert!(error("warmup_steps = 4, at_step = 8", both).contains("give one of"));
     let epochs =
         recipe(&student, 12, "warmup_steps = 4, at_step = 4000").replace("steps = 12", "epochs = 1.0");
     let stop = AtomicBool::new(false);

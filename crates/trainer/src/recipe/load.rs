@@ -76,6 +76,9 @@ pub fn load_one(path: &Path, run: Option<&str>, over: &Table) -> Result<Recipe> 
         merge(&mut table, own.clone());
     }
     merge(&mut table, over.clone());
+    if table.contains_key("stages") {
+        return fail("it has stages, which build on one another: write a recipe for one of them".into());
+    }
     let text = toml::to_string(&table).map_err(|e| Error::recipe(&origin, e.to_string()))?;
     let recipe = toml::from_str::<Recipe>(&text).map_err(|e| Error::recipe(&origin, setting(&text, &e)))?;
     recipe.validate(&origin)?;

@@ -70,15 +70,24 @@ impl Recipe {
         if self.student.model.is_empty() == self.student.run.is_none() {
             return fail("[student] needs either `model` or `run`".into());
         }
-        if self.student.inherit.is_some() && self.student.inherit_run.is_some() {
-            return fail(
-                "a student inherits from one model: give either student.inherit or student.inherit_run"
-                    .into(),
-            );
+        let own = &self.student;
+        if [&own.inherit, &own.inherit_run, &own.run].into_iter().flatten().count() > 1 {
+            return fail("give one of student.inherit, student.inherit_run and student.run".into());
         }
         if let Some(prune) = &self.prune {
             if self.student.lock_image || self.student.lock_text {
                 return fail("[prune] changes both towers: neither can be locked".into());
+            }
+            if self.cross_modal.is_some() {
+                return fail(
+                    "[prune] changes both towers, and a [cross_modal] head needs them as they are".into(),
+                );
+            }
+            if let Some(term) = terms.iter().find(|term| term.loss.reads_tokens()) {
+                let name = term.loss.name();
+                return fail(format!(
+                    "losses.{name} learns maps of the student's width, which [prune] changes"
+                ));
             }
             if let Some(problem) = prune.problem(&self.train) {
                 return fail(problem);
