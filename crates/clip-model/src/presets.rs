@@ -86,6 +86,26 @@ pub fn get(name: &str) -> Result<ClipConfig> {
 mod tests {
     use super::*;
 
+    /// TinyCLIP's names say how many million parameters the towers have, token embeddings not counted.
+    #[test]
+    fn published_names_are_true() {
+        let mut compared = 0;
+        for name in names().filter(|name| name.starts_with("TinyCLIP-")) {
+            let config = get(name).unwrap();
+            let cost = crate::cost::cost(&config).unwrap();
+            let embeddings = (config.text_cfg.vocab_size * config.text_cfg.width) as u64;
+            let found = [cost.image.parameters, cost.text.parameters - embeddings];
+            let said = name.split('-').filter_map(|part| part.strip_suffix('M')?.parse::<f64>().ok());
+            for (millions, found) in said.zip(found) {
+                let found = found as f64 / 1e6;
+                // Rounded to whole millions, and not always with the projections.
+                assert!((found - millions).abs() < 0.5 + 0.05 * millions, "{name}: {found}");
+                compared += 1;
+            }
+        }
+        assert_eq!(compared, 12);
+    }
+
     #[test]
     fn every_preset_can_be_built() {
         for name in names() {
