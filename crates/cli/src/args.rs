@@ -9,7 +9,7 @@ use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 #[command(
     version,
     about,
-    after_help = "Exit codes: 0 done, 1 error, 2 wrong arguments, 130 stopped by a signal or --stop-after (a checkpoint of the last whole step is there; a second signal ends at once)."
+    after_help = "Exit codes: 0 done, 1 error, 2 wrong arguments, 130 stopped by a signal, --stop-after or --limit (a checkpoint of the last whole step is there; a second signal ends at once)."
 )]
 pub(crate) struct Args {
     /// Say more about what is done.
@@ -163,16 +163,16 @@ pub(crate) struct Evaluate {
     #[arg(long)]
     pub teacher: Option<String>,
     /// What to ask; by default what the data is made for.
-    #[arg(long, requires = "data")]
+    #[arg(long, requires = "data", conflicts_with_all = ["suite", "embeddings"])]
     pub task: Option<Task>,
     /// Prompt templates: plain, cifar, simple-7, openai-80, or a file with one per line.
-    #[arg(long, requires = "data")]
+    #[arg(long, requires = "data", conflicts_with_all = ["suite", "embeddings"])]
     pub prompts: Option<String>,
     /// Table with the columns `folder` and `name` [default: classes.csv beside or above the class folders].
-    #[arg(long, requires = "data")]
+    #[arg(long, requires = "data", conflicts_with_all = ["suite", "embeddings"])]
     pub classes: Option<PathBuf>,
     /// Text file with one class name per line, in place of the data's own names.
-    #[arg(long, requires = "data")]
+    #[arg(long, requires = "data", conflicts_with_all = ["suite", "embeddings"])]
     pub class_names: Option<PathBuf>,
     /// Where the data of a manifest or suite lies [default: data/NAME, or what the suite says].
     #[arg(long)]

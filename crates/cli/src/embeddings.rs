@@ -7,6 +7,9 @@ use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors};
 use zeroshot_eval::{Evaluation, Labels, StoredOptions, StoredRows, StoredSet, evaluate_stored};
 
+/// More classes than any list of labels has.
+const MAX_CLASSES: usize = 1_000_000;
+
 /// What one model made of one data set.
 pub(crate) struct Embeddings {
     images: Array2<f32>,
@@ -38,8 +41,16 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Embeddings> {
             serde_json::from_str(text).context("its class_names are no JSON list").with_context(broken)?
         }
         None => {
-            let most = labels.iter().chain(&train_labels).flatten().max().map_or(0, |most| most + 1);
+            let most =
+                labels.iter().chain(&train_labels).flatten().max().map_or(0, |most| most.saturating_add(1));
             let count = classes.as_ref().map_or(most, Array2::nrows);
+            if count > MAX_CLASSES {
+                bail!(
+                    "`{}` has the label {}: more than {MAX_CLASSES} classes are no class list",
+                    path.display(),
+                    most - 1
+                );
+            }
             (0..count).map(|class| format!("class {class}")).collect()
         }
     };
@@ -63,6 +74,11 @@ impl Embeddings {
             test,
             train: self.train_labels.as_deref(),
         });
+        if let Some(teacher) = teacher
+            && (teacher.labels != self.labels || teacher.image_of != self.image_of)
+        {
+            bail!("the teacher's file is of other samples: its `labels` or `image_of` differ");
+        }
         let set = StoredSet { name, labels, image_of: self.image_of.as_deref() };
         let teacher = teacher.map(Embeddings::rows);
         Ok(evaluate_stored(&set, &self.rows(), teacher.as_ref(), &StoredOptions::default())?)

@@ -19,6 +19,7 @@ pub use name::ModelName;
 
 use crate::download::{CONNECT_TIMEOUT, Download, OnProgress, Token};
 use crate::manifest::RemoteFile;
+use crate::tokenizer::BESIDE;
 use crate::{Error, Result};
 
 /// Where the hub is, unless `HF_ENDPOINT` says otherwise.
@@ -165,6 +166,9 @@ impl Hub {
         }
         if need == Need::Weights && listing.get(TOKENIZER_FILE).is_some() {
             get(TOKENIZER_FILE)?;
+            for name in BESIDE.iter().filter(|name| listing.get(name).is_some()) {
+                get(name)?;
+            }
         }
         if (need == Need::Weights || !cache::has_config(&snapshot))
             && let Some(file) = WEIGHT_FILES.iter().find(|file| listing.get(file).is_some())

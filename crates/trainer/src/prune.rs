@@ -15,6 +15,8 @@ use crate::optimizer::AdamW;
 use crate::recipe::PruneConfig;
 use crate::step::{Trainee, trained};
 
+/// How far the cut may be from what was asked without a word.
+const FAR: f64 = 0.1;
 /// The two factors on the missing sparsity at the start.
 const MULTIPLIERS: f32 = 10.0;
 
@@ -160,6 +162,15 @@ pub(crate) fn cut(trainee: &mut Trainee, pruner: &Pruner) -> Result<()> {
     let blocks = student.params().iter().filter(|p| p.name.contains(".resblocks."));
     let left = blocks.map(|p| p.tensor.numel()).sum::<usize>();
     tracing::info!("cut after step {}: {left} of {before} parameters of the blocks stay", trainee.step);
+    let (gone, sparsity) = (1.0 - left as f64 / before.max(1.0), pruner.config.sparsity);
+    if (gone - sparsity).abs() > FAR {
+        tracing::warn!(
+            "{:.0} % of the blocks' parameters were cut, not {:.0} %: scores go at most prune.lr a step, some 12 in all; \
+             raise prune.lr or the steps before the cut where it is less, lower prune.lr where it is more",
+            gone * 100.0,
+            sparsity * 100.0
+        );
+    }
     (trainee.student, trainee.optimizer, trainee.ema) = (student, optimizer, ema);
     Ok(())
 }

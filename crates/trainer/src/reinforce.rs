@@ -101,8 +101,10 @@ pub(crate) fn make(
         if making.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             break;
         }
-        let shard = shard(&mut pass, &writer, number, &teachers, device, &bar)?;
-        writer.write(&shard)?;
+        match shard(&mut pass, &writer, number, &teachers, device, &bar, making.stop)? {
+            Some(shard) => writer.write(&shard)?,
+            None => break,
+        }
     }
     bar.finish();
     let shards = manifest.shards();
@@ -152,6 +154,7 @@ fn describe(sources: &[Arc<dyn Source>]) -> Result<Vec<StoredSource>> {
         .collect()
 }
 
+/// The rows of one shard; none where it was stopped on the way.
 fn shard(
     pass: &mut Pass,
     writer: &StoreWriter,
@@ -159,12 +162,17 @@ fn shard(
     teachers: &[(String, Teacher, Reader)],
     device: Device,
     bar: &Counter,
-) -> Result<ShardRows> {
+    stop: Option<&AtomicBool>,
+) -> Result<Option<ShardRows>> {
     let (samples, variants) = (writer.manifest().shard(number), writer.manifest().variants.count);
     let wanted = (samples.start * variants..samples.end * variants).collect::<Vec<_>>();
     let mut images = teachers.iter().map(|_| Vec::new()).collect::<Vec<Vec<Array2<f32>>>>();
     let mut captions = Vec::new();
     for chunk in wanted.chunks(BATCH) {
+        // Half a shard is made again; waiting for a whole one could take minutes.
+        if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            return Ok(None);
+        }
         let batch = pass.rows(chunk)?;
         for ((_, teacher, _), (parts, pixels)) in teachers.iter().zip(images.iter_mut().zip(&batch.images)) {
             let mut embedded = rows(&teacher.embed_images(&image_tensor(pixels.view(), device)?)?)?;
@@ -187,7 +195,7 @@ fn shard(
     });
     let texts = texts.collect::<Result<_>>()?;
     let images = images.iter().map(|parts| joined(parts, 0)).collect::<Result<_>>()?;
-    Ok(ShardRows { images, captions, texts })
+    Ok(Some(ShardRows { images, captions, texts }))
 }
 
 fn joined(parts: &[Array2<f32>], width: usize) -> Result<Array2<f32>> {
@@ -221,6 +229,14 @@ pub(crate) fn check(
                 own.name
             ));
         }
+    }
+    let named =
+        recipe.teachers.iter().filter(|config| config.model.is_some() || config.run.is_some()).count();
+    if named > 0 && named != manifest.teachers.len() {
+        let count = manifest.teachers.len();
+        return fail(format!(
+            "it holds {count} teachers and the recipe names {named}: name none, and all of them teach"
+        ));
     }
     if recipe.data.variants > 0 && variants(recipe) != Some(manifest.variants) {
         let (Variants { count, seed }, own) = (manifest.variants, &recipe.data);

@@ -7,7 +7,7 @@ use clip_model::config::{TextConfig, TextPool};
 use clip_model::{ClipConfig, PreprocessConfig};
 use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
 use data_pipeline::loader::{View, ViewBatch};
-use data_pipeline::tokenizer::{ClipTokenizer, JsonTokenizer, Tokenizer};
+use data_pipeline::tokenizer::{BESIDE, ClipTokenizer, JsonTokenizer, Tokenizer};
 use ndarray::{ArrayView2, ArrayView4};
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
@@ -91,12 +91,14 @@ impl Reader {
         preprocess: &PreprocessConfig,
         tokenizer_path: Option<&Path>,
     ) -> Result<Self> {
+        let clean = config.text_cfg.tokenizer_kwargs.as_ref().and_then(|options| options.get("clean"));
+        let canonical = clean.and_then(|clean| clean.as_str()) == Some("canonicalize");
         let (name, file, tokenizer): (_, _, Arc<dyn Tokenizer>) = match tokenizer_path {
             Some(path) => {
                 let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
                 let sum = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
                 let name = format!("{TOKENIZER_FILE} with SHA-256 {sum}");
-                (name, Some(path.into()), Arc::new(JsonTokenizer::open(path)?))
+                (name, Some(path.into()), Arc::new(JsonTokenizer::open(path)?.canonical(canonical)))
             }
             None => ("CLIP's".into(), None, Arc::new(ClipTokenizer::new())),
         };
@@ -192,7 +194,15 @@ impl Reader {
     pub fn save_tokenizer(&self, folder: &Path) -> Result<()> {
         let Some(file) = &self.tokenizer_file else { return Ok(()) };
         let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
-        Ok(clip_model::weights::write_atomic(&folder.join(TOKENIZER_FILE), &bytes)?)
+        clip_model::weights::write_atomic(&folder.join(TOKENIZER_FILE), &bytes)?;
+        for name in BESIDE {
+            let beside = file.with_file_name(name);
+            if beside.is_file() {
+                let bytes = std::fs::read(&beside).map_err(|e| Error::io(&beside, e))?;
+                clip_model::weights::write_atomic(&folder.join(name), &bytes)?;
+            }
+        }
+        Ok(())
     }
 }
 

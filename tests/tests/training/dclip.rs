@@ -23,13 +23,11 @@ fn job(folder: &Path) -> Job {
         name = 'clip'
         [[runs]]
         name = 'teacher'
-        student.model = ''
         student.run = 'clip'
         cross_modal = { layers = 2, heads = 2 }
         train = { steps = 30 }
         [[runs]]
         name = 'student'
-        student.model = ''
         student.run = 'clip'
         student.lock_text = true
         teacher.run = 'teacher'
@@ -212,7 +210,7 @@ fn recipes_that_cannot_work_are_named() {
     );
     let error = parse(&text, &[], "test").unwrap_err().to_string();
     assert!(error.contains("trained by `task` alone"), "{error}");
-    let runs = "\n[[runs]]\nname = 'a'\nstudent = { model = '', run = 'b' }\n[[runs]]\nname = 'b'\n";
+    let runs = "\n[[runs]]\nname = 'a'\nstudent.run = 'b'\n[[runs]]\nname = 'b'\n";
     let error = parse(&(base.clone() + runs), &[], "test").unwrap_err().to_string();
     assert!(error.contains("not an earlier run"), "{error}");
 

@@ -14,6 +14,9 @@ use crate::exit::Code;
 use crate::{output, signals};
 
 pub(crate) fn run(args: Reinforce) -> anyhow::Result<Code> {
+    if args.variants == Some(0) {
+        anyhow::bail!("--variants 0: an image needs at least one augmentation");
+    }
     let mut settings = args.set.clone();
     settings.extend(args.variants.map(|count| format!("data.variants={count}")));
     let job = recipe::load(&args.recipe, &settings)?;

@@ -22,6 +22,8 @@ pub use write::{ShardRows, StoreWriter};
 
 /// What a store is, in its folder.
 pub const MANIFEST_FILE: &str = "store.json";
+/// More rows than any machine holds; products of what is below stay countable.
+const MAX_ROWS: u64 = 1 << 48;
 /// Changes when older stores can no longer be read.
 const VERSION: u32 = 1;
 
@@ -164,6 +166,12 @@ impl Manifest {
         if self.version != VERSION {
             return Err(format!("has format {}, this program reads {VERSION}: make it again", self.version));
         }
+        let samples = self.sources.iter().try_fold(0u64, |sum, source| sum.checked_add(source.samples));
+        let rows =
+            samples.and_then(|samples| samples.max(self.shard_samples).checked_mul(self.variants.count));
+        if rows.is_none_or(|rows| rows > MAX_ROWS) {
+            return Err("has more rows than can be counted: make it again".into());
+        }
         if self.teachers.is_empty()
             || self.samples() == 0
             || self.variants.count == 0
@@ -171,7 +179,7 @@ impl Manifest {
         {
             return Err("has no teacher, no sample or no variant: make it again".into());
         }
-        match self.teachers.iter().find(|t| t.width == 0 || !(t.scale.is_finite() && t.scale > 0.0)) {
+        match self.teachers.iter().find(|t| t.width == 0 || !(t.scale > 0.0 && t.scale <= 1e6)) {
             Some(bad) => Err(format!(
                 "has width {} and scale {} for `{}`: make it again",
                 bad.width, bad.scale, bad.name

@@ -219,7 +219,7 @@ impl Store {
             let (shard, row) = found.ok_or_else(|| {
                 error(
                     &self.folder,
-                    format!("has no embedding of the text {text:?}: it was made of other captions"),
+                    format!("has no embedding of the text {text:?}: it was made of other captions, or by a recipe without this class list"),
                 )
             })?;
             let shard = &self.shards[*shard as usize];

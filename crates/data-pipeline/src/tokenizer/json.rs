@@ -13,20 +13,38 @@ const PROBES: [&str; 4] = [
     "東京 tower & 😀😀",
 ];
 
+/// Files beside a `tokenizer.json` that may name the padding token.
+pub const BESIDE: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+
 /// A tokenizer that a `tokenizer.json` describes.
 pub struct JsonTokenizer {
     inner: tokenizers::Tokenizer,
-    pad: i64,
+    /// What fills a row behind its text; 0 where nothing names it.
+    pad: Option<i64>,
+    canonical: bool,
 }
 
 impl JsonTokenizer {
-    /// Reads a `tokenizer.json`. Padding is what the file says, or 0.
+    /// Reads a `tokenizer.json`. Padding is what the file says, else what the files beside it say ([`BESIDE`]), or 0.
     ///
     /// # Errors
     /// [`Error::Format`] where the file is missing or not a tokenizer.
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        Self::from_bytes(path, &bytes)
+        let mut tokenizer = Self::from_bytes(path, &bytes)?;
+        if tokenizer.pad.is_none() {
+            let token = BESIDE.iter().find_map(|name| pad_token(&path.with_file_name(name)));
+            tokenizer.pad = token.and_then(|token| tokenizer.inner.token_to_id(&token)).map(i64::from);
+        }
+        Ok(tokenizer)
+    }
+
+    /// Whether texts are made canonical first, as open_clip's `clean = "canonicalize"` does for SigLIP: `_` is a
+    /// space, punctuation goes, letters are small, spaces are single.
+    #[must_use]
+    pub fn canonical(mut self, on: bool) -> Self {
+        self.canonical = on;
+        self
     }
 
     fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
@@ -35,11 +53,11 @@ impl JsonTokenizer {
             kind: "tokenizer.json",
             reason: e.to_string(),
         })?;
-        let pad = inner.get_padding().map_or(0, |padding| i64::from(padding.pad_id));
+        let pad = inner.get_padding().map(|padding| i64::from(padding.pad_id));
         // Rows are cut and filled here, to the context length of the model that reads them.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::Config(e.to_string()))?;
-        Ok(JsonTokenizer { inner, pad })
+        Ok(JsonTokenizer { inner, pad, canonical: false })
     }
 
     /// Whether it is CLIP's own, which most folders of CLIP models bring: as many ids, and the same ones for a
@@ -59,8 +77,10 @@ impl JsonTokenizer {
 
 impl Tokenizer for JsonTokenizer {
     fn encode_into(&self, text: &str, row: &mut [i64]) {
-        row.fill(self.pad);
+        row.fill(self.pad.unwrap_or(0));
         // A tokenizer without an unknown token refuses some texts: such a row is padding alone.
+        let canonical = self.canonical.then(|| canonicalize(text));
+        let text = canonical.as_deref().unwrap_or(text);
         let Ok(encoding) = self.inner.encode_fast(text, true) else { return };
         let ids = encoding.get_ids();
         let taken = ids.len().min(row.len());
@@ -79,6 +99,19 @@ impl Tokenizer for JsonTokenizer {
     fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
+}
+
+/// The padding token that a settings file names: a text, or an object with one.
+fn pad_token(path: &Path) -> Option<String> {
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let token = json.get("pad_token")?;
+    token.as_str().or_else(|| token.get("content")?.as_str()).map(String::from)
+}
+
+fn canonicalize(text: &str) -> String {
+    let kept = text.chars().map(|c| if c == '_' { ' ' } else { c }).filter(|c| !c.is_ascii_punctuation());
+    let text = kept.collect::<String>().to_lowercase();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -103,6 +136,37 @@ mod tests {
         tokenizer.encode_into("a cat dog", &mut short);
         assert_eq!(short, [1, 4]);
         assert_eq!(tokenizer.vocab_size(), 5);
+    }
+
+    #[test]
+    fn padding_may_be_named_beside_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let row = || {
+            let mut row = [0; 4];
+            JsonTokenizer::open(&path).unwrap().encode_into("a cat", &mut row);
+            row
+        };
+        std::fs::write(&path, TINY).unwrap();
+        assert_eq!(row(), [1, 2, 4, 7]);
+        let mut json: serde_json::Value = serde_json::from_str(TINY).unwrap();
+        json["padding"] = serde_json::Value::Null;
+        std::fs::write(&path, json.to_string()).unwrap();
+        assert_eq!(row(), [1, 2, 4, 0]);
+        std::fs::write(folder.path().join(BESIDE[1]), r#"{"pad_token": {"content": "dog"}}"#).unwrap();
+        assert_eq!(row(), [1, 2, 4, 3]);
+        std::fs::write(folder.path().join(BESIDE[0]), r#"{"pad_token": "[END]"}"#).unwrap();
+        assert_eq!(row(), [1, 2, 4, 4]);
+    }
+
+    #[test]
+    fn canonical_texts_as_open_clip_makes_them() {
+        assert_eq!(canonicalize("  A_photo of\ta Cat, isn't it?! "), "a photo of a cat isnt it");
+        let tokenizer =
+            JsonTokenizer::from_bytes(Path::new("tiny"), TINY.as_bytes()).unwrap().canonical(true);
+        let mut row = [0; 4];
+        tokenizer.encode_into("A_cat!", &mut row);
+        assert_eq!(row, [1, 2, 4, 7]);
     }
 
     /// CLIP's tokenizer as Hugging Face publishes it.

@@ -10,7 +10,7 @@ mod repair;
 
 pub use clean::clean;
 pub use clip::{ClipTokenizer, END_OF_TEXT, START_OF_TEXT};
-pub use json::JsonTokenizer;
+pub use json::{BESIDE, JsonTokenizer};
 pub use repair::fix_text;
 
 use crate::{Error, Result};

@@ -73,7 +73,7 @@ pub fn load_one(path: &Path, run: Option<&str>, over: &Table) -> Result<Recipe> 
         }
     };
     if let Some(own) = chosen {
-        merge(&mut table, own.clone());
+        merge_run(&mut table, own.clone());
     }
     merge(&mut table, over.clone());
     if table.contains_key("stages") {
@@ -142,7 +142,7 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
     let mut drafts = Vec::new();
     for run in runs {
         let mut own = table.clone();
-        merge(&mut own, run);
+        merge_run(&mut own, run);
         drafts.extend(stages::expand(own, origin)?);
     }
     for Draft { table: mut own, whole } in drafts {
@@ -216,7 +216,7 @@ fn setting(text: &str, error: &toml::de::Error) -> String {
 }
 
 /// Names become folders.
-fn check_name(name: &str, origin: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str, origin: &str) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+');
     if name.is_empty() || name.starts_with('.') || !name.chars().all(good) {
         return Err(Error::recipe(
@@ -225,6 +225,17 @@ fn check_name(name: &str, origin: &str) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Puts a run on what it shares with the others; a student that is an earlier run takes the place of the shared model.
+fn merge_run(base: &mut Table, run: Table) {
+    let student = run.get("student").and_then(Value::as_table);
+    if student.is_some_and(|own| own.contains_key("run") && !own.contains_key("model"))
+        && let Some(shared) = base.get_mut("student").and_then(Value::as_table_mut)
+    {
+        shared.remove("model");
+    }
+    merge(base, run);
 }
 
 /// Puts `over` on `base`: tables merge, everything else is replaced.

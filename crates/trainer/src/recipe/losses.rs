@@ -191,12 +191,19 @@ impl Classes {
                 text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()
             }
         };
+        let fail = |reason: String| {
+            let origin = match self {
+                Classes::Listed(_) => "class names".to_string(),
+                Classes::File(file) => root.join(file).display().to_string(),
+            };
+            Err(Error::recipe(origin, reason))
+        };
         let mut seen = std::collections::HashSet::new();
         if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
-            return Err(Error::recipe("losses.hinton.classes", format!("`{twice}` is there twice")));
+            return fail(format!("`{twice}` is there twice"));
         }
-        if names.len() < 2 {
-            return Err(Error::recipe("losses.hinton.classes", "a class list needs at least two names"));
+        if names.len() < 2 || names.iter().any(|name| name.trim().is_empty()) {
+            return fail("a class list needs at least two names, none of them empty".into());
         }
         Ok(names)
     }

@@ -19,8 +19,8 @@ use data_pipeline::sources::SourceConfig;
 use kd_losses::{Loss, Term};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use load::merge;
 pub use load::{Job, load, load_one, parse, settings_table};
+pub(crate) use load::{check_name, merge};
 pub use losses::{Classes, LossConfig, When};
 pub use prune::PruneConfig;
 pub use teachers::TeacherConfig;

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+/// A larger factor makes every distribution a single point.
+const MAX_SCALE: f64 = 1e4;
+
 /// A frozen model that is learned from. One of `model` and `run` is given, or `store` with or without one of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,9 +49,9 @@ impl TeacherConfig {
             return Some("[teacher] needs either `model`, `run` or `store`".into());
         }
         match self.logit_scale {
-            Some(scale) if !(scale.is_finite() && scale > 0.0) => {
-                Some(format!("teacher.logit_scale = {scale} is not a positive factor (CLIP's are up to 100)"))
-            }
+            Some(scale) if !(scale > 0.0 && scale <= MAX_SCALE) => Some(format!(
+                "teacher.logit_scale = {scale} is no factor above 0 and up to {MAX_SCALE} (CLIP's are up to 100)"
+            )),
             _ => None,
         }
     }

@@ -9,6 +9,8 @@ use crate::{Error, Result};
 const MAX_ACCUMULATE: usize = 1 << 20;
 /// Stands for the number of steps where only the data tells it.
 const LONG_RUN: u64 = 1 << 40;
+/// More augmentations per image than any store has.
+const MAX_VARIANTS: usize = 10_000;
 /// More threads than machines have cores.
 const MAX_THREADS: i32 = 4096;
 
@@ -117,6 +119,9 @@ impl Recipe {
         }
         if let Some(problem) = self.data.augment.problem() {
             return fail(format!("data.augment: {problem}"));
+        }
+        if self.data.variants > MAX_VARIANTS {
+            return fail(format!("data.variants = {} is more than {MAX_VARIANTS}", self.data.variants));
         }
         if let Some(problem) = self.data.damaged.problem() {
             return fail(format!("data.damaged: {problem}"));

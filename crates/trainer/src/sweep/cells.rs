@@ -103,7 +103,8 @@ pub fn run_cells(
             }
         };
         std::thread::scope(|scope| {
-            let workers = (0..limits.jobs.max(1)).map(|worker| scope.spawn(move || work(worker)));
+            let workers =
+                (0..limits.jobs.clamp(1, batch.len().max(1))).map(|worker| scope.spawn(move || work(worker)));
             let workers = workers.collect::<Vec<_>>();
             workers.into_iter().try_for_each(|worker| {
                 worker

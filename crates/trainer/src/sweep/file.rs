@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
 use crate::plan::Plan;
-use crate::recipe::{Job, Recipe, load_one, merge};
+use crate::recipe::{Job, Recipe, check_name, load_one, merge};
 use crate::run::{MODEL_FOLDER, REPORT_FILE};
 use crate::run_folder::shaping;
 use crate::{Error, Result};
@@ -141,6 +141,20 @@ impl Sweep {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
         let file: File = toml::from_str(&text)
             .map_err(|e| Error::recipe(&origin, e.to_string().trim().replace('\n', "; ")))?;
+        check_name(&file.name, &origin)?;
+        if ["cells", "cache"].contains(&file.name.as_str()) {
+            return fail(format!("the name `{}` is that of a folder of all sweeps: take another", file.name));
+        }
+        let lists = file.cells.iter().chain(&file.shared).filter_map(|entry| entry.seeds.as_ref());
+        if let Some(problem) = lists.chain([&file.seeds]).find_map(|seeds| seed_problem(seeds)) {
+            return fail(problem);
+        }
+        let entries = file.shared.iter().chain(&file.cells).map(|entry| &entry.settings);
+        if entries.chain([&file.settings, over]).any(|table| table.contains_key("seed"))
+            || file.grid.contains_key("seed")
+        {
+            return fail("`seed` is no setting of a sweep: give `seeds`, for all cells or for one".into());
+        }
         let mut names = std::collections::HashSet::new();
         if let Some(twice) = file.shared.iter().chain(&file.cells).find(|entry| !names.insert(&entry.name)) {
             return fail(format!("two entries are called `{}`", twice.name));
@@ -173,6 +187,15 @@ impl Sweep {
         {
             return fail(format!("baseline = \"{baseline}\" is none of its cells"));
         }
+        for part in &file.mean {
+            let has = |cell: &Cell| cell.recipe.eval.sets.iter().any(|set| set.name == part.set);
+            if let Some(cell) = cells.iter().find(|cell| !has(cell)) {
+                return fail(format!(
+                    "its mean has the set `{}`, which `{}` does not measure",
+                    part.set, cell.name
+                ));
+            }
+        }
         let title = if file.title.is_empty() { file.name.clone() } else { file.title.clone() };
         Ok(Sweep {
             name: file.name.clone(),
@@ -190,15 +213,19 @@ impl Sweep {
     /// As [`Plan::new`].
     pub fn plan(&self, cell: &Cell) -> Result<Plan> {
         let mut recipe = cell.recipe.clone();
+        let to_come = |name: &str| {
+            let is_model = |own: &&Cell| Path::new(name) == own.folder.join(MODEL_FOLDER);
+            self.shared.iter().find(is_model).filter(|own| !own.folder.join(MODEL_FOLDER).exists())
+        };
         for teacher in &mut recipe.teachers {
-            let is_model = |own: &&Cell| {
-                let model = own.folder.join(MODEL_FOLDER);
-                teacher.model.as_deref().is_some_and(|name| Path::new(name) == model) && !model.exists()
-            };
-            if let Some(own) = self.shared.iter().find(is_model) {
+            if let Some(own) = teacher.model.as_deref().and_then(to_come) {
                 teacher.model = Some(own.recipe.student.model.clone());
                 teacher.image_size = teacher.image_size.or(own.recipe.student.image_size);
             }
+        }
+        if let Some(own) = to_come(&recipe.student.model) {
+            recipe.student.image_size = recipe.student.image_size.or(own.recipe.student.image_size);
+            recipe.student.model = own.recipe.student.model.clone();
         }
         let job = Job { name: cell.name.clone(), runs: vec![recipe] };
         Plan::new(&job.runs[0], &job)
@@ -216,6 +243,15 @@ impl Sweep {
         cells.sort_by_key(|cell| rank(cell));
         self.shared.iter().chain(cells).filter(|cell| seen.insert(&cell.folder)).collect()
     }
+}
+
+/// What is wrong with a list of seeds, if anything.
+fn seed_problem(seeds: &[u64]) -> Option<String> {
+    let mut seen = std::collections::HashSet::new();
+    let twice =
+        seeds.iter().find(|seed| !seen.insert(**seed)).map(|seed| format!("the seed {seed} is there twice"));
+    let large = seeds.iter().find(|seed| i64::try_from(**seed).is_err());
+    twice.or_else(|| large.map(|seed| format!("the seed {seed} is above {}", i64::MAX)))
 }
 
 /// Every combination of a grid: what it adds to a name, and its settings.
@@ -397,6 +433,10 @@ mod tests {
             ("[[cells]]\nname = 'a'\nrecipe = 'missing.toml'", "missing.toml"),
             ("[[cells]]\nname = 'a'\nsettings.losses.unknown = 1.0", "unknown"),
             ("seeds = []\n[[cells]]\nname = 'a'", "no cell"),
+            ("seeds = [1, 2, 1]\n[[cells]]\nname = 'a'", "seed 1 is there twice"),
+            ("seeds = [9223372036854775807, 9223372036854775808]\n[[cells]]\nname = 'a'", "seed"),
+            ("[grid]\nseed = [1, 2]\n[[cells]]\nname = 'a'", "no setting"),
+            ("mean = [{ set = 'x', figure = 'top-1' }]\n[[cells]]\nname = 'a'", "`x`"),
         ] {
             let error = sweep(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
