@@ -148,6 +148,18 @@ fn a_store_that_was_killed_again_and_again_becomes_the_same() {
     let out = place.name("out");
     let settings = format!("teacher={{ store = \"{whole}\" }}");
     done(&["train", &recipe, "--out", &out, "--set", &settings]);
+    // What cannot work is found before a finished run is removed.
+    for (setting, part) in [
+        ("teacher={ store = \"nowhere\" }", "reinforce"),
+        ("teacher={ model = \"ViT-nano-32px\" }", "without weights"),
+        (&format!("teacher={{ store = \"{whole}\", arch = \"x\" }}"), "belong to a model"),
+    ] {
+        let error = failed(&["train", &recipe, "--out", &out, "--restart", "--set", setting]);
+        assert!(error.contains(part) && place.path("out/model").is_dir(), "{error}");
+    }
+    let other = ["--set", &settings, "--set", "data.augment.flip=0.25"];
+    let error = failed(&[&["train", &recipe, "--out", &out, "--restart"][..], &other].concat());
+    assert!(error.contains("data.augment") && place.path("out/model").is_dir(), "{error}");
     let error = failed(&["reinforce", &recipe, "--out", &whole, "--variants", "3"]);
     assert!(error.contains("variants"), "{error}");
     let error = failed(&["reinforce", &place.recipe(""), "--out", &whole]);

@@ -4,8 +4,7 @@
 use tch::{Kind, Reduction, Tensor};
 
 use crate::Result;
-use crate::embeddings::Embeddings;
-use crate::feature::check_alike;
+use crate::embeddings::{Embeddings, check_alike};
 use crate::relation::kl;
 
 /// Vertical relational distillation: the teacher's images are to the student's images as the teacher's texts

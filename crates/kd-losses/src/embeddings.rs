@@ -47,9 +47,20 @@ impl Embeddings {
     }
 }
 
+/// Checks that two models' rows can be compared element by element.
+pub(crate) fn check_alike(student: &Embeddings, teacher: &Embeddings) -> Result<()> {
+    let alike = student.image.size() == teacher.image.size();
+    check_pair(alike, student, teacher, "features are compared row by row in one width")
+}
+
 /// Checks that two models' rows are of the same samples, enough of them to be related to each other.
 pub(crate) fn check_relations(student: &Embeddings, teacher: &Embeddings) -> Result<()> {
-    if student.rows() == teacher.rows() && student.rows() >= 2 {
+    let alike = student.rows() == teacher.rows() && student.rows() >= 2;
+    check_pair(alike, student, teacher, "relations within a batch need the same rows, at least two")
+}
+
+fn check_pair(alike: bool, student: &Embeddings, teacher: &Embeddings, rule: &'static str) -> Result<()> {
+    if alike {
         return Ok(());
     }
     Err(Error::Shapes {
@@ -57,7 +68,7 @@ pub(crate) fn check_relations(student: &Embeddings, teacher: &Embeddings) -> Res
         left_shape: student.image.size(),
         right: "the teacher's embeddings",
         right_shape: teacher.image.size(),
-        rule: "relations within a batch need the same rows, at least two",
+        rule,
     })
 }
 

@@ -2,15 +2,15 @@
 
 use tch::{Reduction, Tensor};
 
-use crate::embeddings::Embeddings;
-use crate::{Error, Result};
+use crate::Result;
+use crate::embeddings::{Embeddings, check_alike};
 
 /// MSE(image) + MSE(text), each the mean over all elements; rows are unit vectors of one width.
 ///
 /// Source: CLIP-KD (Yang et al. 2024), FD; its published weight is 2000.
 ///
 /// # Errors
-/// [`Error::Shapes`] where the two differ in rows or width.
+/// [`crate::Error::Shapes`] where the two differ in rows or width.
 pub fn fd(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
     check_alike(student, teacher)?;
     let image = student.image.mse_loss(&teacher.image, Reduction::Mean);
@@ -23,27 +23,13 @@ pub fn fd(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
 /// Source: DCLIP.
 ///
 /// # Errors
-/// [`Error::Shapes`] where the two differ in rows or width.
+/// [`crate::Error::Shapes`] where the two differ in rows or width.
 pub fn cosine(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
     check_alike(student, teacher)?;
     let distance = |student: &Tensor, teacher: &Tensor| {
         1.0 - (student * teacher).sum(tch::Kind::Float) / student.size()[0] as f64
     };
     Ok(distance(&student.image, &teacher.image) + distance(&student.text, &teacher.text))
-}
-
-/// Checks that rows can be compared element by element.
-pub(crate) fn check_alike(student: &Embeddings, teacher: &Embeddings) -> Result<()> {
-    if student.image.size() == teacher.image.size() {
-        return Ok(());
-    }
-    Err(Error::Shapes {
-        left: "the student's embeddings",
-        left_shape: student.image.size(),
-        right: "the teacher's embeddings",
-        right_shape: teacher.image.size(),
-        rule: "features are compared row by row in one width",
-    })
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 
 use tch::Tensor;
 
-use crate::embeddings::{Embeddings, Logits, Targets};
-use crate::feature::check_alike;
+use crate::embeddings::{Embeddings, Logits, Targets, check_alike};
 use crate::{Result, contrastive};
 
 /// A learned affine map per modality from `[rows, 2 width]` to `[rows, width]`.

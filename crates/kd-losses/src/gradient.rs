@@ -3,8 +3,7 @@
 use tch::{Kind, Reduction, Tensor};
 
 use crate::Result;
-use crate::embeddings::Embeddings;
-use crate::feature::check_alike;
+use crate::embeddings::{Embeddings, check_alike};
 
 /// MSE between the gradients that the contrastive loss has at the student's and at the teacher's embeddings:
 /// of anchors and of keys, for image to text and for text to image (four terms).

@@ -6,7 +6,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::embeddings::{Embeddings, check_relations};
+use crate::embeddings::{Embeddings, check_alike, check_relations};
 use crate::relation::kl;
 use crate::{Error, Result};
 
@@ -61,7 +61,7 @@ pub fn anchors(
     anchors: &Embeddings,
     temperatures: &[f64],
 ) -> Result<Tensor> {
-    crate::feature::check_alike(student, teacher)?;
+    check_alike(student, teacher)?;
     if anchors.width() != teacher.width() {
         return Err(Error::Shapes {
             left: "the anchors",

@@ -46,7 +46,7 @@ pub(crate) fn measure(
     let root = &recipe.data.root;
     let mut compared = teacher.iter().chain(&recipe.teachers);
     let config = match fidelity {
-        true => compared.find(|config| config.model.is_some() || config.run.is_some()),
+        true => compared.find(|config| config.names_a_model()),
         false => recipe.teachers.iter().find(|config| config.model.is_some()),
     };
     let options = StoredOptions::default();

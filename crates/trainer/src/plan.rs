@@ -177,7 +177,7 @@ impl Plan {
         if let Some(larger) = inherited(recipe, job)? {
             clip_model::inherit::check(&config, &larger)?;
         }
-        let named = recipe.teachers.iter().filter(|teacher| teacher.model.is_some() || teacher.run.is_some());
+        let named = recipe.teachers.iter().filter(|teacher| teacher.names_a_model());
         let teachers = named.map(|teacher| teacher_cost(teacher, job)).collect::<Result<Vec<_>>>()?;
         if recipe.train.warmup_steps > steps {
             let warmup = recipe.train.warmup_steps;

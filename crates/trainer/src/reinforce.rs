@@ -216,7 +216,7 @@ pub(crate) fn check(
 ) -> Result<()> {
     let manifest = store.manifest();
     let fail = |reason: String| Err(Error::recipe("teacher.store", reason));
-    for config in recipe.teachers.iter().filter(|config| config.model.is_some() || config.run.is_some()) {
+    for config in recipe.teachers.iter().filter(|config| config.names_a_model()) {
         let (teacher, reader) = open_teacher(config, models, device)?;
         let own = describe_teacher(&config.name(), &teacher, &reader)?;
         let same =
@@ -230,8 +230,31 @@ pub(crate) fn check(
             ));
         }
     }
-    let named =
-        recipe.teachers.iter().filter(|config| config.model.is_some() || config.run.is_some()).count();
+    check_settings(manifest, recipe)?;
+    let own = describe(sources)?;
+    if manifest.sources != own {
+        return fail(format!(
+            "it was made from other data ({}) than the recipe has ({})",
+            told(&manifest.sources),
+            told(&own)
+        ));
+    }
+    Ok(())
+}
+
+/// Samples and fingerprints of sources, for messages.
+fn told(sources: &[StoredSource]) -> String {
+    let one = |source: &StoredSource| format!("{} samples, {}", source.samples, source.fingerprint);
+    sources.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+/// Checks what of a store can be compared with a recipe without opening models or data.
+///
+/// # Errors
+/// [`Error::Recipe`] naming the setting that differs.
+pub(crate) fn check_settings(manifest: &Manifest, recipe: &Recipe) -> Result<()> {
+    let fail = |reason: String| Err(Error::recipe("teacher.store", reason));
+    let named = recipe.teachers.iter().filter(|config| config.names_a_model()).count();
     if named > 0 && named != manifest.teachers.len() {
         let count = manifest.teachers.len();
         return fail(format!(
@@ -248,13 +271,6 @@ pub(crate) fn check(
     if manifest.augment != recipe.data.augment {
         let text = serde_json::to_string(&manifest.augment).unwrap_or_default();
         return fail(format!("it was made with data.augment = {text}: set the same"));
-    }
-    let own = describe(sources)?;
-    if manifest.sources != own {
-        return fail(format!(
-            "it was made from other data ({:?}) than the recipe has ({own:?})",
-            manifest.sources
-        ));
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ use crate::recipe::{LossConfig, Recipe};
 use crate::run_folder::{self, Standing};
 use crate::schedule::Schedule;
 use crate::step::{MicroBatch, Trainee};
-use crate::teaching::{Models, Teaching, class_list};
+use crate::teaching::{self, Models, Teaching, class_list};
 use crate::views::Reader;
 use crate::{Error, Result, plan, student, tokens};
 
@@ -117,9 +117,12 @@ pub fn run(recipe: &Recipe, folder: &Path, models: Models<'_>, options: &Options
 /// Checks what does not depend on the run folder, before anything in it is changed.
 ///
 /// # Errors
-/// As [`device`]; [`Error::Data`] where an evaluation set cannot be opened, which would show only after the training.
+/// As [`device`]; [`Error::Data`] where an evaluation set cannot be opened, which would show only after the training,
+/// or a store is not there; [`Error::Recipe`] where a store is for another recipe, a class list cannot be
+/// read, or a teacher is a preset, which has no weights.
 pub fn check(recipe: &Recipe) -> Result<()> {
     device(&recipe.train.device)?;
+    teaching::check(recipe)?;
     for set in &recipe.eval.sets {
         set.source.open(&recipe.data.root)?;
     }

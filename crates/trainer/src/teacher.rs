@@ -60,9 +60,7 @@ impl Teacher {
             tracing::info!("teacher {name}: {note}");
         }
         if !opened.has_weights {
-            let reason =
-                format!("`{name}` is a preset without weights: name a model folder or a safetensors file");
-            return Err(Error::recipe("teacher", reason));
+            return Err(without_weights(name));
         }
         let head = CrossModal::open(path, &opened.model)?;
         let teacher = Self::new(opened.model, opened.preprocess);
@@ -151,4 +149,9 @@ impl Teacher {
     pub fn scale(&self) -> &Tensor {
         &self.scale
     }
+}
+
+pub(crate) fn without_weights(name: &str) -> Error {
+    let reason = format!("`{name}` is a preset without weights: name a model folder or a safetensors file");
+    Error::recipe("teacher", reason)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use data_pipeline::loader::{Batch, View};
 use data_pipeline::order::Permutation;
 use data_pipeline::sources::Source;
-use data_pipeline::store::{Pass, Store, Variants};
+use data_pipeline::store::{Pass, Store, Variants, manifest};
 use kd_losses::{Embeddings, Loss};
 use ndarray::Array2;
 use tch::{Device, Tensor};
@@ -17,7 +17,7 @@ use crate::models::{Need, locate};
 use crate::recipe::{Recipe, TeacherConfig};
 use crate::reinforce;
 use crate::step::TeacherInput;
-use crate::teacher::Teacher;
+use crate::teacher::{Teacher, without_weights};
 use crate::views::{Reader, image_tensor};
 use crate::{Error, Result};
 
@@ -51,8 +51,7 @@ impl Teaching {
             Teaching { guides: Vec::new(), readers: Vec::new(), store: None, views: Vec::new(), device };
         match stored {
             Some((config, folder)) => {
-                let named = config.model.is_some() || config.run.is_some();
-                if named && !Store::is_finished(folder) {
+                if config.names_a_model() && !Store::is_finished(folder) {
                     let making = reinforce::Making { folder, ..reinforce::Making::default() };
                     make_or_wait(recipe, models, sources, device, &making)?;
                 }
@@ -210,6 +209,28 @@ impl Teaching {
         let values = rows.iter().copied().collect::<Vec<_>>();
         Ok(Tensor::f_from_slice(&values)?.f_view([count as i64, width as i64])?.f_to_device(self.device)?)
     }
+}
+
+/// Checks what can be known of a recipe's teachers, stores and class lists before the run.
+///
+/// # Errors
+/// [`Error::Recipe`] where a teacher is a preset, which has no weights, or a store is for another recipe;
+/// [`Error::Data`] where a store is named alone and is not there.
+pub(crate) fn check(recipe: &Recipe) -> Result<()> {
+    class_list(recipe)?;
+    for config in &recipe.teachers {
+        if let Some(name) = config.model.as_deref().filter(|name| !Path::new(name).exists()) {
+            if clip_model::presets::get(name).is_ok() {
+                return Err(without_weights(name));
+            }
+        }
+        if let Some(folder) = config.store.as_deref()
+            && (Store::is_finished(folder) || !config.names_a_model())
+        {
+            reinforce::check_settings(&manifest(folder)?, recipe)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes a store; runs that share one and start together wait for the first of them.

@@ -1,46 +1,21 @@
 //! A fake encoder whose answers are computed by hand.
 
-use ndarray::{Array2, Array4, ArrayView4};
-use zeroshot_eval::{Classifier, EncodeError, Encoder, Error, classification, retrieval_set};
+mod common;
 
-/// An image is its first pixel's three channels; a text is 1 where it names a colour.
-struct Colors;
-
-impl Encoder for Colors {
-    fn encode_images(&self, images: ArrayView4<'_, f32>) -> Result<Array2<f32>, EncodeError> {
-        Ok(Array2::from_shape_fn((images.dim().0, 3), |(i, channel)| images[[i, channel, 0, 0]]))
-    }
-
-    fn encode_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncodeError> {
-        if texts.iter().any(|text| text.contains("broken")) {
-            return Err("a broken text".into());
-        }
-        let names = ["red", "green", "blue"];
-        Ok(Array2::from_shape_fn((texts.len(), 3), |(i, channel)| {
-            f32::from(u8::from(texts[i].contains(names[channel])))
-        }))
-    }
-}
-
-fn strings(texts: &[&str]) -> Vec<String> {
-    texts.iter().map(ToString::to_string).collect()
-}
-
-fn pixels(colors: &[[f32; 3]]) -> Array4<f32> {
-    Array4::from_shape_fn((colors.len(), 3, 2, 2), |(i, channel, _, _)| colors[i][channel])
-}
+use common::{Colors, pixels, strings};
+use zeroshot_eval::{Classifier, EncodeError, Error, classification, retrieval_set};
 
 #[test]
 fn classification_by_hand() {
     let classes = strings(&["red", "green", "blue"]);
-    let classifier = Classifier::new(&Colors, &classes, &strings(&["a {} thing", "{}"])).unwrap();
+    let classifier = Classifier::new(&Colors::default(), &classes, &strings(&["a {} thing", "{}"])).unwrap();
     let batches = [
         // Red as red; a green one that looks blue.
         Ok((pixels(&[[5.0, 1.0, 0.0], [0.0, 1.0, 2.0]]), vec![0, 1])),
         // Blue as blue; one with a tie, which is wrong.
         Ok((pixels(&[[0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]), vec![2, 0])),
     ];
-    let found = classification(&Colors, &classifier, &classes, batches).unwrap();
+    let found = classification(&Colors::default(), &classifier, &classes, batches).unwrap();
     assert_eq!(found.top1, 0.5);
     assert_eq!(found.mean_per_class_recall, (0.5 + 0.0 + 1.0) / 3.0);
     assert_eq!(found.per_class.iter().map(|c| c.samples).collect::<Vec<_>>(), [2, 1, 1]);
@@ -49,7 +24,8 @@ fn classification_by_hand() {
 #[test]
 fn prompts_are_normalised_before_and_after_the_mean() {
     // "red green" has length sqrt 2; normalised first, the class row is (1/sqrt 2 + 1, 1/sqrt 2) over its length.
-    let classifier = Classifier::new(&Colors, &strings(&["red"]), &strings(&["{} green", "{}"])).unwrap();
+    let classifier =
+        Classifier::new(&Colors::default(), &strings(&["red"]), &strings(&["{} green", "{}"])).unwrap();
     let half = std::f32::consts::FRAC_1_SQRT_2;
     let length = ((half + 1.0).powi(2) + half * half).sqrt();
     let row = classifier.rows();
@@ -63,7 +39,7 @@ fn retrieval_with_several_captions() {
         Ok((pixels(&[[1.0, 0.1, 0.0]]), vec![strings(&["red", "a blue text"])])),
         Ok((pixels(&[[0.0, 0.1, 1.0]]), vec![strings(&["blue"])])),
     ];
-    let found = retrieval_set(&Colors, batches).unwrap();
+    let found = retrieval_set(&Colors::default(), batches).unwrap();
     // Image 0 finds "red". Image 1 ties between "a blue text", which is wrong, and "blue".
     assert_eq!(found.image_to_text.at_1, 0.5);
     // "red" finds image 0; "a blue text" finds image 1, which is wrong; "blue" finds image 1.
@@ -74,14 +50,20 @@ fn retrieval_with_several_captions() {
 #[test]
 fn errors_of_encoder_and_data_come_through() {
     let classes = strings(&["broken"]);
-    let error = Classifier::new(&Colors, &classes, &strings(&["{}"])).unwrap_err();
+    let error = Classifier::new(&Colors::default(), &classes, &strings(&["{}"])).unwrap_err();
     assert!(matches!(error, Error::Encoder(_)));
     let classes = strings(&["red"]);
-    assert!(matches!(Classifier::new(&Colors, &classes, &strings(&["no place"])), Err(Error::Input(_))));
-    assert!(matches!(Classifier::new(&Colors, &[], &strings(&["{}"])), Err(Error::Input(_))));
-    let classifier = Classifier::new(&Colors, &classes, &strings(&["{}"])).unwrap();
+    assert!(matches!(
+        Classifier::new(&Colors::default(), &classes, &strings(&["no place"])),
+        Err(Error::Input(_))
+    ));
+    assert!(matches!(Classifier::new(&Colors::default(), &[], &strings(&["{}"])), Err(Error::Input(_))));
+    let classifier = Classifier::new(&Colors::default(), &classes, &strings(&["{}"])).unwrap();
     let failing = [Err::<(Array4<f32>, Vec<usize>), EncodeError>("a broken file".into())];
-    assert!(matches!(classification(&Colors, &classifier, &classes, failing), Err(Error::Encoder(_))));
-    assert!(matches!(classification(&Colors, &classifier, &classes, []), Err(Error::Input(_))));
-    assert!(matches!(retrieval_set(&Colors, []), Err(Error::Input(_))));
+    assert!(matches!(
+        classification(&Colors::default(), &classifier, &classes, failing),
+        Err(Error::Encoder(_))
+    ));
+    assert!(matches!(classification(&Colors::default(), &classifier, &classes, []), Err(Error::Input(_))));
+    assert!(matches!(retrieval_set(&Colors::default(), []), Err(Error::Input(_))));
 }

@@ -1,39 +1,14 @@
 //! All measures from rows that were encoded once, against those that were taken while encoding.
 
-use std::cell::Cell;
+mod common;
 
-use ndarray::{Array2, Array4, ArrayView4, array};
+use common::{Colors, pixels, strings};
+use ndarray::{Array2, Array4, array};
 use zeroshot_eval::{
-    Classifier, EncodeError, Encoder, Error, Evaluation, KnnOptions, Labels, ProbeOptions, Report,
-    StoredOptions, StoredRows, StoredSet, classification, encode_captioned, encode_labelled, evaluate_stored,
-    retention, retrieval_set,
+    Classifier, EncodeError, Error, Evaluation, KnnOptions, Labels, ProbeOptions, Report, StoredOptions,
+    StoredRows, StoredSet, classification, encode_captioned, encode_labelled, evaluate_stored, retention,
+    retrieval_set,
 };
-
-/// An image is its first pixel's three channels; a text is 1 where it names a colour. Images are counted.
-#[derive(Default)]
-struct Colors(Cell<usize>);
-
-impl Encoder for Colors {
-    fn encode_images(&self, images: ArrayView4<'_, f32>) -> Result<Array2<f32>, EncodeError> {
-        self.0.set(self.0.get() + images.dim().0);
-        Ok(Array2::from_shape_fn((images.dim().0, 3), |(i, channel)| images[[i, channel, 0, 0]]))
-    }
-
-    fn encode_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncodeError> {
-        let names = ["red", "green", "blue"];
-        Ok(Array2::from_shape_fn((texts.len(), 3), |(i, channel)| {
-            f32::from(u8::from(texts[i].contains(names[channel])))
-        }))
-    }
-}
-
-fn strings(texts: &[&str]) -> Vec<String> {
-    texts.iter().map(ToString::to_string).collect()
-}
-
-fn pixels(colors: &[[f32; 3]]) -> Array4<f32> {
-    Array4::from_shape_fn((colors.len(), 3, 1, 1), |(i, channel, _, _)| colors[i][channel])
-}
 
 type Labelled = Result<(Array4<f32>, Vec<usize>), EncodeError>;
 type Captioned = Result<(Array4<f32>, Vec<Vec<String>>), EncodeError>;

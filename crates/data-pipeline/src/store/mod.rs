@@ -17,7 +17,7 @@ use crate::random::mix;
 use crate::{Error, Result};
 
 pub use pass::{Pass, PassBatch};
-pub use read::Store;
+pub use read::{Store, manifest};
 pub use write::{ShardRows, StoreWriter};
 
 /// What a store is, in its folder.

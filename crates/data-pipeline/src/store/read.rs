@@ -43,8 +43,11 @@ struct Block {
     factors: Option<Vec<f32>>,
 }
 
-/// Reads the manifest of a store's folder.
-pub(super) fn manifest(folder: &Path) -> Result<Manifest> {
+/// Reads the manifest of a store's folder, and nothing else of it.
+///
+/// # Errors
+/// [`Error::Store`] where there is none, or it is damaged.
+pub fn manifest(folder: &Path) -> Result<Manifest> {
     let path = folder.join(MANIFEST_FILE);
     let text = std::fs::read_to_string(&path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => {

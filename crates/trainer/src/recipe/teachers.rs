@@ -42,11 +42,23 @@ impl TeacherConfig {
         self.model.clone().or_else(|| self.run.clone()).or_else(store).unwrap_or_default()
     }
 
+    /// Whether it names the model itself, with or without a store.
+    pub fn names_a_model(&self) -> bool {
+        self.model.is_some() || self.run.is_some()
+    }
+
     /// What cannot work, if anything.
     pub fn problem(&self) -> Option<String> {
         let named = usize::from(self.model.is_some()) + usize::from(self.run.is_some());
         if named > 1 || (named == 0 && self.store.is_none()) {
             return Some("[teacher] needs either `model`, `run` or `store`".into());
+        }
+        let of_a_model = [self.image_size.is_some(), self.arch.is_some(), self.tokenizer.is_some()];
+        if named == 0 && of_a_model.contains(&true) {
+            return Some(
+                "teacher.image_size, arch and tokenizer belong to a model, and only its store is named"
+                    .into(),
+            );
         }
         match self.logit_scale {
             Some(scale) if !(scale > 0.0 && scale <= MAX_SCALE) => Some(format!(

@@ -161,9 +161,7 @@ impl Recipe {
             return fail("checkpoint.keep = 0: at least one checkpoint has to stay".into());
         }
         let compared = self.eval.teacher.iter().chain(&self.teachers);
-        if self.eval.fidelity
-            && !compared.clone().any(|config| config.model.is_some() || config.run.is_some())
-        {
+        if self.eval.fidelity && !compared.clone().any(TeacherConfig::names_a_model) {
             return fail("eval.fidelity needs a model to compare with: [teacher] or [eval.teacher]".into());
         }
         if let Some(problem) = self.eval.teacher.as_ref().and_then(TeacherConfig::problem) {
