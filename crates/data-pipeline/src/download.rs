@@ -2,12 +2,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use md5::Md5;
 use sha2::{Digest, Sha256};
 
+use crate::files::with_ending;
 use crate::manifest::{Manifest, RemoteFile};
 use crate::{Error, Result};
 
@@ -111,13 +112,17 @@ impl Download {
         }
     }
 
-    /// Fetches one file to `path`. Bytes that came before a cut are kept under `path.partial` and asked for only once.
+    /// Fetches one file to `path`, unless one of its length is there. Bytes that came before a cut are kept under `path.partial` and asked for only once.
     ///
     /// # Errors
     /// [`Error::Download`] after several connections without progress, where the checksum differs, or
     /// where another process fetches to the same path; [`Error::Refused`] where the server says no.
     pub fn fetch_file(&self, file: &RemoteFile, path: &Path, on_progress: &mut OnProgress<'_>) -> Result<()> {
         let _lock = self.lock(file, path)?;
+        // Who held the lock before may have done it.
+        if path.is_file() && file.bytes.is_none_or(|bytes| bytes == length(path)) {
+            return Ok(());
+        }
         self.fetch_locked(file, path, on_progress)
     }
 
@@ -258,11 +263,4 @@ fn hash<D: Digest>(path: &Path) -> Result<String> {
 
 fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |data| data.len())
-}
-
-pub(crate) fn with_ending(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".");
-    name.push(ending);
-    path.with_file_name(name)
 }

@@ -19,7 +19,7 @@ pub use name::ModelName;
 
 use crate::download::{CONNECT_TIMEOUT, Download, OnProgress, Token};
 use crate::manifest::RemoteFile;
-use crate::tokenizer::BESIDE;
+use crate::tokenizer::PADDING_FILES;
 use crate::{Error, Result};
 
 /// Where the hub is, unless `HF_ENDPOINT` says otherwise.
@@ -166,7 +166,7 @@ impl Hub {
         }
         if need == Need::Weights && listing.get(TOKENIZER_FILE).is_some() {
             get(TOKENIZER_FILE)?;
-            for name in BESIDE.iter().filter(|name| listing.get(name).is_some()) {
+            for name in PADDING_FILES.iter().filter(|name| listing.get(name).is_some()) {
                 get(name)?;
             }
         }

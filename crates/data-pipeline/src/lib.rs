@@ -5,6 +5,7 @@
 pub mod download;
 pub mod error;
 pub mod evaluation;
+mod files;
 pub mod hub;
 pub mod image;
 pub mod loader;
@@ -14,6 +15,7 @@ pub mod order;
 pub mod policy;
 pub mod random;
 pub mod sample;
+mod seen;
 pub mod sources;
 pub mod store;
 pub mod tokenizer;

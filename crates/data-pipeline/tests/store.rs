@@ -170,6 +170,39 @@ fn what_was_interrupted_becomes_the_same_store() {
     std::fs::write(parts.path().join("shard-00001.safetensors"), b"broken").unwrap();
     write(parts.path(), &source, &manifest, usize::MAX);
     assert_eq!(files(whole.path()), files(parts.path()));
+    // One bad shard in the middle costs that shard.
+    std::fs::write(parts.path().join("shard-00001.safetensors"), b"broken").unwrap();
+    let writer = StoreWriter::open(parts.path(), manifest.clone()).unwrap();
+    assert_eq!((writer.next(), writer.written()), (Some(1), manifest.shards() - 1));
+    drop(writer);
+    write(parts.path(), &source, &manifest, 1);
+    assert_eq!(files(whole.path()), files(parts.path()));
+}
+
+#[test]
+fn a_store_without_texts_beside_its_captions_is_not_one_with_them() {
+    let (folder, source) = (tempfile::tempdir().unwrap(), source());
+    let plain = Manifest { extra_texts: Vec::new(), ..manifest(&source) };
+    write(folder.path(), &source, &plain, 1);
+    let error = StoreWriter::open(folder.path(), manifest(&source)).unwrap_err().to_string();
+    assert!(error.contains("extra_texts"), "{error}");
+}
+
+#[test]
+fn a_damaged_sample_has_no_row() {
+    let (folder, source) = (tempfile::tempdir().unwrap(), source());
+    let manifest = Manifest { shard_samples: 1000, ..manifest(&source) };
+    let mut writer = StoreWriter::open(folder.path(), manifest).unwrap();
+    let mut images = Array2::zeros((source.len() * 3, WIDTH));
+    images.column_mut(0).fill(1.0);
+    images.row_mut(4).fill(0.0);
+    let texts = Array2::zeros((0, WIDTH));
+    writer.write(&ShardRows { images: vec![images], captions: Vec::new(), texts: vec![texts] }).unwrap();
+    drop(writer);
+    let store = Store::open(folder.path()).unwrap();
+    assert!(store.images(0, &[3, 5]).is_ok());
+    let error = store.images(0, &[3, 4]).unwrap_err().to_string();
+    assert!(error.contains("row 4") && error.contains("damaged"), "{error}");
 }
 
 #[test]
@@ -199,24 +232,28 @@ fn a_store_of_something_else_is_not_gone_on_with() {
     let (folder, source) = (tempfile::tempdir().unwrap(), source());
     let first = manifest(&source);
     write(folder.path(), &source, &first, 1);
-    let mut others = vec![first.clone(); 4];
+    let mut others = vec![first.clone(); 6];
     others[0].teachers[0].identity = "another".into();
     others[1].teachers[0].image.size = 32;
     others[2].augment.scale = [0.1, 1.0];
     others[3].sources[0].fingerprint = "other".into();
-    for (other, part) in others.into_iter().zip(["teachers", "teachers", "augment", "sources"]) {
+    others[4].extra_texts.clear();
+    others[5].extra_texts.push("another class".into());
+    let parts = ["teachers", "teachers", "augment", "sources", "extra_texts", "extra_texts"];
+    for (other, part) in others.into_iter().zip(parts) {
         let error = StoreWriter::open(folder.path(), other).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
     let writer = StoreWriter::open(folder.path(), first.clone()).unwrap();
-    assert!(StoreWriter::open(folder.path(), first.clone()).is_err(), "two processes");
+    let busy = StoreWriter::open(folder.path(), first.clone()).unwrap_err();
+    assert!(matches!(busy, data_pipeline::Error::StoreBusy(_)), "two processes: {busy}");
     drop(writer);
     let mut writer = StoreWriter::open(folder.path(), first).unwrap();
     assert!(writer.write(&ShardRows::default()).is_err());
-    let zeros = ShardRows {
+    let long = ShardRows {
         images: vec![Array2::from_elem((90, WIDTH), 0.5)],
         captions: Vec::new(),
         texts: vec![Array2::zeros((0, WIDTH))],
     };
-    assert!(writer.write(&zeros).unwrap_err().to_string().contains("length"));
+    assert!(writer.write(&long).unwrap_err().to_string().contains("length"));
 }

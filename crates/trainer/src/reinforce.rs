@@ -107,9 +107,10 @@ pub(crate) fn make(
         }
     }
     bar.finish();
+    pass.finish()?;
     let shards = manifest.shards();
     Ok(Made {
-        shards: (writer.next().unwrap_or(shards), shards),
+        shards: (writer.written(), shards),
         rows: manifest.samples() * manifest.variants.count,
         damaged: pass.counts().clone(),
     })

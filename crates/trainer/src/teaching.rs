@@ -182,6 +182,7 @@ impl Teaching {
                 texts.push(self.texts(place, &captions)?);
             }
         }
+        pass.finish()?;
         let bank = |(images, texts): (Vec<Tensor>, Vec<Tensor>)| {
             Ok(Embeddings::new(Tensor::f_cat(&images, 0)?, Tensor::f_cat(&texts, 0)?)?)
         };

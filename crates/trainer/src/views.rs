@@ -7,7 +7,7 @@ use clip_model::config::{TextConfig, TextPool};
 use clip_model::{ClipConfig, PreprocessConfig};
 use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
 use data_pipeline::loader::{View, ViewBatch};
-use data_pipeline::tokenizer::{BESIDE, ClipTokenizer, JsonTokenizer, Tokenizer};
+use data_pipeline::tokenizer::{ClipTokenizer, JsonTokenizer, PADDING_FILES, Tokenizer};
 use ndarray::{ArrayView2, ArrayView4};
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
@@ -100,7 +100,16 @@ impl Reader {
                 let name = format!("{TOKENIZER_FILE} with SHA-256 {sum}");
                 (name, Some(path.into()), Arc::new(JsonTokenizer::open(path)?.canonical(canonical)))
             }
-            None => ("CLIP's".into(), None, Arc::new(ClipTokenizer::new())),
+            None => match &config.text_cfg.hf_tokenizer_name {
+                // CLIP's ids would be accepted, and mean other words.
+                Some(other) => {
+                    let reason = format!(
+                        "the model reads the tokenizer `{other}`, and there is no {TOKENIZER_FILE} in its folder: put it there, or name one"
+                    );
+                    return Err(Error::recipe("tokenizer", reason));
+                }
+                None => ("CLIP's".into(), None, Arc::new(ClipTokenizer::new())),
+            },
         };
         let (ids, vocabulary) = (tokenizer.vocab_size(), config.text_cfg.vocab_size);
         if ids as i64 > vocabulary {
@@ -195,7 +204,7 @@ impl Reader {
         let Some(file) = &self.tokenizer_file else { return Ok(()) };
         let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
         clip_model::weights::write_atomic(&folder.join(TOKENIZER_FILE), &bytes)?;
-        for name in BESIDE {
+        for name in PADDING_FILES {
             let beside = file.with_file_name(name);
             if beside.is_file() {
                 let bytes = std::fs::read(&beside).map_err(|e| Error::io(&beside, e))?;

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use super::with_ending;
+use crate::files::with_ending;
 use crate::manifest::Packing;
 use crate::{Error, Result};
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::name::{ModelName, is_commit};
 use super::{CONFIG_FILES, INDEX_ENDING, WEIGHT_FILES};
-use crate::download::with_ending;
+use crate::files::fresh;
 use crate::{Error, Result};
 
 /// One model in the cache.
@@ -56,22 +56,29 @@ impl Cached {
     /// Makes `file` of a snapshot a link to a blob.
     pub(super) fn link(&self, commit: &str, file: &str, hash: &str) -> Result<()> {
         let link = self.snapshot(commit).join(file);
-        let fresh = with_ending(&link, "link");
+        let target = Path::new("../../blobs").join(hash);
+        if fs::read_link(&link).is_ok_and(|there| there == target) {
+            return Ok(());
+        }
         let io = |e| Error::io(&link, e);
         // Renamed into place: another process sees the old link or the new one.
+        let fresh = fresh(&link);
         let _ = fs::remove_file(&fresh);
-        std::os::unix::fs::symlink(Path::new("../../blobs").join(hash), &fresh).map_err(io)?;
+        std::os::unix::fs::symlink(target, &fresh).map_err(io)?;
         fs::rename(&fresh, &link).map_err(io)
     }
 
     /// Notes which commit a branch or tag is.
     pub(super) fn write_ref(&self, revision: &str, commit: &str) -> Result<()> {
         let path = self.root.join("refs").join(revision);
+        if fs::read_to_string(&path).is_ok_and(|there| there == commit) {
+            return Ok(());
+        }
         let io = |e| Error::io(&path, e);
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(io)?;
         }
-        let fresh = with_ending(&path, "partial");
+        let fresh = fresh(&path);
         fs::write(&fresh, commit).map_err(io)?;
         fs::rename(&fresh, &path).map_err(io)
     }

@@ -7,10 +7,10 @@ use ndarray::{Array2, Array4};
 use rayon::prelude::*;
 
 use super::{Batch, CaptionChoice, LoaderConfig, Position, ViewBatch};
-use crate::image::{AugmentParams, augment_into, eval_into};
 use crate::mixture::Mixture;
 use crate::policy::SkipCounts;
 use crate::random::mix;
+use crate::seen::Seen;
 use crate::{Error, Result};
 
 pub(super) struct Maker {
@@ -214,29 +214,14 @@ fn fill(
         (row, variants.draw(number, index, variant))
     });
     let seen = variant.map_or(draw, |(_, seen)| seen);
-    let sample = mixture.source(number).read(index, seen)?;
+    let sample = Seen::read(mixture.source(number), index, seen, config.augment.as_ref())?;
     let caption = match config.caption {
-        CaptionChoice::First => sample.captions.first(),
-        CaptionChoice::Random => {
-            let count = sample.captions.len().max(1) as u64;
-            sample.captions.get((mix(&[draw, 1]) % count) as usize)
-        }
+        CaptionChoice::First => 0,
+        CaptionChoice::Random => (mix(&[draw, 1]) % sample.captions.len() as u64) as usize,
     };
-    let caption = caption.cloned().ok_or_else(|| Error::Sample {
-        key: sample.key.clone(),
-        kind: "no caption",
-        reason: "the sample has no caption".into(),
-    })?;
-    let image = sample.image.into_pixels(&sample.key)?;
-    let params = config
-        .augment
-        .as_ref()
-        .map(|augment| AugmentParams::draw(augment, mix(&[seen, 2]), image.width(), image.height()));
+    let caption = sample.captions[caption].clone();
     for (view, (pixels, tokens)) in config.views.iter().zip(views) {
-        match &params {
-            Some(params) => augment_into(&image, params, &view.image, pixels),
-            None => eval_into(&image, &view.image, pixels),
-        }
+        sample.view_into(&view.image, pixels);
         view.tokenizer.encode_into(&caption, tokens);
     }
     Ok(SampleFacts { key: sample.key, label: sample.label, caption, store_row: variant.map(|(row, _)| row) })

@@ -32,7 +32,7 @@ const VERSION: u32 = 1;
 pub struct Variants {
     /// How many.
     pub count: u64,
-    /// Names them.
+    /// What their random numbers are made from, whatever the seed of the loader that shows them.
     pub seed: u64,
 }
 
@@ -77,7 +77,7 @@ pub struct Manifest {
     /// Samples per shard; the last one may have fewer.
     pub shard_samples: u64,
     /// Texts beside the captions, such as class prompts.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub extra_texts: Vec<String>,
 }
 
@@ -149,17 +149,13 @@ impl Manifest {
 
     /// The first field in which another store of the same purpose differs, with both values.
     pub fn difference(&self, other: &Manifest) -> Option<String> {
+        // All fields are always written, so those of one are those of the other.
         let (Ok(own), Ok(other)) = (serde_json::to_value(self), serde_json::to_value(other)) else {
             return Some("they cannot be compared".into());
         };
-        let fields = own.as_object()?.iter();
-        fields
-            .filter(|(key, value)| other.get(*key) != Some(value))
-            .map(|(key, value)| {
-                let theirs = other.get(key).map(ToString::to_string).unwrap_or_default();
-                format!("`{key}` is {value}, not {theirs}")
-            })
-            .next()
+        let (key, value) = own.as_object()?.iter().find(|(key, value)| other.get(*key) != Some(value))?;
+        let theirs = other.get(key).map(ToString::to_string).unwrap_or_default();
+        Some(format!("`{key}` is {value}, not {theirs}"))
     }
 
     fn check(&self) -> Result<(), String> {

@@ -6,9 +6,9 @@ use ndarray::Array4;
 use rayon::prelude::*;
 
 use super::Variants;
-use crate::image::{AugmentConfig, AugmentParams, Preprocess, augment_into};
+use crate::image::{AugmentConfig, Preprocess};
 use crate::policy::{ErrorPolicy, SkipCounts};
-use crate::random::mix;
+use crate::seen::Seen;
 use crate::sources::Source;
 use crate::{Error, Result};
 
@@ -96,6 +96,14 @@ impl Pass {
         Ok(PassBatch { images: images.collect::<Result<_>>()?, captions, damaged })
     }
 
+    /// Judges what was left out, when all that is wanted was read.
+    ///
+    /// # Errors
+    /// [`Error::TooManyDamaged`] as the policy says.
+    pub fn finish(&self) -> Result<()> {
+        self.counts.check(self.policy, true)
+    }
+
     /// What was left out so far.
     pub fn counts(&self) -> &SkipCounts {
         &self.counts
@@ -105,15 +113,9 @@ impl Pass {
         let (sample, variant) = (row / self.variants.count, row % self.variants.count);
         let (number, index) = self.locate(sample)?;
         let draw = self.variants.draw(number, index, variant);
-        let sample = self.sources[number].read(index, draw)?;
-        if sample.captions.is_empty() {
-            let reason = "the sample has no caption".into();
-            return Err(Error::Sample { key: sample.key, kind: "no caption", reason });
-        }
-        let image = sample.image.into_pixels(&sample.key)?;
-        let params = AugmentParams::draw(&self.augment, mix(&[draw, 2]), image.width(), image.height());
+        let sample = Seen::read(self.sources[number].as_ref(), index, draw, Some(&self.augment))?;
         for (view, pixels) in self.views.iter().zip(pixels) {
-            augment_into(&image, &params, view, pixels);
+            sample.view_into(view, pixels);
         }
         Ok(sample.captions)
     }

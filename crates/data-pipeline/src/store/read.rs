@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -14,7 +13,8 @@ use super::write::{CHECKSUM, checksum_of};
 use super::{MANIFEST_FILE, Manifest, StoreKind, error, rows, shard_file};
 use crate::{Error, Result};
 
-/// A finished store. Rows are read from its files when they are asked for, so its size does not matter.
+/// A finished store. Rows are read from its files when they are asked for; what stays in memory is about 50 bytes for
+/// each caption, and the factors of rows of kind [`StoreKind::Int8`].
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
@@ -28,7 +28,6 @@ pub struct Store {
 #[derive(Debug)]
 pub(super) struct ShardFile {
     path: PathBuf,
-    file: Mutex<File>,
     images: Vec<Block>,
     texts: Vec<Block>,
     captions: Vec<String>,
@@ -123,7 +122,6 @@ impl ShardFile {
             images: blocks("image", images)?,
             texts: blocks("text", captions.len())?,
             captions,
-            file: Mutex::new(File::open(path).map_err(|e| Error::io(path, e))?),
             path: path.into(),
         })
     }
@@ -132,14 +130,15 @@ impl ShardFile {
         &self.captions
     }
 
-    fn read(&self, block: &Block, row: usize, kind: StoreKind, out: &mut [f32]) -> Result<()> {
-        use std::io::{Read, Seek, SeekFrom};
-        debug_assert!(row < block.rows);
+    fn file(&self) -> Result<File> {
+        File::open(&self.path).map_err(|e| Error::io(&self.path, e))
+    }
+
+    fn read(&self, file: &File, block: &Block, row: usize, kind: StoreKind, out: &mut [f32]) -> Result<()> {
+        use std::os::unix::fs::FileExt;
         let length = block.width * kind.bytes();
         let mut bytes = vec![0; length];
-        let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        file.seek(SeekFrom::Start(block.offset + (row * length) as u64))
-            .and_then(|_| file.read_exact(&mut bytes))
+        file.read_exact_at(&mut bytes, block.offset + (row * length) as u64)
             .map_err(|e| Error::io(&self.path, e))?;
         let factor = block.factors.as_ref().map_or(1.0, |factors| factors[row]);
         rows::decode(&bytes, factor, kind, out);
@@ -151,7 +150,8 @@ impl Store {
     /// Opens a store and compares all checksums.
     ///
     /// # Errors
-    /// [`Error::Store`] where there is none, it is not finished, or a shard is damaged (which is named).
+    /// [`Error::Store`] where there is none, it is not finished, or a shard is damaged (which is named); [`Error::Io`]
+    /// where one cannot be read.
     pub fn open(folder: &Path) -> Result<Self> {
         let manifest = manifest(folder)?;
         let shards = (0..manifest.shards())
@@ -165,18 +165,20 @@ impl Store {
                     );
                     return Err(error(folder, reason));
                 }
-                ShardFile::open(&path, &manifest, number)
+                let mut shard = ShardFile::open(&path, &manifest, number)?;
+                // Only their keys are needed from here on.
+                let captions = std::mem::take(&mut shard.captions);
+                Ok((shard, captions.iter().map(|caption| caption_key(caption)).collect::<Vec<_>>()))
             })
             .collect::<Result<Vec<_>>>()?;
         let mut captions = HashMap::new();
-        for (number, shard) in shards.iter().enumerate() {
-            for (row, caption) in shard.captions.iter().enumerate() {
-                captions.insert(caption_key(caption), (number as u32, row as u32));
-            }
+        let mut opened = Vec::with_capacity(shards.len());
+        for (number, (shard, keys)) in shards.into_iter().enumerate() {
+            captions
+                .extend(keys.into_iter().enumerate().map(|(row, key)| (key, (number as u32, row as u32))));
+            opened.push(shard);
         }
-        // Only their keys are needed from here on.
-        let shards = shards.into_iter().map(|shard| ShardFile { captions: Vec::new(), ..shard }).collect();
-        Ok(Store { folder: folder.into(), manifest, shards, captions })
+        Ok(Store { folder: folder.into(), manifest, shards: opened, captions })
     }
 
     /// Whether all shards of a store are there; whether they are whole is seen when it is opened.
@@ -193,57 +195,72 @@ impl Store {
     /// Unit image embeddings `[rows, width]` of one teacher; rows are those of [`crate::loader::Batch::store_rows`].
     ///
     /// # Errors
-    /// [`Error::Store`] where a row is not there, or its sample was damaged when the store was made.
+    /// [`Error::Store`] where a row is not there, or its sample was damaged when the store was made; [`Error::Io`] where
+    /// a shard cannot be read.
     pub fn images(&self, teacher: usize, wanted: &[u64]) -> Result<Array2<f32>> {
         let per_shard = self.manifest.shard_samples * self.manifest.variants.count;
-        self.gather(teacher, wanted.len(), |place, out| {
-            let row = wanted[place];
+        let missing = |row: u64| error(&self.folder, format!("has no image row {row}"));
+        let places = wanted.iter().map(|&row| {
             let (number, inner) = ((row / per_shard) as usize, (row % per_shard) as usize);
-            let shard = self.shards.get(number).filter(|shard| inner < shard.images[teacher].rows);
-            let shard = shard.ok_or_else(|| error(&self.folder, format!("has no image row {row}")))?;
-            shard.read(&shard.images[teacher], inner, self.manifest.kind, out)?;
-            if out.iter().all(|x| *x == 0.0) {
-                let reason =
-                    format!("has nothing for image row {row}: the sample was damaged when it was made");
-                return Err(error(&self.folder, reason));
-            }
-            Ok(())
-        })
+            let shard = self.shards.get(number).filter(|shard| inner < shard.images[0].rows);
+            shard.map(|_| (number, inner)).ok_or_else(|| missing(row))
+        });
+        let rows = self.gather(teacher, places.collect::<Result<Vec<_>>>()?, |shard| &shard.images)?;
+        if let Some(place) = rows.rows().into_iter().position(|row| row.iter().all(|x| *x == 0.0)) {
+            let row = wanted[place];
+            let reason = format!("has nothing for image row {row}: the sample was damaged when it was made");
+            return Err(error(&self.folder, reason));
+        }
+        Ok(rows)
     }
 
     /// Unit text embeddings `[texts, width]` of one teacher.
     ///
     /// # Errors
-    /// [`Error::Store`] where a text is not there.
+    /// [`Error::Store`] where a text is not there, [`Error::Io`] where a shard cannot be read.
     pub fn texts<S: AsRef<str>>(&self, teacher: usize, wanted: &[S]) -> Result<Array2<f32>> {
-        self.gather(teacher, wanted.len(), |place, out| {
-            let text = wanted[place].as_ref();
-            let found = self.captions.get(&caption_key(text));
-            let (shard, row) = found.ok_or_else(|| {
+        let places = wanted.iter().map(|text| {
+            let text = text.as_ref();
+            let found = self.captions.get(&caption_key(text)).ok_or_else(|| {
                 error(
                     &self.folder,
-                    format!("has no embedding of the text {text:?}: it was made of other captions, or by a recipe without this class list"),
+                    format!(
+                        "has no embedding of the text {text:?}: it was made of other captions, or by a recipe without this class list"
+                    ),
                 )
             })?;
-            let shard = &self.shards[*shard as usize];
-            shard.read(&shard.texts[teacher], *row as usize, self.manifest.kind, out)
-        })
+            Ok((found.0 as usize, found.1 as usize))
+        });
+        self.gather(teacher, places.collect::<Result<Vec<_>>>()?, |shard| &shard.texts)
     }
 
+    /// Rows at places (shard, row), each shard's file open only meanwhile.
     fn gather(
         &self,
         teacher: usize,
-        count: usize,
-        read: impl Fn(usize, &mut [f32]) -> Result<()>,
+        places: Vec<(usize, usize)>,
+        blocks: impl Fn(&ShardFile) -> &[Block],
     ) -> Result<Array2<f32>> {
         let width = self.manifest.teachers.get(teacher).map(|teacher| teacher.width);
         let width = width.ok_or_else(|| error(&self.folder, format!("has no teacher {teacher}")))?;
-        let mut values = Array2::zeros((count, width));
-        for (place, mut row) in values.rows_mut().into_iter().enumerate() {
-            let row = row.as_slice_mut().ok_or_else(|| error(&self.folder, "cannot be read row by row"))?;
-            read(place, row)?;
+        let mut values = vec![0f32; places.len() * width];
+        let mut order = (0..places.len()).collect::<Vec<_>>();
+        order.sort_by_key(|place| places[*place]);
+        let mut open = None::<(usize, File)>;
+        for place in order {
+            let (number, row) = places[place];
+            let shard = &self.shards[number];
+            let file = match open.take() {
+                Some((there, file)) if there == number => file,
+                _ => shard.file()?,
+            };
+            let out = &mut values[place * width..(place + 1) * width];
+            shard.read(&file, &blocks(shard)[teacher], row, self.manifest.kind, out)?;
+            open = Some((number, file));
         }
-        rows::normalize(&mut values);
-        Ok(values)
+        let mut rows = Array2::from_shape_vec((places.len(), width), values)
+            .map_err(|e| error(&self.folder, format!("cannot be read: {e}")))?;
+        rows::normalize(&mut rows);
+        Ok(rows)
     }
 }

@@ -1,8 +1,7 @@
 //! Writing a store shard by shard, so that what was interrupted goes on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, ArrayView2};
@@ -11,11 +10,11 @@ use sha2::{Digest, Sha256};
 
 use super::read::{ShardFile, caption_key};
 use super::{MANIFEST_FILE, Manifest, error, rows, shard_file};
+use crate::files::write_atomic;
 use crate::{Error, Result};
 
 /// Name of the checksum in a shard's metadata.
 pub(super) const CHECKSUM: &str = "sha256";
-const PARTIAL: &str = ".partial";
 
 /// The embeddings of one shard.
 #[derive(Debug, Default)]
@@ -33,7 +32,8 @@ pub struct ShardRows {
 pub struct StoreWriter {
     folder: PathBuf,
     manifest: Manifest,
-    next: u64,
+    /// Shards that are still to be written, in their order.
+    missing: VecDeque<u64>,
     known: HashSet<u128>,
     _lock: File,
 }
@@ -42,8 +42,8 @@ impl StoreWriter {
     /// Begins a store, or goes on with one: shards that are there and whole are kept.
     ///
     /// # Errors
-    /// [`Error::Store`] where the folder holds a store of something else (which is named), or another process
-    /// writes it; [`Error::Io`] where it cannot be written.
+    /// [`Error::Store`] where the folder holds a store of something else (which is named), [`Error::StoreBusy`] where
+    /// another process writes it, [`Error::Io`] where it cannot be read or written.
     pub fn open(folder: &Path, manifest: Manifest) -> Result<Self> {
         manifest.check().map_err(|reason| error(folder, reason))?;
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
@@ -60,18 +60,23 @@ impl StoreWriter {
                 .map_err(|e| error(&path, format!("cannot be described: {e}")))?;
             write_atomic(&path, json.as_bytes())?;
         }
-        let (mut next, mut known) = (0, HashSet::new());
-        while next < manifest.shards() && folder.join(shard_file(next)).exists() {
-            match ShardFile::open(&folder.join(shard_file(next)), &manifest, next) {
-                Ok(shard) => known.extend(shard.captions().iter().map(|caption| caption_key(caption))),
-                Err(broken) => {
-                    tracing::warn!("{broken}; it is made again");
-                    break;
-                }
+        let (mut missing, mut known) = (VecDeque::new(), HashSet::new());
+        for number in 0..manifest.shards() {
+            let path = folder.join(shard_file(number));
+            if !path.exists() {
+                missing.push_back(number);
+                continue;
             }
-            next += 1;
+            match ShardFile::open(&path, &manifest, number) {
+                Ok(shard) => known.extend(shard.captions().iter().map(|caption| caption_key(caption))),
+                Err(broken @ Error::Store { .. }) => {
+                    tracing::warn!("{broken}; it is made again");
+                    missing.push_back(number);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(StoreWriter { folder: folder.into(), manifest, next, known, _lock: lock })
+        Ok(StoreWriter { folder: folder.into(), manifest, missing, known, _lock: lock })
     }
 
     /// What the store is.
@@ -79,9 +84,14 @@ impl StoreWriter {
         &self.manifest
     }
 
+    /// Number of shards that are there.
+    pub fn written(&self) -> u64 {
+        self.manifest.shards() - self.missing.len() as u64
+    }
+
     /// The shard that is to be written next; none where all are there.
     pub fn next(&self) -> Option<u64> {
-        (self.next < self.manifest.shards()).then_some(self.next)
+        self.missing.front().copied()
     }
 
     /// Of these texts those that no shard has yet, each once, in their order.
@@ -151,7 +161,7 @@ impl StoreWriter {
             .map_err(|e| error(&path, format!("cannot be written: {e}")))?;
         write_atomic(&path, &bytes)?;
         self.known.extend(shard.captions.iter().map(|caption| caption_key(caption)));
-        self.next += 1;
+        self.missing.pop_front();
         Ok(())
     }
 }
@@ -194,21 +204,4 @@ fn lock(folder: &Path) -> Result<File> {
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::StoreBusy(folder.into())),
         Err(std::fs::TryLockError::Error(e)) => Err(Error::io(&path, e)),
     }
-}
-
-fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(PARTIAL);
-    let partial = path.with_file_name(name);
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&partial, path)
-    };
-    write().map_err(|e| {
-        // On a full disk, what is there of it would only be in the way.
-        let _ = std::fs::remove_file(&partial);
-        Error::io(path, e)
-    })
 }

@@ -14,7 +14,7 @@ const PROBES: [&str; 4] = [
 ];
 
 /// Files beside a `tokenizer.json` that may name the padding token.
-pub const BESIDE: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+pub const PADDING_FILES: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
 
 /// A tokenizer that a `tokenizer.json` describes.
 pub struct JsonTokenizer {
@@ -25,16 +25,25 @@ pub struct JsonTokenizer {
 }
 
 impl JsonTokenizer {
-    /// Reads a `tokenizer.json`. Padding is what the file says, else what the files beside it say ([`BESIDE`]), or 0.
+    /// Reads a `tokenizer.json`. Padding is what the file says, else what the files beside it say ([`PADDING_FILES`]), or 0.
     ///
     /// # Errors
-    /// [`Error::Format`] where the file is missing or not a tokenizer.
+    /// [`Error::Io`] where the file cannot be read, [`Error::Format`] where it is no tokenizer or the files beside it
+    /// are damaged.
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
         let mut tokenizer = Self::from_bytes(path, &bytes)?;
         if tokenizer.pad.is_none() {
-            let token = BESIDE.iter().find_map(|name| pad_token(&path.with_file_name(name)));
-            tokenizer.pad = token.and_then(|token| tokenizer.inner.token_to_id(&token)).map(i64::from);
+            for file in PADDING_FILES.map(|name| path.with_file_name(name)) {
+                let Some(token) = pad_token(&file)? else { continue };
+                let id = tokenizer.inner.token_to_id(&token).ok_or_else(|| Error::Format {
+                    path: file,
+                    kind: "tokenizer settings",
+                    reason: format!("its pad_token `{token}` is no token of `{}`", path.display()),
+                })?;
+                tokenizer.pad = Some(i64::from(id));
+                break;
+            }
         }
         Ok(tokenizer)
     }
@@ -101,14 +110,27 @@ impl Tokenizer for JsonTokenizer {
     }
 }
 
-/// The padding token that a settings file names: a text, or an object with one.
-fn pad_token(path: &Path) -> Option<String> {
-    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    let token = json.get("pad_token")?;
-    token.as_str().or_else(|| token.get("content")?.as_str()).map(String::from)
+/// The padding token that a settings file names, as a text or an object with one; none where it names none, or
+/// is not there.
+fn pad_token(path: &Path) -> Result<Option<String>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io(path, e)),
+    };
+    let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| Error::Format {
+        path: path.into(),
+        kind: "tokenizer settings",
+        reason: e.to_string(),
+    })?;
+    let token =
+        json.get("pad_token").and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
+    Ok(token.map(String::from))
 }
 
+/// open_clip's `canonicalize`: its basic cleaning, then `_` as a space, no punctuation, small letters, single spaces.
 fn canonicalize(text: &str) -> String {
+    let text = super::clean(text);
     let kept = text.chars().map(|c| if c == '_' { ' ' } else { c }).filter(|c| !c.is_ascii_punctuation());
     let text = kept.collect::<String>().to_lowercase();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -153,15 +175,20 @@ mod tests {
         json["padding"] = serde_json::Value::Null;
         std::fs::write(&path, json.to_string()).unwrap();
         assert_eq!(row(), [1, 2, 4, 0]);
-        std::fs::write(folder.path().join(BESIDE[1]), r#"{"pad_token": {"content": "dog"}}"#).unwrap();
+        std::fs::write(folder.path().join(PADDING_FILES[1]), r#"{"pad_token": {"content": "dog"}}"#).unwrap();
         assert_eq!(row(), [1, 2, 4, 3]);
-        std::fs::write(folder.path().join(BESIDE[0]), r#"{"pad_token": "[END]"}"#).unwrap();
+        std::fs::write(folder.path().join(PADDING_FILES[0]), r#"{"pad_token": "[END]"}"#).unwrap();
         assert_eq!(row(), [1, 2, 4, 4]);
+        for broken in ["{", r#"{"pad_token": "bird"}"#] {
+            std::fs::write(folder.path().join(PADDING_FILES[0]), broken).unwrap();
+            assert!(matches!(JsonTokenizer::open(&path), Err(Error::Format { .. })), "{broken}");
+        }
     }
 
     #[test]
     fn canonical_texts_as_open_clip_makes_them() {
         assert_eq!(canonicalize("  A_photo of\ta Cat, isn't it?! "), "a photo of a cat isnt it");
+        assert_eq!(canonicalize("cats &amp;amp; caf\u{c3}\u{a9}s"), "cats cafés");
         let tokenizer =
             JsonTokenizer::from_bytes(Path::new("tiny"), TINY.as_bytes()).unwrap().canonical(true);
         let mut row = [0; 4];

@@ -10,7 +10,7 @@ mod repair;
 
 pub use clean::clean;
 pub use clip::{ClipTokenizer, END_OF_TEXT, START_OF_TEXT};
-pub use json::{BESIDE, JsonTokenizer};
+pub use json::{JsonTokenizer, PADDING_FILES};
 pub use repair::fix_text;
 
 use crate::{Error, Result};

@@ -1,0 +1,44 @@
+//! A sample as a model sees it: the one rule by which the loader and a store of embeddings show the same picture.
+
+use crate::image::{AugmentConfig, AugmentParams, Decoded, Preprocess, augment_into, eval_into};
+use crate::random::mix;
+use crate::sources::Source;
+use crate::{Error, Result};
+
+/// A decoded sample with its random parameters.
+pub(crate) struct Seen {
+    pub key: String,
+    pub label: Option<usize>,
+    /// At least one.
+    pub captions: Vec<String>,
+    image: Decoded,
+    params: Option<AugmentParams>,
+}
+
+impl Seen {
+    /// Reads and decodes a sample, and draws its augmentation from `draw`; none is the evaluation transform.
+    pub(crate) fn read(
+        source: &dyn Source,
+        index: usize,
+        draw: u64,
+        augment: Option<&AugmentConfig>,
+    ) -> Result<Self> {
+        let sample = source.read(index, draw)?;
+        if sample.captions.is_empty() {
+            let reason = "the sample has no caption".into();
+            return Err(Error::Sample { key: sample.key, kind: "no caption", reason });
+        }
+        let image = sample.image.into_pixels(&sample.key)?;
+        let params = augment
+            .map(|augment| AugmentParams::draw(augment, mix(&[draw, 2]), image.width(), image.height()));
+        Ok(Seen { key: sample.key, label: sample.label, captions: sample.captions, image, params })
+    }
+
+    /// Normalised pixels `[3, side, side]` of one view.
+    pub(crate) fn view_into(&self, view: &Preprocess, pixels: &mut [f32]) {
+        match &self.params {
+            Some(params) => augment_into(&self.image, params, view, pixels),
+            None => eval_into(&self.image, view, pixels),
+        }
+    }
+}
