@@ -70,12 +70,8 @@ impl Attention {
         self.mix(xs, bias, None)
     }
 
-    /// The same with a factor on what each head gives (`[heads]`).
-    pub fn gated(&self, xs: &Tensor, gates: &Tensor) -> Tensor {
-        self.mix(xs, None, Some(gates))
-    }
-
-    fn mix(&self, xs: &Tensor, bias: Option<&Tensor>, gates: Option<&Tensor>) -> Tensor {
+    /// The same with a factor `[heads]` on what each head gives.
+    pub(crate) fn mix(&self, xs: &Tensor, bias: Option<&Tensor>, gates: Option<&Tensor>) -> Tensor {
         let (batch, seq) = (xs.size()[0], xs.size()[1]);
         let AttentionConfig { heads, head_width, causal, .. } = self.config;
         let qkv = xs

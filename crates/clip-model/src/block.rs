@@ -75,21 +75,13 @@ struct Branch<T> {
 }
 
 impl<T> Branch<T> {
-    fn add(&self, xs: &Tensor, forward: impl Fn(&T, &Tensor) -> Tensor) -> Tensor {
-        let mixed = forward(&self.layer, &self.norm.forward(xs));
-        let mixed = match &self.scale {
-            Some(scale) => scale.forward(mixed),
-            None => mixed,
-        };
-        xs + self.drop_path.forward(mixed)
-    }
-
-    /// The same under gates: the norm sees the `kept` channels, and the branch has a factor per channel.
-    fn add_gated(
+    /// Adds the branch to the stream; under gates the norm sees the `kept` channels, and the branch has a factor
+    /// per channel.
+    fn add(
         &self,
         xs: &Tensor,
         kept: Option<&Tensor>,
-        factors: &Tensor,
+        factors: Option<Tensor>,
         forward: impl Fn(&T, &Tensor) -> Tensor,
     ) -> Tensor {
         let mixed = forward(&self.layer, &self.norm.forward_over(xs, kept));
@@ -97,7 +89,11 @@ impl<T> Branch<T> {
             Some(scale) => scale.forward(mixed),
             None => mixed,
         };
-        xs + self.drop_path.forward(mixed * factors)
+        let mixed = match factors {
+            Some(factors) => mixed * factors,
+            None => mixed,
+        };
+        xs + self.drop_path.forward(mixed)
     }
 }
 
@@ -148,37 +144,39 @@ impl ResidualAttentionBlock {
 
     /// `[batch, seq, width]` in and out.
     pub fn forward(&self, xs: &Tensor) -> Tensor {
-        self.masked(xs, None)
+        self.run(xs, None, None)
     }
 
     /// The same with a summand on the attention products, as [`Attention::masked`] takes it.
     pub fn masked(&self, xs: &Tensor, bias: Option<&Tensor>) -> Tensor {
-        let xs = match &self.attention {
-            Some(branch) => branch.add(xs, |attention, xs| attention.masked(xs, bias)),
-            None => xs.shallow_clone(),
-        };
-        match &self.mlp {
-            Some(branch) => branch.add(&xs, Mlp::forward),
-            None => xs,
-        }
+        self.run(xs, bias, None)
     }
 
-    /// The same under the gates of its tower, in which it is this block.
-    pub fn gated(&self, xs: &Tensor, gates: &TowerGates, layer: usize) -> Tensor {
-        let kept = gates.kept();
+    /// The same under the gates of its tower, in which it is the block of this number.
+    pub fn gated(&self, xs: &Tensor, gates: Option<&TowerGates>, layer: usize) -> Tensor {
+        self.run(xs, None, gates.map(|gates| (gates, layer)))
+    }
+
+    fn run(&self, xs: &Tensor, bias: Option<&Tensor>, gates: Option<(&TowerGates, usize)>) -> Tensor {
+        let kept = gates.and_then(|(gates, _)| gates.kept());
+        let of = |part| gates.map(|(gates, layer)| gates.of(part, layer));
+        let factors = |part| gates.map(|(gates, layer)| gates.branch(part, layer));
         let xs = match &self.attention {
             Some(branch) => {
-                let own = gates.of(Part::Heads, layer);
-                let factors = gates.branch(Part::Attention, layer);
-                branch.add_gated(xs, kept, &factors, |attention, xs| attention.gated(xs, &own))
+                let own = of(Part::Heads);
+                branch.add(xs, kept, factors(Part::Attention), |attention, xs| {
+                    attention.mix(xs, bias, own.as_ref())
+                })
             }
             None => xs.shallow_clone(),
         };
         match &self.mlp {
             Some(branch) => {
-                let own = gates.of(Part::Mlp, layer);
-                let factors = gates.branch(Part::WholeMlp, layer);
-                branch.add_gated(&xs, kept, &factors, |mlp, xs| mlp.gated(xs, &own))
+                let own = of(Part::Mlp);
+                branch.add(&xs, kept, factors(Part::WholeMlp), |mlp, xs| match &own {
+                    Some(own) => mlp.gated(xs, own),
+                    None => mlp.forward(xs),
+                })
             }
             None => xs,
         }
@@ -222,10 +220,7 @@ impl Transformer {
         mut visit: impl FnMut(usize, &Tensor),
     ) -> Tensor {
         self.resblocks.iter().enumerate().fold(xs, |xs, (layer, block)| {
-            let xs = match gates {
-                Some(gates) => tape.run(xs, move |xs| block.gated(xs, gates, layer)),
-                None => tape.run(xs, |xs| block.forward(xs)),
-            };
+            let xs = tape.run(xs, move |xs| block.gated(xs, gates, layer));
             visit(layer, &xs);
             xs
         })

@@ -151,7 +151,7 @@ impl CrossModal {
     /// own image, at the same time; then the means of both are mapped and added to the CLIP's unit embeddings.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the states are of different batches.
+    /// [`Error::Shape`] where the states are of different batches, or of another CLIP's widths.
     pub fn enrich(&self, image: &SeenImages, text: &TextStates) -> Result<(Tensor, Tensor)> {
         let (images, texts) = (image.regions.size(), text.tokens.size());
         if images[0] != texts[0] {
@@ -160,6 +160,15 @@ impl CrossModal {
                 found: texts,
                 expected: format!("[{}, length, width], a text for each image", images[0]),
             });
+        }
+        for (what, found, side) in
+            [("the image regions", &images, &self.image), ("the text tokens", &texts, &self.text)]
+        {
+            let width = side.input.input_width();
+            if found.last() != Some(&width) {
+                let expected = format!("[batch, count, {width}]");
+                return Err(Error::Shape { what, found: found.clone(), expected });
+            }
         }
         let counts = text.counts.to_kind(Kind::Float); // [batch, length]
         // A summand on the products of queries with keys: what does not count is no key.

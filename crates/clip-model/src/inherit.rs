@@ -4,7 +4,7 @@
 //! channels of every matrix, MLPs by their leading inner channels, attention by whole leading heads of query, key
 //! and value each. Nothing is averaged or scaled, so a student of the teacher's shape is the teacher.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tch::Tensor;
 
@@ -18,16 +18,18 @@ use crate::{Clip, ClipConfig, Error, Result, resize, weights};
 /// context takes the leading rows. A logit bias that the teacher lacks keeps its start.
 ///
 /// # Errors
-/// As [`check`]; [`Error::Config`] naming the first weight in which the student is larger, or that the teacher
-/// does not have. The student is unchanged then.
+/// As [`check`]; [`Error::Config`] naming the first weight in which the student is larger, or that only one of the
+/// two has, but for blocks that are strided over. The student is unchanged then.
 pub fn inherit(student: &Clip, teacher: &Clip) -> Result<()> {
     check(student.config(), teacher.config())?;
     let theirs = teacher.params().state().map(|p| (p.name.clone(), p.tensor.detach())).collect();
     let theirs = with_text_prefix(theirs, student.config().custom_text);
     let strides = Strides::new(student.config(), teacher.config());
     let mut taken = HashMap::new();
+    let mut used = HashSet::new();
     for own in student.params().state() {
         let origin = strides.origin(&own.name);
+        used.insert(origin.clone());
         let value = match theirs.get(&origin) {
             Some(value) => leading(&own.name, value, &own.tensor.size())?,
             // An unlearned summand has its own start.
@@ -35,6 +37,13 @@ pub fn inherit(student: &Clip, teacher: &Clip) -> Result<()> {
             None => return Err(refusal(format!("`{}`: the larger model has no `{origin}`", own.name))),
         };
         taken.insert(own.name.clone(), value);
+    }
+    // Whole blocks are strided over; anything else that has no place would be lost in silence.
+    let blocks = used.iter().filter_map(|name| block_of(name)).collect::<HashSet<_>>();
+    let is_skipped = |name: &str| block_of(name).is_some_and(|block| !blocks.contains(block));
+    let left = theirs.keys().filter(|name| !used.contains(*name) && *name != "logit_bias");
+    if let Some(name) = left.filter(|name| !is_skipped(name)).min() {
+        return Err(refusal(format!("the larger model has `{name}`, and the student has no place for it")));
     }
     resize::fit_image_size(student.params(), &mut taken)?;
     weights::load(student.params(), &taken, "the model that is inherited from")
@@ -95,12 +104,14 @@ pub fn check(student: &ClipConfig, teacher: &ClipConfig) -> Result<()> {
     }
     // What the same weights would mean something else under.
     let meaning = |config: &ClipConfig| {
-        let text = &config.text_cfg;
+        let (image, text) = (&config.vision_cfg, &config.text_cfg);
         let towers = (config.vision_activation(), config.text_activation());
-        (towers, text.no_causal_mask, text.pool_type, config.vision_cfg.pool_type)
+        let pools = (image.pool_type, image.final_ln_after_pool, image.timm_pool.clone(), text.pool_type);
+        (towers, pools, text.no_causal_mask, text.eos_id, [image.eps(), text.eps()])
     };
     if meaning(student) != meaning(teacher) {
-        return Err(refusal("activation (quick_gelu), causal mask or pooling differ".into()));
+        let reason = "activation (quick_gelu), pooling, causal mask, end token or the norms' eps differ";
+        return Err(refusal(reason.into()));
     }
     Ok(())
 }
@@ -177,6 +188,16 @@ impl Strides {
     }
 }
 
+/// The block of a transformer or ResNet stage that a weight belongs to, as the beginning of its name.
+fn block_of(name: &str) -> Option<&str> {
+    let number = match name.split_once("resblocks.") {
+        Some((tower, _)) => tower.len() + "resblocks.".len(),
+        None => name.strip_prefix("visual.layer").map(|_| "visual.layer1.".len())?,
+    };
+    let length = name.get(number..)?.find('.')?;
+    Some(&name[..number + length])
+}
+
 /// The leading part of a weight in the student's shape; the rows of a table over image positions are all kept,
 /// since they are interpolated and not cut.
 fn leading(name: &str, value: &Tensor, wanted: &[i64]) -> Result<Tensor> {
@@ -190,10 +211,10 @@ fn leading(name: &str, value: &Tensor, wanted: &[i64]) -> Result<Tensor> {
     }
     // Query, key and value lie one below the other, so each has its own leading rows.
     let parts = if name.contains(".in_proj_") { 3 } else { 1 };
-    let table = name.starts_with("visual.") && name.ends_with("positional_embedding");
+    let positions = resize::Grid::of(name).map(resize::Grid::axis);
     let mut taken = value.shallow_clone();
     for (axis, (&own, &theirs)) in wanted.iter().zip(&found).enumerate() {
-        if axis == 0 && table || own == theirs {
+        if positions == Some(axis) || own == theirs {
             continue;
         }
         // A kernel's pixels are no channels.

@@ -15,6 +15,11 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// Width of what it reads.
+    pub(crate) fn input_width(&self) -> i64 {
+        self.weight.size()[1]
+    }
+
     /// A new layer under `path`, with `weight` and `bias` started as given; no bias for `None`.
     pub fn new(
         path: &Builder<'_>,

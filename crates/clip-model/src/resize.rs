@@ -36,7 +36,7 @@ pub fn fit_image_size(params: &Params, weights: &mut HashMap<String, Tensor>) ->
 
 /// How a tensor is laid out over positions.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Grid {
+pub(crate) enum Grid {
     /// `[first + side², width]`, with rows before the grid.
     Rows { first: i64 },
     /// `[1, side², width]`.
@@ -46,7 +46,8 @@ enum Grid {
 }
 
 impl Grid {
-    fn of(name: &str) -> Option<Self> {
+    /// The layout of the tensor of this name; none where it does not depend on positions.
+    pub(crate) fn of(name: &str) -> Option<Self> {
         match name {
             "visual.positional_embedding" | "visual.attnpool.positional_embedding" => {
                 Some(Grid::Rows { first: 1 })
@@ -57,9 +58,14 @@ impl Grid {
         }
     }
 
+    /// The axis of the positions.
+    pub(crate) fn axis(self) -> usize {
+        usize::from(self == Grid::Batched)
+    }
+
     /// Whether the two shapes differ in the number of positions only.
     fn fits(self, found: &[i64], wanted: &[i64]) -> bool {
-        let positions = if self == Grid::Batched { 1 } else { 0 };
+        let positions = self.axis();
         found.len() == wanted.len()
             && found.len() == positions + 2
             && found.iter().zip(wanted).enumerate().all(|(axis, (a, b))| axis == positions || a == b)

@@ -108,6 +108,13 @@ fn assert_same_preprocess(found: &PreprocessConfig, expected: &PreprocessConfig)
     assert_eq!(PreprocessConfig { size: None, ..found.clone() }, *expected);
 }
 
+/// A text of the full context, with the end token in the middle.
+fn tokens(model: &Clip) -> Tensor {
+    let mut tokens = vec![3i64; model.config().text_cfg.context_length as usize];
+    (tokens[0], tokens[2], tokens[3]) = (1, 7, 29);
+    Tensor::from_slice(&tokens).unsqueeze(0)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -138,6 +145,8 @@ proptest! {
             let size = model.config().vision_cfg.image_size;
             let images = Tensor::randn([2, 3, size, size], (Kind::Float, Device::Cpu));
             prop_assert!(held.encode_image(&images).unwrap().equal(&model.encode_image(&images).unwrap()));
+            let tokens = tokens(&model);
+            prop_assert!(held.encode_text(&tokens).unwrap().equal(&model.encode_text(&tokens).unwrap()));
             prop_assert!(held.logit_scale.equal(&model.logit_scale));
         } else {
             prop_assert!(!face.exists());
@@ -158,10 +167,7 @@ proptest! {
 
         let size = model.config().vision_cfg.image_size;
         let images = Tensor::randn([2, 3, size, size], (Kind::Float, Device::Cpu));
-        // Texts of the full context, with the end token in the middle.
-        let mut tokens = vec![3i64; model.config().text_cfg.context_length as usize];
-        (tokens[0], tokens[2], tokens[3]) = (1, 7, 29);
-        let tokens = Tensor::from_slice(&tokens).unsqueeze(0);
+        let tokens = tokens(&model);
         let (theirs, ours) = (&opened.model, &model);
         prop_assert!(theirs.encode_image(&images).unwrap().equal(&ours.encode_image(&images).unwrap()));
         prop_assert!(theirs.encode_text(&tokens).unwrap().equal(&ours.encode_text(&tokens).unwrap()));

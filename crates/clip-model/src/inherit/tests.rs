@@ -227,17 +227,53 @@ fn a_smaller_resnet_is_the_truncated_network() {
     assert!(error < 1e-4 * scale, "{error} of {scale}");
 }
 
+/// A teacher's weights for a student of its shape and another image size are those that a checkpoint would give.
+fn assert_interpolated(teacher: &ClipConfig, image_size: i64) {
+    let mut own = teacher.clone();
+    own.vision_cfg.image_size = image_size;
+    let (teacher, student) = (model(teacher, 2), model(&own, 1));
+    inherit(&student, &teacher).unwrap();
+    let mut expected = teacher
+        .params()
+        .state()
+        .map(|p| (p.name.clone(), p.tensor.shallow_clone()))
+        .collect::<HashMap<_, _>>();
+    let moved = resize::fit_image_size(student.params(), &mut expected).unwrap();
+    assert!(!moved.is_empty());
+    for name in moved {
+        assert!(student.params().get(&name).unwrap().equal(&expected[&name]), "{name}");
+    }
+}
+
 #[test]
 fn another_grid_is_interpolated() {
+    assert_interpolated(&config(16, VIT, TEXT), 48);
+    assert_interpolated(&config(16, VIT, TEXT), 16);
+    let siglip = crate::presets::get("ViT-B-16-SigLIP").unwrap();
+    assert_interpolated(&siglip, 64);
+    assert_interpolated(
+        &config(16, r#"{"timm_model_name": "swin_tiny_patch4_window7_224", "image_size": 224}"#, TEXT),
+        64,
+    );
+    // Narrower at the same time: the leading channels of the moved table.
     let teacher = model(&config(16, VIT, TEXT), 2);
     let student = model(&config(8, &SMALL_VIT.replace("32}", "48}"), SMALL_TEXT), 1);
     inherit(&student, &teacher).unwrap();
-    let table = student.params().get("visual.positional_embedding").unwrap();
-    let theirs = teacher.params().get("visual.positional_embedding").unwrap().narrow(1, 0, 16);
-    assert_eq!(table.size(), [1 + 36, 16]);
-    assert!(table.get(0).equal(&theirs.get(0)));
-    let (found, expected) = (table.mean(Kind::Float), theirs.mean(Kind::Float));
-    assert!(difference(&found, &expected) < 0.05);
+    let name = "visual.positional_embedding";
+    let theirs = teacher.params().get(name).unwrap().narrow(1, 0, 16);
+    let mut moved = HashMap::from([(name.to_string(), theirs)]);
+    resize::fit_image_size(student.params(), &mut moved).unwrap();
+    assert!(student.params().get(name).unwrap().equal(&moved[name]));
+}
+
+#[test]
+fn a_part_without_a_place_is_refused() {
+    let mut with_norm = config(16, VIT, TEXT);
+    with_norm.vision_cfg.no_ln_pre = false;
+    let mut without = with_norm.clone();
+    without.vision_cfg.no_ln_pre = true;
+    let error = inherit(&model(&without, 1), &model(&with_norm, 2)).unwrap_err().to_string();
+    assert!(error.contains("visual.ln_pre.bias") && error.contains("no place"), "{error}");
 }
 
 #[test]

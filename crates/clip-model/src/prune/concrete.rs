@@ -28,9 +28,9 @@ pub fn keep_probability(scores: &Tensor) -> Tensor {
     (scores - TEMPERATURE * (-LOWEST / HIGHEST).ln()).sigmoid()
 }
 
-/// What a gate that stays is from then on: σ(0.8 a / T), never 0.
+/// What a gate that stays is from then on: σ(0.8 a / T), above 0 however small.
 pub fn settled(scores: &Tensor) -> Tensor {
-    (scores * (SOFTENING / TEMPERATURE)).sigmoid()
+    (scores * (SOFTENING / TEMPERATURE)).sigmoid().clamp_min(f64::from(f32::MIN_POSITIVE))
 }
 
 #[cfg(test)]
@@ -46,6 +46,7 @@ mod tests {
         for (place, expected) in [0.5, 1.0, 0.0, inner * 1.2 - 0.1].into_iter().enumerate() {
             assert!((drawn.double_value(&[place as i64]) - expected).abs() < 1e-9, "{place}: {drawn}");
         }
+        assert!(settled(&Tensor::from(-1000f32)).double_value(&[]) > 0.0);
         let kept = keep_probability(&row(&[0.0, 10.0])).double_value(&[0]);
         assert!((kept - 1.0 / (1.0 + (-(2.0 / 3.0) * 11f64.ln()).exp())).abs() < 1e-9);
         // The ends of the uniform numbers are finite.

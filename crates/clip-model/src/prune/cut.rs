@@ -1,7 +1,6 @@
 //! From decided gates to a model that is smaller in fact: values folded into the weights, parts that go cut out.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use tch::Tensor;
 
@@ -16,13 +15,14 @@ use crate::{Clip, ClipConfig, Error, Result, weights};
 pub struct Cut {
     image: TowerCut,
     text: TowerCut,
+    uncut: ClipConfig,
     config: ClipConfig,
 }
 
 /// What is left of one tower.
 #[derive(Debug)]
 struct TowerCut {
-    shape: Arc<TowerShape>,
+    shape: TowerShape,
     /// Values of the gates, in the order of [`Part::ALL`].
     values: [Vec<f32>; 5],
     blocks: Vec<PrunedBlock>,
@@ -37,7 +37,7 @@ impl Cut {
     pub fn new(config: &ClipConfig, hard: &Hard) -> Result<Self> {
         let image = TowerCut::new(TowerShape::image(config)?, &hard.image)?;
         let text = TowerCut::new(TowerShape::text(config)?, &hard.text)?;
-        let mut config = config.clone();
+        let (uncut, mut config) = (config.clone(), config.clone());
         let vision = &mut config.vision_cfg;
         (vision.width, vision.head_width) = (image.hidden.len() as i64, image.shape.head_width);
         vision.blocks = Some(image.blocks.clone());
@@ -45,7 +45,7 @@ impl Cut {
         (own.width, own.head_width) = (text.hidden.len() as i64, Some(text.shape.head_width));
         own.blocks = Some(text.blocks.clone());
         config.validate("the cut model")?;
-        Ok(Cut { image, text, config })
+        Ok(Cut { image, text, uncut, config })
     }
 
     /// The configuration of the cut model.
@@ -56,8 +56,11 @@ impl Cut {
     /// The cut model: it gives what `model` gives under the same gates.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] where `model` has another configuration than the cut was made for.
+    /// [`Error::Config`] where `model` has another configuration than the cut was made for.
     pub fn apply(&self, model: &Clip) -> Result<Clip> {
+        if *model.config() != self.uncut {
+            return Err(Error::config("pruning", "the cut was made for a model of another configuration"));
+        }
         let cut = Clip::new(&self.config, model.device(), 0)?;
         let state = model.params().state().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
         weights::load(cut.params(), &self.state(state, true)?, "the model that is cut")?;
@@ -98,8 +101,7 @@ enum Axis {
     Whole,
     /// Hidden channels; the flag says whether the gates' values are multiplied in.
     Hidden(bool),
-    /// Heads of a block, each of this many rows, in so many parts one below the other (query, key, value);
-    /// the flag as before.
+    /// Heads of a block, in so many parts one below the other (query, key, value); the flag as before.
     Heads(usize, i64, bool),
     /// MLP inner channels of a block; the flag as before.
     Mlp(usize, bool),
@@ -119,7 +121,7 @@ impl TowerCut {
             hidden: kept(&values[Part::Hidden as usize]),
             values: values.clone(),
             blocks: Vec::new(),
-            shape: Arc::new(shape),
+            shape,
         };
         own.blocks = (0..own.shape.blocks.len())
             .map(|layer| PrunedBlock {
