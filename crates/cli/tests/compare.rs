@@ -195,7 +195,7 @@ fn a_sweep_goes_to_its_report() {
     assert_eq!(report["missing"].as_array().unwrap().len(), 0);
     let stored = &report["cells"][1];
     assert_eq!(stored["seeds"], serde_json::json!([0, 1]));
-    assert_eq!(stored["main"][0][1].as_array().unwrap().len(), 2);
+    assert_eq!(stored["main"][0][1].as_object().unwrap().len(), 2);
     let lines = fs::read_to_string(place.path("sweeps/two/report.csv")).unwrap();
     assert!(
         lines.starts_with("cell,seed,kind,figure,value\n") && lines.contains("\"stored\",1,main,"),

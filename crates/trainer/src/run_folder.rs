@@ -7,7 +7,7 @@ use clip_model::Clip;
 use serde_json::json;
 
 use crate::checkpoint::State;
-use crate::recipe::Recipe;
+use crate::recipe::{Eval, Recipe};
 use crate::run::{MODEL_FOLDER, RECIPE_FILE, REPORT_FILE, Results};
 use crate::{Error, Result};
 
@@ -21,7 +21,7 @@ pub(crate) enum Standing {
     Open,
     /// The finished run.
     Finished(Results),
-    /// The finished run, measured on other sets than the recipe names now.
+    /// The finished run, measured on other sets, or compared with another teacher, than the recipe names now.
     MeasuredElsewhere(Results),
 }
 
@@ -76,7 +76,11 @@ pub(crate) fn standing(recipe: &Recipe, folder: &Path, resume: bool) -> Result<S
     }
     let text = std::fs::read_to_string(&report).map_err(|e| Error::io(&report, e))?;
     let results = serde_json::from_str(&text).map_err(|e| damaged(&report, &e.to_string()))?;
-    Ok(match old.eval.sets == recipe.eval.sets {
+    let asked = |recipe: &Recipe| {
+        let Eval { sets, fidelity, teacher, .. } = &recipe.eval;
+        (sets.clone(), *fidelity, teacher.clone())
+    };
+    Ok(match asked(&old) == asked(recipe) {
         true => Standing::Finished(results),
         false => Standing::MeasuredElsewhere(results),
     })
@@ -98,9 +102,7 @@ pub(crate) fn shaping(recipe: &Recipe) -> Result<toml::Table> {
     let mut own = recipe.clone();
     (own.data.workers, own.data.prefetch, own.data.root) = (0, 0, PathBuf::new());
     own.train.threads = 0;
-    if own.train.device.starts_with("cuda") {
-        own.train.device = "cuda".into();
-    }
+    own.train.device = "cpu".into();
     own.checkpoint = Default::default();
     own.metrics = Default::default();
     own.eval = Default::default();

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use serde_json::json;
 use trainer::recipe::settings_table;
-use trainer::sweep::{Limits, Progress, Standing, SweepReport, run_cells, write_reports};
+use trainer::sweep::{CellState, Limits, Progress, SweepReport, run_cells, write_reports};
 
 use crate::args::Sweep;
 use crate::commands::train::VERSION;
@@ -16,6 +16,7 @@ pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
         return dry_run(&sweep, args.json);
     }
     let mut code = Code::Done;
+    args.devices.iter().try_for_each(|name| trainer::run::device(name).map(|_| ()))?;
     if !args.report {
         for cell in sweep.runs() {
             trainer::run::check(&cell.recipe).with_context(|| cell.label())?;
@@ -53,20 +54,20 @@ fn dry_run(sweep: &trainer::sweep::Sweep, as_json: bool) -> anyhow::Result<Code>
     let mut flops = 0.0;
     for cell in sweep.runs() {
         let plan = sweep.plan(cell).with_context(|| cell.label())?;
-        let standing = cell.standing();
-        if standing != Standing::Finished {
+        let state = cell.state();
+        if state != CellState::Finished {
             flops += plan.flops;
         }
-        let state = format!("{standing:?}").to_lowercase();
+        let name = format!("{state:?}").to_lowercase();
         text.push_str(&format!(
-            "{state:9} {:50} {:>7} steps  {:.2e} FLOPs  {}\n",
+            "{name:9} {:50} {:>7} steps  {:.2e} FLOPs  {}\n",
             cell.label(),
             plan.steps,
             plan.flops,
             cell.folder.display()
         ));
         cells.push(json!({
-            "cell": cell.name, "seed": cell.seed, "standing": standing, "folder": cell.folder, "plan": plan,
+            "cell": cell.name, "seed": cell.seed, "state": state, "folder": cell.folder, "plan": plan,
         }));
     }
     match as_json {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clip_model::weights::write_atomic;
 
-use super::file::{Cell, Standing, Sweep};
+use super::file::{Cell, CellState, Sweep};
 use crate::{Error, Result};
 
 /// How often a process is looked at.
@@ -61,9 +61,9 @@ pub fn run_cells(
     let total = runs.len();
     let begun = Mutex::new(0usize);
     let failed = Mutex::new(Vec::new());
-    let finished = |runs: &[&Cell]| runs.iter().filter(|run| run.standing() == Standing::Finished).count();
+    let finished = |runs: &[&Cell]| runs.iter().filter(|run| run.state() == CellState::Finished).count();
     for batch in [&shared, &cells] {
-        let queue = batch.iter().copied().filter(|run| run.standing() != Standing::Finished);
+        let queue = batch.iter().copied().filter(|run| run.state() != CellState::Finished);
         let queue = Mutex::new(queue.collect::<VecDeque<_>>());
         let work = |worker: usize| -> Result<()> {
             loop {
@@ -118,7 +118,7 @@ pub fn run_cells(
     }
     let finished = finished(&runs);
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(Progress { finished, open: total - finished - failed.len(), failed })
+    Ok(Progress { finished, open: total.saturating_sub(finished + failed.len()), failed })
 }
 
 enum Ended {
@@ -143,7 +143,12 @@ fn run_cell(cell: &Cell, program: &Path, device: Option<&str>, stop: &AtomicBool
     write_atomic(&file, recipe.to_toml()?.as_bytes())?;
     let output = File::create(&log).map_err(|e| Error::io(&log, e))?;
     let copy = output.try_clone().map_err(|e| Error::io(&log, e))?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    // Ctrl-C would reach the run together with this process, and the signal that asks it to stop would then be
+    // its second one, which ends it at once.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child = command
         .arg("train")
         .arg(&file)
         .arg("--out")
@@ -177,7 +182,7 @@ fn run_cell(cell: &Cell, program: &Path, device: Option<&str>, stop: &AtomicBool
     })
 }
 
-/// A signal that came to this process alone has to reach the run: it then writes a checkpoint and ends.
+/// The run, which no signal of the terminal reaches, writes a checkpoint and ends.
 fn ask_to_stop(child: &Child) {
     if cfg!(unix) {
         let sent =

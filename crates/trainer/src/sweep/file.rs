@@ -9,8 +9,8 @@ use toml::{Table, Value};
 
 use crate::plan::Plan;
 use crate::recipe::{Job, Recipe, check_name, load_one, merge};
-use crate::run::{MODEL_FOLDER, REPORT_FILE};
-use crate::run_folder::shaping;
+use crate::run::MODEL_FOLDER;
+use crate::run_folder::{Standing, shaping, standing};
 use crate::{Error, Result};
 
 /// More cells than a sweep on any one machine can have.
@@ -59,10 +59,10 @@ pub struct Cell {
 /// How far a cell is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Standing {
-    /// Its results are there.
+pub enum CellState {
+    /// Its results are there, on the sets that it names.
     Finished,
-    /// It was begun.
+    /// It was begun, or is to be measured on other sets.
     Begun,
     /// Nothing is there.
     Open,
@@ -113,14 +113,12 @@ fn one_seed() -> Vec<u64> {
 }
 
 impl Cell {
-    /// What is there of it.
-    pub fn standing(&self) -> Standing {
-        if self.folder.join(REPORT_FILE).exists() && self.folder.join(MODEL_FOLDER).is_dir() {
-            Standing::Finished
-        } else if self.folder.join("checkpoints").is_dir() {
-            Standing::Begun
-        } else {
-            Standing::Open
+    /// What is there of it. What cannot be read counts as begun: its run says what is wrong.
+    pub fn state(&self) -> CellState {
+        match standing(&self.recipe, &self.folder, true) {
+            Ok(Standing::Finished(_)) => CellState::Finished,
+            Ok(Standing::Open) if !self.folder.join("checkpoints").is_dir() => CellState::Open,
+            _ => CellState::Begun,
         }
     }
 
@@ -393,7 +391,7 @@ mod tests {
         assert_eq!(teacher.store.as_deref(), Some(sweep.shared[0].folder.join("store").as_path()));
         let plan = sweep.plan(last).unwrap();
         assert_eq!((plan.steps, plan.teachers[0].model.as_str()), (6, "ViT-nano-32px"));
-        assert_eq!(last.standing(), Standing::Open);
+        assert_eq!(last.state(), CellState::Open);
         let seeds = sweep.runs().iter().skip(1).map(|cell| cell.seed).collect::<Vec<_>>();
         assert_eq!(seeds, [3, 3, 3, 3, 4, 4, 4, 4]);
     }

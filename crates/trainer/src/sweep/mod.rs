@@ -10,5 +10,5 @@ mod results;
 pub mod stats;
 
 pub use cells::{Limits, Progress, run_cells};
-pub use file::{Cell, Standing, Sweep};
-pub use results::{CellResults, Comparison, SweepReport, write_reports};
+pub use file::{Cell, CellState, Sweep};
+pub use results::{BySeed, CellResults, Comparison, SweepReport, write_reports};

@@ -1,6 +1,6 @@
 //! The HTML page of a sweep: its tables, and charts where people would rather look.
 
-use super::results::{CellResults, MEAN, SweepReport, figure_names, retained};
+use super::results::{BySeed, CellResults, MEAN, SweepReport, figure_names, paired, retained};
 use super::stats::Summary;
 use crate::charts::{Bars, bars, curves, escape, html_table, page, scatter};
 use crate::{Result, metrics, report};
@@ -41,7 +41,7 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
         }),
     ] {
         let points = all.iter().filter_map(|cell| {
-            let mean = Summary::of(cell.main_figure(MEAN)?)?.mean;
+            let mean = Summary::by_seed(cell.main_figure(MEAN)?)?.mean;
             Some((cell.name.clone(), vec![(cost(cell), mean * 100.0)]))
         });
         let chart = scatter(&points.collect::<Vec<_>>(), true, axis);
@@ -49,13 +49,8 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
     }
     if let Some((best, r)) = sweep.predictors.first() {
         let points = cells.iter().map(|cell| {
-            let pairs = cell
-                .fidelity
-                .get(best)
-                .into_iter()
-                .flatten()
-                .zip(cell.main_figure(MEAN).into_iter().flatten());
-            (cell.name.clone(), pairs.map(|(x, y)| (*x, y * 100.0)).collect())
+            let pairs = paired(cell.fidelity.get(best), cell.main_figure(MEAN));
+            (cell.name.clone(), pairs.into_iter().map(|(x, y)| (x, y * 100.0)).collect())
         });
         let chart = scatter(&points.collect::<Vec<_>>(), false, best);
         body.push_str(&format!(
@@ -76,11 +71,11 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
 fn grouped<'a>(
     cells: &[&'a CellResults],
     figures: &[String],
-    of: fn(&'a CellResults, &str) -> Option<&'a Vec<f64>>,
+    of: fn(&'a CellResults, &str) -> Option<&'a BySeed>,
 ) -> String {
     let group = |figure: &String| -> Bars {
         let value = |cell: &&'a CellResults| {
-            let found = Summary::of(of(cell, figure)?)?;
+            let found = Summary::by_seed(of(cell, figure)?)?;
             Some((found.mean * 100.0, found.deviation.unwrap_or(0.0) * 100.0))
         };
         (figure.clone(), cells.iter().map(value).collect())

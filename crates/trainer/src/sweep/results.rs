@@ -8,7 +8,7 @@ use clip_model::weights::write_atomic;
 use serde::{Deserialize, Serialize};
 use zeroshot_eval::{Evaluation, Report};
 
-use super::file::{Cell, MeanPart, Standing, Sweep};
+use super::file::{Cell, CellState, MeanPart, Sweep};
 use super::page;
 use super::stats::{Difference, Summary, correlation};
 use crate::run::{MODEL_FOLDER, REPORT_FILE, Results};
@@ -16,6 +16,9 @@ use crate::{Error, Result, plan};
 
 /// Name of the main figure.
 pub(super) const MEAN: &str = "zero-shot mean";
+
+/// One value per seed that has it.
+pub type BySeed = BTreeMap<u64, f64>;
 
 /// One cell with all its seeds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,19 +28,19 @@ pub struct CellResults {
     /// The seeds that are finished.
     pub seeds: Vec<u64>,
     /// The zero-shot mean and the main figure of each set, one value per seed, 0 to 1.
-    pub main: Vec<(String, Vec<f64>)>,
+    pub main: Vec<(String, BySeed)>,
     /// Of each figure (`set: figure`) one value per seed, 0 to 1.
-    pub figures: BTreeMap<String, Vec<f64>>,
+    pub figures: BTreeMap<String, BySeed>,
     /// Of each fidelity figure (`set: of what, which`) one value per seed.
-    pub fidelity: BTreeMap<String, Vec<f64>>,
+    pub fidelity: BTreeMap<String, BySeed>,
     /// Of each set the share of the teacher's main figure, one value per seed.
-    pub retained: BTreeMap<String, Vec<f64>>,
+    pub retained: BTreeMap<String, BySeed>,
     /// Parameters of both towers.
     pub parameters: u64,
     /// Multiply-accumulates of one image and one text.
     pub macs: u64,
     /// Seconds of training, one value per seed.
-    pub seconds: Vec<f64>,
+    pub seconds: BySeed,
     /// Run folders, one per seed.
     pub folders: Vec<PathBuf>,
 }
@@ -90,7 +93,7 @@ impl SweepReport {
         let mut collect = |cells: &[Cell]| -> Result<Vec<CellResults>> {
             let mut all = Vec::<CellResults>::new();
             for cell in cells {
-                if cell.standing() != Standing::Finished {
+                if cell.state() != CellState::Finished {
                     missing.push(cell.label());
                     continue;
                 }
@@ -225,7 +228,7 @@ impl SweepReport {
                 others.into_iter().flat_map(|(kind, all)| all.iter().map(move |(f, v)| (kind, f, v)));
             for (kind, figure, values) in main.chain(others) {
                 {
-                    for (seed, value) in cell.seeds.iter().zip(values) {
+                    for (seed, value) in values {
                         text.push_str(&format!(
                             "{},{seed},{kind},{},{value}\n",
                             quoted(&cell.name),
@@ -260,7 +263,7 @@ pub fn write_reports(report: &SweepReport, folder: &Path) -> Result<()> {
 
 impl CellResults {
     /// One value per seed of a main figure.
-    pub fn main_figure(&self, name: &str) -> Option<&Vec<f64>> {
+    pub fn main_figure(&self, name: &str) -> Option<&BySeed> {
         self.main.iter().find(|(own, _)| own == name).map(|(_, values)| values)
     }
 
@@ -278,7 +281,7 @@ impl CellResults {
             retained: BTreeMap::new(),
             parameters: image + text,
             macs: cost.image.macs + cost.text.macs,
-            seconds: Vec::new(),
+            seconds: BySeed::new(),
             folders: Vec::new(),
         })
     }
@@ -286,37 +289,40 @@ impl CellResults {
     fn add(&mut self, cell: &Cell, results: &Results, mean: &[MeanPart]) -> Result<()> {
         for set in &results.student.sets {
             for (figure, value) in set.score.figures() {
-                self.figures.entry(format!("{}: {figure}", set.set)).or_default().push(value);
+                self.figures.entry(format!("{}: {figure}", set.set)).or_default().insert(cell.seed, value);
             }
         }
         let mean = main_figure(&results.student, mean, &cell.label())?.map(|value| (MEAN, value));
         let sets = results.student.sets.iter().map(|set| (set.set.as_str(), set.score.main()));
         for (name, value) in mean.into_iter().chain(sets) {
             match self.main.iter_mut().find(|(own, _)| own == name) {
-                Some((_, values)) => values.push(value),
-                None => self.main.push((name.into(), vec![value])),
+                Some((_, values)) => drop(values.insert(cell.seed, value)),
+                None => self.main.push((name.into(), BySeed::from([(cell.seed, value)]))),
             }
         }
         if let Some(teacher) = &results.teacher {
             for set in zeroshot_eval::retention(&results.student, teacher).sets {
                 if let Some(share) = set.retained {
-                    self.retained.entry(set.set).or_default().push(share);
+                    self.retained.entry(set.set).or_default().insert(cell.seed, share);
                 }
             }
         }
         for Evaluation { set, fidelity, calibration, .. } in &results.details {
             for (of, which, value) in fidelity.iter().flat_map(|found| found.figures()) {
                 if let Some(value) = value {
-                    self.fidelity.entry(format!("{set}: {of}, {which}")).or_default().push(value);
+                    self.fidelity
+                        .entry(format!("{set}: {of}, {which}"))
+                        .or_default()
+                        .insert(cell.seed, value);
                 }
             }
             if let Some(found) = calibration {
                 let name = format!("{set}: expected calibration error");
-                self.figures.entry(name).or_default().push(found.expected_calibration_error);
+                self.figures.entry(name).or_default().insert(cell.seed, found.expected_calibration_error);
             }
         }
         self.seeds.push(cell.seed);
-        self.seconds.push(results.seconds);
+        self.seconds.insert(cell.seed, results.seconds);
         self.folders.push(cell.folder.clone());
         Ok(())
     }
@@ -349,13 +355,10 @@ fn main_figure(report: &Report, mean: &[MeanPart], label: &str) -> Result<Option
     Ok(Summary::of(&values).map(|summary| summary.mean))
 }
 
-/// Values of two cells on the seeds that both have.
-fn paired(one: &CellResults, other: &CellResults, figure: &str) -> Vec<(f64, f64)> {
-    let value = |cell: &CellResults, seed: u64| {
-        let place = cell.seeds.iter().position(|own| *own == seed)?;
-        cell.main_figure(figure)?.get(place).copied()
-    };
-    one.seeds.iter().filter_map(|seed| Some((value(one, *seed)?, value(other, *seed)?))).collect()
+/// Values of two on the seeds that both have.
+pub(super) fn paired(one: Option<&BySeed>, other: Option<&BySeed>) -> Vec<(f64, f64)> {
+    let (Some(one), Some(other)) = (one, other) else { return Vec::new() };
+    one.iter().filter_map(|(seed, value)| Some((*value, *other.get(seed)?))).collect()
 }
 
 fn comparisons(cells: &[CellResults]) -> Vec<Comparison> {
@@ -363,7 +366,9 @@ fn comparisons(cells: &[CellResults]) -> Vec<Comparison> {
     for one in cells {
         for other in cells.iter().filter(|other| other.name != one.name) {
             for (figure, _) in &one.main {
-                if let Some(difference) = Difference::of(&paired(one, other, figure)) {
+                if let Some(difference) =
+                    Difference::of(&paired(one.main_figure(figure), other.main_figure(figure)))
+                {
                     let (cell, other) = (one.name.clone(), other.name.clone());
                     all.push(Comparison { cell, other, figure: figure.clone(), difference });
                 }
@@ -378,11 +383,7 @@ fn predictors(cells: &[CellResults]) -> Vec<(String, f64)> {
     names.sort();
     names.dedup();
     let points = |name: &String| {
-        let of = |cell: &CellResults| {
-            let (fidelity, mean) = (cell.fidelity.get(name), cell.main_figure(MEAN));
-            let pairs = fidelity.into_iter().flatten().zip(mean.into_iter().flatten());
-            pairs.map(|(x, y)| (*x, *y)).collect::<Vec<_>>()
-        };
+        let of = |cell: &CellResults| paired(cell.fidelity.get(name), cell.main_figure(MEAN));
         cells.iter().flat_map(of).collect::<Vec<_>>()
     };
     let mut found = names
@@ -393,17 +394,17 @@ fn predictors(cells: &[CellResults]) -> Vec<(String, f64)> {
     found
 }
 
-pub(super) type Of = fn(&CellResults) -> &BTreeMap<String, Vec<f64>>;
+pub(super) type Of = fn(&CellResults) -> &BTreeMap<String, BySeed>;
 
-fn figures(cell: &CellResults) -> &BTreeMap<String, Vec<f64>> {
+fn figures(cell: &CellResults) -> &BTreeMap<String, BySeed> {
     &cell.figures
 }
 
-pub(super) fn retained(cell: &CellResults) -> &BTreeMap<String, Vec<f64>> {
+pub(super) fn retained(cell: &CellResults) -> &BTreeMap<String, BySeed> {
     &cell.retained
 }
 
-fn fidelity(cell: &CellResults) -> &BTreeMap<String, Vec<f64>> {
+fn fidelity(cell: &CellResults) -> &BTreeMap<String, BySeed> {
     &cell.fidelity
 }
 
@@ -426,9 +427,9 @@ pub(super) fn figure_names(cells: &[&CellResults], of: Of) -> Vec<String> {
     names
 }
 
-fn summary(values: Option<&Vec<f64>>, factor: f64) -> String {
+fn summary(values: Option<&BySeed>, factor: f64) -> String {
     let digits = if factor > 1.0 { 1 } else { 2 };
-    match values.and_then(|values| Summary::of(values)) {
+    match values.and_then(Summary::by_seed) {
         None => "-".into(),
         Some(Summary { mean, deviation: None, .. }) => format!("{:.digits$}", mean * factor),
         Some(Summary { mean, deviation: Some(deviation), .. }) => {
@@ -451,4 +452,51 @@ fn table(first: &[&str], columns: &[String], rows: Vec<Vec<String>>) -> String {
     let mut all = vec![head];
     all.extend(rows);
     zeroshot_eval::report::markdown(&all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(name: &str, mean: &[(u64, f64)], cka: &[(u64, f64)]) -> CellResults {
+        CellResults {
+            name: name.into(),
+            seeds: vec![0, 1, 2],
+            main: vec![(MEAN.into(), mean.iter().copied().collect())],
+            figures: BTreeMap::new(),
+            fidelity: [("s: images, linear CKA".to_string(), cka.iter().copied().collect())].into(),
+            retained: BTreeMap::new(),
+            parameters: 1,
+            macs: 1,
+            seconds: BySeed::new(),
+            folders: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_figure_that_one_seed_lacks_moves_no_other() {
+        let one = cell("one", &[(1, 0.5), (2, 0.7)], &[(0, 0.1), (2, 0.9)]);
+        let other = cell("other", &[(0, 0.1), (1, 0.2), (2, 0.3)], &[(0, 0.2), (1, 0.3), (2, 0.4)]);
+        let pairs = paired(one.main_figure(MEAN), other.main_figure(MEAN));
+        assert_eq!(pairs, [(0.5, 0.2), (0.7, 0.3)]);
+        assert_eq!(paired(one.fidelity.values().next(), one.main_figure(MEAN)), [(0.9, 0.7)]);
+        let report = SweepReport {
+            name: "s".into(),
+            title: "s".into(),
+            made: String::new(),
+            mean: Vec::new(),
+            baseline: None,
+            shared: Vec::new(),
+            comparisons: comparisons(&[one.clone(), other.clone()]),
+            predictors: predictors(&[one.clone(), other.clone()]),
+            cells: vec![one, other],
+            missing: Vec::new(),
+        };
+        assert_eq!(report.comparisons[0].difference.count, 2);
+        let lines = report.csv();
+        assert!(
+            lines.contains("\"one\",2,main,\"zero-shot mean\",0.7\n") && !lines.contains("\"one\",0,main"),
+            "{lines}"
+        );
+    }
 }
