@@ -46,9 +46,8 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Embeddings> {
             let count = classes.as_ref().map_or(most, Array2::nrows);
             if count > MAX_CLASSES {
                 bail!(
-                    "`{}` has the label {}: more than {MAX_CLASSES} classes are no class list",
-                    path.display(),
-                    most - 1
+                    "`{}` counts {count} classes: more than {MAX_CLASSES} are no class list",
+                    path.display()
                 );
             }
             (0..count).map(|class| format!("class {class}")).collect()
@@ -68,7 +67,12 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Embeddings> {
 
 impl Embeddings {
     /// All figures that there are rows for.
-    pub(crate) fn measure(&self, name: &str, teacher: Option<&Embeddings>) -> anyhow::Result<Evaluation> {
+    pub(crate) fn measure(
+        &self,
+        name: &str,
+        teacher: Option<&Embeddings>,
+        options: &StoredOptions,
+    ) -> anyhow::Result<Evaluation> {
         let labels = self.labels.as_ref().map(|test| Labels {
             classes: &self.class_names,
             test,
@@ -81,7 +85,7 @@ impl Embeddings {
         }
         let set = StoredSet { name, labels, image_of: self.image_of.as_deref() };
         let teacher = teacher.map(Embeddings::rows);
-        Ok(evaluate_stored(&set, &self.rows(), teacher.as_ref(), &StoredOptions::default())?)
+        Ok(evaluate_stored(&set, &self.rows(), teacher.as_ref(), options)?)
     }
 
     fn rows(&self) -> StoredRows<'_> {

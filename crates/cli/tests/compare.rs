@@ -219,6 +219,16 @@ fn a_sweep_goes_to_its_report() {
     done(&["sweep", &file, "--out", &out]);
     assert_eq!(times(&began), before);
 
+    // A set more is measured on all of them, and nothing is trained again.
+    let more = format!(
+        "{sweep}[[settings.eval.sets]]\nname = 'again'\ntask = 'retrieval'\nsource = 'emoji'\nsplit = 'test'\n"
+    );
+    fs::write(place.path("two.toml"), more).unwrap();
+    let table = done(&["sweep", &file, "--out", &out]);
+    assert!(table.contains("| again"), "{table}");
+    fs::write(place.path("two.toml"), sweep).unwrap();
+    done(&["sweep", &file, "--out", &out]);
+
     // A cell that cannot be made is named, and the others are made all the same.
     let broken = sweep.replace(
         "losses.fd = 10.0",

@@ -109,28 +109,30 @@ impl Card {
     }
 }
 
-/// The recipe without what only means something on the machine that ran it.
+/// The recipe without what only means something on the machine that ran it: of absolute paths the last part stays.
 fn for_others(recipe: &Recipe) -> Recipe {
-    let mut recipe = recipe.clone();
-    recipe.data.root = ".".into();
-    let last = |path: &mut String| {
-        if let Some(name) = Path::new(&*path).file_name().filter(|_| Path::new(&*path).is_absolute()) {
-            *path = name.to_string_lossy().into_owned();
+    let mut own = recipe.clone();
+    (own.data.root, own.eval.cache) = (".".into(), None);
+    let shortened = toml::Table::try_from(&own).map(|table| {
+        let mut value = toml::Value::Table(table);
+        shorten(&mut value);
+        value
+    });
+    shortened.ok().and_then(|value| value.try_into().ok()).unwrap_or(own)
+}
+
+fn shorten(value: &mut toml::Value) {
+    match value {
+        toml::Value::String(text) => {
+            let name = Path::new(&*text).file_name().filter(|_| Path::new(&*text).is_absolute());
+            if let Some(name) = name.map(|name| name.to_string_lossy().into_owned()) {
+                *text = name;
+            }
         }
-    };
-    last(&mut recipe.student.model);
-    recipe.student.inherit.iter_mut().for_each(last);
-    for teacher in &mut recipe.teachers {
-        if let Some(model) = &mut teacher.model {
-            last(model);
-        }
-        if let Some(store) = &mut teacher.store {
-            let mut name = store.display().to_string();
-            last(&mut name);
-            *store = name.into();
-        }
+        toml::Value::Array(values) => values.iter_mut().for_each(shorten),
+        toml::Value::Table(table) => table.iter_mut().for_each(|(_, value)| shorten(value)),
+        _ => {}
     }
-    recipe
 }
 
 fn student(own: &Student) -> String {
@@ -178,7 +180,8 @@ mod tests {
         let config = presets::get("ViT-nano-32px").unwrap();
         let recipe = crate::recipe::parse(
             "name = 'r'\nseed = 4\nstudent.model = 'ViT-nano-32px'\nteacher.model = '/somewhere/models/teacher-b'\ndata.root = '/somewhere/data'\n\
-             losses = { task = 1.0, crd = 2.0 }\ndata.train = [{ source = 'webdataset', shards = 'x/{0..9}.tar' }]\n\
+             losses = { task = 1.0, crd = 2.0 }\ndata.train = [{ source = 'webdataset', shards = 'x/{0..9}.tar' }, { source = 'csv', path = '/somewhere/else.csv' }]\n\
+             eval = { fidelity = true, cache = '/somewhere/cache', teacher.model = '/somewhere/c' }\n\
              train = { batch_size = 8, steps = 2 }",
             &[],
             "test",

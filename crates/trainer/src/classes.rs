@@ -4,6 +4,7 @@ use clip_model::{Clip, Tape};
 use data_pipeline::order::Permutation;
 use kd_losses::embeddings::normalize;
 use tch::{Device, Kind, Tensor};
+use zeroshot_eval::prompts::fill;
 
 use crate::views::Reader;
 use crate::{Error, Result};
@@ -17,7 +18,7 @@ pub struct ClassList {
 
 /// The prompts of each class: `[class][template]`.
 pub fn prompts(names: &[String], templates: &[String]) -> Vec<String> {
-    names.iter().flat_map(|name| templates.iter().map(move |text| text.replace("{}", name))).collect()
+    names.iter().flat_map(|name| templates.iter().map(move |text| fill(text, name))).collect()
 }
 
 /// Mean of unit rows `[classes * prompts, width]` over each class's prompts, as unit rows `[classes, width]`.

@@ -34,6 +34,9 @@ pub enum Error {
         /// What is wrong and what to do next.
         reason: String,
     },
+    /// A stop that was asked for before the first step, while a store was made.
+    #[error("stopped while the store of the teacher's embeddings was made; the same command goes on")]
+    Interrupted,
     /// The loss or a gradient is not a finite number.
     #[error(
         "{what} is {value} at step {step}: lower the learning rate, clip gradients, or check the data; the last checkpoint is still good"

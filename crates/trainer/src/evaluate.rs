@@ -43,6 +43,5 @@ impl Encoder for ModelEncoder<'_> {
 /// # Errors
 /// [`crate::Error::Data`] where a set cannot be read, [`crate::Error::Eval`] where nothing can be measured on it.
 pub fn evaluate(encoder: &ModelEncoder<'_>, sets: &[EvalSet], root: &Path, name: &str) -> Result<Report> {
-    let options = StoredOptions { knn: None, probe: None, fidelity: None, ..StoredOptions::default() };
-    Ok(suite::report(name, &suite::evaluate_sets(encoder, sets, root, None, &options)?))
+    Ok(suite::report(name, &suite::evaluate_sets(encoder, sets, root, None, &StoredOptions::scores())?))
 }

@@ -22,10 +22,13 @@ pub(crate) fn measure_again(
     old: Results,
 ) -> Result<Results> {
     let device = device(&recipe.train.device)?;
+    if recipe.train.threads > 0 {
+        tch::set_num_threads(recipe.train.threads);
+    }
     let place = folder.join(MODEL_FOLDER).display().to_string();
     let opened = folder::open(&place, device, 0)?;
-    let tokenizer = recipe.student.tokenizer.as_deref();
-    let reader = Reader::of_model(&place, opened.model.config(), &opened.preprocess, tokenizer)?;
+    // The folder has the tokenizer that the student was trained with.
+    let reader = Reader::of_model(&place, opened.model.config(), &opened.preprocess, None)?;
     let encoder = ModelEncoder { model: &opened.model, reader: &reader };
     let (student, teacher, details) = measure(recipe, &encoder, models, device)?;
     let results = Results { student, teacher, details, ..old };
@@ -56,15 +59,10 @@ pub(crate) fn measure(
         let (model, reader) = open_teacher(config, models, device)?;
         let identity = cache.as_ref().map(|_| model.identity()).transpose()?;
         let encoder = ModelEncoder { model: model.model(), reader: &reader };
-        for set in sets {
-            let cache = cache.as_deref().zip(identity.as_deref());
-            let cache = cache.map(|(folder, identity)| Cache { folder, identity });
-            rows.push(suite::encode(&encoder, set, root, cache)?);
-        }
-        // The probe is about the student; its teacher's would cost as much again.
-        let plain = StoredOptions { knn: None, probe: None, fidelity: None, ..StoredOptions::default() };
-        let own = sets.iter().zip(&rows).map(|(set, rows)| suite::measure(&set.name, rows, None, &plain));
-        teacher = Some(suite::report("teacher", &own.collect::<Result<Vec<_>>>()?));
+        let cache = cache.as_deref().zip(identity.as_deref());
+        let cache = cache.map(|(folder, identity)| Cache { folder, identity });
+        rows = suite::encode_sets(&encoder, sets, root, cache)?;
+        teacher = Some(suite::scores("teacher", sets, &rows)?);
     }
     let compared = fidelity.then_some(rows.as_slice());
     let details = suite::evaluate_sets(student, sets, root, compared, &options)?;

@@ -34,7 +34,7 @@ pub struct Plan {
     pub student: ModelCost,
     /// What the teachers are, where they are known; stored embeddings need none.
     pub teachers: Vec<ModelCost>,
-    /// Floating-point operations of the run: a multiply-accumulate is two, a backward pass costs two forward passes. Texts count at full context.
+    /// Floating-point operations of the run: a multiply-accumulate is two, a backward pass costs two forward passes. Texts count at full context, and locked towers as if they were trained; the masked pass of `mfd`, the class texts of `hinton` and what gradient checkpointing computes again do not count.
     pub flops: f64,
     /// Evaluation sets that cannot be opened here, and why; a run needs all of them.
     pub absent: Vec<String>,
@@ -179,6 +179,10 @@ impl Plan {
         }
         let named = recipe.teachers.iter().filter(|teacher| teacher.names_a_model());
         let teachers = named.map(|teacher| teacher_cost(teacher, job)).collect::<Result<Vec<_>>>()?;
+        recipe.check_terms(steps, &recipe.name)?;
+        if let Some(problem) = recipe.prune.as_ref().and_then(|prune| prune.too_late(steps)) {
+            return Err(Error::recipe(&recipe.name, problem));
+        }
         if recipe.train.warmup_steps > steps {
             let warmup = recipe.train.warmup_steps;
             let reason = format!("train.warmup_steps = {warmup}, but the run has only {steps} steps");
@@ -192,8 +196,10 @@ impl Plan {
         let mut absent = Vec::new();
         for set in &recipe.eval.sets {
             set.templates.texts()?;
-            if let Err(error) = set.source.open(&recipe.data.root) {
-                absent.push(format!("{}: {error}", set.name));
+            for source in std::iter::once(&set.source).chain(&set.train) {
+                if let Err(error) = source.open(&recipe.data.root) {
+                    absent.push(format!("{}: {error}", set.name));
+                }
             }
         }
         let stored = recipe.teachers.iter().any(|teacher| teacher.store.is_some());

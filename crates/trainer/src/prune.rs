@@ -13,7 +13,7 @@ use crate::Result;
 use crate::ema::Ema;
 use crate::optimizer::AdamW;
 use crate::recipe::PruneConfig;
-use crate::step::{Trainee, trained};
+use crate::step::{Trainee, own, trained};
 
 /// How far the cut may be from what was asked without a word.
 const FAR: f64 = 0.1;
@@ -152,8 +152,7 @@ pub(crate) fn cut(trainee: &mut Trainee, pruner: &Pruner) -> Result<()> {
     optimizer.restore(&moments, trainee.optimizer.updates())?;
     let ema = match &trainee.ema {
         Some(old) => {
-            let own = named().into_iter().filter(|(name, _)| !name.starts_with("loss."));
-            let mut ema = Ema::new(old.decay(), own)?;
+            let mut ema = Ema::new(old.decay(), own(&student))?;
             ema.restore(&cut.state(old.state(), true)?)?;
             Some(ema)
         }

@@ -262,8 +262,9 @@ pub(crate) fn check_settings(manifest: &Manifest, recipe: &Recipe) -> Result<()>
             "it holds {count} teachers and the recipe names {named}: name none, and all of them teach"
         ));
     }
-    if recipe.data.variants > 0 && variants(recipe) != Some(manifest.variants) {
-        let (Variants { count, seed }, own) = (manifest.variants, &recipe.data);
+    let (Variants { count, seed }, own) = (manifest.variants, &recipe.data);
+    let (wanted, named) = (own.variants as u64, own.variants > 0 || own.variants_seed > 0);
+    if named && ((wanted > 0 && wanted != count) || own.variants_seed != seed) {
         return fail(format!(
             "it has {count} variants of seed {seed}, the recipe data.variants = {} and data.variants_seed = {}",
             own.variants, own.variants_seed

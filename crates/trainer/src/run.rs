@@ -28,7 +28,7 @@ use crate::schedule::Schedule;
 use crate::step::{MicroBatch, Trainee};
 use crate::teaching::{self, Models, Teaching, class_list};
 use crate::views::Reader;
-use crate::{Error, Result, plan, student, tokens};
+use crate::{Error, Result, plan, student, suite, tokens};
 
 /// The resolved recipe in a run folder.
 pub const RECIPE_FILE: &str = "recipe.toml";
@@ -106,7 +106,10 @@ pub fn run(recipe: &Recipe, folder: &Path, models: Models<'_>, options: &Options
         }
         Standing::Open => {}
     }
-    let mut session = Session::open(recipe, folder, models, options)?;
+    let mut session = match Session::open(recipe, folder, models, options) {
+        Err(Error::Interrupted) => return Ok(Outcome::Stopped { step: 0 }),
+        session => session?,
+    };
     if session.train(options)? {
         session.finish(models).map(Outcome::Finished)
     } else {
@@ -123,10 +126,7 @@ pub fn run(recipe: &Recipe, folder: &Path, models: Models<'_>, options: &Options
 pub fn check(recipe: &Recipe) -> Result<()> {
     device(&recipe.train.device)?;
     teaching::check(recipe)?;
-    for set in &recipe.eval.sets {
-        set.source.open(&recipe.data.root)?;
-    }
-    Ok(())
+    recipe.eval.sets.iter().try_for_each(|set| suite::check(set, &recipe.data.root))
 }
 
 /// `cpu`, `cuda` or `cuda:N`.
@@ -165,6 +165,8 @@ struct Session<'a> {
     damaged_before: SkipCounts,
     /// The step of the last checkpoint of this sitting.
     saved_step: Option<u64>,
+    /// When that was, or the sitting began.
+    saved_at: Instant,
 }
 
 impl<'a> Session<'a> {
@@ -194,7 +196,8 @@ impl<'a> Session<'a> {
                 .map(|model| locate(model, Need::Weights, options.progress))
                 .transpose()?;
         }
-        let mut teaching = Teaching::open(recipe, models, &plain, device)?;
+        recipe.check_terms(steps, &recipe.name)?;
+        let mut teaching = Teaching::open(recipe, models, &plain, device, options)?;
         teaching.prepare(recipe, &plain)?;
         let terms = recipe.terms(steps);
         let made = || tokens::objective(recipe, &terms, &student, &reader, &mut teaching);
@@ -240,6 +243,7 @@ impl<'a> Session<'a> {
         Ok(Session {
             damaged_before: state.damaged.clone(),
             saved_step: None,
+            saved_at: Instant::now(),
             recipe,
             folder,
             trainee,
@@ -258,13 +262,13 @@ impl<'a> Session<'a> {
     fn train(&mut self, options: &Options<'_>) -> Result<bool> {
         let steps = self.schedule.total_steps;
         let progress = Progress::new(&self.recipe.name, self.trainee.step, steps, options.progress);
-        let (mut saved, mut saved_step) = (Instant::now(), self.trainee.step);
+        let begun = self.trainee.step;
         let mut since = Window::new();
         while self.trainee.step < steps {
             let enough = options.stop_after.is_some_and(|last| self.trainee.step >= last);
             if enough || options.stop.load(Ordering::Relaxed) {
                 progress.finish();
-                if self.trainee.step > saved_step {
+                if self.trainee.step > self.saved_step.unwrap_or(begun) {
                     self.save()?;
                 }
                 return Ok(false);
@@ -292,13 +296,12 @@ impl<'a> Session<'a> {
                 since = Window::new();
             }
             let config = &self.recipe.checkpoint;
-            let minutes = saved.elapsed().as_secs_f64() / 60.0;
+            let minutes = self.saved_at.elapsed().as_secs_f64() / 60.0;
             let due = config.every_steps > 0 && step.is_multiple_of(config.every_steps)
                 || config.every_minutes > 0.0 && minutes >= config.every_minutes
                 || step == steps;
             if due && self.saved_step != Some(step) {
                 self.save()?;
-                (saved, saved_step) = (Instant::now(), step);
             }
         }
         progress.finish();
@@ -336,7 +339,7 @@ impl<'a> Session<'a> {
         self.state.updates = self.trainee.optimizer.updates();
         self.state.damaged = self.counts();
         self.state.pruned = student::cut_config(self.recipe, &self.trainee);
-        self.saved_step = Some(self.state.step);
+        (self.saved_step, self.saved_at) = (Some(self.state.step), Instant::now());
         let folder = self.folder.join(CHECKPOINTS);
         checkpoint::save(&folder, &self.trainee, &self.state, &self.recipe.to_toml()?)?;
         checkpoint::retain(&folder, self.recipe.checkpoint.keep, self.state.best.map(|(step, _)| step))

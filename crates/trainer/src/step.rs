@@ -1,7 +1,7 @@
 //! One training step, top to bottom.
 
 use clip_model::{Clip, CrossModal, Tape};
-use kd_losses::{Embeddings, Extra, Loss, Objective, Side, Targets};
+use kd_losses::{Embeddings, Extra, Loss, Objective, Side, Targets, TokenStates};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -183,21 +183,7 @@ impl Trainee {
                 pruner.put_on(&mut self.student, self.step)?;
             }
             let mut tape = Tape::new(self.grad_checkpointing);
-            let (student, tokens) = match &self.cross_modal {
-                Some(head) => cross_modal::enriched(&self.student, head, input, &self.taps)?,
-                None => tokens::read(&self.student, input, &self.taps, &mut tape)?,
-            };
-            let masked = active
-                .contains(&Loss::Mfd)
-                .then(|| self.student.encode_image_masked(&input.images, self.masked_share, &mut tape))
-                .transpose()?;
-            let drawn = match &self.classes {
-                Some(classes) if active.contains(&Loss::Hinton) => {
-                    let places = classes.draw(self.drop_seed(index), self.student.device())?;
-                    Some((classes.encode(&self.student, &places, &mut tape)?, places))
-                }
-                _ => None,
-            };
+            let seen = self.look(input, &active, index, &mut tape)?;
             let own_scale =
                 self.cross_modal.as_ref().map_or(&self.student.logit_scale, |head| &head.logit_scale);
             let scale = own_scale.exp();
@@ -205,7 +191,7 @@ impl Trainee {
             let taught = guides
                 .iter()
                 .zip(&batch.teachers)
-                .map(|(guide, own)| guide.read(input, own, drawn.as_ref().map(|(_, places)| places)))
+                .map(|(guide, own)| guide.read(input, own, seen.classes.as_ref().map(|(_, places)| places)))
                 .collect::<Result<Vec<_>>>()?;
             let sides =
                 guides.iter().zip(&taught).map(|(guide, taught)| guide.side(taught)).collect::<Vec<_>>();
@@ -215,13 +201,13 @@ impl Trainee {
                 TargetRule::EqualCaptions => Targets::equal_captions(&input.tokens, &input.tokens)?,
             };
             let extra = Extra {
-                masked_image: masked.as_ref(),
-                classes: drawn.as_ref().map(|(weights, _)| weights),
+                masked_image: seen.masked.as_ref(),
+                classes: seen.classes.as_ref().map(|(weights, _)| weights),
                 logit_bias: self.student.logit_bias.as_ref(),
-                tokens: Some(&tokens),
+                tokens: Some(&seen.tokens),
                 ..Extra::default()
             };
-            let side = Side { extra, ..Side::new(&student, &scale) };
+            let side = Side { extra, ..Side::new(&seen.pairs, &scale) };
             let losses = self.objective.evaluate(self.step, &side, &sides, &targets)?;
             (&losses.total * share).backward();
             tape.backward(self.student.mode())?;
@@ -261,12 +247,49 @@ impl Trainee {
         parts.chain(self.cross_modal.iter().flat_map(cross_modal::named))
     }
 
+    /// The student's own passes over a micro-batch, with gradient: what the active losses read of it.
+    fn look<'a>(
+        &'a self,
+        input: &ViewTensors,
+        active: &[Loss],
+        micro_batch: usize,
+        tape: &mut Tape<'a>,
+    ) -> Result<Seen> {
+        let (pairs, tokens) = match &self.cross_modal {
+            Some(head) => cross_modal::enriched(&self.student, head, input, &self.taps)?,
+            None => tokens::read(&self.student, input, &self.taps, tape)?,
+        };
+        let masked = active
+            .contains(&Loss::Mfd)
+            .then(|| self.student.encode_image_masked(&input.images, self.masked_share, tape))
+            .transpose()?;
+        let classes = match &self.classes {
+            Some(classes) if active.contains(&Loss::Hinton) => {
+                let places = classes.draw(self.drop_seed(micro_batch), self.student.device())?;
+                Some((classes.encode(&self.student, &places, tape)?, places))
+            }
+            _ => None,
+        };
+        Ok(Seen { pairs, tokens, masked, classes })
+    }
+
     /// What the student drops (paths, patches, elements) is named by seed, step and micro-batch, so a
     /// resumed run drops the same.
     fn drop_seed(&self, micro_batch: usize) -> u64 {
         let place = self.step.wrapping_mul(1 << 20).wrapping_add(micro_batch as u64);
         self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ place
     }
+}
+
+/// What the student made of a micro-batch.
+struct Seen {
+    /// Raw embeddings.
+    pairs: Embeddings,
+    tokens: TokenStates,
+    /// Raw image embeddings of the masked pass.
+    masked: Option<Tensor>,
+    /// Class weights, and the places of these classes in the list.
+    classes: Option<(Tensor, Tensor)>,
 }
 
 impl StepReport {
@@ -283,7 +306,7 @@ impl StepReport {
 }
 
 /// The student's parameters that are trained.
-fn own(student: &Clip) -> impl Iterator<Item = (String, Tensor)> {
+pub(crate) fn own(student: &Clip) -> impl Iterator<Item = (String, Tensor)> {
     let trained = student.params().iter().filter(|p| p.tensor.requires_grad());
     trained.map(|p| (p.name.clone(), p.tensor.shallow_clone()))
 }

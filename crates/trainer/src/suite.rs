@@ -19,6 +19,7 @@ use zeroshot_eval::{
 
 use crate::evaluate::{BATCH, ModelEncoder};
 use crate::recipe::{EvalSet, EvalTask};
+use crate::views::Reader;
 use crate::{Error, Result};
 
 /// A suite file: data sets that are measured together.
@@ -94,7 +95,8 @@ pub fn encode(
     cache: Option<Cache<'_>>,
 ) -> Result<SetRows> {
     let source = set.source.open(root)?;
-    let file = cache.map(|cache| cache_file(cache, set, source.as_ref())).transpose()?;
+    let file =
+        cache.map(|cache| cache_file(cache, encoder.reader, set, source.as_ref(), root)).transpose()?;
     let logit_scale = encoder.model.logit_scale.exp().double_value(&[]);
     if let Some(rows) = file.as_deref().and_then(|file| read(file, logit_scale)) {
         return Ok(rows);
@@ -155,6 +157,29 @@ pub fn measure(
     let image_of = rows.texts.as_ref().map(|(_, image_of)| image_of.as_slice());
     let set = StoredSet { name, labels, image_of };
     Ok(evaluate_stored(&set, &rows.view(), teacher.map(SetRows::view).as_ref(), options)?)
+}
+
+/// [`encode`] for all sets.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_sets(
+    encoder: &ModelEncoder<'_>,
+    sets: &[EvalSet],
+    root: &Path,
+    cache: Option<Cache<'_>>,
+) -> Result<Vec<SetRows>> {
+    sets.iter().map(|set| encode(encoder, set, root, cache)).collect()
+}
+
+/// The zero-shot scores of a model from its rows, without anything more costly.
+///
+/// # Errors
+/// As [`measure`].
+pub fn scores(model: &str, sets: &[EvalSet], rows: &[SetRows]) -> Result<Report> {
+    let found =
+        sets.iter().zip(rows).map(|(set, rows)| measure(&set.name, rows, None, &StoredOptions::scores()));
+    Ok(report(model, &found.collect::<Result<Vec<_>>>()?))
 }
 
 /// All sets, each from one reading of it; `teacher` are the rows of another model on the same sets.
@@ -233,16 +258,48 @@ fn captioned(
     }))
 }
 
-/// The rows of a model on a set as it is now.
-fn cache_file(cache: Cache<'_>, set: &EvalSet, source: &dyn Source) -> Result<PathBuf> {
-    let set_text = toml::to_string(set).map_err(|e| Error::recipe(&set.name, e.to_string()))?;
+/// The rows of a model on a set as both are now: weights, way of reading, data, class names.
+fn cache_file(
+    cache: Cache<'_>,
+    reader: &Reader,
+    set: &EvalSet,
+    source: &dyn Source,
+    root: &Path,
+) -> Result<PathBuf> {
+    let broken = |e: String| Error::recipe(&set.name, e);
+    let mut parts = vec![
+        cache.identity.to_string(),
+        serde_json::to_string(reader.preprocess()).map_err(|e| broken(e.to_string()))?,
+        format!("{} {}", reader.tokenizer_name(), reader.context_length()),
+        toml::to_string(set).map_err(|e| broken(e.to_string()))?,
+        fingerprint(source)?,
+    ];
+    if set.task == EvalTask::Classification {
+        parts.push(class_names(set, source, root)?.join("\n"));
+    }
+    if let Some(train) = &set.train {
+        parts.push(fingerprint(train.open(root)?.as_ref())?);
+    }
     let mut hash = Sha256::new();
-    for part in [cache.identity, &set_text, &fingerprint(source)?] {
+    for part in parts {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
     let name = hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect::<String>();
     Ok(cache.folder.join(format!("rows-{name}.safetensors")))
+}
+
+/// Checks what of a set would show only when it is measured.
+///
+/// # Errors
+/// [`Error::Data`] where its images or training images cannot be opened, [`Error::Recipe`] where its class names do
+/// not fit.
+pub(crate) fn check(set: &EvalSet, root: &Path) -> Result<()> {
+    let source = set.source.open(root)?;
+    if set.task == EvalTask::Classification {
+        class_names(set, source.as_ref(), root)?;
+    }
+    set.train.iter().try_for_each(|train| Ok(train.open(root).map(|_| ())?))
 }
 
 /// What is no tensor, in the file's metadata.

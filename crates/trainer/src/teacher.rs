@@ -118,12 +118,15 @@ impl Teacher {
         tch::no_grad(|| Ok(normalize(&self.model.encode_text(tokens)?)))
     }
 
-    /// SHA-256 over names, shapes and values of its weights, whatever file they came from.
+    /// SHA-256 over its configuration and over names, shapes and values of its weights, whatever file they came from:
+    /// the same weights under another activation are another teacher.
     ///
     /// # Errors
     /// [`Error::Torch`] where a weight cannot be read.
     pub fn identity(&self) -> Result<String> {
         let mut hash = Sha256::new();
+        let config = serde_json::to_string(self.model.config());
+        hash.update(config.map_err(|e| Error::recipe("teacher", e.to_string()))?);
         let mut entries = self.model.params().state().collect::<Vec<_>>();
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         for entry in entries {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use data_pipeline::loader::{Batch, View};
 use data_pipeline::order::Permutation;
@@ -16,6 +17,7 @@ use crate::guide::Guide;
 use crate::models::{Need, locate};
 use crate::recipe::{Recipe, TeacherConfig};
 use crate::reinforce;
+use crate::run::Options;
 use crate::step::TeacherInput;
 use crate::teacher::{Teacher, without_weights};
 use crate::views::{Reader, image_tensor};
@@ -40,11 +42,15 @@ pub(crate) struct Teaching {
 
 impl Teaching {
     /// Opens what the recipe names; a store that is not there yet is made.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where that was stopped; as [`open_teacher`], [`Store::open`] and [`reinforce::check`].
     pub(crate) fn open(
         recipe: &Recipe,
         models: Models<'_>,
         sources: &[Arc<dyn Source>],
         device: Device,
+        options: &Options<'_>,
     ) -> Result<Self> {
         let stored = recipe.teachers.iter().find_map(|teacher| Some((teacher, teacher.store.as_deref()?)));
         let none =
@@ -52,7 +58,12 @@ impl Teaching {
         match stored {
             Some((config, folder)) => {
                 if config.names_a_model() && !Store::is_finished(folder) {
-                    let making = reinforce::Making { folder, ..reinforce::Making::default() };
+                    let making = reinforce::Making {
+                        folder,
+                        stop: Some(options.stop),
+                        progress: options.progress,
+                        ..reinforce::Making::default()
+                    };
                     make_or_wait(recipe, models, sources, device, &making)?;
                 }
                 let store = Store::open(folder)?;
@@ -246,9 +257,15 @@ fn make_or_wait(
         match reinforce::make(recipe, models, sources, device, making) {
             Err(Error::Data(data_pipeline::Error::StoreBusy(path))) => {
                 tracing::info!("another process writes the store `{}`; waiting for it", path.display());
-                std::thread::sleep(std::time::Duration::from_secs(5));
+                std::thread::sleep(std::time::Duration::from_secs(1));
+                if making.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                    return Err(Error::Interrupted);
+                }
             }
-            made => return made.map(|_| ()),
+            made => {
+                let (there, all) = made?.shards;
+                return if there < all { Err(Error::Interrupted) } else { Ok(()) };
+            }
         }
     }
 }

@@ -82,6 +82,13 @@ impl Default for StoredOptions {
     }
 }
 
+impl StoredOptions {
+    /// The zero-shot scores and their calibration alone.
+    pub fn scores() -> Self {
+        StoredOptions { knn: None, probe: None, fidelity: None, ..StoredOptions::default() }
+    }
+}
+
 /// What was found; none where there were no rows for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {

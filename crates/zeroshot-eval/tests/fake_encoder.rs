@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Colors, pixels, strings};
+use ndarray::Array4;
 use zeroshot_eval::{Classifier, EncodeError, Error, classification, retrieval_set};
 
 #[test]

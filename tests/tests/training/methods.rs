@@ -106,6 +106,21 @@ fn several_teachers_teach_at_once() {
     let out = folder.path().join("out");
     run(&job.runs[0], &out, &no_models, &options).unwrap();
     let learned = read_safetensors(&out.join("checkpoints/step-00000003/learned.safetensors")).unwrap();
+    // Each of the two, and the factor, counts.
+    let loss = |teachers: &str, name: &str| {
+        let text = text.replace(&text[text.find("teacher = [").unwrap()..], teachers);
+        let out = folder.path().join(name);
+        run(&parse(&text, &[], "test").unwrap().runs[0], &out, &no_models, &options).unwrap();
+        trainer::metrics::read_steps(&out).unwrap()[0]["loss"].as_f64().unwrap()
+    };
+    let both = trainer::metrics::read_steps(&out).unwrap()[0]["loss"].as_f64().unwrap();
+    let (one, two) = (folder.path().join("teacher"), other);
+    let alone = loss(&format!("teacher.model = '{}'\n", one.display()), "alone");
+    let own = loss(
+        &format!("teacher = [{{ model = '{}' }}, {{ model = '{}' }}]\n", one.display(), two.display()),
+        "own factor",
+    );
+    assert!((both - alone).abs() > 1e-3 && (both - own).abs() > 1e-3, "{both}, {alone}, {own}");
     // Only the wider one needs projections.
     assert!(learned.keys().all(|name| !name.starts_with("1.")) && learned.contains_key("visual_proj.weight"));
 }

@@ -108,6 +108,12 @@ fn a_store_that_is_named_with_its_teacher_is_made_and_checked() {
     bed.losses(&both("teacher"), "again").unwrap();
     let error = bed.losses(&both("stranger"), "stranger").unwrap_err().to_string();
     assert!(error.contains("another teacher"), "{error}");
+    // The same weights under another activation are another teacher.
+    let mut config = tiny::config(24, 16);
+    config.quick_gelu = true;
+    tiny::model(bed.folder.path(), "quick", &config, 2);
+    let error = bed.losses(&both("quick"), "quick").unwrap_err().to_string();
+    assert!(error.contains("another teacher"), "{error}");
 }
 
 #[test]
@@ -142,6 +148,26 @@ fn students_are_compared_with_the_teacher_behind_a_store() {
     assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 2);
     // The second run reads the teacher's rows and finds the same.
     assert_eq!(results("second").details, first.details);
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 2);
+    // A finished run that is to be compared with another teacher is compared again, and not by kept rows.
+    let mut other = recipe.clone();
+    other.eval.teacher.as_mut().unwrap().model = Some(bed.path("stranger").display().to_string());
+    bed.losses(&other, "second").unwrap();
+    let text = std::fs::read_to_string(bed.path("second").join("report.json")).unwrap();
+    let again: trainer::run::Results = serde_json::from_str(&text).unwrap();
+    assert_ne!(again.details[0].fidelity, first.details[0].fidelity);
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 4);
+    // So are class names that were edited where they lie.
+    let names = bed.path("names.txt");
+    let mut listed = recipe.clone();
+    listed.eval.sets.truncate(1);
+    listed.eval.sets[0].class_names = Some(trainer::recipe::Classes::File(names.clone()));
+    for (number, first) in ["first", "other"].into_iter().enumerate() {
+        let classes = (0..9).map(|place| format!("{first} {place}\n")).collect::<String>();
+        std::fs::write(&names, classes).unwrap();
+        bed.losses(&listed, &format!("named {number}")).unwrap();
+        assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 5 + number);
+    }
 }
 
 #[test]

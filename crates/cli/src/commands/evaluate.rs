@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde_json::json;
 use trainer::evaluate::ModelEncoder;
 use trainer::recipe::EvalSet;
-use trainer::suite::{self, SetRows, Suite};
+use trainer::suite::{self, Suite};
 use zeroshot_eval::{Evaluation, Report, StoredOptions, retention};
 
 use crate::args::Evaluate;
@@ -18,11 +18,13 @@ pub(crate) fn run(args: Evaluate) -> anyhow::Result<Code> {
     if let Some(file) = &args.embeddings {
         let own = embeddings::read(file)?;
         let teacher = args.teacher.as_ref().map(|file| embeddings::read(Path::new(file))).transpose()?;
-        let details = vec![own.measure(&file.display().to_string(), teacher.as_ref())?];
+        let details =
+            vec![own.measure(&file.display().to_string(), teacher.as_ref(), &StoredOptions::default())?];
         let of_teacher = match (&teacher, &args.teacher) {
-            (Some(teacher), Some(name)) => {
-                Some(suite::report(name, &[teacher.measure(&details[0].set, None)?]))
-            }
+            (Some(teacher), Some(name)) => Some(suite::report(
+                name,
+                &[teacher.measure(&details[0].set, None, &StoredOptions::scores())?],
+            )),
             _ => None,
         };
         return show(&args, &file.display().to_string(), &details, of_teacher.as_ref());
@@ -35,11 +37,8 @@ pub(crate) fn run(args: Evaluate) -> anyhow::Result<Code> {
     if let Some(name) = &args.teacher {
         let (model, reader) = open_model(name, None, None)?;
         let encoder = ModelEncoder { model: &model, reader: &reader };
-        let rows = sets.iter().map(|set| suite::encode(&encoder, set, &root, None));
-        let rows = rows.collect::<trainer::Result<Vec<SetRows>>>()?;
-        let plain = StoredOptions { knn: None, probe: None, fidelity: None, ..options.clone() };
-        let own = sets.iter().zip(&rows).map(|(set, rows)| suite::measure(&set.name, rows, None, &plain));
-        teacher = Some((suite::report(name, &own.collect::<trainer::Result<Vec<_>>>()?), rows));
+        let rows = suite::encode_sets(&encoder, &sets, &root, None)?;
+        teacher = Some((suite::scores(name, &sets, &rows)?, rows));
     }
     let rows = teacher.as_ref().map(|(_, rows)| rows.as_slice());
     let details = suite::evaluate_sets(&encoder, &sets, &root, rows, &options)?;

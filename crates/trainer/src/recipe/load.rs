@@ -42,7 +42,12 @@ pub fn load(path: &Path, settings: &[String]) -> Result<Job> {
 pub fn settings_table(settings: &[String]) -> Result<Table> {
     let mut table = Table::new();
     for text in settings {
-        Setting::parse(text)?.apply(&mut table, "")?;
+        if !Setting::parse(text)?.apply(&mut table, "")? {
+            return Err(Error::recipe(
+                "--set",
+                format!("`{text}` names a run: a sweep's settings are for all cells"),
+            ));
+        }
     }
     Ok(table)
 }
@@ -183,7 +188,8 @@ fn named_runs(recipe: &Recipe) -> Vec<(&'static str, &String)> {
     let own = &recipe.student;
     let students = [("student.inherit_run", &own.inherit_run), ("student.run", &own.run)];
     let teachers = recipe.teachers.iter().map(|teacher| ("teacher.run", &teacher.run));
-    teachers.chain(students).filter_map(|(key, run)| Some((key, run.as_ref()?))).collect()
+    let compared = recipe.eval.teacher.iter().map(|teacher| ("eval.teacher.run", &teacher.run));
+    teachers.chain(compared).chain(students).filter_map(|(key, run)| Some((key, run.as_ref()?))).collect()
 }
 
 /// Line and reason of a file that is no TOML.

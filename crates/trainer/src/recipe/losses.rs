@@ -311,6 +311,17 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_between_losses_is_found_with_the_steps_that_there_are() {
+        let losses = "task = { weight = 1.0, until = 0.5 }, fd = { weight = 1.0, from = 50 }";
+        let mut recipe = recipe(losses).unwrap();
+        (recipe.train.steps, recipe.train.epochs) = (None, Some(1.0));
+        recipe.validate("test").unwrap();
+        assert!(recipe.check_terms(100, "test").is_ok());
+        let error = recipe.check_terms(60, "test").unwrap_err().to_string();
+        assert!(error.contains("at step 30"), "{error}");
+    }
+
+    #[test]
     fn what_cannot_work_is_named() {
         for (losses, part) in [
             ("fd = { weight = 1.0, end = 2.0 }", "schedule"),

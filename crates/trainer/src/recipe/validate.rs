@@ -15,6 +15,19 @@ const MAX_VARIANTS: usize = 10_000;
 const MAX_THREADS: i32 = 4096;
 
 impl Recipe {
+    /// Checks weights and temperatures in a run of so many steps, and that there is a weight in each of them.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] naming the loss or the step.
+    pub(crate) fn check_terms(&self, steps: u64, origin: &str) -> Result<()> {
+        let terms = self.terms(steps);
+        terms.iter().try_for_each(|term| term.check()).map_err(|e| Error::recipe(origin, e.to_string()))?;
+        match term::first_gap(&terms, steps) {
+            Some(step) => Err(Error::recipe(origin, format!("no loss has a weight at step {step}"))),
+            None => Ok(()),
+        }
+    }
+
     /// Checks what the types cannot; `origin` stands in messages.
     ///
     /// # Errors
@@ -33,11 +46,8 @@ impl Recipe {
         if let Some(term) = terms.iter().find(|term| term.loss.needs_teacher() && self.teachers.is_empty()) {
             return fail(format!("losses.{} needs a [teacher]", term.loss.name()));
         }
-        for term in &terms {
-            term.check().map_err(|e| Error::recipe(origin, e.to_string()))?;
-        }
-        if let Some(step) = term::first_gap(&terms, self.train.steps.unwrap_or(LONG_RUN)) {
-            return fail(format!("no loss has a weight at step {step}"));
+        if let Some(steps) = self.train.steps {
+            self.check_terms(steps, origin)?;
         }
         if let Some(problem) = self.teachers.iter().find_map(TeacherConfig::problem) {
             return fail(problem);
@@ -164,8 +174,16 @@ impl Recipe {
         if self.eval.fidelity && !compared.clone().any(TeacherConfig::names_a_model) {
             return fail("eval.fidelity needs a model to compare with: [teacher] or [eval.teacher]".into());
         }
-        if let Some(problem) = self.eval.teacher.as_ref().and_then(TeacherConfig::problem) {
-            return fail(format!("eval: {problem}"));
+        if let Some(teacher) = &self.eval.teacher {
+            if let Some(problem) = teacher.problem() {
+                return fail(format!("eval: {problem}"));
+            }
+            if !self.eval.fidelity || !teacher.names_a_model() {
+                return fail(
+                    "eval.teacher is the model to compare with: it needs eval.fidelity = true, and a model"
+                        .into(),
+                );
+            }
         }
         let mut names = std::collections::HashSet::new();
         if let Some(set) = self.eval.sets.iter().find(|set| !names.insert(&set.name)) {
