@@ -231,10 +231,11 @@ impl Teaching {
 pub(crate) fn check(recipe: &Recipe) -> Result<()> {
     class_list(recipe)?;
     for config in &recipe.teachers {
-        if let Some(name) = config.model.as_deref().filter(|name| !Path::new(name).exists()) {
-            if clip_model::presets::get(name).is_ok() {
-                return Err(without_weights(name));
-            }
+        if let Some(name) = config.model.as_deref()
+            && !Path::new(name).exists()
+            && clip_model::presets::get(name).is_ok()
+        {
+            return Err(without_weights(name));
         }
         if let Some(folder) = config.store.as_deref()
             && (Store::is_finished(folder) || !config.names_a_model())
