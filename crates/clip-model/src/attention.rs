@@ -4,6 +4,7 @@ use tch::Tensor;
 
 use crate::Result;
 use crate::layers::Linear;
+use crate::mode::Mode;
 use crate::params::{Builder, Init};
 
 /// Dimensions and start of a self-attention layer.
@@ -30,6 +31,7 @@ pub struct Attention {
     in_proj_bias: Tensor,   // [3 * heads * head_width]
     out_proj: Linear,
     config: AttentionConfig,
+    mode: Mode,
 }
 
 impl Attention {
@@ -52,6 +54,7 @@ impl Attention {
             in_proj_bias: path.parameter(bias, &[3 * inner], zero)?,
             out_proj: Linear::new(&path.child(out), inner, width, out_proj, zero)?,
             config,
+            mode: path.mode().0,
         })
     }
 
@@ -74,11 +77,13 @@ impl Attention {
     pub(crate) fn mix(&self, xs: &Tensor, bias: Option<&Tensor>, gates: Option<&Tensor>) -> Tensor {
         let (batch, seq) = (xs.size()[0], xs.size()[1]);
         let AttentionConfig { heads, head_width, causal, .. } = self.config;
-        let qkv = xs
-            .linear(&self.in_proj_weight, Some(&self.in_proj_bias))
+        let operand = |tensor: &Tensor| self.mode.operand(tensor);
+        let qkv = operand(xs)
+            .linear(&operand(&self.in_proj_weight), Some(operand(&self.in_proj_bias)))
             .view([batch, seq, 3, heads, head_width])
             .permute([2, 0, 3, 1, 4]); // [3, batch, heads, seq, head width]
         let (query, key, value) = (qkv.select(0, 0), qkv.select(0, 1), qkv.select(0, 2));
+        let bias = bias.map(operand);
         let mixed =
             Tensor::scaled_dot_product_attention(&query, &key, &value, bias, 0.0, causal, None, false);
         let mixed = match gates {

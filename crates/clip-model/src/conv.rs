@@ -73,6 +73,7 @@ pub struct Conv2d {
     weight: Tensor, // [out, in / groups, kernel, kernel]
     bias: Option<Tensor>,
     config: ConvConfig,
+    mode: Mode,
 }
 
 impl Conv2d {
@@ -93,6 +94,7 @@ impl Conv2d {
                 None
             },
             config,
+            mode: path.mode().0,
         })
     }
 
@@ -100,7 +102,9 @@ impl Conv2d {
     pub fn forward(&self, xs: &Tensor) -> Tensor {
         let ConvConfig { kernel, stride, groups, .. } = self.config;
         let padding = kernel / 2;
-        xs.conv2d(&self.weight, self.bias.as_ref(), [stride, stride], [padding, padding], [1, 1], groups)
+        let operand = |tensor: &Tensor| self.mode.operand(tensor);
+        let (weight, bias) = (operand(&self.weight), self.bias.as_ref().map(operand));
+        operand(xs).conv2d(&weight, bias, [stride, stride], [padding, padding], [1, 1], groups)
     }
 }
 

@@ -12,6 +12,7 @@ use crate::params::{Builder, Init};
 pub struct Linear {
     weight: Tensor,       // [out, in]
     bias: Option<Tensor>, // [out]
+    mode: Mode,
 }
 
 impl Linear {
@@ -31,12 +32,14 @@ impl Linear {
         Ok(Linear {
             weight: path.weight("weight", &[output, input], weight)?,
             bias: bias.into().map(|init| path.parameter("bias", &[output], init)).transpose()?,
+            mode: path.mode().0,
         })
     }
 
     /// `[.., in]` to `[.., out]`.
     pub fn forward(&self, xs: &Tensor) -> Tensor {
-        xs.linear(&self.weight, self.bias.as_ref())
+        let operand = |tensor: &Tensor| self.mode.operand(tensor);
+        operand(xs).linear(&operand(&self.weight), self.bias.as_ref().map(operand))
     }
 }
 
@@ -57,9 +60,9 @@ impl LayerNorm {
         Ok(LayerNorm { weight, bias, width, eps })
     }
 
-    /// Same shape in and out.
+    /// Same shape in and out; float32 out, whatever comes in.
     pub fn forward(&self, xs: &Tensor) -> Tensor {
-        xs.layer_norm([self.width], Some(&self.weight), Some(&self.bias), self.eps, true)
+        xs.to_kind(Kind::Float).layer_norm([self.width], Some(&self.weight), Some(&self.bias), self.eps, true)
     }
 
     /// The same where only the channels at these places count: statistics are taken over them, and the others are 0.
@@ -67,6 +70,7 @@ impl LayerNorm {
         let Some(kept) = kept else { return self.forward(xs) };
         let [weight, bias] = [&self.weight, &self.bias].map(|row| row.index_select(0, kept));
         let count = [kept.numel() as i64];
+        let xs = xs.to_kind(Kind::Float);
         let normed = xs.index_select(-1, kept).layer_norm(count, Some(&weight), Some(&bias), self.eps, true);
         Tensor::zeros(xs.size(), (normed.kind(), xs.device())).index_copy(-1, kept, &normed)
     }

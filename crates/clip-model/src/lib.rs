@@ -34,6 +34,7 @@ pub mod resize;
 pub mod states;
 pub mod tape;
 pub mod text;
+mod text_groups;
 pub mod vision;
 pub mod weights;
 
@@ -43,7 +44,7 @@ pub use config::{ClipConfig, PreprocessConfig, TextConfig, VisionConfig};
 pub use cross_modal::{CrossModal, CrossModalConfig};
 pub use error::{Error, Result};
 pub use lock::Tower;
-pub use mode::seeded;
+pub use mode::{Precision, seeded};
 pub use params::{Parameter, Params};
 pub use states::{ImageStates, TextStates};
 pub use tape::Tape;

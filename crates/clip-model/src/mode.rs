@@ -3,6 +3,25 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+/// In which numbers a model computes its matrix products and convolutions.
+///
+/// Weights, gradients, norms of layers, the residual stream of transformers and embeddings are float32 in both: what
+/// mixed precision changes is the operands of the products (Micikevicius et al. 2018; bfloat16 has float32's range,
+/// so that no loss scaling is needed).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Precision {
+    /// Float32 throughout.
+    #[default]
+    #[serde(rename = "fp32")]
+    Float32,
+    /// Products of bfloat16 operands.
+    #[serde(rename = "bf16")]
+    BFloat16,
+}
+
 /// The switch that all layers of one model share. A new model evaluates.
 ///
 /// Random drops are a function of the step's seed and the layer's name alone, whatever the device
@@ -16,6 +35,7 @@ pub struct Mode(Arc<State>);
 struct State {
     training: AtomicBool,
     recomputing: AtomicBool,
+    low_precision: AtomicBool,
     seed: AtomicU64,
 }
 
@@ -29,6 +49,20 @@ impl Mode {
     /// Evaluation mode: nothing is dropped, and BatchNorm reads its running statistics.
     pub fn eval(&self) {
         self.0.training.store(false, Ordering::Relaxed);
+    }
+
+    /// What the passes from here on compute in; a new model computes in float32.
+    pub fn set_precision(&self, precision: Precision) {
+        self.0.low_precision.store(precision == Precision::BFloat16, Ordering::Relaxed);
+    }
+
+    /// An operand of a matrix product or convolution, in the numbers that it is computed in.
+    pub(crate) fn operand(&self, tensor: &Tensor) -> Tensor {
+        if self.0.low_precision.load(Ordering::Relaxed) {
+            tensor.to_kind(Kind::BFloat16)
+        } else {
+            tensor.shallow_clone()
+        }
     }
 
     /// Runs `f` in training mode with the last seed, as a repetition of a pass that has been made.

@@ -1,6 +1,6 @@
 //! The text transformer of CLIP; the state of one token is the text's embedding.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::activation::Activation;
 use crate::block::{BlockConfig, BlockInit, Transformer};
@@ -10,6 +10,7 @@ use crate::layers::{LayerNorm, Linear};
 use crate::params::{Builder, Init};
 use crate::states::{BlockTaps, TextStates};
 use crate::tape::Tape;
+use crate::text_groups::TextGroups;
 use crate::{Error, Result};
 
 /// Token ids to raw embedding.
@@ -107,8 +108,27 @@ impl TextTransformer {
     /// # Errors
     /// [`Error::Shape`] where the tokens have another shape or kind, or a length that the tower cannot take.
     pub fn forward<'a>(&'a self, tokens: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
+        if let Some(groups) = self.groups(tokens) {
+            return groups.encode(tokens, |tokens| self.plain(tokens, tape));
+        }
+        self.plain(tokens, tape)
+    }
+
+    /// The whole batch at the length that it has.
+    pub(crate) fn plain<'a>(&'a self, tokens: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
         let states = self.stream(tokens, tape, |_, _| {})?;
         Ok(self.embed(&states, tokens))
+    }
+
+    /// How a batch is taken apart; not on a GPU, where reading ids back costs more than the padding.
+    pub(crate) fn groups(&self, tokens: &Tensor) -> Option<TextGroups> {
+        let fits = tokens.dim() == 2 && tokens.kind() == Kind::Int64 && tokens.device() == Device::Cpu;
+        if !fits || !self.config.may_be_cut() || tokens.size()[1] > self.config.context_length {
+            return None;
+        }
+        let ends = Vec::<i64>::try_from(self.end(tokens)?).ok()?;
+        let ids = Vec::<i64>::try_from(tokens.flatten(0, 1)).ok()?;
+        TextGroups::new(&ids, tokens.size()[1] as usize, &ends)
     }
 
     /// Embeddings, token states, and what `blocks` (numbers from 0) give.
@@ -181,7 +201,7 @@ impl TextTransformer {
         let pooled = self.norm(&self.pool(states, tokens)); // [batch, width]
         match &self.projection {
             Projection::Matrix(matrix) => pooled.matmul(matrix),
-            Projection::Affine(layer) => layer.forward(&pooled),
+            Projection::Affine(layer) => layer.forward(&pooled).to_kind(Kind::Float),
             Projection::None => pooled,
         }
     }

@@ -212,6 +212,8 @@ impl<'a> Session<'a> {
         };
         trainee.seed = recipe.seed;
         trainee.taps = taps;
+        trainee.precision = recipe.train.precision;
+        teaching.compute_in(recipe.train.precision);
         trainee.grad_checkpointing = recipe.train.grad_checkpointing;
         trainee.pruner = student::pruner(recipe, &trainee.student, saved.as_ref().map(|(_, s)| s), steps)?;
         trainee.masked_share = recipe.loss(Loss::Mfd).map_or(0.0, LossConfig::masked_share);

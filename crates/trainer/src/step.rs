@@ -1,6 +1,6 @@
 //! One training step, top to bottom.
 
-use clip_model::{Clip, CrossModal, Tape};
+use clip_model::{Clip, CrossModal, Precision, Tape};
 use kd_losses::{Embeddings, Extra, Loss, Objective, Side, Targets, TokenStates};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -35,6 +35,8 @@ pub struct Trainee {
     pub seed: u64,
     /// Whether the student's blocks compute their activations again instead of keeping them.
     pub grad_checkpointing: bool,
+    /// In what the student's passes compute their products.
+    pub precision: Precision,
     /// Share of the patches that the masked pass leaves out.
     pub masked_share: f64,
     /// What losses on tokens read of the student.
@@ -151,6 +153,7 @@ impl Trainee {
             samples: 0,
             seed: 0,
             grad_checkpointing: false,
+            precision: Precision::default(),
             masked_share: 0.0,
             taps: Taps::default(),
             classes: None,
@@ -179,6 +182,7 @@ impl Trainee {
         for (index, batch) in batches.iter().enumerate() {
             let input = &batch.student;
             self.student.mode().train(self.drop_seed(index));
+            self.student.mode().set_precision(self.precision);
             if let Some(pruner) = &mut self.pruner {
                 pruner.put_on(&mut self.student, self.step)?;
             }
@@ -212,6 +216,7 @@ impl Trainee {
             (&losses.total * share).backward();
             tape.backward(self.student.mode())?;
             self.student.mode().eval();
+            self.student.mode().set_precision(Precision::Float32);
             if let Some(pruner) = &mut self.pruner {
                 pruner.take_off(&mut self.student)?;
             }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use clip_model::Precision;
 use data_pipeline::loader::{Batch, View};
 use data_pipeline::order::Permutation;
 use data_pipeline::sources::Source;
@@ -82,6 +83,13 @@ impl Teaching {
                 let (guides, readers) = opened.collect::<Result<Vec<_>>>()?.into_iter().unzip();
                 Ok(Teaching { guides, readers, ..none })
             }
+        }
+    }
+
+    /// In what the teachers that are in memory compute their products from here on.
+    pub(crate) fn compute_in(&self, precision: Precision) {
+        for teacher in self.guides.iter().filter_map(Guide::teacher) {
+            teacher.model().mode().set_precision(precision);
         }
     }
 

@@ -99,6 +99,25 @@ fn stopped_and_resumed_equals_unbroken() {
 }
 
 #[test]
+fn mixed_precision_resumes_and_reaches_the_teachers() {
+    let folder = tempfile::tempdir().unwrap();
+    let steps = 4;
+    let exact = distillation(folder.path(), steps);
+    let mixed = exact.replace("threads = 1", "threads = 1, precision = \"bf16\"");
+    let [whole, broken, float] = ["whole", "broken", "float"].map(|name| folder.path().join(name));
+    train(&mixed, &whole, None);
+    assert!(matches!(train(&mixed, &broken, Some(2)), Outcome::Stopped { step: 2 }));
+    train(&mixed, &broken, None);
+    assert_same_run(&whole, &broken, steps);
+    train(&exact, &float, None);
+    for term in ["task", "fd"] {
+        let raw = |run: &Path| metrics(run)[0]["terms"][term]["raw"].as_f64().unwrap();
+        let (mixed, exact) = (raw(&whole), raw(&float));
+        assert!(mixed != exact && (mixed - exact).abs() < 0.02 * exact.abs(), "{term}: {mixed}, {exact}");
+    }
+}
+
+#[test]
 fn random_drops_and_running_statistics_resume_too() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = tiny::config(32, 8);

@@ -51,11 +51,12 @@ impl ImageTower {
     /// [`Error::Shape`] where the images have another shape.
     pub fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
         self.check(images)?;
-        Ok(match &self.kind {
+        let embedding = match &self.kind {
             Kind::Vit(tower) => tower.forward(images, tape),
             Kind::ResNet(tower) => tower.forward(images, tape),
             Kind::Timm(tower) => tower.forward(images, tape),
-        })
+        };
+        Ok(embedding.to_kind(tch::Kind::Float))
     }
 
     /// The same with a share (0..1) of the patches of each image left out.

@@ -27,6 +27,7 @@ pub struct VisionTransformer {
     patch: i64,
     pool: VisionPool,
     ln_after_pool: bool,
+    mode: Mode,
     pub(crate) gates: Option<TowerGates>,
 }
 
@@ -89,6 +90,7 @@ impl VisionTransformer {
             patch,
             pool: config.pool_type,
             ln_after_pool: config.final_ln_after_pool,
+            mode: path.mode().0,
             gates: None,
         })
     }
@@ -142,10 +144,12 @@ impl VisionTransformer {
         visit: impl FnMut(usize, &Tensor),
     ) -> Tensor {
         let (batch, patch, width) = (images.size()[0], self.patch, self.class_embedding.size()[0]);
-        let patches = images
-            .conv2d(&self.conv1, None::<&Tensor>, [patch, patch], [0, 0], [1, 1], 1)
+        let operand = |tensor: &Tensor| self.mode.operand(tensor);
+        let patches = operand(images)
+            .conv2d(&operand(&self.conv1), None::<&Tensor>, [patch, patch], [0, 0], [1, 1], 1)
             .flatten(2, 3)
-            .transpose(1, 2); // [batch, grid², width]
+            .transpose(1, 2)
+            .to_kind(Kind::Float); // [batch, grid², width]
         let class = self.class_embedding.view([1, 1, width]).expand([batch, 1, width], false);
         let tokens = Tensor::cat(&[class, patches], 1) + &self.positional_embedding; // [batch, 1 + grid², width]
         let tokens = drop_patches(tokens);

@@ -44,7 +44,7 @@ pub struct Progress {
 
 /// Makes all runs of a sweep by `program train`; `say` gets a line for each that ends.
 ///
-/// Shared runs come first; where one is not finished, no cell is begun.
+/// Shared runs come before the cells that build on them; where one is not finished, none of these is begun.
 ///
 /// # Errors
 /// [`Error::Io`] where a folder cannot be written or the program cannot be started; a run that fails is in the
@@ -56,13 +56,11 @@ pub fn run_cells(
     say: &(dyn Fn(&str) + Sync),
 ) -> Result<Progress> {
     let runs = sweep.runs();
-    let (shared, cells): (Vec<_>, Vec<_>) =
-        runs.iter().copied().partition(|run| sweep.shared.iter().any(|own| own.folder == run.folder));
     let total = runs.len();
     let begun = Mutex::new(0usize);
     let failed = Mutex::new(Vec::new());
     let finished = |runs: &[&Cell]| runs.iter().filter(|run| run.state() == CellState::Finished).count();
-    for batch in [&shared, &cells] {
+    for batch in runs.chunk_by(|one, next| sweep.is_shared(one) == sweep.is_shared(next)) {
         let queue = batch.iter().copied().filter(|run| run.state() != CellState::Finished);
         let queue = Mutex::new(queue.collect::<VecDeque<_>>());
         let work = |worker: usize| -> Result<()> {
@@ -112,7 +110,7 @@ pub fn run_cells(
                     .unwrap_or_else(|_| Err(Error::recipe(&sweep.name, "a worker stopped unexpectedly")))
             })
         })?;
-        if finished(batch) < batch.len() {
+        if sweep.is_shared(batch[0]) && finished(batch) < batch.len() {
             break;
         }
     }

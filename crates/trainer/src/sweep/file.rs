@@ -27,7 +27,7 @@ pub struct Sweep {
     pub baseline: Option<String>,
     /// Figures whose mean is the main figure: data set and figure; empty takes the main figure of all sets.
     pub mean: Vec<MeanPart>,
-    /// Runs that cells build on, each once.
+    /// Runs that cells build on: each once, or once for each of its seeds, on which cells of the same seed build then.
     pub shared: Vec<Cell>,
     /// The cells, seeds of one cell together.
     pub cells: Vec<Cell>,
@@ -103,7 +103,7 @@ struct Entry {
     run: Option<String>,
     #[serde(default)]
     settings: Table,
-    /// The seeds of this entry alone.
+    /// The seeds of this entry alone; a shared run has the seed 0 without.
     #[serde(default)]
     seeds: Option<Vec<u64>>,
 }
@@ -160,10 +160,11 @@ impl Sweep {
         let mut maker = Maker { path, file: &file, over, out, shared: BTreeMap::new() };
         let mut shared = Vec::new();
         for entry in &file.shared {
-            let seed = entry.seeds.as_ref().and_then(|seeds| seeds.first().copied()).unwrap_or(0);
-            let cell = maker.cell(entry, &entry.name, seed, None)?;
-            maker.shared.insert(entry.name.clone(), cell.clone());
-            shared.push(cell);
+            let seeds = entry.seeds.clone().unwrap_or_else(one_seed);
+            let made = seeds.into_iter().map(|seed| maker.cell(entry, &entry.name, seed, None));
+            let made = made.collect::<Result<Vec<_>>>()?;
+            maker.shared.insert(entry.name.clone(), made.clone());
+            shared.extend(made);
         }
         let mut cells = Vec::new();
         for entry in &file.cells {
@@ -229,17 +230,22 @@ impl Sweep {
         Plan::new(&job.runs[0], &job)
     }
 
-    /// All runs in the order in which they are made, each folder once: shared ones, then all cells of the first seed,
-    /// so that a sweep that is not finished compares all of them already.
+    /// All runs in the order in which they are made, each folder once: what all cells share, then seed by seed what
+    /// cells of that seed share and these cells, so that a sweep that is not finished compares all of them already.
     pub fn runs(&self) -> Vec<&Cell> {
+        let of_all = |cell: &Cell| self.shared.iter().filter(|own| own.name == cell.name).count() == 1;
+        let (first, own): (Vec<_>, Vec<_>) = self.shared.iter().partition(|cell| of_all(cell));
+        let rest = || own.iter().copied().chain(&self.cells);
+        let rank = |cell: &Cell| rest().position(|other| other.seed == cell.seed);
+        let mut runs = rest().collect::<Vec<_>>();
+        runs.sort_by_key(|cell| (rank(cell), !self.is_shared(cell)));
         let mut seen = std::collections::HashSet::new();
-        // The place of a cell's seed among its own seeds.
-        let rank = |cell: &Cell| {
-            self.cells.iter().filter(|own| own.name == cell.name).position(|own| own.seed == cell.seed)
-        };
-        let mut cells = self.cells.iter().collect::<Vec<_>>();
-        cells.sort_by_key(|cell| rank(cell));
-        self.shared.iter().chain(cells).filter(|cell| seen.insert(&cell.folder)).collect()
+        first.into_iter().chain(runs).filter(|cell| seen.insert(&cell.folder)).collect()
+    }
+
+    /// Whether cells may build on a run.
+    pub fn is_shared(&self, run: &Cell) -> bool {
+        self.shared.iter().any(|own| own.folder == run.folder)
     }
 }
 
@@ -282,7 +288,7 @@ struct Maker<'a> {
     file: &'a File,
     over: &'a Table,
     out: &'a Path,
-    shared: BTreeMap<String, Cell>,
+    shared: BTreeMap<String, Vec<Cell>>,
 }
 
 impl Maker<'_> {
@@ -307,13 +313,15 @@ impl Maker<'_> {
         settings.insert("name".into(), "cell".into());
         // Named by what shapes the result: shared runs count by what shapes theirs, not by where they lie.
         let mut named = settings.clone();
-        self.fill(&mut named, &origin, &|cell, rest| format!("cell:{}{rest}", folder_name(&cell.folder)))?;
+        self.fill(&mut named, &origin, seed, &|cell, rest| {
+            format!("cell:{}{rest}", folder_name(&cell.folder))
+        })?;
         let shaped = shaping(&load_one(&recipe, run, &named)?)?;
         let digest =
             Sha256::digest(toml::to_string(&shaped).map_err(|e| Error::recipe(&origin, e.to_string()))?);
         let id = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>();
 
-        self.fill(&mut settings, &origin, &|cell, rest| format!("{}{rest}", cell.folder.display()))?;
+        self.fill(&mut settings, &origin, seed, &|cell, rest| format!("{}{rest}", cell.folder.display()))?;
         let mut recipe = load_one(&recipe, run, &settings)?;
         recipe.name = format!("cell-{id}");
         if recipe.eval.fidelity && recipe.eval.cache.is_none() {
@@ -323,27 +331,40 @@ impl Maker<'_> {
     }
 
     /// Replaces texts `@NAME` by the model of a shared run and `@NAME/PATH` by a path in its folder.
-    fn fill(&self, table: &mut Table, origin: &str, place: &dyn Fn(&Cell, &str) -> String) -> Result<()> {
-        table.iter_mut().try_for_each(|(_, value)| self.fill_value(value, origin, place))
+    fn fill(
+        &self,
+        table: &mut Table,
+        origin: &str,
+        seed: u64,
+        place: &dyn Fn(&Cell, &str) -> String,
+    ) -> Result<()> {
+        table.iter_mut().try_for_each(|(_, value)| self.fill_value(value, origin, seed, place))
     }
 
     fn fill_value(
         &self,
         value: &mut Value,
         origin: &str,
+        seed: u64,
         place: &dyn Fn(&Cell, &str) -> String,
     ) -> Result<()> {
         match value {
-            Value::Table(table) => self.fill(table, origin, place),
+            Value::Table(table) => self.fill(table, origin, seed, place),
             Value::Array(values) => {
-                values.iter_mut().try_for_each(|value| self.fill_value(value, origin, place))
+                values.iter_mut().try_for_each(|value| self.fill_value(value, origin, seed, place))
             }
             Value::String(text) => {
                 let Some(reference) = text.strip_prefix('@') else { return Ok(()) };
                 let (name, rest) = reference.split_once('/').unwrap_or((reference, MODEL_FOLDER));
-                let cell = self.shared.get(name).ok_or_else(|| {
-                    Error::recipe(origin, format!("`@{name}` is no earlier entry of [[shared]]"))
-                })?;
+                let fail = |reason: String| Err(Error::recipe(origin, reason));
+                let cell = match self.shared.get(name).map(Vec::as_slice) {
+                    None | Some([]) => return fail(format!("`@{name}` is no earlier entry of [[shared]]")),
+                    Some([one]) => one,
+                    Some(several) => match several.iter().find(|own| own.seed == seed) {
+                        Some(own) => own,
+                        None => return fail(format!("`@{name}` has several seeds, but not {seed}")),
+                    },
+                };
                 *text = place(cell, &format!("/{rest}"));
                 Ok(())
             }
@@ -394,6 +415,27 @@ mod tests {
         assert_eq!(last.state(), CellState::Open);
         let seeds = sweep.runs().iter().skip(1).map(|cell| cell.seed).collect::<Vec<_>>();
         assert_eq!(seeds, [3, 3, 3, 3, 4, 4, 4, 4]);
+    }
+
+    #[test]
+    fn shared_runs_of_several_seeds_have_their_own_cells() {
+        let text = |seeds: &str| {
+            sweep(&format!(
+                "seeds = {seeds}\n[[shared]]\nname = 'all'\n[[shared]]\nname = 'teacher'\nseeds = [1, 2]\nsettings.train.steps = 9\n\
+                 [[cells]]\nname = 'plain'\nsettings.teacher.model = '@all'\n[[cells]]\nname = 'crd'\nsettings.teacher.model = '@teacher'",
+            ))
+        };
+        let swept = text("[1, 2]").unwrap();
+        let order = swept.runs().iter().map(|run| (run.name.as_str(), run.seed)).collect::<Vec<_>>();
+        let cells = |seed| [("teacher", seed), ("plain", seed), ("crd", seed)];
+        assert_eq!(order, [&[("all", 0)][..], &cells(1), &cells(2)].concat());
+        for cell in swept.cells.iter().filter(|cell| cell.name == "crd") {
+            let own = swept.shared.iter().find(|own| own.name == "teacher" && own.seed == cell.seed).unwrap();
+            let model = cell.recipe.teachers[0].model.as_deref().map(Path::new);
+            assert_eq!(model, Some(own.folder.join("model").as_path()));
+        }
+        let refused = text("[1, 2, 3]").unwrap_err().to_string();
+        assert!(refused.contains("`@teacher` has several seeds, but not 3"), "{refused}");
     }
 
     #[test]

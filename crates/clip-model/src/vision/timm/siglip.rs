@@ -7,6 +7,7 @@ use crate::Result;
 use crate::activation::Activation;
 use crate::block::{BlockConfig, BlockInit, Naming, ResidualAttentionBlock};
 use crate::layers::{LayerNorm, Linear, Mlp, TIMM_MLP};
+use crate::mode::Mode;
 use crate::params::{Builder, Init};
 use crate::tape::Tape;
 
@@ -63,6 +64,7 @@ pub(super) struct SiglipTower {
     norm: LayerNorm,
     attn_pool: AttentionPoolLatent,
     patch: i64,
+    mode: Mode,
 }
 
 impl SiglipTower {
@@ -98,13 +100,16 @@ impl SiglipTower {
             norm: LayerNorm::new(&path.child("norm"), width, EPS)?,
             attn_pool: AttentionPoolLatent::new(&path.child("attn_pool"), vit, tokens)?,
             patch,
+            mode: path.mode().0,
         })
     }
 
     /// `[batch, 3, size, size]` to `[batch, width]`.
     pub(super) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
+        let [images, weight, bias] =
+            [images, &self.patch_embed, &self.patch_bias].map(|tensor| self.mode.operand(tensor));
         let patches = images
-            .conv2d(&self.patch_embed, Some(&self.patch_bias), [self.patch, self.patch], [0, 0], [1, 1], 1)
+            .conv2d(&weight, Some(&bias), [self.patch, self.patch], [0, 0], [1, 1], 1)
             .flatten(2, 3)
             .transpose(1, 2); // [batch, grid², width]
         let tokens = self

@@ -7,6 +7,7 @@ use crate::Result;
 use crate::activation::Activation;
 use crate::attention::{Attention, AttentionConfig};
 use crate::layers::{DropPath, LayerNorm, Linear, Mlp, TIMM_MLP};
+use crate::mode::Mode;
 use crate::params::{Builder, Init};
 use crate::tape::Tape;
 
@@ -21,6 +22,7 @@ const START: Init = Init::Normal(0.02);
 pub(super) struct Swin {
     patch_embed: Tensor, // [96, 3, 4, 4]
     patch_bias: Tensor,  // [96]
+    mode: Mode,
     patch_norm: LayerNorm,
     stages: Vec<Stage>,
     norm: LayerNorm,
@@ -62,6 +64,7 @@ impl Swin {
         Ok(Swin {
             patch_embed,
             patch_bias,
+            mode: path.mode().0,
             patch_norm: LayerNorm::new(&embed.child("norm"), width, EPS)?,
             stages,
             norm: LayerNorm::new(&path.child("norm"), width << 3, EPS)?,
@@ -70,9 +73,10 @@ impl Swin {
 
     /// `[batch, 3, size, size]` to `[batch, 768]`.
     pub(super) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
-        let patches = images
-            .conv2d(&self.patch_embed, Some(&self.patch_bias), [PATCH, PATCH], [0, 0], [1, 1], 1)
-            .permute([0, 2, 3, 1]); // [batch, grid, grid, 96]
+        let [images, weight, bias] =
+            [images, &self.patch_embed, &self.patch_bias].map(|tensor| self.mode.operand(tensor));
+        let patches =
+            images.conv2d(&weight, Some(&bias), [PATCH, PATCH], [0, 0], [1, 1], 1).permute([0, 2, 3, 1]); // [batch, grid, grid, 96]
         let mut xs = self.patch_norm.forward(&patches);
         for stage in &self.stages {
             if let Some(merging) = &stage.merging {
