@@ -9,7 +9,7 @@ mod regions;
 use std::path::Path;
 
 use half::Half;
-pub use regions::SeenImages;
+pub use regions::{Boxes, SeenImages};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -30,6 +30,8 @@ const EPS: f64 = 1e-5;
 const MAX_LAYERS: i64 = 64;
 /// Each is a forward pass of the image tower, and there are as many as its square.
 const MAX_CROPS: i64 = 8;
+/// Each is a forward pass of the image tower.
+const MAX_BOXES: i64 = 64;
 
 /// Dimensions of the head; its width is the CLIP's embed dim.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +47,10 @@ pub struct CrossModalConfig {
     /// tokens, which cost nothing.
     #[serde(skip_serializing_if = "is_zero")]
     pub crops: i64,
+    /// Regions are the embeddings of at most so many object boxes per image, each drawn at the image's size; an image
+    /// without a box has itself as its region. 0 takes no boxes.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub boxes: i64,
 }
 
 fn is_zero(value: &i64) -> bool {
@@ -53,19 +59,19 @@ fn is_zero(value: &i64) -> bool {
 
 impl Default for CrossModalConfig {
     fn default() -> Self {
-        CrossModalConfig { layers: 1, heads: 4, mlp_ratio: 4.0, crops: 0 }
+        CrossModalConfig { layers: 1, heads: 4, mlp_ratio: 4.0, crops: 0, boxes: 0 }
     }
 }
 
 impl CrossModalConfig {
-    /// Passes of the image tower per image.
+    /// Passes of the image tower per image, at most.
     pub fn image_passes(&self) -> u64 {
-        1 + self.crops.clamp(0, MAX_CROPS).pow(2) as u64
+        1 + (self.crops.clamp(0, MAX_CROPS).pow(2) + self.boxes.clamp(0, MAX_BOXES)) as u64
     }
 
     /// What cannot be built for a CLIP of this embed dim, if anything.
     pub fn problem(&self, width: i64) -> Option<String> {
-        let CrossModalConfig { layers, heads, mlp_ratio, crops } = *self;
+        let CrossModalConfig { layers, heads, mlp_ratio, crops, boxes } = *self;
         if !(1..=MAX_LAYERS).contains(&layers) {
             return Some(format!("layers = {layers} is outside 1..={MAX_LAYERS}"));
         }
@@ -77,6 +83,12 @@ impl CrossModalConfig {
         }
         if !(0..=MAX_CROPS).contains(&crops) {
             return Some(format!("crops = {crops} is outside 0..={MAX_CROPS}"));
+        }
+        if !(0..=MAX_BOXES).contains(&boxes) {
+            return Some(format!("boxes = {boxes} is outside 0..={MAX_BOXES}"));
+        }
+        if crops > 0 && boxes > 0 {
+            return Some("regions are crops or boxes: set one of them to 0".into());
         }
         None
     }
@@ -118,12 +130,12 @@ impl CrossModal {
         if let Some(problem) = config.problem(width) {
             return Err(Error::config("cross_modal", problem));
         }
-        if config.crops == 0 && clip.visual.depth().is_none() {
-            let reason =
-                "it needs patch tokens, which only CLIP's ViT gives: take crops as regions (crops = 2)";
+        let of_patches = config.crops == 0 && config.boxes == 0;
+        if of_patches && clip.visual.depth().is_none() {
+            let reason = "it needs patch tokens, which only CLIP's ViT gives: take crops (crops = 2) or boxes as regions";
             return Err(Error::config("cross_modal", reason));
         }
-        let region_width = if config.crops > 0 { width } else { own.vision_cfg.width };
+        let region_width = if of_patches { own.vision_cfg.width } else { width };
         let store = Store::new(clip.device(), seed);
         let root = store.root();
         let scale = clip.logit_scale.detach().to_kind(Kind::Double).double_value(&[]);
@@ -172,19 +184,27 @@ impl CrossModal {
         }
         let counts = text.counts.to_kind(Kind::Float); // [batch, length]
         // A summand on the products of queries with keys: what does not count is no key.
-        let hidden = (1.0 - counts.view([texts[0], 1, 1, texts[1]])) * -1e9; // [batch, 1, 1, length]
+        let hide = |counts: &Tensor| (1.0 - counts.view([texts[0], 1, 1, -1])) * -1e9; // [batch, 1, 1, count]
+        let hidden = hide(&counts);
+        let region_counts = image.counts.as_ref().map(|counts| counts.to_kind(Kind::Float)); // [batch, regions]
+        let hidden_regions = region_counts.as_ref().map(hide);
         let mut regions = self.image.input.forward(&image.regions); // [batch, regions, embed]
         let mut tokens = self.text.input.forward(&text.tokens); // [batch, length, embed]
         for layer in &self.layers {
             let enriched = layer.image.forward(&regions, &tokens, Some(&hidden));
-            tokens = layer.text.forward(&tokens, &regions, None);
+            tokens = layer.text.forward(&tokens, &regions, hidden_regions.as_ref());
             regions = enriched;
         }
-        let counts = counts.unsqueeze(2);
-        let dims = [1i64].as_slice();
-        let token_mean = (tokens * &counts).sum_dim_intlist(dims, false, Kind::Float)
-            / counts.sum_dim_intlist(dims, false, Kind::Float);
-        let region_mean = regions.mean_dim(1, false, None::<Kind>);
+        let mean = |states: &Tensor, counts: &Tensor| {
+            let (counts, dims) = (counts.unsqueeze(2), [1i64].as_slice());
+            (states * &counts).sum_dim_intlist(dims, false, Kind::Float)
+                / counts.sum_dim_intlist(dims, false, Kind::Float)
+        };
+        let token_mean = mean(&tokens, &counts);
+        let region_mean = match &region_counts {
+            Some(counts) => mean(&regions, counts),
+            None => regions.mean_dim(1, false, None::<Kind>),
+        };
         Ok((
             self.image.add(&image.states.embedding, &region_mean),
             self.text.add(&text.embedding, &token_mean),

@@ -2,6 +2,7 @@
 
 #![doc = include_str!("../README.md")]
 
+mod boxes;
 pub mod download;
 pub mod error;
 pub mod evaluation;

@@ -43,6 +43,8 @@ pub struct ViewBatch {
     pub images: Array4<f32>,
     /// Token ids `[batch, context]`.
     pub tokens: Array2<i64>,
+    /// Object boxes of each image, where the source has them: left, top, right and bottom as shares of the view's side.
+    pub boxes: Vec<Vec<[f32; 4]>>,
 }
 
 /// Samples in all views.

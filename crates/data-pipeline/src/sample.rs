@@ -14,6 +14,8 @@ pub struct RawSample {
     pub captions: Vec<String>,
     /// Index into the source's class names, where it has classes.
     pub label: Option<usize>,
+    /// Object boxes `[x, y, width, height]` in pixels of the picture, where the source has them.
+    pub boxes: Vec<[f32; 4]>,
 }
 
 /// A picture as its source holds it.

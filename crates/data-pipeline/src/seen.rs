@@ -1,6 +1,9 @@
 //! A sample as a model sees it: the one rule by which the loader and a store of embeddings show the same picture.
 
-use crate::image::{AugmentConfig, AugmentParams, Decoded, Preprocess, augment_into, eval_into};
+use crate::boxes::in_view;
+use crate::image::{
+    AugmentConfig, AugmentParams, Decoded, Preprocess, augment_frame, augment_into, eval_frame, eval_into,
+};
 use crate::random::mix;
 use crate::sources::Source;
 use crate::{Error, Result};
@@ -11,6 +14,7 @@ pub(crate) struct Seen {
     pub label: Option<usize>,
     /// At least one.
     pub captions: Vec<String>,
+    boxes: Vec<[f32; 4]>,
     image: Decoded,
     params: Option<AugmentParams>,
 }
@@ -31,7 +35,20 @@ impl Seen {
         let image = sample.image.into_pixels(&sample.key)?;
         let params = augment
             .map(|augment| AugmentParams::draw(augment, mix(&[draw, 2]), image.width(), image.height()));
-        Ok(Seen { key: sample.key, label: sample.label, captions: sample.captions, image, params })
+        let (key, label, captions, boxes) = (sample.key, sample.label, sample.captions, sample.boxes);
+        Ok(Seen { key, label, captions, boxes, image, params })
+    }
+
+    /// The object boxes that one view shows: left, top, right and bottom as shares of its side.
+    pub(crate) fn boxes(&self, view: &Preprocess) -> Vec<[f32; 4]> {
+        if self.boxes.is_empty() {
+            return Vec::new();
+        }
+        let frame = match &self.params {
+            Some(params) => augment_frame(&self.image, params, view.size),
+            None => eval_frame(&self.image, view),
+        };
+        in_view(&self.boxes, &frame)
     }
 
     /// Normalised pixels `[3, side, side]` of one view.

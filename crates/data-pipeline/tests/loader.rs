@@ -293,3 +293,100 @@ proptest! {
         }
     }
 }
+
+/// A grey picture whose box `[x, y, width, height]` is white.
+fn marked([x, y, w, h]: [u32; 4], width: u32, height: u32) -> Vec<u8> {
+    let inside = |px: u32, py: u32| (x..x + w).contains(&px) && (y..y + h).contains(&py);
+    let picture = image::RgbImage::from_fn(width, height, |px, py| {
+        image::Rgb(if inside(px, py) { [255; 3] } else { [100; 3] })
+    });
+    let mut bytes = Vec::new();
+    picture.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png).unwrap();
+    bytes
+}
+
+#[test]
+fn object_boxes_lie_where_the_view_shows_the_objects() {
+    let folder = tempfile::tempdir().unwrap();
+    let boxes = [[8, 8, 20, 12], [0, 0, 16, 40], [30, 4, 30, 30], [2, 30, 40, 10]];
+    let mut files = Vec::new();
+    for (number, own) in boxes.iter().enumerate() {
+        files.push((format!("{number}.png"), marked(*own, 64, 40)));
+        files.push((
+            format!("{number}.json"),
+            format!(r#"{{"captions": ["a"], "objects": [{own:?}]}}"#).into_bytes(),
+        ));
+    }
+    files.push(("5.png".into(), png([9; 3], 20, 20)));
+    files.push(("5.json".into(), br#"{"captions": ["none"]}"#.to_vec()));
+    let named = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect::<Vec<_>>();
+    tar(&folder.path().join("a.tar"), &named);
+    let open = |more: &str| {
+        let source = format!(r#"{{"source": "webdataset", "shards": "a.tar"{more}}}"#);
+        serde_json::from_str::<SourceConfig>(&source).unwrap().open(folder.path()).unwrap()
+    };
+    let source = open(r#", "boxes": "objects""#);
+    let mut config = LoaderConfig { epochs: 6, batch_size: 5, ..config() };
+    config.views[0].image.size = 48;
+    let small =
+        View { image: Preprocess { size: 24, ..config.views[0].image.clone() }, ..config.views[0].clone() };
+    config.views.push(small);
+    let (mut shown, mut hidden) = (0, 0);
+    for resize_mode in [ResizeMode::Shortest, ResizeMode::Longest, ResizeMode::Squash] {
+        config.views.iter_mut().for_each(|view| view.image.resize_mode = resize_mode);
+        for augment in [None, Some(AugmentConfig { scale: [0.3, 1.0], flip: 0.5, ..Default::default() })] {
+            for batch in all(&source, &LoaderConfig { augment, ..config.clone() }, Position::default()) {
+                for view in &batch.views {
+                    for (row, boxes) in view.boxes.iter().enumerate() {
+                        if batch.captions[row] == "none" {
+                            assert!(boxes.is_empty());
+                            continue;
+                        }
+                        let Some([left, top, right, bottom]) = boxes.first().copied() else {
+                            hidden += 1;
+                            continue;
+                        };
+                        shown += 1;
+                        // Pixels whose centres are a pixel inside of the box are brighter than those a pixel outside.
+                        let side = view.images.dim().2;
+                        let (mut inside, mut outside) = (f32::INFINITY, f32::NEG_INFINITY);
+                        for y in 0..side {
+                            for x in 0..side {
+                                let value = view.images[[row, 0, y, x]];
+                                let depth = |p: usize, from: f32, to: f32| {
+                                    let p = p as f32 + 0.5;
+                                    (p - from * side as f32).min(to * side as f32 - p)
+                                };
+                                let depth = depth(x, left, right).min(depth(y, top, bottom));
+                                if depth >= 1.5 {
+                                    inside = inside.min(value);
+                                } else if depth <= -1.5 {
+                                    outside = outside.max(value);
+                                }
+                            }
+                        }
+                        assert!(
+                            inside > outside,
+                            "{resize_mode:?} {boxes:?}: {inside} inside, {outside} outside"
+                        );
+                    }
+                }
+            }
+        }
+    }
+    assert!(shown > 150 && hidden > 0, "{shown} {hidden}");
+    // Boxes that nobody asks for are not read.
+    for batch in all(&open(""), &config, Position::default()) {
+        assert!(batch.views.iter().all(|view| view.boxes.iter().all(Vec::is_empty)));
+    }
+    // What is no list of boxes is a damaged sample.
+    tar(
+        &folder.path().join("a.tar"),
+        &[("0.png", &png([9; 3], 8, 8)), ("0.json", br#"{"captions": ["a"], "objects": [1]}"#)],
+    );
+    let mut loader =
+        Loader::new(Mixture::single(open(r#", "boxes": "objects""#)).unwrap(), config, Position::default())
+            .unwrap();
+    let error = loader.next_batch().unwrap_err().to_string();
+    assert!(error.contains("[x, y, width, height]"), "{error}");
+}

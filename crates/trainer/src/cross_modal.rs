@@ -26,7 +26,7 @@ pub(crate) fn enriched(
 ) -> Result<(Embeddings, TokenStates)> {
     clip.mode().eval();
     let (image, text) = tch::no_grad(|| -> Result<_> {
-        let image = head.look(clip, &input.images, &taps.image_blocks)?;
+        let image = head.look(clip, &input.images, &input.boxes, &taps.image_blocks)?;
         Ok((image, clip.text_states(&input.tokens, &taps.text_blocks, &mut Tape::off())?))
     })?;
     let enriched = head.enrich(&image, &text)?;

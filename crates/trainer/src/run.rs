@@ -198,6 +198,7 @@ impl<'a> Session<'a> {
         }
         recipe.check_terms(steps, &recipe.name)?;
         let mut teaching = Teaching::open(recipe, models, &plain, device, options)?;
+        teaching.warn_of_boxes(recipe);
         teaching.prepare(recipe, &plain)?;
         let terms = recipe.terms(steps);
         let made = || tokens::objective(recipe, &terms, &student, &reader, &mut teaching);

@@ -65,6 +65,8 @@ pub struct ViewTensors {
     pub images: Tensor,
     /// i64 token ids; cut to the longest text.
     pub tokens: Tensor,
+    /// Object boxes of each image, as [`clip_model::cross_modal::Boxes`]; empty where the data has none.
+    pub boxes: Vec<Vec<[f32; 4]>>,
 }
 
 /// One forward and backward pass' worth of samples.

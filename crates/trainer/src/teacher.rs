@@ -37,6 +37,11 @@ impl Teacher {
         Teacher { scale: head.logit_scale.detach().exp(), head: Some(head), ..self }
     }
 
+    /// Whether it reads object boxes, where the data has them.
+    pub fn reads_boxes(&self) -> bool {
+        self.head.as_ref().is_some_and(|head| head.config().boxes > 0)
+    }
+
     /// Opens a model folder, with its cross-modal head where it has one, or a checkpoint; `preset` names the architecture of a checkpoint whose shapes do not
     /// tell it, and `image_size` moves it to images of another size.
     ///

@@ -93,6 +93,17 @@ impl Teaching {
         }
     }
 
+    /// Says where a teacher reads object boxes and the data has none.
+    pub(crate) fn warn_of_boxes(&self, recipe: &Recipe) {
+        let reads = self.guides.iter().filter_map(Guide::teacher).any(Teacher::reads_boxes);
+        if reads && !recipe.data.train.iter().any(|own| own.source.names_boxes()) {
+            tracing::warn!(
+                "{}: the teacher reads object boxes, and no source names any: each image is its own region",
+                recipe.name
+            );
+        }
+    }
+
     /// Widths of the teachers' embeddings.
     pub(crate) fn widths(&self) -> Vec<i64> {
         self.guides.iter().map(Guide::width).collect()

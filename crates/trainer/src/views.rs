@@ -185,7 +185,8 @@ impl Reader {
             Some(ids) => self.token_tensor(ids, device)?,
             None => self.token_tensor(&view.tokens.iter().copied().collect::<Vec<_>>(), device)?,
         };
-        Ok(ViewTensors { images: image_tensor(view.images.view(), device)?, tokens })
+        let images = image_tensor(view.images.view(), device)?;
+        Ok(ViewTensors { images, tokens, boxes: view.boxes.clone() })
     }
 
     /// Ids `[rows, context]`, cut to the longest text where the tower allows it.

@@ -90,7 +90,7 @@ fn training_agrees_with_the_reference() {
             let images = fill::unit(&format!("{tag}{step}"), &[batch, 3, size, size]) * 2.0;
             let tokens = tokens(&golden["texts"][step as usize], context);
             let teachers = guides.iter().map(|_| TeacherInput::AsStudent).collect();
-            let micro = MicroBatch { student: ViewTensors { images, tokens }, teachers };
+            let micro = MicroBatch { student: ViewTensors { images, tokens, boxes: Vec::new() }, teachers };
             let report = trainee.step(&[micro], &guides, TargetRule::Diagonal, lr).unwrap();
             let close = |what: &str, found: f64, key: &str, tolerance: f64| {
                 let expected = row[key].as_f64().unwrap();

@@ -175,6 +175,63 @@ fn a_tower_without_patches_is_enriched_by_crops() {
 }
 
 #[test]
+fn object_boxes_enrich_teacher_and_student() {
+    let folder = tempfile::tempdir().unwrap();
+    let clip = tiny::model(folder.path(), "start", &tiny::config(16, 8), 1);
+    let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
+    let mut shard = tar::Builder::new(fs::File::create(folder.path().join("a.tar")).unwrap());
+    for number in 0..16u32 {
+        let picture = image::RgbImage::from_fn(24, 24, |x, y| {
+            image::Rgb([(x * number * 3) as u8, (y * 9) as u8, (number * 15) as u8])
+        });
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        let facts = serde_json::json!({
+            "captions": [format!("picture {number}")], "boxes": [[number % 8, 2, 12, 16]], "others": [[0, number % 8, 16, 12]],
+        });
+        for (ending, bytes) in [("png", bytes.into_inner()), ("json", facts.to_string().into_bytes())] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_cksum();
+            shard.append_data(&mut header, format!("{number:02}.{ending}"), bytes.as_slice()).unwrap();
+        }
+    }
+    shard.finish().unwrap();
+    let source = |boxes: &str| {
+        let shards = folder.path().join("a.tar");
+        format!("{{ source = \"webdataset\", shards = \"{}\"{boxes} }}", shards.display())
+    };
+    let stop = AtomicBool::new(false);
+    let train = |name: &str, text: String| {
+        let out = folder.path().join(name);
+        run(&parse(&text, &[], "test")?.runs[0], &out, &no_models, &options(&stop))?;
+        Ok::<_, trainer::Error>(out)
+    };
+    let emoji = "{ source = \"emoji\" }";
+    let teacher = |boxes: &str| {
+        tiny::recipe(&clip, 3).replace(emoji, &source(boxes)) + "\ncross_modal = { heads = 2, boxes = 4 }\n"
+    };
+    let refused = train("refused", teacher("")).unwrap_err().to_string();
+    assert!(refused.contains("cross_modal.boxes"), "{refused}");
+    let whole = train("whole", teacher(", boxes = \"none\"")).unwrap();
+    let boxed = train("boxed", teacher(", boxes = \"boxes\"")).unwrap();
+    // The head starts as one that changes nothing, and then learns from what it sees.
+    let (plain, seen) = (term(&whole, "task"), term(&boxed, "task"));
+    assert!((plain[0] - seen[0]).abs() < 1e-6 && (plain[2] - seen[2]).abs() > 1e-6, "{plain:?} {seen:?}");
+    // A student's teacher reads the boxes too.
+    let distilled = |name: &str, boxes: &str| {
+        let text = tiny::recipe(&student, 2).replace("losses.task = 1.0", "losses.cosine = 1.0");
+        let text = text.replace(emoji, &source(boxes))
+            + &format!("\nteacher.model = '{}'\n", boxed.join("model").display());
+        term(&train(name, text).unwrap(), "cosine")[0]
+    };
+    let of = |key: &str| distilled(key, &format!(", boxes = \"{key}\""));
+    let (own, others) = (of("boxes"), of("others"));
+    assert!((own - others).abs() > 1e-7, "{own} {others}");
+    assert!((distilled("no boxes", "") - own).abs() > 1e-7);
+}
+
+#[test]
 fn what_needs_an_image_alone_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let start = tiny::model(folder.path(), "start", &tiny::config(16, 8), 1);

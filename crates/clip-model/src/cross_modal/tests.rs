@@ -25,7 +25,7 @@ fn inputs() -> (Tensor, Tensor) {
 }
 
 fn enrich(head: &CrossModal, clip: &Clip, images: &Tensor, tokens: &Tensor) -> (Tensor, Tensor) {
-    let image = head.look(clip, images, &[]).unwrap();
+    let image = head.look(clip, images, &[], &[]).unwrap();
     head.enrich(&image, &clip.text_states(tokens, &[], &mut Tape::off()).unwrap()).unwrap()
 }
 
@@ -119,7 +119,7 @@ fn it_lies_beside_its_clip() {
     let (clip, (images, tokens)) = (clip(VIT), inputs());
     let folder = tempfile::tempdir().unwrap();
     assert!(CrossModal::open(folder.path(), &clip).unwrap().is_none());
-    let config = CrossModalConfig { layers: 2, heads: 3, mlp_ratio: 2.0, crops: 0 };
+    let config = CrossModalConfig { layers: 2, heads: 3, mlp_ratio: 2.0, crops: 0, boxes: 0 };
     let head = CrossModal::new(&config, &clip, 1).unwrap();
     stir(&head);
     head.save(folder.path()).unwrap();
@@ -143,6 +143,8 @@ fn what_cannot_be_built_is_said() {
         (CrossModalConfig { heads: 0, ..Default::default() }, "heads"),
         (CrossModalConfig { layers: 0, ..Default::default() }, "layers"),
         (CrossModalConfig { crops: 9, ..Default::default() }, "crops"),
+        (CrossModalConfig { boxes: 65, ..Default::default() }, "boxes"),
+        (CrossModalConfig { crops: 2, boxes: 2, ..Default::default() }, "crops or boxes"),
         (CrossModalConfig { mlp_ratio: f64::NAN, ..Default::default() }, "mlp_ratio"),
     ] {
         let error = CrossModal::new(&config, &own, 1).unwrap_err().to_string();
@@ -150,7 +152,7 @@ fn what_cannot_be_built_is_said() {
     }
     let text = own.text_states(&inputs().1.narrow(0, 0, 2), &[], &mut Tape::off()).unwrap();
     let head = CrossModal::new(&CrossModalConfig::default(), &own, 1).unwrap();
-    assert!(head.enrich(&head.look(&own, &inputs().0, &[]).unwrap(), &text).is_err());
+    assert!(head.enrich(&head.look(&own, &inputs().0, &[], &[]).unwrap(), &text).is_err());
 }
 
 #[test]
@@ -160,7 +162,7 @@ fn crops_are_regions_of_any_tower() {
     let config = CrossModalConfig { crops: 2, ..Default::default() };
     for clip in [&other, &clip(VIT)] {
         let head = CrossModal::new(&config, clip, 1).unwrap();
-        let seen = head.look(clip, &images, &[]).unwrap();
+        let seen = head.look(clip, &images, &[], &[]).unwrap();
         assert_eq!(seen.regions.size(), [6, 4, 24]);
         assert!(distance(&seen.states.embedding, &clip.encode_image(&images).unwrap()) < 1e-6);
         // The third region is the lower left quarter, at twice its size.
@@ -175,9 +177,53 @@ fn crops_are_regions_of_any_tower() {
     }
     // A tower without blocks says so, and crops that are smaller than a pixel too.
     let head = CrossModal::new(&config, &other, 1).unwrap();
-    assert!(head.look(&other, &images, &[0]).unwrap_err().to_string().contains("ViT"));
+    assert!(head.look(&other, &images, &[], &[0]).unwrap_err().to_string().contains("ViT"));
     let tiny = clip(r#"{"layers": 1, "width": 32, "head_width": 16, "patch_size": 2, "image_size": 4}"#);
     let head = CrossModal::new(&CrossModalConfig { crops: 5, ..config }, &tiny, 1).unwrap();
-    let error = head.look(&tiny, &images.narrow(2, 0, 4).narrow(3, 0, 4), &[]).unwrap_err().to_string();
+    let error = head.look(&tiny, &images.narrow(2, 0, 4).narrow(3, 0, 4), &[], &[]).unwrap_err().to_string();
     assert!(error.contains("4 px"), "{error}");
+}
+
+#[test]
+fn boxes_are_regions_of_any_tower() {
+    let (images, tokens) = inputs();
+    // The whole image, its lower right quarter (and one too many), nothing for the third, and no list from the fifth on.
+    let quarter = [0.5, 0.5, 1.0, 1.0];
+    let boxes =
+        [vec![[0.0, 0.0, 1.0, 1.0]], vec![quarter, [0.0, 0.0, 0.5, 1.0], quarter], vec![], vec![quarter]];
+    let config = CrossModalConfig { boxes: 2, ..Default::default() };
+    for clip in [&clip(r#"{"timm_model_name": "resnet18", "image_size": 32}"#), &clip(VIT)] {
+        let head = CrossModal::new(&config, clip, 1).unwrap();
+        let seen = head.look(clip, &images, &boxes, &[]).unwrap();
+        assert_eq!(seen.regions.size(), [6, 2, 24]);
+        let counts = Vec::<bool>::try_from(seen.counts.as_ref().unwrap().flatten(0, 1)).unwrap();
+        assert_eq!(counts, [true, false, true, true, true, false, true, false, true, false, true, false]);
+        let plain = clip.encode_image(&images).unwrap();
+        for row in [0, 2, 4, 5] {
+            assert!(distance(&seen.regions.get(row).get(0), &plain.get(row)) < 1e-5, "{row}");
+        }
+        // Inside of its outermost pixels, which a box also mixes with the pixels outside, a box is the enlarged tile.
+        let smooth = Tensor::arange(32, (Kind::Float, Device::Cpu)).view([1, 1, 1, 32]) / 32.0;
+        let smooth = smooth.expand([6, 3, 32, 32], false).contiguous();
+        let tile =
+            smooth.narrow(2, 16, 16).narrow(3, 16, 16).upsample_bilinear2d([32, 32], false, None, None);
+        let seen_smooth = head.look(clip, &smooth, &boxes, &[]).unwrap();
+        let expected = clip.encode_image(&tile).unwrap().get(0);
+        let apart = distance(&clip.encode_image(&smooth).unwrap().get(0), &expected);
+        assert!(distance(&seen_smooth.regions.get(1).get(0), &expected) < 0.1 * apart, "{apart}");
+        assert!(distance(&seen.regions.get(1).get(1), &seen.regions.get(1).get(0)) > 1e-3);
+        // What is no region has no say.
+        stir(&head);
+        let text = clip.text_states(&tokens, &[], &mut Tape::off()).unwrap();
+        let (image, told) = head.enrich(&seen, &text).unwrap();
+        let mut other = head.look(clip, &images, &boxes, &[]).unwrap();
+        let _ = other.regions.get(0).get(1).fill_(3.0);
+        let again = head.enrich(&other, &text).unwrap();
+        assert!(distance(&image, &again.0) < 1e-6 && distance(&told, &again.1) < 1e-6);
+        let _ = other.regions.get(1).get(1).fill_(3.0);
+        let again = head.enrich(&other, &text).unwrap();
+        assert!(distance(&image.get(1), &again.0.get(1)) > 1e-3);
+        other.counts = None;
+        assert!(distance(&image.get(0), &head.enrich(&other, &text).unwrap().0.get(0)) > 1e-3);
+    }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::boxes::Frame;
 use crate::image::decode::Decoded;
 use crate::image::resize::Rect;
 use crate::image::transform::{normalize_into, resized};
@@ -182,10 +183,7 @@ fn draw_erase(random: &mut Random) -> Option<[f64; 4]> {
 /// The parameters are clamped to the picture, so that a draw from elsewhere cannot reach outside it.
 pub fn augment_into(image: &Decoded, params: &AugmentParams, preprocess: &Preprocess, out: &mut [f32]) {
     let size = preprocess.size;
-    let [x, y, width, height] = params.crop;
-    let (x, y) = (x.min(image.width - 1), y.min(image.height - 1));
-    let part =
-        Rect { x, y, width: width.clamp(1, image.width - x), height: height.clamp(1, image.height - y) };
+    let part = crop_of(image, params);
     let all = Rect { x: 0, y: 0, width: size, height: size };
     let mut pixels = resized(image, part, size, size, all, preprocess.interpolation);
     if params.flip {
@@ -207,6 +205,21 @@ pub fn augment_into(image: &Decoded, params: &AugmentParams, preprocess: &Prepro
             }
         }
     }
+}
+
+/// Where the view of a draw lies over a picture.
+pub(crate) fn augment_frame(image: &Decoded, params: &AugmentParams, side: usize) -> Frame {
+    let part = crop_of(image, params);
+    let scale = [side as f64 / part.width as f64, side as f64 / part.height as f64];
+    let corner = [part.x as f64 * scale[0], part.y as f64 * scale[1]];
+    Frame { scale, corner, flip: params.flip, side }
+}
+
+/// The crop of a draw, clamped to the picture.
+fn crop_of(image: &Decoded, params: &AugmentParams) -> Rect {
+    let [x, y, width, height] = params.crop;
+    let (x, y) = (x.min(image.width - 1), y.min(image.height - 1));
+    Rect { x, y, width: width.clamp(1, image.width - x), height: height.clamp(1, image.height - y) }
 }
 
 fn mirror(row: &mut [u8]) {

@@ -8,8 +8,10 @@ pub mod decode;
 mod resize;
 pub mod transform;
 
+pub(crate) use augment::augment_frame;
 pub use augment::{AugmentConfig, AugmentParams, ColorJitter, augment_into};
 pub use decode::{DecodeError, Decoded, decode};
+pub(crate) use transform::eval_frame;
 pub use transform::{eval_into, eval_pixels};
 
 /// What a model wants of its images, as in the `preprocess_cfg` of a model folder.

@@ -1,5 +1,6 @@
 //! Decoded pictures to the model's input: the evaluation transform, normalisation, and cropping parts.
 
+use crate::boxes::Frame;
 use crate::image::decode::{Decoded, Mode, multiply, to_rgb};
 use crate::image::resize::{Pixels, Rect, resize};
 use crate::image::{Interpolation, Preprocess, ResizeMode, RgbImage};
@@ -9,27 +10,50 @@ pub fn eval_pixels(image: &Decoded, preprocess: &Preprocess) -> RgbImage {
     let size = preprocess.size;
     let whole = Rect { x: 0, y: 0, width: image.width, height: image.height };
     let filter = preprocess.interpolation;
+    let (width, height) = eval_size(image.width, image.height, preprocess);
     let pixels = match preprocess.resize_mode {
-        ResizeMode::Squash => {
-            resized(image, whole, size, size, Rect { x: 0, y: 0, width: size, height: size }, filter)
-        }
-        ResizeMode::Shortest => {
-            let (width, height) = scaled_to_shortest(image.width, image.height, size);
+        ResizeMode::Squash | ResizeMode::Shortest => {
             let wanted = Rect { x: centre(width, size), y: centre(height, size), width: size, height: size };
             resized(image, whole, width, height, wanted, filter)
         }
         ResizeMode::Longest => {
-            let longest = image.width.max(image.height) as f64;
-            // Python's `round`: half to even.
-            let scaled = |side: usize| {
-                ((side as f64 * (size as f64 / longest)).round_ties_even() as usize).clamp(1, size)
-            };
-            let (width, height) = (scaled(image.width), scaled(image.height));
             let inner = resized(image, whole, width, height, Rect { x: 0, y: 0, width, height }, filter);
             padded(&inner, width, height, size)
         }
     };
     RgbImage { width: size, height: size, pixels }
+}
+
+/// Width and height that the evaluation transform gives a picture before it crops or pads.
+fn eval_size(width: usize, height: usize, preprocess: &Preprocess) -> (usize, usize) {
+    let size = preprocess.size;
+    match preprocess.resize_mode {
+        ResizeMode::Squash => (size, size),
+        ResizeMode::Shortest => scaled_to_shortest(width, height, size),
+        ResizeMode::Longest => {
+            let longest = width.max(height) as f64;
+            // Python's `round`: half to even.
+            let scaled = |side: usize| {
+                ((side as f64 * (size as f64 / longest)).round_ties_even() as usize).clamp(1, size)
+            };
+            (scaled(width), scaled(height))
+        }
+    }
+}
+
+/// Where the evaluation transform's view lies over a picture.
+pub(crate) fn eval_frame(image: &Decoded, preprocess: &Preprocess) -> Frame {
+    let size = preprocess.size;
+    let (width, height) = eval_size(image.width, image.height, preprocess);
+    let corner = |scaled: usize| {
+        if scaled < size { -(((size - scaled) / 2) as f64) } else { centre(scaled, size) as f64 }
+    };
+    Frame {
+        scale: [width as f64 / image.width as f64, height as f64 / image.height as f64],
+        corner: [corner(width), corner(height)],
+        flip: false,
+        side: size,
+    }
 }
 
 /// [`eval_pixels`], normalised into `out` as channel planes `[3, size, size]` of float32.

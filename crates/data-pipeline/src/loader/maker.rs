@@ -34,6 +34,8 @@ struct SampleFacts {
     label: Option<usize>,
     caption: String,
     store_row: Option<u64>,
+    /// Object boxes in each view.
+    boxes: Vec<Vec<[f32; 4]>>,
 }
 
 impl Maker {
@@ -160,15 +162,19 @@ impl Maker {
                 name: view.name.clone(),
                 images: Array4::from_shape_vec((rows, 3, side, side), images).map_err(shape_error)?,
                 tokens: Array2::from_shape_vec((rows, context), tokens).map_err(shape_error)?,
+                boxes: Vec::with_capacity(rows),
             });
         }
         let (keys, labels, captions, store_rows) = Default::default();
         let mut batch = Batch { views, keys, labels, captions, store_rows, position };
-        for SampleFacts { key, label, caption, store_row } in facts.into_iter().flatten() {
+        for SampleFacts { key, label, caption, store_row, boxes } in facts.into_iter().flatten() {
             batch.keys.push(key);
             batch.labels.push(label);
             batch.captions.push(caption);
             batch.store_rows.extend(store_row);
+            for (view, boxes) in batch.views.iter_mut().zip(boxes) {
+                view.boxes.push(boxes);
+            }
         }
         Ok(batch)
     }
@@ -224,5 +230,7 @@ fn fill(
         sample.view_into(&view.image, pixels);
         view.tokenizer.encode_into(&caption, tokens);
     }
-    Ok(SampleFacts { key: sample.key, label: sample.label, caption, store_row: variant.map(|(row, _)| row) })
+    let boxes = config.views.iter().map(|view| sample.boxes(&view.image)).collect();
+    let store_row = variant.map(|(row, _)| row);
+    Ok(SampleFacts { key: sample.key, label: sample.label, caption, store_row, boxes })
 }

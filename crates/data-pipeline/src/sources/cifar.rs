@@ -158,6 +158,7 @@ impl Source for Cifar {
             image: RawImage::Rgb(RgbImage { width: SIDE, height: SIDE, pixels }),
             captions: self.templates.iter().map(|t| t.replace("{}", &self.class_names[label])).collect(),
             label: Some(label),
+            boxes: Vec::new(),
         })
     }
 

@@ -102,6 +102,7 @@ impl Source for Csv {
             image: RawImage::Encoded(bytes),
             captions: vec![caption.clone()],
             label: None,
+            boxes: Vec::new(),
         })
     }
 }

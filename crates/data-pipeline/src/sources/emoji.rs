@@ -112,6 +112,7 @@ impl Source for Emoji {
             image: RawImage::Rgb(image),
             captions,
             label: Some(entry.group),
+            boxes: Vec::new(),
         })
     }
 

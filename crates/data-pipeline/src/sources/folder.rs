@@ -157,7 +157,13 @@ impl Source for Folder {
             reason: e.to_string(),
         })?;
         let captions = self.templates.iter().map(|t| t.replace("{}", &self.class_names[*class])).collect();
-        Ok(RawSample { key, image: RawImage::Encoded(bytes), captions, label: Some(*class) })
+        Ok(RawSample {
+            key,
+            image: RawImage::Encoded(bytes),
+            captions,
+            label: Some(*class),
+            boxes: Vec::new(),
+        })
     }
 
     fn class_names(&self) -> Option<&[String]> {

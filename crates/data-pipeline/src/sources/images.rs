@@ -38,9 +38,13 @@ impl Source for Images {
         let path = &self.paths[index];
         let key = path.display().to_string();
         match std::fs::read(path) {
-            Ok(bytes) => {
-                Ok(RawSample { key, image: RawImage::Encoded(bytes), captions: vec![], label: None })
-            }
+            Ok(bytes) => Ok(RawSample {
+                key,
+                image: RawImage::Encoded(bytes),
+                captions: vec![],
+                label: None,
+                boxes: Vec::new(),
+            }),
             Err(e) => Err(Error::Sample { key, kind: "unreadable", reason: e.to_string() }),
         }
     }

@@ -103,6 +103,7 @@ impl Source for Karpathy {
                 image: RawImage::Encoded(bytes),
                 captions: captions.clone(),
                 label: None,
+                boxes: Vec::new(),
             }),
             Err(e) => Err(Error::Sample { key, kind: "unreadable", reason: e.to_string() }),
         }

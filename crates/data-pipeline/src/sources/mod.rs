@@ -102,6 +102,11 @@ pub enum SourceConfig {
 }
 
 impl SourceConfig {
+    /// Whether object boxes are read.
+    pub fn names_boxes(&self) -> bool {
+        matches!(self, SourceConfig::WebDataset(config) if config.boxes.is_some())
+    }
+
     /// Opens the source; relative paths start at `base`.
     ///
     /// Shards that are broken are judged by the loader's policy, or by the evaluation.

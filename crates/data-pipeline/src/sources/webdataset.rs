@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::boxes;
 use crate::sample::{RawImage, RawSample};
 use crate::sources::paths::{expand_braces, resolve};
 use crate::sources::shard::{Index, Members, Span};
@@ -22,12 +23,17 @@ pub struct WebDatasetConfig {
     /// texts. Left out: `captions` of the `.json` file if it has them, else the `.txt` file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caption: Option<String>,
+    /// Where object boxes are: a key of the `.json` file, whose value is a list of `[x, y, width, height]` in pixels
+    /// of the stored image (COCO's form). Left out, none are read; a sample without the key has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boxes: Option<String>,
 }
 
 /// Tar shards, indexed once; samples are read where they lie.
 pub struct WebDataset {
     name: String,
     caption: Option<String>,
+    boxes: Option<String>,
     shards: Vec<PathBuf>,
     /// Samples with the number of their shard.
     samples: Vec<(usize, Members)>,
@@ -56,8 +62,15 @@ impl WebDataset {
             shards.push(path);
             samples.extend(index.samples.into_iter().map(|members| (number, members)));
         }
-        let (name, caption) = (config.shards.clone(), config.caption.clone());
-        Ok(WebDataset { name, caption, shards, samples, damage })
+        let (name, caption, boxes) = (config.shards.clone(), config.caption.clone(), config.boxes.clone());
+        Ok(WebDataset { name, caption, boxes, shards, samples, damage })
+    }
+
+    fn boxes(&self, file: &File, members: &Members) -> std::result::Result<Vec<[f32; 4]>, String> {
+        let (Some(key), Some(span)) = (&self.boxes, members.json) else { return Ok(Vec::new()) };
+        let bytes = bytes(file, span).map_err(|e| e.to_string())?;
+        let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| format!("json: {e}"))?;
+        value.get(key).map_or_else(|| Ok(Vec::new()), boxes::from_json)
     }
 
     fn captions(&self, file: &File, members: &Members) -> std::result::Result<Vec<String>, String> {
@@ -107,8 +120,9 @@ impl Source for WebDataset {
         // in a shuffled order the next sample is almost always in another one.
         let file = File::open(path).map_err(|e| damaged("unreadable", e.to_string()))?;
         let captions = self.captions(&file, members).map_err(|reason| damaged("no caption", reason))?;
+        let boxes = self.boxes(&file, members).map_err(|reason| damaged("boxes", reason))?;
         let bytes = bytes(&file, image).map_err(|e| damaged("unreadable", e.to_string()))?;
-        Ok(RawSample { image: RawImage::Encoded(bytes), captions, label: None, key })
+        Ok(RawSample { image: RawImage::Encoded(bytes), captions, label: None, boxes, key })
     }
 
     fn damage(&self) -> Option<&Damage> {

@@ -59,6 +59,12 @@ impl Recipe {
             let name = term.loss.name();
             return fail(format!("a [cross_modal] head is trained by `task` alone: leave out losses.{name}"));
         }
+        let boxes = self.cross_modal.as_ref().is_some_and(|head| head.boxes > 0);
+        if boxes && !self.data.train.iter().any(|own| own.source.names_boxes()) {
+            return fail(
+                "cross_modal.boxes reads object boxes, which no source of data.train names: give a webdataset its `boxes`".into(),
+            );
+        }
         let stored = self.teachers.iter().filter(|teacher| teacher.store.is_some()).count();
         if stored > 0 && self.teachers.len() > 1 {
             return fail("a store holds all its teachers: name it as the only [teacher]".into());
