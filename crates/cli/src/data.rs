@@ -80,7 +80,7 @@ pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, 
         }
         (manifest.source(&eval.split)?, root, task, eval.prompts.clone())
     } else if let Some(shards) = shards(path, data)? {
-        let source = SourceConfig::WebDataset(WebDatasetConfig { shards, caption: None });
+        let source = SourceConfig::WebDataset(WebDatasetConfig { shards, caption: None, boxes: None });
         (source, PathBuf::new(), EvalTask::Retrieval, None)
     } else if data == "emoji" {
         let held_out = data_pipeline::sources::EmojiConfig { split: Split::Test };
