@@ -422,7 +422,7 @@ mod tests {
         let text = |seeds: &str| {
             sweep(&format!(
                 "seeds = {seeds}\n[[shared]]\nname = 'all'\n[[shared]]\nname = 'teacher'\nseeds = [1, 2]\nsettings.train.steps = 9\n\
-                 [[cells]]\nname = 'plain'\nsettings = { losses.crd = 1.0, teacher.model = '@all' }\n[[cells]]\nname = 'crd'\nsettings = { losses.crd = 1.0, teacher.model = '@teacher' }",
+                 [[cells]]\nname = 'plain'\nsettings = {{ losses.crd = 1.0, teacher.model = '@all' }}\n[[cells]]\nname = 'crd'\nsettings = {{ losses.crd = 1.0, teacher.model = '@teacher' }}",
             ))
         };
         let swept = text("[1, 2]").unwrap();
