@@ -40,9 +40,7 @@ pub(crate) fn open_weights(name: &str, arch: Option<&str>) -> anyhow::Result<(Op
         None => folder::open(&located, Device::Cpu, 0)?,
     };
     if !opened.has_weights {
-        bail!(
-            "`{name}` is a preset without weights: name a model folder, such as runs/NAME/model, or a checkpoint"
-        );
+        bail!("`{name}` has no weights: name a model folder, such as runs/NAME/model, or a checkpoint");
     }
     for note in &opened.notes {
         output::note(format!("{name}: {note}"));

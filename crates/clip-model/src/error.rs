@@ -27,7 +27,9 @@ pub enum Error {
         reason: String,
     },
     /// Neither a preset, nor a model folder, nor a weight file.
-    #[error("no model `{name}`: neither a preset ({presets}) nor a model folder or weight file on disk")]
+    #[error(
+        "no model `{name}`: neither a preset ({presets}) nor a model folder, configuration or weight file on disk"
+    )]
     UnknownModel {
         /// What was asked for.
         name: String,

@@ -49,10 +49,12 @@ impl FolderConfig {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG_FILE);
         let json = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-        let name = path.display().to_string();
-        let config: FolderConfig =
-            serde_json::from_str(&json).map_err(|e| Error::config(&name, e.to_string()))?;
-        config.model_cfg.validate(&name)?;
+        Self::parse(&path.display().to_string(), &json)
+    }
+
+    fn parse(name: &str, json: &str) -> Result<Self> {
+        let config: Self = serde_json::from_str(json).map_err(|e| Error::config(name, e.to_string()))?;
+        config.model_cfg.validate(name)?;
         Ok(config)
     }
 }
@@ -114,8 +116,8 @@ impl Adjust {
     }
 }
 
-/// Opens what a user names: a preset (fresh weights from `seed`), a model folder of open_clip or of
-/// Hugging Face, or a checkpoint of any kind that [`checkpoint::read`] reads.
+/// Opens what a user names: a preset or a configuration file in open_clip's format (`*.json`; fresh weights from
+/// `seed`), a model folder of open_clip or of Hugging Face, or a checkpoint of any kind that [`checkpoint::read`] reads.
 ///
 /// # Errors
 /// [`Error::UnknownModel`] where it is none of them; the errors of the files otherwise.
@@ -131,6 +133,11 @@ pub fn open_adjusted(name: &str, device: Device, seed: u64, adjust: &Adjust) -> 
     let path = Path::new(name);
     if path.is_dir() {
         return open_folder(path, device, adjust);
+    }
+    if is_config(path) {
+        let FolderConfig { model_cfg, preprocess_cfg } = read_config(path)?;
+        let model = Clip::new(&adjust.apply(&model_cfg)?, device, seed)?;
+        return Ok(Opened { model, preprocess: preprocess_cfg, has_weights: false, notes: Vec::new() });
     }
     if path.is_file() {
         let read = checkpoint::read(path)?;
@@ -182,10 +189,31 @@ pub fn config(name: &str) -> Result<ClipConfig> {
         }
         return Ok(FolderConfig::read(path)?.model_cfg);
     }
+    if is_config(path) {
+        return Ok(read_config(path)?.model_cfg);
+    }
     if path.is_file() {
         return checkpoint::read(path)?.infer_config();
     }
     presets::get(name)
+}
+
+/// Whether a path is that of a configuration, of which no weights are known.
+fn is_config(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) && path.is_file()
+}
+
+/// A model configuration as open_clip keeps them, or the one of a model folder.
+fn read_config(path: &Path) -> Result<FolderConfig> {
+    let json = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let name = path.display().to_string();
+    let whole: serde_json::Value =
+        serde_json::from_str(&json).map_err(|e| Error::config(&name, e.to_string()))?;
+    if whole.get("model_cfg").is_some() {
+        return FolderConfig::parse(&name, &json);
+    }
+    let model_cfg = ClipConfig::from_json(&name, &json)?;
+    Ok(FolderConfig { preprocess_cfg: default_preprocess(&model_cfg), model_cfg })
 }
 
 /// What a preset or bare file does not say: OpenAI's values, or SigLIP's for its towers.
@@ -285,4 +313,51 @@ pub fn save(folder: &Path, model: &Clip, preprocess: &PreprocessConfig) -> Resul
         &folder.join(WEIGHTS_FILE),
         model.params().state().map(|p| (p.name.as_str(), &p.tensor)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = r#"{"embed_dim": 8, "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 64, "layers": 1},
+        "text_cfg": {"context_length": 6, "vocab_size": 30, "width": 8, "heads": 2, "layers": 1}}"#;
+
+    #[test]
+    fn a_configuration_of_ones_own_starts_from_scratch() {
+        let folder = tempfile::tempdir().unwrap();
+        let (plain, whole) = (folder.path().join("mine.json"), folder.path().join("whole.JSON"));
+        std::fs::write(&plain, CONFIG).unwrap();
+        let preprocess = r#""preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}"#;
+        std::fs::write(&whole, format!(r#"{{"model_cfg": {CONFIG}, {preprocess}}}"#)).unwrap();
+        let [plain, whole] = [plain, whole].map(|path| path.display().to_string());
+
+        let first = open(&plain, Device::Cpu, 3).unwrap();
+        assert!(!first.has_weights);
+        assert_eq!(first.preprocess, PreprocessConfig::default());
+        assert_eq!(config(&plain).unwrap(), *first.model.config());
+        let weights = |seed: u64| {
+            let opened = open(&plain, Device::Cpu, seed).unwrap();
+            opened.model.params().get("text_projection").unwrap().shallow_clone()
+        };
+        assert_eq!(weights(3), *first.model.params().get("text_projection").unwrap());
+        assert_ne!(weights(4), weights(3));
+
+        let adjust = Adjust { image_size: Some(24), ..Adjust::default() };
+        let second = open_adjusted(&whole, Device::Cpu, 3, &adjust).unwrap();
+        assert_eq!(second.preprocess.mean, [0.1, 0.2, 0.3]);
+        assert_eq!(second.model.config().vision_cfg.image_size, 24);
+    }
+
+    #[test]
+    fn what_is_no_configuration_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine.json");
+        let broken = CONFIG.replace("\"embed_dim\": 8", "\"embed_dim\": 0");
+        for text in ["", "{", "[]", "{\"model_cfg\": 3}", &broken, &CONFIG.replace("width", "breadth")] {
+            std::fs::write(&path, text).unwrap();
+            let error = open(&path.display().to_string(), Device::Cpu, 0).unwrap_err().to_string();
+            assert!(error.contains("mine.json"), "{text}: {error}");
+            assert!(config(&path.display().to_string()).is_err(), "{text}");
+        }
+    }
 }

@@ -3,23 +3,48 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// In which numbers a model computes its matrix products and convolutions.
 ///
 /// Weights, gradients, norms of layers, the residual stream of transformers and embeddings are float32 in both: what
 /// mixed precision changes is the operands of the products (Micikevicius et al. 2018; bfloat16 has float32's range,
 /// so that no loss scaling is needed).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// Float32 throughout.
     #[default]
-    #[serde(rename = "fp32")]
     Float32,
     /// Products of bfloat16 operands.
-    #[serde(rename = "bf16")]
     BFloat16,
+}
+
+impl Precision {
+    /// The faster one on a device: bfloat16 where its own instructions multiply it, float32 elsewhere.
+    ///
+    /// Without such instructions a product of bfloat16 operands takes many times as long as one of float32.
+    pub fn fastest(device: Device) -> Self {
+        match device.is_cuda() || multiplies_bf16() {
+            true => Self::BFloat16,
+            false => Self::Float32,
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn multiplies_bf16() -> bool {
+    std::arch::is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
+fn multiplies_bf16() -> bool {
+    std::arch::is_aarch64_feature_detected!("bf16")
+}
+
+// Elsewhere libtorch has no kernels that use such instructions.
+#[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_os = "linux"))))]
+fn multiplies_bf16() -> bool {
+    false
 }
 
 /// The switch that all layers of one model share. A new model evaluates.

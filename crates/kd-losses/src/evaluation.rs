@@ -120,6 +120,13 @@ impl<'a> PairTerms<'a> {
                 let bank = teacher.extra.anchors.ok_or_else(missing)?;
                 structure::anchors(self.projected(), teacher.local, bank, term.temperatures())
             }
+            Loss::Vocabulary => {
+                let missing = || Error::Setting("`vocabulary` needs the prompts of a class list".into());
+                let own = self.student.side.extra.classes.ok_or_else(missing)?;
+                let theirs = teacher.extra.classes.ok_or_else(missing)?;
+                let (student, teacher) = (&self.student.own().image, &teacher.local.image);
+                structure::vocabulary((student, own), (teacher, theirs), term.temperatures())
+            }
         }
     }
 

@@ -77,12 +77,44 @@ pub fn anchors(
     Ok(compare(&[towards(student)], &[towards(teacher)], temperatures))
 }
 
+/// Mean over temperatures and rows of KL(teacher ‖ student) for the joint Gram matrix of images and prompts.
+///
+/// Images `[images, width]` and prompts `[prompts, width]` are unit rows; the prompts are the same texts for both
+/// models, and no image need belong to any of them. So the text tower learns where the teacher has words that no
+/// caption of the batch names.
+///
+/// # Errors
+/// [`Error::Shapes`] where one side has other rows than the other; [`Error::Setting`] as for [`gram`].
+pub fn vocabulary(
+    student: (&Tensor, &Tensor),
+    teacher: (&Tensor, &Tensor),
+    temperatures: &[f64],
+) -> Result<Tensor> {
+    check_temperatures(temperatures)?;
+    let joint = |(images, prompts): (&Tensor, &Tensor)| -> Result<Tensor> {
+        Ok(Tensor::f_cat(&[images, prompts], 0)?)
+    };
+    let (left, right) = (joint(student)?, joint(teacher)?);
+    if student.0.size()[0] != teacher.0.size()[0] || left.size()[0] != right.size()[0] || left.size()[0] < 2 {
+        return Err(Error::Shapes {
+            left: "the student's images and prompts",
+            left_shape: left.size(),
+            right: "the teacher's images and prompts",
+            right_shape: right.size(),
+            rule: "both embed the same images and prompts, at least two rows in all",
+        });
+    }
+    Ok(compare(&[within(&left)], &[within(&right)], temperatures))
+}
+
+/// The cosines of unit rows with one another; those of a row with itself are taken out.
+fn within(rows: &Tensor) -> Tensor {
+    let identity = Tensor::eye(rows.size()[0], (Kind::Bool, rows.device()));
+    rows.matmul(&rows.tr()).masked_fill(&identity, OUT)
+}
+
 /// Matrices whose rows are compared; a row's cosine with itself is taken out.
 fn cosines(pairs: &Embeddings, block: Block) -> Vec<Tensor> {
-    let within = |rows: &Tensor| {
-        let identity = Tensor::eye(rows.size()[0], (Kind::Bool, rows.device()));
-        rows.matmul(&rows.tr()).masked_fill(&identity, OUT)
-    };
     match block {
         Block::Joint => vec![within(&Tensor::cat(&[&pairs.image, &pairs.text], 0))],
         Block::ImageImage => vec![within(&pairs.image)],
@@ -177,6 +209,27 @@ mod tests {
         assert!(gram(&mirrored, &teacher, Block::Joint, &TEMPERATURES).unwrap().double_value(&[]) < 1e-5);
         assert!(loss(&mirrored) > 0.5);
         assert!(anchors(&teacher, &teacher, &randn(4, 6), &TEMPERATURES).is_err());
+    }
+
+    #[test]
+    fn a_vocabulary_stands_in_for_the_captions() {
+        tch::manual_seed(3);
+        let (student, teacher) = (randn(5, 4), randn(5, 6));
+        let of = |pairs: &Embeddings, prompts: i64| {
+            (pairs.image.shallow_clone(), pairs.text.narrow(0, 0, prompts))
+        };
+        let loss = |student: &(Tensor, Tensor), teacher: &(Tensor, Tensor)| {
+            vocabulary((&student.0, &student.1), (&teacher.0, &teacher.1), &TEMPERATURES)
+        };
+        // With as many prompts as images it is the joint Gram matrix; their number is free.
+        let joint = gram(&student, &teacher, Block::Joint, &TEMPERATURES).unwrap().double_value(&[]);
+        let whole = loss(&of(&student, 5), &of(&teacher, 5)).unwrap().double_value(&[]);
+        assert!((whole - joint).abs() < 1e-6, "{whole}, {joint}");
+        let three = loss(&of(&student, 3), &of(&teacher, 3)).unwrap().double_value(&[]);
+        assert!(three > 0.1 && (three - joint).abs() > 1e-3, "{three}");
+        assert!(loss(&of(&teacher, 3), &of(&teacher, 3)).unwrap().double_value(&[]).abs() < 1e-5);
+        assert!(loss(&of(&student, 3), &of(&teacher, 4)).is_err());
+        assert!(loss(&of(&randn(1, 4), 0), &of(&randn(1, 6), 0)).is_err());
     }
 
     #[test]

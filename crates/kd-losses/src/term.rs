@@ -55,6 +55,8 @@ pub enum Loss {
     GramImageText,
     /// Structure transfer: a bank of teacher embeddings beyond the batch.
     Anchors,
+    /// Structure transfer: the batch's images among the prompts of a vocabulary.
+    Vocabulary,
 }
 
 /// What is known of a loss: name, one line, source.
@@ -70,7 +72,7 @@ const FITNETS: &str = "after FitNets (Romero et al. 2015)";
 const OWN: &str = "this project";
 
 #[rustfmt::skip]
-const FACTS: [Facts; 23] = [
+const FACTS: [Facts; 24] = [
     Facts { loss: Loss::Task, name: "task", summary: "cross-entropy of image-text logits, both directions", source: "CLIP (Radford et al. 2021)" },
     Facts { loss: Loss::Siglip, name: "siglip", summary: "pairwise sigmoid of image-text logits", source: "SigLIP (Zhai et al. 2023)" },
     Facts { loss: Loss::Hinton, name: "hinton", summary: "KL of zero-shot class logits at a temperature", source: "Hinton et al. 2015" },
@@ -94,6 +96,7 @@ const FACTS: [Facts; 23] = [
     Facts { loss: Loss::GramTextText, name: "gram-text-text", summary: "its text-text block alone", source: OWN },
     Facts { loss: Loss::GramImageText, name: "gram-image-text", summary: "its image-text block alone", source: OWN },
     Facts { loss: Loss::Anchors, name: "anchors", summary: "KL of similarities to teacher embeddings beyond the batch", source: OWN },
+    Facts { loss: Loss::Vocabulary, name: "vocabulary", summary: "the joint Gram matrix of the images and prompts of a class list", source: OWN },
 ];
 
 impl Loss {
@@ -132,6 +135,11 @@ impl Loss {
         matches!(self, Loss::PatchTokens | Loss::Hidden)
     }
 
+    /// Whether the term reads the embeddings of a class list of both models ([`crate::Extra::classes`]).
+    pub fn reads_classes(self) -> bool {
+        matches!(self, Loss::Hinton | Loss::Vocabulary)
+    }
+
     /// Whether the term works on student embeddings that are projected to the teacher's width.
     pub fn works_in_teacher_width(self) -> bool {
         matches!(
@@ -158,9 +166,12 @@ impl Loss {
     pub fn default_temperatures(self) -> &'static [f64] {
         match self {
             Loss::Hinton => &[4.0],
-            Loss::Gram | Loss::GramImageImage | Loss::GramTextText | Loss::GramImageText | Loss::Anchors => {
-                &structure::TEMPERATURES
-            }
+            Loss::Gram
+            | Loss::GramImageImage
+            | Loss::GramTextText
+            | Loss::GramImageText
+            | Loss::Anchors
+            | Loss::Vocabulary => &structure::TEMPERATURES,
             _ => &[],
         }
     }

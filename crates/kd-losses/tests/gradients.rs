@@ -108,7 +108,7 @@ fn terms_of_the_objective() {
             }
             match loss {
                 Loss::Mfd => leaves[0] = masked.shallow_clone(),
-                Loss::Hinton => leaves[1] = classes.shallow_clone(),
+                Loss::Hinton | Loss::Vocabulary => leaves[1] = classes.shallow_clone(),
                 Loss::GramImageImage => drop(leaves.remove(1)),
                 Loss::PatchTokens => {
                     drop(leaves.drain(..2));

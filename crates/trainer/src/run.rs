@@ -199,7 +199,7 @@ impl<'a> Session<'a> {
         recipe.check_terms(steps, &recipe.name)?;
         let mut teaching = Teaching::open(recipe, models, &plain, device, options)?;
         teaching.warn_of_boxes(recipe);
-        teaching.prepare(recipe, &plain)?;
+        teaching.prepare(recipe, models, &plain)?;
         let terms = recipe.terms(steps);
         let made = || tokens::objective(recipe, &terms, &student, &reader, &mut teaching);
         let (objective, taps) = seeded(recipe.seed, made)?;
@@ -213,13 +213,13 @@ impl<'a> Session<'a> {
         };
         trainee.seed = recipe.seed;
         trainee.taps = taps;
-        trainee.precision = recipe.train.precision;
-        teaching.compute_in(recipe.train.precision);
+        trainee.precision = recipe.train.precision.on(device);
+        teaching.compute_in(trainee.precision);
         trainee.grad_checkpointing = recipe.train.grad_checkpointing;
         trainee.pruner = student::pruner(recipe, &trainee.student, saved.as_ref().map(|(_, s)| s), steps)?;
         trainee.masked_share = recipe.loss(Loss::Mfd).map_or(0.0, LossConfig::masked_share);
         if let Some((names, templates)) = class_list(recipe)? {
-            let per_step = recipe.loss(Loss::Hinton).and_then(|config| config.classes_per_step);
+            let per_step = recipe.reads_classes().and_then(|config| config.classes_per_step);
             trainee.classes = Some(ClassList::new(&reader, &names, &templates, per_step, device)?);
         }
 
@@ -235,7 +235,7 @@ impl<'a> Session<'a> {
             state = saved;
         }
         run_folder::write_recipe(folder, recipe)?;
-        run_folder::write_info(folder, recipe, &state, options.version, &trainee.student)?;
+        run_folder::write_info(folder, recipe, &state, options.version, &trainee)?;
         let loader = open_loader(recipe, &reader, &mut teaching, mixture, state.position)?;
         let schedule = Schedule {
             base_lr: recipe.optimizer.lr,

@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use clip_model::Clip;
 use serde_json::json;
 
 use crate::checkpoint::State;
 use crate::recipe::{Eval, Recipe};
 use crate::run::{MODEL_FOLDER, RECIPE_FILE, REPORT_FILE, Results};
+use crate::step::Trainee;
 use crate::{Error, Result};
 
 /// Held by the process that works in the folder; the system frees it when the process ends.
@@ -142,7 +142,7 @@ pub(crate) fn write_info(
     recipe: &Recipe,
     state: &State,
     version: &str,
-    student: &Clip,
+    trainee: &Trainee,
 ) -> Result<()> {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
@@ -156,8 +156,9 @@ pub(crate) fn write_info(
             "cores": std::thread::available_parallelism().map_or(0, |n| n.get()),
             "threads": tch::get_num_threads(),
             "device": recipe.train.device,
+            "precision": format!("{:?}", trainee.precision),
         },
-        "parameters": student.params().count(),
+        "parameters": trainee.student.params().count(),
         "data": state.data,
     });
     let path = folder.join("run.json");

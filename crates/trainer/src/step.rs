@@ -271,7 +271,7 @@ impl Trainee {
             .then(|| self.student.encode_image_masked(&input.images, self.masked_share, tape))
             .transpose()?;
         let classes = match &self.classes {
-            Some(classes) if active.contains(&Loss::Hinton) => {
+            Some(classes) if active.iter().any(|loss| loss.reads_classes()) => {
                 let places = classes.draw(self.drop_seed(micro_batch), self.student.device())?;
                 Some((classes.encode(&self.student, &places, tape)?, places))
             }

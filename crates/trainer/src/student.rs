@@ -89,8 +89,7 @@ fn inherit_from(larger: &str, run: Option<&str>, student: &Opened) -> Result<()>
     let larger = &*locate(larger, Need::Weights, false)?;
     let opened = folder::open(larger, Device::Cpu, 0)?;
     if !opened.has_weights {
-        let reason =
-            format!("inherit = \"{larger}\" is a preset without weights: name a model folder or file");
+        let reason = format!("inherit = \"{larger}\" has no weights: name a model folder or file");
         return Err(Error::recipe("student", reason));
     }
     inherit::inherit(&student.model, &opened.model)?;

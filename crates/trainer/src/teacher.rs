@@ -160,6 +160,6 @@ impl Teacher {
 }
 
 pub(crate) fn without_weights(name: &str) -> Error {
-    let reason = format!("`{name}` is a preset without weights: name a model folder or a safetensors file");
+    let reason = format!("`{name}` has no weights: name a model folder or a safetensors file");
     Error::recipe("teacher", reason)
 }

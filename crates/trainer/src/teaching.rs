@@ -158,7 +158,12 @@ impl Teaching {
     }
 
     /// Computes what terms read of the teachers beyond the batch: anchors, and class weights.
-    pub(crate) fn prepare(&mut self, recipe: &Recipe, sources: &[Arc<dyn Source>]) -> Result<()> {
+    pub(crate) fn prepare(
+        &mut self,
+        recipe: &Recipe,
+        models: Models<'_>,
+        sources: &[Arc<dyn Source>],
+    ) -> Result<()> {
         if let Some(config) = recipe.loss(Loss::Anchors) {
             let samples = sources.iter().map(|source| source.len() as u64).sum::<u64>();
             let count = (config.anchor_count() as u64).min(samples);
@@ -170,7 +175,7 @@ impl Teaching {
         if let Some((names, templates)) = class_list(recipe)? {
             let texts = prompts(&names, &templates);
             for place in 0..self.guides.len() {
-                let rows = self.texts(place, &texts)?;
+                let rows = self.prompts(place, &texts, recipe, models)?;
                 self.guides[place].classes = Some(ensemble(&rows, templates.len() as i64)?);
             }
         }
@@ -219,15 +224,24 @@ impl Teaching {
         parts.into_iter().map(bank).collect()
     }
 
+    /// Unit embeddings of a class list's prompts; a store need not hold them where the recipe names its model.
+    fn prompts(&self, place: usize, texts: &[String], recipe: &Recipe, models: Models<'_>) -> Result<Tensor> {
+        let config = recipe.teachers.get(place).filter(|config| config.names_a_model());
+        match (&self.store, config) {
+            (Some(store), Some(config)) if !store.holds(texts) => {
+                let (teacher, reader) = open_teacher(config, models, self.device)?;
+                embed_texts(&teacher, &reader, texts, self.device)
+            }
+            _ => self.texts(place, texts),
+        }
+    }
+
     /// Unit embeddings of texts by one teacher.
     fn texts(&self, place: usize, texts: &[String]) -> Result<Tensor> {
-        if let Some(store) = &self.store {
-            return self.tensor(&store.texts(place, texts)?);
+        match &self.store {
+            Some(store) => self.tensor(&store.texts(place, texts)?),
+            None => embed_texts(self.live(place)?, &self.readers[place], texts, self.device),
         }
-        let parts = texts
-            .chunks(BATCH)
-            .map(|texts| self.live(place)?.embed_texts(&self.readers[place].tokens(texts, self.device)?));
-        Ok(Tensor::f_cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
     }
 
     fn live(&self, place: usize) -> Result<&Teacher> {
@@ -240,6 +254,11 @@ impl Teaching {
         let values = rows.iter().copied().collect::<Vec<_>>();
         Ok(Tensor::f_from_slice(&values)?.f_view([count as i64, width as i64])?.f_to_device(self.device)?)
     }
+}
+
+fn embed_texts(teacher: &Teacher, reader: &Reader, texts: &[String], device: Device) -> Result<Tensor> {
+    let parts = texts.chunks(BATCH).map(|texts| teacher.embed_texts(&reader.tokens(texts, device)?));
+    Ok(Tensor::f_cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
 }
 
 /// Checks what can be known of a recipe's teachers, stores and class lists before the run.
@@ -290,9 +309,9 @@ fn make_or_wait(
     }
 }
 
-/// Names and templates of the soft targets' class list, where there is one.
+/// Names and templates of the recipe's class list, where there is one.
 pub(crate) fn class_list(recipe: &Recipe) -> Result<Option<(Vec<String>, Vec<String>)>> {
-    let Some(config) = recipe.loss(Loss::Hinton) else { return Ok(None) };
+    let Some(config) = recipe.reads_classes() else { return Ok(None) };
     let Some(classes) = &config.classes else { return Ok(None) };
     let templates = match &config.prompts {
         Some(templates) => templates.texts()?,

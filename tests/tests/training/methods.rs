@@ -40,6 +40,7 @@ fn models(folder: &Path) {
 fn entry(loss: Loss) -> String {
     match loss {
         Loss::Hinton => "hinton = { weight = 1.0, temperature = 2.0, prompts = ['{}', 'an emoji of {}'], classes = ['cat', 'dog', 'red flag'], classes_per_step = 2 }".into(),
+        Loss::Vocabulary => "vocabulary = { weight = 1.0, classes = ['cat', 'dog', 'red flag'], classes_per_step = 2 }".into(),
         Loss::Anchors => "anchors = { weight = 1.0, count = 20 }".into(),
         // Weights are such that each term counts beside the task; these two are tiny by themselves.
         Loss::Gd => "gd = 1e6".into(),

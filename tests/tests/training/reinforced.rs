@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use clip_distill_tests::tiny;
 use data_pipeline::store::{Store, StoreKind};
-use trainer::recipe::parse;
+use trainer::recipe::{Classes, parse};
 use trainer::reinforce::{Making, reinforce};
 use trainer::run::{Options, run};
 use trainer::{Recipe, Result};
@@ -106,6 +106,22 @@ fn a_store_that_is_named_with_its_teacher_is_made_and_checked() {
     bed.losses(&both("teacher"), "made").unwrap();
     assert!(Store::is_finished(&bed.path("store")));
     bed.losses(&both("teacher"), "again").unwrap();
+    // Prompts that the store does not hold come from the model that is named with it.
+    let mut live = bed.live();
+    live.train.steps = Some(2);
+    let with_other_classes = |recipe: &mut Recipe| {
+        let config = recipe.losses.get_mut(&kd_losses::Loss::Hinton).unwrap();
+        config.classes = Some(Classes::Listed(vec!["bird".into(), "fish".into(), "car".into()]));
+    };
+    let mut stored = both("teacher");
+    with_other_classes(&mut live);
+    with_other_classes(&mut stored);
+    let (live, from_both) =
+        (bed.losses(&live, "live").unwrap(), bed.losses(&stored, "other classes").unwrap());
+    assert!(worst(&live, &from_both) < 1e-4);
+    stored.teachers[0].model = None;
+    let error = bed.losses(&stored, "store alone").unwrap_err().to_string();
+    assert!(error.contains("has no embedding of the text"), "{error}");
     let error = bed.losses(&both("stranger"), "stranger").unwrap_err().to_string();
     assert!(error.contains("another teacher"), "{error}");
     // The same weights under another activation are another teacher.

@@ -214,6 +214,11 @@ impl Store {
         Ok(rows)
     }
 
+    /// Whether it holds embeddings of all these texts.
+    pub fn holds<S: AsRef<str>>(&self, texts: &[S]) -> bool {
+        texts.iter().all(|text| self.captions.contains_key(&caption_key(text.as_ref())))
+    }
+
     /// Unit text embeddings `[texts, width]` of one teacher.
     ///
     /// # Errors

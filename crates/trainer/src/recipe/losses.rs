@@ -50,13 +50,13 @@ pub struct LossConfig {
     /// `hidden`: blocks of each tower that are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<usize>,
-    /// `hinton`: the class list.
+    /// `hinton`, `vocabulary`: the class list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<Classes>,
-    /// `hinton`: templates for the class names.
+    /// `hinton`, `vocabulary`: templates for the class names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts: Option<Templates>,
-    /// `hinton`: classes that a step draws from the list; left out, all.
+    /// `hinton`, `vocabulary`: classes that a step draws from the list; left out, all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes_per_step: Option<usize>,
 }
@@ -147,6 +147,9 @@ impl LossConfig {
         let only = |given: bool, owner: Loss, key: &str| {
             (given && loss != owner).then(|| format!("`{key}` belongs to `{}`", owner.name()))
         };
+        let of_lists = |given: bool, key: &str| {
+            (given && !loss.reads_classes()).then(|| format!("`{key}` belongs to `hinton` and `vocabulary`"))
+        };
         let share = |when: When| matches!(when, When::Share(share) if !(0.0..=1.0).contains(&share));
         if [Some(self.from), self.until].into_iter().flatten().any(share) {
             return Some(
@@ -165,15 +168,15 @@ impl LossConfig {
         {
             return Some("there has to be something to compare with: a larger number".into());
         }
-        if loss == Loss::Hinton && self.classes.is_none() {
+        if loss.reads_classes() && self.classes.is_none() {
             return Some("it needs `classes`: names, or a file with one name per line".into());
         }
         only(self.masked.is_some(), Loss::Mfd, "masked")
             .or_else(|| only(self.count.is_some(), Loss::Anchors, "count"))
             .or_else(|| only(self.layers.is_some(), Loss::Hidden, "layers"))
-            .or_else(|| only(self.classes.is_some(), Loss::Hinton, "classes"))
-            .or_else(|| only(self.prompts.is_some(), Loss::Hinton, "prompts"))
-            .or_else(|| only(self.classes_per_step.is_some(), Loss::Hinton, "classes_per_step"))
+            .or_else(|| of_lists(self.classes.is_some(), "classes"))
+            .or_else(|| of_lists(self.prompts.is_some(), "prompts"))
+            .or_else(|| of_lists(self.classes_per_step.is_some(), "classes_per_step"))
     }
 }
 
@@ -332,6 +335,12 @@ mod tests {
             ("fd = { weight = 1.0, until = 1.5 }", "between 0.0 and 1.0"),
             ("fd = { weight = 1.0, temperature = 1.0 }", "no temperature"),
             ("hinton = 1.0", "classes"),
+            ("vocabulary = 1.0", "classes"),
+            ("crd = { weight = 1.0, classes = ['a', 'b'] }", "`hinton` and `vocabulary`"),
+            (
+                "hinton = { weight = 1.0, classes = ['a', 'b'] }, vocabulary = { weight = 1.0, classes = ['a', 'c'] }",
+                "leave one out",
+            ),
             ("hinton = { weight = 1.0, classes = ['a', 'b'], classes_per_step = 1 }", "larger"),
             ("fd = { weight = 1.0, until = 10 }", "step 10"),
             ("fd = { weight = 1.0, from = 10 }", "step 0"),

@@ -2,6 +2,7 @@
 
 mod load;
 mod losses;
+mod precision;
 mod prune;
 mod stages;
 mod teachers;
@@ -10,8 +11,8 @@ mod validate;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use clip_model::CrossModalConfig;
 use clip_model::folder::Adjust;
-use clip_model::{CrossModalConfig, Precision};
 use data_pipeline::image::AugmentConfig;
 use data_pipeline::loader::CaptionChoice;
 use data_pipeline::policy::ErrorPolicy;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use load::{Job, load, load_one, parse, settings_table};
 pub(crate) use load::{check_name, merge};
 pub use losses::{Classes, LossConfig, When};
+pub use precision::PrecisionConfig;
 pub use prune::PruneConfig;
 pub use teachers::TeacherConfig;
 
@@ -78,7 +80,8 @@ pub struct Recipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Student {
-    /// A preset, or a model to go on from: a folder, a checkpoint file or `hf-hub:owner/name`.
+    /// A preset, a configuration in open_clip's format (`*.json`), or a model to go on from: a folder, a checkpoint
+    /// file or `hf-hub:owner/name`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub model: String,
     /// An earlier run of the recipe file whose model, of whatever shape it came to, is gone on with in place of `model`.
@@ -201,10 +204,11 @@ pub struct Train {
     /// about a third more time for a fraction of the memory.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub grad_checkpointing: bool,
-    /// In what matrix products and convolutions are computed, the teachers' too: `fp32`, or `bf16`, which is about twice
-    /// as fast where the machine has instructions for it. Weights, losses and evaluation are float32 in both.
-    #[serde(default, skip_serializing_if = "is_fp32")]
-    pub precision: Precision,
+    /// In what matrix products and convolutions are computed, the teachers' too: `fp32`, `bf16`, or `auto`, which is
+    /// bf16 where the device has instructions for it (twice as fast) and fp32 elsewhere (where bf16 would be many times
+    /// slower). Weights, losses and evaluation are float32 in each.
+    #[serde(default, skip_serializing_if = "precision::is_fp32")]
+    pub precision: PrecisionConfig,
     /// Threads of the tensor library; 0 leaves its own choice. Part of what makes a run repeatable.
     #[serde(default)]
     pub threads: i32,
@@ -330,6 +334,11 @@ impl Recipe {
         self.losses.get(&loss).filter(|config| config.is_on())
     }
 
+    /// What it says of the loss that reads a class list, where one does.
+    pub fn reads_classes(&self) -> Option<&LossConfig> {
+        Loss::all().filter(|loss| loss.reads_classes()).find_map(|loss| self.loss(loss))
+    }
+
     /// The recipe as it is written into the run folder.
     ///
     /// # Errors
@@ -357,10 +366,6 @@ fn one() -> usize {
 
 fn four() -> usize {
     4
-}
-
-fn is_fp32(precision: &Precision) -> bool {
-    *precision == Precision::Float32
 }
 
 fn cpu() -> String {

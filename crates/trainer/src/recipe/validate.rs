@@ -49,6 +49,9 @@ impl Recipe {
         if let Some(steps) = self.train.steps {
             self.check_terms(steps, origin)?;
         }
+        if terms.iter().filter(|term| term.loss.reads_classes()).count() > 1 {
+            return fail("losses.hinton and losses.vocabulary each have a class list, and a run reads one: leave one out".into());
+        }
         if let Some(problem) = self.teachers.iter().find_map(TeacherConfig::problem) {
             return fail(problem);
         }

@@ -1,0 +1,56 @@
+//! In which numbers a run computes.
+
+use clip_model::Precision;
+use serde::{Deserialize, Serialize};
+use tch::Device;
+
+/// What a recipe asks for; weights, losses and evaluation are float32 in each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrecisionConfig {
+    /// Float32 throughout.
+    #[default]
+    Fp32,
+    /// Matrix products and convolutions of bfloat16 operands.
+    Bf16,
+    /// The faster of the two on the run's device.
+    Auto,
+}
+
+impl PrecisionConfig {
+    /// What a run on this device computes in.
+    pub fn on(self, device: Device) -> Precision {
+        let fastest = Precision::fastest(device);
+        match self {
+            Self::Fp32 => Precision::Float32,
+            Self::Auto => fastest,
+            Self::Bf16 => {
+                if fastest != Precision::BFloat16 {
+                    tracing::warn!(
+                        "this processor has no instructions for bf16, which takes many times as long as fp32 without: \
+                         set train.precision = \"auto\""
+                    );
+                }
+                Precision::BFloat16
+            }
+        }
+    }
+}
+
+pub(super) fn is_fp32(precision: &PrecisionConfig) -> bool {
+    *precision == PrecisionConfig::Fp32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_named_is_computed_in() {
+        assert_eq!(PrecisionConfig::Fp32.on(Device::Cpu), Precision::Float32);
+        assert_eq!(PrecisionConfig::Bf16.on(Device::Cpu), Precision::BFloat16);
+        // Whether or not this machine has the instructions, a GPU has them.
+        assert_eq!(PrecisionConfig::Auto.on(Device::Cuda(0)), Precision::BFloat16);
+        assert_eq!(PrecisionConfig::Auto.on(Device::Cpu), Precision::fastest(Device::Cpu));
+    }
+}
