@@ -282,7 +282,7 @@ fn bad_input_is_one_clear_line() {
     let missing = failed(&["train", &place.name("none.toml")]);
     assert!(missing.contains("none.toml"), "{missing}");
     assert!(failed(&["inspect", "ViT-Z-1"]).contains("ViT-B-16"));
-    assert!(failed(&["evaluate", "ViT-B-16", "--data", "emoji"]).contains("without weights"));
+    assert!(failed(&["evaluate", "ViT-B-16", "--data", "emoji"]).contains("has no weights"));
     let model = place.model();
     assert!(failed(&["evaluate", &model, "--data", &place.name("none")]).contains("none"));
     fs::create_dir(place.path("empty")).unwrap();

@@ -151,7 +151,7 @@ fn a_store_that_was_killed_again_and_again_becomes_the_same() {
     // What cannot work is found before a finished run is removed.
     for (setting, part) in [
         ("teacher={ store = \"nowhere\" }", "reinforce"),
-        ("teacher={ model = \"ViT-nano-32px\" }", "without weights"),
+        ("teacher={ model = \"ViT-nano-32px\" }", "has no weights"),
         (&format!("teacher={{ store = \"{whole}\", arch = \"x\" }}"), "belong to a model"),
     ] {
         let error = failed(&["train", &recipe, "--out", &out, "--restart", "--set", setting]);
@@ -228,6 +228,29 @@ fn a_sweep_goes_to_its_report() {
     assert!(table.contains("| again"), "{table}");
     fs::write(place.path("two.toml"), sweep).unwrap();
     done(&["sweep", &file, "--out", &out]);
+
+    // Results alone are enough, and a shared model that is gone is made again only where an open cell builds on it.
+    let folders = || {
+        let entries = fs::read_dir(&began).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.is_dir()).collect::<Vec<_>>()
+    };
+    let models = || folders().iter().filter(|folder| folder.join("model").is_dir()).count();
+    for folder in folders() {
+        for part in ["model", "checkpoints"] {
+            fs::remove_dir_all(folder.join(part)).unwrap();
+        }
+    }
+    let before = times(&began);
+    done(&["sweep", &file, "--out", &out]);
+    assert_eq!((times(&began), models()), (before, 0));
+    let learns = |folder: &std::path::PathBuf| {
+        fs::read_to_string(folder.join("recipe.toml")).unwrap().contains("\nfd = ")
+    };
+    let stored = folders().into_iter().find(learns).unwrap();
+    fs::remove_file(stored.join("report.json")).unwrap();
+    done(&["sweep", &file, "--out", &out]);
+    assert!(stored.join("report.json").exists());
+    assert_eq!(models(), 2);
 
     // A cell that cannot be made is named, and the others are made all the same.
     let broken = sweep.replace(

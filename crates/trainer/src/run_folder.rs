@@ -49,6 +49,19 @@ pub(crate) fn lock(folder: &Path) -> Result<File> {
 /// # Errors
 /// [`Error::Recipe`] where it holds another run, or one that is not to be gone on with.
 pub(crate) fn standing(recipe: &Recipe, folder: &Path, resume: bool) -> Result<Standing> {
+    // Without its model a run has nothing to show; its last checkpoint makes it again.
+    found(recipe, folder, resume, has_model(folder))
+}
+
+/// [`standing`] of a run whose results are enough: its model may be gone.
+///
+/// # Errors
+/// As [`standing`].
+pub(crate) fn results(recipe: &Recipe, folder: &Path) -> Result<Standing> {
+    found(recipe, folder, true, true)
+}
+
+fn found(recipe: &Recipe, folder: &Path, resume: bool, complete: bool) -> Result<Standing> {
     let file = folder.join(RECIPE_FILE);
     if !file.exists() {
         return Ok(Standing::Open);
@@ -70,8 +83,7 @@ pub(crate) fn standing(recipe: &Recipe, folder: &Path, resume: bool) -> Result<S
         return Err(Error::recipe(&recipe.name, reason));
     }
     let report = folder.join(REPORT_FILE);
-    // Without its model a run has nothing to show; its last checkpoint makes it again.
-    if !report.exists() || !has_model(folder) {
+    if !report.exists() || !complete {
         return Ok(Standing::Open);
     }
     let text = std::fs::read_to_string(&report).map_err(|e| Error::io(&report, e))?;
@@ -92,7 +104,8 @@ fn damaged(file: &Path, reason: &str) -> Error {
     Error::recipe(file.display().to_string(), reason)
 }
 
-fn has_model(folder: &Path) -> bool {
+/// Whether a run folder holds the finished model.
+pub(crate) fn has_model(folder: &Path) -> bool {
     use clip_model::folder::{CONFIG_FILE, WEIGHTS_FILE};
     [CONFIG_FILE, WEIGHTS_FILE].iter().all(|file| folder.join(MODEL_FOLDER).join(file).is_file())
 }

@@ -166,7 +166,7 @@ fn what_cannot_work_is_said_before_the_first_step() {
     let preset = "\nlosses.crd = 1.0\nteacher.model = 'ViT-nano-32px'\n";
     assert!(
         error(&format!("{preset}{}", recipe.replace("losses.task = 1.0", "losses.task = 1")))
-            .contains("without weights")
+            .contains("has no weights")
     );
     let empty = folder.path().join("empty");
     std::fs::create_dir_all(empty.join("class")).unwrap();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clip_model::weights::write_atomic;
 
-use super::file::{Cell, CellState, Sweep};
+use super::file::{Cell, Sweep};
 use crate::{Error, Result};
 
 /// How often a process is looked at.
@@ -59,9 +59,9 @@ pub fn run_cells(
     let total = runs.len();
     let begun = Mutex::new(0usize);
     let failed = Mutex::new(Vec::new());
-    let finished = |runs: &[&Cell]| runs.iter().filter(|run| run.state() == CellState::Finished).count();
+    let finished = |runs: &[&Cell]| runs.iter().filter(|run| !sweep.is_open(run)).count();
     for batch in runs.chunk_by(|one, next| sweep.is_shared(one) == sweep.is_shared(next)) {
-        let queue = batch.iter().copied().filter(|run| run.state() != CellState::Finished);
+        let queue = batch.iter().copied().filter(|run| sweep.is_open(run));
         let queue = Mutex::new(queue.collect::<VecDeque<_>>());
         let work = |worker: usize| -> Result<()> {
             loop {

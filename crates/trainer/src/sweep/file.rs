@@ -10,7 +10,7 @@ use toml::{Table, Value};
 use crate::plan::Plan;
 use crate::recipe::{Job, Recipe, check_name, load_one, merge};
 use crate::run::MODEL_FOLDER;
-use crate::run_folder::{Standing, shaping, standing};
+use crate::run_folder::{Standing, has_model, results, shaping};
 use crate::{Error, Result};
 
 /// More cells than a sweep on any one machine can have.
@@ -113,13 +113,19 @@ fn one_seed() -> Vec<u64> {
 }
 
 impl Cell {
-    /// What is there of it. What cannot be read counts as begun: its run says what is wrong.
+    /// What is there of it: results alone will do. What cannot be read counts as begun: its run says what is wrong.
     pub fn state(&self) -> CellState {
-        match standing(&self.recipe, &self.folder, true) {
+        match results(&self.recipe, &self.folder) {
             Ok(Standing::Finished(_)) => CellState::Finished,
             Ok(Standing::Open) if !self.folder.join("checkpoints").is_dir() => CellState::Open,
             _ => CellState::Begun,
         }
+    }
+
+    /// Whether it builds on this shared run.
+    fn builds_on(&self, shared: &Cell) -> bool {
+        let folder = shared.folder.display().to_string();
+        self.recipe.to_toml().is_ok_and(|recipe| recipe.contains(&folder))
     }
 
     /// Name and seed, for messages.
@@ -241,6 +247,17 @@ impl Sweep {
         runs.sort_by_key(|cell| (rank(cell), !self.is_shared(cell)));
         let mut seen = std::collections::HashSet::new();
         first.into_iter().chain(runs).filter(|cell| seen.insert(&cell.folder)).collect()
+    }
+
+    /// Whether a run is to be made: its results are not there, or cells that are not finished build on its model, which
+    /// is not there.
+    pub fn is_open(&self, run: &Cell) -> bool {
+        let open = |cell: &Cell| cell.state() != CellState::Finished;
+        let missed = || {
+            let waits = |cell: &Cell| open(cell) && cell.builds_on(run);
+            self.is_shared(run) && !has_model(&run.folder) && self.shared.iter().chain(&self.cells).any(waits)
+        };
+        open(run) || missed()
     }
 
     /// Whether cells may build on a run.
