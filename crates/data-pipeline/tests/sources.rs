@@ -130,6 +130,7 @@ fn folders_are_classes() {
         (vec![("subset", "rest".into())], "every"),
         (vec![("root", "nowhere".into())], "nowhere"),
         (vec![("exclude_classes", serde_json::json!(["n01", "n02", "n03"]))], "no sample"),
+        (vec![("exclude_classes", serde_json::json!(["crane", "cranes"]))], "`cranes`"),
     ] {
         let message = error(with(&changes), folder.path());
         assert!(message.contains(word), "{message}");

@@ -99,6 +99,7 @@ impl Folder {
             None => class_folders(&root)?,
         };
         let mut folder_of = HashMap::<String, String>::new();
+        let mut left_out = vec![false; config.exclude_classes.len()];
         for (id, images) in classes {
             let name = match &names {
                 None => id.replace('_', " "),
@@ -109,7 +110,9 @@ impl Folder {
                     ))
                 })?,
             };
-            if config.exclude_classes.iter().any(|out| *out == id || *out == name) {
+            let listed = config.exclude_classes.iter().position(|out| *out == id || *out == name);
+            if let Some(place) = listed {
+                left_out[place] = true;
                 continue;
             }
             // Wrong class lists give wrong figures without a sign of it.
@@ -134,6 +137,14 @@ impl Folder {
                     _ => true,
                 });
             folder.images.extend(chosen.map(|(_, path)| (path, class)));
+        }
+        // A class that is thought to be left out and is not would be seen in training.
+        if let Some(place) = left_out.iter().position(|found| !found) {
+            return Err(Error::Config(format!(
+                "exclude_classes has `{}`, which is no class of `{}`, or is there twice",
+                config.exclude_classes[place],
+                root.display()
+            )));
         }
         Ok(folder)
     }
