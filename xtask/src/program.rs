@@ -18,10 +18,17 @@ use crate::shell::{cargo, describe, root};
 pub(crate) const SEARCH_PATH: &str =
     if cfg!(target_os = "macos") { "DYLD_FALLBACK_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
 
-/// Lets a command and the programs that it starts find libtorch.
+/// Has libtorch ask for huge pages, where the kernel gives them on request: each step of a training allocates its
+/// activations anew, and most of what that costs is page faults.
+const HUGE_PAGES: &str = "THP_MEM_ALLOC_ENABLE";
+
+/// Lets a command and the programs that it starts find libtorch, and huge pages unless the user decides on them.
 pub(crate) fn with_libtorch<'a>(command: &'a mut Command, libtorch: &Path) -> Result<&'a mut Command> {
     let libraries = libtorch.canonicalize().context("libtorch has moved")?.join("lib");
     let path = search_path(&libraries, env::var_os(SEARCH_PATH).as_deref())?;
+    if cfg!(target_os = "linux") && env::var_os(HUGE_PAGES).is_none() {
+        command.env(HUGE_PAGES, "1");
+    }
     Ok(command.env(SEARCH_PATH, path))
 }
 

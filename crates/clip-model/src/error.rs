@@ -28,12 +28,12 @@ pub enum Error {
     },
     /// Neither a preset, nor a model folder, nor a weight file.
     #[error(
-        "no model `{name}`: neither a preset ({presets}) nor a model folder, configuration or weight file on disk"
+        "no model `{name}`: neither a preset{presets} nor a model folder, configuration or weight file on disk"
     )]
     UnknownModel {
         /// What was asked for.
         name: String,
-        /// The presets there are.
+        /// Presets that begin alike, in brackets; empty for a path.
         presets: String,
     },
     /// A weight file whose content is not what its name says.

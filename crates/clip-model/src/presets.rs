@@ -64,6 +64,9 @@ presets![
     "ViT-mini-32px",
 ];
 
+/// Presets that a message names.
+const MOST_ALIKE: usize = 8;
+
 /// Names of all presets.
 pub fn names() -> impl Iterator<Item = &'static str> {
     PRESETS.iter().map(|(name, _)| *name)
@@ -76,10 +79,23 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub fn get(name: &str) -> Result<ClipConfig> {
     match PRESETS.iter().find(|(preset, _)| preset.eq_ignore_ascii_case(name)) {
         Some((preset, json)) => ClipConfig::from_json(preset, json),
-        None => {
-            Err(Error::UnknownModel { name: name.into(), presets: names().collect::<Vec<_>>().join(", ") })
-        }
+        None => Err(Error::UnknownModel { name: name.into(), presets: alike(name) }),
     }
+}
+
+/// The presets that have the longest beginning in common with a name that is none, for a message.
+fn alike(name: &str) -> String {
+    // Somebody who names a path is not after a preset.
+    if name.contains(['/', '\\']) {
+        return String::new();
+    }
+    let common = |preset: &str| {
+        preset.chars().zip(name.chars()).take_while(|(a, b)| a.eq_ignore_ascii_case(b)).count()
+    };
+    let most = names().map(common).max().unwrap_or(0);
+    let near = names().filter(|preset| common(preset) == most).collect::<Vec<_>>();
+    let more = if near.len() > MOST_ALIKE { ", ..." } else { "" };
+    format!(" ({}{more})", near[..near.len().min(MOST_ALIKE)].join(", "))
 }
 
 #[cfg(test)]
@@ -112,6 +128,9 @@ mod tests {
             get(name).unwrap();
             assert_eq!(get(&name.to_lowercase()).unwrap(), get(name).unwrap());
         }
-        assert!(get("ViT-Z-99").unwrap_err().to_string().contains("ViT-B-16"));
+        let message = |name: &str| get(name).unwrap_err().to_string();
+        assert!(message("ViT-Z-99").contains("(ViT-B-16, ") && message("ViT-Z-99").contains(", ...)"));
+        assert!(message("vit-nano").contains("(ViT-nano-32px)"));
+        assert!(!message("runs/mine/model").contains("RN50") && !message("").contains("SigLIP"));
     }
 }
