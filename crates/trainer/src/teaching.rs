@@ -224,11 +224,11 @@ impl Teaching {
         parts.into_iter().map(bank).collect()
     }
 
-    /// Unit embeddings of a class list's prompts; a store need not hold them where the recipe names its model.
+    /// Unit embeddings of a class list's prompts; a store of one teacher need not hold them where the recipe names its model.
     fn prompts(&self, place: usize, texts: &[String], recipe: &Recipe, models: Models<'_>) -> Result<Tensor> {
-        let config = recipe.teachers.get(place).filter(|config| config.names_a_model());
-        match (&self.store, config) {
-            (Some(store), Some(config)) if !store.holds(texts) => {
+        match (&self.store, recipe.teachers.as_slice()) {
+            // A store of several has them in its own order, which need not be the recipe's.
+            (Some(store), [config]) if config.names_a_model() && !store.holds(texts) => {
                 let (teacher, reader) = open_teacher(config, models, self.device)?;
                 embed_texts(&teacher, &reader, texts, self.device)
             }
