@@ -18,16 +18,22 @@ use crate::shell::{cargo, describe, root};
 pub(crate) const SEARCH_PATH: &str =
     if cfg!(target_os = "macos") { "DYLD_FALLBACK_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
 
-/// Has libtorch ask for huge pages, where the kernel gives them on request: each step of a training allocates its
-/// activations anew, and most of what that costs is page faults.
-const HUGE_PAGES: &str = "THP_MEM_ALLOC_ENABLE";
+/// How programs on Linux get memory: each step of a training allocates its activations anew, and by default the C
+/// library gives large ones back to the kernel at once, which has to clear them again for the next step. So memory is
+/// kept, in huge pages where the kernel gives them on request.
+const MEMORY: [(&str, &str); 4] = [
+    ("THP_MEM_ALLOC_ENABLE", "1"),
+    ("MALLOC_MMAP_MAX_", "0"),
+    ("MALLOC_TRIM_THRESHOLD_", "8589934592"),
+    ("MALLOC_TOP_PAD_", "268435456"),
+];
 
-/// Lets a command and the programs that it starts find libtorch, and huge pages unless the user decides on them.
+/// Lets a command and the programs that it starts find libtorch, and sets how they get memory unless the user does.
 pub(crate) fn with_libtorch<'a>(command: &'a mut Command, libtorch: &Path) -> Result<&'a mut Command> {
     let libraries = libtorch.canonicalize().context("libtorch has moved")?.join("lib");
     let path = search_path(&libraries, env::var_os(SEARCH_PATH).as_deref())?;
-    if cfg!(target_os = "linux") && env::var_os(HUGE_PAGES).is_none() {
-        command.env(HUGE_PAGES, "1");
+    if cfg!(target_os = "linux") {
+        command.envs(MEMORY.into_iter().filter(|(name, _)| env::var_os(name).is_none()));
     }
     Ok(command.env(SEARCH_PATH, path))
 }

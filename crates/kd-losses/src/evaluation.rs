@@ -7,7 +7,7 @@ use tch::Tensor;
 use crate::embeddings::{Embeddings, Logits, Targets};
 use crate::learned::LearnedParts;
 use crate::objective::Side;
-use crate::structure::{self, Block};
+use crate::structure::{self, Block, Reach};
 use crate::term::{Loss, Term};
 use crate::tokens::{self, TokenStates};
 use crate::{
@@ -115,11 +115,9 @@ impl<'a> PairTerms<'a> {
             Loss::GramImageImage => self.gram(Block::ImageImage, term),
             Loss::GramTextText => self.gram(Block::TextText, term),
             Loss::GramImageText => self.gram(Block::ImageText, term),
-            Loss::Anchors => {
-                let missing = || Error::Setting("`anchors` needs a bank of teacher embeddings".into());
-                let bank = teacher.extra.anchors.ok_or_else(missing)?;
-                structure::anchors(self.projected(), teacher.local, bank, term.temperatures())
-            }
+            Loss::Anchors => self.anchors(Reach::Joint, term),
+            Loss::AnchorsWithin => self.anchors(Reach::Within, term),
+            Loss::AnchorsAcross => self.anchors(Reach::Across, term),
             Loss::Vocabulary => {
                 let missing = || Error::Setting("`vocabulary` needs the prompts of a class list".into());
                 let own = self.student.side.extra.classes.ok_or_else(missing)?;
@@ -162,6 +160,13 @@ impl<'a> PairTerms<'a> {
 
     fn gram(&self, block: Block, term: &Term) -> Result<Tensor> {
         structure::gram(self.student.own(), self.teacher.local, block, term.temperatures())
+    }
+
+    fn anchors(&self, reach: Reach, term: &Term) -> Result<Tensor> {
+        let name = term.loss.name();
+        let missing = || Error::Setting(format!("`{name}` needs a bank of teacher embeddings"));
+        let bank = self.teacher.extra.anchors.ok_or_else(missing)?;
+        structure::anchors(self.projected(), self.teacher.local, bank, reach, term.temperatures())
     }
 
     /// The student's unit rows in the teacher's width.

@@ -29,6 +29,17 @@ pub enum Block {
     ImageText,
 }
 
+/// Which anchors a row is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Those of both modalities at once.
+    Joint,
+    /// Those of its own modality.
+    Within,
+    /// Those of the other modality.
+    Across,
+}
+
 /// Mean over temperatures and rows of KL(teacher ‖ student) for one block of the joint Gram matrix.
 ///
 /// Both hold unit rows of the same pairs; the widths may differ.
@@ -50,8 +61,8 @@ pub fn gram(
 
 /// Mean over temperatures and rows of KL(teacher ‖ student), each row's distribution over a bank of anchors.
 ///
-/// `anchors` are the teacher's unit embeddings of pairs beyond the batch. A row is compared with the anchors of
-/// both modalities at once. The student's rows are unit rows in the teacher's width.
+/// `anchors` are the teacher's unit embeddings of pairs beyond the batch, and `reach` tells which of them a row is
+/// compared with. The student's rows are unit rows in the teacher's width.
 ///
 /// # Errors
 /// [`Error::Shapes`] where rows or widths differ; [`Error::Setting`] as for [`gram`].
@@ -59,6 +70,7 @@ pub fn anchors(
     student: &Embeddings,
     teacher: &Embeddings,
     anchors: &Embeddings,
+    reach: Reach,
     temperatures: &[f64],
 ) -> Result<Tensor> {
     check_alike(student, teacher)?;
@@ -72,12 +84,20 @@ pub fn anchors(
         });
     }
     check_temperatures(temperatures)?;
-    let bank = Tensor::cat(&[&anchors.image, &anchors.text], 0).tr(); // [width, 2 anchors]
-    let towards = |rows: &Embeddings| Tensor::cat(&[&rows.image, &rows.text], 0).matmul(&bank);
-    Ok(compare(&[towards(student)], &[towards(teacher)], temperatures))
+    let (images, texts) = (anchors.image.tr(), anchors.text.tr()); // [width, anchors] each
+    let towards = |rows: &Embeddings| match reach {
+        Reach::Joint => {
+            let bank = Tensor::cat(&[&images, &texts], 1);
+            vec![Tensor::cat(&[&rows.image, &rows.text], 0).matmul(&bank)]
+        }
+        Reach::Within => vec![rows.image.matmul(&images), rows.text.matmul(&texts)],
+        Reach::Across => vec![rows.image.matmul(&texts), rows.text.matmul(&images)],
+    };
+    Ok(compare(&towards(student), &towards(teacher), temperatures))
 }
 
-/// Mean over temperatures and rows of KL(teacher ‖ student) for the joint Gram matrix of images and prompts.
+/// Mean over temperatures and rows of KL(teacher ‖ student): images over prompts, prompts over images, and prompts
+/// over other prompts.
 ///
 /// Images `[images, width]` and prompts `[prompts, width]` are unit rows; the prompts are the same texts for both
 /// models, and no image need belong to any of them. So the text tower learns where the teacher has words that no
@@ -91,20 +111,21 @@ pub fn vocabulary(
     temperatures: &[f64],
 ) -> Result<Tensor> {
     check_temperatures(temperatures)?;
-    let joint = |(images, prompts): (&Tensor, &Tensor)| -> Result<Tensor> {
-        Ok(Tensor::f_cat(&[images, prompts], 0)?)
-    };
-    let (left, right) = (joint(student)?, joint(teacher)?);
-    if student.0.size()[0] != teacher.0.size()[0] || left.size()[0] != right.size()[0] || left.size()[0] < 2 {
+    let rows = |side: (&Tensor, &Tensor)| (side.0.size()[0], side.1.size()[0]);
+    if rows(student) != rows(teacher) || rows(student).0 < 1 || rows(student).1 < 2 {
         return Err(Error::Shapes {
-            left: "the student's images and prompts",
-            left_shape: left.size(),
-            right: "the teacher's images and prompts",
-            right_shape: right.size(),
-            rule: "both embed the same images and prompts, at least two rows in all",
+            left: "the student's prompts",
+            left_shape: student.1.size(),
+            right: "the teacher's prompts",
+            right_shape: teacher.1.size(),
+            rule: "both embed the same images, and the same prompts, at least two of them",
         });
     }
-    Ok(compare(&[within(&left)], &[within(&right)], temperatures))
+    let relations = |(images, prompts): (&Tensor, &Tensor)| {
+        let across = images.matmul(&prompts.tr());
+        [across.tr(), across, within(prompts)]
+    };
+    Ok(compare(&relations(student), &relations(teacher), temperatures))
 }
 
 /// The cosines of unit rows with one another; those of a row with itself are taken out.
@@ -200,15 +221,42 @@ mod tests {
     fn anchors_tell_students_apart_that_the_batch_does_not() {
         tch::manual_seed(2);
         let (teacher, bank) = (randn(3, 5), randn(40, 5));
+        let reaches = [Reach::Joint, Reach::Within, Reach::Across];
         let loss = |student: &Embeddings| {
-            anchors(student, &teacher, &bank, &TEMPERATURES).unwrap().double_value(&[])
+            reaches.map(|reach| {
+                anchors(student, &teacher, &bank, reach, &TEMPERATURES).unwrap().double_value(&[])
+            })
         };
-        assert!(loss(&teacher).abs() < 1e-5);
+        assert!(loss(&teacher).iter().all(|value| value.abs() < 1e-5));
         // A reflection keeps all relations within the batch, and none with the bank.
         let mirrored = Embeddings::new(-&teacher.image, -&teacher.text).unwrap();
         assert!(gram(&mirrored, &teacher, Block::Joint, &TEMPERATURES).unwrap().double_value(&[]) < 1e-5);
-        assert!(loss(&mirrored) > 0.5);
-        assert!(anchors(&teacher, &teacher, &randn(4, 6), &TEMPERATURES).is_err());
+        assert!(loss(&mirrored).iter().all(|value| *value > 0.5));
+        for reach in reaches {
+            assert!(anchors(&teacher, &teacher, &randn(4, 6), reach, &TEMPERATURES).is_err());
+        }
+    }
+
+    #[test]
+    fn anchors_of_the_other_modality_cannot_hide_those_of_ones_own() {
+        tch::manual_seed(4);
+        // A gap: images about one corner, texts about another, so that a sharp softmax over both sees one alone.
+        let near = |corner: i64| {
+            let rows = Tensor::randn([6, 8], (Kind::Float, Device::Cpu)) * 0.3;
+            let _ = rows.select(1, corner).f_add_(&Tensor::from(5.0f32)).unwrap();
+            rows
+        };
+        let (teacher, bank) = (
+            Embeddings::new(near(0), near(1)).unwrap().normalized(),
+            Embeddings::new(near(0), near(1)).unwrap().normalized(),
+        );
+        // The student's images stand right among images, and wrong towards texts.
+        let image = teacher.image.shallow_clone();
+        let flipped =
+            Tensor::cat(&[&image.narrow(1, 0, 1), &-image.narrow(1, 1, 1), &image.narrow(1, 2, 6)], 1);
+        let student = Embeddings::new(flipped, teacher.text.shallow_clone()).unwrap().normalized();
+        let loss = |reach| anchors(&student, &teacher, &bank, reach, &[0.02]).unwrap().double_value(&[]);
+        assert!(loss(Reach::Within) < loss(Reach::Across));
     }
 
     #[test]
@@ -221,12 +269,13 @@ mod tests {
         let loss = |student: &(Tensor, Tensor), teacher: &(Tensor, Tensor)| {
             vocabulary((&student.0, &student.1), (&teacher.0, &teacher.1), &TEMPERATURES)
         };
-        // With as many prompts as images it is the joint Gram matrix; their number is free.
-        let joint = gram(&student, &teacher, Block::Joint, &TEMPERATURES).unwrap().double_value(&[]);
+        // With as many prompts as images it is made of parts of the Gram matrix; their number is free.
+        let part = |block| gram(&student, &teacher, block, &TEMPERATURES).unwrap().double_value(&[]);
+        let parts = (2.0 * part(Block::ImageText) + part(Block::TextText)) / 3.0;
         let whole = loss(&of(&student, 5), &of(&teacher, 5)).unwrap().double_value(&[]);
-        assert!((whole - joint).abs() < 1e-6, "{whole}, {joint}");
+        assert!((whole - parts).abs() < 1e-6, "{whole}, {parts}");
         let three = loss(&of(&student, 3), &of(&teacher, 3)).unwrap().double_value(&[]);
-        assert!(three > 0.1 && (three - joint).abs() > 1e-3, "{three}");
+        assert!(three > 0.1 && (three - parts).abs() > 1e-3, "{three}");
         assert!(loss(&of(&teacher, 3), &of(&teacher, 3)).unwrap().double_value(&[]).abs() < 1e-5);
         assert!(loss(&of(&student, 3), &of(&teacher, 4)).is_err());
         assert!(loss(&of(&randn(1, 4), 0), &of(&randn(1, 6), 0)).is_err());

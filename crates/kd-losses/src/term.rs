@@ -53,8 +53,12 @@ pub enum Loss {
     GramTextText,
     /// Structure transfer: images to texts and back.
     GramImageText,
-    /// Structure transfer: a bank of teacher embeddings beyond the batch.
+    /// Structure transfer: a bank of teacher embeddings beyond the batch, of both modalities at once.
     Anchors,
+    /// Structure transfer: images over the bank's images, and texts over its texts.
+    AnchorsWithin,
+    /// Structure transfer: images over the bank's texts, and texts over its images.
+    AnchorsAcross,
     /// Structure transfer: the batch's images among the prompts of a vocabulary.
     Vocabulary,
 }
@@ -72,7 +76,7 @@ const FITNETS: &str = "after FitNets (Romero et al. 2015)";
 const OWN: &str = "this project";
 
 #[rustfmt::skip]
-const FACTS: [Facts; 24] = [
+const FACTS: [Facts; 26] = [
     Facts { loss: Loss::Task, name: "task", summary: "cross-entropy of image-text logits, both directions", source: "CLIP (Radford et al. 2021)" },
     Facts { loss: Loss::Siglip, name: "siglip", summary: "pairwise sigmoid of image-text logits", source: "SigLIP (Zhai et al. 2023)" },
     Facts { loss: Loss::Hinton, name: "hinton", summary: "KL of zero-shot class logits at a temperature", source: "Hinton et al. 2015" },
@@ -96,6 +100,8 @@ const FACTS: [Facts; 24] = [
     Facts { loss: Loss::GramTextText, name: "gram-text-text", summary: "its text-text block alone", source: OWN },
     Facts { loss: Loss::GramImageText, name: "gram-image-text", summary: "its image-text block alone", source: OWN },
     Facts { loss: Loss::Anchors, name: "anchors", summary: "KL of similarities to teacher embeddings beyond the batch", source: OWN },
+    Facts { loss: Loss::AnchorsWithin, name: "anchors-within", summary: "images to images and texts to texts beyond the batch", source: OWN },
+    Facts { loss: Loss::AnchorsAcross, name: "anchors-across", summary: "images to texts and texts to images beyond the batch", source: OWN },
     Facts { loss: Loss::Vocabulary, name: "vocabulary", summary: "the joint Gram matrix of the images and prompts of a class list", source: OWN },
 ];
 
@@ -140,6 +146,11 @@ impl Loss {
         matches!(self, Loss::Hinton | Loss::Vocabulary)
     }
 
+    /// Whether the term reads a bank of teacher embeddings beyond the batch ([`crate::Extra::anchors`]).
+    pub fn reads_anchors(self) -> bool {
+        matches!(self, Loss::Anchors | Loss::AnchorsWithin | Loss::AnchorsAcross)
+    }
+
     /// Whether the term works on student embeddings that are projected to the teacher's width.
     pub fn works_in_teacher_width(self) -> bool {
         matches!(
@@ -154,6 +165,8 @@ impl Loss {
                 | Loss::ClipRdVrd
                 | Loss::ClipRdXrd
                 | Loss::Anchors
+                | Loss::AnchorsWithin
+                | Loss::AnchorsAcross
         )
     }
 
@@ -171,6 +184,8 @@ impl Loss {
             | Loss::GramTextText
             | Loss::GramImageText
             | Loss::Anchors
+            | Loss::AnchorsWithin
+            | Loss::AnchorsAcross
             | Loss::Vocabulary => &structure::TEMPERATURES,
             _ => &[],
         }

@@ -9,7 +9,7 @@ use data_pipeline::loader::{Batch, View};
 use data_pipeline::order::Permutation;
 use data_pipeline::sources::Source;
 use data_pipeline::store::{Pass, Store, Variants, manifest};
-use kd_losses::{Embeddings, Loss};
+use kd_losses::Embeddings;
 use ndarray::Array2;
 use tch::{Device, Tensor};
 
@@ -164,9 +164,9 @@ impl Teaching {
         models: Models<'_>,
         sources: &[Arc<dyn Source>],
     ) -> Result<()> {
-        if let Some(config) = recipe.loss(Loss::Anchors) {
+        if let Some(count) = recipe.anchor_count() {
             let samples = sources.iter().map(|source| source.len() as u64).sum::<u64>();
-            let count = (config.anchor_count() as u64).min(samples);
+            let count = (count as u64).min(samples);
             let banks = self.anchors(recipe, sources, samples, count)?;
             for (guide, bank) in self.guides.iter_mut().zip(banks) {
                 guide.anchors = Some(bank);

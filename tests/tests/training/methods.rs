@@ -41,7 +41,7 @@ fn entry(loss: Loss) -> String {
     match loss {
         Loss::Hinton => "hinton = { weight = 1.0, temperature = 2.0, prompts = ['{}', 'an emoji of {}'], classes = ['cat', 'dog', 'red flag'], classes_per_step = 2 }".into(),
         Loss::Vocabulary => "vocabulary = { weight = 1.0, classes = ['cat', 'dog', 'red flag'], classes_per_step = 2 }".into(),
-        Loss::Anchors => "anchors = { weight = 1.0, count = 20 }".into(),
+        loss if loss.reads_anchors() => format!("{} = {{ weight = 1.0, count = 20 }}", loss.name()),
         // Weights are such that each term counts beside the task; these two are tiny by themselves.
         Loss::Gd => "gd = 1e6".into(),
         Loss::Fd | Loss::Mfd => format!("{} = 100.0", loss.name()),

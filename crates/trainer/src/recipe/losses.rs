@@ -44,7 +44,7 @@ pub struct LossConfig {
     /// `mfd`: share of the patches that the student does not see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masked: Option<f64>,
-    /// `anchors`: pairs in the bank.
+    /// `anchors`, `anchors-within`, `anchors-across`: pairs in the bank, one for all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<usize>,
     /// `hidden`: blocks of each tower that are compared.
@@ -150,6 +150,9 @@ impl LossConfig {
         let of_lists = |given: bool, key: &str| {
             (given && !loss.reads_classes()).then(|| format!("`{key}` belongs to `hinton` and `vocabulary`"))
         };
+        let of_banks = |given: bool, key: &str| {
+            (given && !loss.reads_anchors()).then(|| format!("`{key}` belongs to `anchors` and its parts"))
+        };
         let share = |when: When| matches!(when, When::Share(share) if !(0.0..=1.0).contains(&share));
         if [Some(self.from), self.until].into_iter().flatten().any(share) {
             return Some(
@@ -172,7 +175,7 @@ impl LossConfig {
             return Some("it needs `classes`: names, or a file with one name per line".into());
         }
         only(self.masked.is_some(), Loss::Mfd, "masked")
-            .or_else(|| only(self.count.is_some(), Loss::Anchors, "count"))
+            .or_else(|| of_banks(self.count.is_some(), "count"))
             .or_else(|| only(self.layers.is_some(), Loss::Hidden, "layers"))
             .or_else(|| of_lists(self.classes.is_some(), "classes"))
             .or_else(|| of_lists(self.prompts.is_some(), "prompts"))
