@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::{Error, Result};
 
@@ -50,6 +50,26 @@ struct Slot {
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     decays: bool,
+}
+
+/// Elements of a parameter on a CPU that go through all operations of an update before the next ones: few enough to stay
+/// in the cache, where a whole table of token embeddings would come from memory anew for each of them.
+const BLOCK: i64 = 1 << 16;
+
+/// The blocks of a parameter and of what belongs to it; all of it is one where memory is not what an update waits for.
+fn blocks(parameter: &Tensor, gradient: &Tensor, moments: [&Tensor; 2]) -> Vec<[Tensor; 4]> {
+    let all = [parameter, gradient, moments[0], moments[1]];
+    let length = parameter.numel() as i64;
+    // Moments lie in memory as their parameter does, and a view of them is no copy; a gradient may lie otherwise.
+    let in_a_row = [parameter, moments[0], moments[1]].iter().all(|tensor| tensor.is_contiguous());
+    if length <= BLOCK || !in_a_row || parameter.device() != Device::Cpu {
+        return vec![all.map(Tensor::shallow_clone)];
+    }
+    let flat = all.map(|tensor| tensor.contiguous().view([-1]));
+    let starts = (0..length).step_by(BLOCK as usize);
+    starts
+        .map(|start| flat.each_ref().map(|tensor| tensor.narrow(0, start, BLOCK.min(length - start))))
+        .collect()
 }
 
 impl AdamW {
@@ -120,15 +140,21 @@ impl AdamW {
                 if !gradient.defined() {
                     continue;
                 }
-                if slot.decays && weight_decay != 0.0 {
-                    let _ = slot.parameter.g_mul_scalar_(1.0 - lr * weight_decay);
+                let decay = if slot.decays { 1.0 - lr * weight_decay } else { 1.0 };
+                let moments = [&slot.exp_avg, &slot.exp_avg_sq];
+                for [mut parameter, gradient, mut exp_avg, mut exp_avg_sq] in
+                    blocks(&slot.parameter, &gradient, moments)
+                {
+                    if decay != 1.0 {
+                        let _ = parameter.g_mul_scalar_(decay);
+                    }
+                    let _ = exp_avg.lerp_(&gradient, 1.0 - beta1);
+                    let scaled = gradient * (1.0 - beta2).sqrt();
+                    let _ = exp_avg_sq.g_mul_scalar_(beta2).addcmul_(&scaled, &scaled);
+                    let mut denominator = exp_avg_sq.sqrt();
+                    let _ = denominator.g_div_scalar_(correction2.sqrt()).g_add_scalar_(eps);
+                    let _ = parameter.addcdiv_(&(exp_avg * -step_size), &denominator);
                 }
-                let _ = slot.exp_avg.lerp_(&gradient, 1.0 - beta1);
-                let scaled = &gradient * (1.0 - beta2).sqrt();
-                let _ = slot.exp_avg_sq.g_mul_scalar_(beta2).addcmul_(&scaled, &scaled);
-                let mut denominator = slot.exp_avg_sq.sqrt();
-                let _ = denominator.g_div_scalar_(correction2.sqrt()).g_add_scalar_(eps);
-                let _ = slot.parameter.addcdiv_(&(&slot.exp_avg * -step_size), &denominator);
             }
         });
     }
@@ -204,6 +230,35 @@ mod tests {
             expected -= 0.01 * m_hat / (v_hat.sqrt() + 1e-8);
             assert!((weight.double_value(&[0, 0]) - expected).abs() < 1e-6);
         }
+    }
+
+    #[test]
+    fn blocks_of_a_large_parameter_change_nothing() {
+        tch::manual_seed(5);
+        let config = OptimizerConfig { weight_decay: 0.1, ..Default::default() };
+        // Rows of 7 do not divide a block, and the last one is not full.
+        let rows = 2 * BLOCK / 7 + 100;
+        let start = Tensor::randn([rows, 7], (Kind::Float, Device::Cpu));
+        let factors = Tensor::randn([7, rows], (Kind::Float, Device::Cpu));
+        let train = |parts: Vec<Tensor>, factors: Vec<Tensor>| {
+            let parts = parts.into_iter().map(|part| part.copy().set_requires_grad(true)).collect::<Vec<_>>();
+            let named =
+                parts.iter().enumerate().map(|(place, part)| (format!("w{place}"), part.shallow_clone()));
+            let mut optimizer = AdamW::new(&config, named).unwrap();
+            for _ in 0..3 {
+                optimizer.zero_grad();
+                for (part, factors) in parts.iter().zip(&factors) {
+                    // A gradient that is a transposed view in its first step.
+                    (part.tr() * factors).pow_tensor_scalar(2).sum(Kind::Float).backward();
+                }
+                optimizer.step(0.01);
+            }
+            Tensor::cat(&parts, 0).detach()
+        };
+        let whole = train(vec![start.shallow_clone()], vec![factors.shallow_clone()]);
+        let small = train(start.chunk(8, 0), factors.chunk(8, 1));
+        assert!(whole.equal(&small));
+        assert!(!whole.equal(&start));
     }
 
     #[test]
