@@ -58,6 +58,7 @@ presets![
     "TinyCLIP-ViT-39M-16-Text-19M",
     "TinyCLIP-ViT-40M-32-Text-19M",
     "TinyCLIP-ViT-61M-32-Text-29M",
+    "ViT-pico-32px",
     "ViT-nano-32px",
     "ViT-micro-32px",
     "ViT-small-32px",
