@@ -12,6 +12,8 @@ use crate::checkpoint::layout::with_text_prefix;
 use crate::config::{Layers, TowerKind, VisionConfig};
 use crate::{Clip, ClipConfig, Error, Result, resize, weights};
 
+pub mod tokens;
+
 /// Makes `student` the leading part of `teacher`: parameters, running statistics, logit scale and bias.
 ///
 /// Positional tables of images are interpolated where the grid differs; of texts a student with a shorter

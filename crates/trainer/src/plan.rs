@@ -175,7 +175,11 @@ impl Plan {
         let origin = recipe.student.run.as_ref().unwrap_or(&recipe.student.model);
         let student = ModelCost::new(origin, &config)?;
         if let Some(larger) = inherited(recipe, job)? {
-            clip_model::inherit::check(&config, &larger)?;
+            if recipe.student.inherit_tokens {
+                clip_model::inherit::tokens::check(&config, &larger)?;
+            } else {
+                clip_model::inherit::check(&config, &larger)?;
+            }
         }
         let named = recipe.teachers.iter().filter(|teacher| teacher.names_a_model());
         let teachers = named.map(|teacher| teacher_cost(teacher, job)).collect::<Result<Vec<_>>>()?;

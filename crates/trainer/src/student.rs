@@ -9,7 +9,7 @@ use tch::Device;
 use crate::checkpoint::State;
 use crate::models::{Need, locate};
 use crate::prune::Pruner;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Student};
 use crate::step::Trainee;
 use crate::teaching::Models;
 use crate::{Error, Result};
@@ -39,7 +39,7 @@ pub(crate) fn open(
         tracing::info!("student {origin}: {note}");
     }
     if let Some(larger) = own.larger(models).filter(|_| saved.is_none()) {
-        inherit_from(&larger, own.inherit_run.as_deref(), &opened)?;
+        inherit_from(&larger, own, &opened)?;
     }
     if let Some(config) = saved.and_then(|state| state.pruned.as_ref()) {
         opened.model = Clip::new(config, device, recipe.seed)?;
@@ -82,8 +82,8 @@ fn no_model_yet(run: &str, folder: &str) -> Error {
     Error::recipe("student", format!("the run `{run}` has no model yet ({folder})"))
 }
 
-fn inherit_from(larger: &str, run: Option<&str>, student: &Opened) -> Result<()> {
-    if let Some(run) = run.filter(|_| !Path::new(larger).exists()) {
+fn inherit_from(larger: &str, own: &Student, student: &Opened) -> Result<()> {
+    if let Some(run) = own.inherit_run.as_deref().filter(|_| !Path::new(larger).exists()) {
         return Err(no_model_yet(run, larger));
     }
     let larger = &*locate(larger, Need::Weights, false)?;
@@ -92,7 +92,12 @@ fn inherit_from(larger: &str, run: Option<&str>, student: &Opened) -> Result<()>
         let reason = format!("inherit = \"{larger}\" has no weights: name a model folder or file");
         return Err(Error::recipe("student", reason));
     }
-    inherit::inherit(&student.model, &opened.model)?;
-    tracing::info!("the student's weights are a part of {larger}");
+    if own.inherit_tokens {
+        inherit::tokens::token_embeddings(&student.model, &opened.model)?;
+        tracing::info!("the student's token embeddings are those of {larger}");
+    } else {
+        inherit::inherit(&student.model, &opened.model)?;
+        tracing::info!("the student's weights are a part of {larger}");
+    }
     Ok(())
 }

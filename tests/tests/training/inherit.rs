@@ -56,6 +56,32 @@ fn a_student_inherits_at_its_start_and_not_on_resume() {
 }
 
 #[test]
+fn a_student_may_inherit_token_embeddings_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (large, student) = (model(folder.path(), "large", 2, 1), model(folder.path(), "student", 1, 2));
+    let recipe = tiny::recipe(&student, 1).replace("lr = 1e-2", "lr = 1e-30");
+    let tokens = "student.inherit_tokens = true\n";
+    let error = parse(&format!("{recipe}{tokens}"), &[], "test").unwrap_err().to_string();
+    assert!(error.contains("student.inherit_run"), "{error}");
+    let inherit = format!("student.inherit = '{}'\n", large.display());
+    let job = parse(&format!("{recipe}{tokens}{inherit}"), &[], "test").unwrap();
+    let out = folder.path().join("run");
+    let stop = AtomicBool::new(false);
+    run(&job.runs[0], &out, &no_models, &options(&stop, None)).unwrap();
+    let read = |folder: &Path| read_safetensors(&folder.join("open_clip_model.safetensors")).unwrap();
+    let (own, start, theirs) = (read(&out.join("model")), read(&student), read(&large));
+    for (name, value) in &own {
+        let is_taken = ["token_embedding.weight", "positional_embedding"].contains(&name.as_str());
+        assert_eq!(value.allclose(&start[name], 1e-6, 1e-7, false), !is_taken, "{name}");
+    }
+    let name = "token_embedding.weight";
+    let (_, values, _) = theirs[name].svd(true, true);
+    let expected = values.narrow(0, 0, 8).square().sum(tch::Kind::Float).double_value(&[]);
+    let found = own[name].square().sum(tch::Kind::Float).double_value(&[]);
+    assert!((found - expected).abs() < 1e-4 * expected, "{found}, {expected}");
+}
+
+#[test]
 fn stages_stopped_inside_the_second_equal_the_unbroken_job() {
     let folder = tempfile::tempdir().unwrap();
     let (large, small) = (model(folder.path(), "large", 2, 1), model(folder.path(), "small", 1, 2));

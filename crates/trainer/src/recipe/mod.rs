@@ -117,6 +117,9 @@ pub struct Student {
     /// The same of an earlier run of the recipe file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inherit_run: Option<String>,
+    /// Of that model only the token and positional embeddings, projected to the student's width.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inherit_tokens: bool,
 }
 
 impl Student {

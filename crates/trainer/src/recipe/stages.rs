@@ -42,7 +42,10 @@ pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
         let mut table = run.clone();
         if index > 0 {
             let student = table.get_mut("student").and_then(Value::as_table_mut);
-            student.into_iter().for_each(|student| forget(student, &INHERITED));
+            student.into_iter().for_each(|student| {
+                forget(student, &INHERITED);
+                forget(student, &["inherit_tokens"]);
+            });
         }
         let own_length = stage.get("train").and_then(Value::as_table).filter(|own| has_any(own, &LENGTHS));
         if let (Some(_), Some(train)) = (own_length, table.get_mut("train").and_then(Value::as_table_mut)) {

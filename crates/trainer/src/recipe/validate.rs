@@ -95,6 +95,9 @@ impl Recipe {
         if [&own.inherit, &own.inherit_run, &own.run].into_iter().flatten().count() > 1 {
             return fail("give one of student.inherit, student.inherit_run and student.run".into());
         }
+        if own.inherit_tokens && own.inherit.is_none() && own.inherit_run.is_none() {
+            return fail("student.inherit_tokens needs student.inherit or student.inherit_run: the model that they are of".into());
+        }
         if let Some(prune) = &self.prune {
             if self.student.lock_image || self.student.lock_text {
                 return fail("[prune] changes both towers: neither can be locked".into());
