@@ -29,5 +29,5 @@ pub const METHODS: &[Method] = &[
     Method { name: "rkd", what: "relative distances and angles within each modality", source: "RKD (Park et al. 2019)", recipe: "configs/recipes/methods/rkd.toml" },
     Method { name: "clip-rd", what: "relations across teacher and student", source: "CLIP-RD", recipe: "configs/recipes/methods/clip-rd.toml" },
     Method { name: "reinforced", what: "stored embeddings of a teacher in place of the teacher", source: "MobileCLIP (Vasu et al. 2024)", recipe: "configs/recipes/methods/reinforced.toml" },
-    Method { name: "structure", what: "the joint Gram matrix at several temperatures, and anchors beyond the batch", source: "this project", recipe: "configs/recipes/methods/structure.toml" },
+    Method { name: "structure", what: "relations within and across the modalities, in the batch and to anchors beyond it", source: "this project", recipe: "configs/recipes/methods/structure.toml" },
 ];
