@@ -195,6 +195,18 @@ fn open_svg(height: f64) -> String {
     format!("<svg viewBox=\"0 0 {WIDTH} {height:.0}\" width=\"{WIDTH}\" role=\"img\">")
 }
 
+/// A chart as a file of its own, for a page that shows pictures only; empty where there is none.
+pub(crate) fn standalone(chart: &str) -> String {
+    const OWN: &str = "<style>text{fill:#1c1e21;font:12px system-ui,sans-serif}.axis{stroke:#7a7d82}\
+        @media(prefers-color-scheme:dark){text{fill:#e6e6e6}}</style>";
+    // Outside a page, an SVG needs its namespace.
+    let start = "<svg xmlns=\"http://www.w3.org/2000/svg\" ";
+    match chart.strip_prefix("<svg ").and_then(|rest| rest.split_once('>')) {
+        Some((attributes, rest)) => format!("{start}{attributes}>{OWN}{rest}\n"),
+        None => String::new(),
+    }
+}
+
 /// A Markdown table as HTML; all columns but the first two are numbers.
 pub(crate) fn html_table(markdown: &str) -> String {
     let mut html = String::from("<div class=\"wide\"><table>");

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::charts::{bars, curves, escape, html_table, page};
+use crate::charts::{bars, curves, escape, html_table, page, standalone};
 use crate::run::Results;
 
 /// Points of a curve; more would not be seen.
@@ -45,13 +45,7 @@ fn main_figures(results: &[(String, Results)]) -> String {
 
 /// The main figures as a picture of its own, for a page that shows pictures only.
 pub fn picture(results: &[(String, Results)]) -> String {
-    const OWN: &str = "<style>text{fill:#1c1e21;font:12px system-ui,sans-serif}@media(prefers-color-scheme:dark){text{fill:#e6e6e6}}</style>";
-    // Outside a page, an SVG needs its namespace.
-    let start = "<svg xmlns=\"http://www.w3.org/2000/svg\" ";
-    match main_figures(results).strip_prefix("<svg ").and_then(|rest| rest.split_once('>')) {
-        Some((attributes, rest)) => format!("{start}{attributes}>{OWN}{rest}\n"),
-        None => String::new(),
-    }
+    standalone(&main_figures(results))
 }
 
 /// Samples seen and loss: the raw value of a term, or the total for an empty key.

@@ -1,8 +1,8 @@
 //! The HTML page of a sweep: its tables, and charts where people would rather look.
 
-use super::results::{BySeed, CellResults, MEAN, SweepReport, figure_names, paired, retained};
+use super::results::{BySeed, CellResults, MEAN, SweepReport, figure_names, main_names, paired, retained};
 use super::stats::Summary;
-use crate::charts::{Bars, bars, curves, escape, html_table, page, scatter};
+use crate::charts::{Bars, bars, curves, escape, html_table, page, scatter, standalone};
 use crate::{Result, metrics, report};
 
 /// The page, of one piece.
@@ -65,6 +65,12 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
         }
     }
     Ok(page(&sweep.title, &body))
+}
+
+/// The main figures of all cells as a picture of its own.
+pub(super) fn picture(sweep: &SweepReport) -> String {
+    let all = sweep.shared.iter().chain(&sweep.cells).collect::<Vec<_>>();
+    standalone(&grouped(&all, &main_names(&all), CellResults::main_figure))
 }
 
 /// One group of bars per figure, in percent with the spread over seeds.

@@ -242,7 +242,7 @@ impl SweepReport {
     }
 }
 
-/// Writes `report.md`, `report.json`, `report.csv` and `report.html` into a folder.
+/// Writes `report.md`, `report.json`, `report.csv`, `report.html` and `report.svg` (the main figures) into a folder.
 ///
 /// # Errors
 /// [`Error::Io`] where one cannot be written.
@@ -255,6 +255,7 @@ pub fn write_reports(report: &SweepReport, folder: &Path) -> Result<()> {
         ("report.json", json),
         ("report.csv", report.csv()),
         ("report.html", page::html(report)?),
+        ("report.svg", page::picture(report)),
     ] {
         write_atomic(&folder.join(file), text.as_bytes())?;
     }
@@ -409,7 +410,7 @@ fn fidelity(cell: &CellResults) -> &BTreeMap<String, BySeed> {
 }
 
 /// The main figures in the order of the sets.
-fn main_names(cells: &[&CellResults]) -> Vec<String> {
+pub(super) fn main_names(cells: &[&CellResults]) -> Vec<String> {
     let mut names = Vec::<String>::new();
     for (name, _) in cells.iter().flat_map(|cell| &cell.main) {
         if !names.contains(name) {
