@@ -205,7 +205,11 @@ fn a_sweep_goes_to_its_report() {
     assert!(page.contains("<svg") && page.contains("Two &lt; cells") && !page.contains("NaN"));
     let picture = fs::read_to_string(place.path("sweeps/two/report.svg")).unwrap();
     // A spread of two seeds, and the name of a cell.
-    assert!(picture.starts_with("<svg xmlns=") && picture.contains("class=\"axis\"") && picture.contains(">stored<"));
+    assert!(
+        picture.starts_with("<svg xmlns=")
+            && picture.contains("class=\"axis\"")
+            && picture.contains(">stored<")
+    );
 
     // All is there: nothing is trained again.
     let began = place.path("sweeps/cells");
