@@ -8,7 +8,8 @@ use crate::{Clip, ClipConfig, Result};
 
 const TABLES: [&str; 2] = ["token_embedding.weight", "positional_embedding"];
 
-/// Starts the student's token and positional embeddings from those of `teacher`; all else keeps its own start.
+/// Starts the student's token embeddings `[vocab, width]` and positional embeddings `[context, width]` from those of
+/// `teacher`; all else keeps its own start.
 ///
 /// A narrower student takes the projections on the leading right singular vectors of the teacher's token table,
 /// uncentred: of all tables of that width this one keeps the words' inner products best (Eckart and Young 1936). At

@@ -44,6 +44,7 @@ pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
             let student = table.get_mut("student").and_then(Value::as_table_mut);
             student.into_iter().for_each(|student| {
                 forget(student, &INHERITED);
+                // It says how much of the first stage's larger model is taken; stages after it go on as a whole.
                 forget(student, &["inherit_tokens"]);
             });
         }
@@ -124,6 +125,14 @@ mod tests {
         assert_eq!((a.optimizer.lr, b.optimizer.lr, c.optimizer.lr), (1e-3, 0.1, 5e-4));
         assert_eq!((a.seed, c.seed), (4, 4));
         assert_eq!(b.loss(kd_losses::Loss::Task).map(|task| task.weight), Some(0.5));
+    }
+
+    #[test]
+    fn token_embeddings_are_inherited_by_the_first_stage_alone() {
+        let run = BASE.replace("losses.task", "student.inherit_tokens = true\nlosses.task");
+        let of_the_run = parse(&format!("{run}\n[[stages]]\n[[stages]]"), &[], "test").unwrap();
+        let taken = of_the_run.runs.iter().map(|run| run.student.inherit_tokens).collect::<Vec<_>>();
+        assert_eq!(taken, [true, false]);
     }
 
     #[test]
