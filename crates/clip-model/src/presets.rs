@@ -60,6 +60,7 @@ presets![
     "TinyCLIP-ViT-61M-32-Text-29M",
     "ViT-pico-32px",
     "ViT-nano-32px",
+    "ViT-micro-shallow-32px",
     "ViT-micro-32px",
     "ViT-small-32px",
     "ViT-mini-32px",

@@ -5,7 +5,10 @@ const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 56.0;
 const BOTTOM: f64 = 32.0;
 /// Told apart by most colour-blind people, on light and dark (Okabe and Ito).
-const COLORS: [&str; 7] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c"];
+const COLORS: [&str; 12] = [
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#7f5fd0", "#a6761d",
+    "#66c23a", "#e7298a", "#00b3b3",
+];
 const STYLE: &str = "\
 :root{color-scheme:light dark}\
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;background:light-dark(#fff,#16181c);color:light-dark(#1c1e21,#e6e6e6)}\

@@ -232,8 +232,15 @@ impl Sweep {
             recipe.student.image_size = recipe.student.image_size.or(own.recipe.student.image_size);
             recipe.student.model = own.recipe.student.model.clone();
         }
-        let job = Job { name: cell.name.clone(), runs: vec![recipe] };
-        Plan::new(&job.runs[0], &job)
+        let mut runs = Vec::new();
+        if let Some(own) = recipe.student.inherit.as_deref().and_then(to_come) {
+            recipe.student.inherit = None;
+            recipe.student.inherit_run = Some(own.recipe.name.clone());
+            runs.push(own.recipe.clone());
+        }
+        runs.push(recipe);
+        let job = Job { name: cell.name.clone(), runs };
+        Plan::new(&job.runs[job.runs.len() - 1], &job)
     }
 
     /// All runs in the order in which they are made, each folder once: what all cells share, then seed by seed what
@@ -475,6 +482,21 @@ mod tests {
         };
         assert_eq!(taught(1), taught(1));
         assert_ne!(taught(1), taught(2), "another teacher makes another student");
+    }
+
+    #[test]
+    fn a_student_that_cannot_inherit_from_a_model_to_come_is_refused_beforehand() {
+        let text = "[[shared]]\nname = 't'\nsettings.student.model = 'ViT-micro-32px'\n\
+                    [[cells]]\nname = 'a'\nsettings.student.inherit = '@t'";
+        let swept = sweep(text).unwrap();
+        let refused = swept.plan(&swept.cells[0]).unwrap_err().to_string();
+        assert!(
+            refused.contains("image head width") && refused.contains("96") && refused.contains("64"),
+            "{refused}"
+        );
+        let shallow = format!("[settings]\nstudent.model = 'ViT-micro-shallow-32px'\n{text}");
+        let swept = sweep(&shallow).unwrap();
+        assert_eq!(swept.plan(&swept.cells[0]).unwrap().student.model, "ViT-micro-shallow-32px");
     }
 
     #[test]

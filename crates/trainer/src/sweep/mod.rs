@@ -8,6 +8,7 @@ mod file;
 mod page;
 mod results;
 pub mod stats;
+mod tables;
 
 pub use cells::{Limits, Progress, run_cells};
 pub use file::{Cell, CellState, Sweep};

@@ -1,6 +1,6 @@
 //! The HTML page of a sweep: its tables, and charts where people would rather look.
 
-use super::results::{BySeed, CellResults, MEAN, SweepReport, figure_names, main_names, paired, retained};
+use super::results::{BySeed, CellResults, MEAN, SweepReport, figure_names, main_names, paired};
 use super::stats::Summary;
 use crate::charts::{Bars, bars, curves, escape, html_table, page, scatter, standalone};
 use crate::{Result, metrics, report};
@@ -25,7 +25,7 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
     body.push_str(&format!("<h2>Zero-shot mean in percent</h2>{chart}"));
     tables.for_each(|table| show(&mut body, table));
 
-    let sets = figure_names(&all, retained);
+    let sets = figure_names(&all, |cell| &cell.retained);
     if !sets.is_empty() {
         let chart = grouped(&all, &sets, |cell, set| cell.retained.get(set));
         body.push_str(&format!("<h2>Retained of the teacher by set, in percent</h2>{chart}"));

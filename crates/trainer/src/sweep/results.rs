@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clip_model::cost;
 use clip_model::weights::write_atomic;
 use serde::{Deserialize, Serialize};
-use zeroshot_eval::{Evaluation, Report};
+use zeroshot_eval::{Evaluation, Report, Score};
 
 use super::file::{Cell, CellState, MeanPart, Sweep};
 use super::page;
@@ -16,6 +16,9 @@ use crate::{Error, Result, plan};
 
 /// Name of the main figure.
 pub(super) const MEAN: &str = "zero-shot mean";
+
+/// Sets of more classes have no table of them.
+const FEW_CLASSES: usize = 20;
 
 /// One value per seed that has it.
 pub type BySeed = BTreeMap<u64, f64>;
@@ -31,6 +34,9 @@ pub struct CellResults {
     pub main: Vec<(String, BySeed)>,
     /// Of each figure (`set: figure`) one value per seed, 0 to 1.
     pub figures: BTreeMap<String, BySeed>,
+    /// Of each set of few classes the recall of each class (`set: class`), one value per seed, 0 to 1.
+    #[serde(default)]
+    pub per_class: BTreeMap<String, BySeed>,
     /// Of each fidelity figure (`set: of what, which`) one value per seed.
     pub fidelity: BTreeMap<String, BySeed>,
     /// Of each set the share of the teacher's main figure, one value per seed.
@@ -126,120 +132,6 @@ impl SweepReport {
             missing,
         })
     }
-
-    /// The tables as Markdown.
-    pub fn markdown(&self) -> String {
-        let mut text = format!("# {}\n\n{}\n", self.title, self.made);
-        if !self.missing.is_empty() {
-            text.push_str(&format!("\nNot finished: {}.\n", self.missing.join(", ")));
-        }
-        for (title, table) in self.tables() {
-            text.push_str(&format!("\n## {title}\n\n{table}"));
-        }
-        text
-    }
-
-    /// Titles and Markdown tables.
-    pub fn tables(&self) -> Vec<(String, String)> {
-        let all = self.shared.iter().chain(&self.cells).collect::<Vec<_>>();
-        let mut tables = Vec::new();
-        let columns = main_names(&all);
-        let cell_row = |cell: &CellResults, value: &dyn Fn(&String) -> String| {
-            let mut row = vec![cell.name.clone(), cell.seeds.len().to_string()];
-            row.extend(columns.iter().map(value));
-            row
-        };
-        if !columns.is_empty() {
-            let rows = all.iter().map(|cell| cell_row(cell, &|name| summary(cell.main_figure(name), 100.0)));
-            let title = "Zero-shot results in percent, mean ± standard deviation over seeds".to_string();
-            tables.push((title, table(&["cell", "seeds"], &columns, rows.collect())));
-        }
-        let compared = |cell: &str, other: &str, figure: &str| {
-            let same = |c: &&Comparison| c.cell == cell && c.other == other && c.figure == figure;
-            self.comparisons.iter().find(same).map_or_else(|| "-".into(), |c| difference(&c.difference))
-        };
-        if let Some(baseline) = self.baseline.as_ref().filter(|_| self.cells.len() > 1) {
-            let others = self.cells.iter().filter(|cell| cell.name != *baseline);
-            let rows = others.map(|cell| cell_row(cell, &|name| compared(&cell.name, baseline, name)));
-            let title = format!(
-                "Difference to `{baseline}` in points, with the 95 % interval over seeds (paired; * leaves 0 out)"
-            );
-            tables.push((title, table(&["cell", "seeds"], &columns, rows.collect())));
-        }
-        let names = self.cells.iter().map(|cell| cell.name.clone()).collect::<Vec<_>>();
-        if names.len() > 2 {
-            let rows = self.cells.iter().map(|cell| {
-                let mut row = vec![cell.name.clone(), MEAN.to_string()];
-                row.extend(names.iter().map(|other| compared(&cell.name, other, MEAN)));
-                row
-            });
-            let title = "Row minus column in points, with the 95 % interval over seeds".to_string();
-            tables.push((title, table(&["cell", "figure"], &names, rows.collect())));
-        }
-        for (title, factor, of) in [
-            ("All figures in percent", 100.0, figures as Of),
-            ("Share of the teacher's score that is retained, in percent", 100.0, retained as Of),
-            ("Fidelity to the teacher", 1.0, fidelity as Of),
-        ] {
-            let rows = figure_names(&all, of).into_iter().map(|name| {
-                let (set, figure) = name.split_once(": ").unwrap_or((&name, "main figure"));
-                let mut row = vec![set.to_string(), figure.to_string()];
-                row.extend(all.iter().map(|cell| summary(of(cell).get(&name), factor)));
-                row
-            });
-            let rows = rows.collect::<Vec<_>>();
-            if !rows.is_empty() {
-                let columns = all.iter().map(|cell| cell.name.clone()).collect::<Vec<_>>();
-                tables.push((title.into(), table(&["data set", "figure"], &columns, rows)));
-            }
-        }
-        if !self.predictors.is_empty() {
-            let rows =
-                self.predictors.iter().map(|(name, r)| vec![name.clone(), MEAN.into(), format!("{r:.2}")]);
-            let title = "Which fidelity goes with the zero-shot mean, over all cells and seeds".to_string();
-            tables.push((title, table(&["fidelity", "with"], &["correlation".into()], rows.collect())));
-        }
-        if all.is_empty() {
-            return tables;
-        }
-        let columns = ["parameters, M", "MACs, G", "training, s"].map(String::from);
-        let rows = all.iter().map(|cell| {
-            vec![
-                cell.name.clone(),
-                cell.seeds.len().to_string(),
-                format!("{:.2}", cell.parameters as f64 / 1e6),
-                format!("{:.3}", cell.macs as f64 / 1e9),
-                summary(Some(&cell.seconds), 1.0),
-            ]
-        });
-        tables.push(("Cost".into(), table(&["cell", "seeds"], &columns, rows.collect())));
-        tables
-    }
-
-    /// One line per cell, seed and figure.
-    pub fn csv(&self) -> String {
-        let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
-        let mut text = "cell,seed,kind,figure,value\n".to_string();
-        for cell in self.shared.iter().chain(&self.cells) {
-            let main = cell.main.iter().map(|(figure, values)| ("main", figure, values));
-            let others =
-                [("score", &cell.figures), ("retained", &cell.retained), ("fidelity", &cell.fidelity)];
-            let others =
-                others.into_iter().flat_map(|(kind, all)| all.iter().map(move |(f, v)| (kind, f, v)));
-            for (kind, figure, values) in main.chain(others) {
-                {
-                    for (seed, value) in values {
-                        text.push_str(&format!(
-                            "{},{seed},{kind},{},{value}\n",
-                            quoted(&cell.name),
-                            quoted(figure)
-                        ));
-                    }
-                }
-            }
-        }
-        text
-    }
 }
 
 /// Writes `report.md`, `report.json`, `report.csv`, `report.html` and `report.svg` (the main figures) into a folder.
@@ -278,6 +170,7 @@ impl CellResults {
             seeds: Vec::new(),
             main: Vec::new(),
             figures: BTreeMap::new(),
+            per_class: BTreeMap::new(),
             fidelity: BTreeMap::new(),
             retained: BTreeMap::new(),
             parameters: image + text,
@@ -291,6 +184,13 @@ impl CellResults {
         for set in &results.student.sets {
             for (figure, value) in set.score.figures() {
                 self.figures.entry(format!("{}: {figure}", set.set)).or_default().insert(cell.seed, value);
+            }
+            let Score::Classification(found) = &set.score else { continue };
+            for class in found.per_class.iter().filter(|_| found.per_class.len() <= FEW_CLASSES) {
+                if let Some(recall) = class.recall {
+                    let name = format!("{}: {}", set.set, class.class);
+                    self.per_class.entry(name).or_default().insert(cell.seed, recall);
+                }
             }
         }
         let mean = main_figure(&results.student, mean, &cell.label())?.map(|value| (MEAN, value));
@@ -397,18 +297,6 @@ fn predictors(cells: &[CellResults]) -> Vec<(String, f64)> {
 
 pub(super) type Of = fn(&CellResults) -> &BTreeMap<String, BySeed>;
 
-fn figures(cell: &CellResults) -> &BTreeMap<String, BySeed> {
-    &cell.figures
-}
-
-pub(super) fn retained(cell: &CellResults) -> &BTreeMap<String, BySeed> {
-    &cell.retained
-}
-
-fn fidelity(cell: &CellResults) -> &BTreeMap<String, BySeed> {
-    &cell.fidelity
-}
-
 /// The main figures in the order of the sets.
 pub(super) fn main_names(cells: &[&CellResults]) -> Vec<String> {
     let mut names = Vec::<String>::new();
@@ -428,33 +316,6 @@ pub(super) fn figure_names(cells: &[&CellResults], of: Of) -> Vec<String> {
     names
 }
 
-fn summary(values: Option<&BySeed>, factor: f64) -> String {
-    let digits = if factor > 1.0 { 1 } else { 2 };
-    match values.and_then(Summary::by_seed) {
-        None => "-".into(),
-        Some(Summary { mean, deviation: None, .. }) => format!("{:.digits$}", mean * factor),
-        Some(Summary { mean, deviation: Some(deviation), .. }) => {
-            format!("{:.digits$} ± {:.digits$}", mean * factor, deviation * factor)
-        }
-    }
-}
-
-fn difference(found: &Difference) -> String {
-    let mean = found.mean * 100.0;
-    match found.half_width {
-        None => format!("{mean:+.1}"),
-        Some(half) => format!("{mean:+.1} ± {:.1}{}", half * 100.0, if found.is_clear() { " *" } else { "" }),
-    }
-}
-
-fn table(first: &[&str], columns: &[String], rows: Vec<Vec<String>>) -> String {
-    let mut head = first.iter().map(ToString::to_string).collect::<Vec<_>>();
-    head.extend(columns.iter().cloned());
-    let mut all = vec![head];
-    all.extend(rows);
-    zeroshot_eval::report::markdown(&all)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -465,6 +326,7 @@ mod tests {
             seeds: vec![0, 1, 2],
             main: vec![(MEAN.into(), mean.iter().copied().collect())],
             figures: BTreeMap::new(),
+            per_class: BTreeMap::new(),
             fidelity: [("s: images, linear CKA".to_string(), cka.iter().copied().collect())].into(),
             retained: BTreeMap::new(),
             parameters: 1,
@@ -476,7 +338,8 @@ mod tests {
 
     #[test]
     fn a_figure_that_one_seed_lacks_moves_no_other() {
-        let one = cell("one", &[(1, 0.5), (2, 0.7)], &[(0, 0.1), (2, 0.9)]);
+        let mut one = cell("one", &[(1, 0.5), (2, 0.7)], &[(0, 0.1), (2, 0.9)]);
+        one.per_class.insert("s: ship".into(), [(1, 0.25), (2, 0.5)].into());
         let other = cell("other", &[(0, 0.1), (1, 0.2), (2, 0.3)], &[(0, 0.2), (1, 0.3), (2, 0.4)]);
         let pairs = paired(one.main_figure(MEAN), other.main_figure(MEAN));
         assert_eq!(pairs, [(0.5, 0.2), (0.7, 0.3)]);
@@ -499,5 +362,11 @@ mod tests {
             lines.contains("\"one\",2,main,\"zero-shot mean\",0.7\n") && !lines.contains("\"one\",0,main"),
             "{lines}"
         );
+        assert!(lines.contains("\"one\",2,class recall,\"s: ship\",0.5\n"), "{lines}");
+        let tables = report.tables();
+        let (_, classes) =
+            tables.iter().find(|(title, _)| title.starts_with("Recall of each class")).unwrap();
+        let row = classes.lines().last().unwrap().split('|').map(str::trim).collect::<Vec<_>>();
+        assert_eq!(row, ["", "s", "ship", "37.5 ± 17.7", "-", ""]);
     }
 }
