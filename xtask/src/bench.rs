@@ -60,6 +60,7 @@ fn sweep(args: Vec<String>) -> Result<()> {
     say("building clip-distill");
     let mut sweep = Command::new(program::build()?);
     sweep.arg("sweep").args(&args).current_dir(root());
+    train::say_where(&caller);
     // Taking the place of this process, the program gets signals itself.
     let error = std::os::unix::process::CommandExt::exec(with_libtorch(&mut sweep, &libtorch)?);
     Err(error).context("cannot start clip-distill")

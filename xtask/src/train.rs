@@ -25,15 +25,17 @@ pub(crate) fn run(args: Vec<String>) -> Result<()> {
     say("building clip-distill");
     let mut train = std::process::Command::new(program::build()?);
     train.arg("train").args(&args).current_dir(root());
-    if caller != root() {
-        say(&format!(
-            "paths inside the recipe, of --set and of results are relative to {}",
-            root().display()
-        ));
-    }
+    say_where(&caller);
     // Taking the place of this process, the program gets signals itself.
     let error = std::os::unix::process::CommandExt::exec(program::with_libtorch(&mut train, &libtorch)?);
     Err(error).context("cannot start clip-distill")
+}
+
+/// Says that the program runs at the root, where the caller is elsewhere.
+pub(crate) fn say_where(caller: &Path) {
+    if caller != root() {
+        say(&format!("paths inside recipes, of --set and of results are relative to {}", root().display()));
+    }
 }
 
 /// The words for a program that runs at the root, where they were typed in the folder `caller`.

@@ -79,7 +79,7 @@ pub(crate) struct Sweep {
     /// Folder of all sweeps: runs in `cells`, reports in a folder of each sweep's name.
     #[arg(long, default_value = "runs/sweeps")]
     pub out: PathBuf,
-    /// Change a setting of every cell: `key.path=value`; may be repeated.
+    /// Change a setting of every cell and every shared run, a teacher too: `key.path=value`; may be repeated.
     #[arg(long, value_name = "K=V")]
     pub set: Vec<String>,
     /// Cells at once.

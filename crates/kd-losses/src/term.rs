@@ -102,7 +102,7 @@ const FACTS: [Facts; 26] = [
     Facts { loss: Loss::Anchors, name: "anchors", summary: "KL of similarities to teacher embeddings beyond the batch", source: OWN },
     Facts { loss: Loss::AnchorsWithin, name: "anchors-within", summary: "images to images and texts to texts beyond the batch", source: OWN },
     Facts { loss: Loss::AnchorsAcross, name: "anchors-across", summary: "images to texts and texts to images beyond the batch", source: OWN },
-    Facts { loss: Loss::Vocabulary, name: "vocabulary", summary: "the joint Gram matrix of the images and prompts of a class list", source: OWN },
+    Facts { loss: Loss::Vocabulary, name: "vocabulary", summary: "images to a class list, classes to images, and classes to classes", source: OWN },
 ];
 
 impl Loss {

@@ -76,7 +76,7 @@ pub fn table(job: &Job, finished: &[(String, Results)]) -> String {
 }
 
 fn markdown(job: &Job, finished: &[(String, Results)]) -> String {
-    let mut text = format!("# {}\n\nZero-shot results in percent.\n\n{}\n", job.name, table(job, finished));
+    let mut text = format!("# {}\n\nResults in percent.\n\n{}\n", job.name, table(job, finished));
     text.push_str("| run | image tower | text tower | training time |\n|---|---:|---:|---:|\n");
     for (name, results) in finished {
         let (image, text_tower) = results.parameters;

@@ -15,8 +15,7 @@ pub fn html(
     results: &[(String, Results)],
     curves_of: &[(String, Vec<Value>)],
 ) -> String {
-    let mut body =
-        format!("<h1>{}</h1><p>Zero-shot results in percent.</p>{}", escape(name), html_table(table));
+    let mut body = format!("<h1>{}</h1><p>Results in percent.</p>{}", escape(name), html_table(table));
     body.push_str("<h2>Main figure of each data set</h2>");
     body.push_str(&main_figures(results));
     for (title, key) in [("Task loss", "task"), ("Total loss", "")] {

@@ -1,4 +1,5 @@
-//! What a run does, as data: every field of a recipe file, with its default, in one place.
+//! What a run does, as data: the fields of a recipe file, with their defaults. Tables that another crate or module reads are
+//! declared there: sources, augmentation, optimiser, cross-modal head.
 
 mod load;
 mod losses;
@@ -54,7 +55,7 @@ pub struct Recipe {
     /// Weights of the terms by name (`clip-distill methods` lists them); 0 leaves one out.
     #[serde(with = "losses::written")]
     pub losses: BTreeMap<Loss, LossConfig>,
-    /// Which pairs of a batch count as right in the task loss.
+    /// Which pairs of a batch count as right in the task loss, `icl` and `afd`.
     #[serde(default)]
     pub targets: TargetRule,
     /// AdamW.

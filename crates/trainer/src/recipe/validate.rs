@@ -3,6 +3,7 @@
 use kd_losses::{Loss, term};
 
 use super::{Recipe, TeacherConfig};
+use crate::step::TargetRule;
 use crate::{Error, Result};
 
 /// More micro-batches per step than any published recipe has.
@@ -51,6 +52,11 @@ impl Recipe {
         }
         if terms.iter().filter(|term| term.loss.reads_classes()).count() > 1 {
             return fail("losses.hinton and losses.vocabulary each have a class list, and a run reads one: leave one out".into());
+        }
+        if self.targets == TargetRule::EqualCaptions && terms.iter().any(|term| term.loss == Loss::Siglip) {
+            return fail(
+                "losses.siglip knows the diagonal alone: leave out targets = \"equal-captions\"".into(),
+            );
         }
         if let Some(problem) = self.teachers.iter().find_map(TeacherConfig::problem) {
             return fail(problem);

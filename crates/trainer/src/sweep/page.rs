@@ -1,6 +1,6 @@
 //! The HTML page of a sweep: its tables, and charts where people would rather look.
 
-use super::results::{BySeed, CellResults, MEAN, SweepReport, figure_names, main_names, paired};
+use super::results::{BySeed, CellResults, SweepReport, figure_names, main_names, paired};
 use super::stats::Summary;
 use crate::charts::{Bars, bars, curves, escape, html_table, page, scatter, standalone};
 use crate::{Result, metrics, report};
@@ -20,9 +20,10 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
     if let Some(first) = tables.next() {
         show(&mut body, first);
     }
-    let main = [MEAN.to_string()];
+    let mean = sweep.mean_name();
+    let main = [mean.to_string()];
     let chart = grouped(&all, &main, CellResults::main_figure);
-    body.push_str(&format!("<h2>Zero-shot mean in percent</h2>{chart}"));
+    body.push_str(&format!("<h2>Main figure ({mean}), in percent</h2>{chart}"));
     tables.for_each(|table| show(&mut body, table));
 
     let sets = figure_names(&all, |cell| &cell.retained);
@@ -32,29 +33,27 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
     }
     for (title, axis, cost) in [
         (
-            "Zero-shot mean against parameters",
+            "Main figure against parameters",
             "parameters",
             (|cell| cell.parameters as f64) as fn(&CellResults) -> f64,
         ),
-        ("Zero-shot mean against multiply-accumulates", "MACs of an image and a text", |cell| {
-            cell.macs as f64
-        }),
+        ("Main figure against multiply-accumulates", "MACs of an image and a text", |cell| cell.macs as f64),
     ] {
         let points = all.iter().filter_map(|cell| {
-            let mean = Summary::by_seed(cell.main_figure(MEAN)?)?.mean;
-            Some((cell.name.clone(), vec![(cost(cell), mean * 100.0)]))
+            let value = Summary::by_seed(cell.main_figure(mean)?)?.mean;
+            Some((cell.name.clone(), vec![(cost(cell), value * 100.0)]))
         });
         let chart = scatter(&points.collect::<Vec<_>>(), true, axis);
         body.push_str(&format!("<h2>{title}</h2>{chart}"));
     }
     if let Some((best, r)) = sweep.predictors.first() {
         let points = cells.iter().map(|cell| {
-            let pairs = paired(cell.fidelity.get(best), cell.main_figure(MEAN));
+            let pairs = paired(cell.fidelity.get(best), cell.main_figure(mean));
             (cell.name.clone(), pairs.into_iter().map(|(x, y)| (x, y * 100.0)).collect())
         });
         let chart = scatter(&points.collect::<Vec<_>>(), false, best);
         body.push_str(&format!(
-            "<h2>Zero-shot mean against the fidelity that goes with it best (correlation {r:.2})</h2>{chart}"
+            "<h2>Main figure against the fidelity that goes with it best (correlation {r:.2})</h2>{chart}"
         ));
     }
     for (title, key) in [("Task loss", "task"), ("Total loss", "")] {

@@ -14,8 +14,10 @@ use super::stats::{Difference, Summary, correlation};
 use crate::run::{MODEL_FOLDER, REPORT_FILE, Results};
 use crate::{Error, Result, plan};
 
-/// Name of the main figure.
-pub(super) const MEAN: &str = "zero-shot mean";
+/// Name of the main figure: a sweep that names the parts of its mean says which sets are zero-shot.
+pub(super) fn mean_name(parts: &[MeanPart]) -> &'static str {
+    if parts.is_empty() { "mean of the sets" } else { "zero-shot mean" }
+}
 
 /// Sets of more classes have no table of them.
 const FEW_CLASSES: usize = 20;
@@ -30,7 +32,7 @@ pub struct CellResults {
     pub name: String,
     /// The seeds that are finished.
     pub seeds: Vec<u64>,
-    /// The zero-shot mean and the main figure of each set, one value per seed, 0 to 1.
+    /// The mean and the main figure of each set, one value per seed, 0 to 1.
     pub main: Vec<(String, BySeed)>,
     /// Of each figure (`set: figure`) one value per seed, 0 to 1.
     pub figures: BTreeMap<String, BySeed>,
@@ -118,7 +120,7 @@ impl SweepReport {
         };
         let (shared, cells) = (collect(&sweep.shared)?, collect(&sweep.cells)?);
         let comparisons = comparisons(&cells);
-        let predictors = predictors(&cells);
+        let predictors = predictors(&cells, mean_name(&sweep.mean));
         Ok(SweepReport {
             name: sweep.name.clone(),
             title: sweep.title.clone(),
@@ -152,6 +154,13 @@ pub fn write_reports(report: &SweepReport, folder: &Path) -> Result<()> {
         write_atomic(&folder.join(file), text.as_bytes())?;
     }
     Ok(())
+}
+
+impl SweepReport {
+    /// Name of the main figure.
+    pub(super) fn mean_name(&self) -> &'static str {
+        mean_name(&self.mean)
+    }
 }
 
 impl CellResults {
@@ -193,7 +202,8 @@ impl CellResults {
                 }
             }
         }
-        let mean = main_figure(&results.student, mean, &cell.label())?.map(|value| (MEAN, value));
+        let name = mean_name(mean);
+        let mean = main_figure(&results.student, mean, &cell.label())?.map(|value| (name, value));
         let sets = results.student.sets.iter().map(|set| (set.set.as_str(), set.score.main()));
         for (name, value) in mean.into_iter().chain(sets) {
             match self.main.iter_mut().find(|(own, _)| own == name) {
@@ -279,12 +289,12 @@ fn comparisons(cells: &[CellResults]) -> Vec<Comparison> {
     all
 }
 
-fn predictors(cells: &[CellResults]) -> Vec<(String, f64)> {
+fn predictors(cells: &[CellResults], mean: &str) -> Vec<(String, f64)> {
     let mut names = cells.iter().flat_map(|cell| cell.fidelity.keys()).cloned().collect::<Vec<_>>();
     names.sort();
     names.dedup();
     let points = |name: &String| {
-        let of = |cell: &CellResults| paired(cell.fidelity.get(name), cell.main_figure(MEAN));
+        let of = |cell: &CellResults| paired(cell.fidelity.get(name), cell.main_figure(mean));
         cells.iter().flat_map(of).collect::<Vec<_>>()
     };
     let mut found = names
@@ -320,6 +330,8 @@ pub(super) fn figure_names(cells: &[&CellResults], of: Of) -> Vec<String> {
 mod tests {
     use super::*;
 
+    const MEAN: &str = "mean of the sets";
+
     fn cell(name: &str, mean: &[(u64, f64)], cka: &[(u64, f64)]) -> CellResults {
         CellResults {
             name: name.into(),
@@ -352,14 +364,14 @@ mod tests {
             baseline: None,
             shared: Vec::new(),
             comparisons: comparisons(&[one.clone(), other.clone()]),
-            predictors: predictors(&[one.clone(), other.clone()]),
+            predictors: predictors(&[one.clone(), other.clone()], MEAN),
             cells: vec![one, other],
             missing: Vec::new(),
         };
         assert_eq!(report.comparisons[0].difference.count, 2);
         let lines = report.csv();
         assert!(
-            lines.contains("\"one\",2,main,\"zero-shot mean\",0.7\n") && !lines.contains("\"one\",0,main"),
+            lines.contains("\"one\",2,main,\"mean of the sets\",0.7\n") && !lines.contains("\"one\",0,main"),
             "{lines}"
         );
         assert!(lines.contains("\"one\",2,class recall,\"s: ship\",0.5\n"), "{lines}");

@@ -1,6 +1,6 @@
 //! The tables and lines that a sweep's report consists of.
 
-use super::results::{BySeed, CellResults, Comparison, MEAN, Of, SweepReport, figure_names, main_names};
+use super::results::{BySeed, CellResults, Comparison, Of, SweepReport, figure_names, main_names};
 use super::stats::{Difference, Summary};
 
 impl SweepReport {
@@ -19,6 +19,7 @@ impl SweepReport {
     /// Titles and Markdown tables.
     pub fn tables(&self) -> Vec<(String, String)> {
         let all = self.shared.iter().chain(&self.cells).collect::<Vec<_>>();
+        let mean = self.mean_name();
         let mut tables = Vec::new();
         let columns = main_names(&all);
         let cell_row = |cell: &CellResults, value: &dyn Fn(&String) -> String| {
@@ -28,7 +29,7 @@ impl SweepReport {
         };
         if !columns.is_empty() {
             let rows = all.iter().map(|cell| cell_row(cell, &|name| summary(cell.main_figure(name), 100.0)));
-            let title = "Zero-shot results in percent, mean ± standard deviation over seeds".to_string();
+            let title = "Results in percent, mean ± standard deviation over seeds".to_string();
             tables.push((title, table(&["cell", "seeds"], &columns, rows.collect())));
         }
         let compared = |cell: &str, other: &str, figure: &str| {
@@ -46,8 +47,8 @@ impl SweepReport {
         let names = self.cells.iter().map(|cell| cell.name.clone()).collect::<Vec<_>>();
         if names.len() > 2 {
             let rows = self.cells.iter().map(|cell| {
-                let mut row = vec![cell.name.clone(), MEAN.to_string()];
-                row.extend(names.iter().map(|other| compared(&cell.name, other, MEAN)));
+                let mut row = vec![cell.name.clone(), mean.to_string()];
+                row.extend(names.iter().map(|other| compared(&cell.name, other, mean)));
                 row
             });
             let title = "Row minus column in points, with the 95 % interval over seeds".to_string();
@@ -76,8 +77,8 @@ impl SweepReport {
         }
         if !self.predictors.is_empty() {
             let rows =
-                self.predictors.iter().map(|(name, r)| vec![name.clone(), MEAN.into(), format!("{r:.2}")]);
-            let title = "Which fidelity goes with the zero-shot mean, over all cells and seeds".to_string();
+                self.predictors.iter().map(|(name, r)| vec![name.clone(), mean.into(), format!("{r:.2}")]);
+            let title = format!("Which fidelity goes with the {mean}, over all cells and seeds");
             tables.push((title, table(&["fidelity", "with"], &["correlation".into()], rows.collect())));
         }
         if all.is_empty() {
