@@ -15,24 +15,32 @@ pub enum Score {
     Retrieval(Retrieval),
 }
 
+/// Names of [`Score::figures`] of a classification.
+pub const CLASSIFICATION_FIGURES: [&str; 3] = ["top-1", "top-5", "mean per-class recall"];
+/// Names of [`Score::figures`] of a retrieval.
+pub const RETRIEVAL_FIGURES: [&str; 6] = [
+    "text recall@1",
+    "text recall@5",
+    "text recall@10",
+    "image recall@1",
+    "image recall@5",
+    "image recall@10",
+];
+
 impl Score {
     /// The figures that tables show: name and share (0 to 1).
     pub fn figures(&self) -> Vec<(&'static str, f64)> {
         match self {
             Score::Classification(found) => {
-                let mut figures = vec![("top-1", found.top1)];
-                figures.extend(found.top5.map(|top5| ("top-5", top5)));
-                figures.push(("mean per-class recall", found.mean_per_class_recall));
-                figures
+                let values = [Some(found.top1), found.top5, Some(found.mean_per_class_recall)];
+                let named = CLASSIFICATION_FIGURES.into_iter().zip(values);
+                named.filter_map(|(name, value)| Some((name, value?))).collect()
             }
-            Score::Retrieval(found) => vec![
-                ("text recall@1", found.image_to_text.at_1),
-                ("text recall@5", found.image_to_text.at_5),
-                ("text recall@10", found.image_to_text.at_10),
-                ("image recall@1", found.text_to_image.at_1),
-                ("image recall@5", found.text_to_image.at_5),
-                ("image recall@10", found.text_to_image.at_10),
-            ],
+            Score::Retrieval(found) => {
+                let both = [found.image_to_text, found.text_to_image];
+                let values = both.into_iter().flat_map(|way| [way.at_1, way.at_5, way.at_10]);
+                RETRIEVAL_FIGURES.into_iter().zip(values).collect()
+            }
         }
     }
 

@@ -6,6 +6,7 @@ mod architecture;
 mod files;
 mod links;
 mod recipes;
+mod settings;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub(crate) fn run() -> Result<()> {
 /// All findings in a tree whose files are listed relative to its root.
 fn check(root: &Path, files: &[PathBuf]) -> Result<Vec<String>> {
     let mut findings = architecture::check(root, files);
+    findings.extend(settings::check(root, files));
     for file in files {
         let name = file.display();
         let path = root.join(file);

@@ -83,8 +83,10 @@ impl Folder {
         if config.templates.is_empty() || config.templates.iter().any(|t| !t.contains("{}")) {
             return Err(Error::Config("every caption template needs `{}` where the class name goes".into()));
         }
-        if config.every == Some(0) || (config.every.is_none() && config.subset != Subset::All) {
-            return Err(Error::Config("a subset needs `every = n` with n of at least 1".into()));
+        if config.every == Some(0) || config.every.is_none() != (config.subset == Subset::All) {
+            let reason =
+                "`every = n` (n of at least 1) and `subset = \"every\"` or `\"rest\"` need each other";
+            return Err(Error::Config(reason.into()));
         }
         let root = resolve(base, &config.root);
         let names = config.classes.as_ref().map(|path| read_names(&resolve(base, path))).transpose()?;

@@ -1,14 +1,15 @@
 //! From a sweep file to the cells that it asks for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use toml::{Table, Value};
+use zeroshot_eval::report::{CLASSIFICATION_FIGURES, RETRIEVAL_FIGURES};
 
 use crate::plan::Plan;
-use crate::recipe::{Job, Recipe, check_name, load_one, merge};
+use crate::recipe::{EvalTask, Job, Recipe, check_name, load_one, merge};
 use crate::run::MODEL_FOLDER;
 use crate::run_folder::{Standing, has_model, results, shaping};
 use crate::{Error, Result};
@@ -112,6 +113,23 @@ fn one_seed() -> Vec<u64> {
     vec![0]
 }
 
+impl MeanPart {
+    /// Why a cell cannot have this part, if so: found before the cell is made.
+    fn problem(&self, cell: &Cell) -> Option<String> {
+        let (set, figure) = (&self.set, &self.figure);
+        let Some(found) = cell.recipe.eval.sets.iter().find(|own| own.name == *set) else {
+            return Some(format!("its mean has the set `{set}`, which `{}` does not measure", cell.name));
+        };
+        let known = match found.task {
+            EvalTask::Classification => &CLASSIFICATION_FIGURES[..],
+            EvalTask::Retrieval => &RETRIEVAL_FIGURES[..],
+        };
+        let unknown =
+            || format!("its mean has the figure `{figure}` of `{set}`, which has {}", known.join(", "));
+        (!known.contains(&figure.as_str())).then(unknown)
+    }
+}
+
 impl Cell {
     /// What is there of it: results alone will do. What cannot be read counts as begun: its run says what is wrong.
     pub fn state(&self) -> CellState {
@@ -193,12 +211,14 @@ impl Sweep {
             return fail(format!("baseline = \"{baseline}\" is none of its cells"));
         }
         for part in &file.mean {
-            let has = |cell: &Cell| cell.recipe.eval.sets.iter().any(|set| set.name == part.set);
-            if let Some(cell) = cells.iter().find(|cell| !has(cell)) {
-                return fail(format!(
-                    "its mean has the set `{}`, which `{}` does not measure",
-                    part.set, cell.name
-                ));
+            if let Some(problem) = cells.iter().find_map(|cell| part.problem(cell)) {
+                return fail(problem);
+            }
+        }
+        let mut made = HashMap::new();
+        for cell in &cells {
+            if let Some(first) = made.insert(&cell.folder, &cell.name).filter(|first| **first != cell.name) {
+                return fail(format!("`{first}` and `{}` are the same run: take one of them out", cell.name));
             }
         }
         let title = if file.title.is_empty() { file.name.clone() } else { file.title.clone() };
@@ -516,6 +536,16 @@ mod tests {
             ("seeds = [9223372036854775807, 9223372036854775808]\n[[cells]]\nname = 'a'", "seed"),
             ("[grid]\nseed = [1, 2]\n[[cells]]\nname = 'a'", "no setting"),
             ("mean = [{ set = 'x', figure = 'top-1' }]\n[[cells]]\nname = 'a'", "`x`"),
+            (
+                "mean = [{ set = 's', figure = 'top1' }]\nsettings.eval.sets = [{ name = 's', source = 'emoji' }]\n\
+                 [[cells]]\nname = 'a'",
+                "which has top-1, top-5",
+            ),
+            ("[[cells]]\nname = 'a'\n[[cells]]\nname = 'b'", "`a` and `b` are the same run"),
+            (
+                "[grid]\n'train.steps' = [5, 6]\n[[cells]]\nname = 'a'\nsettings.train.steps = 7",
+                "are the same run",
+            ),
         ] {
             let error = sweep(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
