@@ -242,21 +242,26 @@ impl Sweep {
             let is_model = |own: &&Cell| Path::new(name) == own.folder.join(MODEL_FOLDER);
             self.shared.iter().find(is_model).filter(|own| !own.folder.join(MODEL_FOLDER).exists())
         };
+        // A shared run may go on with an earlier one, which starts somewhere in the end.
+        let settle = |model: &mut String, image_size: &mut Option<i64>| {
+            while let Some(own) = to_come(model) {
+                *image_size = image_size.or(own.recipe.student.image_size);
+                *model = own.recipe.student.model.clone();
+            }
+        };
         for teacher in &mut recipe.teachers {
-            if let Some(own) = teacher.model.as_deref().and_then(to_come) {
-                teacher.model = Some(own.recipe.student.model.clone());
-                teacher.image_size = teacher.image_size.or(own.recipe.student.image_size);
+            if let Some(model) = &mut teacher.model {
+                settle(model, &mut teacher.image_size);
             }
         }
-        if let Some(own) = to_come(&recipe.student.model) {
-            recipe.student.image_size = recipe.student.image_size.or(own.recipe.student.image_size);
-            recipe.student.model = own.recipe.student.model.clone();
-        }
+        settle(&mut recipe.student.model, &mut recipe.student.image_size);
         let mut runs = Vec::new();
         if let Some(own) = recipe.student.inherit.as_deref().and_then(to_come) {
             recipe.student.inherit = None;
             recipe.student.inherit_run = Some(own.recipe.name.clone());
-            runs.push(own.recipe.clone());
+            let mut own = own.recipe.clone();
+            settle(&mut own.student.model, &mut own.student.image_size);
+            runs.push(own);
         }
         runs.push(recipe);
         let job = Job { name: cell.name.clone(), runs };
@@ -514,6 +519,12 @@ mod tests {
             refused.contains("image head width") && refused.contains("96") && refused.contains("64"),
             "{refused}"
         );
+        let gone_on = text
+            .replace("'@t'", "'@u'")
+            .replace("[[cells]]", "[[shared]]\nname = 'u'\nsettings.student.model = '@t'\n[[cells]]");
+        let swept = sweep(&gone_on).unwrap();
+        assert_eq!(swept.plan(&swept.shared[1]).unwrap().student.model, "ViT-micro-32px");
+        assert_eq!(swept.plan(&swept.cells[0]).unwrap_err().to_string(), refused);
         let shallow = format!("[settings]\nstudent.model = 'ViT-micro-shallow-32px'\n{text}");
         let swept = sweep(&shallow).unwrap();
         assert_eq!(swept.plan(&swept.cells[0]).unwrap().student.model, "ViT-micro-shallow-32px");

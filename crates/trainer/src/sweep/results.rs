@@ -1,6 +1,6 @@
 //! What the cells of a sweep found, together: means over seeds and differences that are paired by seed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use clip_model::cost;
@@ -98,6 +98,9 @@ impl SweepReport {
     /// [`Error::Recipe`] where a result is damaged, or has not a figure of the sweep's mean.
     pub fn read(sweep: &Sweep, made: &str) -> Result<Self> {
         let mut missing = Vec::new();
+        // A shared run may have been measured on more.
+        let sets = sweep.cells.iter().flat_map(|cell| &cell.recipe.eval.sets);
+        let sets = sets.map(|set| set.name.as_str()).collect::<HashSet<_>>();
         let mut collect = |cells: &[Cell]| -> Result<Vec<CellResults>> {
             let mut all = Vec::<CellResults>::new();
             for cell in cells {
@@ -105,7 +108,9 @@ impl SweepReport {
                     missing.push(cell.label());
                     continue;
                 }
-                let results = read_results(&cell.folder)?;
+                let mut results = read_results(&cell.folder)?;
+                results.student.sets.retain(|set| sets.contains(set.set.as_str()));
+                results.details.retain(|found| sets.contains(found.set.as_str()));
                 let place = all.iter().position(|own| own.name == cell.name);
                 let place = match place {
                     Some(place) => place,
