@@ -231,6 +231,7 @@ fn a_sweep_goes_to_its_report() {
     fs::write(place.path("two.toml"), more).unwrap();
     let table = done(&["sweep", &file, "--out", &out]);
     assert!(table.contains("## Recall of each class in percent\n\n| data set | class"), "{table}");
+    assert!(!table.contains("held out"), "the teacher's own set, which no cell has: {table}");
     fs::write(place.path("two.toml"), sweep).unwrap();
     done(&["sweep", &file, "--out", &out]);
 

@@ -4,7 +4,7 @@ const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 56.0;
 const BOTTOM: f64 = 32.0;
-/// Told apart by most colour-blind people, on light and dark (Okabe and Ito).
+/// The first six are told apart by most colour-blind people, on light and dark (Okabe and Ito).
 const COLORS: [&str; 12] = [
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#7f5fd0", "#a6761d",
     "#66c23a", "#e7298a", "#00b3b3",

@@ -42,7 +42,7 @@ impl ClassList {
         let per_step = per_step.unwrap_or(names.len());
         if per_step > names.len() {
             let reason = format!("{per_step} per step are more than the {} classes of the list", names.len());
-            return Err(Error::recipe("losses.hinton.classes_per_step", reason));
+            return Err(Error::recipe("classes_per_step", reason));
         }
         let tokens = reader.tokens(&prompts(names, templates), device)?;
         let length = tokens.size()[1];

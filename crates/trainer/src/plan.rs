@@ -4,11 +4,13 @@ use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 use std::sync::Arc;
 
+use clip_model::config::TowerKind;
 use clip_model::folder::Adjust;
 use clip_model::{ClipConfig, CrossModalConfig, cost, presets};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::sample::RawSample;
 use data_pipeline::sources::{Share, Source};
+use kd_losses::Loss;
 use serde::Serialize;
 
 use crate::models::{Need, locate};
@@ -171,6 +173,10 @@ impl Plan {
         let config = student_config(recipe, job)?;
         if let Some(problem) = recipe.cross_modal.as_ref().and_then(|head| head.problem(config.embed_dim)) {
             return Err(Error::recipe(&recipe.name, format!("cross_modal: {problem}")));
+        }
+        if recipe.loss(Loss::Mfd).is_some() && config.vision_cfg.tower() != TowerKind::Vit {
+            let reason = "losses.mfd leaves out patches of a ViT, and the student's image tower is none";
+            return Err(Error::recipe(&recipe.name, reason));
         }
         let origin = recipe.student.run.as_ref().unwrap_or(&recipe.student.model);
         let student = ModelCost::new(origin, &config)?;

@@ -168,6 +168,10 @@ fn what_cannot_work_is_said_before_the_first_step() {
         error(&format!("{preset}{}", recipe.replace("losses.task = 1.0", "losses.task = 1")))
             .contains("has no weights")
     );
+    let conv = recipe
+        .replace(&student.display().to_string(), "ResNet-18-64px")
+        .replace("losses.task = 1.0", "losses.mfd = 1.0\nteacher.model = 'ViT-B-32'");
+    assert!(error(&conv).contains("losses.mfd leaves out patches"));
     let empty = folder.path().join("empty");
     std::fs::create_dir_all(empty.join("class")).unwrap();
     let source = format!("{{ source = \"folder\", root = \"{}\" }}", empty.display());

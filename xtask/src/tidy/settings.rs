@@ -1,51 +1,74 @@
 //! Settings that the reference does not name.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What users look settings up in.
 const REFERENCE: &str = "docs/recipes.md";
-/// Where settings are declared, as public fields.
-const DECLARED: [&str; 4] = [
+/// Where settings are declared, as fields of structs that are read.
+const DECLARED: [&str; 7] = [
     "crates/trainer/src/recipe/",
     "crates/trainer/src/optimizer.rs",
+    "crates/trainer/src/suite.rs",
+    "crates/trainer/src/sweep/file.rs",
     "crates/data-pipeline/src/sources/",
+    "crates/data-pipeline/src/image/augment.rs",
     "crates/clip-model/src/cross_modal.rs",
 ];
+/// What is read in these files and has no rows of its own.
+const OTHER: [&str; 3] = ["AugmentParams", "MeanPart", "SetRows"];
+/// The structs of a sweep file, which are private; other private ones are those of data files.
+const PRIVATE: [&str; 2] = ["File", "Entry"];
 
 pub(super) fn check(root: &Path, files: &[PathBuf]) -> Vec<String> {
     let Ok(reference) = fs::read_to_string(root.join(REFERENCE)) else { return Vec::new() };
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let known = reference.split(|c| !is_word(c)).collect::<std::collections::HashSet<_>>();
+    let known = keys(&reference);
     let declares = |file: &&PathBuf| DECLARED.iter().any(|place| file.to_string_lossy().starts_with(place));
     let mut findings = Vec::new();
     for file in files.iter().filter(declares) {
         let text = fs::read_to_string(root.join(file)).unwrap_or_default();
         let unknown = settings(&text).into_iter().filter(|setting| !known.contains(setting));
-        findings
-            .extend(unknown.map(|setting| format!("{}: `{setting}` is not in {REFERENCE}", file.display())));
+        findings.extend(
+            unknown.map(|setting| format!("{}: no table of {REFERENCE} has `{setting}`", file.display())),
+        );
     }
     findings
 }
 
-/// The public fields of the structs that are read from files.
+/// The names in the first two columns of all tables.
+fn keys(reference: &str) -> HashSet<&str> {
+    let rows = reference.lines().filter(|line| line.starts_with('|'));
+    let columns = rows.flat_map(|row| row.split('|').skip(1).take(2));
+    columns.flat_map(|cell| cell.split(|c: char| !c.is_alphanumeric() && c != '_')).collect()
+}
+
+/// The fields of the structs that are read from files.
 fn settings(text: &str) -> Vec<&str> {
     let (code, _) = text.split_once("#[cfg(test)]").unwrap_or((text, ""));
     let mut found = Vec::new();
     let (mut is_read, mut is_inside, mut renamed) = (false, false, None);
     for line in code.lines() {
-        match line {
-            _ if line.starts_with("#[derive(") => is_read = line.contains("Deserialize"),
-            _ if line.starts_with("pub struct ") => is_inside = is_read,
-            "}" => is_inside = false,
-            _ => {}
-        }
-        if line.trim_start().starts_with("#[serde(") {
-            renamed = line.split_once("rename = \"").and_then(|(_, rest)| rest.split('"').next());
-        }
-        let field = line.strip_prefix("    pub ").and_then(|rest| rest.split_once(':'));
-        if let Some((name, _)) = field.filter(|_| is_inside) {
-            found.push(renamed.take().unwrap_or(name));
+        if line.starts_with("#[derive(") {
+            is_read = line.contains("Deserialize");
+        } else if let Some(rest) = line.strip_prefix("pub struct ").or(line.strip_prefix("struct ")) {
+            let name = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+            let is_one = !OTHER.contains(&name) && (line.starts_with("pub") || PRIVATE.contains(&name));
+            (is_inside, is_read, renamed) = (is_read && is_one, false, None);
+        } else if line.starts_with(|c: char| c.is_ascii_lowercase()) {
+            is_read = false;
+        } else if line == "}" {
+            is_inside = false;
+        } else if let Some((_, rest)) = line.split_once("rename = \"").filter(|_| is_inside) {
+            renamed = rest.split('"').next();
+        } else if let Some(field) = line.strip_prefix("    ").filter(|_| is_inside) {
+            let field = field.strip_prefix("pub ").unwrap_or(field);
+            let name = field.split_once(": ").map(|(name, _)| name);
+            if let Some(name) =
+                name.filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || "_0123456789".contains(c)))
+            {
+                found.push(renamed.take().unwrap_or(name));
+            }
         }
     }
     found
@@ -56,16 +79,37 @@ mod tests {
     use super::*;
     use crate::testing::write;
 
-    #[test]
-    fn a_setting_without_a_line_is_found() {
+    const FILE: &str = "crates/trainer/src/optimizer.rs";
+
+    #[track_caller]
+    fn check_findings(reference: &str, missing: &[&str]) {
         let root = tempfile::tempdir().unwrap();
-        let file = "crates/trainer/src/optimizer.rs";
-        let text = "#[derive(Clone, Deserialize)]\npub struct A {\n    pub lr: f64,\n    #[serde(rename = \"until\")]\n    pub end: u64,\n    pub steps: u64,\n}\n\
-                    #[derive(Clone)]\npub struct B {\n    pub own: u64,\n}\n#[cfg(test)]\npub struct C {\n    pub test: u64,\n}\n";
-        write(&root.path().join(file), text);
-        let files = [PathBuf::from(file), PathBuf::from("crates/other/src/lib.rs")];
-        assert!(check(root.path(), &files).is_empty(), "without a reference there is nothing to compare");
-        write(&root.path().join(REFERENCE), "| `lr`, `until` | and `warmup_steps` |");
-        assert_eq!(check(root.path(), &files), [format!("{file}: `steps` is not in {REFERENCE}")]);
+        let text = "#[derive(Clone, Deserialize)]\npub struct A {\n    /// Not: this.\n    pub lr: f64,\n    \
+                    #[serde(rename = \"until\")]\n    pub end: u64,\n    steps: u64,\n}\n\
+                    #[derive(Clone)]\npub struct B {\n    pub own: u64,\n}\n\
+                    #[derive(Deserialize)]\npub struct SetRows {\n    pub rows: u64,\n}\n\
+                    struct D {\n    own: u64,\n}\n\
+                    #[derive(Deserialize)]\nstruct Sentence {\n    raw: u64,\n}\n\
+                    #[derive(Deserialize)]\nstruct Entry {\n    name: u64,\n}\n\
+                    #[cfg(test)]\n#[derive(Deserialize)]\npub struct C {\n    pub test: u64,\n}\n";
+        write(&root.path().join(FILE), text);
+        write(&root.path().join(REFERENCE), reference);
+        let files = [PathBuf::from(FILE), PathBuf::from("crates/other/src/lib.rs")];
+        let expected = missing.iter().map(|key| format!("{FILE}: no table of {REFERENCE} has `{key}`"));
+        assert_eq!(check(root.path(), &files), expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_setting_without_a_row_is_found() {
+        check_findings("| `lr`, `until`, `name` | - |\n| kind | `a.steps` | 0 |", &[]);
+        check_findings(
+            "steps\n| `lr` | 1 | until, `steps` |\n| `warmup_steps` | 0 |",
+            &["until", "steps", "name"],
+        );
+    }
+
+    #[test]
+    fn without_a_reference_there_is_nothing_to_compare() {
+        assert!(check(tempfile::tempdir().unwrap().path(), &[PathBuf::from(FILE)]).is_empty());
     }
 }

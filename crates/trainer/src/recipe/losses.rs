@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// Share of patches that CLIP-KD leaves out in masked feature distillation.
 const MASKED_SHARE: f64 = 0.75;
 /// Anchors where a recipe names no number.
-const ANCHORS: usize = 1024;
+pub(super) const ANCHORS: usize = 1024;
 /// Blocks of each tower that `hidden` compares where a recipe names no number; fewer where a tower has fewer.
 const LAYERS: usize = 3;
 
@@ -130,11 +130,6 @@ impl LossConfig {
     /// Share of the patches that are left out.
     pub fn masked_share(&self) -> f64 {
         self.masked.unwrap_or(MASKED_SHARE)
-    }
-
-    /// Pairs in the bank.
-    pub fn anchor_count(&self) -> usize {
-        self.count.unwrap_or(ANCHORS)
     }
 
     /// Blocks of each tower that are compared.
@@ -314,6 +309,18 @@ mod tests {
         assert_eq!([39, 40].map(|step| find(Loss::Icl).weight.at(step)), [1.0, 0.0]);
         assert_eq!(find(Loss::Gram).temperatures(), [0.1, 1.0]);
         assert_eq!(find(Loss::Hinton).temperatures(), [3.0]);
+    }
+
+    #[test]
+    fn one_bank_is_as_large_as_the_losses_say() {
+        let count = |losses: &str| recipe(losses).unwrap().anchor_count();
+        assert_eq!(
+            (count("crd = 1"), count("anchors = 1"), count("anchors = 0, crd = 1")),
+            (None, Some(ANCHORS), None)
+        );
+        let small = "anchors-within = { weight = 1.0, count = 16 }, anchors-across = 1";
+        assert_eq!(count(small), Some(16), "one that names no number asks for none");
+        assert_eq!(count(&format!("{small}, anchors = {{ weight = 1.0, count = 32 }}")), Some(32));
     }
 
     #[test]

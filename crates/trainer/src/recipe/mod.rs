@@ -343,10 +343,11 @@ impl Recipe {
         Loss::all().filter(|loss| loss.reads_classes()).find_map(|loss| self.loss(loss))
     }
 
-    /// Pairs of the bank that its losses read, where one does: the largest number that one of them names.
+    /// Pairs of the bank that its losses read, where one does: the largest number that one of them names, or 1024.
     pub fn anchor_count(&self) -> Option<usize> {
         let losses = Loss::all().filter(|loss| loss.reads_anchors());
-        losses.filter_map(|loss| self.loss(loss)).map(LossConfig::anchor_count).max()
+        let named = losses.filter_map(|loss| self.loss(loss)).map(|config| config.count);
+        Some(named.max()?.unwrap_or(losses::ANCHORS))
     }
 
     /// The recipe as it is written into the run folder.

@@ -114,7 +114,7 @@ fn one_seed() -> Vec<u64> {
 }
 
 impl MeanPart {
-    /// Why a cell cannot have this part, if so: found before the cell is made.
+    /// Why a cell cannot have this part, as far as its recipe tells.
     fn problem(&self, cell: &Cell) -> Option<String> {
         let (set, figure) = (&self.set, &self.figure);
         let Some(found) = cell.recipe.eval.sets.iter().find(|own| own.name == *set) else {
@@ -217,7 +217,7 @@ impl Sweep {
         }
         let mut made = HashMap::new();
         for cell in &cells {
-            if let Some(first) = made.insert(&cell.folder, &cell.name).filter(|first| **first != cell.name) {
+            if let Some(first) = made.insert(&cell.folder, &cell.name) {
                 return fail(format!("`{first}` and `{}` are the same run: take one of them out", cell.name));
             }
         }
@@ -521,10 +521,17 @@ mod tests {
         );
         let gone_on = text
             .replace("'@t'", "'@u'")
-            .replace("[[cells]]", "[[shared]]\nname = 'u'\nsettings.student.model = '@t'\n[[cells]]");
+            .replace("[[cells]]", "[[shared]]\nname = 'u'\nsettings.student.model = '@t'\nsettings.student.image_size = 16\n[[cells]]");
         let swept = sweep(&gone_on).unwrap();
         assert_eq!(swept.plan(&swept.shared[1]).unwrap().student.model, "ViT-micro-32px");
         assert_eq!(swept.plan(&swept.cells[0]).unwrap_err().to_string(), refused);
+        let macs = |text: &str| {
+            let swept = sweep(text).unwrap();
+            swept.plan(swept.cells.last().unwrap()).unwrap().student.image_macs
+        };
+        let goes_on = gone_on.replace("student.inherit = '@u'", "student.model = '@u'");
+        let large = goes_on.replace("\nsettings.student.image_size = 16", "");
+        assert!(2 * macs(&goes_on) < macs(&large), "of smaller images, as the run to come has them");
         let shallow = format!("[settings]\nstudent.model = 'ViT-micro-shallow-32px'\n{text}");
         let swept = sweep(&shallow).unwrap();
         assert_eq!(swept.plan(&swept.cells[0]).unwrap().student.model, "ViT-micro-shallow-32px");
@@ -553,6 +560,7 @@ mod tests {
                 "which has top-1, top-5",
             ),
             ("[[cells]]\nname = 'a'\n[[cells]]\nname = 'b'", "`a` and `b` are the same run"),
+            ("[grid]\n'train.steps' = [5, 5]\n[[cells]]\nname = 'a'", "are the same run"),
             (
                 "[grid]\n'train.steps' = [5, 6]\n[[cells]]\nname = 'a'\nsettings.train.steps = 7",
                 "are the same run",

@@ -101,7 +101,7 @@ impl SweepReport {
         // A shared run may have been measured on more.
         let sets = sweep.cells.iter().flat_map(|cell| &cell.recipe.eval.sets);
         let sets = sets.map(|set| set.name.as_str()).collect::<HashSet<_>>();
-        let mut collect = |cells: &[Cell]| -> Result<Vec<CellResults>> {
+        let mut collect = |cells: &[Cell], needs_mean: bool| -> Result<Vec<CellResults>> {
             let mut all = Vec::<CellResults>::new();
             for cell in cells {
                 if cell.state() != CellState::Finished {
@@ -119,11 +119,11 @@ impl SweepReport {
                         all.len() - 1
                     }
                 };
-                all[place].add(cell, &results, &sweep.mean)?;
+                all[place].add(cell, &results, &sweep.mean, needs_mean)?;
             }
             Ok(all)
         };
-        let (shared, cells) = (collect(&sweep.shared)?, collect(&sweep.cells)?);
+        let (shared, cells) = (collect(&sweep.shared, false)?, collect(&sweep.cells, true)?);
         let comparisons = comparisons(&cells);
         let predictors = predictors(&cells, mean_name(&sweep.mean));
         Ok(SweepReport {
@@ -194,7 +194,8 @@ impl CellResults {
         })
     }
 
-    fn add(&mut self, cell: &Cell, results: &Results, mean: &[MeanPart]) -> Result<()> {
+    /// Adds a seed; one that `needs_mean` has every part of it.
+    fn add(&mut self, cell: &Cell, results: &Results, mean: &[MeanPart], needs_mean: bool) -> Result<()> {
         for set in &results.student.sets {
             for (figure, value) in set.score.figures() {
                 self.figures.entry(format!("{}: {figure}", set.set)).or_default().insert(cell.seed, value);
@@ -208,7 +209,10 @@ impl CellResults {
             }
         }
         let name = mean_name(mean);
-        let mean = main_figure(&results.student, mean, &cell.label())?.map(|value| (name, value));
+        let mean = match main_figure(&results.student, mean, &cell.label()) {
+            Err(_) if !needs_mean => None,
+            found => found?.map(|value| (name, value)),
+        };
         let sets = results.student.sets.iter().map(|set| (set.set.as_str(), set.score.main()));
         for (name, value) in mean.into_iter().chain(sets) {
             match self.main.iter_mut().find(|(own, _)| own == name) {
