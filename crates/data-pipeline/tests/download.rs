@@ -309,6 +309,9 @@ fn manifests_that_ship_are_whole_and_paths_stay_inside() {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
+        if path.ends_with("README.md") {
+            continue;
+        }
         let manifest = Manifest::read(&path).unwrap();
         assert_eq!(path.file_stem().unwrap().to_string_lossy(), manifest.name);
         assert!(
