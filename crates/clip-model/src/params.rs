@@ -228,7 +228,8 @@ impl Builder<'_> {
         let tensor = if self.store.dry {
             Tensor::f_zeros([0i64; 0], (Kind::Float, Device::Cpu))?.f_expand(shape, false)?
         } else {
-            let mut tensor = Tensor::f_empty(shape, (Kind::Float, self.store.device))?;
+            // On the CPU, so that a seed stands for the same weights on any device.
+            let mut tensor = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
             match init {
                 Init::Constant(value) => tensor.f_fill_(value)?,
                 // The generator is torch's only one, so nobody else may draw in between.
@@ -239,6 +240,7 @@ impl Builder<'_> {
                     tensor.f_uniform_(-bound, bound)
                 })?,
             }
+            .f_to_device(self.store.device)?
             .f_set_requires_grad(true)?
         };
         let entry = Parameter { name, tensor: tensor.shallow_clone() };

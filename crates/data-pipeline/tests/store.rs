@@ -189,6 +189,15 @@ fn a_store_without_texts_beside_its_captions_is_not_one_with_them() {
 }
 
 #[test]
+fn a_store_with_texts_beside_its_captions_is_gone_on_with_by_who_needs_none() {
+    let (folder, source) = (tempfile::tempdir().unwrap(), source());
+    write(folder.path(), &source, &manifest(&source), 1);
+    let plain = Manifest { extra_texts: Vec::new(), ..manifest(&source) };
+    write(folder.path(), &source, &plain, usize::MAX);
+    assert!(Store::open(folder.path()).unwrap().holds(&manifest(&source).extra_texts));
+}
+
+#[test]
 fn a_damaged_sample_has_no_row() {
     let (folder, source) = (tempfile::tempdir().unwrap(), source());
     let manifest = Manifest { shard_samples: 1000, ..manifest(&source) };
@@ -232,14 +241,13 @@ fn a_store_of_something_else_is_not_gone_on_with() {
     let (folder, source) = (tempfile::tempdir().unwrap(), source());
     let first = manifest(&source);
     write(folder.path(), &source, &first, 1);
-    let mut others = vec![first.clone(); 6];
+    let mut others = vec![first.clone(); 5];
     others[0].teachers[0].identity = "another".into();
     others[1].teachers[0].image.size = 32;
     others[2].augment.scale = [0.1, 1.0];
     others[3].sources[0].fingerprint = "other".into();
-    others[4].extra_texts.clear();
-    others[5].extra_texts.push("another class".into());
-    let parts = ["teachers", "teachers", "augment", "sources", "extra_texts", "extra_texts"];
+    others[4].extra_texts.push("another class".into());
+    let parts = ["teachers", "teachers", "augment", "sources", "extra_texts"];
     for (other, part) in others.into_iter().zip(parts) {
         let error = StoreWriter::open(folder.path(), other).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");

@@ -180,8 +180,9 @@ impl LearnedParts {
     fn affine(&mut self, name: &str, input: i64, output: i64, device: Device) -> Result<(Tensor, Tensor)> {
         let bound = 1.0 / (input as f64).sqrt();
         let mut uniform = |shape: &[i64], part: &str| -> Result<Tensor> {
-            let tensor = Tensor::f_empty(shape, (Kind::Float, device))?.f_uniform_(-bound, bound)?;
-            self.add(&format!("{name}.{part}"), tensor)
+            // Drawn on the CPU, so that a seed stands for the same values on any device.
+            let tensor = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?.f_uniform_(-bound, bound)?;
+            self.add(&format!("{name}.{part}"), tensor.f_to_device(device)?)
         };
         Ok((uniform(&[output, input], "weight")?, uniform(&[output], "bias")?))
     }

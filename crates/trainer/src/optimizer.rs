@@ -40,6 +40,7 @@ impl Default for OptimizerConfig {
 pub struct AdamW {
     config: OptimizerConfig,
     slots: Vec<Slot>,
+    joined: Vec<Joined>,
     updates: i64,
 }
 
@@ -50,6 +51,81 @@ struct Slot {
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     decays: bool,
+}
+
+/// Parameters that decay alike, with the moments of all of them in one tensor, of which the slots' are views. On a GPU an
+/// operation on a small tensor takes as long as its start, so one on all parameters costs what one on each of them does.
+#[derive(Debug)]
+struct Joined {
+    /// Places of its slots.
+    places: Vec<usize>,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+}
+
+impl Joined {
+    /// Moves the moments of these slots into one tensor.
+    fn new(slots: &mut [Slot], places: Vec<usize>) -> Result<Self> {
+        let join = |moment: fn(&mut Slot) -> &mut Tensor, slots: &mut [Slot]| -> Result<Tensor> {
+            let all = flat(places.iter().map(|&place| moment(&mut slots[place]).shallow_clone()))?;
+            let mut start = 0;
+            for &place in &places {
+                let moment = moment(&mut slots[place]);
+                let (size, length) = (moment.size(), moment.numel() as i64);
+                *moment = all.f_narrow(0, start, length)?.f_view(&size[..])?;
+                start += length;
+            }
+            Ok(all)
+        };
+        let exp_avg = join(|slot| &mut slot.exp_avg, slots)?;
+        let exp_avg_sq = join(|slot| &mut slot.exp_avg_sq, slots)?;
+        Ok(Joined { places, exp_avg, exp_avg_sq })
+    }
+}
+
+/// Elements of a group: an operation on so many takes far longer than its start, and a copy of them is small beside a GPU's
+/// memory.
+const JOINED: usize = 1 << 25;
+
+/// All elements of all tensors, one after another.
+fn flat(tensors: impl Iterator<Item = Tensor>) -> Result<Tensor> {
+    let rows = tensors.map(|tensor| tensor.f_reshape([-1])).collect::<std::result::Result<Vec<_>, _>>()?;
+    Ok(Tensor::f_cat(&rows, 0)?)
+}
+
+/// The numbers of one update.
+#[derive(Clone, Copy)]
+struct Update {
+    lr: f64,
+    weight_decay: f64,
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    correction1: f64,
+    correction2: f64,
+    /// What a gradient is multiplied with, where it is clipped.
+    clip: Option<f64>,
+}
+
+impl Update {
+    fn apply(
+        &self,
+        [parameter, gradient, exp_avg, exp_avg_sq]: &mut [Tensor; 4],
+        decays: bool,
+    ) -> std::result::Result<(), tch::TchError> {
+        let decay = 1.0 - self.lr * self.weight_decay;
+        if decays && decay != 1.0 {
+            let _ = parameter.f_mul_scalar_(decay)?;
+        }
+        let _ = exp_avg.f_lerp_(gradient, 1.0 - self.beta1)?;
+        let scaled = gradient.f_mul_scalar((1.0 - self.beta2).sqrt())?;
+        let _ = exp_avg_sq.f_mul_scalar_(self.beta2)?.f_addcmul_(&scaled, &scaled)?;
+        let mut denominator = exp_avg_sq.f_sqrt()?;
+        let _ = denominator.f_div_scalar_(self.correction2.sqrt())?.f_add_scalar_(self.eps)?;
+        let step = exp_avg.f_mul_scalar(-self.lr / self.correction1)?;
+        let _ = parameter.f_addcdiv_(&step, &denominator)?;
+        Ok(())
+    }
 }
 
 /// Elements of a parameter on a CPU that go through all operations of an update before the next ones: few enough to stay
@@ -81,7 +157,7 @@ impl AdamW {
         config: &OptimizerConfig,
         parameters: impl IntoIterator<Item = (String, Tensor)>,
     ) -> Result<Self> {
-        let slots = parameters
+        let mut slots = parameters
             .into_iter()
             .map(|(name, parameter)| {
                 Ok(Slot {
@@ -92,8 +168,10 @@ impl AdamW {
                     parameter,
                 })
             })
-            .collect::<Result<_>>()?;
-        Ok(AdamW { config: config.clone(), slots, updates: 0 })
+            .collect::<Result<Vec<_>>>()?;
+        let on_gpu = slots.iter().all(|slot| slot.parameter.device() != Device::Cpu);
+        let joined = if on_gpu { join(&mut slots)? } else { Vec::new() };
+        Ok(AdamW { config: config.clone(), slots, joined, updates: 0 })
     }
 
     /// The settings.
@@ -108,55 +186,63 @@ impl AdamW {
         }
     }
 
-    /// The L2 norm over all gradients; scales them down where it is above `clip_norm`.
-    pub fn clip_gradients(&self) -> f64 {
-        let gradients =
-            self.slots.iter().map(|s| s.parameter.grad()).filter(|g| g.defined()).collect::<Vec<_>>();
-        if gradients.is_empty() {
-            return 0.0;
+    /// The L2 norm over all gradients.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] where memory runs out.
+    pub fn gradient_norm(&self) -> Result<f64> {
+        let gradient = |place: usize| Some(self.slots[place].parameter.grad()).filter(Tensor::defined);
+        let norms = if self.joined.is_empty() {
+            let gradients = (0..self.slots.len()).filter_map(gradient);
+            gradients.map(|gradient| Ok(gradient.f_norm()?)).collect::<Result<Vec<_>>>()?
+        } else {
+            let groups = self.joined.iter().map(|group| group.places.iter().copied().filter_map(gradient));
+            let groups = groups.map(Iterator::collect::<Vec<_>>).filter(|gradients| !gradients.is_empty());
+            groups.map(|gradients| Ok(flat(gradients.into_iter())?.f_norm()?)).collect::<Result<_>>()?
+        };
+        if norms.is_empty() {
+            return Ok(0.0);
         }
-        let norms = gradients.iter().map(|g| g.norm()).collect::<Vec<_>>();
-        let norm = Tensor::stack(&norms, 0).norm().double_value(&[]);
-        let limit = self.config.clip_norm;
-        if limit > 0.0 && norm > limit {
-            let factor = limit / (norm + 1e-6);
-            for mut gradient in gradients {
-                let _ = gradient.g_mul_scalar_(factor);
-            }
-        }
-        norm
+        Ok(Tensor::f_stack(&norms, 0)?.f_norm()?.f_double_value(&[])?)
     }
 
-    /// One update of every parameter that has a gradient.
-    pub fn step(&mut self, lr: f64) {
+    /// One update of every parameter that has a gradient; `norm` is [`AdamW::gradient_norm`], and gradients are scaled down
+    /// where it is above `clip_norm`.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] where memory runs out.
+    pub fn step(&mut self, lr: f64, norm: f64) -> Result<()> {
         self.updates += 1;
-        let OptimizerConfig { weight_decay, beta1, beta2, eps, .. } = self.config;
-        let correction1 = 1.0 - beta1.powi(self.updates as i32);
-        let correction2 = 1.0 - beta2.powi(self.updates as i32);
-        let step_size = lr / correction1;
+        let OptimizerConfig { weight_decay, beta1, beta2, eps, clip_norm, .. } = self.config;
+        let update = Update {
+            lr,
+            weight_decay,
+            beta1,
+            beta2,
+            eps,
+            correction1: 1.0 - beta1.powi(self.updates as i32),
+            correction2: 1.0 - beta2.powi(self.updates as i32),
+            clip: (clip_norm > 0.0 && norm > clip_norm).then(|| clip_norm / (norm + 1e-6)),
+        };
         tch::no_grad(|| {
-            for slot in &mut self.slots {
-                let gradient = slot.parameter.grad();
-                if !gradient.defined() {
-                    continue;
+            let gradients = self.slots.iter().map(|slot| slot.parameter.grad()).collect::<Vec<_>>();
+            let has_gradient = |&place: &usize| gradients[place].defined();
+            let mut alone = (0..self.slots.len()).filter(has_gradient).collect::<Vec<_>>();
+            for group in self.joined.iter().filter(|group| group.places.iter().all(has_gradient)) {
+                step_joined(group, &mut self.slots, &gradients, &update)?;
+                alone.retain(|place| !group.places.contains(place));
+            }
+            for place in alone {
+                let (slot, mut gradient) = (&self.slots[place], gradients[place].shallow_clone());
+                if let Some(factor) = update.clip {
+                    let _ = gradient.f_mul_scalar_(factor)?;
                 }
-                let decay = if slot.decays { 1.0 - lr * weight_decay } else { 1.0 };
-                let moments = [&slot.exp_avg, &slot.exp_avg_sq];
-                for [mut parameter, gradient, mut exp_avg, mut exp_avg_sq] in
-                    blocks(&slot.parameter, &gradient, moments)
-                {
-                    if decay != 1.0 {
-                        let _ = parameter.g_mul_scalar_(decay);
-                    }
-                    let _ = exp_avg.lerp_(&gradient, 1.0 - beta1);
-                    let scaled = gradient * (1.0 - beta2).sqrt();
-                    let _ = exp_avg_sq.g_mul_scalar_(beta2).addcmul_(&scaled, &scaled);
-                    let mut denominator = exp_avg_sq.sqrt();
-                    let _ = denominator.g_div_scalar_(correction2.sqrt()).g_add_scalar_(eps);
-                    let _ = parameter.addcdiv_(&(exp_avg * -step_size), &denominator);
+                for mut block in blocks(&slot.parameter, &gradient, [&slot.exp_avg, &slot.exp_avg_sq]) {
+                    update.apply(&mut block, slot.decays)?;
                 }
             }
-        });
+            Ok(())
+        })
     }
 
     /// Number of updates so far.
@@ -201,6 +287,46 @@ impl AdamW {
     }
 }
 
+/// Joins what decays, and what does not, into groups of at most [`JOINED`] elements or one parameter.
+fn join(slots: &mut [Slot]) -> Result<Vec<Joined>> {
+    let mut groups = Vec::new();
+    for decays in [true, false] {
+        let (mut places, mut length) = (Vec::new(), 0);
+        for place in (0..slots.len()).filter(|&place| slots[place].decays == decays).collect::<Vec<_>>() {
+            let more = slots[place].parameter.numel();
+            if length + more > JOINED && !places.is_empty() {
+                groups.push(Joined::new(slots, std::mem::take(&mut places))?);
+                length = 0;
+            }
+            places.push(place);
+            length += more;
+        }
+        if !places.is_empty() {
+            groups.push(Joined::new(slots, places)?);
+        }
+    }
+    Ok(groups)
+}
+
+/// One update of all parameters of a group, as of one.
+fn step_joined(group: &Joined, slots: &mut [Slot], gradients: &[Tensor], update: &Update) -> Result<()> {
+    let parameter = flat(group.places.iter().map(|&place| slots[place].parameter.detach()))?;
+    let mut gradient = flat(group.places.iter().map(|&place| gradients[place].shallow_clone()))?;
+    if let Some(factor) = update.clip {
+        let _ = gradient.f_mul_scalar_(factor)?;
+    }
+    let mut all = [parameter, gradient, group.exp_avg.shallow_clone(), group.exp_avg_sq.shallow_clone()];
+    update.apply(&mut all, slots[group.places[0]].decays)?;
+    let mut start = 0;
+    for &place in &group.places {
+        let parameter = &mut slots[place].parameter;
+        let (size, length) = (parameter.size(), parameter.numel() as i64);
+        parameter.f_copy_(&all[0].f_narrow(0, start, length)?.f_view(&size[..])?)?;
+        start += length;
+    }
+    Ok(())
+}
+
 /// open_clip's rule: matrices decay, unless they belong to a norm, a bias or the logit scale.
 fn decays(name: &str, parameter: &Tensor) -> bool {
     parameter.dim() >= 2 && !["bn", "ln", "bias", "logit_scale"].iter().any(|part| name.contains(part))
@@ -222,7 +348,7 @@ mod tests {
             optimizer.zero_grad();
             (&weight * &weight).sum(Kind::Float).backward();
             let gradient = 2.0 * expected;
-            optimizer.step(0.01);
+            optimizer.step(0.01, 0.0).unwrap();
             expected *= 1.0 - 0.01 * 0.1;
             m = 0.9 * m + 0.1 * gradient;
             v = 0.99 * v + 0.01 * gradient * gradient;
@@ -251,7 +377,7 @@ mod tests {
                     // A gradient that is a transposed view in its first step.
                     (part.tr() * factors).pow_tensor_scalar(2).sum(Kind::Float).backward();
                 }
-                optimizer.step(0.01);
+                optimizer.step(0.01, 0.0).unwrap();
             }
             Tensor::cat(&parts, 0).detach()
         };
@@ -272,12 +398,53 @@ mod tests {
     }
 
     #[test]
+    fn joined_parameters_change_as_each_alone() {
+        tch::manual_seed(6);
+        let config = OptimizerConfig { weight_decay: 0.1, clip_norm: 0.5, ..Default::default() };
+        let start = [vec![3, 5], vec![5], vec![4, 2], vec![]]
+            .map(|size| Tensor::randn(size, (Kind::Float, Device::Cpu)));
+        let factors = start.each_ref().map(|part| part.randn_like());
+        let train = |joined: bool| {
+            let parts = start.each_ref().map(|part| part.copy().set_requires_grad(true));
+            let named =
+                parts.iter().enumerate().map(|(place, part)| (format!("w{place}"), part.shallow_clone()));
+            let mut optimizer = AdamW::new(&config, named).unwrap();
+            if joined {
+                optimizer.joined = join(&mut optimizer.slots).unwrap();
+            }
+            for step in 0..4 {
+                optimizer.zero_grad();
+                // The third has no gradient at first, so its group cannot go as one.
+                let used =
+                    parts.iter().zip(&factors).enumerate().filter(|(place, _)| *place != 2 || step > 1);
+                let losses =
+                    used.map(|(_, (part, factor))| (part * factor).pow_tensor_scalar(2).sum(Kind::Float));
+                losses.sum::<Tensor>().backward();
+                let norm = optimizer.gradient_norm().unwrap();
+                assert!(norm > config.clip_norm, "{norm}");
+                optimizer.step(0.01, norm).unwrap();
+            }
+            let state = optimizer.state().into_iter().map(|(_, moment)| moment.copy()).collect::<Vec<_>>();
+            (parts.map(|part| part.detach()), state)
+        };
+        let ((one, state), (other, other_state)) = (train(false), train(true));
+        for (a, b) in one.iter().zip(&other).chain(state.iter().zip(&other_state)) {
+            // The norm is summed in another order.
+            assert!(a.allclose(b, 1e-5, 1e-7, false), "{a} {b}");
+        }
+        assert!(start.iter().zip(&one).all(|(start, end)| !start.equal(end)));
+    }
+
+    #[test]
     fn long_gradients_are_scaled_to_the_limit() {
         let config = OptimizerConfig { clip_norm: 1.0, ..Default::default() };
         let weight = Tensor::from_slice(&[3.0f32, 4.0]).set_requires_grad(true);
-        let optimizer = AdamW::new(&config, [("w".to_string(), weight.shallow_clone())]).unwrap();
+        let mut optimizer = AdamW::new(&config, [("w".to_string(), weight.shallow_clone())]).unwrap();
         (&weight * &weight).sum(Kind::Float).backward();
-        assert!((optimizer.clip_gradients() - 10.0).abs() < 1e-5);
-        assert!((weight.grad().norm().double_value(&[]) - 1.0).abs() < 1e-5);
+        let norm = optimizer.gradient_norm().unwrap();
+        assert!((norm - 10.0).abs() < 1e-5);
+        optimizer.step(0.0, norm).unwrap();
+        // The first moment is a tenth of the gradient that the update saw.
+        assert!((optimizer.slots[0].exp_avg.norm().double_value(&[]) - 0.1).abs() < 1e-6);
     }
 }

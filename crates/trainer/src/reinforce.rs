@@ -34,11 +34,19 @@ pub struct Making<'a> {
     pub stop: Option<&'a AtomicBool>,
     /// Whether to draw a progress bar (on a terminal only).
     pub progress: bool,
+    /// Whether the store holds the prompts of the recipe's class list; a run that has the model itself needs none there.
+    pub class_list: bool,
 }
 
 impl Default for Making<'_> {
     fn default() -> Self {
-        Making { folder: Path::new("store"), kind: StoreKind::F16, stop: None, progress: false }
+        Making {
+            folder: Path::new("store"),
+            kind: StoreKind::F16,
+            stop: None,
+            progress: false,
+            class_list: true,
+        }
     }
 }
 
@@ -91,7 +99,7 @@ pub(crate) fn make(
     if teachers.is_empty() {
         return Err(Error::recipe(&recipe.name, "it names no [teacher] whose embeddings could be stored"));
     }
-    let mut writer = StoreWriter::open(making.folder, manifest(recipe, &teachers, sources, making.kind)?)?;
+    let mut writer = StoreWriter::open(making.folder, manifest(recipe, &teachers, sources, making)?)?;
     let manifest = writer.manifest().clone();
     let views = teachers.iter().map(|(_, _, reader)| reader.preprocess().clone()).collect();
     let mut pass =
@@ -120,14 +128,15 @@ fn manifest(
     recipe: &Recipe,
     teachers: &[(String, Teacher, Reader)],
     sources: &[Arc<dyn Source>],
-    kind: StoreKind,
+    making: &Making<'_>,
 ) -> Result<Manifest> {
     let stored = teachers.iter().map(|(name, teacher, reader)| describe_teacher(name, teacher, reader));
     let teachers = stored.collect::<Result<_>>()?;
     let variants = variants(recipe).unwrap_or(Variants { count: VARIANTS, seed: recipe.data.variants_seed });
-    let extra_texts = class_list(recipe)?.map(|(names, templates)| prompts(&names, &templates));
+    let classes = if making.class_list { class_list(recipe)? } else { None };
+    let extra_texts = classes.map(|(names, templates)| prompts(&names, &templates));
     Ok(Manifest {
-        kind,
+        kind: making.kind,
         extra_texts: extra_texts.unwrap_or_default(),
         ..Manifest::new(variants, recipe.data.augment.clone(), describe(sources)?, teachers)
     })

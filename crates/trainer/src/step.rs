@@ -232,9 +232,9 @@ impl Trainee {
             report.terms.push(("prune", penalty.value, 1.0));
         }
         finite("the loss", report.loss, self.step)?;
-        report.grad_norm = self.optimizer.clip_gradients();
+        report.grad_norm = self.optimizer.gradient_norm()?;
         finite("the gradient norm", report.grad_norm, self.step)?;
-        self.optimizer.step(lr);
+        self.optimizer.step(lr, report.grad_norm)?;
         self.student.clamp_logit_scale();
         self.cross_modal.iter().for_each(CrossModal::clamp_logit_scale);
         if let Some(ema) = &mut self.ema {

@@ -63,6 +63,8 @@ impl Teaching {
                         folder,
                         stop: Some(options.stop),
                         progress: options.progress,
+                        // Runs that share a store need not share a class list: [`Teaching::prompts`] asks one model itself.
+                        class_list: recipe.teachers.len() > 1,
                         ..reinforce::Making::default()
                     };
                     make_or_wait(recipe, models, sources, device, &making)?;

@@ -36,7 +36,7 @@ pub(crate) fn run(args: Reinforce) -> anyhow::Result<Code> {
         Numbers::Bf16 => StoreKind::Bf16,
         Numbers::Int8 => StoreKind::Int8,
     };
-    let making = Making { folder: &args.out, kind, stop: Some(&stop), progress: true };
+    let making = Making { folder: &args.out, kind, stop: Some(&stop), progress: true, class_list: true };
     let made = job::reinforce_run(&job, &runs, chosen, &making)?;
     let (there, all) = made.shards;
     if made.damaged.skipped() > 0 {

@@ -16,8 +16,8 @@ pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
         return dry_run(&sweep, args.json);
     }
     let mut code = Code::Done;
-    args.devices.iter().try_for_each(|name| trainer::run::device(name).map(|_| ()))?;
     if !args.report {
+        args.devices.iter().try_for_each(|name| trainer::run::device(name).map(|_| ()))?;
         for cell in sweep.runs() {
             trainer::run::check(&cell.recipe).with_context(|| cell.label())?;
         }

@@ -39,18 +39,23 @@ pub struct StoreWriter {
 }
 
 impl StoreWriter {
-    /// Begins a store, or goes on with one: shards that are there and whole are kept.
+    /// Begins a store, or goes on with one: shards that are there and whole are kept. A store that was begun with more
+    /// texts than its captions holds them also where `manifest` asks for none.
     ///
     /// # Errors
     /// [`Error::Store`] where the folder holds a store of something else (which is named), [`Error::StoreBusy`] where
     /// another process writes it, [`Error::Io`] where it cannot be read or written.
-    pub fn open(folder: &Path, manifest: Manifest) -> Result<Self> {
+    pub fn open(folder: &Path, mut manifest: Manifest) -> Result<Self> {
         manifest.check().map_err(|reason| error(folder, reason))?;
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
         let lock = lock(folder)?;
         let path = folder.join(MANIFEST_FILE);
         if path.exists() {
-            if let Some(difference) = super::read::manifest(folder)?.difference(&manifest) {
+            let begun = super::read::manifest(folder)?;
+            if manifest.extra_texts.is_empty() {
+                manifest.extra_texts.clone_from(&begun.extra_texts);
+            }
+            if let Some(difference) = begun.difference(&manifest) {
                 let reason =
                     format!("was begun for something else: {difference}; name another folder, or remove it");
                 return Err(error(folder, reason));
