@@ -51,15 +51,7 @@ fn search_path(libraries: &Path, now: Option<&OsStr>) -> Result<OsString> {
 
 /// Builds `clip-distill` for [`with_libtorch`].
 pub(crate) fn build() -> Result<PathBuf> {
-    build_with(&mut cargo(&[
-        "build",
-        "--quiet",
-        "--package",
-        "clip-distill",
-        "--bin",
-        "clip-distill",
-        MESSAGES,
-    ]))
+    build_with(&mut cargo(&["build", "--package", "clip-distill", "--bin", "clip-distill", MESSAGES]))
 }
 
 /// Builds `clip-distill` with the place of libtorch inside, so that it runs from anywhere by itself.

@@ -109,6 +109,30 @@ fn restart_removes_nothing_before_all_is_checked() {
         assert!(place.path("out/model/open_clip_model.safetensors").is_file(), "{wrong}");
         assert!(place.path("out/report.json").is_file(), "{wrong}");
     }
+    // As a process that trains there would.
+    let lock = fs::File::create(place.path("out/.lock")).unwrap();
+    lock.lock().unwrap();
+    let error = failed(&["train", &recipe, "--out", &out, "--restart"]);
+    assert!(error.contains("another process"), "{error}");
+    assert!(place.path("out/report.json").is_file());
+}
+
+#[test]
+fn a_plan_refuses_what_no_data_is_needed_for() {
+    let place = Place::new();
+    let recipe = place.recipe("");
+    let vocabulary = |list: &str| format!("losses.vocabulary={{weight=1.0,{list}}}");
+    for (setting, named) in [
+        (vocabulary("classes=['cat',' CAT ']"), "twice"),
+        (vocabulary("classes=['cat']"), "two names"),
+        (vocabulary("classes=5"), "list of names"),
+        (vocabulary("classes=['cat','dog'],classes_per_step=1"), "classes_per_step = 1"),
+        (vocabulary("classes=['cat','dog'],prompts=['no place']"), "no place"),
+    ] {
+        let error = failed(&["train", &recipe, "--dry-run", "--set", "teacher.model='x'", "--set", &setting]);
+        assert!(error.contains(named), "{setting}: {error}");
+    }
+    assert!(failed(&["train", &recipe, "--dry-run", "--set", "train.device=cudda"]).contains("cuda:N"));
 }
 
 #[test]

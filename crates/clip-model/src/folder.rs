@@ -161,7 +161,14 @@ fn open_folder(folder: &Path, device: Device, adjust: &Adjust) -> Result<Opened>
         let read = hugging_face::read(folder)?;
         (read.config, read.preprocess, read.notes)
     } else {
-        let reason = format!("it has neither {CONFIG_FILE} nor {}", hugging_face::CONFIG_FILE);
+        // What is given may be a run folder, in which the model is one of many things.
+        let inner = folder.join("model");
+        let hint = if inner.join(CONFIG_FILE).exists() {
+            format!("; `{}` is a model folder", inner.display())
+        } else {
+            String::new()
+        };
+        let reason = format!("it has neither {CONFIG_FILE} nor {}{hint}", hugging_face::CONFIG_FILE);
         return Err(Error::config(folder.display().to_string(), reason));
     };
     let file = WEIGHT_FILES.iter().map(|file| folder.join(file)).find(|path| path.is_file());

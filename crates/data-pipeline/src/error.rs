@@ -46,7 +46,8 @@ pub enum Error {
     Empty(String),
     /// More samples were damaged than the error policy allows.
     #[error(
-        "{skipped} of {seen} samples were damaged, more than the policy allows ({max_fraction}): {summary}"
+        "{skipped} of {seen} samples were damaged, more than the policy allows ({max_fraction}): {summary}; repair them, \
+         or allow more by a skip policy with a larger max_fraction"
     )]
     TooManyDamaged {
         /// Damaged samples.

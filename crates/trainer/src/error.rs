@@ -39,7 +39,7 @@ pub enum Error {
     Interrupted,
     /// The loss or a gradient is not a finite number.
     #[error(
-        "{what} is {value} at step {step}: lower the learning rate, clip gradients, or check the data; the last checkpoint is still good"
+        "{what} is {value} at step {step}: check the data, or start again by --restart with a lower optimizer.lr or with optimizer.clip_norm"
     )]
     NonFinite {
         /// Loss or gradient norm.

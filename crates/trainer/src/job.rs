@@ -7,7 +7,7 @@ use clip_model::weights::write_atomic;
 use crate::recipe::{Job, Recipe};
 use crate::reinforce::{self, Made, Making};
 use crate::run::{MODEL_FOLDER, Options, Outcome, Results, run};
-use crate::{Error, Result, report};
+use crate::{Error, Result, report, run_folder};
 
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,14 +93,18 @@ fn markdown(job: &Job, finished: &[(String, Results)]) -> String {
 /// Removes the run folders of a job that is to start again, and nothing else.
 ///
 /// # Errors
-/// [`Error::Io`] where one cannot be removed.
+/// [`Error::Recipe`] where another process works in one of them, which leaves all as they are; [`Error::Io`] where one
+/// cannot be removed.
 pub fn restart(job: &Job, out: &Path) -> Result<()> {
-    for recipe in &job.runs {
-        let folder = folder(job, out, &recipe.name);
+    let folders = job.runs.iter().map(|recipe| folder(job, out, &recipe.name));
+    let folders = folders.filter(|folder| folder.exists()).collect::<Vec<_>>();
+    let _locks = folders.iter().map(|folder| run_folder::lock(folder)).collect::<Result<Vec<_>>>()?;
+    for folder in folders {
         for part in ["checkpoints", MODEL_FOLDER, crate::run::BEST_FOLDER, "tensorboard"] {
             remove(&folder.join(part), |path| std::fs::remove_dir_all(path))?;
         }
-        for part in [crate::run::RECIPE_FILE, crate::run::REPORT_FILE, "metrics.jsonl", "run.json"] {
+        for part in [crate::run::RECIPE_FILE, crate::run::REPORT_FILE, "metrics.jsonl", run_folder::RUN_FILE]
+        {
             remove(&folder.join(part), |path| std::fs::remove_file(path))?;
         }
     }

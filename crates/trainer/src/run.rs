@@ -134,20 +134,30 @@ pub fn check(recipe: &Recipe) -> Result<()> {
 /// # Errors
 /// [`Error::Recipe`] where it is something else, or not there.
 pub fn device(name: &str) -> Result<Device> {
-    let fail = |reason: String| Err(Error::recipe("train.device", reason));
-    let index = match name {
-        "cpu" => return Ok(Device::Cpu),
-        "cuda" => 0,
-        _ => match name.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok()) {
-            Some(index) => index,
-            None => return fail(format!("`{name}` is not cpu, cuda or cuda:N")),
-        },
-    };
+    let device = device_named(name)?;
     let count = tch::Cuda::device_count().max(0) as usize;
-    if index >= count {
-        return fail(format!("`{name}` is not there: {count} CUDA devices are visible"));
+    match device {
+        Device::Cuda(index) if index >= count => {
+            let reason = format!("`{name}` is not there: {count} CUDA devices are visible");
+            Err(Error::recipe("train.device", reason))
+        }
+        device => Ok(device),
     }
-    Ok(Device::Cuda(index))
+}
+
+/// [`device`], whether it is there or not.
+///
+/// # Errors
+/// [`Error::Recipe`] for another name.
+pub(crate) fn device_named(name: &str) -> Result<Device> {
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        "cuda" => Ok(Device::Cuda(0)),
+        _ => match name.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok()) {
+            Some(index) => Ok(Device::Cuda(index)),
+            None => Err(Error::recipe("train.device", format!("`{name}` is not cpu, cuda or cuda:N"))),
+        },
+    }
 }
 
 struct Session<'a> {

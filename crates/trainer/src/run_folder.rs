@@ -14,6 +14,9 @@ use crate::{Error, Result};
 /// Held by the process that works in the folder; the system frees it when the process ends.
 const LOCK_FILE: &str = ".lock";
 
+/// By what and where a run was trained.
+pub(crate) const RUN_FILE: &str = "run.json";
+
 /// What a run folder holds of a recipe's run.
 #[derive(Debug)]
 pub(crate) enum Standing {
@@ -174,6 +177,6 @@ pub(crate) fn write_info(
         "parameters": trainee.student.params().count(),
         "data": state.data,
     });
-    let path = folder.join("run.json");
+    let path = folder.join(RUN_FILE);
     Ok(clip_model::weights::write_atomic(&path, format!("{info:#}\n").as_bytes())?)
 }

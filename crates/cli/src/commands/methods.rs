@@ -31,7 +31,9 @@ pub(crate) fn run(args: Methods) -> anyhow::Result<Code> {
             method.name, method.what, method.source, "", method.recipe
         ));
     }
-    text.push_str("\nlosses (any of them compose: losses.NAME = WEIGHT)\n");
+    text.push_str(
+        "\nlosses (losses.NAME = WEIGHT; they compose, but for the few that docs/recipes.md names)\n",
+    );
     for loss in Loss::all() {
         text.push_str(&format!("  {:20} {} ({})\n", loss.name(), loss.summary(), loss.source()));
     }

@@ -66,6 +66,13 @@ fn summary(job: &Job, out: &Path, results: &[(String, trainer::run::Results)]) -
         job::table(job, results),
         out.join("report.html").display(),
         model.display(),
-        model.display()
+        quoted(&model)
     )
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }

@@ -62,7 +62,7 @@ impl AugmentConfig {
         let [low, high] = self.scale;
         let [narrow, wide] = self.ratio;
         if !(low > 0.0 && low <= high && high <= 1.0) {
-            return Some(format!("scale = [{low}, {high}] is not a range inside 0..=1"));
+            return Some(format!("scale = [{low}, {high}] is not a range above 0 and up to 1"));
         }
         if !(narrow > 0.0 && narrow <= wide && wide.is_finite()) {
             return Some(format!("ratio = [{narrow}, {wide}] is not a range of positive numbers"));

@@ -32,8 +32,12 @@ impl Walk {
             return Ok(());
         }
         for path in sorted(folder)? {
-            if path.is_dir() {
+            let kind = std::fs::metadata(&path).ok().map(|found| found.file_type());
+            if kind.is_some_and(|kind| kind.is_dir()) {
                 self.collect(&path, images)?;
+            } else if kind.is_some_and(|kind| !kind.is_file()) {
+                // Whoever opens a pipe waits for its writer.
+                tracing::info!("`{}` is no file and is left out", path.display());
             } else if path.file_name().is_some_and(|name| is_image(&name.to_string_lossy())) {
                 images.push(path);
             }

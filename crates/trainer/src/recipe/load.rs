@@ -230,6 +230,9 @@ pub(crate) fn check_name(name: &str, origin: &str) -> Result<()> {
             format!("the name `{name}` has other characters than letters, digits, - _ . +"),
         ));
     }
+    if ["html", "md", "svg"].iter().any(|ending| name == format!("report.{ending}")) {
+        return Err(Error::recipe(origin, format!("the name `{name}` is that of the report: take another")));
+    }
     Ok(())
 }
 
@@ -244,11 +247,17 @@ fn merge_run(base: &mut Table, run: Table) {
     merge(base, run);
 }
 
-/// Puts `over` on `base`: tables merge, everything else is replaced.
+/// Puts `over` on `base`: tables merge, everything else is replaced. A length of the run in steps takes the place of
+/// one in epochs, and the other way round.
 pub(crate) fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
-            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
+            (Some(Value::Table(base)), Value::Table(over)) => {
+                if key == "train" && stages::has_any(&over, &stages::LENGTHS) {
+                    stages::forget(base, &stages::LENGTHS);
+                }
+                merge(base, over);
+            }
             (_, value) => {
                 base.insert(key, value);
             }
@@ -300,7 +309,11 @@ impl<'a> Setting<'a> {
                 format!("`{}`: only tables have keys; lists cannot be changed in part", self.text),
             )
         })?;
-        place.insert(path[path.len() - 1].into(), self.value.clone());
+        let key = path[path.len() - 1];
+        if path.first() == Some(&"train") && stages::LENGTHS.contains(&key) {
+            stages::forget(place, &stages::LENGTHS);
+        }
+        place.insert(key.into(), self.value.clone());
         Ok(true)
     }
 }
@@ -350,13 +363,28 @@ mod tests {
     }
 
     #[test]
+    fn a_length_replaces_the_other_kind_of_it() {
+        let settings = ["train.epochs=2".to_string()];
+        let train =
+            |text: &str, settings: &[String]| parse(text, settings, "test").unwrap().runs[0].train.clone();
+        assert_eq!((train(SMALL, &[]).epochs, train(SMALL, &[]).steps), (None, Some(3)));
+        assert_eq!((train(SMALL, &settings).epochs, train(SMALL, &settings).steps), (Some(2.0), None));
+        let run = format!("{SMALL}\n[[runs]]\nname = 'a'\ntrain.epochs = 0.5");
+        assert_eq!((train(&run, &[]).epochs, train(&run, &[]).steps), (Some(0.5), None));
+    }
+
+    #[test]
     fn what_cannot_work_is_named() {
         assert!(error("seed = 1", &[]).contains("`name` is missing"));
         assert!(error(&SMALL.replace("batch_size", "batchsize"), &[]).contains("batchsize"));
         assert!(error(SMALL, &["losses.task=0"]).contains("no loss"));
         assert!(error(SMALL, &["losses.crd=1"]).contains("needs a [teacher]"));
         assert!(error(SMALL, &["teacher.model=x"]).contains("no loss uses it"));
-        assert!(error(SMALL, &["train.epochs=1"]).contains("either `epochs` or `steps`"));
+        assert!(error(SMALL, &["train.epochs=0"]).contains("either `epochs` or `steps`"));
+        assert!(
+            error(SMALL, &["train={batch_size=8,steps=3,epochs=1}"]).contains("both `epochs` and `steps`")
+        );
+        assert!(error(SMALL, &["name=report.md"]).contains("report"));
         assert!(error(SMALL, &["train.batch_size=1"]).contains("at least 2"));
         assert!(error(SMALL, &["optimizer.lr=-1"]).contains("optimizer.lr"));
         assert!(error(SMALL, &["optimizer.lr=nan"]).contains("optimizer.lr"));

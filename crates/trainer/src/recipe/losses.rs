@@ -73,7 +73,10 @@ pub enum When {
 
 /// A class list: names, or where they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "`classes` is neither a list of names nor the path of a file with one per line"
+)]
 pub enum Classes {
     /// The names.
     Listed(Vec<String>),
@@ -160,14 +163,25 @@ impl LossConfig {
         if self.masked.is_some_and(|share| !(share > 0.0 && share < 1.0)) {
             return Some(format!("masked = {} is not between 0 and 1", self.masked_share()));
         }
-        if self.count == Some(0)
-            || self.layers == Some(0)
-            || self.classes_per_step.is_some_and(|count| count < 2)
-        {
-            return Some("there has to be something to compare with: a larger number".into());
+        for (key, number, least) in [
+            ("count", self.count, 1),
+            ("layers", self.layers, 1),
+            ("classes_per_step", self.classes_per_step, 2),
+        ] {
+            if let Some(number) = number.filter(|number| *number < least) {
+                return Some(format!("{key} = {number} leaves nothing to compare with: at least {least}"));
+            }
         }
         if loss.reads_classes() && self.classes.is_none() {
             return Some("it needs `classes`: names, or a file with one name per line".into());
+        }
+        if let Some(Err(error)) = self.prompts.as_ref().map(Templates::texts) {
+            return Some(format!("prompts: {error}"));
+        }
+        if let Some(Classes::Listed(names)) = self.classes.as_ref().filter(|_| loss.reads_classes())
+            && let Some(reason) = problem_of(names)
+        {
+            return Some(reason);
         }
         only(self.masked.is_some(), Loss::Mfd, "masked")
             .or_else(|| of_banks(self.count.is_some(), "count"))
@@ -189,25 +203,34 @@ impl Classes {
             Classes::File(file) => {
                 let path = root.join(file);
                 let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-                text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()
+                text.lines()
+                    .map(str::trim)
+                    .filter(|line| !line.is_empty())
+                    .map(String::from)
+                    .collect::<Vec<_>>()
             }
         };
-        let fail = |reason: String| {
-            let origin = match self {
-                Classes::Listed(_) => "class names".to_string(),
-                Classes::File(file) => root.join(file).display().to_string(),
-            };
-            Err(Error::recipe(origin, reason))
+        let origin = || match self {
+            Classes::Listed(_) => "classes".to_string(),
+            Classes::File(file) => root.join(file).display().to_string(),
         };
-        let mut seen = std::collections::HashSet::new();
-        if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
-            return fail(format!("`{twice}` is there twice"));
+        match problem_of(&names) {
+            Some(reason) => Err(Error::recipe(origin(), reason)),
+            None => Ok(names),
         }
-        if names.len() < 2 || names.iter().any(|name| name.trim().is_empty()) {
-            return fail("a class list needs at least two names, none of them empty".into());
-        }
-        Ok(names)
     }
+}
+
+/// What makes names no class list, if anything.
+fn problem_of(names: &[String]) -> Option<String> {
+    // CLIP's tokenizers see no difference in case and in spaces.
+    let key = |name: &String| name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+    let mut seen = std::collections::HashSet::new();
+    if let Some(twice) = names.iter().find(|name| !seen.insert(key(name))) {
+        return Some(format!("the class `{twice}` is there twice (case and spaces make no difference)"));
+    }
+    (names.len() < 2 || seen.contains(""))
+        .then(|| "a class list needs at least two names, none of them empty".to_string())
 }
 
 /// The `losses` table: numbers, or tables.
@@ -341,7 +364,7 @@ mod tests {
             ("fd = { weight = 1.0, masked = 0.5 }", "`masked` belongs to `mfd`"),
             ("mfd = { weight = 1.0, masked = 1.5 }", "masked"),
             ("fd = { weight = 1.0, layers = 2 }", "`layers` belongs to `hidden`"),
-            ("hidden = { weight = 1.0, layers = 0 }", "larger"),
+            ("hidden = { weight = 1.0, layers = 0 }", "layers = 0"),
             ("fd = { weight = 1.0, until = 1.5 }", "between 0.0 and 1.0"),
             ("fd = { weight = 1.0, temperature = 1.0 }", "no temperature"),
             ("hinton = 1.0", "classes"),
@@ -351,7 +374,7 @@ mod tests {
                 "hinton = { weight = 1.0, classes = ['a', 'b'] }, vocabulary = { weight = 1.0, classes = ['a', 'c'] }",
                 "leave one out",
             ),
-            ("hinton = { weight = 1.0, classes = ['a', 'b'], classes_per_step = 1 }", "larger"),
+            ("hinton = { weight = 1.0, classes = ['a', 'b'], classes_per_step = 1 }", "classes_per_step = 1"),
             ("fd = { weight = 1.0, until = 10 }", "step 10"),
             ("fd = { weight = 1.0, from = 10 }", "step 0"),
             ("fd = { wieght = 1.0 }", "wieght"),
@@ -362,7 +385,9 @@ mod tests {
         }
         let names = |names: &[&str]| Classes::Listed(names.iter().map(|n| n.to_string()).collect());
         assert!(names(&["a", "b"]).names(".".as_ref()).is_ok());
-        assert!(names(&["a", "a"]).names(".".as_ref()).is_err());
+        for twice in [["a", "a"], ["a", "A"], ["a b", " a  b"]] {
+            assert!(names(&twice).names(".".as_ref()).is_err(), "{twice:?}");
+        }
         assert!(names(&["a"]).names(".".as_ref()).is_err());
         assert!(Classes::File("missing.txt".into()).names(".".as_ref()).is_err());
     }

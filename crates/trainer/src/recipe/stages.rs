@@ -72,13 +72,13 @@ pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
 }
 
 const INHERITED: [&str; 3] = ["inherit", "inherit_run", "run"];
-const LENGTHS: [&str; 2] = ["steps", "epochs"];
+pub(super) const LENGTHS: [&str; 2] = ["steps", "epochs"];
 
-fn has_any(table: &Table, keys: &[&str]) -> bool {
+pub(super) fn has_any(table: &Table, keys: &[&str]) -> bool {
     keys.iter().any(|key| table.contains_key(*key))
 }
 
-fn forget(table: &mut Table, keys: &[&str]) {
+pub(super) fn forget(table: &mut Table, keys: &[&str]) {
     keys.iter().for_each(|key| drop(table.remove(*key)));
 }
 

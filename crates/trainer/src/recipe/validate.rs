@@ -164,9 +164,13 @@ impl Recipe {
                 return fail(format!("student.{name} = {share} is outside 0..1"));
             }
         }
+        crate::run::device_named(&train.device)?;
         match (train.epochs, train.steps) {
             (Some(epochs), None) if epochs.is_finite() && epochs > 0.0 => {}
             (None, Some(steps)) if steps > 0 => {}
+            (Some(_), Some(_)) => {
+                return fail("[train] has both `epochs` and `steps`: give one of them".into());
+            }
             _ => return fail("[train] needs either `epochs` or `steps`, above zero".into()),
         }
         let optimizer = &self.optimizer;

@@ -7,7 +7,10 @@ use crate::{Result, metrics, report};
 
 /// The page, of one piece.
 pub(super) fn html(sweep: &SweepReport) -> Result<String> {
-    let mut body = format!("<h1>{}</h1><p>{}</p>", escape(&sweep.title), escape(&sweep.made));
+    let mut body = format!("<h1>{}</h1><p>Report: {}</p>", escape(&sweep.title), escape(&sweep.made));
+    for trained in &sweep.trained {
+        body.push_str(&format!("<p>Trained: {}</p>", escape(trained)));
+    }
     if !sweep.missing.is_empty() {
         body.push_str(&format!("<p>Not finished: {}.</p>", escape(&sweep.missing.join(", "))));
     }

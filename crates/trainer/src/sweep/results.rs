@@ -12,6 +12,7 @@ use super::file::{Cell, CellState, MeanPart, Sweep};
 use super::page;
 use super::stats::{Difference, Summary, correlation};
 use crate::run::{MODEL_FOLDER, REPORT_FILE, Results};
+use crate::run_folder::RUN_FILE;
 use crate::{Error, Result, plan};
 
 /// Name of the main figure: a sweep that names the parts of its mean says which sets are zero-shot.
@@ -73,8 +74,11 @@ pub struct SweepReport {
     pub name: String,
     /// What it asks.
     pub title: String,
-    /// Program, machine class and date.
+    /// Program, machine class and date of the report.
     pub made: String,
+    /// Programs and machines that trained the runs.
+    #[serde(default)]
+    pub trained: Vec<String>,
     /// The main figure is the mean of these; empty is the main figures of all sets.
     pub mean: Vec<MeanPart>,
     /// The cell that differences in tables are taken from.
@@ -123,6 +127,9 @@ impl SweepReport {
             }
             Ok(all)
         };
+        let finished =
+            sweep.shared.iter().chain(&sweep.cells).filter(|cell| cell.state() == CellState::Finished);
+        let trained = trained_by(&finished.map(|cell| cell.folder.as_path()).collect());
         let (shared, cells) = (collect(&sweep.shared, false)?, collect(&sweep.cells, true)?);
         let comparisons = comparisons(&cells);
         let predictors = predictors(&cells, mean_name(&sweep.mean));
@@ -130,6 +137,7 @@ impl SweepReport {
             name: sweep.name.clone(),
             title: sweep.title.clone(),
             made: made.into(),
+            trained,
             mean: sweep.mean.clone(),
             baseline: sweep.baseline.clone(),
             shared,
@@ -246,6 +254,27 @@ impl CellResults {
         self.folders.push(cell.folder.clone());
         Ok(())
     }
+}
+
+/// Program, machine, device and precision of the finished runs, with how many runs each of these has.
+fn trained_by(folders: &HashSet<&Path>) -> Vec<String> {
+    let mut counts = BTreeMap::<String, u64>::new();
+    for folder in folders {
+        let text = std::fs::read_to_string(folder.join(RUN_FILE)).unwrap_or_default();
+        let Ok(run) = serde_json::from_str::<serde_json::Value>(&text) else { continue };
+        let machine = &run["machine"];
+        let said = |value: &serde_json::Value| value.as_str().unwrap_or("unknown").to_string();
+        let line = format!(
+            "{}; {}, {} cores; {}, {}",
+            said(&run["program"]),
+            said(&machine["cpu"]),
+            machine["cores"],
+            said(&machine["device"]),
+            said(&machine["precision"]).to_lowercase()
+        );
+        *counts.entry(line).or_default() += 1;
+    }
+    counts.into_iter().map(|(line, runs)| format!("{line} ({runs} runs)")).collect()
 }
 
 fn read_results(folder: &Path) -> Result<Results> {
@@ -369,6 +398,7 @@ mod tests {
             name: "s".into(),
             title: "s".into(),
             made: String::new(),
+            trained: Vec::new(),
             mean: Vec::new(),
             baseline: None,
             shared: Vec::new(),

@@ -6,7 +6,10 @@ use super::stats::{Difference, Summary};
 impl SweepReport {
     /// The tables as Markdown.
     pub fn markdown(&self) -> String {
-        let mut text = format!("# {}\n\n{}\n", self.title, self.made);
+        let mut text = format!("# {}\n\nReport: {}\n", self.title, self.made);
+        for trained in &self.trained {
+            text.push_str(&format!("Trained: {trained}\n"));
+        }
         if !self.missing.is_empty() {
             text.push_str(&format!("\nNot finished: {}.\n", self.missing.join(", ")));
         }
