@@ -31,6 +31,17 @@ pub(crate) fn run(args: Evaluate) -> anyhow::Result<Code> {
     }
     let name = args.model.as_deref().context("no model is named")?;
     let (sets, root, options) = sets(&args)?;
+    for set in &sets {
+        suite::check(set, &root).with_context(|| {
+            let origin = args.data.as_deref().filter(|data| data.ends_with(".toml"));
+            let fetch = origin.map_or("", |_| ", or fetch it by `cargo xtask download`");
+            format!(
+                "the set `{}` cannot be opened; its paths start at `{}`: name another place by --root{fetch}",
+                set.name,
+                root.display()
+            )
+        })?;
+    }
     let (model, reader) = open_model(name, args.arch.as_deref(), args.tokenizer.as_deref())?;
     let encoder = ModelEncoder { model: &model, reader: &reader };
     let mut teacher = None;

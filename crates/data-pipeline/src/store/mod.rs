@@ -11,6 +11,7 @@ mod rows;
 mod write;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::image::{AugmentConfig, Preprocess};
 use crate::random::mix;
@@ -147,15 +148,12 @@ impl Manifest {
         start..(start + self.shard_samples).min(self.samples())
     }
 
-    /// The first field in which another store of the same purpose differs, with both values.
+    /// The first value in which another store of the same purpose differs, with its place and both values.
     pub fn difference(&self, other: &Manifest) -> Option<String> {
-        // All fields are always written, so those of one are those of the other.
         let (Ok(own), Ok(other)) = (serde_json::to_value(self), serde_json::to_value(other)) else {
             return Some("they cannot be compared".into());
         };
-        let (key, value) = own.as_object()?.iter().find(|(key, value)| other.get(*key) != Some(value))?;
-        let theirs = other.get(key).map(ToString::to_string).unwrap_or_default();
-        Some(format!("`{key}` is {value}, not {theirs}"))
+        differing(String::new(), &own, &other)
     }
 
     fn check(&self) -> Result<(), String> {
@@ -182,6 +180,25 @@ impl Manifest {
             )),
             None => Ok(()),
         }
+    }
+}
+
+/// The first place below `path` where two values are not the same.
+fn differing(path: String, own: &Value, other: &Value) -> Option<String> {
+    match (own, other) {
+        // All fields are always written, so those of one are those of the other.
+        (Value::Object(own), Value::Object(other)) => own.iter().find_map(|(key, value)| {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            differing(path, value, other.get(key).unwrap_or(&Value::Null))
+        }),
+        (Value::Array(own), Value::Array(other)) if own.len() == other.len() => {
+            let mut pairs = own.iter().zip(other).enumerate();
+            pairs.find_map(|(place, (own, other))| differing(format!("{path}[{place}]"), own, other))
+        }
+        (Value::Array(own), Value::Array(other)) => {
+            Some(format!("`{path}` has {} entries, not {}", own.len(), other.len()))
+        }
+        _ => (own != other).then(|| format!("`{path}` is {own}, not {other}")),
     }
 }
 

@@ -50,7 +50,7 @@ pub fn manifest(folder: &Path) -> Result<Manifest> {
     let path = folder.join(MANIFEST_FILE);
     let text = std::fs::read_to_string(&path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => {
-            error(folder, format!("is none: it has no {MANIFEST_FILE}; make one by `reinforce`"))
+            error(folder, format!("is no store: it has no {MANIFEST_FILE}; make one by `reinforce`"))
         }
         _ => Error::io(&path, e),
     })?;

@@ -174,16 +174,19 @@ impl Recipe {
             _ => return fail("[train] needs either `epochs` or `steps`, above zero".into()),
         }
         let optimizer = &self.optimizer;
-        for (name, value, good) in [
-            ("lr", optimizer.lr, optimizer.lr > 0.0),
-            ("weight_decay", optimizer.weight_decay, optimizer.weight_decay >= 0.0),
-            ("beta1", optimizer.beta1, (0.0..1.0).contains(&optimizer.beta1)),
-            ("beta2", optimizer.beta2, (0.0..1.0).contains(&optimizer.beta2)),
-            ("eps", optimizer.eps, optimizer.eps > 0.0),
-            ("clip_norm", optimizer.clip_norm, optimizer.clip_norm >= 0.0),
+        const ABOVE: &str = "a number above 0";
+        const LEAST: &str = "0 or more";
+        const SHARE: &str = "0 or more and below 1";
+        for (name, value, good, wanted) in [
+            ("lr", optimizer.lr, optimizer.lr > 0.0, ABOVE),
+            ("weight_decay", optimizer.weight_decay, optimizer.weight_decay >= 0.0, LEAST),
+            ("beta1", optimizer.beta1, (0.0..1.0).contains(&optimizer.beta1), SHARE),
+            ("beta2", optimizer.beta2, (0.0..1.0).contains(&optimizer.beta2), SHARE),
+            ("eps", optimizer.eps, optimizer.eps > 0.0, ABOVE),
+            ("clip_norm", optimizer.clip_norm, optimizer.clip_norm >= 0.0, LEAST),
         ] {
             if !good || !value.is_finite() {
-                return fail(format!("optimizer.{name} = {value} cannot work"));
+                return fail(format!("optimizer.{name} = {value} is not {wanted}"));
             }
         }
         if self.metrics.every_steps == 0 {
