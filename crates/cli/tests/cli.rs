@@ -310,6 +310,9 @@ fn bad_input_is_one_clear_line() {
     let model = place.model();
     assert!(failed(&["evaluate", &model, "--data", &place.name("none")]).contains("none"));
     fs::create_dir(place.path("empty")).unwrap();
+    let described =
+        failed(&["evaluate", &model, "--data", "../../datasets/cifar10.toml", "--root", &place.name("none")]);
+    assert!(described.contains("--root") && described.contains("cargo xtask download"), "{described}");
     assert!(failed(&["evaluate", &model, "--data", &place.name("empty")]).contains("no sample"));
     assert!(failed(&["evaluate", &model, "--data", "emoji", "--prompts", "best"]).contains("openai-80"));
     let weights = Path::new(&model).join("open_clip_model.safetensors");

@@ -188,7 +188,10 @@ fn a_sweep_goes_to_its_report() {
     assert_eq!(first.status.code(), Some(130), "{}", text(&first.stderr));
     assert!(text(&first.stderr).contains("2 of 5 finished"), "{}", text(&first.stderr));
     let table = done(&["sweep", &file, "--out", &out, "--jobs", "2"]);
-    for part in ["Two < cells", "| stored", "Difference to `plain`", "Fidelity", "retained"] {
+    let trained = ["- Trained: clip-distill ", "cpu, float32; runs: 5"];
+    for part in
+        ["Two < cells", "| stored", "Difference to `plain`", "Fidelity", "retained"].iter().chain(&trained)
+    {
         assert!(table.contains(part), "{part}: {table}");
     }
     let report = json(&fs::read_to_string(place.path("sweeps/two/report.json")).unwrap());

@@ -22,7 +22,7 @@ use crate::measure::{measure, measure_again};
 use crate::metrics::{MetricsFile, Moment};
 use crate::models::{Need, locate};
 use crate::progress::Progress;
-use crate::recipe::{LossConfig, Recipe};
+use crate::recipe::{self, LossConfig, Recipe};
 use crate::run_folder::{self, Standing};
 use crate::schedule::Schedule;
 use crate::step::{MicroBatch, Trainee};
@@ -134,7 +134,7 @@ pub fn check(recipe: &Recipe) -> Result<()> {
 /// # Errors
 /// [`Error::Recipe`] where it is something else, or not there.
 pub fn device(name: &str) -> Result<Device> {
-    let device = device_named(name)?;
+    let device = recipe::device_named(name)?;
     let count = tch::Cuda::device_count().max(0) as usize;
     match device {
         Device::Cuda(index) if index >= count => {
@@ -142,21 +142,6 @@ pub fn device(name: &str) -> Result<Device> {
             Err(Error::recipe("train.device", reason))
         }
         device => Ok(device),
-    }
-}
-
-/// [`device`], whether it is there or not.
-///
-/// # Errors
-/// [`Error::Recipe`] for another name.
-pub(crate) fn device_named(name: &str) -> Result<Device> {
-    match name {
-        "cpu" => Ok(Device::Cpu),
-        "cuda" => Ok(Device::Cuda(0)),
-        _ => match name.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok()) {
-            Some(index) => Ok(Device::Cuda(index)),
-            None => Err(Error::recipe("train.device", format!("`{name}` is not cpu, cuda or cuda:N"))),
-        },
     }
 }
 

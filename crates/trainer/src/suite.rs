@@ -294,7 +294,7 @@ fn cache_file(
 /// # Errors
 /// [`Error::Data`] where its images or training images cannot be opened, [`Error::Recipe`] where its class names do
 /// not fit.
-pub fn check(set: &EvalSet, root: &Path) -> Result<()> {
+pub(crate) fn check(set: &EvalSet, root: &Path) -> Result<()> {
     let source = set.source.open(root)?;
     if set.task == EvalTask::Classification {
         class_names(set, source.as_ref(), root)?;

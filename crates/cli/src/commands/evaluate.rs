@@ -31,29 +31,35 @@ pub(crate) fn run(args: Evaluate) -> anyhow::Result<Code> {
     }
     let name = args.model.as_deref().context("no model is named")?;
     let (sets, root, options) = sets(&args)?;
-    for set in &sets {
-        suite::check(set, &root).with_context(|| {
-            let origin = args.data.as_deref().filter(|data| data.ends_with(".toml"));
-            let fetch = origin.map_or("", |_| ", or fetch it by `cargo xtask download`");
-            format!(
-                "the set `{}` cannot be opened; its paths start at `{}`: name another place by --root{fetch}",
-                set.name,
-                root.display()
-            )
-        })?;
-    }
     let (model, reader) = open_model(name, args.arch.as_deref(), args.tokenizer.as_deref())?;
     let encoder = ModelEncoder { model: &model, reader: &reader };
     let mut teacher = None;
     if let Some(name) = &args.teacher {
         let (model, reader) = open_model(name, None, None)?;
         let encoder = ModelEncoder { model: &model, reader: &reader };
-        let rows = suite::encode_sets(&encoder, &sets, &root, None)?;
+        let rows =
+            suite::encode_sets(&encoder, &sets, &root, None).map_err(|e| not_there(e, &args, &root))?;
         teacher = Some((suite::scores(name, &sets, &rows)?, rows));
     }
     let rows = teacher.as_ref().map(|(_, rows)| rows.as_slice());
-    let details = suite::evaluate_sets(&encoder, &sets, &root, rows, &options)?;
+    let details = suite::evaluate_sets(&encoder, &sets, &root, rows, &options)
+        .map_err(|e| not_there(e, &args, &root))?;
     show(&args, name, &details, teacher.as_ref().map(|(report, _)| report))
+}
+
+/// Says of files that cannot be read where they were looked for, and what to do.
+fn not_there(error: trainer::Error, args: &Evaluate, root: &Path) -> anyhow::Error {
+    let io = matches!(&error, trainer::Error::Data(data_pipeline::Error::Io { .. }));
+    let error = anyhow::Error::from(error);
+    if !io {
+        return error;
+    }
+    let described = args.data.as_deref().is_some_and(|data| data.ends_with(".toml"));
+    let fetch = if described { ", or fetch it by `cargo xtask download`" } else { "" };
+    error.context(format!(
+        "the data's paths start at `{}`: name another place by --root{fetch}",
+        root.display()
+    ))
 }
 
 /// The data sets, where their paths start, and how they are measured.

@@ -253,8 +253,8 @@ pub(crate) fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(base)), Value::Table(over)) => {
-                if key == "train" && stages::has_any(&over, &stages::LENGTHS) {
-                    stages::forget(base, &stages::LENGTHS);
+                if key == "train" && LENGTHS.iter().any(|length| over.contains_key(*length)) {
+                    forget_length(base);
                 }
                 merge(base, over);
             }
@@ -263,6 +263,13 @@ pub(crate) fn merge(base: &mut Table, over: Table) {
             }
         }
     }
+}
+
+/// The keys of `[train]` that say how long a run is, of which it has one.
+const LENGTHS: [&str; 2] = ["steps", "epochs"];
+
+fn forget_length(train: &mut Table) {
+    LENGTHS.iter().for_each(|length| drop(train.remove(*length)));
 }
 
 struct Setting<'a> {
@@ -310,8 +317,8 @@ impl<'a> Setting<'a> {
             )
         })?;
         let key = path[path.len() - 1];
-        if path.first() == Some(&"train") && stages::LENGTHS.contains(&key) {
-            stages::forget(place, &stages::LENGTHS);
+        if path.len() == 2 && path[0] == "train" && LENGTHS.contains(&key) {
+            forget_length(place);
         }
         place.insert(key.into(), self.value.clone());
         Ok(true)

@@ -27,6 +27,7 @@ pub use losses::{Classes, LossConfig, When};
 pub use precision::PrecisionConfig;
 pub use prune::PruneConfig;
 pub use teachers::TeacherConfig;
+pub(crate) use validate::device_named;
 
 use crate::optimizer::OptimizerConfig;
 use crate::step::TargetRule;

@@ -48,10 +48,6 @@ pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
                 forget(student, &["inherit_tokens"]);
             });
         }
-        let own_length = stage.get("train").and_then(Value::as_table).filter(|own| has_any(own, &LENGTHS));
-        if let (Some(_), Some(train)) = (own_length, table.get_mut("train").and_then(Value::as_table_mut)) {
-            forget(train, &LENGTHS);
-        }
         let own_student =
             stage.get("student").and_then(Value::as_table).is_some_and(|own| own.contains_key("model"));
         merge(&mut table, stage);
@@ -72,13 +68,12 @@ pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
 }
 
 const INHERITED: [&str; 3] = ["inherit", "inherit_run", "run"];
-pub(super) const LENGTHS: [&str; 2] = ["steps", "epochs"];
 
-pub(super) fn has_any(table: &Table, keys: &[&str]) -> bool {
+fn has_any(table: &Table, keys: &[&str]) -> bool {
     keys.iter().any(|key| table.contains_key(*key))
 }
 
-pub(super) fn forget(table: &mut Table, keys: &[&str]) {
+fn forget(table: &mut Table, keys: &[&str]) {
     keys.iter().for_each(|key| drop(table.remove(*key)));
 }
 

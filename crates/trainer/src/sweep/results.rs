@@ -274,7 +274,7 @@ fn trained_by(folders: &HashSet<&Path>) -> Vec<String> {
         );
         *counts.entry(line).or_default() += 1;
     }
-    counts.into_iter().map(|(line, runs)| format!("{line} ({runs} runs)")).collect()
+    counts.into_iter().map(|(line, runs)| format!("{line}; runs: {runs}")).collect()
 }
 
 fn read_results(folder: &Path) -> Result<Results> {

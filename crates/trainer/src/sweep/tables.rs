@@ -6,9 +6,9 @@ use super::stats::{Difference, Summary};
 impl SweepReport {
     /// The tables as Markdown.
     pub fn markdown(&self) -> String {
-        let mut text = format!("# {}\n\nReport: {}\n", self.title, self.made);
+        let mut text = format!("# {}\n\n- Report: {}\n", self.title, self.made);
         for trained in &self.trained {
-            text.push_str(&format!("Trained: {trained}\n"));
+            text.push_str(&format!("- Trained: {trained}\n"));
         }
         if !self.missing.is_empty() {
             text.push_str(&format!("\nNot finished: {}.\n", self.missing.join(", ")));
