@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::setup::parts;
+use crate::setup::{Wheels, parts};
 
 /// Writes a file and the folders above it.
 pub(crate) fn write(path: &Path, text: &str) {
@@ -17,7 +17,7 @@ pub(crate) fn write(path: &Path, text: &str) {
 /// What pip would unpack, as far as set-up looks at it.
 pub(crate) fn fake_wheels(version: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for part in parts() {
+    for part in parts(Wheels::Cuda) {
         write(&folder.path().join(part), "");
     }
     write(&folder.path().join("torch/version.py"), &format!("__version__ = '{version}'"));

@@ -45,6 +45,18 @@ pub(crate) enum Command {
     Doctor,
 }
 
+impl Command {
+    /// Whether the command computes with libtorch.
+    pub(crate) fn computes(&self) -> bool {
+        !matches!(self, Command::Methods(_) | Command::Tokenize(_) | Command::Inspect(_))
+    }
+
+    /// Whether the command can compute on a GPU, or reports on GPUs.
+    pub(crate) fn takes_a_gpu(&self) -> bool {
+        matches!(self, Command::Train(_) | Command::Sweep(_) | Command::Reinforce(_) | Command::Doctor)
+    }
+}
+
 #[derive(Debug, Group)]
 pub(crate) struct Train {
     /// Recipe file (TOML).

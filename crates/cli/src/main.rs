@@ -1,12 +1,14 @@
 //! The command line: parse, run, print an error once, exit with a documented code.
 
 mod args;
+mod busy;
 mod commands;
 mod data;
 mod embeddings;
 mod exit;
 mod output;
 mod signals;
+mod spin;
 
 use std::process::ExitCode;
 
@@ -16,6 +18,13 @@ fn main() -> ExitCode {
     output::one_line_panics();
     let args = args::Args::parse();
     output::set_up(args.verbose);
+    if args.command.computes() {
+        spin::shorten();
+    }
+    if args.command.takes_a_gpu() {
+        // Before the first use of libtorch. Takes about a second with CUDA's libraries, so no other command does it.
+        torch_ext::cuda::load();
+    }
     match commands::run(args.command) {
         Ok(code) => code.into(),
         Err(error) => {

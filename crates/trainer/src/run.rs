@@ -129,20 +129,19 @@ pub fn check(recipe: &Recipe) -> Result<()> {
     recipe.eval.sets.iter().try_for_each(|set| suite::check(set, &recipe.data.root))
 }
 
-/// `cpu`, `cuda` or `cuda:N`.
+/// The device that `cpu`, `cuda` or `cuda:N` names; loads the CUDA half of libtorch if it is needed.
 ///
 /// # Errors
-/// [`Error::Recipe`] where it is something else, or not there.
+/// [`Error::Recipe`] for any other name, and for a device that is not visible, with the cause and what to do.
 pub fn device(name: &str) -> Result<Device> {
-    let device = recipe::device_named(name)?;
+    let Device::Cuda(index) = recipe::device_named(name)? else { return Ok(Device::Cpu) };
+    torch_ext::cuda::load();
     let count = tch::Cuda::device_count().max(0) as usize;
-    match device {
-        Device::Cuda(index) if index >= count => {
-            let reason = format!("`{name}` is not there: {count} CUDA devices are visible");
-            Err(Error::recipe("train.device", reason))
-        }
-        device => Ok(device),
+    if index < count {
+        return Ok(Device::Cuda(index));
     }
+    let cause = torch_ext::cuda::explain(count).unwrap_or_else(|| format!("{count} CUDA devices are visible"));
+    Err(Error::recipe("train.device", format!("`{name}` is not available: {cause}")))
 }
 
 struct Session<'a> {

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::libtorch::{VERSION, check_version, check_wheels, point};
+use super::libtorch::{VERSION, Wheels, check_version, check_wheels, point};
 use crate::disk::{CPU, CUDA, FreeKib, check_room};
 use crate::shell::{output, run as run_program, say};
 
@@ -32,7 +32,7 @@ pub(crate) struct Installer<'a> {
 impl Installer<'_> {
     /// Makes the link point at a whole libtorch, installed if need be, and returns where it is.
     pub(crate) fn ensure(&self, cuda: bool) -> Result<PathBuf> {
-        let kind = if cuda { "cuda" } else { "cpu" };
+        let (kind, wheels) = if cuda { ("cuda", Wheels::Cuda) } else { ("cpu", Wheels::Cpu) };
         let folder = self.cache.join(format!("libtorch-{VERSION}-{kind}"));
         let libtorch = folder.join("torch");
         if !cuda && self.is_linked(&libtorch) {
@@ -40,7 +40,7 @@ impl Installer<'_> {
         }
         let lock = self.lock()?;
         // Another set-up may have done it by now.
-        if check_wheels(&folder).is_err() {
+        if check_wheels(&folder, wheels).is_err() {
             self.install(&folder, cuda, &lock)?;
         }
         point(self.link, &libtorch)?;
@@ -52,7 +52,7 @@ impl Installer<'_> {
     fn is_linked(&self, libtorch: &Path) -> bool {
         let Ok(target) = self.link.canonicalize() else { return false };
         match libtorch.canonicalize().is_ok_and(|cached| cached == target) {
-            true => libtorch.parent().is_some_and(|folder| check_wheels(folder).is_ok()),
+            true => libtorch.parent().is_some_and(|folder| check_wheels(folder, Wheels::Cpu).is_ok()),
             false => check_version(&target).is_ok(),
         }
     }
@@ -94,7 +94,8 @@ impl Installer<'_> {
             size.disk_kib >> 10
         ));
         let wheels = partial.join("wheels");
-        let result = fetch(python, &partial, &wheels, cuda, lock).and_then(|()| check_wheels(&wheels));
+        let kind = if cuda { Wheels::Cuda } else { Wheels::Cpu };
+        let result = fetch(python, &partial, &wheels, cuda, lock).and_then(|()| check_wheels(&wheels, kind));
         if let Err(error) = result {
             // Nothing half done stays; what pip has fetched is in its own cache for the next time.
             let _ = fs::remove_dir_all(&partial);

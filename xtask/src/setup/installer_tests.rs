@@ -68,7 +68,7 @@ impl Place {
     fn assert_whole(&self) {
         assert_eq!(self.cached(), [format!("libtorch-{VERSION}-cpu")]);
         let folder = self.cache().join(&self.cached()[0]);
-        check_wheels(&folder).unwrap();
+        check_wheels(&folder, Wheels::Cpu).unwrap();
         assert!(!folder.join("half").exists(), "files of an earlier try are among the wheels");
         check_version(&self.folder.path().join(".libtorch")).unwrap();
     }
@@ -178,12 +178,12 @@ fn pip_has_its_temporary_files_on_the_disk_that_was_asked() {
 fn a_half_deleted_cache_is_installed_again() {
     let place = Place::new();
     place.ensure().unwrap();
-    for part in parts() {
+    for part in parts(Wheels::Cpu) {
         fs::remove_file(place.cache().join(&place.cached()[0]).join(&part)).unwrap();
         place.ensure().unwrap();
         place.assert_whole();
     }
-    assert_eq!(place.pip.log().len(), 2 * (1 + parts().len()));
+    assert_eq!(place.pip.log().len(), 2 * (1 + parts(Wheels::Cpu).len()));
 }
 
 #[test]

@@ -14,6 +14,34 @@ const HEADERS: [&str; 3] =
     ["include/torch/csrc/api/include/torch/torch.h", "include/ATen/ATen.h", "include/c10/core/Device.h"];
 /// What the CPU's part of the wheel loads from beside itself, on Linux x86-64.
 const BESIDE: [&str; 2] = ["nvidia/cu13/lib/libcudart.so.13", "nvidia/cu13/lib/libcupti.so.13"];
+/// What `libtorch_cuda` needs, as its own `NEEDED` entries name it, and the solvers that it loads on first use.
+const CUDA: [&str; 18] = [
+    "torch/lib/libtorch_cuda.so",
+    "torch/lib/libc10_cuda.so",
+    "torch/lib/libtorch_nvshmem.so",
+    "torch/lib/libtorch_cuda_linalg.so",
+    "nvidia/cu13/lib/libcublas.so.13",
+    "nvidia/cu13/lib/libcublasLt.so.13",
+    "nvidia/cu13/lib/libcufft.so.12",
+    "nvidia/cu13/lib/libcufile.so.0",
+    "nvidia/cu13/lib/libcurand.so.10",
+    "nvidia/cu13/lib/libcusolver.so.12",
+    "nvidia/cu13/lib/libcusparse.so.12",
+    "nvidia/cu13/lib/libnvJitLink.so.13",
+    "nvidia/cu13/lib/libnvrtc.so.13",
+    "nvidia/cudnn/lib/libcudnn.so.9",
+    "nvidia/cudnn/lib/libcudnn_graph.so.9",
+    "nvidia/cusparselt/lib/libcusparseLt.so.0",
+    "nvidia/nccl/lib/libnccl.so.2",
+    "nvidia/nvshmem/lib/libnvshmem_host.so.3",
+];
+
+/// Which wheels a folder holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wheels {
+    Cpu,
+    Cuda,
+}
 
 /// Fails unless a folder is a whole libtorch of the version that fits.
 ///
@@ -29,12 +57,16 @@ pub(crate) fn check_own(libtorch: &Path) -> Result<()> {
 }
 
 /// [`check_version`] of `torch` inside a folder of unpacked wheels, and of the wheels beside it.
-pub(crate) fn check_wheels(folder: &Path) -> Result<()> {
+pub(crate) fn check_wheels(folder: &Path, wheels: Wheels) -> Result<()> {
     check_version(&folder.join("torch"))?;
-    if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        require(folder, BESIDE.iter().map(PathBuf::from))?;
-    }
-    Ok(())
+    require(folder, beside(wheels).map(PathBuf::from))
+}
+
+fn beside(wheels: Wheels) -> impl Iterator<Item = &'static str> {
+    let linux = cfg!(all(target_os = "linux", target_arch = "x86_64"));
+    let cuda = linux && wheels == Wheels::Cuda;
+    let own = if linux { &BESIDE[..] } else { &[] };
+    own.iter().chain(if cuda { &CUDA[..] } else { &[] }).copied()
 }
 
 fn check_parts(libtorch: &Path, headers: &Path) -> Result<()> {
@@ -77,13 +109,11 @@ pub(crate) fn point(link: &Path, target: &Path) -> Result<()> {
 
 /// All files that the checks above look for, relative to a folder of unpacked wheels.
 #[cfg(test)]
-pub(crate) fn parts() -> Vec<PathBuf> {
+pub(crate) fn parts(wheels: Wheels) -> Vec<PathBuf> {
     let torch = Path::new("torch");
     let mut parts = LIBRARIES.map(|name| torch.join(library(name))).to_vec();
     parts.extend(HEADERS.map(|header| torch.join(header)));
-    if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        parts.extend(BESIDE.map(PathBuf::from));
-    }
+    parts.extend(beside(wheels).map(PathBuf::from));
     parts
 }
 
@@ -102,12 +132,14 @@ mod tests {
 
     #[test]
     fn each_missing_part_is_noticed_and_named() {
-        for part in parts() {
+        for part in parts(Wheels::Cuda) {
             let wheels = fake_wheels(VERSION);
-            check_wheels(wheels.path()).unwrap();
+            check_wheels(wheels.path(), Wheels::Cuda).unwrap();
             fs::remove_file(wheels.path().join(&part)).unwrap();
-            let error = check_wheels(wheels.path()).unwrap_err().to_string();
+            let error = check_wheels(wheels.path(), Wheels::Cuda).unwrap_err().to_string();
             assert!(error.contains(&part.display().to_string()), "{error}");
+            let needed = parts(Wheels::Cpu).contains(&part);
+            assert_eq!(check_wheels(wheels.path(), Wheels::Cpu).is_err(), needed, "{}", part.display());
         }
     }
 

@@ -11,7 +11,7 @@ use crate::disk::free_kib;
 use crate::shell::root;
 use installer::Installer;
 #[cfg(test)]
-pub(crate) use libtorch::parts;
+pub(crate) use libtorch::{Wheels, parts};
 use libtorch::{check_own, check_version, point};
 
 /// Makes `.libtorch` point at a libtorch, and returns where it is.

@@ -2,6 +2,7 @@
 //!
 //! Tensors are made by the tensor library with memory of its own; their bytes pass through a buffer of
 //! Rust's first, so that a claim that is believed shows here too.
+#![expect(unsafe_code, reason = "an allocator cannot be written without it")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

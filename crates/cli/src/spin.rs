@@ -1,0 +1,55 @@
+//! How long OpenMP's threads spin while they wait for work.
+//!
+//! libtorch's threads wait for their next piece of work in a loop before they sleep. GNU's OpenMP lets them spin for
+//! milliseconds, which takes the cores from every other program and, on a busy machine, from the training itself. A
+//! short spin costs nothing on an idle machine (docs/performance.md has the measurement).
+
+use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+/// GNU OpenMP's number of loop turns before a waiting thread sleeps.
+pub(crate) const VARIABLE: &str = "GOMP_SPINCOUNT";
+const TURNS: &str = "20000";
+/// Variables by which users choose the waiting themselves.
+const CHOICES: [&str; 3] = [VARIABLE, "OMP_WAIT_POLICY", "KMP_BLOCKTIME"];
+
+/// Restarts the program with a short spin, unless the user has chosen one.
+///
+/// OpenMP reads its settings when it is loaded, which is before `main`, so they have to be in the environment at the
+/// start of the process. The process keeps its id, arguments and open files.
+pub(crate) fn shorten() {
+    if !cfg!(target_os = "linux") || CHOICES.iter().any(|name| std::env::var_os(name).is_some()) {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    if is_loader(&program) {
+        return;
+    }
+    let mut arguments = std::env::args_os();
+    let mut command = Command::new(&program);
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    let error = command.args(arguments).env(VARIABLE, TURNS).exec();
+    // The program works without it, only slower on a busy machine.
+    tracing::debug!("cannot restart `{}` with {VARIABLE}={TURNS}: {error}", program.display());
+}
+
+/// Whether the program was started through the system's loader (`ld-linux-x86-64.so.2 clip-distill …`), which would
+/// take the arguments as its own.
+fn is_loader(program: &Path) -> bool {
+    program.file_name().map(OsStr::as_encoded_bytes).is_some_and(|name| name.starts_with(b"ld-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loader_is_not_restarted() {
+        assert!(is_loader(Path::new("/lib64/ld-linux-x86-64.so.2")));
+        assert!(!is_loader(Path::new("/usr/bin/clip-distill")));
+    }
+}

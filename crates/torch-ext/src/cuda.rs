@@ -1,0 +1,218 @@
+//! The CUDA half of libtorch: loaded at run time, and explained where it finds no device.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+
+/// The part of libtorch that every program is linked with.
+const CPU_LIBRARY: &str = "libtorch_cpu.so";
+/// The part that registers CUDA devices and kernels when it is loaded.
+const CUDA_LIBRARY: &str = "libtorch_cuda.so";
+/// Oldest driver that runs programs built for CUDA 13, the version of libtorch 2.11.0's wheels
+/// (CUDA Toolkit release notes, table of minimum driver versions).
+pub const MIN_DRIVER: u32 = 580;
+/// Where NVIDIA's kernel module tells its version.
+const DRIVER_FILE: &str = "/proc/driver/nvidia/version";
+
+/// Outcome of loading `libtorch_cuda`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CudaLibrary {
+    /// Loaded from this file.
+    Loaded(PathBuf),
+    /// libtorch lies in this folder, without a CUDA half.
+    NotInstalled(PathBuf),
+    /// The file exists, but the system could not load it.
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// The loader's message; it names the first library that is missing.
+        reason: String,
+    },
+    /// libtorch is not among the libraries of this process, or the system is not Linux.
+    NoLibtorch,
+}
+
+impl fmt::Display for CudaLibrary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CudaLibrary::Loaded(path) => write!(f, "loaded `{}`", path.display()),
+            CudaLibrary::NotInstalled(folder) => write!(
+                f,
+                "libtorch in `{}` is a CPU build: install one with CUDA by `cargo xtask setup --cuda`",
+                folder.display()
+            ),
+            CudaLibrary::Broken { path, reason } => write!(
+                f,
+                "cannot load `{}`: {reason}; complete the installation by `cargo xtask setup --cuda`",
+                path.display()
+            ),
+            CudaLibrary::NoLibtorch => f.write_str("not supported on this system"),
+        }
+    }
+}
+
+/// Loads `libtorch_cuda` from the folder of `libtorch_cpu`, once per process; later calls return the first outcome.
+///
+/// Call it before the first use of libtorch: libtorch looks for devices once and remembers the answer.
+pub fn load() -> &'static CudaLibrary {
+    static OUTCOME: OnceLock<CudaLibrary> = OnceLock::new();
+    OUTCOME.get_or_init(|| match libtorch_folder() {
+        Some(folder) => load_from(&folder),
+        None => CudaLibrary::NoLibtorch,
+    })
+}
+
+/// Why no CUDA device is visible, with what to do, as one line. `count` is the number of devices that libtorch sees;
+/// returns `None` if there are any.
+pub fn explain(count: usize) -> Option<String> {
+    let library = load();
+    match library {
+        _ if count > 0 => None,
+        CudaLibrary::Loaded(_) => Some(explain_driver(driver_version())),
+        _ => Some(library.to_string()),
+    }
+}
+
+/// Version of NVIDIA's driver, such as `580.65.06`, if the kernel has it.
+pub fn driver_version() -> Option<String> {
+    parse_driver(&std::fs::read_to_string(DRIVER_FILE).ok()?)
+}
+
+fn explain_driver(version: Option<String>) -> String {
+    let major = version.as_deref().and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+    match (version, major) {
+        (None, _) => format!(
+            "libtorch_cuda is loaded, but NVIDIA's driver is not installed: install version {MIN_DRIVER} or newer"
+        ),
+        (Some(version), Some(major)) if major < MIN_DRIVER => format!(
+            "NVIDIA's driver {version} is too old for CUDA 13: update it to {MIN_DRIVER} or newer, or point LIBTORCH at a libtorch 2.11.0 for CUDA 12"
+        ),
+        (Some(version), _) => format!(
+            "libtorch_cuda is loaded and NVIDIA's driver is {version}, but no device is visible: check CUDA_VISIBLE_DEVICES and `nvidia-smi`"
+        ),
+    }
+}
+
+/// The first word of the `NVRM version` line that is a version number: the words before it differ between the
+/// proprietary and the open kernel module.
+fn parse_driver(text: &str) -> Option<String> {
+    let line = text.lines().find(|line| line.starts_with("NVRM version"))?;
+    let is_version =
+        |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    line.split_whitespace().find(is_version).map(str::to_string)
+}
+
+/// The folder that this process has `libtorch_cpu` from, as the kernel lists its mapped files.
+fn libtorch_folder() -> Option<PathBuf> {
+    find_library(&std::fs::read_to_string("/proc/self/maps").ok()?)
+}
+
+fn find_library(maps: &str) -> Option<PathBuf> {
+    let path = maps.lines().find_map(|line| {
+        let path = Path::new(&line[line.find('/')?..]);
+        (path.file_name()? == CPU_LIBRARY).then_some(path)
+    })?;
+    path.parent().map(Path::to_path_buf)
+}
+
+fn load_from(folder: &Path) -> CudaLibrary {
+    let path = folder.join(CUDA_LIBRARY);
+    if !path.exists() {
+        return CudaLibrary::NotInstalled(folder.to_path_buf());
+    }
+    // SAFETY: loading a library runs its initialisers. These are libtorch's own: they come from the folder of the
+    // libtorch that this process runs on already, and register kernels and device hooks as they would if the linker
+    // had kept the library. The library is never unloaded, so what was registered stays valid.
+    #[expect(unsafe_code, reason = "the one place where code is loaded at run time")]
+    let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) };
+    match library {
+        Ok(library) => {
+            std::mem::forget(library);
+            CudaLibrary::Loaded(path)
+        }
+        Err(error) => CudaLibrary::Broken { path, reason: first_line(&error) },
+    }
+}
+
+/// The loader's own words, which the error has as its source where it has one.
+fn first_line(error: &libloading::Error) -> String {
+    let text = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    text.lines().next().unwrap_or_default().trim().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Builds a shared library in `folder` that needs the library `needs`.
+    fn build(folder: &Path, name: &str, needs: &[&str]) {
+        let source = folder.join("empty.c");
+        std::fs::write(&source, "int nothing_in_particular;\n").unwrap();
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-Wl,--no-as-needed", "-Wl,-rpath,$ORIGIN", "-o"]);
+        cc.arg(folder.join(name)).arg(&source).arg("-L").arg(folder);
+        cc.args(needs.iter().map(|needed| format!("-l:{needed}")));
+        assert!(cc.status().unwrap().success());
+    }
+
+    #[test]
+    fn a_complete_folder_is_loaded_and_a_missing_library_is_named() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path();
+        assert_eq!(load_from(folder), CudaLibrary::NotInstalled(folder.to_path_buf()));
+        build(folder, "libdeep.so.9", &[]);
+        build(folder, CUDA_LIBRARY, &["libdeep.so.9"]);
+        std::fs::rename(folder.join("libdeep.so.9"), folder.join("away")).unwrap();
+        let broken = load_from(folder);
+        let text = broken.to_string();
+        assert!(matches!(broken, CudaLibrary::Broken { .. }), "{text}");
+        assert!(text.contains("libdeep.so.9") && text.contains("setup --cuda"), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        std::fs::rename(folder.join("away"), folder.join("libdeep.so.9")).unwrap();
+        assert_eq!(load_from(folder), CudaLibrary::Loaded(folder.join(CUDA_LIBRARY)));
+    }
+
+    #[test]
+    fn a_file_that_is_not_a_library_is_named() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::write(place.path().join(CUDA_LIBRARY), "no ELF").unwrap();
+        let text = load_from(place.path()).to_string();
+        assert!(text.contains(CUDA_LIBRARY) && text.contains("cannot load"), "{text}");
+    }
+
+    #[test]
+    fn the_folder_is_that_of_the_library_in_use() {
+        let maps = "\
+7f00-7f01 r--p 00000000 fe:00 12 /usr/lib/libc.so.6\n\
+7f02-7f03 rw-p 00000000 00:00 0 \n\
+7f04-7f05 r-xp 00000000 fe:00 13 /some where/torch/lib/libtorch_cpu.so\n";
+        assert_eq!(find_library(maps), Some("/some where/torch/lib".into()));
+        assert_eq!(find_library("7f00-7f01 r--p 0 fe:00 12 /lib/libtorch_cpu.so.bak\n"), None);
+    }
+
+    #[test]
+    fn drivers_are_read_and_judged() {
+        let proprietary = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22 01:44:30 UTC 2024\nGCC version: gcc 12.2.0\n";
+        let open = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (user@host)  Sun Jul 27\n";
+        assert_eq!(parse_driver(proprietary).as_deref(), Some("550.54.14"));
+        assert_eq!(parse_driver(open).as_deref(), Some("580.65.06"));
+        assert_eq!(parse_driver(""), None);
+        assert!(explain_driver(None).contains("not installed"));
+        let old = explain_driver(parse_driver(proprietary));
+        assert!(old.contains("too old") && old.contains("580") && old.contains("CUDA 12"), "{old}");
+        assert!(explain_driver(parse_driver(open)).contains("CUDA_VISIBLE_DEVICES"));
+    }
+
+    #[test]
+    fn visible_devices_need_no_explanation() {
+        assert_eq!(explain(2), None);
+        // This test's program does not use libtorch.
+        assert_eq!(*load(), CudaLibrary::NoLibtorch);
+        assert!(explain(0).unwrap().contains("not supported"));
+    }
+}

@@ -1,0 +1,3 @@
+//! What the `tch` binding leaves to the program that uses it: loading the CUDA half of libtorch.
+
+pub mod cuda;
