@@ -46,9 +46,10 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether the command computes with libtorch.
-    pub(crate) fn computes(&self) -> bool {
-        !matches!(self, Command::Methods(_) | Command::Tokenize(_) | Command::Inspect(_))
+    /// Whether the command computes for long enough that how threads wait matters.
+    pub(crate) fn runs_long(&self) -> bool {
+        use Command::{Doctor, Embed, Evaluate, Reinforce, Sweep, Train};
+        matches!(self, Train(_) | Sweep(_) | Reinforce(_) | Evaluate(_) | Embed(_) | Doctor)
     }
 
     /// Whether the command can compute on a GPU, or reports on GPUs.

@@ -18,7 +18,8 @@ fn main() -> ExitCode {
     output::one_line_panics();
     let args = args::Args::parse();
     output::set_up(args.verbose);
-    if args.command.computes() {
+    if args.command.runs_long() {
+        // Loads libtorch a second time, which takes some tenths of a second.
         spin::shorten();
     }
     if args.command.takes_a_gpu() {

@@ -290,14 +290,13 @@ fn tokenize_reads_lines() {
 }
 
 #[test]
-fn inspect_and_doctor_answer() {
+fn inspect_lists_presets_and_describes_a_model() {
     let place = Place::new();
     let presets = done(&["inspect"]);
     assert!(presets.contains("ViT-B-16 ") && presets.contains("ViT-T-16"), "{presets}");
     let own: Value = serde_json::from_str(&done(&["inspect", &place.model(), "--json"])).unwrap();
     assert_eq!(own["config"]["embed_dim"], 8);
     assert!(own["cost"]["image_macs"].as_u64().unwrap() > 0);
-    assert!(done(&["doctor"]).contains("libtorch"));
 }
 
 #[test]

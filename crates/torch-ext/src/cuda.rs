@@ -24,11 +24,19 @@ pub enum CudaLibrary {
     Loaded(PathBuf),
     /// libtorch lies in this folder, without a CUDA half.
     NotInstalled(PathBuf),
+    /// The file exists, but a library that it needs does not. This is so in an installation for the CPU, whose wheel
+    /// holds the file alone.
+    Incomplete {
+        /// The file.
+        path: PathBuf,
+        /// The first library that is missing, such as `libcudnn.so.9`.
+        missing: String,
+    },
     /// The file exists, but the system could not load it.
     Broken {
         /// The file.
         path: PathBuf,
-        /// The loader's message; it names the first library that is missing.
+        /// The loader's message.
         reason: String,
     },
     /// libtorch is not among the libraries of this process, or the system is not Linux.
@@ -44,11 +52,18 @@ impl fmt::Display for CudaLibrary {
                 "libtorch in `{}` is a CPU build: install one with CUDA by `cargo xtask setup --cuda`",
                 folder.display()
             ),
-            CudaLibrary::Broken { path, reason } => write!(
+            CudaLibrary::Incomplete { path, missing } => write!(
                 f,
-                "cannot load `{}`: {reason}; complete the installation by `cargo xtask setup --cuda`",
+                "`{}` needs {missing}, which is not installed: for an NVIDIA GPU run `cargo xtask setup --cuda`",
                 path.display()
             ),
+            CudaLibrary::Broken { path, reason } => {
+                write!(
+                    f,
+                    "cannot load `{}`: {reason}; install it again by `cargo xtask setup --cuda`",
+                    path.display()
+                )
+            }
             CudaLibrary::NoLibtorch => f.write_str("not supported on this system"),
         }
     }
@@ -100,8 +115,7 @@ fn explain_driver(version: Option<String>) -> String {
 /// proprietary and the open kernel module.
 fn parse_driver(text: &str) -> Option<String> {
     let line = text.lines().find(|line| line.starts_with("NVRM version"))?;
-    let is_version =
-        |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let is_version = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
     line.split_whitespace().find(is_version).map(str::to_string)
 }
 
@@ -133,7 +147,16 @@ fn load_from(folder: &Path) -> CudaLibrary {
             std::mem::forget(library);
             CudaLibrary::Loaded(path)
         }
-        Err(error) => CudaLibrary::Broken { path, reason: first_line(&error) },
+        Err(error) => failure(path, first_line(&error)),
+    }
+}
+
+/// Sorts the loader's messages: `LIBRARY: cannot open shared object file: No such file or directory` is glibc's for a
+/// library that is missing.
+fn failure(path: PathBuf, reason: String) -> CudaLibrary {
+    match reason.split_once(": cannot open shared object file") {
+        Some((missing, _)) => CudaLibrary::Incomplete { path, missing: missing.to_string() },
+        None => CudaLibrary::Broken { path, reason },
     }
 }
 
@@ -168,9 +191,10 @@ mod tests {
         build(folder, "libdeep.so.9", &[]);
         build(folder, CUDA_LIBRARY, &["libdeep.so.9"]);
         std::fs::rename(folder.join("libdeep.so.9"), folder.join("away")).unwrap();
-        let broken = load_from(folder);
-        let text = broken.to_string();
-        assert!(matches!(broken, CudaLibrary::Broken { .. }), "{text}");
+        let incomplete = load_from(folder);
+        let text = incomplete.to_string();
+        let missing = "libdeep.so.9".to_string();
+        assert_eq!(incomplete, CudaLibrary::Incomplete { path: folder.join(CUDA_LIBRARY), missing });
         assert!(text.contains("libdeep.so.9") && text.contains("setup --cuda"), "{text}");
         assert_eq!(text.lines().count(), 1, "{text}");
         std::fs::rename(folder.join("away"), folder.join("libdeep.so.9")).unwrap();

@@ -140,7 +140,8 @@ pub fn device(name: &str) -> Result<Device> {
     if index < count {
         return Ok(Device::Cuda(index));
     }
-    let cause = torch_ext::cuda::explain(count).unwrap_or_else(|| format!("{count} CUDA devices are visible"));
+    let cause =
+        torch_ext::cuda::explain(count).unwrap_or_else(|| format!("{count} CUDA devices are visible"));
     Err(Error::recipe("train.device", format!("`{name}` is not available: {cause}")))
 }
 
