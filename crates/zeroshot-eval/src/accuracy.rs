@@ -148,12 +148,10 @@ mod tests {
         let missile = [0.9, 0.1, 0.2, 0.9];
         let found = count(ndarray::arr2(&[missile; 5]), &[0, 0, 3, 3, 1]);
         assert_eq!(found.top1, 2.0 / 5.0);
-        assert_eq!(found.per_class.iter().map(|c| c.recall).collect::<Vec<_>>(), [
-            Some(1.0),
-            Some(0.0),
-            None,
-            Some(0.0)
-        ]);
+        assert_eq!(
+            found.per_class.iter().map(|c| c.recall).collect::<Vec<_>>(),
+            [Some(1.0), Some(0.0), None, Some(0.0)]
+        );
         assert_eq!(found.mean_per_class_recall, 1.0 / 3.0);
         // A tie with a different class is wrong for the first one too, and so is a collapsed model.
         assert_eq!(count(array![[0.9, 0.9, 0.2, 0.9]], &[0]).top1, 0.0);

@@ -152,11 +152,10 @@ fn classes_of_one_name_are_measured_and_the_first_wins() {
     let classified = found.classification.as_ref().unwrap();
     assert_eq!(classified.top1, 3.0 / 5.0);
     assert_eq!(classified.mean_per_class_recall, 2.0 / 3.0);
-    assert_eq!(found.per_class.iter().map(|c| (c.right, c.predicted)).collect::<Vec<_>>(), [
-        (2, 4),
-        (1, 1),
-        (0, 0)
-    ]);
+    assert_eq!(
+        found.per_class.iter().map(|c| (c.right, c.predicted)).collect::<Vec<_>>(),
+        [(2, 4), (1, 1), (0, 0)]
+    );
     assert_eq!((found.confused.len(), found.confused[0].count), (1, 2));
     let calibration = found.calibration.as_ref().unwrap();
     assert_eq!(calibration.accuracy, classified.top1);

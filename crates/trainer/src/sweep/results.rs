@@ -209,9 +209,16 @@ impl CellResults {
                 self.figures.entry(format!("{}: {figure}", set.set)).or_default().insert(cell.seed, value);
             }
             let Score::Classification(found) = &set.score else { continue };
-            for class in found.per_class.iter().filter(|_| found.per_class.len() <= FEW_CLASSES) {
+            if found.per_class.len() > FEW_CLASSES {
+                continue;
+            }
+            for (place, class) in found.per_class.iter().enumerate() {
+                // Classes may have equal names.
+                let earlier =
+                    found.per_class[..place].iter().filter(|other| other.class == class.class).count();
+                let number = if earlier > 0 { format!(" ({})", earlier + 1) } else { String::new() };
                 if let Some(recall) = class.recall {
-                    let name = format!("{}: {}", set.set, class.class);
+                    let name = format!("{}: {}{number}", set.set, class.class);
                     self.per_class.entry(name).or_default().insert(cell.seed, recall);
                 }
             }

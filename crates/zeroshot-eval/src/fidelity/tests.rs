@@ -11,7 +11,13 @@ fn sides<'a>(teacher: &'a Array2<f32>, student: &'a Array2<f32>) -> Sides<'a> {
 }
 
 fn only_images<'a>(teacher: &'a Array2<f32>, student: &'a Array2<f32>) -> FidelityInput<'a> {
-    FidelityInput { images: sides(teacher, student), texts: None, image_of: None, classes: None, class_names: None }
+    FidelityInput {
+        images: sides(teacher, student),
+        texts: None,
+        image_of: None,
+        classes: None,
+        class_names: None,
+    }
 }
 
 #[test]
