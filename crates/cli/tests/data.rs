@@ -102,6 +102,9 @@ fn texts_that_are_not_utf8_are_refused_with_file_and_line() {
     assert!(!place.path("out.safetensors").exists());
     // A byte order mark is no part of a text.
     fs::write(place.path("marked.txt"), b"\xEF\xBB\xBFa {} thing\n").unwrap();
+    done(&["embed", &model, "--texts", &place.name("marked.txt"), "--out", &out]);
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&fs::read(&out).unwrap()).unwrap();
+    assert_eq!(metadata.metadata().as_ref().unwrap()["names"], "[\"a {} thing\"]");
     fs::write(place.path("plain.txt"), b"a {} thing\n").unwrap();
     let by = |file: &str| evaluated(&[&model, "--data", &pictures, "--prompts", &place.name(file)]).0;
     assert_eq!(by("marked.txt")["details"], by("plain.txt")["details"]);

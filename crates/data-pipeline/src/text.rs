@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_line_and_the_likely_encoding_are_named() {
-        let found = |bytes: &[u8]| decode(bytes).map_err(|e| (e.line, e.likely));
+        let found = |bytes: &[u8]| decode(bytes).map(String::from).map_err(|e| (e.line, e.likely));
         assert_eq!(found(b"a\nb\ncaf\xE9 cr\xE8me\n"), Err((3, Encoding::Western)));
         assert_eq!(found(b"caf\xE9"), Err((1, Encoding::Western)));
         assert_eq!(found(b"\x93quoted\x94"), Err((1, Encoding::Western)));
