@@ -59,7 +59,8 @@ fn captions_of_a_shard_are_found_where_img2dataset_writes_them() {
     }
     let (_, reason) = found(Some("alt"), &[json, txt]).unwrap_err();
     assert!(reason.contains("`alt`") && reason.contains("`caption`, `url`, `punsafe`"), "{reason}");
-    assert!(found(None, &[]).unwrap_err().1.contains("no .json file"));
+    assert!(found(None, &[]).unwrap_err().1.contains("neither a .txt file nor a .json file"));
+    assert!(found(Some("alt"), &[txt]).unwrap_err().1.contains("`alt`"));
     assert!(found(Some("txt"), &[json]).unwrap_err().1.contains("no .txt file"));
 }
 

@@ -47,7 +47,7 @@ struct Row {
     image: String,
     caption: String,
     /// In the file, from 1.
-    line: u64,
+    line: usize,
     /// How many fields it has.
     fields: usize,
     /// Whether a field without a column holds text.
@@ -81,14 +81,20 @@ impl Csv {
             })
         };
         let (image, caption) = (column(&config.image)?, column(&config.caption)?);
-        let mut rows = Vec::new();
+        let (mut rows, mut at, mut line) = (Vec::new(), 0, 1);
         for record in reader.records() {
             let record = record.map_err(|e| format(e.to_string()))?;
             let field = |index| record.get(index).unwrap_or_default().to_string();
+            // The reader's own line is that of the line break before the record, where there are two of them.
+            let start = record.position().map_or(0, |start| start.byte() as usize);
+            let skipped =
+                text.as_bytes()[start..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+            line += text.as_bytes()[at..start + skipped].iter().filter(|byte| **byte == b'\n').count();
+            at = start + skipped;
             rows.push(Row {
                 image: field(image),
                 caption: field(caption),
-                line: record.position().map_or(0, csv::Position::line),
+                line,
                 fields: record.len(),
                 // A separator at the end of a line cuts nothing.
                 is_cut: record.iter().skip(header.len()).any(|field| !field.trim().is_empty()),

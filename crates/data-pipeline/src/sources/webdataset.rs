@@ -116,19 +116,21 @@ impl WebDataset {
         if let Some(texts) = under("caption").filter(|_| wanted.is_none()) {
             return Ok(texts);
         }
-        let what = match wanted {
-            Some("txt") => return Err(Problem::no_caption("there is no .txt file".into())),
-            Some(key) => format!("there is no text under `{key}`"),
-            None => "there is no .txt file, and no text under `captions` or `caption`".into(),
+        let reason = match (wanted, json) {
+            (Some("txt"), _) => "there is no .txt file".into(),
+            (_, Some(Err(problem))) => return Err(problem),
+            (None, None) => "there is neither a .txt file nor a .json file".into(),
+            (Some(key), None) => format!("there is no .json file that has `{key}`"),
+            (wanted, Some(Ok(value))) => {
+                let what = wanted.map_or_else(
+                    || "there is no .txt file, and no text under `captions` or `caption`".into(),
+                    |key| format!("there is no text under `{key}`"),
+                );
+                let keys = json::describe(&value);
+                format!("{what}; {keys}: name the one that holds captions by `caption = \"KEY\"`")
+            }
         };
-        Err(match json {
-            Some(Err(problem)) => problem,
-            Some(Ok(value)) => Problem::no_caption(format!(
-                "{what}; {}: name the one that holds captions by `caption = \"KEY\"`",
-                json::describe(&value)
-            )),
-            None => Problem::no_caption(format!("{what}; there is no .json file")),
-        })
+        Err(Problem { kind: "no caption", reason })
     }
 }
 
@@ -136,12 +138,6 @@ impl WebDataset {
 struct Problem {
     kind: &'static str,
     reason: String,
-}
-
-impl Problem {
-    fn no_caption(reason: String) -> Self {
-        Problem { kind: "no caption", reason }
-    }
 }
 
 impl From<std::io::Error> for Problem {
@@ -156,7 +152,9 @@ impl From<json::Broken> for Problem {
             json::Broken::Encoding(problem) => {
                 Problem { kind: "not UTF-8", reason: format!(".json: {problem}") }
             }
-            json::Broken::Syntax(reason) => Problem::no_caption(format!(".json: {reason}")),
+            json::Broken::Syntax(reason) => {
+                Problem { kind: "no caption", reason: format!(".json: {reason}") }
+            }
         }
     }
 }
