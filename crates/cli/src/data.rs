@@ -54,7 +54,7 @@ pub(crate) fn templates(name: &str) -> anyhow::Result<Vec<String>> {
     if !path.is_file() {
         return Ok(zeroshot_eval::prompts::templates(name)?);
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{name}`"))?;
+    let text = data_pipeline::text::read(path)?;
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect())
 }
 

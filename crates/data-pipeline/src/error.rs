@@ -41,6 +41,14 @@ pub enum Error {
         /// What is wrong, with line or offset where known.
         reason: String,
     },
+    /// A text file that is not UTF-8.
+    #[error("`{path}`: {problem}")]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// Where, and what it probably is.
+        problem: crate::text::NotUtf8,
+    },
     /// A source that holds no sample.
     #[error("`{0}` holds no sample: check the path, or what the pattern matches")]
     Empty(String),

@@ -12,6 +12,7 @@ pub mod image;
 pub mod loader;
 pub mod manifest;
 pub mod mixture;
+pub mod notice;
 pub mod order;
 pub mod policy;
 pub mod random;
@@ -19,6 +20,7 @@ pub mod sample;
 mod seen;
 pub mod sources;
 pub mod store;
+pub mod text;
 pub mod tokenizer;
 
 pub use error::{Error, Result};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::sources::SourceConfig;
-use crate::{Error, Result};
+use crate::{Error, Result, text};
 
 /// A file of `datasets/`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -91,7 +91,7 @@ impl Manifest {
     /// # Errors
     /// [`Error::Io`] where it is missing, [`Error::Format`] with the line that is wrong.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = text::read(path)?;
         let format = |reason: String| Error::Format { path: path.into(), kind: "manifest", reason };
         let manifest: Manifest = toml::from_str(&text).map_err(|e| format(e.to_string()))?;
         if manifest.files.is_empty() == manifest.manual.is_none() {

@@ -35,7 +35,7 @@ fn webdataset_groups_files_and_reads_captions() {
             ("one.json", br#"{"captions": ["first", "second"], "alt": "other"}"#),
             ("dir/two.seg.png", b"not read"),
             ("dir/two.png", &picture),
-            ("dir/two.txt", b"caf\xE9"),
+            ("dir/two.txt", "café\r\n".as_bytes()),
             ("three.txt", b"no picture"),
         ],
     );
@@ -45,7 +45,7 @@ fn webdataset_groups_files_and_reads_captions() {
     assert_eq!(source.len(), 5);
     assert_eq!(source.read(0, 0).unwrap().captions, ["first", "second"]);
     assert!(source.read(0, 0).unwrap().key.ends_with("s-00.tar:one"));
-    assert_eq!(source.read(1, 0).unwrap().captions, ["caf\u{FFFD}"]);
+    assert_eq!(source.read(1, 0).unwrap().captions, ["café"]);
     let kind = |index| match source.read(index, 0) {
         Err(Error::Sample { kind, .. }) => kind,
         other => panic!("{other:?}"),
@@ -70,7 +70,7 @@ fn tables_name_images_beside_them() {
     std::fs::write(folder.path().join("x.png"), png([5; 3], 3, 3)).unwrap();
     let write = |name: &str, text: &[u8]| std::fs::write(folder.path().join(name), text).unwrap();
     write("t.csv", b"filepath,title\nx.png,\"a, quoted\"\nx.png,again\nmissing.png,gone\nx.png,\n");
-    write("t.tsv", b"img\tcap\nx.png\ta\tb\n");
+    write("t.tsv", b"img\tcap\nx.png\ta\n");
     let source = open(serde_json::json!({"source": "csv", "path": "t.csv"}), folder.path()).unwrap();
     assert_eq!(source.read(0, 0).unwrap().captions, ["a, quoted"]);
     assert_eq!(source.read(1, 0).unwrap().captions, ["again"]);
@@ -157,7 +157,7 @@ fn what_is_no_class_is_left_out() {
 }
 
 #[test]
-fn class_names_are_unique_and_not_empty() {
+fn class_names_may_be_equal_but_not_empty() {
     let folder = tempfile::tempdir().unwrap();
     for class in ["n1", "n2"] {
         std::fs::create_dir_all(folder.path().join("data").join(class)).unwrap();
@@ -165,8 +165,7 @@ fn class_names_are_unique_and_not_empty() {
     }
     let config = serde_json::json!({"source": "folder", "root": "data", "classes": "names.csv"});
     for (table, words) in [
-        ("n1,crane\nn2,crane\n", vec!["`n1`", "`n2`", "`crane`", "names.csv"]),
-        ("n1,crane\nn2,\n", vec!["`n2`", "empty"]),
+        ("n1,crane\nn2,\n", vec!["`n2`", "empty", "names.csv"]),
         ("n1,crane\nn2,bird\nn1,digger\n", vec!["`n1`", "`crane`", "`digger`"]),
         ("n1,\"crane\nn2,bird\n", vec!["line 2", "never closed"]),
     ] {
@@ -176,8 +175,12 @@ fn class_names_are_unique_and_not_empty() {
             assert!(message.contains(word), "{word}: {message}");
         }
     }
-    // A class that is left out may have the name of another one.
+    // Two folders of one name stay two classes, as two of ImageNet's do.
     std::fs::write(folder.path().join("names.csv"), "folder,name\nn1,crane\nn2,crane\n").unwrap();
+    let both = open(config.clone(), folder.path()).unwrap();
+    assert_eq!(both.class_names().unwrap(), ["crane", "crane"]);
+    assert_eq!([0, 1].map(|index| both.read(index, 0).unwrap().label), [Some(0), Some(1)]);
+    assert_eq!(both.read(1, 0).unwrap().captions, ["a photo of a crane."]);
     let mut without = config;
     without["exclude_classes"] = serde_json::json!(["n1"]);
     assert_eq!(open(without, folder.path()).unwrap().class_names().unwrap(), ["crane"]);
@@ -275,7 +278,16 @@ fn a_list_can_give_the_classes_of_a_flat_folder() {
     let source = serde_json::from_str::<SourceConfig>(config).unwrap().open(folder.path()).unwrap();
     assert_eq!(source.class_names().unwrap(), ["goldfish", "tabby"]);
     assert_eq!(source.read(0, 0).unwrap().captions, ["a photo of a goldfish."]);
-    std::fs::write(folder.path().join("labels.txt"), "x.png n2\n").unwrap();
-    let error = serde_json::from_str::<SourceConfig>(config).unwrap().open(folder.path()).err().unwrap();
-    assert!(error.to_string().contains("line 1"), "{error}");
+    for (file, bytes, word) in [
+        ("words.txt", &b"n1\tgoldfish\n\nn2 tabby\n"[..], "line 3"),
+        ("words.txt", b"n1\tgoldfish\nn2\tch\xE2t\n", "line 2 is not UTF-8"),
+        ("labels.txt", b"x.png n2\n", "line 1"),
+        ("labels.txt", b"x.png\tn2\ny\xE9.png\tn1\n", "line 2 is not UTF-8"),
+    ] {
+        let good = std::fs::read(folder.path().join(file)).unwrap();
+        std::fs::write(folder.path().join(file), bytes).unwrap();
+        let error = serde_json::from_str::<SourceConfig>(config).unwrap().open(folder.path()).err().unwrap();
+        assert!(error.to_string().contains(word) && error.to_string().contains(file), "{error}");
+        std::fs::write(folder.path().join(file), good).unwrap();
+    }
 }

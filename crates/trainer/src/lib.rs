@@ -40,6 +40,7 @@ pub mod sweep;
 pub mod teacher;
 mod teaching;
 mod tensorboard;
+mod text;
 pub mod tokens;
 pub mod views;
 

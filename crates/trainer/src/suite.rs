@@ -46,9 +46,9 @@ impl Suite {
     /// Reads a suite file.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Recipe`] with the line that is wrong.
+    /// [`Error::Io`], [`Error::Data`] where it is not UTF-8, or [`Error::Recipe`] with the line that is wrong.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = crate::text::read(path)?;
         let fail = |reason: String| Error::recipe(path.display().to_string(), reason);
         let suite: Suite =
             toml::from_str(&text).map_err(|e| fail(e.to_string().trim().replace('\n', "; ")))?;

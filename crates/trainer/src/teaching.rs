@@ -319,7 +319,7 @@ pub(crate) fn class_list(recipe: &Recipe) -> Result<Option<(Vec<String>, Vec<Str
         Some(templates) => templates.texts()?,
         None => zeroshot_eval::prompts::templates("plain")?,
     };
-    Ok(Some((classes.names(&recipe.data.root)?, templates)))
+    Ok(Some((classes.distinct_names(&recipe.data.root)?, templates)))
 }
 
 /// Opens the model that a recipe names, with its way of reading.

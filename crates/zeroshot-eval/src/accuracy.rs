@@ -1,10 +1,9 @@
 //! Accuracy, counted batch by batch.
 
-use std::cmp::Ordering;
-
 use ndarray::{ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
+use crate::names::Firsts;
 use crate::{Error, Result};
 
 /// Results of a classification. Shares are between 0 and 1.
@@ -37,16 +36,21 @@ pub struct ClassRecall {
 #[derive(Clone, Debug)]
 pub struct Accuracy {
     classes: Vec<(String, u64, u64)>, // name, images, right
+    firsts: Firsts,
     top5: u64,
 }
 
 impl Accuracy {
     /// Nothing counted yet.
     pub fn new(classes: &[String]) -> Self {
-        Accuracy { classes: classes.iter().map(|name| (name.clone(), 0, 0)).collect(), top5: 0 }
+        let counts = classes.iter().map(|name| (name.clone(), 0, 0)).collect();
+        Accuracy { classes: counts, firsts: Firsts::of(classes), top5: 0 }
     }
 
     /// Counts scores `[batch, classes]` with the right class of each row. A score that is not a number is wrong.
+    ///
+    /// A class that scores as high as the right one stands before it. Of classes of one name the first wins: an
+    /// image of a later one is wrong at top-1.
     ///
     /// # Errors
     /// [`Error::Shape`] where sizes differ, [`Error::Input`] for a label that is no class.
@@ -61,13 +65,7 @@ impl Accuracy {
             return Err(Error::Input(format!("label {label} is not one of {} classes", self.classes.len())));
         }
         for (row, &label) in scores.axis_iter(Axis(0)).zip(labels) {
-            let own = row[label];
-            // Scores that are equal, or not numbers, stand before the right one.
-            let before = row
-                .iter()
-                .enumerate()
-                .filter(|(class, other)| *class != label && other.partial_cmp(&&own) != Some(Ordering::Less))
-                .count();
+            let before = (0..row.len()).filter(|class| self.firsts.is_ahead(row, *class, label)).count();
             self.classes[label].1 += 1;
             self.classes[label].2 += u64::from(before == 0);
             self.top5 += u64::from(before < 5);
@@ -136,6 +134,41 @@ mod tests {
         let scores = array![[7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0], [7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]];
         accuracy.add(scores.view(), &[4, 5]).unwrap();
         assert_eq!(accuracy.finish().unwrap().top5, Some(0.5));
+    }
+
+    #[test]
+    fn of_classes_of_one_name_the_first_wins() {
+        let classes = ["missile", "cat", "dog", "missile"].map(String::from);
+        let count = |rows: ndarray::Array2<f32>, labels: &[usize]| {
+            let mut accuracy = Accuracy::new(&classes);
+            accuracy.add(rows.view(), labels).unwrap();
+            accuracy.finish().unwrap()
+        };
+        // Equal prompts give equal scores. Four missiles, two of each class, and a cat that looks like one.
+        let missile = [0.9, 0.1, 0.2, 0.9];
+        let found = count(ndarray::arr2(&[missile; 5]), &[0, 0, 3, 3, 1]);
+        assert_eq!(found.top1, 2.0 / 5.0);
+        assert_eq!(
+            found.per_class.iter().map(|c| c.recall).collect::<Vec<_>>(),
+            [Some(1.0), Some(0.0), None, Some(0.0)]
+        );
+        assert_eq!(found.mean_per_class_recall, 1.0 / 3.0);
+        // A tie with a different class is wrong for the first one too, and so is a collapsed model.
+        assert_eq!(count(array![[0.9, 0.9, 0.2, 0.9]], &[0]).top1, 0.0);
+        assert_eq!(count(ndarray::Array2::zeros((4, 4)), &[0, 1, 2, 3]).top1, 0.0);
+    }
+
+    #[test]
+    fn top_5_counts_the_rank_among_equal_names() {
+        let mut classes = names(7);
+        classes[6] = classes[4].clone();
+        let rank_of = |label| {
+            let mut accuracy = Accuracy::new(&classes);
+            // Classes 0 to 3 are better than 4 and 6, which are of one name: ranks 4 and 5.
+            accuracy.add(array![[7.0, 6.0, 5.0, 4.0, 3.0, 1.0, 3.0]].view(), &[label]).unwrap();
+            accuracy.finish().unwrap().top5
+        };
+        assert_eq!((rank_of(4), rank_of(6)), (Some(1.0), Some(0.0)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use ndarray::{ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
+use crate::names::Firsts;
 use crate::rows::check_scores;
 use crate::{Error, Result};
 
@@ -43,6 +44,7 @@ pub struct Bin {
 #[derive(Clone, Debug)]
 pub struct Reliability {
     logit_scale: f64,
+    firsts: Option<Firsts>,
     bins: Vec<(u64, f64, u64)>, // samples, sum of confidences, right
 }
 
@@ -58,7 +60,14 @@ impl Reliability {
         if bins == 0 {
             return Err(Error::Input("calibration needs at least one bin".into()));
         }
-        Ok(Reliability { logit_scale, bins: vec![(0, 0.0, 0); bins] })
+        Ok(Reliability { logit_scale, firsts: None, bins: vec![(0, 0.0, 0); bins] })
+    }
+
+    /// Knows the names of the classes, of which several may be equal: then the first one wins, as in
+    /// [`crate::Accuracy`]. Each of them keeps its own share of the probability, so that a model that is sure
+    /// of the name is half sure of either of two.
+    pub fn with_classes(self, classes: &[String]) -> Self {
+        Reliability { firsts: Some(Firsts::of(classes)), ..self }
     }
 
     /// Counts scores `[batch, classes]` with the right class of each row. A right class that scores no
@@ -69,12 +78,16 @@ impl Reliability {
     /// score is not finite, or a label is no class. Nothing is counted then.
     pub fn add(&mut self, scores: ArrayView2<'_, f32>, labels: &[usize]) -> Result<()> {
         check_scores(scores, labels)?;
+        let firsts = self.firsts.get_or_insert_with(|| Firsts::distinct(scores.ncols()));
+        if firsts.len() != scores.ncols() {
+            return Err(Error::shape("columns of scores", firsts.len(), scores.ncols()));
+        }
         let count = self.bins.len();
         for (row, &label) in scores.axis_iter(Axis(0)).zip(labels) {
             let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let share = |score: f32| (self.logit_scale * (f64::from(score) - f64::from(best))).exp();
             let confidence = 1.0 / row.iter().map(|&score| share(score)).sum::<f64>();
-            let is_right = row.iter().enumerate().all(|(class, score)| class == label || *score < row[label]);
+            let is_right = !(0..row.len()).any(|class| firsts.is_ahead(row, class, label));
             let bin = &mut self.bins[((confidence * count as f64).ceil() as usize).clamp(1, count) - 1];
             bin.0 += 1;
             bin.1 += confidence;
@@ -167,6 +180,18 @@ mod tests {
         assert_eq!(calibration(array![[0.2]].view(), &[0], 1.0, BINS).unwrap().bins[14].samples, 1);
         // Far apart, so that the exponential leaves its range.
         let found = calibration(array![[3e38, -3e38]].view(), &[0], 1e3, BINS).unwrap();
+        assert_eq!(found.expected_calibration_error, 0.0);
+    }
+
+    #[test]
+    fn a_model_that_is_sure_of_a_repeated_name_is_calibrated() {
+        let classes = ["missile", "cat", "missile"].map(String::from);
+        let mut counts = Reliability::new(1e3, BINS).unwrap().with_classes(&classes);
+        counts.add(array![[0.9, 0.1, 0.9], [0.9, 0.1, 0.9]].view(), &[0, 2]).unwrap();
+        assert!(matches!(counts.add(array![[0.9, 0.1]].view(), &[0]), Err(Error::Shape { .. })));
+        let found = counts.finish().unwrap();
+        // Half sure of either class, and right for the first.
+        assert_eq!((found.confidence, found.accuracy, found.samples), (0.5, 0.5, 2));
         assert_eq!(found.expected_calibration_error, 0.0);
     }
 

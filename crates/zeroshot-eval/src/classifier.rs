@@ -1,5 +1,7 @@
 //! The zero-shot classifier: one unit row per class.
 
+use std::collections::HashMap;
+
 use ndarray::{Array2, ArrayView2, Axis, s};
 
 use crate::encoder::{Encoder, normalize_rows};
@@ -17,7 +19,7 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// Encodes every class name in every template.
+    /// Encodes every class name in every template. Classes of equal names have equal rows.
     ///
     /// # Errors
     /// [`Error::Input`] without classes or templates, or where a template has no place for the name; the encoder's own.
@@ -38,6 +40,15 @@ impl Classifier {
         }
         finite("class", means.view())?;
         normalize_rows(&mut means);
+        // Equal prompts may differ in their last digits by their places in a batch, and would no longer tie.
+        let mut firsts = HashMap::new();
+        for (class, name) in classes.iter().enumerate() {
+            let first = *firsts.entry(name).or_insert(class);
+            if first != class {
+                let row = means.row(first).to_owned();
+                means.row_mut(class).assign(&row);
+            }
+        }
         Ok(Classifier { rows: means })
     }
 

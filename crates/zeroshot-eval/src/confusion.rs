@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use ndarray::{Array2, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
+use crate::names::Firsts;
 use crate::rows::{check_labels, check_scores};
 use crate::{Error, Result};
 
@@ -12,6 +13,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct Confusion {
     classes: Vec<String>,
+    firsts: Firsts,
     counts: Array2<u64>,
 }
 
@@ -55,13 +57,13 @@ impl Confusion {
             return Err(Error::Input("a confusion matrix needs at least one class".into()));
         }
         let counts = Array2::zeros((classes.len(), classes.len()));
-        Ok(Confusion { classes: classes.to_vec(), counts })
+        Ok(Confusion { classes: classes.to_vec(), firsts: Firsts::of(classes), counts })
     }
 
     /// Counts scores `[batch, classes]` with the right class of each row.
     ///
     /// The best class is the prediction. Where several are best, it is the first that is wrong, so that
-    /// the diagonal counts what [`crate::Accuracy`] counts as right.
+    /// the diagonal counts what [`crate::Accuracy`] counts as right. Of classes of one name that is the first.
     ///
     /// # Errors
     /// [`Error::Shape`] where sizes differ, [`Error::Input`] where there is no row, a score is not finite,
@@ -73,7 +75,8 @@ impl Confusion {
         check_scores(scores, labels)?;
         for (row, &label) in scores.axis_iter(Axis(0)).zip(labels) {
             let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let wrong = row.iter().enumerate().position(|(class, score)| class != label && *score == best);
+            let is_wrong = |class: usize| row[class] == best && self.firsts.is_ahead(row, class, label);
+            let wrong = (0..row.len()).find(|class| is_wrong(*class));
             self.counts[[label, wrong.unwrap_or(label)]] += 1;
         }
         Ok(())
@@ -169,6 +172,14 @@ mod tests {
     }
 
     #[test]
+    fn images_of_a_repeated_name_are_taken_for_the_first_class_of_it() {
+        let mut confusion = Confusion::new(&names(&["missile", "cat", "missile"])).unwrap();
+        let missile = [0.9, 0.1, 0.9];
+        confusion.add(ndarray::arr2(&[missile; 3]).view(), &[0, 1, 2]).unwrap();
+        assert_eq!(confusion.counts(), array![[1, 0, 0], [1, 0, 0], [1, 0, 0]]);
+    }
+
+    #[test]
     fn bad_input_is_an_error_and_counts_nothing() {
         assert!(matches!(Confusion::new(&[]), Err(Error::Input(_))));
         let mut confusion = Confusion::new(&names(&["a", "b"])).unwrap();
@@ -191,7 +202,7 @@ mod tests {
             // Few different scores, so that there are ties.
             let scores = made_up(n, 4, seed).mapv(|score| (score * 2.0).round());
             let labels = (0..n).map(|i| (i * 3 + i / 5) % 4).collect::<Vec<_>>();
-            let classes = names(&["a", "b", "c", "d"]);
+            let classes = names(&["a", "b", "c", "a"]);
             let mut confusion = Confusion::new(&classes).unwrap();
             confusion.add(scores.view(), &labels).unwrap();
             let mut accuracy = Accuracy::new(&classes);

@@ -93,10 +93,14 @@ impl Knn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::single_best;
+    use crate::names::Firsts;
     use crate::seeded::made_up;
-    use ndarray::array;
+    use ndarray::{ArrayView1, array};
     use proptest::prelude::*;
+
+    fn single_best(scores: ArrayView1<'_, f32>) -> Option<usize> {
+        Firsts::distinct(scores.len()).single_best(scores)
+    }
 
     fn options(neighbors: usize, temperature: f64) -> KnnOptions {
         KnnOptions { neighbors, temperature }

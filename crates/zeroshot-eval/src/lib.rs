@@ -9,7 +9,8 @@
 //!    scores beside its teacher's.
 //!
 //! Where scores are equal the model is counted as wrong, so that a collapsed encoder, whose
-//! rows are all the same, scores nothing.
+//! rows are all the same, scores nothing. Only classes of one name ([`names`]) tie without harm: there the
+//! first one wins.
 #![doc = include_str!("../README.md")]
 
 pub mod accuracy;
@@ -22,6 +23,7 @@ pub mod fidelity;
 pub mod knn;
 mod lbfgs;
 mod logistic;
+pub mod names;
 mod neighbors;
 pub mod probe;
 pub mod prompts;

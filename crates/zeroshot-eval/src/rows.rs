@@ -1,6 +1,6 @@
 //! Checks of the rows, scores and labels that come from outside.
 
-use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView2, Axis};
 
 use crate::encoder::normalize_rows;
 use crate::{Error, Result};
@@ -71,25 +71,10 @@ pub(crate) fn check_scores(scores: ArrayView2<'_, f32>, labels: &[usize]) -> Res
     }
 }
 
-/// The class that scores highest; none where several do.
-pub(crate) fn single_best(scores: ArrayView1<'_, f32>) -> Option<usize> {
-    let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut at_best = scores.iter().enumerate().filter(|(_, score)| **score == best);
-    let first = at_best.next().map(|(class, _)| class);
-    first.filter(|_| at_best.next().is_none())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use ndarray::array;
-
-    #[test]
-    fn a_tie_has_no_single_best() {
-        assert_eq!(single_best(array![0.1, 0.3, 0.2].view()), Some(1));
-        assert_eq!(single_best(array![0.3, 0.3, 0.2].view()), None);
-        assert_eq!(single_best(array![].view()), None);
-    }
 
     #[test]
     fn what_is_empty_or_broken_is_named() {

@@ -31,7 +31,7 @@ pub struct StoredSet<'a> {
 /// Classes of a data set.
 #[derive(Clone, Copy, Debug)]
 pub struct Labels<'a> {
-    /// Their names.
+    /// Their names. Of classes of one name the first wins.
     pub classes: &'a [String],
     /// The class of each image.
     pub test: &'a [usize],
@@ -170,6 +170,7 @@ pub fn evaluate_stored(
             texts,
             image_of: texts.and(set.image_of),
             classes: sides(&teacher.classes, &model.classes),
+            class_names: set.labels.map(|labels| labels.classes),
         };
         found.fidelity = Some(fidelity(&input, options)?);
     }
@@ -214,7 +215,8 @@ impl Evaluation {
         }
         let mut accuracy = Accuracy::new(labels.classes);
         let mut confusion = Confusion::new(labels.classes)?;
-        let mut reliability = logit_scale.map(|scale| Reliability::new(scale, options.bins)).transpose()?;
+        let reliability = logit_scale.map(|scale| Reliability::new(scale, options.bins)).transpose()?;
+        let mut reliability = reliability.map(|counts| counts.with_classes(labels.classes));
         for (images, labels) in images.axis_chunks_iter(Axis(0), BLOCK).zip(labels.test.chunks(BLOCK)) {
             let scores = images.dot(&classes.t());
             accuracy.add(scores.view(), labels)?;

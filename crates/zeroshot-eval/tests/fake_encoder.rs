@@ -3,8 +3,8 @@
 mod common;
 
 use common::{Colors, pixels, strings};
-use ndarray::Array4;
-use zeroshot_eval::{Classifier, EncodeError, Error, classification, retrieval_set};
+use ndarray::{Array2, Array4, ArrayView4};
+use zeroshot_eval::{Classifier, EncodeError, Encoder, Error, classification, retrieval_set};
 
 #[test]
 fn classification_by_hand() {
@@ -20,6 +20,30 @@ fn classification_by_hand() {
     assert_eq!(found.top1, 0.5);
     assert_eq!(found.mean_per_class_recall, (0.5 + 0.0 + 1.0) / 3.0);
     assert_eq!(found.per_class.iter().map(|c| c.samples).collect::<Vec<_>>(), [2, 1, 1]);
+}
+
+#[test]
+fn classes_of_one_name_have_equal_rows_wherever_they_stand() {
+    // An encoder whose rows differ by the place of a text in its batch, as those of a tensor library do.
+    struct Placed;
+    impl Encoder for Placed {
+        fn encode_images(&self, images: ArrayView4<'_, f32>) -> Result<Array2<f32>, EncodeError> {
+            Colors::default().encode_images(images)
+        }
+        fn encode_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncodeError> {
+            let mut rows = Colors::default().encode_texts(texts)?;
+            for (place, mut row) in rows.rows_mut().into_iter().enumerate() {
+                row[2] += 1e-6 * place as f32;
+            }
+            Ok(rows)
+        }
+    }
+    let classes = strings(&["red", "green", "red"]);
+    let classifier = Classifier::new(&Placed, &classes, &strings(&["{}", "a {} thing"])).unwrap();
+    assert_eq!(classifier.rows().row(0), classifier.rows().row(2));
+    let red = || Ok((pixels(&[[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), vec![0, 2]));
+    let found = classification(&Placed, &classifier, &classes, [red()]).unwrap();
+    assert_eq!(found.per_class.iter().map(|c| c.recall).collect::<Vec<_>>(), [Some(1.0), None, Some(0.0)]);
 }
 
 #[test]

@@ -130,6 +130,46 @@ fn a_set_with_labels_and_captions_has_two_scores_of_different_names() {
 }
 
 #[test]
+fn classes_of_one_name_are_measured_and_the_first_wins() {
+    let classes = strings(&["missile", "cat", "missile"]);
+    let rows = array![[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]];
+    // Two missiles of each class and a cat.
+    let images = array![[1.0, 0.1], [0.9, 0.0], [0.1, 1.0], [1.0, 0.1], [0.8, 0.0]];
+    let labels = [0, 0, 1, 2, 2];
+    let set = StoredSet {
+        name: "arms",
+        labels: Some(Labels { classes: &classes, test: &labels, train: Some(&labels) }),
+        image_of: None,
+    };
+    let model = StoredRows {
+        classes: Some(rows.view()),
+        train_images: Some(images.view()),
+        logit_scale: Some(100.0),
+        ..bare(&images)
+    };
+    let options = StoredOptions { probe: None, ..StoredOptions::default() };
+    let found = evaluate_stored(&set, &model, Some(&model), &options).unwrap();
+    let classified = found.classification.as_ref().unwrap();
+    assert_eq!(classified.top1, 3.0 / 5.0);
+    assert_eq!(classified.mean_per_class_recall, 2.0 / 3.0);
+    assert_eq!(
+        found.per_class.iter().map(|c| (c.right, c.predicted)).collect::<Vec<_>>(),
+        [(2, 4), (1, 1), (0, 0)]
+    );
+    assert_eq!((found.confused.len(), found.confused[0].count), (1, 2));
+    let calibration = found.calibration.as_ref().unwrap();
+    assert_eq!(calibration.accuracy, classified.top1);
+    // The four missiles are half sure and half right, the cat is sure.
+    assert!(calibration.expected_calibration_error < 1e-6, "{calibration:?}");
+    assert_eq!(found.fidelity.as_ref().unwrap().top1_agreement, Some(1.0));
+    // A collapsed model scores nothing: all different classes tie.
+    let flat = Array2::ones((3, 2));
+    let collapsed = StoredRows { classes: Some(flat.view()), train_images: None, ..model };
+    let found = evaluate_stored(&set, &collapsed, None, &StoredOptions::scores()).unwrap();
+    assert_eq!(found.classification.unwrap().top1, 0.0);
+}
+
+#[test]
 fn what_does_not_fit_is_an_error() {
     let rows = Array2::<f32>::eye(3);
     let wide = Array2::<f32>::eye(4);

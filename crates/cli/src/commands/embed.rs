@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use data_pipeline::evaluation::EvalBatches;
 use data_pipeline::sources::{Images, Source};
 use ndarray::{Array2, Axis};
@@ -34,8 +34,7 @@ pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
             names.extend(batch.keys);
         }
     } else if let Some(file) = &args.texts {
-        let bytes = std::fs::read(file).with_context(|| format!("cannot read `{}`", file.display()))?;
-        names = String::from_utf8_lossy(&bytes).lines().map(str::to_string).collect();
+        names = data_pipeline::text::read(file)?.lines().map(str::to_string).collect();
         for batch in names.chunks(BATCH) {
             rows.append(Axis(0), encoder.encode_texts(batch).map_err(failed)?.view())?;
         }

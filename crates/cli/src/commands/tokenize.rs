@@ -2,6 +2,8 @@
 
 use std::io::BufRead;
 
+use anyhow::Context;
+use data_pipeline::text::{self, Encoding, NotUtf8};
 use data_pipeline::tokenizer::{
     ClipTokenizer, END_OF_TEXT, JsonTokenizer, START_OF_TEXT, Tokenizer, check_context,
 };
@@ -15,16 +17,17 @@ pub(crate) fn run(args: Tokenize) -> anyhow::Result<Code> {
     args.context.map(check_context).transpose()?;
     let foreign = args.tokenizer.as_deref().map(JsonTokenizer::open).transpose()?;
     let mut input = std::io::stdin().lock();
-    let mut line = Vec::new();
+    let (mut line, mut number) = (Vec::new(), 0);
     while input.read_until(b'\n', &mut line)? > 0 {
-        let text = String::from_utf8_lossy(line.trim_ascii_end());
+        number += 1;
+        let text = decode(line.trim_ascii_end(), number).context("standard input")?;
         let ids = match (&foreign, args.context) {
             (None, None) => {
-                let ids = ClipTokenizer::new().encode(&text).into_iter().map(i64::from);
+                let ids = ClipTokenizer::new().encode(text).into_iter().map(i64::from);
                 std::iter::once(START_OF_TEXT).chain(ids).chain([END_OF_TEXT]).collect()
             }
-            (None, Some(context)) => row(&ClipTokenizer::new(), &text, context),
-            (Some(tokenizer), context) => row(tokenizer, &text, context.unwrap_or(77)),
+            (None, Some(context)) => row(&ClipTokenizer::new(), text, context),
+            (Some(tokenizer), context) => row(tokenizer, text, context.unwrap_or(77)),
         };
         match args.json {
             true => output::json(&json!({ "text": text, "ids": ids }))?,
@@ -33,6 +36,17 @@ pub(crate) fn run(args: Tokenize) -> anyhow::Result<Code> {
         line.clear();
     }
     Ok(Code::Done)
+}
+
+/// The text of a line; a byte order mark belongs to the first one.
+fn decode(line: &[u8], number: usize) -> Result<&str, NotUtf8> {
+    if number == 1 {
+        return text::decode(line);
+    }
+    std::str::from_utf8(line).map_err(|_| NotUtf8 {
+        line: number,
+        likely: text::decode(line).err().map_or(Encoding::Unknown, |problem| problem.likely),
+    })
 }
 
 fn row(tokenizer: &dyn Tokenizer, text: &str, context: usize) -> Vec<i64> {

@@ -9,7 +9,7 @@ use crate::image::RgbImage;
 use crate::sample::{RawImage, RawSample};
 use crate::sources::paths::resolve;
 use crate::sources::{Source, Split};
-use crate::{Error, Result};
+use crate::{Error, Result, text};
 
 const SIDE: usize = 32;
 const PIXELS: usize = SIDE * SIDE;
@@ -104,7 +104,8 @@ impl Cifar {
         let format =
             |reason: String| Error::Format { path: path.clone(), kind: "CIFAR binary archive", reason };
         let name_list = found.pop().unwrap_or_default();
-        let class_names = String::from_utf8_lossy(&name_list)
+        let list = text::decode(&name_list).map_err(|e| format(format!("`{names}`: {e}")))?;
+        let class_names = list
             .lines()
             .map(|line| line.trim().replace('_', " "))
             .filter(|line| !line.is_empty())

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::sample::{RawImage, RawSample};
 use crate::sources::Source;
 use crate::sources::paths::resolve;
-use crate::{Error, Result};
+use crate::{Error, Result, notice, text};
 
 /// Settings of [`Csv`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,41 +38,89 @@ fn default_caption_column() -> String {
 pub struct Csv {
     name: String,
     folder: PathBuf,
-    rows: Vec<(String, String)>,
+    separator: char,
+    columns: usize,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    image: String,
+    caption: String,
+    /// In the file, from 1.
+    line: usize,
+    /// How many fields it has.
+    fields: usize,
+    /// Whether a field without a column holds text.
+    is_cut: bool,
 }
 
 impl Csv {
     /// Reads the table; images are read later.
     ///
+    /// A row with more fields than the header is a damaged sample: its caption would be cut at a separator.
+    ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read, [`Error::Format`] where a column is missing or a row is broken.
+    /// [`Error::Io`] where it cannot be read, [`Error::NotUtf8`] where it is not UTF-8, [`Error::Format`] where a
+    /// column is missing or a row is broken.
     pub fn open(config: &CsvConfig, base: &Path) -> Result<Self> {
         let path = resolve(base, &config.path);
         let format = |reason: String| Error::Format { path: path.clone(), kind: "table", reason };
         let tab = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tsv"));
         let separator = config.separator.unwrap_or(if tab { '\t' } else { ',' });
-        let separator =
+        let delimiter =
             u8::try_from(separator).map_err(|_| format(format!("`{separator}` cannot separate columns")))?;
-        let bytes = super::paths::read_to_end(&path)?;
-        check_quotes(&bytes, separator).map_err(format)?;
+        let text = text::read(&path)?;
+        check_quotes(&text, delimiter).map_err(format)?;
         let mut reader =
-            csv::ReaderBuilder::new().delimiter(separator).flexible(true).from_reader(&bytes[..]);
-        let header = reader.byte_headers().map_err(|e| format(e.to_string()))?.clone();
+            csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(text.as_bytes());
+        let header = reader.headers().map_err(|e| format(e.to_string()))?.clone();
         let column = |name: &str| {
-            header.iter().position(|field| field == name.as_bytes()).ok_or_else(|| {
-                let there = header.iter().map(String::from_utf8_lossy).collect::<Vec<_>>().join("`, `");
+            header.iter().position(|field| field == name).ok_or_else(|| {
+                let there = header.iter().collect::<Vec<_>>().join("`, `");
                 format(format!("there is no column `{name}`, only `{there}`"))
             })
         };
         let (image, caption) = (column(&config.image)?, column(&config.caption)?);
-        let mut rows = Vec::new();
-        for record in reader.byte_records() {
+        let (mut rows, mut at, mut line) = (Vec::new(), 0, 1);
+        for record in reader.records() {
             let record = record.map_err(|e| format(e.to_string()))?;
-            let field = |index| String::from_utf8_lossy(record.get(index).unwrap_or_default()).into_owned();
-            rows.push((field(image), field(caption)));
+            let field = |index| record.get(index).unwrap_or_default().to_string();
+            // The reader's own line is that of the line break before the record, where there are two of them.
+            let start = record.position().map_or(0, |start| start.byte() as usize);
+            let skipped =
+                text.as_bytes()[start..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+            line += text.as_bytes()[at..start + skipped].iter().filter(|byte| **byte == b'\n').count();
+            at = start + skipped;
+            rows.push(Row {
+                image: field(image),
+                caption: field(caption),
+                line,
+                fields: record.len(),
+                // A separator at the end of a line cuts nothing.
+                is_cut: record.iter().skip(header.len()).any(|field| !field.trim().is_empty()),
+            });
         }
         let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
-        Ok(Csv { name: path.display().to_string(), folder, rows })
+        let table = Csv { name: path.display().to_string(), folder, separator, columns: header.len(), rows };
+        table.warn_of_cut_rows();
+        Ok(table)
+    }
+
+    fn warn_of_cut_rows(&self) {
+        let mut cut = self.rows.iter().filter(|row| row.is_cut);
+        let Some(first) = cut.next() else { return };
+        notice::warn_once(&format!(
+            "`{}`: {} of {} rows have more fields than the header and are damaged samples, first in line {}: {}",
+            self.name,
+            1 + cut.count(),
+            self.rows.len(),
+            first.line,
+            self.remedy()
+        ));
+    }
+
+    fn remedy(&self) -> String {
+        format!("put captions that hold `{}` between double quotes", self.separator.escape_default())
     }
 }
 
@@ -86,12 +134,17 @@ impl Source for Csv {
     }
 
     fn read(&self, index: usize, _draw: u64) -> Result<RawSample> {
-        let (image, caption) = &self.rows[index];
+        let Row { image, caption, line, fields, is_cut } = &self.rows[index];
         let damaged = |kind, reason: String| Error::Sample {
             key: format!("{}: row {} ({image})", self.name, index + 1),
             kind,
             reason,
         };
+        if *is_cut {
+            let (columns, remedy) = (self.columns, self.remedy());
+            let reason = format!("line {line} has {fields} fields, the header {columns}: {remedy}");
+            return Err(damaged("extra fields", reason));
+        }
         if caption.trim().is_empty() {
             return Err(damaged("no caption", "the caption is empty".into()));
         }
@@ -121,11 +174,10 @@ enum Quoting {
 ///
 /// A quoted field may hold line breaks. It is a mistake where it is open at the end of the table,
 /// or where it holds line breaks and text follows its end, which in a table is the next quoted field.
-pub(super) fn check_quotes(bytes: &[u8], separator: u8) -> std::result::Result<(), String> {
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+pub(super) fn check_quotes(text: &str, separator: u8) -> std::result::Result<(), String> {
     let remedy = "close it, or double the quotes that belong to the text";
     let (mut state, mut line) = (Quoting::FieldStart, 1);
-    for &byte in bytes {
+    for byte in text.bytes() {
         let ends_field = byte == separator || byte == b'\n' || byte == b'\r';
         state = match state {
             Quoting::FieldStart if byte == b'"' => Quoting::Open(line),
@@ -164,12 +216,12 @@ mod tests {
             "\"\",\"\"",
             "",
         ] {
-            assert_eq!(check_quotes(good.as_bytes(), b','), Ok(()), "{good:?}");
+            assert_eq!(check_quotes(good, b','), Ok(()), "{good:?}");
         }
-        let open = check_quotes(b"a,b\nx,y\nz,\"never\nw,v\n", b',').unwrap_err();
+        let open = check_quotes("a,b\nx,y\nz,\"never\nw,v\n", b',').unwrap_err();
         assert!(open.contains("line 3"), "{open}");
-        let swallowed = check_quotes(b"a,b\nx,\"open\nz,\"next\"\nw,v\n", b',').unwrap_err();
+        let swallowed = check_quotes("a,b\nx,\"open\nz,\"next\"\nw,v\n", b',').unwrap_err();
         assert!(swallowed.contains("line 2") && swallowed.contains("line 3"), "{swallowed}");
-        assert!(check_quotes(b"\xEF\xBB\xBF\"a", b',').is_err());
+        assert!(check_quotes("\"a", b',').is_err());
     }
 }

@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::sample::{RawImage, RawSample};
-use crate::sources::paths::{read_to_end, resolve};
-use crate::sources::walk::{Walk, sorted};
+use crate::sources::paths::resolve;
+use crate::sources::pictures::{Kind, kind};
+use crate::sources::walk::{Unread, Walk, sorted};
 use crate::sources::{Source, csv, default_templates};
-use crate::{Error, Result};
+use crate::{Error, Result, notice, text};
+
+/// Groups of classes of one name that a warning lists.
+const NAMED: usize = 5;
 
 /// Settings of [`Folder`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,6 +81,8 @@ pub struct Folder {
 impl Folder {
     /// Lists the images of all class folders, both sorted by name; images are read later.
     ///
+    /// Classes may have equal names, as two of ImageNet's do; a warning names them.
+    ///
     /// # Errors
     /// [`Error::Io`] where the folder cannot be read, [`Error::Config`] where a setting cannot work.
     pub fn open(config: &FolderConfig, base: &Path) -> Result<Self> {
@@ -100,7 +106,8 @@ impl Folder {
             Some(path) => labelled(&root, &resolve(base, path))?,
             None => class_folders(&root)?,
         };
-        let mut folder_of = HashMap::<String, String>::new();
+        let place = config.classes.as_ref().unwrap_or(&config.root).display().to_string();
+        let mut folders_of = BTreeMap::<String, Vec<String>>::new();
         let mut left_out = vec![false; config.exclude_classes.len()];
         for (id, images) in classes {
             let name = match &names {
@@ -118,18 +125,12 @@ impl Folder {
                 continue;
             }
             // Wrong class lists give wrong figures without a sign of it.
-            let wrong = match folder_of.get(&name) {
-                _ if name.trim().is_empty() => format!("the folder `{id}` has an empty class name"),
-                Some(first) => format!("the folders `{first}` and `{id}` have the same class name `{name}`"),
-                None => String::new(),
-            };
-            if !wrong.is_empty() {
-                let place = config.classes.as_ref().unwrap_or(&config.root).display();
+            if name.trim().is_empty() {
                 return Err(Error::Config(format!(
-                    "{wrong} (`{place}`): give each class a name of its own, or leave one out by exclude_classes"
+                    "the folder `{id}` has an empty class name (`{place}`): give it a name, or leave it out by exclude_classes"
                 )));
             }
-            folder_of.insert(name.clone(), id);
+            folders_of.entry(name_key(&name)).or_default().push(format!("`{id}` ({name})"));
             let class = folder.class_names.len();
             folder.class_names.push(name);
             let chosen =
@@ -139,6 +140,16 @@ impl Folder {
                     _ => true,
                 });
             folder.images.extend(chosen.map(|(_, path)| (path, class)));
+        }
+        let equal =
+            folders_of.values().filter(|folders| folders.len() > 1).map(|folders| folders.join(" = "));
+        let equal = equal.collect::<Vec<_>>();
+        if !equal.is_empty() {
+            let more = if equal.len() > NAMED { ", ..." } else { "" };
+            let named = equal[..equal.len().min(NAMED)].join(", ");
+            notice::warn_once(&format!(
+                "`{place}`: classes of equal names, which a model cannot tell apart: {named}{more}; in an evaluation the first one wins"
+            ));
         }
         // A class that is thought to be left out and is not would be seen in training.
         if let Some(place) = left_out.iter().position(|found| !found) {
@@ -184,29 +195,48 @@ impl Source for Folder {
     }
 }
 
+/// What is equal in names that CLIP's tokenizer reads alike: it sees no difference in case and spaces.
+fn name_key(name: &str) -> String {
+    name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
 /// Class folders with all images below them, both sorted; a folder without any image is no class.
 fn class_folders(root: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
     // A class folder that leads back to the root would hold all classes.
     let mut walk = Walk::default();
     walk.enter(root)?;
-    let mut classes = Vec::new();
-    for directory in sorted(root)?.into_iter().filter(|path| path.is_dir()) {
-        // Two classes may share images through symlinks, so each has a walk of its own.
-        let images = walk.clone().images(&directory)?;
-        if images.is_empty() {
-            tracing::warn!("`{}` holds no image and is no class", directory.display());
+    let (mut classes, mut unread) = (Vec::new(), Unread::default());
+    for path in sorted(root)? {
+        if !path.is_dir() {
+            match if path.is_file() { kind(&path) } else { Kind::Other(String::new()) } {
+                Kind::Image => unread.outside.add("images", || path.display().to_string()),
+                Kind::OtherImage(ending) => unread.pictures.add(ending, || path.display().to_string()),
+                // The class table or a readme.
+                Kind::Other(_) => {}
+            }
             continue;
         }
-        classes.push((directory.file_name().unwrap_or_default().to_string_lossy().into_owned(), images));
+        // Two classes may share images through symlinks, so each has a walk of its own.
+        let images = walk.clone().images(&path, &mut unread)?;
+        if images.is_empty() {
+            notice::warn_once(&format!("`{}` holds no image and is no class", path.display()));
+            continue;
+        }
+        let name = path.file_name().unwrap_or_default().to_str().ok_or_else(|| {
+            // It names a class, and would be a caption.
+            Error::Config(format!("the name of the folder `{}` is not UTF-8: rename it", path.display()))
+        })?;
+        classes.push((name.to_string(), images));
     }
+    unread.say(&root.display().to_string());
     Ok(classes)
 }
 
 /// Images by the classes that a list gives them; the classes are sorted.
 fn labelled(root: &Path, list: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
-    let bytes = read_to_end(list)?;
+    let text = text::read(list)?;
     let mut classes = BTreeMap::<String, Vec<PathBuf>>::new();
-    for (number, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
+    for (number, line) in text.lines().enumerate() {
         let mut fields = line.split('\t');
         match (fields.next(), fields.next()) {
             (Some(image), Some(class)) if !image.is_empty() && !class.is_empty() => {
@@ -223,17 +253,20 @@ fn labelled(root: &Path, list: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
 
 fn read_names(path: &Path) -> Result<HashMap<String, String>> {
     let format = |reason: String| Error::Format { path: path.into(), kind: "class table", reason };
-    let bytes = read_to_end(path)?;
+    let text = text::read(path)?;
     if path.extension().is_some_and(|ending| ending == "txt") {
-        let text = String::from_utf8_lossy(&bytes);
-        let row = |line: &str| {
-            let (folder, names) = line.split_once('\t')?;
-            Some((folder.to_string(), names.split(',').next().unwrap_or_default().trim().to_string()))
-        };
-        return Ok(text.lines().filter_map(row).collect());
+        let mut found = HashMap::new();
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let row = line.split_once('\t').ok_or_else(|| {
+                format(format!("line {} is not a folder and its names, separated by a tab", number + 1))
+            })?;
+            let name = row.1.split(',').next().unwrap_or_default().trim();
+            add(&mut found, row.0, name).map_err(format)?;
+        }
+        return Ok(found);
     }
-    csv::check_quotes(&bytes, b',').map_err(format)?;
-    let mut reader = ::csv::Reader::from_reader(&bytes[..]);
+    csv::check_quotes(&text, b',').map_err(format)?;
+    let mut reader = ::csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers().map_err(|e| format(e.to_string()))?.clone();
     let column = |name: &str| {
         header
@@ -245,11 +278,16 @@ fn read_names(path: &Path) -> Result<HashMap<String, String>> {
     let mut names = HashMap::new();
     for record in reader.records() {
         let record = record.map_err(|e| format(e.to_string()))?;
-        let field = |index: usize| record.get(index).unwrap_or_default().to_string();
-        let (folder, name) = (field(folder), field(name));
-        if let Some(other) = names.insert(folder.clone(), name.clone()).filter(|other| *other != name) {
-            return Err(format(format!("the folder `{folder}` has two names, `{other}` and `{name}`")));
-        }
+        let field = |index: usize| record.get(index).unwrap_or_default();
+        add(&mut names, field(folder), field(name)).map_err(format)?;
     }
     Ok(names)
+}
+
+/// Adds a row of a class table.
+fn add(names: &mut HashMap<String, String>, folder: &str, name: &str) -> Result<(), String> {
+    match names.insert(folder.to_string(), name.to_string()).filter(|other| other != name) {
+        Some(other) => Err(format!("the folder `{folder}` has two names, `{other}` and `{name}`")),
+        None => Ok(()),
+    }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::sample::{RawImage, RawSample};
 use crate::sources::Source;
-use crate::sources::walk::Walk;
+use crate::sources::walk::{Unread, Walk};
 use crate::{Error, Result};
 
 /// Images in the order of their paths.
@@ -19,8 +19,15 @@ impl Images {
     /// # Errors
     /// [`Error::Io`] where it cannot be read, [`Error::Empty`] where there is no image.
     pub fn open(path: &Path) -> Result<Self> {
-        let paths = if path.is_file() { vec![path.to_path_buf()] } else { Walk::default().images(path)? };
         let name = path.display().to_string();
+        let paths = if path.is_file() {
+            vec![path.to_path_buf()]
+        } else {
+            let mut unread = Unread::default();
+            let paths = Walk::default().images(path, &mut unread)?;
+            unread.say(&name);
+            paths
+        };
         if paths.is_empty() { Err(Error::Empty(name)) } else { Ok(Images { name, paths }) }
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::sample::{RawImage, RawSample};
 use crate::sources::Source;
 use crate::sources::paths::resolve;
-use crate::{Error, Result};
+use crate::{Error, Result, text};
 
 /// Settings of [`Karpathy`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,8 +65,7 @@ impl Karpathy {
     /// [`Error::Io`] where the file is missing, [`Error::Format`] where it is another kind of file.
     pub fn open(config: &KarpathyConfig, base: &Path) -> Result<Self> {
         let path = resolve(base, &config.annotations);
-        let bytes = super::paths::read_to_end(&path)?;
-        let file: File = serde_json::from_slice(&bytes).map_err(|e| Error::Format {
+        let file: File = serde_json::from_str(&text::read(&path)?).map_err(|e| Error::Format {
             path: path.clone(),
             kind: "Karpathy split",
             reason: e.to_string(),

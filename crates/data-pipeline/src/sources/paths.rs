@@ -48,12 +48,6 @@ fn range(pattern: &str, from: &str, to: &str) -> Result<Vec<String>> {
     Ok((first..=last).map(|number| format!("{number:0width$}")).collect())
 }
 
-/// Whether a file name ends like a picture that can be decoded.
-pub(crate) fn is_image(name: &str) -> bool {
-    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
-    ["jpg", "jpeg", "png", "webp", "bmp", "gif"].iter().any(|known| ending.eq_ignore_ascii_case(known))
-}
-
 /// `path`, from `base` where it is relative.
 pub(crate) fn resolve(base: &Path, path: impl AsRef<Path>) -> PathBuf {
     base.join(path)

@@ -1,10 +1,11 @@
-//! One tar shard: which members make up its samples, where they lie, and whether the shard is whole.
+//! One tar shard: its samples and where they lie, the members that belong to none, and whether the shard is whole.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::sources::paths::is_image;
+use crate::sources::group::{Group, split_key};
+use crate::sources::left_out::LeftOut;
 use crate::{Error, Result};
 
 /// Header, end mark and padding of tars come in blocks of this many bytes.
@@ -27,6 +28,8 @@ pub(super) struct Members {
 /// What the headers of a shard say.
 pub(super) struct Index {
     pub(super) samples: Vec<Members>,
+    /// Members that belong to no sample.
+    pub(super) left_out: LeftOut,
     /// Bytes of the file.
     pub(super) length: u64,
     /// Everything before this byte is whole.
@@ -49,8 +52,9 @@ impl Index {
     pub(super) fn read(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
-        let mut index = Index { samples: Vec::new(), length, whole: 0, flaw: None };
-        index.flaw = match index.members(&file) {
+        let left_out = LeftOut::default();
+        let mut index = Index { samples: Vec::new(), left_out, length, whole: 0, flaw: None };
+        index.flaw = match index.members(path, &file) {
             Some(flaw) => Some(flaw),
             None => index.flaw_at_end(&file).map_err(|e| Error::io(path, e))?,
         };
@@ -58,9 +62,9 @@ impl Index {
     }
 
     /// Collects the samples up to the end mark, or to what is broken.
-    fn members(&mut self, file: &File) -> Option<Flaw> {
+    fn members(&mut self, path: &Path, file: &File) -> Option<Flaw> {
         let mut archive = tar::Archive::new(file);
-        let mut current = Members::default();
+        let mut group = Group::default();
         let mut flaw = None;
         let entries = match archive.entries_with_seek() {
             Ok(entries) => entries,
@@ -78,10 +82,7 @@ impl Index {
             let end = start.saturating_add(size);
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             if end > self.length {
-                // Half a sample is none.
-                if split_key(&name).is_some_and(|(key, _)| key == current.key) {
-                    current = Members::default();
-                }
+                group.cut(&name);
                 let reason = format!("the shard ends inside `{name}`");
                 flaw = Some(Flaw { reason, cut_from: Some(end) });
                 break;
@@ -93,40 +94,23 @@ impl Index {
                 size
             };
             self.whole = start + stored.next_multiple_of(BLOCK);
-            if entry.header().entry_type().is_file() {
-                self.add(&mut current, &name, (start, size));
+            let kind = entry.header().entry_type();
+            let shown = |name: &str| format!("{}:{name}", path.display());
+            match split_key(&name) {
+                _ if kind.is_dir() || kind.is_pax_global_extensions() => {}
+                _ if !kind.is_file() => self.left_out.add("links or special files", || shown(&name)),
+                None => self.left_out.add("without a key and an ending", || shown(&name)),
+                Some((key, _)) => {
+                    if key != group.key() {
+                        let whole = std::mem::replace(&mut group, Group::new(key));
+                        whole.finish(path, &mut self.samples, &mut self.left_out);
+                    }
+                    group.add(&name, (start, size));
+                }
             }
         }
-        self.push(current);
+        group.finish(path, &mut self.samples, &mut self.left_out);
         flaw
-    }
-
-    fn add(&mut self, current: &mut Members, name: &str, span: Span) {
-        let Some((key, ending)) = split_key(name) else { return };
-        let ending = ending.to_ascii_lowercase();
-        let image = !ending.contains('.') && is_image(name);
-        let slot = |members: &Members| match ending.as_str() {
-            "txt" => members.txt,
-            "json" => members.json,
-            _ if image => members.image,
-            _ => None,
-        };
-        if current.key != key || slot(current).is_some() {
-            self.push(std::mem::take(current));
-            current.key = key.to_string();
-        }
-        match ending.as_str() {
-            "txt" => current.txt = Some(span),
-            "json" => current.json = Some(span),
-            _ if image => current.image = Some(span),
-            _ => {}
-        }
-    }
-
-    fn push(&mut self, members: Members) {
-        if members.image.is_some() || members.txt.is_some() || members.json.is_some() {
-            self.samples.push(members);
-        }
     }
 
     fn broken_header(&self, error: &std::io::Error) -> Flaw {
@@ -158,12 +142,4 @@ impl Index {
         }
         Ok(None)
     }
-}
-
-/// Path up to the first dot of the file name, and the ending behind it (`seg.png` is not an image ending).
-fn split_key(name: &str) -> Option<(&str, &str)> {
-    let file = name.rfind('/').map_or(0, |slash| slash + 1);
-    let dot = file + name[file..].find('.')?;
-    // Names that start with a dot are leftovers of file systems.
-    (dot > file).then_some((&name[..dot], &name[dot + 1..]))
 }

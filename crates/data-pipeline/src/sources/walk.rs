@@ -1,10 +1,44 @@
 //! Folders of images: in the order of their names, without leftovers of other programs and without going in circles.
+//! What is left out is counted.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use crate::sources::paths::is_image;
+use crate::notice;
+use crate::sources::left_out::LeftOut;
+use crate::sources::pictures::{Kind, kind};
 use crate::{Error, Result};
+
+/// Files that a walk leaves out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Unread {
+    /// Pictures of kinds that are not decoded.
+    pub(super) pictures: LeftOut,
+    /// Images beside the class folders, which belong to no class.
+    pub(super) outside: LeftOut,
+    /// Other files.
+    pub(super) others: LeftOut,
+}
+
+impl Unread {
+    /// Says it, one line for each kind: warnings for pictures, and information for other files.
+    pub(super) fn say(&self, source: &str) {
+        let Unread { pictures, outside, others } = self;
+        if !pictures.is_empty() {
+            notice::warn_once(&format!(
+                "`{source}`: left out pictures that cannot be decoded: {pictures}; convert them to JPEG, PNG, WebP, GIF or BMP"
+            ));
+        }
+        if !outside.is_empty() {
+            notice::warn_once(&format!(
+                "`{source}`: left out images outside the class folders: {outside}; move each into the folder of its class"
+            ));
+        }
+        if !others.is_empty() {
+            notice::info_once(&format!("`{source}`: left out files that are not pictures: {others}"));
+        }
+    }
+}
 
 /// Walks folders, each at most once: a symlink may lead back to where the walk came from.
 #[derive(Clone, Default)]
@@ -19,27 +53,31 @@ impl Walk {
         Ok(self.visited.insert(real))
     }
 
-    /// All images below a folder.
-    pub(super) fn images(&mut self, folder: &Path) -> Result<Vec<PathBuf>> {
+    /// All images below a folder; other files are added to `unread`.
+    pub(super) fn images(&mut self, folder: &Path, unread: &mut Unread) -> Result<Vec<PathBuf>> {
         let mut images = Vec::new();
-        self.collect(folder, &mut images)?;
+        self.collect(folder, &mut images, unread)?;
         Ok(images)
     }
 
-    fn collect(&mut self, folder: &Path, images: &mut Vec<PathBuf>) -> Result<()> {
+    fn collect(&mut self, folder: &Path, images: &mut Vec<PathBuf>, unread: &mut Unread) -> Result<()> {
         if !self.enter(folder)? {
             tracing::info!("`{}` leads to a folder that was read already and is left out", folder.display());
             return Ok(());
         }
         for path in sorted(folder)? {
-            let kind = std::fs::metadata(&path).ok().map(|found| found.file_type());
-            if kind.is_some_and(|kind| kind.is_dir()) {
-                self.collect(&path, images)?;
-            } else if kind.is_some_and(|kind| !kind.is_file()) {
+            let found = std::fs::metadata(&path).ok().map(|found| found.file_type());
+            if found.is_some_and(|found| found.is_dir()) {
+                self.collect(&path, images, unread)?;
+            } else if found.is_some_and(|found| !found.is_file()) {
                 // Whoever opens a pipe waits for its writer.
                 tracing::info!("`{}` is no file and is left out", path.display());
-            } else if path.file_name().is_some_and(|name| is_image(&name.to_string_lossy())) {
-                images.push(path);
+            } else {
+                match kind(&path) {
+                    Kind::Image => images.push(path),
+                    Kind::OtherImage(ending) => unread.pictures.add(ending, || path.display().to_string()),
+                    Kind::Other(ending) => unread.others.add(ending, || path.display().to_string()),
+                }
             }
         }
         Ok(())
@@ -73,7 +111,7 @@ mod tests {
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
-        let images = Walk::default().images(folder).unwrap();
+        let images = Walk::default().images(folder, &mut Unread::default()).unwrap();
         images.iter().map(|path| path.strip_prefix(folder).unwrap().display().to_string()).collect()
     }
 
@@ -84,6 +122,31 @@ mod tests {
             std::fs::write(folder.path().join(std::ffi::OsStr::from_bytes(name)), b"x").unwrap();
         }
         assert_eq!(names(folder.path()), ["a.png", "b\u{FFFD}.jpg", "c.JPG"]);
+    }
+
+    #[test]
+    fn jpeg_is_read_by_any_name_and_what_is_left_out_is_counted_by_kind() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+        for name in ["a.jfif", "b.JPE", "c.jif", "d"] {
+            write(name, b"\xFF\xD8\xFF\xE0");
+        }
+        for name in ["1.tif", "2.tif", "3.avif", "4.heic"] {
+            write(name, b"x");
+        }
+        for name in ["labels.csv", "notes.txt"] {
+            write(name, b"x");
+        }
+        assert_eq!(names(folder.path()), ["a.jfif", "b.JPE", "c.jif", "d"]);
+        let mut unread = Unread::default();
+        Walk::default().images(folder.path(), &mut unread).unwrap();
+        assert!(
+            unread.pictures.to_string().starts_with("2 .tif, 1 .avif, 1 .heic (`"),
+            "{}",
+            unread.pictures
+        );
+        assert!(unread.pictures.to_string().contains("1.tif"), "{}", unread.pictures);
+        assert!(unread.others.to_string().starts_with("1 .csv, 1 .txt"), "{}", unread.others);
     }
 
     #[test]

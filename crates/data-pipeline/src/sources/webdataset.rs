@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::boxes;
 use crate::sample::{RawImage, RawSample};
+use crate::sources::left_out::LeftOut;
+use crate::sources::passed_over::PassedOver;
 use crate::sources::paths::{expand_braces, resolve};
 use crate::sources::shard::{Index, Members, Span};
-use crate::sources::{Damage, Source};
-use crate::{Error, Result};
+use crate::sources::{Damage, Source, json};
+use crate::{Error, Result, notice, text};
 
 /// Settings of [`WebDataset`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,7 +22,8 @@ pub struct WebDatasetConfig {
     /// Path or brace pattern, such as `cc12m/{00000..01242}.tar`; several separated by `::`.
     pub shards: String,
     /// Where captions are: `txt`, or a key of the `.json` file whose value is a text or a list of
-    /// texts. Left out: `captions` of the `.json` file if it has them, else the `.txt` file.
+    /// texts. Left out: `captions` of the `.json` file if it has them, else the `.txt` file, else `caption` of the
+    /// `.json` file (img2dataset's key).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caption: Option<String>,
     /// Where object boxes are: a key of the `.json` file, whose value is a list of `[x, y, width, height]` in pixels
@@ -38,12 +41,14 @@ pub struct WebDataset {
     /// Samples with the number of their shard.
     samples: Vec<(usize, Members)>,
     damage: Option<Damage>,
+    passed_over: PassedOver,
 }
 
 impl WebDataset {
     /// Indexes the shards: only the headers of the tars are read.
     ///
-    /// A shard that is broken gives the samples before that; [`Source::damage`] says what is lost.
+    /// A shard that is broken gives the samples before that; [`Source::damage`] says what is lost. A warning counts
+    /// the members that belong to no sample.
     ///
     /// # Errors
     /// [`Error::Io`] where a shard is missing, [`Error::Config`] where the pattern is wrong.
@@ -57,45 +62,99 @@ impl WebDataset {
             }
         }
         let damage = Damage::estimate(&indexed);
-        let (mut shards, mut samples) = (Vec::new(), Vec::new());
+        let (mut shards, mut samples, mut left_out) = (Vec::new(), Vec::new(), LeftOut::default());
         for (number, (path, index)) in indexed.into_iter().enumerate() {
             shards.push(path);
             samples.extend(index.samples.into_iter().map(|members| (number, members)));
+            left_out.extend(index.left_out);
         }
         let (name, caption, boxes) = (config.shards.clone(), config.caption.clone(), config.boxes.clone());
-        Ok(WebDataset { name, caption, boxes, shards, samples, damage })
-    }
-
-    fn boxes(&self, file: &File, members: &Members) -> std::result::Result<Vec<[f32; 4]>, String> {
-        let (Some(key), Some(span)) = (&self.boxes, members.json) else { return Ok(Vec::new()) };
-        let bytes = bytes(file, span).map_err(|e| e.to_string())?;
-        let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| format!("json: {e}"))?;
-        value.get(key).map_or_else(|| Ok(Vec::new()), boxes::from_json)
-    }
-
-    fn captions(&self, file: &File, members: &Members) -> std::result::Result<Vec<String>, String> {
-        let text = |span| bytes(file, span).map_err(|e| e.to_string());
-        let wanted = self.caption.as_deref();
-        if let (Some(span), true) = (members.json, wanted != Some("txt")) {
-            let value: serde_json::Value =
-                serde_json::from_slice(&text(span)?).map_err(|e| format!("json: {e}"))?;
-            let found = match value.get(wanted.unwrap_or("captions")) {
-                Some(serde_json::Value::String(caption)) => vec![caption.clone()],
-                Some(serde_json::Value::Array(list)) => {
-                    list.iter().filter_map(|c| c.as_str().map(str::to_string)).collect()
-                }
-                _ => Vec::new(),
-            };
-            if !found.is_empty() {
-                return Ok(found);
-            }
+        if !left_out.is_empty() {
+            notice::warn_once(&format!(
+                "`{name}`: left out members that belong to no sample: {left_out}; a sample is an image with a .txt or .json file"
+            ));
         }
-        match (members.txt, wanted) {
-            (Some(span), None | Some("txt")) => {
-                Ok(vec![String::from_utf8_lossy(&text(span)?).trim_end_matches(['\r', '\n']).to_string()])
+        let passed_over = PassedOver::new(&name);
+        Ok(WebDataset { name, caption, boxes, shards, samples, damage, passed_over })
+    }
+
+    fn boxes(&self, file: &File, members: &Members) -> Result<Vec<[f32; 4]>, Problem> {
+        let (Some(key), Some(span)) = (&self.boxes, members.json) else { return Ok(Vec::new()) };
+        let value =
+            json::parse(&bytes(file, span)?).map_err(|broken| Problem { kind: "boxes", ..broken.into() })?;
+        let boxes = value.get(key).map_or_else(|| Ok(Vec::new()), boxes::from_json);
+        boxes.map_err(|reason| Problem { kind: "boxes", reason })
+    }
+
+    /// The captions of a sample, which `name` names in warnings.
+    fn captions(&self, file: &File, members: &Members, name: &str) -> Result<Vec<String>, Problem> {
+        let wanted = self.caption.as_deref();
+        let json = match members.json.filter(|_| wanted != Some("txt")) {
+            Some(span) => Some(json::parse(&bytes(file, span)?).map_err(Problem::from)),
+            None => None,
+        };
+        let under = |key: &str| {
+            let Some(Ok(value)) = &json else { return None };
+            let (texts, others) = json::texts(value, key);
+            if others > 0 {
+                self.passed_over.entries(others, key, name);
             }
-            (_, Some(key)) => Err(format!("there is no caption under `{key}`")),
-            (None, None) => Err("there is neither a .txt file nor `captions` in a .json file".into()),
+            Some(texts).filter(|texts| !texts.is_empty())
+        };
+        if let Some(texts) = under(wanted.unwrap_or("captions")) {
+            return Ok(texts);
+        }
+        if let (Some(span), None | Some("txt")) = (members.txt, wanted) {
+            if let Some(Err(problem)) = &json {
+                self.passed_over.broken_json(&problem.reason, name);
+            }
+            let bytes = bytes(file, span)?;
+            let caption = text::decode(&bytes)
+                .map_err(|e| Problem { kind: "not UTF-8", reason: format!(".txt: {e}") })?;
+            return Ok(vec![caption.trim_end_matches(['\r', '\n']).to_string()]);
+        }
+        if let Some(texts) = under("caption").filter(|_| wanted.is_none()) {
+            return Ok(texts);
+        }
+        let reason = match (wanted, json) {
+            (Some("txt"), _) => "there is no .txt file".into(),
+            (_, Some(Err(problem))) => return Err(problem),
+            (None, None) => "there is neither a .txt file nor a .json file".into(),
+            (Some(key), None) => format!("there is no .json file that has `{key}`"),
+            (wanted, Some(Ok(value))) => {
+                let what = wanted.map_or_else(
+                    || "there is no .txt file, and no text under `captions` or `caption`".into(),
+                    |key| format!("there is no text under `{key}`"),
+                );
+                let keys = json::describe(&value);
+                format!("{what}; {keys}: name the one that holds captions by `caption = \"KEY\"`")
+            }
+        };
+        Err(Problem { kind: "no caption", reason })
+    }
+}
+
+/// Why a sample is damaged.
+struct Problem {
+    kind: &'static str,
+    reason: String,
+}
+
+impl From<std::io::Error> for Problem {
+    fn from(error: std::io::Error) -> Self {
+        Problem { kind: "unreadable", reason: error.to_string() }
+    }
+}
+
+impl From<json::Broken> for Problem {
+    fn from(broken: json::Broken) -> Self {
+        match broken {
+            json::Broken::Encoding(problem) => {
+                Problem { kind: "not UTF-8", reason: format!(".json: {problem}") }
+            }
+            json::Broken::Syntax(reason) => {
+                Problem { kind: "no caption", reason: format!(".json: {reason}") }
+            }
         }
     }
 }
@@ -119,8 +178,9 @@ impl Source for WebDataset {
         // Opened anew for each sample: data sets have more shards than a process may hold open, and
         // in a shuffled order the next sample is almost always in another one.
         let file = File::open(path).map_err(|e| damaged("unreadable", e.to_string()))?;
-        let captions = self.captions(&file, members).map_err(|reason| damaged("no caption", reason))?;
-        let boxes = self.boxes(&file, members).map_err(|reason| damaged("boxes", reason))?;
+        let broken = |problem: Problem| damaged(problem.kind, problem.reason);
+        let captions = self.captions(&file, members, &key).map_err(broken)?;
+        let boxes = self.boxes(&file, members).map_err(broken)?;
         let bytes = bytes(&file, image).map_err(|e| damaged("unreadable", e.to_string()))?;
         Ok(RawSample { image: RawImage::Encoded(bytes), captions, label: None, boxes, key })
     }

@@ -112,7 +112,7 @@ fn read(path: &Path, depth: usize) -> Result<Table> {
     if depth > MAX_DEPTH {
         return Err(Error::recipe(origin, "recipes extend each other in a circle"));
     }
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = crate::text::read(path)?;
     let mut table = text.parse::<Table>().map_err(|e| Error::recipe(&origin, syntax(&text, &e)))?;
     match table.remove("extends") {
         None => Ok(table),

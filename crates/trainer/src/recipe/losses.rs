@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use data_pipeline::notice;
 use kd_losses::{Loss, Schedule, Shape, Term};
 use serde::{Deserialize, Serialize};
+use zeroshot_eval::names::repeated;
 
 use super::Templates;
 use crate::{Error, Result};
@@ -14,6 +16,8 @@ const MASKED_SHARE: f64 = 0.75;
 pub(super) const ANCHORS: usize = 1024;
 /// Blocks of each tower that `hidden` compares where a recipe names no number; fewer where a tower has fewer.
 const LAYERS: usize = 3;
+/// Equal names that a warning lists.
+const NAMED: usize = 5;
 
 /// One entry of `losses`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -179,7 +183,7 @@ impl LossConfig {
             return Some(format!("prompts: {error}"));
         }
         if let Some(Classes::Listed(names)) = self.classes.as_ref().filter(|_| loss.reads_classes())
-            && let Some(reason) = problem_of(names)
+            && let Some(reason) = problem_of(names).or_else(|| equal_names(names))
         {
             return Some(reason);
         }
@@ -193,44 +197,73 @@ impl LossConfig {
 }
 
 impl Classes {
-    /// The names; a relative file starts at `root`.
+    /// The names; a relative file starts at `root`. A warning names equal ones: in an evaluation the first one wins.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be read, [`Error::Recipe`] for fewer than two names or one given twice.
+    /// [`Error::Io`] where the file cannot be read, [`Error::Data`] where it is not UTF-8, [`Error::Recipe`] for
+    /// fewer than two names or an empty one.
     pub fn names(&self, root: &std::path::Path) -> Result<Vec<String>> {
-        let names = match self {
-            Classes::Listed(names) => names.clone(),
-            Classes::File(file) => {
-                let path = root.join(file);
-                let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-                text.lines()
-                    .map(str::trim)
-                    .filter(|line| !line.is_empty())
-                    .map(String::from)
-                    .collect::<Vec<_>>()
-            }
-        };
-        let origin = || match self {
-            Classes::Listed(_) => "classes".to_string(),
-            Classes::File(file) => root.join(file).display().to_string(),
-        };
-        match problem_of(&names) {
-            Some(reason) => Err(Error::recipe(origin(), reason)),
+        let names = self.read(root)?;
+        if let Some(reason) = problem_of(&names) {
+            return Err(Error::recipe(self.origin(root), reason));
+        }
+        let equal = repeated(&names);
+        if !equal.is_empty() {
+            let more = if equal.len() > NAMED { ", ..." } else { "" };
+            notice::warn_once(&format!(
+                "`{}`: classes of equal names, which a model cannot tell apart: `{}`{more}; in an evaluation the first one wins",
+                self.origin(root),
+                equal[..equal.len().min(NAMED)].join("`, `")
+            ));
+        }
+        Ok(names)
+    }
+
+    /// The names of classes that a loss tells apart; a relative file starts at `root`.
+    ///
+    /// # Errors
+    /// As [`Classes::names`], and [`Error::Recipe`] for a name that is given twice.
+    pub fn distinct_names(&self, root: &std::path::Path) -> Result<Vec<String>> {
+        let names = self.read(root)?;
+        match problem_of(&names).or_else(|| equal_names(&names)) {
+            Some(reason) => Err(Error::recipe(self.origin(root), reason)),
             None => Ok(names),
         }
+    }
+
+    /// Where they come from, for messages.
+    fn origin(&self, root: &std::path::Path) -> String {
+        match self {
+            Classes::Listed(_) => "classes".to_string(),
+            Classes::File(file) => root.join(file).display().to_string(),
+        }
+    }
+
+    fn read(&self, root: &std::path::Path) -> Result<Vec<String>> {
+        Ok(match self {
+            Classes::Listed(names) => names.clone(),
+            Classes::File(file) => {
+                let text = crate::text::read(&root.join(file))?;
+                text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()
+            }
+        })
     }
 }
 
 /// What makes names no class list, if anything.
 fn problem_of(names: &[String]) -> Option<String> {
-    // CLIP's tokenizers see no difference in case and in spaces.
-    let key = |name: &String| name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
-    let mut seen = std::collections::HashSet::new();
-    if let Some(twice) = names.iter().find(|name| !seen.insert(key(name))) {
-        return Some(format!("the class `{twice}` is there twice (case and spaces make no difference)"));
-    }
-    (names.len() < 2 || seen.contains(""))
+    (names.len() < 2 || names.iter().any(|name| name.trim().is_empty()))
         .then(|| "a class list needs at least two names, none of them empty".to_string())
+}
+
+/// What makes names no class list of a loss, if anything: no text tower can tell equal classes apart.
+fn equal_names(names: &[String]) -> Option<String> {
+    repeated(names).first().map(|twice| {
+        format!(
+            "the class `{twice}` is there twice (case and spaces make no difference), and `hinton` and `vocabulary` \
+             need classes that differ: remove one of the two, or give it a name that tells them apart"
+        )
+    })
 }
 
 /// The `losses` table: numbers, or tables.
@@ -384,10 +417,14 @@ mod tests {
             assert!(error.contains(part), "{losses}: {error}");
         }
         let names = |names: &[&str]| Classes::Listed(names.iter().map(|n| n.to_string()).collect());
-        assert!(names(&["a", "b"]).names(".".as_ref()).is_ok());
+        assert!(names(&["a", "b"]).distinct_names(".".as_ref()).is_ok());
         for twice in [["a", "a"], ["a", "A"], ["a b", " a  b"]] {
-            assert!(names(&twice).names(".".as_ref()).is_err(), "{twice:?}");
+            let error = names(&twice).distinct_names(".".as_ref()).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{}`", twice[0])) && error.contains("remove"), "{error}");
+            // An evaluation has a rule for them.
+            assert_eq!(names(&twice).names(".".as_ref()).unwrap(), twice);
         }
+        assert!(names(&["a", " "]).names(".".as_ref()).is_err());
         assert!(names(&["a"]).names(".".as_ref()).is_err());
         assert!(Classes::File("missing.txt".into()).names(".".as_ref()).is_err());
     }

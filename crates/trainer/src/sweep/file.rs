@@ -160,7 +160,7 @@ impl Sweep {
     pub fn load(path: &Path, over: &Table, out: &Path) -> Result<Self> {
         let origin = path.display().to_string();
         let fail = |reason: String| Err(Error::recipe(&origin, reason));
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = crate::text::read(path)?;
         let file: File = toml::from_str(&text)
             .map_err(|e| Error::recipe(&origin, e.to_string().trim().replace('\n', "; ")))?;
         check_name(&file.name, &origin)?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clip_model::cost;
 use clip_model::weights::write_atomic;
 use serde::{Deserialize, Serialize};
+use zeroshot_eval::accuracy::ClassRecall;
 use zeroshot_eval::{Evaluation, Report, Score};
 
 use super::file::{Cell, CellState, MeanPart, Sweep};
@@ -209,9 +210,8 @@ impl CellResults {
                 self.figures.entry(format!("{}: {figure}", set.set)).or_default().insert(cell.seed, value);
             }
             let Score::Classification(found) = &set.score else { continue };
-            for class in found.per_class.iter().filter(|_| found.per_class.len() <= FEW_CLASSES) {
-                if let Some(recall) = class.recall {
-                    let name = format!("{}: {}", set.set, class.class);
+            if found.per_class.len() <= FEW_CLASSES {
+                for (name, recall) in class_recalls(&set.set, &found.per_class) {
                     self.per_class.entry(name).or_default().insert(cell.seed, recall);
                 }
             }
@@ -364,9 +364,26 @@ pub(super) fn figure_names(cells: &[&CellResults], of: Of) -> Vec<String> {
     names
 }
 
+/// The recall of each class that has images, under names of their own: classes may have equal ones.
+fn class_recalls(set: &str, classes: &[ClassRecall]) -> Vec<(String, f64)> {
+    let row = |(place, class): (usize, &ClassRecall)| {
+        let earlier = classes[..place].iter().filter(|other| other.class == class.class).count();
+        let number = if earlier > 0 { format!(" ({})", earlier + 1) } else { String::new() };
+        Some((format!("{set}: {}{number}", class.class), class.recall?))
+    };
+    classes.iter().enumerate().filter_map(row).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn classes_of_one_name_have_rows_of_their_own() {
+        let class = |name: &str, recall| ClassRecall { class: name.into(), recall, samples: 1 };
+        let classes = [class("crane", Some(1.0)), class("cat", None), class("crane", Some(0.0))];
+        assert_eq!(class_recalls("s", &classes), [("s: crane".into(), 1.0), ("s: crane (2)".into(), 0.0)]);
+    }
 
     const MEAN: &str = "mean of the sets";
 

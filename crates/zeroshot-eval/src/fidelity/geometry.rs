@@ -2,6 +2,7 @@
 
 use ndarray::{Array1, ArrayView2, Axis, s};
 
+use crate::names::Firsts;
 use crate::neighbors::nearest;
 use crate::{Error, Result, rows};
 
@@ -104,13 +105,18 @@ pub fn agreement<P: Copy + Into<Option<usize>>>(teacher: &[P], student: &[P]) ->
     Ok(same.count() as f64 / teacher.len() as f64)
 }
 
-/// The class of each image by the best cosine of unit rows `[n, D]` and `[classes, D]`; none where several are best.
-pub(super) fn predictions(images: ArrayView2<'_, f32>, classes: ArrayView2<'_, f32>) -> Vec<Option<usize>> {
+/// The class of each image by the best cosine of unit rows `[n, D]` and `[classes, D]`; none where several
+/// different ones are best.
+pub(super) fn predictions(
+    images: ArrayView2<'_, f32>,
+    classes: ArrayView2<'_, f32>,
+    firsts: &Firsts,
+) -> Vec<Option<usize>> {
     let mut found = Vec::with_capacity(images.nrows());
     for start in (0..images.nrows()).step_by(BLOCK) {
         let end = (start + BLOCK).min(images.nrows());
         let scores = images.slice(s![start..end, ..]).dot(&classes.t());
-        found.extend(scores.axis_iter(Axis(0)).map(rows::single_best));
+        found.extend(scores.axis_iter(Axis(0)).map(|scores| firsts.single_best(scores)));
     }
     found
 }
@@ -168,7 +174,9 @@ mod tests {
         assert_eq!(agreement(&[Some(0), None], &[Some(0), None]).unwrap(), 0.5);
         let classes = Array2::<f32>::eye(2);
         let images = array![[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]];
-        assert_eq!(predictions(images.view(), classes.view()), [Some(0), None, Some(1)]);
+        let found = |firsts| predictions(images.view(), classes.view(), &firsts);
+        assert_eq!(found(Firsts::distinct(2)), [Some(0), None, Some(1)]);
+        assert_eq!(found(Firsts::of(&["a".into(), "a".into()])), [Some(0); 3]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use ndarray::{Array2, ArrayView2, Axis, concatenate};
 use super::{
     Fidelity, FidelityInput, FidelityOptions, Sides, agreement, geometry, linear_cka, ranks, spearman,
 };
+use crate::names::Firsts;
 use crate::seeded::Seeded;
 use crate::{Error, Result, rows};
 
@@ -64,8 +65,12 @@ pub fn fidelity(input: &FidelityInput<'_>, options: &FidelityOptions) -> Result<
     if let Some(classes) = input.classes {
         let classes = Units::new(["the teacher's class", "the student's class"], classes)?;
         images.check_widths("width of the teacher's classes", "width of the student's classes", &classes)?;
-        let teacher = geometry::predictions(images.teacher.view(), classes.teacher.view());
-        let student = geometry::predictions(images.student.view(), classes.student.view());
+        let firsts = input.class_names.map_or_else(|| Firsts::distinct(classes.count()), Firsts::of);
+        if firsts.len() != classes.count() {
+            return Err(Error::shape("names of the classes", classes.count(), firsts.len()));
+        }
+        let teacher = geometry::predictions(images.teacher.view(), classes.teacher.view(), &firsts);
+        let student = geometry::predictions(images.student.view(), classes.student.view(), &firsts);
         found.top1_agreement = Some(agreement(&teacher, &student)?);
     }
     Ok(found)

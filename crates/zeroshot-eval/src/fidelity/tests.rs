@@ -11,7 +11,13 @@ fn sides<'a>(teacher: &'a Array2<f32>, student: &'a Array2<f32>) -> Sides<'a> {
 }
 
 fn only_images<'a>(teacher: &'a Array2<f32>, student: &'a Array2<f32>) -> FidelityInput<'a> {
-    FidelityInput { images: sides(teacher, student), texts: None, image_of: None, classes: None }
+    FidelityInput {
+        images: sides(teacher, student),
+        texts: None,
+        image_of: None,
+        classes: None,
+        class_names: None,
+    }
 }
 
 #[test]
@@ -32,6 +38,7 @@ fn by_hand() {
         texts: Some(sides(&texts, &student_texts)),
         image_of: Some(&[0, 1]),
         classes: Some(sides(&texts, &student_texts)),
+        class_names: None,
     };
     let options = FidelityOptions { neighbors: 1, ..FidelityOptions::default() };
     let found = fidelity(&input, &options).unwrap();
@@ -100,6 +107,8 @@ fn bad_input_is_an_error() {
     assert!(shape(&FidelityInput { texts: Some(sides(&wider, &rows)), ..good }));
     assert!(shape(&FidelityInput { texts: Some(sides(&rows, &wider)), ..good }));
     assert!(shape(&FidelityInput { classes: Some(sides(&wider, &rows)), ..good }));
+    let one = ["a".to_string()];
+    assert!(shape(&FidelityInput { classes: Some(sides(&rows, &rows)), class_names: Some(&one), ..good }));
     assert!(shape(&FidelityInput { image_of: Some(&[0]), ..good }));
     assert!(bad(&FidelityInput { image_of: Some(&[12; 12]), ..good }));
     assert!(bad(&FidelityInput { image_of: Some(&[0; 12]), texts: None, ..good }));

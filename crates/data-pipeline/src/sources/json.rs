@@ -1,0 +1,120 @@
+//! The `.json` member of a tar: read as Python reads it, and searched for captions.
+
+use serde_json::Value;
+
+use crate::text;
+
+/// Keys that a message lists, and characters of each.
+const LISTED: usize = 12;
+const SHOWN: usize = 40;
+
+/// Reads JSON with what Python's `json` module writes beyond the standard: NaN and infinities, which become null. A
+/// byte order mark is skipped.
+///
+/// # Errors
+/// What is wrong with it, and whether that is its encoding.
+pub(super) fn parse(bytes: &[u8]) -> Result<Value, Broken> {
+    let text = text::decode(bytes).map_err(Broken::Encoding)?;
+    serde_json::from_str(text).or_else(|error| {
+        let standard = without_constants(text).and_then(|text| serde_json::from_str(&text).ok());
+        standard.ok_or_else(|| Broken::Syntax(error.to_string()))
+    })
+}
+
+/// Why a `.json` member cannot be read.
+#[derive(Debug)]
+pub(super) enum Broken {
+    Encoding(text::NotUtf8),
+    Syntax(String),
+}
+
+/// With null for `NaN`, `Infinity` and `-Infinity` outside of texts; none where there are none.
+fn without_constants(json: &str) -> Option<String> {
+    let (mut out, mut rest, mut found) = (String::with_capacity(json.len()), json, false);
+    while let Some(first) = rest.chars().next() {
+        let constant = ["NaN", "-Infinity", "Infinity"].into_iter().find(|word| rest.starts_with(word));
+        let length = match constant {
+            Some(word) => {
+                out.push_str("null");
+                found = true;
+                rest = &rest[word.len()..];
+                continue;
+            }
+            None if first == '"' => text_length(rest),
+            None => first.len_utf8(),
+        };
+        out.push_str(&rest[..length]);
+        rest = &rest[length..];
+    }
+    found.then_some(out)
+}
+
+/// Bytes of a text with its quotes, or all of one that is not closed.
+fn text_length(json: &str) -> usize {
+    let mut escaped = false;
+    for (at, byte) in json.bytes().enumerate().skip(1) {
+        match byte {
+            b'"' if !escaped => return at + 1,
+            b'\\' => escaped = !escaped,
+            _ => escaped = false,
+        }
+    }
+    json.len()
+}
+
+/// The texts under a key, and how many entries of its list are none.
+pub(super) fn texts(json: &Value, key: &str) -> (Vec<String>, u64) {
+    match json.get(key) {
+        Some(Value::String(text)) => (vec![text.clone()], 0),
+        Some(Value::Array(list)) => {
+            let texts =
+                list.iter().filter_map(|entry| entry.as_str().map(str::to_string)).collect::<Vec<_>>();
+            let others = (list.len() - texts.len()) as u64;
+            (texts, others)
+        }
+        _ => (Vec::new(), 0),
+    }
+}
+
+/// What a `.json` file has, for a message.
+pub(super) fn describe(json: &Value) -> String {
+    let Some(object) = json.as_object() else { return "the .json file holds no object".into() };
+    if object.is_empty() {
+        return "the .json file has no key".into();
+    }
+    let shown = |key: &String| format!("`{}`", key.chars().take(SHOWN).collect::<String>().escape_debug());
+    let keys = object.keys().take(LISTED).map(shown).collect::<Vec<_>>().join(", ");
+    let more = if object.len() > LISTED { ", ..." } else { "" };
+    format!("the .json file has the keys {keys}{more}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn json_is_read_as_python_writes_it() {
+        let found = |text: &str| parse(text.as_bytes()).ok();
+        assert_eq!(
+            found(r#"{"a": NaN, "b": [-Infinity, Infinity, -1], "c": "NaN \" Infinity \\"}"#),
+            Some(json!({"a": null, "b": [null, null, -1], "c": "NaN \" Infinity \\"}))
+        );
+        assert_eq!(found("\u{FEFF}{\"a\": \"é\"}"), Some(json!({"a": "é"})));
+        for broken in ["{\"a\": nan}", "{broken NaN", "{\"a\": NaN \"open", "", "{\"a\": NaNs}"] {
+            assert!(matches!(parse(broken.as_bytes()), Err(Broken::Syntax(_))), "{broken}");
+        }
+        assert!(matches!(parse(b"{\"a\": \"caf\xE9\"}"), Err(Broken::Encoding(_))));
+    }
+
+    #[test]
+    fn entries_that_are_no_texts_are_counted() {
+        let json = json!({"list": [1, "a", null, "b"], "one": "c", "number": 5});
+        assert_eq!(texts(&json, "list"), (vec!["a".into(), "b".into()], 2));
+        assert_eq!(texts(&json, "one"), (vec!["c".into()], 0));
+        assert_eq!(texts(&json, "number"), (vec![], 0));
+        assert_eq!(texts(&json, "missing"), (vec![], 0));
+        assert_eq!(describe(&json), "the .json file has the keys `list`, `one`, `number`");
+        assert_eq!(describe(&json!([1])), "the .json file holds no object");
+    }
+}

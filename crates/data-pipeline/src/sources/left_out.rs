@@ -1,0 +1,85 @@
+//! What a source leaves out: counted by kind, with the first names, for one line.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Names that a line lists, and kinds.
+const NAMED: usize = 3;
+const KINDS: usize = 6;
+
+/// Files or members that are in no sample.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct LeftOut {
+    kinds: BTreeMap<String, u64>,
+    names: Vec<String>,
+}
+
+impl LeftOut {
+    pub(super) fn add(&mut self, kind: impl Into<String>, name: impl FnOnce() -> String) {
+        *self.kinds.entry(kind.into()).or_default() += 1;
+        if self.names.len() < NAMED {
+            self.names.push(name());
+        }
+    }
+
+    /// Adds what was left out after this.
+    pub(super) fn extend(&mut self, later: LeftOut) {
+        for (kind, count) in later.kinds {
+            *self.kinds.entry(kind).or_default() += count;
+        }
+        self.names.extend(later.names);
+        self.names.truncate(NAMED);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.kinds.is_empty()
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.kinds.values().sum()
+    }
+}
+
+/// Counts by kind, the most frequent first, and the first names.
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut kinds = self.kinds.iter().collect::<Vec<_>>();
+        // Equal counts stay in the order of their names.
+        kinds.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let rest = kinds.iter().skip(KINDS).map(|(_, count)| **count).sum::<u64>();
+        let mut parts =
+            kinds.iter().take(KINDS).map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>();
+        if rest > 0 {
+            parts.push(format!("{rest} of other kinds"));
+        }
+        let more = if self.count() > self.names.len() as u64 { ", ..." } else { "" };
+        write!(f, "{} (`{}`{more})", parts.join(", "), self.names.join("`, `"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_go_by_kind_and_the_first_are_named() {
+        let mut left = LeftOut::default();
+        left.add(".cls", || "a.cls".into());
+        let mut later = LeftOut::default();
+        for name in ["b.npy", "c.npy", "d.npy"] {
+            later.add(".npy", || name.into());
+        }
+        assert_eq!(later.to_string(), "3 .npy (`b.npy`, `c.npy`, `d.npy`)");
+        left.extend(later);
+        assert_eq!(left.count(), 4);
+        assert_eq!(left.to_string(), "3 .npy, 1 .cls (`a.cls`, `b.npy`, `c.npy`, ...)");
+    }
+
+    #[test]
+    fn many_kinds_stay_one_short_line() {
+        let mut left = LeftOut::default();
+        (0..100).for_each(|i| left.add(format!(".{i:03}"), || format!("x.{i:03}")));
+        assert!(left.to_string().contains("94 of other kinds"), "{left}");
+        assert!(left.to_string().len() < 150);
+    }
+}

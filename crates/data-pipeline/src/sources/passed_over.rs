@@ -1,0 +1,51 @@
+//! What reading passes over although the sample is good: said at the first one, and counted when the source is closed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::notice;
+
+/// Counts of one source.
+pub(super) struct PassedOver {
+    source: String,
+    broken_json: AtomicU64,
+    entries: AtomicU64,
+}
+
+impl PassedOver {
+    pub(super) fn new(source: &str) -> Self {
+        PassedOver { source: source.into(), broken_json: AtomicU64::new(0), entries: AtomicU64::new(0) }
+    }
+
+    /// A `.json` file that cannot be read, beside a `.txt` file that was taken instead.
+    pub(super) fn broken_json(&self, reason: &str, sample: &str) {
+        if self.broken_json.fetch_add(1, Ordering::Relaxed) == 0 {
+            notice::warn_once(&format!(
+                "`{}`: a .json file cannot be read, and the .txt file beside it is taken (first `{sample}`: {reason})",
+                self.source
+            ));
+        }
+    }
+
+    /// Entries of a list of captions that are not texts.
+    pub(super) fn entries(&self, count: u64, key: &str, sample: &str) {
+        if self.entries.fetch_add(count, Ordering::Relaxed) == 0 {
+            notice::warn_once(&format!(
+                "`{}`: left out entries of `{key}` that are not texts (first {count} of `{sample}`)",
+                self.source
+            ));
+        }
+    }
+}
+
+impl Drop for PassedOver {
+    fn drop(&mut self) {
+        for (count, what) in [
+            (*self.broken_json.get_mut(), "broken .json files, whose .txt files were taken"),
+            (*self.entries.get_mut(), "entries of captions that are not texts"),
+        ] {
+            if count > 1 {
+                notice::warn_once(&format!("`{}`: passed over {count} {what}, in all readings", self.source));
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Which files are pictures: by the endings of their names, and by their first bytes where the name does not tell.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Endings of pictures that are decoded; `jpe`, `jif` and `jfif` are JPEG by other names.
+const READ: [&str; 9] = ["jpg", "jpeg", "jpe", "jif", "jfif", "png", "webp", "bmp", "gif"];
+
+/// Endings of pictures that are not decoded.
+const NOT_READ: [&str; 31] = [
+    "tif", "tiff", "avif", "heic", "heif", "jp2", "j2k", "jpx", "jxl", "svg", "ico", "ppm", "pgm", "pbm",
+    "pnm", "psd", "exr", "hdr", "tga", "dds", "eps", "dng", "cr2", "cr3", "nef", "arw", "orf", "raf", "rw2",
+    "dcm", "xcf",
+];
+
+/// Endings of files that lie beside pictures in data sets, and are not opened to see whether they are some.
+const OTHER: [&str; 30] = [
+    "txt", "json", "jsonl", "csv", "tsv", "parquet", "npy", "npz", "md", "xml", "html", "yaml", "yml",
+    "toml", "log", "zip", "gz", "tar", "tgz", "7z", "mat", "pt", "pth", "pkl", "h5", "py", "sh", "pdf",
+    "mp4", "db",
+];
+
+/// What a file is to a source of pictures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A picture that is decoded.
+    Image,
+    /// A picture that is not, of this kind.
+    OtherImage(String),
+    /// Something else, of this kind.
+    Other(String),
+}
+
+/// The ending of a file name behind its last dot, in small letters; none of a name without one.
+pub(super) fn ending(name: &str) -> Option<String> {
+    let (stem, ending) = name.rsplit_once('.')?;
+    (!stem.is_empty() && !ending.is_empty()).then(|| ending.to_ascii_lowercase())
+}
+
+/// Whether a file name ends like a picture that is decoded.
+pub(super) fn is_image(name: &str) -> bool {
+    ending(name).is_some_and(|ending| READ.contains(&ending.as_str()))
+}
+
+/// What a file is; it is opened only where its name does not tell.
+pub(super) fn kind(path: &Path) -> Kind {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let ending = ending(&name);
+    let shown =
+        ending.as_ref().map_or_else(|| "without an ending".to_string(), |ending| format!(".{ending}"));
+    match ending.as_deref() {
+        Some(ending) if READ.contains(&ending) => return Kind::Image,
+        Some(ending) if NOT_READ.contains(&ending) => return Kind::OtherImage(shown),
+        Some(ending) if OTHER.contains(&ending) => return Kind::Other(shown),
+        _ => {}
+    }
+    let mut start = Vec::new();
+    let opened = File::open(path).and_then(|file| file.take(32).read_to_end(&mut start));
+    match opened {
+        Ok(_) if is_decoded(&start) => Kind::Image,
+        Ok(_) if is_other_image(&start) => Kind::OtherImage(shown),
+        Ok(_) => Kind::Other(shown),
+        Err(_) => Kind::Other("unreadable".into()),
+    }
+}
+
+/// JPEG, PNG, GIF, WebP or BMP by the first 32 bytes.
+fn is_decoded(start: &[u8]) -> bool {
+    let bmp = |start: &[u8]| {
+        // `BM` alone is how texts may begin: the two reserved fields are 0, and the length of a header follows.
+        start.starts_with(b"BM")
+            && start.get(6..10) == Some(&[0; 4])
+            && matches!(start.get(14..18), Some([12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0]))
+    };
+    start.starts_with(&[0xFF, 0xD8, 0xFF])
+        || start.starts_with(b"\x89PNG\r\n\x1A\n")
+        || start.starts_with(b"GIF87a")
+        || start.starts_with(b"GIF89a")
+        || (start.starts_with(b"RIFF") && start.get(8..12) == Some(b"WEBP"))
+        || bmp(start)
+}
+
+/// TIFF, AVIF, HEIF, JPEG 2000, JPEG XL or Photoshop.
+fn is_other_image(start: &[u8]) -> bool {
+    let brand = start.get(8..12).filter(|_| start.get(4..8) == Some(b"ftyp"));
+    start.starts_with(b"II*\0")
+        || start.starts_with(b"MM\0*")
+        || start.starts_with(b"8BPS")
+        || start.starts_with(b"\0\0\0\x0CjP  ")
+        || start.starts_with(b"\0\0\0\x0CJXL ")
+        || brand
+            .is_some_and(|brand| [b"avif", b"avis", b"heic", b"heix", b"mif1"].iter().any(|b| brand == *b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endings_have_no_case_and_names_may_have_none() {
+        assert!(["a.JPG", "b.jfif", "c.d.jpe", "e.JIF", "f.webp"].iter().all(|name| is_image(name)));
+        assert!(!["jpg", ".jpg", "a.tif", "a.jpg.txt", "a."].iter().any(|name| is_image(name)));
+        assert_eq!(ending("a.seg.PNG").as_deref(), Some("png"));
+    }
+
+    #[test]
+    fn first_bytes_tell_where_the_name_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let found = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            kind(&path)
+        };
+        let bmp = [&b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0"[..], &[0; 14]].concat();
+        for (name, bytes) in [
+            ("plain", &b"\xFF\xD8\xFF\xE0"[..]),
+            ("photo.3264", b"\x89PNG\r\n\x1A\n"),
+            ("a.bin", b"RIFF\x10\0\0\0WEBPVP8 "),
+            ("b", b"GIF89a"),
+            ("c.image", &bmp),
+            ("named.jpg", b"whatever"),
+        ] {
+            assert_eq!(found(name, bytes), Kind::Image, "{name}");
+        }
+        assert_eq!(
+            found("BMW", b"BMW cars are no bitmap, whatever"),
+            Kind::Other("without an ending".into())
+        );
+        assert_eq!(found("scan", b"II*\0\x08\0\0\0"), Kind::OtherImage("without an ending".into()));
+        assert_eq!(found("phone.bak", b"\0\0\0\x18ftypheic"), Kind::OtherImage(".bak".into()));
+        assert_eq!(found("x.TIF", b""), Kind::OtherImage(".tif".into()));
+        // A name that tells is believed.
+        assert_eq!(found("notes.txt", b"\xFF\xD8\xFF\xE0"), Kind::Other(".txt".into()));
+        assert_eq!(found("empty", b""), Kind::Other("without an ending".into()));
+    }
+}

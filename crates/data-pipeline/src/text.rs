@@ -1,0 +1,147 @@
+//! Texts that users give: UTF-8, or an error that names the line and the likely encoding.
+
+use std::fmt;
+use std::path::Path;
+
+use crate::{Error, Result};
+
+const BOM: &str = "\u{FEFF}";
+
+/// Bytes that are not UTF-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotUtf8 {
+    /// The line, from 1.
+    pub line: usize,
+    /// What the text probably is.
+    pub likely: Encoding,
+}
+
+/// Encodings that bytes which are not UTF-8 suggest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// Single accented letters among ASCII: Latin-1, or Windows-1252, which contains it.
+    Western,
+    /// UTF-16, by its byte order mark or by its zero bytes.
+    Utf16,
+    /// UTF-8 that ends inside a character.
+    Cut,
+    /// None that the bytes tell.
+    Unknown,
+}
+
+impl fmt::Display for NotUtf8 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {} is not UTF-8: ", self.line)?;
+        f.write_str(match self.likely {
+            Encoding::Western => {
+                "it is probably Latin-1 or Windows-1252; convert it by `iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW`"
+            }
+            Encoding::Utf16 => "it is probably UTF-16; convert it by `iconv -f UTF-16 -t UTF-8 FILE > NEW`",
+            Encoding::Cut => "it ends inside a character; copy or write the file again",
+            Encoding::Unknown => {
+                "its bytes do not tell the encoding; convert it by `iconv -f ENCODING -t UTF-8 FILE > NEW`"
+            }
+        })
+    }
+}
+
+impl std::error::Error for NotUtf8 {}
+
+/// The text of UTF-8 bytes, without a byte order mark at its start.
+///
+/// # Errors
+/// [`NotUtf8`] with the first line that is not UTF-8.
+pub fn decode(bytes: &[u8]) -> Result<&str, NotUtf8> {
+    if is_utf16(bytes) {
+        return Err(NotUtf8 { line: 1, likely: Encoding::Utf16 });
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.strip_prefix(BOM).unwrap_or(text)),
+        Err(error) => {
+            let good = &bytes[..error.valid_up_to()];
+            let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
+            // A last letter of Latin-1 looks like a cut one too, but then nothing before it was UTF-8.
+            let is_cut = error.error_len().is_none() && !good.is_ascii();
+            Err(NotUtf8 { line, likely: if is_cut { Encoding::Cut } else { western_or_unknown(bytes) } })
+        }
+    }
+}
+
+/// Reads a whole text file, without a byte order mark at its start.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be read, [`Error::NotUtf8`] where it is not UTF-8.
+pub fn read(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    Ok(decode(&bytes).map_err(|problem| Error::NotUtf8 { path: path.into(), problem })?.to_string())
+}
+
+/// A byte order mark, or ASCII letters of two bytes each: those are valid UTF-8, with zeros between them.
+fn is_utf16(bytes: &[u8]) -> bool {
+    match bytes {
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => true,
+        [a, b, c, d, ..] => {
+            let zeros = [a, b, c, d].map(|byte| *byte == 0);
+            zeros == [false, true, false, true] || zeros == [true, false, true, false]
+        }
+        _ => false,
+    }
+}
+
+/// Western texts are ASCII with single letters above it; Cyrillic and East Asian ones have them in rows.
+fn western_or_unknown(bytes: &[u8]) -> Encoding {
+    // Windows-1252 has no characters there.
+    let free = bytes.iter().any(|byte| matches!(byte, 0x81 | 0x8D | 0x8F | 0x90 | 0x9D));
+    let high = bytes.iter().filter(|byte| !byte.is_ascii()).count();
+    let pairs = bytes.windows(2).filter(|pair| !pair[0].is_ascii() && !pair[1].is_ascii()).count();
+    if free || 2 * pairs > high { Encoding::Unknown } else { Encoding::Western }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn utf8_is_read_without_its_byte_order_mark() {
+        assert_eq!(decode(b"caf\xC3\xA9\n"), Ok("café\n"));
+        assert_eq!(decode(b"\xEF\xBB\xBFfolder,name\n"), Ok("folder,name\n"));
+        assert_eq!(decode(b""), Ok(""));
+        // A mark elsewhere is a character of the text.
+        assert_eq!(decode("a\u{FEFF}b".as_bytes()), Ok("a\u{FEFF}b"));
+    }
+
+    #[test]
+    fn the_line_and_the_likely_encoding_are_named() {
+        let found = |bytes: &[u8]| decode(bytes).map(String::from).map_err(|e| (e.line, e.likely));
+        assert_eq!(found(b"a\nb\ncaf\xE9 cr\xE8me\n"), Err((3, Encoding::Western)));
+        assert_eq!(found(b"caf\xE9"), Err((1, Encoding::Western)));
+        assert_eq!(found(b"\x93quoted\x94"), Err((1, Encoding::Western)));
+        assert_eq!(found(b"\xFF\xFEa\0\n\0"), Err((1, Encoding::Utf16)));
+        assert_eq!(found(b"\xFE\xFF\0a\0\n"), Err((1, Encoding::Utf16)));
+        assert_eq!(found(b"a\0b\0\n\0"), Err((1, Encoding::Utf16)));
+        // Windows-1251 and Shift-JIS.
+        assert_eq!(
+            found(b"x\n\xEA\xEE\xF8\xEA\xE0 \xE8 \xF1\xEE\xE1\xE0\xEA\xE0"),
+            Err((2, Encoding::Unknown))
+        );
+        assert_eq!(found(b"\x94L\x82\xC6\x8C\xA2"), Err((1, Encoding::Unknown)));
+        assert_eq!(found(b"caf\xC3\xA9, caf\xC3"), Err((1, Encoding::Cut)));
+        let said = decode(b"caf\xE9").unwrap_err().to_string();
+        for part in ["line 1", "Latin-1", "Windows-1252", "iconv"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("names.txt");
+        std::fs::write(&path, b"\xEF\xBB\xBFcat\n").unwrap();
+        assert_eq!(read(&path).unwrap(), "cat\n");
+        std::fs::write(&path, b"cat\nch\xE2t\n").unwrap();
+        let error = read(&path).unwrap_err();
+        assert!(matches!(&error, Error::NotUtf8 { problem: NotUtf8 { line: 2, .. }, .. }));
+        assert!(error.to_string().contains("names.txt") && error.to_string().contains("line 2"), "{error}");
+        assert!(matches!(read(folder.path()), Err(Error::Io { .. })));
+    }
+}

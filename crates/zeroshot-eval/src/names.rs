@@ -1,0 +1,109 @@
+//! Classes of equal names, which a model cannot tell apart: ImageNet's list has `missile` and `sunglasses` twice.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use ndarray::ArrayView1;
+
+/// The class names that come more than once, each as it is written first.
+///
+/// Names that differ in case or spaces alone count as equal: CLIP's tokenizer reads them alike.
+pub fn repeated(classes: &[String]) -> Vec<&str> {
+    let firsts = Firsts::of(classes);
+    let mut found = Vec::new();
+    for (class, &first) in firsts.0.iter().enumerate() {
+        if class != first && !found.contains(&first) {
+            found.push(first);
+        }
+    }
+    found.into_iter().map(|first| classes[first].as_str()).collect()
+}
+
+/// For each class the first one of the same name.
+#[derive(Clone, Debug)]
+pub(crate) struct Firsts(Vec<usize>);
+
+impl Firsts {
+    pub(crate) fn of(classes: &[String]) -> Self {
+        let mut seen = HashMap::new();
+        let key = |name: &String| name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+        Firsts(
+            classes.iter().enumerate().map(|(class, name)| *seen.entry(key(name)).or_insert(class)).collect(),
+        )
+    }
+
+    /// Classes that all differ.
+    pub(crate) fn distinct(classes: usize) -> Self {
+        Firsts((0..classes).collect())
+    }
+
+    /// Number of classes.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether `class` ranks before `label` by its score.
+    ///
+    /// Of different classes with equal scores the right one comes last, so that a collapsed model scores
+    /// nothing. Classes of one name always tie, and the first of them comes first, as argmax has it. A
+    /// score that is not a number makes the row wrong.
+    pub(crate) fn is_ahead(&self, scores: ArrayView1<'_, f32>, class: usize, label: usize) -> bool {
+        class != label
+            && match scores[class].partial_cmp(&scores[label]) {
+                Some(Ordering::Less) => false,
+                Some(Ordering::Equal) => self.0[class] != self.0[label] || class < label,
+                _ => true,
+            }
+    }
+
+    /// The class that scores highest, the first one of its name; none where several different ones do.
+    pub(crate) fn single_best(&self, scores: ArrayView1<'_, f32>) -> Option<usize> {
+        let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut at_best = scores.iter().zip(&self.0).filter(|(score, _)| **score == best);
+        let first = at_best.next().map(|(_, first)| *first)?;
+        at_best.all(|(_, other)| *other == first).then_some(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn repeated_names_are_found_whatever_their_case_and_spaces() {
+        let classes = names(&["missile", "cat", "Crane", "missile", " crane", "missile"]);
+        assert_eq!(repeated(&classes), ["missile", "Crane"]);
+        assert!(repeated(&names(&["cat", "cats"])).is_empty());
+    }
+
+    #[test]
+    fn of_equal_names_the_first_comes_first_and_other_ties_count_against_the_label() {
+        let firsts = Firsts::of(&names(&["missile", "cat", "missile"]));
+        let equal = array![0.5, 0.1, 0.5];
+        assert!(!firsts.is_ahead(equal.view(), 2, 0) && firsts.is_ahead(equal.view(), 0, 2));
+        // A different class that ties is ahead wherever it stands.
+        let collapsed = array![0.5, 0.5, 0.5];
+        assert!(firsts.is_ahead(collapsed.view(), 1, 0) && firsts.is_ahead(collapsed.view(), 0, 1));
+        // Rows that were made elsewhere may differ in spite of their names: then the score decides.
+        assert!(firsts.is_ahead(array![0.5, 0.1, 0.6].view(), 2, 0));
+        assert!(firsts.is_ahead(array![0.5, 0.1, f32::NAN].view(), 2, 0));
+        assert!(!firsts.is_ahead(equal.view(), 0, 0));
+    }
+
+    #[test]
+    fn the_best_class_is_the_first_of_its_name() {
+        let firsts = Firsts::of(&names(&["missile", "cat", "missile"]));
+        assert_eq!(firsts.single_best(array![0.5, 0.1, 0.5].view()), Some(0));
+        assert_eq!(firsts.single_best(array![0.1, 0.1, 0.5].view()), Some(0));
+        assert_eq!(firsts.single_best(array![0.5, 0.5, 0.5].view()), None);
+        assert_eq!(firsts.single_best(array![].view()), None);
+        let distinct = Firsts::distinct(3);
+        assert_eq!(distinct.single_best(array![0.5, 0.1, 0.5].view()), None);
+        assert_eq!(distinct.single_best(array![0.1, 0.3, 0.2].view()), Some(1));
+    }
+}
