@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod data;
+mod destination;
 mod embeddings;
 mod exit;
 mod output;

@@ -257,7 +257,7 @@ fn embed_writes_rows_and_names() {
     let names = metadata.metadata().as_ref().unwrap()["names"].clone();
     assert_eq!(serde_json::from_str::<Vec<String>>(&names).unwrap().len(), 4);
     fs::write(place.path("texts.txt"), "one\ntwo\n").unwrap();
-    done(&["embed", &model, "--texts", &place.name("texts.txt"), "--out", &out]);
+    done(&["embed", &model, "--texts", &place.name("texts.txt"), "--out", &out, "--force"]);
     let bytes = fs::read(&out).unwrap();
     assert_eq!(
         safetensors::SafeTensors::deserialize(&bytes).unwrap().tensor("embeddings").unwrap().shape(),
@@ -265,7 +265,7 @@ fn embed_writes_rows_and_names() {
     );
     fs::write(place.path("texts.txt"), "").unwrap();
     assert!(
-        failed(&["embed", &model, "--texts", &place.name("texts.txt"), "--out", &out])
+        failed(&["embed", &model, "--texts", &place.name("texts.txt"), "--out", &out, "--force"])
             .contains("nothing to embed")
     );
 }

@@ -18,7 +18,7 @@ fn convert_goes_to_other_formats_and_back() {
     let (model, pictures) = (place.name("out/model"), place.pictures());
     let embeddings = |model: &str| {
         let file = place.name("embeddings.safetensors");
-        done(&["embed", model, "--images", &pictures, "--out", &file]);
+        done(&["embed", model, "--images", &pictures, "--out", &file, "--force"]);
         fs::read(file).unwrap()
     };
     let expected = embeddings(&model);
@@ -73,7 +73,7 @@ fn a_bare_file_is_read_as_the_preset_that_is_named() {
     place.pictures();
     let embedded = |model: &[&str]| {
         let out = place.name("rows.safetensors");
-        done(&[&["embed"], model, &["--texts", &place.name("texts.txt"), "--out", &out]].concat());
+        done(&[&["embed"], model, &["--texts", &place.name("texts.txt"), "--out", &out, "--force"]].concat());
         fs::read(&out).unwrap()
     };
     assert!(embedded(&[&bare, "--arch", "ViT-nano-32px"]) == embedded(&[&place.name("nano")]));
@@ -114,7 +114,8 @@ fn a_model_of_the_hub_is_used_from_the_cache_offline() {
     fs::write(place.path("texts.txt"), "one\ntwo\n").unwrap();
     let embedded = |model: &str| {
         let out = place.name("rows.safetensors");
-        let (done, _, said) = offline(&["embed", model, "--texts", &place.name("texts.txt"), "--out", &out]);
+        let (done, _, said) =
+            offline(&["embed", model, "--texts", &place.name("texts.txt"), "--out", &out, "--force"]);
         assert!(done, "{said}");
         fs::read(out).unwrap()
     };

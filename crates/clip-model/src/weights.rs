@@ -119,7 +119,11 @@ pub fn write_target(path: &Path) -> Result<PathBuf> {
     let find = || -> std::io::Result<PathBuf> {
         match fs::metadata(path) {
             Ok(found) if found.is_file() => {
-                if fs::symlink_metadata(path)?.is_symlink() { fs::canonicalize(path) } else { Ok(path.into()) }
+                if fs::symlink_metadata(path)?.is_symlink() {
+                    fs::canonicalize(path)
+                } else {
+                    Ok(path.into())
+                }
             }
             Ok(found) => {
                 let reason = match found.is_dir() {
@@ -245,7 +249,9 @@ mod tests {
         symlink("below/target", place("link")).unwrap();
         symlink("link", place("second")).unwrap();
         symlink("below/new", place("dangling")).unwrap();
-        for (link, target) in [("link", "below/target"), ("second", "below/target"), ("dangling", "below/new")] {
+        for (link, target) in
+            [("link", "below/target"), ("second", "below/target"), ("dangling", "below/new")]
+        {
             write_atomic(&place(link), link.as_bytes()).unwrap();
             assert!(fs::symlink_metadata(place(link)).unwrap().is_symlink(), "{link}");
             assert!(fs::symlink_metadata(place(target)).unwrap().is_file(), "{target}");

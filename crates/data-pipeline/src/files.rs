@@ -18,7 +18,11 @@ pub(crate) fn with_ending(path: &Path, ending: &str) -> PathBuf {
 fn write_target(path: &Path) -> io::Result<PathBuf> {
     match fs::metadata(path) {
         Ok(found) if found.is_file() => {
-            if fs::symlink_metadata(path)?.is_symlink() { fs::canonicalize(path) } else { Ok(path.into()) }
+            if fs::symlink_metadata(path)?.is_symlink() {
+                fs::canonicalize(path)
+            } else {
+                Ok(path.into())
+            }
         }
         Ok(_) => {
             let reason = "it is a folder, a device, a pipe or a socket: name a regular file";
