@@ -207,7 +207,7 @@ fn the_best_model_is_named_with_its_step_and_score() {
     let best = place.name("out/best");
     assert!(summary.contains(&format!("best:    {best} (step {step}: {score} %")), "{summary}");
     let markdown = fs::read_to_string(place.path("out/report.md")).unwrap();
-    let row = markdown.lines().find(|line| line.contains("| best ")).unwrap();
+    let row = markdown.lines().find(|line| line.starts_with("| small | best ")).unwrap();
     assert!(row.contains(&format!(" {step} ")) && row.contains(&format!(" {score} ")), "{row}");
     let html = fs::read_to_string(place.path("out/report.html")).unwrap();
     assert!(html.contains("Best model of the evaluations") && html.contains(&format!(">{score}<")), "{html}");
