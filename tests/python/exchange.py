@@ -56,8 +56,8 @@ def pictures(folder):
 def ours(model, place):
     """Image and text embeddings of the program."""
     images, texts = place / "images.safetensors", place / "texts.safetensors"
-    program("embed", model, "--images", place / "pictures", "--out", images)
-    program("embed", model, "--texts", place / "texts.txt", "--out", texts)
+    program("embed", model, "--images", place / "pictures", "--out", images, "--force")
+    program("embed", model, "--texts", place / "texts.txt", "--out", texts, "--force")
     return load_file(images)["embeddings"], load_file(texts)["embeddings"]
 
 

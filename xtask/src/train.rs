@@ -17,11 +17,7 @@ const OUT: &str = "--out";
 pub(crate) fn run(args: Vec<String>) -> Result<()> {
     let libtorch = setup::run(false)?;
     let caller = std::env::current_dir().context("the current folder is gone: change to another one")?;
-    let mut args = from_root(args, &caller, &VALUED, QUICKSTART);
-    // Running the same command again goes on, or shows what is finished.
-    if !args.iter().any(|arg| arg == "--restart" || arg == "--resume" || arg == "--dry-run") {
-        args.push("--resume".into());
-    }
+    let args = from_root(args, &caller, &VALUED, QUICKSTART);
     say("building clip-distill");
     let mut train = std::process::Command::new(program::build()?);
     train.arg("train").args(&args).current_dir(root());

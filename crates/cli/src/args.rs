@@ -68,10 +68,10 @@ pub(crate) struct Train {
     /// Folder of the runs [default: runs/NAME].
     #[arg(long)]
     pub out: Option<PathBuf>,
-    /// Go on with runs that were stopped, and keep those that are finished.
+    /// Continue runs that were stopped, and keep those that are finished: the default, so this changes nothing.
     #[arg(long, conflicts_with = "restart")]
     pub resume: bool,
-    /// Remove earlier runs of this recipe from the folder and start again.
+    /// Remove earlier runs from the folder and start again.
     #[arg(long)]
     pub restart: bool,
     /// Stop each run after this step, with a checkpoint, as a signal would (for slots of limited time).
@@ -223,6 +223,9 @@ pub(crate) struct Embed {
     /// File to write: `embeddings` [n, embed dim], not normalised, and the names in its metadata.
     #[arg(long)]
     pub out: PathBuf,
+    /// Replace the file if it exists.
+    #[arg(long)]
+    pub force: bool,
     /// The preset whose weights a bare file holds, where its shapes do not tell.
     #[arg(long)]
     pub arch: Option<String>,
@@ -270,7 +273,7 @@ pub(crate) struct Convert {
     /// Licence of the weights, for the model card (an SPDX name).
     #[arg(long)]
     pub license: Option<String>,
-    /// Write over what is there.
+    /// Replace the file, or the model in the folder, if there is one.
     #[arg(long)]
     pub force: bool,
 }

@@ -4,6 +4,7 @@ mod args;
 mod busy;
 mod commands;
 mod data;
+mod destination;
 mod embeddings;
 mod exit;
 mod output;

@@ -21,11 +21,16 @@ fn train_writes_a_run_and_evaluate_reads_it() {
     let info: Value = serde_json::from_str(&fs::read_to_string(place.path("out/run.json")).unwrap()).unwrap();
     assert!(info["program"].as_str().unwrap().starts_with("clip-distill "));
 
-    let again = failed(&["train", &recipe, "--out", &out, "--set", "seed=3"]);
-    assert!(again.contains("--resume") && again.contains("--restart"), "{again}");
+    // The same command shows the results again; `--resume` says the same.
+    assert_eq!(done(&["train", &recipe, "--out", &out, "--set", "seed=3"]), table);
     assert_eq!(done(&["train", &recipe, "--out", &out, "--set", "seed=3", "--resume"]), table);
-    let other = failed(&["train", &recipe, "--out", &out, "--resume"]);
-    assert!(other.contains("`seed`"), "{other}");
+    for resume in [&[][..], &["--resume"]] {
+        let more = ["--set", "train.steps=2", "--set", "train.ema=0.9"];
+        let other = failed(&[&["train", &recipe, "--out", &out], &more[..], resume].concat());
+        for part in ["seed: 0, was 3", "train.steps: 2, was 3", "train.ema: 0.9, was not set", "--restart"] {
+            assert!(other.contains(part), "{part}: {other}");
+        }
+    }
     let json = done(&["train", &recipe, "--out", &out, "--restart", "--json"]);
     assert!(serde_json::from_str::<Value>(&json).unwrap()["runs"][0][1]["student"]["sets"].is_array());
 
@@ -50,7 +55,7 @@ fn a_plan_is_printed_without_training() {
 }
 
 #[test]
-fn a_signal_stops_with_a_checkpoint_and_resume_goes_on() {
+fn a_signal_stops_with_a_checkpoint_and_the_same_command_continues() {
     let place = Place::new();
     let (recipe, out) = (place.recipe(""), place.name("out"));
     let settings = ["--set", "train.steps=100000", "--set", "metrics.every_steps=1"];
@@ -75,12 +80,15 @@ fn a_signal_stops_with_a_checkpoint_and_resume_goes_on() {
 
     // The same run with another end differs in train.steps, so it is refused.
     let steps = format!("train.steps={}", step + 2);
-    let refused = failed(&["train", &recipe, "--out", &out, "--resume", "--set", &steps]);
+    let refused = failed(&["train", &recipe, "--out", &out, "--set", &steps]);
     assert!(refused.contains("train.steps"), "{refused}");
 
     let last = (step + 2).to_string();
-    args.extend(["--resume", "--stop-after", &last]);
-    assert_eq!(clip_distill(&args).status.code(), Some(130));
+    args.extend(["--stop-after", &last]);
+    let stopped = clip_distill(&args);
+    assert_eq!(stopped.status.code(), Some(130));
+    let said = text(&stopped.stderr);
+    assert!(said.contains("the same command without this --stop-after continues"), "{said}");
     let lines = fs::read_to_string(&metrics).unwrap();
     let steps =
         lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap());
@@ -115,6 +123,99 @@ fn restart_removes_nothing_before_all_is_checked() {
     let error = failed(&["train", &recipe, "--out", &out, "--restart"]);
     assert!(error.contains("another process"), "{error}");
     assert!(place.path("out/report.json").is_file());
+}
+
+#[test]
+fn train_takes_no_folder_that_holds_something_else() {
+    let place = Place::new();
+    let recipe = place.recipe("");
+    for (folder, file) in
+        [("a", "recipe.toml"), ("b", "model/open_clip_model.safetensors"), ("c", "report.md")]
+    {
+        let (out, file) = (place.name(folder), place.path(folder).join(file));
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        // A recipe that somebody wrote is not the one that a run leaves.
+        fs::copy(&recipe, &file).unwrap();
+        for restart in [&[][..], &["--restart"]] {
+            let error = failed(&[&["train", &recipe, "--out", &out], restart].concat());
+            assert!(error.contains("is not of a run"), "{error}");
+            assert_eq!(fs::read(&file).unwrap(), fs::read(&recipe).unwrap());
+        }
+    }
+    // Files of other names do not matter.
+    fs::create_dir(place.path("d")).unwrap();
+    fs::write(place.path("d/notes.txt"), "mine").unwrap();
+    done(&["train", &recipe, "--out", &place.name("d")]);
+    done(&["train", &recipe, "--out", &place.name("d"), "--restart"]);
+    assert_eq!(fs::read(place.path("d/notes.txt")).unwrap(), b"mine");
+    let error = failed(&["train", &recipe, "--out", &recipe]);
+    assert!(error.contains("is not a folder"), "{error}");
+}
+
+#[test]
+fn a_log_shows_how_far_a_run_is() {
+    let place = Place::new();
+    let recipe = place.recipe("eval.every_steps = 2");
+    let every = ["--set", "train.steps=5", "--set", "metrics.every_steps=2"];
+    let output = clip_distill(&[&["train", &recipe, "--out", &place.name("out")], &every[..]].concat());
+    assert!(output.status.success());
+    let said = text(&output.stderr);
+    let steps = said.lines().filter(|line| line.contains("small: step ")).collect::<Vec<_>>();
+    assert_eq!(steps.len(), 3, "{said}");
+    for (line, step) in steps.iter().zip(["step 2/5", "step 4/5", "step 5/5"]) {
+        for part in [step, "epoch ", "loss ", " = task ", " samples/s", "lr ", "ETA "] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
+    for part in
+        ["evaluation after step 2 of 5", "evaluation after step 4 of 5", "evaluation after the last step"]
+    {
+        assert_eq!(said.matches(part).count(), 1, "{part}: {said}");
+    }
+    let figures = said.lines().filter(|line| line.contains("held out: text recall@1 "));
+    assert_eq!(figures.count(), 3, "{said}");
+    assert_eq!(
+        said.lines().filter(|line| line.contains("held out: ") && line.ends_with(" images")).count(),
+        3
+    );
+    assert!(!said.contains('\u{1b}'), "colours or bars: {said}");
+    // The table of results is not among them.
+    assert!(text(&output.stdout).starts_with("| data set"));
+
+    let model = place.name("out/model");
+    let evaluated = text(&clip_distill(&["evaluate", &model, "--data", "emoji"]).stderr);
+    assert!(evaluated.contains("emoji: ") && evaluated.contains("text recall@1"), "{evaluated}");
+    let (pictures, file) = (place.pictures(), place.name("rows.safetensors"));
+    let embedded = text(&clip_distill(&["embed", &model, "--images", &pictures, "--out", &file]).stderr);
+    assert!(embedded.contains("embed: 4 images"), "{embedded}");
+    let texts = "a line\n".repeat(256 * 32 + 1);
+    fs::write(place.path("texts.txt"), texts).unwrap();
+    let args = ["embed", &model, "--texts", &place.name("texts.txt"), "--out", &file, "--force"];
+    let embedded = text(&clip_distill(&args).stderr);
+    assert!(embedded.contains("embed: 8192 of 8193 texts, "), "{embedded}");
+}
+
+#[test]
+fn the_best_model_is_named_with_its_step_and_score() {
+    let place = Place::new();
+    let (recipe, out) = (place.recipe("eval.every_steps = 1"), place.name("out"));
+    let summary = done(&["train", &recipe, "--out", &out]);
+    let report: Value =
+        serde_json::from_str(&fs::read_to_string(place.path("out/report.json")).unwrap()).unwrap();
+    let step = report["best"]["step"].as_u64().unwrap();
+    let score = format!("{:.1}", report["best"]["score"].as_f64().unwrap() * 100.0);
+    let best = place.name("out/best");
+    assert!(summary.contains(&format!("best:    {best} (step {step}: {score} %")), "{summary}");
+    let markdown = fs::read_to_string(place.path("out/report.md")).unwrap();
+    let row = markdown.lines().find(|line| line.starts_with("| small | best ")).unwrap();
+    assert!(row.contains(&format!(" {step} ")) && row.contains(&format!(" {score} ")), "{row}");
+    let html = fs::read_to_string(place.path("out/report.html")).unwrap();
+    assert!(html.contains("Best model of the evaluations") && html.contains(&format!(">{score}<")), "{html}");
+
+    let plain = place.name("plain");
+    let summary = done(&["train", &recipe, "--out", &plain, "--set", "eval.every_steps=0"]);
+    assert!(!summary.contains("best:") && !place.path("plain/best").exists());
+    assert!(!fs::read_to_string(place.path("plain/report.md")).unwrap().contains("Best model"));
 }
 
 #[test]
@@ -257,7 +358,7 @@ fn embed_writes_rows_and_names() {
     let names = metadata.metadata().as_ref().unwrap()["names"].clone();
     assert_eq!(serde_json::from_str::<Vec<String>>(&names).unwrap().len(), 4);
     fs::write(place.path("texts.txt"), "one\ntwo\n").unwrap();
-    done(&["embed", &model, "--texts", &place.name("texts.txt"), "--out", &out]);
+    done(&["embed", &model, "--texts", &place.name("texts.txt"), "--out", &out, "--force"]);
     let bytes = fs::read(&out).unwrap();
     assert_eq!(
         safetensors::SafeTensors::deserialize(&bytes).unwrap().tensor("embeddings").unwrap().shape(),
@@ -265,9 +366,46 @@ fn embed_writes_rows_and_names() {
     );
     fs::write(place.path("texts.txt"), "").unwrap();
     assert!(
-        failed(&["embed", &model, "--texts", &place.name("texts.txt"), "--out", &out])
+        failed(&["embed", &model, "--texts", &place.name("texts.txt"), "--out", &out, "--force"])
             .contains("nothing to embed")
     );
+}
+
+#[test]
+fn embed_replaces_a_file_only_by_force_and_nothing_else() {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+    let place = Place::new();
+    let model = place.model();
+    fs::write(place.path("texts.txt"), "one\ntwo\n").unwrap();
+    let texts = place.name("texts.txt");
+    fs::write(place.path("old"), "old").unwrap();
+    symlink("old", place.path("link")).unwrap();
+    symlink("new", place.path("dangling")).unwrap();
+    assert!(Command::new("mkfifo").arg(place.path("pipe")).status().unwrap().success());
+    // Noticed before the model is opened: it does not exist.
+    for (out, reason) in [
+        (place.name("old"), "--force"),
+        (place.name("link"), "--force"),
+        (place.name("pipe"), "regular file"),
+        (place.name("tiny"), "folder"),
+        (place.name("none/rows"), "does not exist"),
+        ("/dev/full".into(), "regular file"),
+    ] {
+        let error = failed(&["embed", "no-such-model", "--texts", &texts, "--out", &out]);
+        assert!(error.contains(reason), "{out}: {error}");
+    }
+    for (out, reason) in [("pipe", "regular file"), ("tiny", "folder"), ("none/rows", "does not exist")] {
+        let error = failed(&["embed", &model, "--texts", &texts, "--out", &place.name(out), "--force"]);
+        assert!(error.contains(reason), "{out}: {error}");
+    }
+    assert!(fs::symlink_metadata(place.path("pipe")).unwrap().file_type().is_fifo());
+    assert!(fs::metadata("/dev/full").unwrap().file_type().is_char_device());
+    assert_eq!(fs::read(place.path("old")).unwrap(), b"old");
+    for (out, target, force) in [("link", "old", &["--force"][..]), ("dangling", "new", &[])] {
+        done(&[&["embed", &model, "--texts", &texts, "--out", &place.name(out)], force].concat());
+        assert!(fs::symlink_metadata(place.path(out)).unwrap().is_symlink(), "{out}");
+        assert!(safetensors::SafeTensors::deserialize(&fs::read(place.path(target)).unwrap()).is_ok());
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn convert_goes_to_other_formats_and_back() {
     let (model, pictures) = (place.name("out/model"), place.pictures());
     let embeddings = |model: &str| {
         let file = place.name("embeddings.safetensors");
-        done(&["embed", model, "--images", &pictures, "--out", &file]);
+        done(&["embed", model, "--images", &pictures, "--out", &file, "--force"]);
         fs::read(file).unwrap()
     };
     let expected = embeddings(&model);
@@ -49,6 +49,34 @@ fn convert_goes_to_other_formats_and_back() {
 }
 
 #[test]
+fn convert_replaces_models_alone() {
+    let place = Place::new();
+    let model = place.model();
+    fs::create_dir(place.path("mine")).unwrap();
+    for (name, text) in [("README.md", "mine"), ("config.json", "{\"theme\": \"dark\"}")] {
+        fs::write(place.path("mine").join(name), text).unwrap();
+    }
+    let files = || fs::read_dir(place.path("mine")).unwrap().count();
+    for format in ["open-clip", "huggingface", "safetensors"] {
+        let error = failed(&["convert", &model, "--to", format, &place.name("mine"), "--force"]);
+        assert!(error.contains("folder"), "{format}: {error}");
+        // Noticed before the model is opened: it does not exist.
+        let error = failed(&["convert", "no-such-model", "--to", format, &place.name("mine/README.md")]);
+        assert!(error.contains("--force") || error.contains("is not a folder"), "{format}: {error}");
+    }
+    assert_eq!(files(), 2);
+    assert_eq!(fs::read(place.path("mine/README.md")).unwrap(), b"mine");
+    let error = failed(&["convert", "no-such-model", "--to", "safetensors", &place.name("none/file")]);
+    assert!(error.contains("does not exist"), "{error}");
+    // Parents of a folder are created; an empty one is free.
+    done(&["convert", &model, "--to", "open-clip", &place.name("new/below")]);
+    fs::create_dir(place.path("empty")).unwrap();
+    done(&["convert", &model, "--to", "huggingface", &place.name("empty")]);
+    let error = failed(&["convert", &model, "--to", "open-clip", &place.name("empty"), "--force"]);
+    assert!(error.contains("another format"), "{error}");
+}
+
+#[test]
 fn a_layout_that_is_not_the_projects_own_is_said() {
     let place = Place::new();
     let (model, face) = (place.model(), place.name("face"));
@@ -73,7 +101,7 @@ fn a_bare_file_is_read_as_the_preset_that_is_named() {
     place.pictures();
     let embedded = |model: &[&str]| {
         let out = place.name("rows.safetensors");
-        done(&[&["embed"], model, &["--texts", &place.name("texts.txt"), "--out", &out]].concat());
+        done(&[&["embed"], model, &["--texts", &place.name("texts.txt"), "--out", &out, "--force"]].concat());
         fs::read(&out).unwrap()
     };
     assert!(embedded(&[&bare, "--arch", "ViT-nano-32px"]) == embedded(&[&place.name("nano")]));
@@ -114,7 +142,8 @@ fn a_model_of_the_hub_is_used_from_the_cache_offline() {
     fs::write(place.path("texts.txt"), "one\ntwo\n").unwrap();
     let embedded = |model: &str| {
         let out = place.name("rows.safetensors");
-        let (done, _, said) = offline(&["embed", model, "--texts", &place.name("texts.txt"), "--out", &out]);
+        let (done, _, said) =
+            offline(&["embed", model, "--texts", &place.name("texts.txt"), "--out", &out, "--force"]);
         assert!(done, "{said}");
         fs::read(out).unwrap()
     };

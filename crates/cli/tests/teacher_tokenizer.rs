@@ -73,7 +73,7 @@ impl Place {
     /// What `embed` writes, as unit rows.
     fn embedded(&self, model: &str, more: &[&str]) -> Vec<[f64; WIDTH]> {
         let out = self.name("rows.safetensors");
-        done(&[&["embed", model, "--out", &out], more].concat());
+        done(&[&["embed", model, "--out", &out, "--force"], more].concat());
         let bytes = fs::read(&out).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let rows = file.tensor("embeddings").unwrap();

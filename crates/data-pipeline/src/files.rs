@@ -1,7 +1,7 @@
 //! Names beside a file, and files that are there as a whole or not at all.
 
-use std::fs::File;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -14,19 +14,56 @@ pub(crate) fn with_ending(path: &Path, ending: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Writes a file as `path.partial`, syncs it and renames it. Of several processes only the one that holds a lock
-/// may; what a killed one left is written over.
+/// The file that [`write_atomic`] writes for `path`: the path itself, or what a symbolic link leads to.
+fn write_target(path: &Path) -> io::Result<PathBuf> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => {
+            if fs::symlink_metadata(path)?.is_symlink() {
+                fs::canonicalize(path)
+            } else {
+                Ok(path.into())
+            }
+        }
+        Ok(_) => {
+            let reason = "it is a folder, a device, a pipe or a socket: name a regular file";
+            Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
+        }
+        // Nothing is there, or a link to nothing, through which the file is made.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let mut target = path.to_path_buf();
+            while let Ok(next) = fs::read_link(&target) {
+                target = target.parent().unwrap_or(Path::new("")).join(next);
+            }
+            Ok(target)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Writes a file as `path.partial`, syncs it and renames it. A symbolic link stays, and its target is replaced; a
+/// replaced file keeps its permissions. Of several processes only the one that holds a lock may write; what a killed
+/// one left is replaced.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = with_ending(path, "partial");
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&partial)?;
+    let target = write_target(path).map_err(|e| Error::io(path, e))?;
+    let partial = with_ending(&target, "partial");
+    let write = || -> io::Result<()> {
+        // Removed, not opened: it could be a link or a pipe.
+        match fs::remove_file(&partial) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut file = File::create_new(&partial)?;
+        if let Ok(old) = fs::metadata(&target) {
+            // Some file systems have no permissions to set.
+            let _ = file.set_permissions(old.permissions());
+        }
         file.write_all(bytes)?;
         file.sync_all()?;
-        std::fs::rename(&partial, path)
+        fs::rename(&partial, &target)
     };
     write().map_err(|e| {
         // On a full disk, what is there of it would only be in the way.
-        let _ = std::fs::remove_file(&partial);
+        let _ = fs::remove_file(&partial);
         Error::io(path, e)
     })
 }
@@ -34,4 +71,35 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 /// A temporary name that no other process takes, where there is no lock.
 pub(crate) fn fresh(path: &Path) -> PathBuf {
     with_ending(path, &format!("{}.partial", std::process::id()))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{FileTypeExt, symlink};
+
+    #[test]
+    fn a_link_stays_and_its_target_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        fs::write(place("target"), "old").unwrap();
+        for (link, target) in [("link", "target"), ("dangling", "new")] {
+            symlink(target, place(link)).unwrap();
+            write_atomic(&place(link), link.as_bytes()).unwrap();
+            assert!(fs::symlink_metadata(place(link)).unwrap().is_symlink(), "{link}");
+            assert_eq!(fs::read_to_string(place(target)).unwrap(), link);
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "a temporary file is left");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let _socket = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert!(write_atomic(&socket, b"new").is_err());
+        assert!(fs::symlink_metadata(&socket).unwrap().file_type().is_socket());
+        assert!(write_atomic(folder.path(), b"new").is_err());
+        assert!(folder.path().is_dir());
+    }
 }

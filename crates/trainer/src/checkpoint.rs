@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tch::Tensor;
 
+use crate::recipe::Recipe;
 use crate::step::Trainee;
 use crate::{Error, Result};
 
@@ -213,6 +214,13 @@ pub fn verify(path: &Path) -> Result<State> {
         return Err(Error::checkpoint(path, format!("`{name}` is damaged or missing")));
     }
     Ok(state)
+}
+
+/// The recipe of a checkpoint.
+pub(crate) fn recipe(path: &Path) -> Result<Recipe> {
+    let file = path.join(RECIPE);
+    let text = fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
+    toml::from_str(&text).map_err(|e| Error::checkpoint(path, format!("{RECIPE}: {}", e.message())))
 }
 
 /// Removes all but the newest `keep`, and never the one of step `best`.

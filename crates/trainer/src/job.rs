@@ -6,7 +6,7 @@ use clip_model::weights::write_atomic;
 
 use crate::recipe::{Job, Recipe};
 use crate::reinforce::{self, Made, Making};
-use crate::run::{MODEL_FOLDER, Options, Outcome, Results, run};
+use crate::run::{BEST_FOLDER, Best, MODEL_FOLDER, Options, Outcome, RECIPE_FILE, Results, run};
 use crate::{Error, Result, report, run_folder};
 
 /// How a job ended.
@@ -54,8 +54,8 @@ pub fn run_job(job: &Job, out: &Path, options: &Options<'_>) -> Result<JobOutcom
         let steps = crate::metrics::read_steps(&folder(job, out, &recipe.name))?;
         Ok((recipe.name.clone(), steps))
     });
-    let html =
-        report::html(&job.name, &table(job, &finished), &finished, &curves.collect::<Result<Vec<_>>>()?);
+    let (table, best) = (table(job, &finished), best_table(job, &finished));
+    let html = report::html(&job.name, &table, &best, &finished, &curves.collect::<Result<Vec<_>>>()?);
     write_atomic(&out.join("report.html"), html.as_bytes())?;
     write_atomic(&out.join("report.svg"), report::picture(&finished).as_bytes())?;
     Ok(JobOutcome::Finished(finished))
@@ -75,8 +75,29 @@ pub fn table(job: &Job, finished: &[(String, Results)]) -> String {
     zeroshot_eval::report::compare(&reports, teacher)
 }
 
+/// The runs whose evaluations during training chose a best model, as a Markdown table; empty where there is none.
+fn best_table(job: &Job, finished: &[(String, Results)]) -> String {
+    let head = ["run", "best model", "step", "score"].map(String::from).to_vec();
+    let best = finished.iter().filter_map(|(run, results)| {
+        let Best { step, score } = results.best?;
+        let folder = folder(job, Path::new(""), run).join(BEST_FOLDER);
+        Some(vec![
+            run.clone(),
+            folder.display().to_string(),
+            step.to_string(),
+            format!("{:.1}", score * 100.0),
+        ])
+    });
+    let rows = std::iter::once(head).chain(best).collect::<Vec<_>>();
+    if rows.len() > 1 { zeroshot_eval::report::markdown(&rows) } else { String::new() }
+}
+
 fn markdown(job: &Job, finished: &[(String, Results)]) -> String {
     let mut text = format!("# {}\n\nResults in percent.\n\n{}\n", job.name, table(job, finished));
+    let best = best_table(job, finished);
+    if !best.is_empty() {
+        text.push_str(&format!("{}\n\n{best}\n", report::BEST));
+    }
     text.push_str("| run | image tower | text tower | training time |\n|---|---:|---:|---:|\n");
     for (name, results) in finished {
         let (image, text_tower) = results.parameters;
@@ -90,21 +111,47 @@ fn markdown(job: &Job, finished: &[(String, Results)]) -> String {
     text
 }
 
-/// Removes the run folders of a job that is to start again, and nothing else.
+/// The reports of a job, beside or in its run folders.
+const REPORTS: [&str; 3] = ["report.md", "report.html", "report.svg"];
+
+/// Checks that a job can start in `out`, or continue there, before any of its runs does.
 ///
 /// # Errors
-/// [`Error::Recipe`] where another process works in one of them, which leaves all as they are; [`Error::Io`] where one
-/// cannot be removed.
+/// [`Error::Recipe`] where the folder of a run holds a run of another recipe, or files that are not a run's.
+pub fn check_folders(job: &Job, out: &Path) -> Result<()> {
+    let mut begun = false;
+    for recipe in &job.runs {
+        let folder = folder(job, out, &recipe.name);
+        run_folder::standing(recipe, &folder, true)?;
+        begun |= folder.join(RECIPE_FILE).exists();
+    }
+    match REPORTS.into_iter().find(|name| out.join(name).exists()) {
+        Some(name) if !begun => Err(run_folder::foreign(out, name)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what the runs of a job that is to start again left in their folders, and their reports.
+///
+/// # Errors
+/// [`Error::Recipe`] where another process works in one of them, or one holds files that are not a run's, which leaves
+/// all as they are; [`Error::Io`] where one cannot be removed.
 pub fn restart(job: &Job, out: &Path) -> Result<()> {
     let folders = job.runs.iter().map(|recipe| folder(job, out, &recipe.name));
     let folders = folders.filter(|folder| folder.exists()).collect::<Vec<_>>();
+    folders.iter().try_for_each(|folder| run_folder::check_own(folder))?;
     let _locks = folders.iter().map(|folder| run_folder::lock(folder)).collect::<Result<Vec<_>>>()?;
+    // They belong to the runs; of others', `check_folders` is to tell.
+    if folders.iter().any(|folder| folder.join(RECIPE_FILE).exists()) {
+        for part in REPORTS {
+            remove(&out.join(part), |path| std::fs::remove_file(path))?;
+        }
+    }
     for folder in folders {
-        for part in ["checkpoints", MODEL_FOLDER, crate::run::BEST_FOLDER, "tensorboard"] {
+        for part in run_folder::OWN_FOLDERS {
             remove(&folder.join(part), |path| std::fs::remove_dir_all(path))?;
         }
-        for part in [crate::run::RECIPE_FILE, crate::run::REPORT_FILE, "metrics.jsonl", run_folder::RUN_FILE]
-        {
+        for part in run_folder::OWN_FILES {
             remove(&folder.join(part), |path| std::fs::remove_file(path))?;
         }
     }

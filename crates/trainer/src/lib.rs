@@ -25,7 +25,7 @@ pub mod metrics;
 pub mod models;
 pub mod optimizer;
 pub mod plan;
-mod progress;
+pub mod progress;
 pub mod prune;
 pub mod recipe;
 pub mod reinforce;

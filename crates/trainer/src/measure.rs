@@ -56,6 +56,7 @@ pub(crate) fn measure(
     let mut rows = Vec::new();
     let mut teacher = None;
     if let (Some(config), false) = (config, sets.is_empty()) {
+        tracing::info!("{}: evaluation of the teacher", recipe.name);
         let (model, reader) = open_teacher(config, models, device)?;
         let identity = cache.as_ref().map(|_| model.identity()).transpose()?;
         let encoder = ModelEncoder { model: model.model(), reader: &reader };

@@ -1,60 +1,284 @@
-//! Progress bars, on a terminal only.
+//! How far a long piece of work is: a bar on a terminal, and lines through `tracing` elsewhere.
+//!
+//! A bar is drawn only for a caller that asks for it, and only where standard error is a terminal.
 
-use std::time::Duration;
+use std::cell::RefCell;
+use std::fmt::Write;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use ndarray::{Array2, ArrayView4};
+use zeroshot_eval::{EncodeError, Encoder, SetScore};
 
+use crate::metrics::Moment;
 use crate::step::StepReport;
 
-/// Steps done, loss, samples per second, learning rate, time left.
+/// Calls of [`Pace::add`] (batches, as a rule) after which a line is due.
+const CALLS: u64 = 32;
+/// Time after which a line is due.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+fn bar(count: u64, visible: bool) -> Option<ProgressBar> {
+    (visible && std::io::stderr().is_terminal()).then(|| ProgressBar::new(count))
+}
+
+/// Training steps done, with loss, speed, learning rate and the time that is left.
 #[derive(Debug)]
-pub(crate) struct Progress(ProgressBar);
+pub(crate) struct Progress {
+    name: String,
+    bar: Option<ProgressBar>,
+    /// Steps and seconds of training before this sitting.
+    begun: (u64, f64),
+    steps: u64,
+}
 
 impl Progress {
-    pub(crate) fn new(name: &str, done: u64, steps: u64, visible: bool) -> Self {
-        let bar = if visible { ProgressBar::new(steps) } else { ProgressBar::hidden() };
-        let template = "{prefix:16} {wide_bar} {pos}/{len} {msg} ETA {eta}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+    /// `done` are the finished steps and all of them, `seconds` the time of training so far.
+    pub(crate) fn new(name: &str, (done, steps): (u64, u64), seconds: f64, visible: bool) -> Self {
+        let bar = bar(steps, visible);
+        if let Some(bar) = &bar {
+            if let Ok(style) = ProgressStyle::with_template("{prefix:16} {wide_bar} {pos}/{len} {msg}") {
+                bar.set_style(style);
+            }
+            bar.set_prefix(name.to_string());
+            bar.set_position(done);
+            bar.enable_steady_tick(Duration::from_millis(500));
         }
-        bar.set_prefix(name.to_string());
-        bar.set_position(done);
-        bar.reset_eta();
-        bar.enable_steady_tick(Duration::from_millis(500));
-        Progress(bar)
+        Progress { name: name.into(), bar, begun: (done, seconds), steps }
     }
 
-    pub(crate) fn update(&self, step: u64, report: &StepReport, rate: f64) {
-        self.0.set_position(step);
-        self.0.set_message(format!("loss {:.4} {rate:.0} samples/s lr {:.1e}", report.loss, report.lr));
+    /// Moves the bar.
+    pub(crate) fn update(&self, at: &Moment, report: &StepReport) {
+        let Some(bar) = &self.bar else { return };
+        bar.set_position(at.step);
+        let (loss, lr, eta) = (report.loss, report.lr, clock(self.left(at)));
+        bar.set_message(format!("loss {loss:.4} {:.0} samples/s lr {lr:.1e} ETA {eta}", at.rate));
+    }
+
+    /// Writes a line where there is no bar.
+    pub(crate) fn line(&self, at: &Moment, report: &StepReport) {
+        if self.bar.is_none() {
+            tracing::info!("{}: {}", self.name, line(at, self.steps, report, self.left(at)));
+        }
+    }
+
+    /// Takes the bar away while `work` writes lines of its own.
+    pub(crate) fn pause<T>(&self, work: impl FnOnce() -> T) -> T {
+        match &self.bar {
+            Some(bar) => bar.suspend(work),
+            None => work(),
+        }
     }
 
     pub(crate) fn finish(&self) {
-        self.0.finish_and_clear();
+        self.bar.iter().for_each(ProgressBar::finish_and_clear);
+    }
+
+    /// Seconds of training that are left, at the mean speed of this sitting's steps. Evaluations and checkpoints are
+    /// not counted.
+    fn left(&self, at: &Moment) -> f64 {
+        let (steps, seconds) = self.begun;
+        let done = at.step.saturating_sub(steps).max(1) as f64;
+        (at.seconds - seconds) / done * self.steps.saturating_sub(at.step) as f64
     }
 }
 
-/// Things done of a known number, with the time left.
+/// A step in words; the terms are weighted, so that they add up to the loss.
+fn line(at: &Moment, steps: u64, report: &StepReport, left: f64) -> String {
+    let mut text = format!("step {}/{steps}, epoch {:.2}, loss {:.4}", at.step, at.epoch, report.loss);
+    for (place, (name, value, weight)) in report.terms.iter().enumerate() {
+        let sign = if place == 0 { '=' } else { '+' };
+        let _ = write!(text, " {sign} {name} {:.4}", value * weight);
+    }
+    let _ = write!(text, ", {:.1} samples/s, lr {:.2e}, ETA {}", at.rate, report.lr, clock(left));
+    text
+}
+
+/// Seconds as `m:ss`, or `h:mm:ss`.
+fn clock(seconds: f64) -> String {
+    let seconds = seconds.max(0.0).round() as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, minutes, seconds) => format!("{minutes}:{seconds:02}"),
+        (hours, minutes, seconds) => format!("{hours}:{minutes:02}:{seconds:02}"),
+    }
+}
+
+/// Writes the figures of a model, one line per data set, in percent.
+pub(crate) fn figures(scores: &[SetScore]) {
+    for set in scores {
+        let figures = set.score.figures();
+        let figures = figures.iter().map(|(name, value)| format!("{name} {:.1}", value * 100.0));
+        tracing::info!("{}: {}", set.set, figures.collect::<Vec<_>>().join(", "));
+    }
+}
+
+/// Writes how far a loop over many things is: a line at its start, and one after 32 batches or ten seconds.
 #[derive(Debug)]
-pub(crate) struct Counter(ProgressBar);
+pub struct Pace {
+    what: String,
+    unit: &'static str,
+    total: Option<u64>,
+    done: u64,
+    calls: u64,
+    begun: Instant,
+    said: Instant,
+}
+
+impl Pace {
+    /// Begins, with a line where the number of things is known.
+    pub fn new(what: &str, unit: &'static str, total: Option<u64>) -> Self {
+        if let Some(total) = total {
+            tracing::info!("{what}: {total} {unit}");
+        }
+        Self::silent(what, unit, total)
+    }
+
+    fn silent(what: &str, unit: &'static str, total: Option<u64>) -> Self {
+        let now = Instant::now();
+        Pace { what: what.into(), unit, total, done: 0, calls: 0, begun: now, said: now }
+    }
+
+    /// Counts a batch.
+    pub fn add(&mut self, count: u64) {
+        self.done += count;
+        self.calls += 1;
+        if let Some(line) = self.line(self.said.elapsed()) {
+            tracing::info!("{line}");
+            self.said = Instant::now();
+        }
+    }
+
+    /// The line that is due, if one is; the end needs none.
+    fn line(&self, silence: Duration) -> Option<String> {
+        let due = self.calls.is_multiple_of(CALLS) || silence >= INTERVAL;
+        if !due || self.total.is_some_and(|total| self.done >= total) {
+            return None;
+        }
+        let (what, done, unit) = (&self.what, self.done, self.unit);
+        let rate = done as f64 / self.begun.elapsed().as_secs_f64().max(1e-9);
+        Some(match self.total {
+            Some(total) => {
+                let left = clock((total - done) as f64 / rate.max(1e-9));
+                format!("{what}: {done} of {total} {unit}, {rate:.0} {unit}/s, ETA {left}")
+            }
+            None => format!("{what}: {done} {unit}, {rate:.0} {unit}/s"),
+        })
+    }
+}
+
+/// An encoder whose batches of images and texts are counted.
+#[derive(Debug)]
+pub(crate) struct Counted<'a, E> {
+    encoder: &'a E,
+    images: RefCell<Pace>,
+    texts: RefCell<Pace>,
+}
+
+impl<'a, E: Encoder> Counted<'a, E> {
+    /// For a data set of so many images, and texts where their number is known.
+    pub(crate) fn new(encoder: &'a E, set: &str, images: usize, texts: Option<usize>) -> Self {
+        let texts = RefCell::new(Pace::silent(set, "texts", texts.map(|count| count as u64)));
+        Counted { encoder, images: RefCell::new(Pace::new(set, "images", Some(images as u64))), texts }
+    }
+}
+
+impl<E: Encoder> Encoder for Counted<'_, E> {
+    fn encode_images(&self, images: ArrayView4<'_, f32>) -> Result<Array2<f32>, EncodeError> {
+        let rows = self.encoder.encode_images(images)?;
+        self.images.borrow_mut().add(rows.nrows() as u64);
+        Ok(rows)
+    }
+
+    fn encode_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncodeError> {
+        let rows = self.encoder.encode_texts(texts)?;
+        self.texts.borrow_mut().add(rows.nrows() as u64);
+        Ok(rows)
+    }
+}
+
+/// Things done of a known number: a bar on a terminal, lines elsewhere.
+#[derive(Debug)]
+pub(crate) enum Counter {
+    Bar(ProgressBar, &'static str),
+    Lines(Pace),
+}
 
 impl Counter {
-    pub(crate) fn new(name: &str, count: u64, visible: bool) -> Self {
-        let bar = if visible { ProgressBar::new(count) } else { ProgressBar::hidden() };
-        if let Ok(style) =
-            ProgressStyle::with_template("{prefix:16} {wide_bar} {pos}/{len} {per_sec} ETA {eta}")
+    pub(crate) fn new(name: &str, unit: &'static str, count: u64, visible: bool) -> Self {
+        let Some(bar) = bar(count, visible) else {
+            return Counter::Lines(Pace::new(name, unit, Some(count)));
+        };
+        if let Ok(style) = ProgressStyle::with_template("{prefix:16} {wide_bar} {pos}/{len} {msg} ETA {eta}")
         {
             bar.set_style(style);
         }
         bar.set_prefix(name.to_string());
-        Counter(bar)
+        Counter::Bar(bar, unit)
     }
 
-    pub(crate) fn add(&self, count: u64) {
-        self.0.inc(count);
+    pub(crate) fn add(&mut self, count: u64) {
+        match self {
+            Counter::Bar(bar, unit) => {
+                bar.inc(count);
+                bar.set_message(format!("{:.0} {unit}/s", bar.per_sec()));
+            }
+            Counter::Lines(pace) => pace.add(count),
+        }
     }
 
     pub(crate) fn finish(&self) {
-        self.0.finish_and_clear();
+        if let Counter::Bar(bar, _) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(step: u64, seconds: f64) -> Moment {
+        Moment { step, epoch: 0.5, samples: step * 8, seconds, rate: 12.34, data_wait: 0.0 }
+    }
+
+    #[test]
+    fn a_step_in_words_by_hand() {
+        let report = StepReport {
+            lr: 5e-4,
+            loss: 3.5,
+            terms: vec![("task", 3.0, 1.0), ("fd", 0.00025, 2000.0)],
+            ..StepReport::default()
+        };
+        let expected = "step 20/200, epoch 0.50, loss 3.5000 = task 3.0000 + fd 0.5000, 12.3 samples/s, lr 5.00e-4, ETA 1:02:03";
+        assert_eq!(line(&at(20, 9.0), 200, &report, 3723.0), expected);
+    }
+
+    #[test]
+    fn the_time_left_is_by_the_mean_of_all_steps_of_the_sitting() {
+        // 100 steps in 1000 s of an earlier sitting; 10 steps in 20 s of this one.
+        let progress = Progress::new("run", (100, 200), 1000.0, false);
+        assert_eq!(progress.left(&at(110, 1020.0)), 180.0);
+        assert_eq!(progress.left(&at(200, 1100.0)), 0.0);
+        assert_eq!(clock(progress.left(&at(110, 1020.0))), "3:00");
+    }
+
+    #[test]
+    fn a_line_is_due_by_count_or_by_time_but_not_at_the_end() {
+        let none = Duration::ZERO;
+        let mut pace = Pace::silent("set", "images", Some(CALLS * 10 + 1));
+        for call in 1..=CALLS {
+            assert!(pace.line(none).is_none() || call == 1, "before call {call}");
+            pace.add(10);
+        }
+        let line = pace.line(none).unwrap();
+        assert!(line.starts_with("set: 320 of 321 images, "), "{line}");
+        pace.add(0);
+        assert!(pace.line(none).is_none());
+        assert!(pace.line(INTERVAL).is_some());
+        pace.add(1);
+        assert!(pace.line(INTERVAL).is_none());
+        let unknown = Pace::silent("set", "texts", None);
+        assert!(unknown.line(INTERVAL).unwrap().starts_with("set: 0 texts, "));
     }
 }

@@ -104,12 +104,13 @@ pub(crate) fn make(
     let views = teachers.iter().map(|(_, _, reader)| reader.preprocess().clone()).collect();
     let mut pass =
         Pass::new(sources.to_vec(), manifest.variants, manifest.augment.clone(), views, recipe.data.damaged)?;
-    let bar = Counter::new("reinforce", manifest.samples() * manifest.variants.count, making.progress);
+    let count = writer.missing_samples() * manifest.variants.count;
+    let mut bar = Counter::new("reinforce", "image rows", count, making.progress);
     while let Some(number) = writer.next() {
         if making.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             break;
         }
-        match shard(&mut pass, &writer, number, &teachers, device, &bar, making.stop)? {
+        match shard(&mut pass, &writer, number, &teachers, device, &mut bar, making.stop)? {
             Some(shard) => writer.write(&shard)?,
             None => break,
         }
@@ -171,7 +172,7 @@ fn shard(
     number: u64,
     teachers: &[(String, Teacher, Reader)],
     device: Device,
-    bar: &Counter,
+    bar: &mut Counter,
     stop: Option<&AtomicBool>,
 ) -> Result<Option<ShardRows>> {
     let (samples, variants) = (writer.manifest().shard(number), writer.manifest().variants.count);

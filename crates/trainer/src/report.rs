@@ -8,14 +8,22 @@ use crate::run::Results;
 /// Points of a curve; more would not be seen.
 const POINTS: usize = 300;
 
-/// The page: the table (Markdown), the main figures as bars, and the training curves of each run.
+/// What the table of best models shows.
+pub(crate) const BEST: &str = "Best model of the evaluations during and after training; score: mean over the data sets of their main figures.";
+
+/// The page: the table (Markdown), that of the best models (empty where there is none), the main figures as bars, and
+/// the training curves of each run.
 pub fn html(
     name: &str,
     table: &str,
+    best: &str,
     results: &[(String, Results)],
     curves_of: &[(String, Vec<Value>)],
 ) -> String {
     let mut body = format!("<h1>{}</h1><p>Results in percent.</p>{}", escape(name), html_table(table));
+    if !best.is_empty() {
+        body.push_str(&format!("<p>{BEST}</p>{}", html_table(best)));
+    }
     body.push_str("<h2>Main figure of each data set</h2>");
     body.push_str(&main_figures(results));
     for (title, key) in [("Task loss", "task"), ("Total loss", "")] {
@@ -75,9 +83,11 @@ mod tests {
         let page = html(
             "a <job>",
             "| a | b | c |\n|---|---|--:|\n| x | y | 1.5 |\n",
+            "| run | best model | step |\n|---|---|--:|\n| x | best | 7 |\n",
             &[],
             &[("run".into(), steps.collect())],
         );
+        assert!(page.contains(BEST) && page.contains("<td class=\"n\">7</td>"));
         assert!(page.contains("a &lt;job&gt;") && page.contains("<td class=\"n\">1.5</td>"));
         assert_eq!(page.matches("<polyline").count(), 2);
         assert!(!page.contains("http") && !page.contains("NaN"));
@@ -101,6 +111,7 @@ mod tests {
             seconds: 1.0,
             parameters: (1, 1),
             damaged: Default::default(),
+            best: None,
         };
         let svg = picture(&[("run".into(), results)]);
         assert!(

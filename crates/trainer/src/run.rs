@@ -1,11 +1,13 @@
 //! The loop: batches in, steps, metrics, checkpoints and evaluations out.
 
+mod evaluation;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use clip_model::{CrossModal, PreprocessConfig, folder, seeded};
+use clip_model::{CrossModal, PreprocessConfig, seeded};
 use data_pipeline::loader::{Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::SkipCounts;
@@ -17,8 +19,7 @@ use zeroshot_eval::{Evaluation, Report};
 
 use crate::checkpoint::{self, State};
 use crate::classes::ClassList;
-use crate::evaluate::{ModelEncoder, evaluate};
-use crate::measure::{measure, measure_again};
+use crate::measure::measure_again;
 use crate::metrics::{MetricsFile, Moment};
 use crate::models::{Need, locate};
 use crate::progress::Progress;
@@ -38,7 +39,7 @@ pub const REPORT_FILE: &str = "report.json";
 pub const MODEL_FOLDER: &str = "model";
 /// The best student in a run folder, where evaluations during training chose one.
 pub const BEST_FOLDER: &str = "best";
-const CHECKPOINTS: &str = "checkpoints";
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
 
 /// What the caller decides about a run.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +48,8 @@ pub struct Options<'a> {
     pub stop: &'a AtomicBool,
     /// The step after which to stop as a signal would; for slots of limited length.
     pub stop_after: Option<u64>,
-    /// Whether a run folder that exists is gone on with, or taken as it is where it is finished.
+    /// Whether a run that is there already continues, or is returned as it is where it is finished; else it is an
+    /// error.
     pub resume: bool,
     /// Whether to draw a progress bar (on a terminal only).
     pub progress: bool,
@@ -84,6 +86,18 @@ pub struct Results {
     /// Training samples that were read, and those of them that were left out because they were damaged.
     #[serde(default)]
     pub damaged: SkipCounts,
+    /// The best student, where evaluations during training chose one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
+}
+
+/// The best student of a run, in its folder `best`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// The step after which it was measured; the last one where the final student is the best.
+    pub step: u64,
+    /// Mean over the data sets of the main figure ([`zeroshot_eval::Score::main`]), 0 to 1.
+    pub score: f64,
 }
 
 /// Makes one run in `folder`; `models` finds the model folder of the run that `teacher.run` names.
@@ -228,6 +242,13 @@ impl<'a> Session<'a> {
             checkpoint::restore(&path, &mut trainee, &saved)?;
             tracing::info!("resumed {} after step {}", recipe.name, saved.step);
             state = saved;
+            if state.best.is_some() && checkpoint::recipe(&path)?.eval.sets != recipe.eval.sets {
+                tracing::warn!(
+                    "{}: the evaluation sets have changed, so the best model is chosen anew",
+                    recipe.name
+                );
+                state.best = None;
+            }
         }
         run_folder::write_recipe(folder, recipe)?;
         run_folder::write_info(folder, recipe, &state, options.version, &trainee)?;
@@ -259,8 +280,8 @@ impl<'a> Session<'a> {
     /// Trains to the last step; false where it was stopped before.
     fn train(&mut self, options: &Options<'_>) -> Result<bool> {
         let steps = self.schedule.total_steps;
-        let progress = Progress::new(&self.recipe.name, self.trainee.step, steps, options.progress);
         let begun = self.trainee.step;
+        let progress = Progress::new(&self.recipe.name, (begun, steps), self.state.seconds, options.progress);
         let mut since = Window::new();
         while self.trainee.step < steps {
             let enough = options.stop_after.is_some_and(|last| self.trainee.step >= last);
@@ -280,17 +301,18 @@ impl<'a> Session<'a> {
             since.samples += (self.recipe.train.batch_size * self.recipe.train.accumulate) as u64;
 
             let step = self.trainee.step;
-            progress.update(step, &report, since.rate());
+            progress.update(&self.moment(&since), &report);
             if step.is_multiple_of(self.recipe.metrics.every_steps) || step == steps {
                 let at = self.moment(&since);
                 self.metrics.step(&at, &report)?;
+                progress.line(&at, &report);
                 since = Window::new();
             }
             let every = self.recipe.eval.every_steps;
             // A student under masks is none that could be kept.
             let whole = self.trainee.pruner.is_none() && !self.recipe.eval.sets.is_empty();
             if every > 0 && step.is_multiple_of(every) && step < steps && whole {
-                self.evaluate_on_the_way()?;
+                progress.pause(|| self.evaluate_on_the_way())?;
                 since = Window::new();
             }
             let config = &self.recipe.checkpoint;
@@ -346,66 +368,6 @@ impl<'a> Session<'a> {
     /// What was read and left out since the run began, over all sittings.
     fn counts(&self) -> SkipCounts {
         self.damaged_before.plus(self.loader.counts())
-    }
-
-    /// Evaluates; a score above all earlier ones is saved as the best model, with a checkpoint.
-    fn evaluate_on_the_way(&mut self) -> Result<()> {
-        let report = self.with_final_weights(|own| own.evaluate())?;
-        self.metrics.evaluation(self.trainee.step, &report)?;
-        let score = report.sets.iter().map(|set| set.score.main()).sum::<f64>() / report.sets.len() as f64;
-        if self.state.best.is_none_or(|(_, best)| score > best) {
-            self.state.best = Some((self.trainee.step, score));
-            self.with_final_weights(|own| own.save_model(BEST_FOLDER))?;
-            self.save()?;
-        }
-        Ok(())
-    }
-
-    /// The student as a model folder, with the tokenizer that it needs.
-    fn save_model(&self, name: &str) -> Result<()> {
-        let folder = self.folder.join(name);
-        folder::save(&folder, &self.trainee.student, &self.preprocess)?;
-        if let Some(head) = &self.trainee.cross_modal {
-            head.save(&folder)?;
-        }
-        self.reader.save_tokenizer(&folder)
-    }
-
-    fn evaluate(&self) -> Result<Report> {
-        let encoder = ModelEncoder { model: &self.trainee.student, reader: &self.reader };
-        evaluate(&encoder, &self.recipe.eval.sets, &self.recipe.data.root, &self.recipe.name)
-    }
-
-    /// Runs `f` with the averaged weights in place, where there are any.
-    fn with_final_weights<T>(&self, f: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
-        match &self.trainee.ema {
-            Some(ema) => ema.with_averages(|| f(self)),
-            None => f(self),
-        }
-    }
-
-    fn finish(mut self, models: Models<'_>) -> Result<Results> {
-        let counts = self.counts();
-        if counts.skipped() > 0 {
-            tracing::warn!(
-                "{} of {} samples were damaged: {}",
-                counts.skipped(),
-                counts.seen,
-                counts.summary()
-            );
-        }
-        let (student, teacher, details) = self.with_final_weights(|own| {
-            own.save_model(MODEL_FOLDER)?;
-            let encoder = ModelEncoder { model: &own.trainee.student, reader: &own.reader };
-            measure(own.recipe, &encoder, models, own.trainee.student.device())
-        })?;
-        self.metrics.evaluation(self.trainee.step, &student)?;
-        let cost = clip_model::cost::cost(self.trainee.student.config())?;
-        let parameters = (cost.image.parameters, cost.text.parameters);
-        let seconds = self.state.seconds;
-        let results = Results { student, teacher, details, seconds, parameters, damaged: counts };
-        run_folder::write_report(self.folder, &results)?;
-        Ok(results)
     }
 }
 

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use toml::Value;
 
 use crate::checkpoint::State;
 use crate::recipe::{Eval, Recipe};
-use crate::run::{MODEL_FOLDER, RECIPE_FILE, REPORT_FILE, Results};
+use crate::run::{BEST_FOLDER, CHECKPOINTS, MODEL_FOLDER, RECIPE_FILE, REPORT_FILE, Results};
 use crate::step::Trainee;
 use crate::{Error, Result};
 
@@ -16,6 +17,9 @@ const LOCK_FILE: &str = ".lock";
 
 /// By what and where a run was trained.
 pub(crate) const RUN_FILE: &str = "run.json";
+
+/// Characters of a value that messages show.
+const MOST_CHARACTERS: usize = 80;
 
 /// What a run folder holds of a recipe's run.
 #[derive(Debug)]
@@ -47,11 +51,13 @@ pub(crate) fn lock(folder: &Path) -> Result<File> {
     }
 }
 
-/// Finds out what a folder holds; with `resume`, a run of the same recipe is gone on with.
+/// Finds out what a folder holds; with `resume`, a run of the same recipe continues.
 ///
 /// # Errors
-/// [`Error::Recipe`] where it holds another run, or one that is not to be gone on with.
+/// [`Error::Recipe`] where it holds another run, a run that must not continue, or files of the same names that do not
+/// belong to a run.
 pub(crate) fn standing(recipe: &Recipe, folder: &Path, resume: bool) -> Result<Standing> {
+    check_own(folder)?;
     // Without its model a run has nothing to show; its last checkpoint makes it again.
     found(recipe, folder, resume, has_model(folder))
 }
@@ -65,23 +71,20 @@ pub(crate) fn results(recipe: &Recipe, folder: &Path) -> Result<Standing> {
 }
 
 fn found(recipe: &Recipe, folder: &Path, resume: bool, complete: bool) -> Result<Standing> {
-    let file = folder.join(RECIPE_FILE);
-    if !file.exists() {
-        return Ok(Standing::Open);
-    }
+    let Some(old) = recipe_of(folder)? else { return Ok(Standing::Open) };
     if !resume {
         let reason = format!(
-            "`{}` holds a run already: go on with it by --resume, start it again by --restart, or name another folder by --out",
+            "`{}` holds a run already, and `Options::resume` is not set: set it, or name another folder",
             folder.display()
         );
         return Err(Error::recipe(&recipe.name, reason));
     }
-    let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
-    let old: Recipe = toml::from_str(&text).map_err(|e| damaged(&file, e.message()))?;
-    if let Some(key) = first_difference(&old, recipe)? {
+    let differences = differences(&old, recipe)?;
+    if !differences.is_empty() {
         let reason = format!(
-            "`{}` holds a run of another recipe, which differs in `{key}`: name another folder by --out, or start again by --restart",
-            folder.display()
+            "`{}` holds a run of another recipe ({}): name another folder by --out, or start again by --restart",
+            folder.display(),
+            differences.join("; ")
         );
         return Err(Error::recipe(&recipe.name, reason));
     }
@@ -101,9 +104,54 @@ fn found(recipe: &Recipe, folder: &Path, resume: bool, complete: bool) -> Result
     })
 }
 
+/// The recipe of the run that a folder holds; none where the folder is free for one.
+fn recipe_of(folder: &Path) -> Result<Option<Recipe>> {
+    let file = folder.join(RECIPE_FILE);
+    if !file.exists() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
+    toml::from_str(&text).map(Some).map_err(|e| damaged(&file, e.message()))
+}
+
+/// Fails where a run, or its removal, would destroy files in the folder that are not a run's.
+///
+/// # Errors
+/// [`Error::Recipe`] naming the first of them.
+pub(crate) fn check_own(folder: &Path) -> Result<()> {
+    let there = |name: &&str| folder.join(name).exists();
+    let found = if there(&RUN_FILE) {
+        None
+    } else if there(&RECIPE_FILE) {
+        // Between these two files a run leaves a recipe as this program formats it.
+        let text = std::fs::read_to_string(folder.join(RECIPE_FILE)).unwrap_or_default();
+        let resolved =
+            toml::from_str::<Recipe>(&text).is_ok_and(|r| r.to_toml().is_ok_and(|own| own == text));
+        (!resolved && !there(&REPORT_FILE)).then_some(RECIPE_FILE)
+    } else {
+        OWN_FOLDERS.into_iter().chain(OWN_FILES).find(there)
+    };
+    found.map_or(Ok(()), |name| Err(foreign(folder, name)))
+}
+
+/// The error of a folder with a file of others under a name that a job writes.
+pub(crate) fn foreign(folder: &Path, name: &str) -> Error {
+    let reason = format!(
+        "it holds `{name}`, which is not of a run and would be replaced: name another folder by --out"
+    );
+    Error::recipe(folder.display().to_string(), reason)
+}
+
+/// What a run makes in its folder.
+pub(crate) const OWN_FOLDERS: [&str; 4] = [CHECKPOINTS, MODEL_FOLDER, BEST_FOLDER, "tensorboard"];
+/// As [`OWN_FOLDERS`].
+pub(crate) const OWN_FILES: [&str; 4] = [RECIPE_FILE, REPORT_FILE, "metrics.jsonl", RUN_FILE];
+
 fn damaged(file: &Path, reason: &str) -> Error {
-    let reason =
-        format!("it is damaged ({}): remove it and --resume, or start again by --restart", reason.trim());
+    let reason = format!(
+        "it is damaged ({}): remove it and give the same command again, or start again by --restart",
+        reason.trim()
+    );
     Error::recipe(file.display().to_string(), reason)
 }
 
@@ -125,19 +173,48 @@ pub(crate) fn shaping(recipe: &Recipe) -> Result<toml::Table> {
     toml::Table::try_from(own).map_err(|e| Error::recipe(&recipe.name, e.to_string()))
 }
 
-/// The first setting of those that shape the result in which two recipes differ.
-fn first_difference(old: &Recipe, new: &Recipe) -> Result<Option<String>> {
-    fn differing(old: &toml::Table, new: &toml::Table) -> Option<String> {
-        let keys = old.keys().chain(new.keys().filter(|key| !old.contains_key(*key)));
-        keys.into_iter().find_map(|key| match (old.get(key), new.get(key)) {
-            (a, b) if a == b => None,
-            (Some(toml::Value::Table(a)), Some(toml::Value::Table(b))) => {
-                Some(format!("{key}.{}", differing(a, b)?))
-            }
-            _ => Some(key.clone()),
-        })
+/// The settings that shape the result and differ between two recipes, each as `key: new, was old`.
+fn differences(old: &Recipe, new: &Recipe) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let [old, new] = [shaping(old)?, shaping(new)?].map(Value::Table);
+    compare(&mut found, "", Some(&old), Some(&new));
+    Ok(found)
+}
+
+fn compare(found: &mut Vec<String>, key: &str, old: Option<&Value>, new: Option<&Value>) {
+    if old == new {
+        return;
     }
-    Ok(differing(&shaping(old)?, &shaping(new)?))
+    let table =
+        |value: Option<&Value>| value.map_or_else(|| Some(toml::Table::new()), |v| v.as_table().cloned());
+    match (old, new, table(old), table(new)) {
+        // A table on one side only is told key by key, too.
+        (_, _, Some(old), Some(new)) => {
+            let keys = new.keys().chain(old.keys().filter(|key| !new.contains_key(*key)));
+            for name in keys {
+                let inner = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                compare(found, &inner, old.get(name), new.get(name));
+            }
+        }
+        (Some(Value::Array(old)), Some(Value::Array(new)), ..) if old.len() == new.len() => {
+            for (place, (old, new)) in old.iter().zip(new).enumerate() {
+                compare(found, &format!("{key}[{place}]"), Some(old), Some(new));
+            }
+        }
+        _ => {
+            let told = |value: Option<&Value>| value.map_or_else(|| "not set".into(), short);
+            found.push(format!("{key}: {}, was {}", told(new), told(old)));
+        }
+    }
+}
+
+/// A value on one line; of a long one the start.
+fn short(value: &Value) -> String {
+    let text = value.to_string().replace('\n', " ");
+    match text.char_indices().nth(MOST_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 /// `recipe.toml`, resolved.

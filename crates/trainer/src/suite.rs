@@ -18,6 +18,7 @@ use zeroshot_eval::{
 };
 
 use crate::evaluate::{BATCH, ModelEncoder};
+use crate::progress::{Counted, figures};
 use crate::recipe::{EvalSet, EvalTask};
 use crate::views::Reader;
 use crate::{Error, Result};
@@ -103,7 +104,8 @@ pub fn encode(
     }
     let rows = match set.task {
         EvalTask::Retrieval => {
-            let rows = encode_captioned(encoder, captioned(encoder, &source)?)?;
+            let counted = Counted::new(encoder, &set.name, source.len(), None);
+            let rows = encode_captioned(&counted, captioned(encoder, &source)?)?;
             SetRows {
                 images: rows.images,
                 labels: None,
@@ -116,10 +118,16 @@ pub fn encode(
         }
         EvalTask::Classification => {
             let class_names = class_names(set, source.as_ref(), root)?;
-            let classifier = Classifier::new(encoder, &class_names, &set.templates.texts()?)?;
-            let rows = encode_labelled(encoder, labelled(encoder, &source)?)?;
+            let templates = set.templates.texts()?;
+            let prompts = class_names.len() * templates.len();
+            let counted = Counted::new(encoder, &set.name, source.len(), Some(prompts));
+            let classifier = Classifier::new(&counted, &class_names, &templates)?;
+            let rows = encode_labelled(&counted, labelled(encoder, &source)?)?;
             let train = set.train.as_ref().map(|train| {
-                let rows = encode_labelled(encoder, labelled(encoder, &train.open(root)?)?)?;
+                let source = train.open(root)?;
+                let name = format!("{}, training images", set.name);
+                let counted = Counted::new(encoder, &name, source.len(), None);
+                let rows = encode_labelled(&counted, labelled(encoder, &source)?)?;
                 Ok::<_, Error>((rows.images, rows.labels))
             });
             SetRows {
@@ -182,7 +190,8 @@ pub fn scores(model: &str, sets: &[EvalSet], rows: &[SetRows]) -> Result<Report>
     Ok(report(model, &found.collect::<Result<Vec<_>>>()?))
 }
 
-/// All sets, each from one reading of it; `teacher` are the rows of another model on the same sets.
+/// All sets, each from one reading of it; `teacher` are the rows of another model on the same sets. The figures of each
+/// are logged as soon as they are there.
 ///
 /// # Errors
 /// As [`encode`] and [`measure`].
@@ -197,7 +206,9 @@ pub fn evaluate_sets(
         .enumerate()
         .map(|(place, set)| {
             let rows = encode(encoder, set, root, None)?;
-            measure(&set.name, &rows, teacher.and_then(|teacher| teacher.get(place)), options)
+            let found = measure(&set.name, &rows, teacher.and_then(|teacher| teacher.get(place)), options)?;
+            figures(&found.scores());
+            Ok(found)
         })
         .collect()
 }

@@ -98,6 +98,143 @@ fn stopped_and_resumed_equals_unbroken() {
     assert!(best(&whole) == best(&broken));
 }
 
+/// Pictures of one colour each with their captions, as a table.
+fn pairs(folder: &Path, count: u8) -> String {
+    let mut table = String::from("filepath,title\n");
+    for number in 0..count {
+        let color = image::Rgb([number % 4 * 80, number / 4 * 60, 200 - number * 10]);
+        image::RgbImage::from_pixel(16, 16, color).save(folder.join(format!("{number}.png"))).unwrap();
+        table.push_str(&format!("{number}.png,picture number {number}\n"));
+    }
+    let file = folder.join(format!("pairs-{count}.csv"));
+    fs::write(&file, table).unwrap();
+    format!("source = 'csv'\npath = '{}'\n", file.display())
+}
+
+fn best_of(run: &Path) -> (Value, Vec<Value>) {
+    let report: Value = serde_json::from_str(&fs::read_to_string(run.join("report.json")).unwrap()).unwrap();
+    let lines = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    (report["best"].clone(), lines.filter(|line| line["eval"].is_object()).collect())
+}
+
+/// Mean of the six recalls, as of a line of metrics.
+fn score(line: &Value) -> f64 {
+    let figures = line["eval"]["held out"].as_object().unwrap();
+    figures.values().map(|value| value.as_f64().unwrap()).sum::<f64>() / figures.len() as f64
+}
+
+#[test]
+fn the_last_evaluation_competes_for_the_best_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let student = tiny::model(folder.path(), "student", &tiny::config(16, 16), 1);
+    // A few pairs that are learned by heart, measured on themselves, so that the last step is the best.
+    let pairs = pairs(folder.path(), 16);
+    let text = tiny::recipe(&student, 40)
+        .replace("source = \"emoji\"", &pairs.trim().replace('\n', ", "))
+        .replace("augment = { scale = [0.5, 1.0], flip = 0.5 }, ", "")
+        .replace("threads = 1", "threads = 1, ema = 0.5")
+        + "
+        checkpoint.keep = 1
+        [eval]
+        every_steps = 15
+        [[eval.sets]]
+        name = 'held out'
+        task = 'retrieval'
+        "
+        + &pairs;
+    let [whole, broken] = ["whole", "broken"].map(|name| folder.path().join(name));
+    train(&text, &whole, None);
+    let (best, lines) = best_of(&whole);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    let (earlier, last) = (score(&lines[0]).max(score(&lines[1])), score(&lines[2]));
+    assert!(last > earlier, "the last of {lines:?} has to be the best for this test");
+    assert_eq!(best["step"], 40);
+    assert!((best["score"].as_f64().unwrap() - last).abs() < 1e-12);
+    let model =
+        |run: &Path, name: &str| fs::read(run.join(name).join("open_clip_model.safetensors")).unwrap();
+    assert!(model(&whole, "best") == model(&whole, "model"));
+    let state = |run: &Path| {
+        let text = fs::read_to_string(run.join("checkpoints/step-00000040/state.json")).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()["best"].clone()
+    };
+    assert_eq!(state(&whole)[0], 40);
+    assert_eq!(fs::read_dir(whole.join("checkpoints")).unwrap().count(), 1);
+
+    // Stopped between the last checkpoint and the report.
+    train(&text, &broken, Some(40));
+    assert!(!broken.join("report.json").exists());
+    assert_eq!(state(&broken)[0], 30);
+    train(&text, &broken, None);
+    assert_eq!(best_of(&broken), (best.clone(), lines.clone()));
+    assert_eq!(state(&broken), state(&whole));
+    assert!(model(&broken, "best") == model(&whole, "best"));
+    // Stopped between the best model and the report.
+    fs::remove_file(broken.join("report.json")).unwrap();
+    fs::remove_dir_all(broken.join("best")).unwrap();
+    train(&text, &broken, None);
+    assert_eq!(best_of(&broken), (best, lines));
+    assert!(model(&broken, "best") == model(&whole, "best"));
+}
+
+#[test]
+fn an_earlier_model_stays_the_best_where_the_last_is_worse() {
+    let folder = tempfile::tempdir().unwrap();
+    let student = tiny::model(folder.path(), "student", &tiny::config(16, 16), 1);
+    let text = tiny::recipe(&student, 12)
+        + "
+        [eval]
+        every_steps = 1
+        [[eval.sets]]
+        name = 'held out'
+        task = 'retrieval'
+        source = 'emoji'
+        split = 'test'
+        ";
+    let out = folder.path().join("out");
+    train(&text, &out, None);
+    let (best, lines) = best_of(&out);
+    let scores = lines.iter().map(score).collect::<Vec<_>>();
+    let top = scores.iter().copied().fold(0.0, f64::max);
+    assert!((best["score"].as_f64().unwrap() - top).abs() < 1e-12, "{best} of {scores:?}");
+    let first = scores.iter().position(|score| (score - top).abs() < 1e-12).unwrap();
+    assert_eq!(best["step"], first + 1, "of equal scores the first stays: {scores:?}");
+    assert!(first + 1 < 12, "the last of {scores:?} must not be the best for this test");
+}
+
+#[test]
+fn a_best_model_of_other_sets_does_not_compete() {
+    let folder = tempfile::tempdir().unwrap();
+    let student = tiny::model(folder.path(), "student", &tiny::config(16, 16), 1);
+    let text = |source: &str| {
+        tiny::recipe(&student, 6)
+            + &format!(
+                "\n[eval]\nevery_steps = 2\n[[eval.sets]]\nname = 'held out'\ntask = 'retrieval'\n{source}\n"
+            )
+    };
+    let out = folder.path().join("out");
+    // Very few pairs give high scores.
+    train(&text(&pairs(folder.path(), 4)), &out, Some(3));
+    train(&text("source = 'emoji'\nsplit = 'test'"), &out, None);
+    let (best, lines) = best_of(&out);
+    let top = score(&lines[1]).max(score(&lines[2]));
+    assert!(score(&lines[0]) > top, "{lines:?}");
+    assert!((best["score"].as_f64().unwrap() - top).abs() < 1e-12, "{best}: {lines:?}");
+}
+
+#[test]
+fn results_without_a_best_model_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
+    let out = folder.path().join("run");
+    let Outcome::Finished(results) = train(&tiny::recipe(&student, 2), &out, None) else {
+        panic!("not finished")
+    };
+    assert_eq!(results.best, None);
+    assert!(!fs::read_to_string(out.join("report.json")).unwrap().contains("best"));
+    assert_eq!(train(&tiny::recipe(&student, 2), &out, None), Outcome::Finished(results));
+}
+
 #[test]
 fn mixed_precision_resumes_and_reaches_the_teachers() {
     let folder = tempfile::tempdir().unwrap();
@@ -291,8 +428,17 @@ fn another_recipe_or_other_data_is_refused() {
     };
     let error = attempt(&recipe.replace("1e-2", "1e-3"), true).unwrap_err().to_string();
     assert!(error.contains("optimizer.lr"), "{error}");
+    let several =
+        recipe.replace("1e-2", "1e-3").replace("seed = 5", "seed = 6").replace("weight_decay = 0.1, ", "");
+    let error = attempt(&several, true).unwrap_err().to_string();
+    for part in ["optimizer.lr: 0.001, was 0.01", "seed: 6, was 5", "optimizer.weight_decay: 0.2, was 0.1"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let other = recipe.replace("{ source = \"emoji\" }", "{ source = \"emoji\", share = 0.5 }");
+    let error = attempt(&other, true).unwrap_err().to_string();
+    assert!(error.contains("data.train[0].share: 0.5, was not set"), "{error}");
     let error = attempt(&recipe, false).unwrap_err().to_string();
-    assert!(error.contains("--resume"), "{error}");
+    assert!(error.contains("resume"), "{error}");
     // A finished run is given as it is.
     assert!(matches!(attempt(&recipe, true), Ok(Outcome::Finished(_))));
     // Other data: a smaller part of the same source.

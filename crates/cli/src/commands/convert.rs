@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clip_model::weights::{write_atomic, write_safetensors};
 use clip_model::{cost, folder};
 use trainer::card::{Card, Library};
@@ -11,13 +11,14 @@ use trainer::views::Reader;
 use crate::args::{Convert, Format};
 use crate::data::open_weights;
 use crate::exit::Code;
-use crate::output;
+use crate::{destination, output};
 
 pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
-    let (opened, place) = open_weights(&args.model, args.arch.as_deref())?;
-    if args.out.exists() && !args.force {
-        bail!("`{}` is there already: name another place, or write over it by --force", args.out.display());
+    match args.to {
+        Format::Safetensors => destination::file(&args.out, args.force)?,
+        format => destination::model_folder(&args.out, format, args.force)?,
     }
+    let (opened, place) = open_weights(&args.model, args.arch.as_deref())?;
     let (model, preprocess) = (&opened.model, &opened.preprocess);
     let library = match args.to {
         Format::OpenClip => {

@@ -10,17 +10,19 @@ use ndarray::{Array2, Axis};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use trainer::evaluate::ModelEncoder;
+use trainer::progress::Pace;
 use zeroshot_eval::Encoder;
 
 use crate::args::Embed;
 use crate::data::open_model;
 use crate::exit::Code;
-use crate::output;
+use crate::{destination, output};
 
 /// Images or texts that are encoded at once.
 const BATCH: usize = 256;
 
 pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
+    destination::file(&args.out, args.force)?;
     let (model, reader) = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
     let encoder = ModelEncoder { model: &model, reader: &reader };
     let mut rows = Array2::<f32>::zeros((0, model.config().embed_dim as usize));
@@ -28,15 +30,19 @@ pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
     let failed = |error: zeroshot_eval::EncodeError| anyhow::Error::from_boxed(error);
     if let Some(folder) = &args.images {
         let source: Arc<dyn Source> = Arc::new(Images::open(folder)?);
+        let mut pace = Pace::new("embed", "images", Some(source.len() as u64));
         for batch in EvalBatches::new(source, reader.preprocess().clone(), BATCH)? {
             let batch = batch?;
             rows.append(Axis(0), encoder.encode_images(batch.images.view()).map_err(failed)?.view())?;
+            pace.add(batch.keys.len() as u64);
             names.extend(batch.keys);
         }
     } else if let Some(file) = &args.texts {
         names = data_pipeline::text::read(file)?.lines().map(str::to_string).collect();
+        let mut pace = Pace::new("embed", "texts", Some(names.len() as u64));
         for batch in names.chunks(BATCH) {
             rows.append(Axis(0), encoder.encode_texts(batch).map_err(failed)?.view())?;
+            pace.add(batch.len() as u64);
         }
     }
     if names.is_empty() {

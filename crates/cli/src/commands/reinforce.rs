@@ -11,7 +11,7 @@ use trainer::reinforce::Making;
 
 use crate::args::{Numbers, Reinforce};
 use crate::exit::Code;
-use crate::{output, signals};
+use crate::{destination, output, signals};
 
 pub(crate) fn run(args: Reinforce) -> anyhow::Result<Code> {
     if args.variants == Some(0) {
@@ -28,6 +28,7 @@ pub(crate) fn run(args: Reinforce) -> anyhow::Result<Code> {
         Some(name) => format!("the recipe has no run `{name}`"),
         None => "no run of the recipe has a [teacher] whose embeddings could be stored".into(),
     })?;
+    destination::store(&args.out)?;
     let runs = args.runs.clone().unwrap_or_else(|| Path::new("runs").join(&job.name));
     let stop = signals::stop_flag()?;
     let kind = match args.kind {

@@ -8,13 +8,14 @@ use trainer::sweep::{CellState, Limits, Progress, SweepReport, run_cells, write_
 use crate::args::Sweep;
 use crate::commands::train::VERSION;
 use crate::exit::Code;
-use crate::{output, signals};
+use crate::{destination, output, signals};
 
 pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
     let sweep = trainer::sweep::Sweep::load(&args.file, &settings_table(&args.set)?, &args.out)?;
     if args.dry_run {
         return dry_run(&sweep, args.json);
     }
+    destination::folder(&args.out)?;
     let mut code = Code::Done;
     if !args.report {
         args.devices.iter().try_for_each(|name| trainer::run::device(name).map(|_| ()))?;

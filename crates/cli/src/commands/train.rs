@@ -6,11 +6,11 @@ use serde_json::json;
 use trainer::job::{self, JobOutcome};
 use trainer::plan::Plan;
 use trainer::recipe::{self, Job};
-use trainer::run::Options;
+use trainer::run::{BEST_FOLDER, Best, Options, Results};
 
 use crate::args::Train;
 use crate::exit::Code;
-use crate::{output, signals};
+use crate::{destination, output, signals};
 
 pub(crate) const VERSION: &str =
     concat!("clip-distill ", env!("CARGO_PKG_VERSION"), " ", env!("CLIP_DISTILL_COMMIT"));
@@ -31,17 +31,14 @@ pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
     if args.restart {
         job::restart(&job, &out)?;
     }
+    job::check_folders(&job, &out)?;
+    destination::folder(&out)?;
     for plan in &plans {
         output::note(plan.to_string().trim_end());
     }
     let stop = signals::stop_flag()?;
-    let options = Options {
-        stop: &stop,
-        stop_after: args.stop_after,
-        resume: args.resume,
-        progress: true,
-        version: VERSION,
-    };
+    let options =
+        Options { stop: &stop, stop_after: args.stop_after, resume: true, progress: true, version: VERSION };
     match job::run_job(&job, &out, &options)? {
         JobOutcome::Finished(results) => {
             match args.json {
@@ -51,21 +48,40 @@ pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
             Ok(Code::Done)
         }
         JobOutcome::Stopped { run, step } => {
-            output::note(format!(
-                "stopped run {run} after step {step}; the same command with --resume goes on"
-            ));
+            output::note(format!("stopped run {run} after step {step}; {} continues", next(&args, step)));
             Ok(Code::Stopped)
         }
     }
 }
 
-fn summary(job: &Job, out: &Path, results: &[(String, trainer::run::Results)]) -> String {
+/// The command that continues a run that was stopped after `step`.
+fn next(args: &Train, step: u64) -> String {
+    let reached = args.stop_after.is_some_and(|last| step >= last);
+    let without = [("--restart", args.restart), ("this --stop-after", reached)];
+    let without = without.iter().filter(|(_, given)| *given).map(|(option, _)| *option).collect::<Vec<_>>();
+    match without.is_empty() {
+        true => "the same command".into(),
+        false => format!("the same command without {}", without.join(" and ")),
+    }
+}
+
+fn summary(job: &Job, out: &Path, results: &[(String, Results)]) -> String {
     let model = results.last().map_or_else(PathBuf::new, |(run, _)| job::folder(job, out, run).join("model"));
+    let best = results.iter().filter_map(|(run, results)| {
+        let Best { step, score } = results.best?;
+        let folder = job::folder(job, out, run).join(BEST_FOLDER);
+        Some(format!(
+            "best:    {} (step {step}: {:.1} % as the mean of the main figures)\n",
+            folder.display(),
+            score * 100.0
+        ))
+    });
     format!(
-        "{}\nreport:  {}\nmodel:   {} (Python's open_clip loads it as local-dir:)\ntry:     clip-distill classify {} PICTURE --labels a,b,c\n",
+        "{}\nreport:  {}\nmodel:   {} (Python's open_clip loads it as local-dir:)\n{}try:     clip-distill classify {} PICTURE --labels a,b,c\n",
         job::table(job, results),
         out.join("report.html").display(),
         model.display(),
+        best.collect::<String>(),
         quoted(&model)
     )
 }

@@ -94,6 +94,12 @@ impl StoreWriter {
         self.manifest.shards() - self.missing.len() as u64
     }
 
+    /// Number of samples of the shards that are not there.
+    pub fn missing_samples(&self) -> u64 {
+        let samples = |number: &u64| self.manifest.shard(*number);
+        self.missing.iter().map(samples).map(|samples| samples.end - samples.start).sum()
+    }
+
     /// The shard that is to be written next; none where all are there.
     pub fn next(&self) -> Option<u64> {
         self.missing.front().copied()

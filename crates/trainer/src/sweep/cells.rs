@@ -151,7 +151,6 @@ fn run_cell(cell: &Cell, program: &Path, device: Option<&str>, stop: &AtomicBool
         .arg(&file)
         .arg("--out")
         .arg(&cell.folder)
-        .arg("--resume")
         .stdin(Stdio::null())
         .stdout(output)
         .stderr(copy)

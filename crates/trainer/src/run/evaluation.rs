@@ -1,0 +1,101 @@
+//! Evaluations of a run, on the way and at its end, and the best of the students that they measured.
+
+use clip_model::folder;
+use zeroshot_eval::Report;
+
+use super::{BEST_FOLDER, Best, MODEL_FOLDER, Results, Session};
+use crate::evaluate::{ModelEncoder, evaluate};
+use crate::measure::measure;
+use crate::teaching::Models;
+use crate::{Result, run_folder};
+
+impl Session<'_> {
+    /// Measures the student as it is now.
+    pub(super) fn evaluate_on_the_way(&mut self) -> Result<()> {
+        let (step, steps) = (self.trainee.step, self.schedule.total_steps);
+        tracing::info!("{}: evaluation after step {step} of {steps}", self.recipe.name);
+        let report = self.with_final_weights(|own| own.evaluate())?;
+        self.metrics.evaluation(step, &report)?;
+        self.compete(&report)
+    }
+
+    /// Measures the finished student, writes its folder and the results.
+    pub(super) fn finish(mut self, models: Models<'_>) -> Result<Results> {
+        let counts = self.counts();
+        if counts.skipped() > 0 {
+            tracing::warn!(
+                "{} of {} samples were damaged: {}",
+                counts.skipped(),
+                counts.seen,
+                counts.summary()
+            );
+        }
+        if !self.recipe.eval.sets.is_empty() {
+            tracing::info!("{}: evaluation after the last step", self.recipe.name);
+        }
+        let (student, teacher, details) = self.with_final_weights(|own| {
+            own.save_model(MODEL_FOLDER)?;
+            let encoder = ModelEncoder { model: &own.trainee.student, reader: &own.reader };
+            measure(own.recipe, &encoder, models, own.trainee.student.device())
+        })?;
+        self.metrics.evaluation(self.trainee.step, &student)?;
+        // A best model that an earlier sitting chose has to beat the last one, too.
+        if self.recipe.eval.every_steps > 0 || self.state.best.is_some() {
+            self.compete(&student)?;
+        }
+        let cost = clip_model::cost::cost(self.trainee.student.config())?;
+        let parameters = (cost.image.parameters, cost.text.parameters);
+        let seconds = self.state.seconds;
+        let best = self.state.best.map(|(step, score)| Best { step, score });
+        let results = Results { student, teacher, details, seconds, parameters, damaged: counts, best };
+        run_folder::write_report(self.folder, &results)?;
+        Ok(results)
+    }
+
+    /// Keeps the student as the best model, with a checkpoint, where its score is above all earlier ones.
+    fn compete(&mut self, report: &Report) -> Result<()> {
+        if report.sets.is_empty() {
+            return Ok(());
+        }
+        let now = self.trainee.step;
+        let score = report.sets.iter().map(|set| set.score.main()).sum::<f64>() / report.sets.len() as f64;
+        // One that won before a stop wins again, so that its folder is whole.
+        if self.state.best.is_some_and(|(step, best)| score <= best && step != now) {
+            return Ok(());
+        }
+        tracing::info!(
+            "{}: the best so far, with {:.1} % as the mean of the main figures",
+            self.recipe.name,
+            score * 100.0
+        );
+        self.with_final_weights(|own| own.save_model(BEST_FOLDER))?;
+        if self.state.best != Some((now, score)) {
+            self.state.best = Some((now, score));
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// The student as a model folder, with the tokenizer that it needs.
+    fn save_model(&self, name: &str) -> Result<()> {
+        let folder = self.folder.join(name);
+        folder::save(&folder, &self.trainee.student, &self.preprocess)?;
+        if let Some(head) = &self.trainee.cross_modal {
+            head.save(&folder)?;
+        }
+        self.reader.save_tokenizer(&folder)
+    }
+
+    fn evaluate(&self) -> Result<Report> {
+        let encoder = ModelEncoder { model: &self.trainee.student, reader: &self.reader };
+        evaluate(&encoder, &self.recipe.eval.sets, &self.recipe.data.root, &self.recipe.name)
+    }
+
+    /// Runs `f` with the averaged weights in place, where there are any.
+    fn with_final_weights<T>(&self, f: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        match &self.trainee.ema {
+            Some(ema) => ema.with_averages(|| f(self)),
+            None => f(self),
+        }
+    }
+}
