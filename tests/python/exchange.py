@@ -12,13 +12,28 @@ import tempfile
 import open_clip
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import CLIPModel
+from transformers import CLIPModel, CLIPProcessor, pipeline
 
 PROGRAM = os.environ["CLIP_DISTILL_BIN"]
 TOLERANCE = 1e-4
 SIZE = 32
 TEXTS = ["a photo of a cat", "two dogs on a beach", "an aeroplane, seen from below"]
+LABELS = ["cat", "two dogs", "aeroplane"]
+# The program's prompts `plain`.
+TEMPLATE = "a photo of a {}."
+# What a tokenizer can get wrong; texts that open_clip repairs first (ftfy, HTML entities) are not among them.
+HARD = [
+    "",
+    "  It's   TWO\tdogs,\n isn't it?  they'll we've I'm you're he'd ",
+    "1999 3.14 50% \u00bd \u2167 \u0663",
+    "wow! hi!! (yes) #tag @name a_b a-b \\ / \"q\" {}[]<>|~^`$",
+    "Za\u017c\u00f3\u0142\u0107 na\u00efve caf\u00e9 e\u0301 \u00c5NGSTR\u00d6M Stra\u00dfe",
+    "\u6771\u4eac\u30bf\u30ef\u30fc \ud55c\uad6d\uc5b4 \u0440\u0443\u0441\u0441\u043a\u0438\u0439 \u0639\u0631\u0628 \u0939\u093f\u0928\u094d\u0926\u0940",
+    "\U0001f600\U0001f600 \U0001f469\u200d\U0001f467 a\u00a0b \u3000c",
+    "antidisestablishmentarianism " * 40,
+]
 CONFIG = {
     "embed_dim": 48,
     "vision_cfg": {"image_size": SIZE, "layers": 3, "width": 64, "head_width": 32, "patch_size": 8},
@@ -35,7 +50,8 @@ PREPROCESS = {
 
 
 def program(*arguments):
-    subprocess.run([PROGRAM, *map(str, arguments)], check=True)
+    run = subprocess.run([PROGRAM, *map(str, arguments)], check=True, stdout=subprocess.PIPE, text=True)
+    return run.stdout
 
 
 def compare(what, found, expected):
@@ -44,17 +60,17 @@ def compare(what, found, expected):
     assert found.shape == expected.shape and error <= TOLERANCE, what
 
 
-def pictures(folder):
+def pictures(folder, size=SIZE):
     """Pictures of the model's own size, so that only the towers are compared."""
     generator = torch.Generator().manual_seed(0)
     for index in range(4):
-        pixels = torch.randint(0, 256, (SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
+        pixels = torch.randint(0, 256, (size, size, 3), generator=generator, dtype=torch.uint8)
         Image.fromarray(pixels.numpy()).save(folder / f"{index}.png")
     return sorted(folder.iterdir())
 
 
 def ours(model, place):
-    """Image and text embeddings of the program."""
+    """Image and text embeddings of the program, for a model folder or file."""
     images, texts = place / "images.safetensors", place / "texts.safetensors"
     program("embed", model, "--images", place / "pictures", "--out", images, "--force")
     program("embed", model, "--texts", place / "texts.txt", "--out", texts, "--force")
@@ -79,21 +95,82 @@ def with_transformers(folder, pixels, tokens):
     return output.image_embeds, output.text_embeds
 
 
+def classified(model, file):
+    """The program's probabilities of the labels."""
+    rows = json.loads(program("classify", model, file, "--labels", ",".join(LABELS), "--json"))["labels"]
+    found = {row["label"]: row["probability"] for row in rows}
+    return torch.tensor([found[label] for label in LABELS])
+
+
+def as_transformers_users_do(what, folder, context, files):
+    """The folder through CLIPProcessor and through the pipeline says what `classify` says."""
+    model, processor = CLIPModel.from_pretrained(folder).eval(), CLIPProcessor.from_pretrained(folder)
+    assert processor.tokenizer.model_max_length == context, what
+    assert processor.tokenizer.pad_token_id == model.config.text_config.pad_token_id, what
+    same_tokens(processor.tokenizer, context)
+    ask = pipeline("zero-shot-image-classification", model=str(folder))
+    prompts = [TEMPLATE.format(label) for label in LABELS]
+    for file in files:
+        ours = classified(folder, file)
+        inputs = processor(text=prompts, images=Image.open(file), return_tensors="pt", padding=True, truncation=True)
+        with torch.no_grad():
+            logits = model(**inputs).logits_per_image
+        compare(f"{what}: {file.name}, CLIPProcessor", logits.softmax(dim=-1)[0], ours)
+        rows = ask(str(file), candidate_labels=LABELS, hypothesis_template=TEMPLATE)
+        found = {row["label"]: row["score"] for row in rows}
+        compare(f"{what}: {file.name}, pipeline", torch.tensor([found[label] for label in LABELS]), ours)
+
+
+def same_tokens(tokenizer, context):
+    """transformers' ids of a text are open_clip's, which are the program's."""
+    for text in [*TEXTS, *HARD]:
+        expected = open_clip.SimpleTokenizer(context_length=context)([text])[0]
+        end = expected.argmax().item() + 1
+        found = tokenizer([text], truncation=True)["input_ids"][0]
+        assert found == expected[:end].tolist(), (text, found, expected)
+
+
 def unit(rows):
     return torch.nn.functional.normalize(rows, dim=-1)
 
 
-def exchange(place, quick_gelu):
-    """One model through every format and back."""
-    config = {**CONFIG, "quick_gelu": True} if quick_gelu else CONFIG
+def start(place, config, preprocess=PREPROCESS):
+    """A folder with a model of open_clip that has random weights and statistics."""
     torch.manual_seed(1)
     source = open_clip.CLIP(**config)
-    first = place / "from-open-clip"
-    first.mkdir()
-    save_file(source.state_dict(), first / "open_clip_model.safetensors")
-    description = {"model_cfg": config, "preprocess_cfg": PREPROCESS}
-    (first / "open_clip_config.json").write_text(json.dumps(description))
+    with torch.no_grad():
+        # Sharp enough that a wrong answer shows.
+        source.logit_scale.fill_(4.0)
+        for name, buffer in source.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(std=0.1)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 1.5)
+    folder = place / "from-open-clip"
+    folder.mkdir()
+    save_file(source.state_dict(), folder / "open_clip_model.safetensors")
+    description = {"model_cfg": config, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(description))
+    return source, folder
 
+
+def alone(place, folder, name, expected):
+    """One bare file, and a folder's weight file by its name, are the folder."""
+    bare = place / "bare.safetensors"
+    program("convert", folder, "--to", "safetensors", bare)
+    with safe_open(bare, "pt") as file:
+        stored = json.loads(file.metadata()["open_clip_config"])
+    for file in [bare, folder / "open_clip_model.safetensors"]:
+        found = ours(file, place)
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1]), (name, file)
+    # What the metadata says is what open_clip builds the file's weights into.
+    model = open_clip.CLIP(**stored["model_cfg"])
+    model.load_state_dict(load_file(bare), strict=True)
+
+
+def exchange(place, config):
+    """One ViT through every format and back."""
+    source, first = start(place, config)
     files = pictures(place / "pictures")
     image, text, pixels, tokens = with_open_clip(first, files)
     found = ours(first, place)
@@ -105,6 +182,7 @@ def exchange(place, quick_gelu):
     found = with_transformers(face, pixels, tokens)
     compare("our Hugging Face folder in transformers, images", found[0], unit(image))
     compare("our Hugging Face folder in transformers, texts", found[1], unit(text))
+    as_transformers_users_do("our Hugging Face folder", face, config["text_cfg"]["context_length"], files)
 
     # transformers writes it again, in its own way.
     again = place / "from-transformers"
@@ -119,20 +197,62 @@ def exchange(place, quick_gelu):
     compare("our open_clip folder in open_clip, images", found[0], image)
     compare("our open_clip folder in open_clip, texts", found[1], text)
 
-    bare = place / "bare.safetensors"
-    program("convert", first, "--to", "safetensors", bare)
-    whole = load_file(bare)
-    assert set(whole) == set(source.state_dict()), "names of a bare file"
+    alone(place, first, "a ViT", ours(first, place))
+
+
+def mobile(place):
+    """A MobileNetV3, whose head open_clip has in another form than the program."""
+    vision = {"timm_model_name": "mobilenetv3_small_100", "timm_pool": "avg", "timm_proj": "", "image_size": 64}
+    config = {**CONFIG, "vision_cfg": vision}
+    other = {**PREPROCESS, "size": 64, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+    source, first = start(place, config, other)
+    files = pictures(place / "pictures", 64)
+    for bias in [True, False]:
+        if not bias:
+            torch.nn.init.zeros_(source.visual.trunk.classifier.bias)
+            save_file(source.state_dict(), first / "open_clip_model.safetensors")
+        image, text, _, _ = with_open_clip(first, files)
+        found = ours(first, place)
+        compare(f"a MobileNetV3 here, bias {bias}, images", found[0], image)
+        compare(f"a MobileNetV3 here, bias {bias}, texts", found[1], text)
+        back = place / f"to-open-clip-{bias}"
+        program("convert", first, "--to", "open-clip", back)
+        again = ours(back, place)
+        assert torch.equal(again[0], found[0]) and torch.equal(again[1], found[1])
+        theirs = with_open_clip(back, files)
+        compare(f"our MobileNetV3 in open_clip, bias {bias}, images", theirs[0], image)
+        compare(f"our MobileNetV3 in open_clip, bias {bias}, texts", theirs[1], text)
+        alone(place, back, "a MobileNetV3", found)
+
+    # Folders of before, and CLIP-KD's files, have the form of an older timm.
+    old = place / "old"
+    old.mkdir()
+    weights = load_file(first / "open_clip_model.safetensors")
+    del weights["visual.trunk.classifier.bias"]
+    weights["visual.head.proj.weight"] = weights.pop("visual.trunk.classifier.weight")
+    save_file(weights, old / "open_clip_model.safetensors")
+    described = {"model_cfg": {**config, "vision_cfg": {**vision, "timm_pool": "", "timm_proj": "linear"}}}
+    (old / "open_clip_config.json").write_text(json.dumps({**described, "preprocess_cfg": other}))
+    found = ours(old, place)
+    compare("a MobileNetV3 of before here, images", found[0], image)
 
 
 def main():
-    for quick_gelu in [False, True]:
-        with tempfile.TemporaryDirectory() as name:
-            place = pathlib.Path(name)
+    torch.set_num_threads(1)
+    short = {**CONFIG, "text_cfg": {**CONFIG["text_cfg"], "context_length": 32}}
+    cases = {
+        "a ViT": lambda place: exchange(place, CONFIG),
+        "a ViT with QuickGELU": lambda place: exchange(place, {**CONFIG, "quick_gelu": True}),
+        "a ViT with a context of 32": lambda place: exchange(place, short),
+        "a MobileNetV3": mobile,
+    }
+    for name, case in cases.items():
+        with tempfile.TemporaryDirectory() as folder:
+            place = pathlib.Path(folder)
             (place / "pictures").mkdir()
             (place / "texts.txt").write_text("\n".join(TEXTS) + "\n")
-            print(f"quick_gelu {quick_gelu}")
-            exchange(place, quick_gelu)
+            print(f"== {name}")
+            case(place)
     print("all embeddings agree")
 
 

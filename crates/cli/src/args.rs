@@ -270,6 +270,9 @@ pub(crate) struct Convert {
     /// The preset whose weights a bare file holds, where its shapes do not tell.
     #[arg(long)]
     pub arch: Option<String>,
+    /// A `tokenizer.json` to go along [default: that of the model's folder, or CLIP's tokenizer].
+    #[arg(long)]
+    pub tokenizer: Option<PathBuf>,
     /// Licence of the weights, for the model card (an SPDX name).
     #[arg(long)]
     pub license: Option<String>,
@@ -282,7 +285,7 @@ pub(crate) struct Convert {
 pub(crate) enum Format {
     /// A folder that Python's open_clip loads as local-dir:.
     OpenClip,
-    /// A folder that transformers' CLIPModel loads.
+    /// A folder that transformers loads as CLIPModel, CLIPProcessor or a pipeline.
     #[value(name = "huggingface")]
     HuggingFace,
     /// One weight file under open_clip's names.

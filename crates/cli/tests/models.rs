@@ -27,7 +27,7 @@ fn convert_goes_to_other_formats_and_back() {
     done(&["convert", &model, "--to", "huggingface", &face, "--license", "mit"]);
     assert!(embeddings(&face) == expected);
     let card = fs::read_to_string(place.path("face/README.md")).unwrap();
-    for part in ["license: mit", "CLIPModel", "1 × task", "text recall@1"] {
+    for part in ["license: mit", "CLIPProcessor", "pipeline(", "1 × task", "text recall@1"] {
         assert!(card.contains(part), "{part}: {card}");
     }
     assert!(!card.contains(&place.name("")), "a card names a place on this machine: {card}");
@@ -37,8 +37,11 @@ fn convert_goes_to_other_formats_and_back() {
     assert!(embeddings(&back) == expected);
     let weights = |folder: &str| fs::read(place.path(folder).join("open_clip_model.safetensors")).unwrap();
     assert!(weights("back") == weights("out/model"));
-    done(&["convert", &model, "--to", "safetensors", &place.name("bare.safetensors")]);
-    assert!(fs::read(place.path("bare.safetensors")).unwrap() == weights("out/model"));
+    let bare = place.name("bare.safetensors");
+    done(&["convert", &model, "--to", "safetensors", &bare]);
+    assert!(embeddings(&bare) == expected);
+    done(&["convert", &bare, "--to", "open-clip", &place.name("from-bare")]);
+    assert!(weights("from-bare") == weights("out/model"));
 
     let there = failed(&["convert", &model, "--to", "open-clip", &back]);
     assert!(there.contains("--force"), "{there}");
@@ -88,6 +91,124 @@ fn a_layout_that_is_not_the_projects_own_is_said() {
     place.pictures();
     assert!(said(&face).contains("Hugging Face"), "{}", said(&face));
     assert_eq!(said(&model), "");
+}
+
+#[test]
+fn a_hugging_face_folder_has_clips_tokenizer_for_transformers() {
+    let place = Place::new();
+    let (model, face) = (place.model(), place.name("face"));
+    done(&["convert", &model, "--to", "huggingface", &face]);
+    let read = |name: &str| {
+        let text = fs::read_to_string(place.path("face").join(name)).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()
+    };
+    let (settings, text) = (read("tokenizer_config.json"), read("config.json")["text_config"].clone());
+    assert_eq!(settings["tokenizer_class"], "CLIPTokenizer");
+    assert_eq!(settings["model_max_length"], 12);
+    for token in ["bos_token", "eos_token", "pad_token"] {
+        let named = settings[token].as_str().unwrap();
+        assert_eq!(read("vocab.json")[named], text[format!("{token}_id")], "{token}");
+    }
+    assert!(place.path("face/merges.txt").is_file() && place.path("face/tokenizer.json").is_file());
+    // It is known again as CLIP's, with its cleaning of texts.
+    fs::write(place.path("texts.txt"), "cats &amp;amp; dogs\na \u{201c}caf\u{c3}\u{a9}\u{201d}\n").unwrap();
+    let embedded = |model: &str| {
+        let out = place.name("rows.safetensors");
+        done(&["embed", model, "--texts", &place.name("texts.txt"), "--out", &out]);
+        fs::read(out).unwrap()
+    };
+    assert!(embedded(&face) == embedded(&model));
+}
+
+#[test]
+fn a_text_tower_of_fewer_ids_than_clips_tokenizer_gets_none() {
+    let place = Place::new();
+    let json = r#"{"embed_dim": 8, "vision_cfg": {"image_size": 16, "layers": 1, "width": 8, "patch_size": 8, "head_width": 8},
+        "text_cfg": {"context_length": 12, "vocab_size": 30, "width": 8, "heads": 1, "layers": 1}}"#;
+    let config = clip_model::ClipConfig::from_json("few", json).unwrap();
+    let model = Clip::new(&config, Device::Cpu, 1).unwrap();
+    folder::save(&place.path("few"), &model, &PreprocessConfig::default()).unwrap();
+    for to in ["huggingface", "open-clip"] {
+        let said = failed(&["convert", &place.name("few"), "--to", to, &place.name("out")]);
+        assert!(said.contains("49408 ids") && said.contains("only 30"), "{said}");
+        assert!(!place.path("out").exists());
+    }
+    // Weights alone need no tokenizer.
+    done(&["convert", &place.name("few"), "--to", "safetensors", &place.name("few.safetensors")]);
+}
+
+/// A model with nothing that a bare file's shapes, or OpenAI's usual values, would tell.
+fn unusual(place: &Place) -> String {
+    let json = r#"{"embed_dim": 8, "quick_gelu": true,
+        "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "patch_size": 8, "head_width": 4},
+        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 4, "layers": 1}}"#;
+    let config = clip_model::ClipConfig::from_json("unusual", json).unwrap();
+    let model = Clip::new(&config, Device::Cpu, 1).unwrap();
+    let preprocess = PreprocessConfig {
+        mean: [0.5; 3],
+        std: [0.5; 3],
+        interpolation: "bilinear".into(),
+        resize_mode: "squash".into(),
+        ..PreprocessConfig::default()
+    };
+    folder::save(&place.path("unusual"), &model, &preprocess).unwrap();
+    place.name("unusual")
+}
+
+#[test]
+fn a_weight_file_is_read_as_its_folder_or_its_metadata_says() {
+    let place = Place::new();
+    let model = unusual(&place);
+    fs::create_dir(place.path("wide")).unwrap();
+    let pixels = image::RgbImage::from_fn(40, 23, |x, y| image::Rgb([(x * 6) as u8, (y * 11) as u8, 90]));
+    pixels.save(place.path("wide/0.png")).unwrap();
+    fs::write(place.path("texts.txt"), "a cat\na dog\n").unwrap();
+    let embedded = |model: &str| {
+        let read = |kind: &str, what: &str| {
+            let out = place.name("rows.safetensors");
+            let output = clip_distill(&["embed", model, kind, &place.name(what), "--out", &out]);
+            assert!(output.status.success(), "{model}: {}", text(&output.stderr));
+            (fs::read(out).unwrap(), text(&output.stderr))
+        };
+        let ((images, said), (texts, _)) = (read("--images", "wide"), read("--texts", "texts.txt"));
+        ([images, texts], said)
+    };
+    let (expected, _) = embedded(&model);
+
+    let bare = place.name("bare.safetensors");
+    done(&["convert", &model, "--to", "safetensors", &bare]);
+    assert!(embedded(&bare).0 == expected);
+    let (beside, said) = embedded(&place.name("unusual/open_clip_model.safetensors"));
+    assert!(beside == expected);
+    assert!(said.contains("read with the configuration in"), "{said}");
+    done(&["convert", &model, "--to", "huggingface", &place.name("face")]);
+    assert!(embedded(&place.name("face/model.safetensors")).0 == expected);
+    let inspected = done(&["inspect", &bare, "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&inspected).unwrap()["config"]["quick_gelu"], true);
+
+    // Away from its folder nothing tells it, and what is taken instead is said.
+    for (file, assumed) in [
+        ("unusual/open_clip_model.safetensors", ["GELU (not the QuickGELU", "`shortest`", "0.48145467"]),
+        ("face/model.safetensors", ["QuickGELU (OpenAI's", "bicubic", "open_clip_config.json beside it"]),
+    ] {
+        fs::copy(place.path(file), place.path("lonely.safetensors")).unwrap();
+        let (rows, said) = embedded(&place.name("lonely.safetensors"));
+        assert!(rows != expected);
+        for word in assumed {
+            assert!(said.contains(word), "{file}, {word}: {said}");
+        }
+    }
+    // Named by a preset, its own configuration is left out, and that is said.
+    let nano = Clip::new(&clip_model::presets::get("ViT-nano-32px").unwrap(), Device::Cpu, 1).unwrap();
+    folder::save(&place.path("nano"), &nano, &PreprocessConfig::default()).unwrap();
+    let file = place.name("nano/open_clip_model.safetensors");
+    let picture = place.name("wide/0.png");
+    let output = clip_distill(&["classify", &file, "--arch", "ViT-nano-32px", &picture, "--labels", "a,b"]);
+    assert!(
+        text(&output.stderr).contains("is not used, as another one is named"),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]

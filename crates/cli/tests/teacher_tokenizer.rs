@@ -175,6 +175,36 @@ fn a_student_takes_its_tokenizer_along() {
     done(&["convert", &trained, "--to", "open-clip", &converted]);
     assert_eq!(copy(&converted), TOKENIZER);
     assert_eq!(place.texts(&converted, &[]), place.texts(&trained, &[]));
+    // Python's open_clip reads a folder's tokenizer where the configuration names one, transformers by its settings.
+    let json = |file: &str| -> Value {
+        serde_json::from_str(&fs::read_to_string(place.path(file)).unwrap()).unwrap()
+    };
+    for folder in ["out/model", "converted"] {
+        let config = json(&format!("{folder}/open_clip_config.json"));
+        let named = config["model_cfg"]["text_cfg"]["hf_tokenizer_name"].as_str().unwrap();
+        assert!(named.starts_with("tokenizer.json with SHA-256"), "{named}");
+        let settings = json(&format!("{folder}/tokenizer_config.json"));
+        assert_eq!(settings["tokenizer_class"], "PreTrainedTokenizerFast");
+        assert_eq!(settings["model_max_length"], 10);
+    }
+    done(&["convert", &trained, "--to", "huggingface", &place.name("face")]);
+    assert_eq!(copy(&place.name("face")), TOKENIZER);
+    assert!(!place.path("face/merges.txt").exists());
+    assert_eq!(place.texts(&place.name("face"), &[]), place.texts(&trained, &[]));
+
+    // A file cannot hold it, and does not go on with another one.
+    let bare = place.name("bare.safetensors");
+    done(&["convert", &trained, "--to", "safetensors", &bare]);
+    let own = place.name("out/model/tokenizer.json");
+    assert_eq!(place.texts(&bare, &["--tokenizer", &own]), place.texts(&trained, &[]));
+    fs::write(place.path("other.json"), TOKENIZER.replace("dog", "cow")).unwrap();
+    for more in [vec![], vec!["--tokenizer".to_string(), place.name("other.json")]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_clip-distill"));
+        command.args(["embed", &bare, "--texts", &place.name("texts.txt"), "--out", &place.name("no")]);
+        let output = command.args(more).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("the model reads"), "{said}");
+    }
     // A model that reads with CLIP's tokenizer needs none.
     let plain = place.model("plain", 12, "", 1);
     done(&["convert", &plain, "--to", "open-clip", &place.name("plain-copy")]);

@@ -1,12 +1,15 @@
 //! Model folders: `open_clip_config.json` beside `open_clip_model.safetensors`, as Python's open_clip reads
-//! and writes them; folders of Hugging Face and bare checkpoints are read too.
+//! and writes them; folders of Hugging Face and single weight files are read too.
 
+mod classifier;
 mod export;
+mod file;
 mod hugging_face;
 
 use std::path::Path;
 
-pub use export::save_hugging_face;
+pub use export::{SpecialTokens, save_hugging_face, save_hugging_face_with};
+pub use file::{home, open_file, save_file};
 
 use serde::{Deserialize, Serialize};
 use tch::Device;
@@ -53,8 +56,9 @@ impl FolderConfig {
     }
 
     fn parse(name: &str, json: &str) -> Result<Self> {
-        let config: Self = serde_json::from_str(json).map_err(|e| Error::config(name, e.to_string()))?;
+        let mut config: Self = serde_json::from_str(json).map_err(|e| Error::config(name, e.to_string()))?;
         config.model_cfg.validate(name)?;
+        config.model_cfg.vision_cfg.classifier_as_projection();
         Ok(config)
     }
 }
@@ -140,13 +144,7 @@ pub fn open_adjusted(name: &str, device: Device, seed: u64, adjust: &Adjust) -> 
         return Ok(Opened { model, preprocess: preprocess_cfg, has_weights: false, notes: Vec::new() });
     }
     if path.is_file() {
-        let read = checkpoint::read(path)?;
-        let config = read.infer_config()?;
-        let assumed = "the configuration was told by the shapes, with heads of 64 channels";
-        let (model, mut notes) = with_weights(&config, read, path, device, adjust)?;
-        notes.push(assumed.into());
-        let preprocess = default_preprocess(&config);
-        return Ok(Opened { model, preprocess, has_weights: true, notes });
+        return file::open(path, device, adjust);
     }
     let config = adjust.apply(&presets::get(name)?)?;
     let model = Clip::new(&config, device, seed)?;
@@ -154,23 +152,7 @@ pub fn open_adjusted(name: &str, device: Device, seed: u64, adjust: &Adjust) -> 
 }
 
 fn open_folder(folder: &Path, device: Device, adjust: &Adjust) -> Result<Opened> {
-    let (config, mut preprocess, mut notes) = if folder.join(CONFIG_FILE).exists() {
-        let config = FolderConfig::read(folder)?;
-        (config.model_cfg, config.preprocess_cfg, Vec::new())
-    } else if folder.join(hugging_face::CONFIG_FILE).exists() {
-        let read = hugging_face::read(folder)?;
-        (read.config, read.preprocess, read.notes)
-    } else {
-        // What is given may be a run folder, in which the model is one of many things.
-        let inner = folder.join("model");
-        let hint = if inner.join(CONFIG_FILE).exists() {
-            format!("; `{}` is a model folder", inner.display())
-        } else {
-            String::new()
-        };
-        let reason = format!("it has neither {CONFIG_FILE} nor {}{hint}", hugging_face::CONFIG_FILE);
-        return Err(Error::config(folder.display().to_string(), reason));
-    };
+    let file::Described { config, mut preprocess, mut notes } = folder_config(folder)?;
     let file = WEIGHT_FILES.iter().map(|file| folder.join(file)).find(|path| path.is_file());
     // Where there is none, the error names the usual one.
     let file = file.unwrap_or_else(|| folder.join(WEIGHTS_FILE));
@@ -181,6 +163,26 @@ fn open_folder(folder: &Path, device: Device, adjust: &Adjust) -> Result<Opened>
         preprocess.size = None;
     }
     Ok(Opened { model, preprocess, has_weights: true, notes })
+}
+
+/// What a folder says of its weights.
+fn folder_config(folder: &Path) -> Result<file::Described> {
+    if folder.join(CONFIG_FILE).exists() {
+        let FolderConfig { model_cfg, preprocess_cfg } = FolderConfig::read(folder)?;
+        return Ok(file::Described { config: model_cfg, preprocess: preprocess_cfg, notes: Vec::new() });
+    }
+    if folder.join(hugging_face::CONFIG_FILE).exists() {
+        return hugging_face::read(folder);
+    }
+    // What is given may be a run folder, in which the model is one of many things.
+    let inner = folder.join("model");
+    let hint = if inner.join(CONFIG_FILE).exists() {
+        format!("; `{}` is a model folder", inner.display())
+    } else {
+        String::new()
+    };
+    let reason = format!("it has neither {CONFIG_FILE} nor {}{hint}", hugging_face::CONFIG_FILE);
+    Err(Error::config(folder.display().to_string(), reason))
 }
 
 /// The configuration of what a user names, as [`open`] would have it; of a folder no weights are read, so
@@ -200,7 +202,7 @@ pub fn config(name: &str) -> Result<ClipConfig> {
         return Ok(read_config(path)?.model_cfg);
     }
     if path.is_file() {
-        return checkpoint::read(path)?.infer_config();
+        return Ok(file::describe(path, &checkpoint::read(path)?)?.config);
     }
     presets::get(name)
 }
@@ -246,15 +248,6 @@ pub fn load_weights(config: &ClipConfig, file: &Path, device: Device) -> Result<
     Ok(with_weights(config, checkpoint::read(file)?, file, device, &Adjust::default())?.0)
 }
 
-/// [`open_adjusted`] of a bare file whose configuration is given.
-///
-/// # Errors
-/// As [`load_weights`] and [`Adjust::apply`].
-pub fn open_file(config: &ClipConfig, file: &Path, device: Device, adjust: &Adjust) -> Result<Opened> {
-    let (model, notes) = with_weights(config, checkpoint::read(file)?, file, device, adjust)?;
-    Ok(Opened { preprocess: default_preprocess(config), model, has_weights: true, notes })
-}
-
 fn with_weights(
     config: &ClipConfig,
     read: Checkpoint,
@@ -284,13 +277,14 @@ fn with_weights(
     }
     let whole = config.vision_cfg.blocks.is_none() && config.text_cfg.blocks.is_none();
     let pruned = whole && (read.layout == Layout::TinyClip || checkpoint::infer::is_uneven(&read.weights));
-    let config = match pruned {
+    let mut config = match pruned {
         true => checkpoint::adapt_config(config, &read.weights)?,
         false => config.clone(),
     };
+    let named = classifier::from_open_clip(&mut config, read.weights)?;
     let config = adjust.apply(&config)?;
     let model = Clip::new(&config, device, 0)?;
-    let mut named = checkpoint::layout::with_text_prefix(read.weights, config.custom_text);
+    let mut named = checkpoint::layout::with_text_prefix(named, config.custom_text);
     if adjust.image_size.is_some() {
         let moved = resize::fit_image_size(model.params(), &mut named)?;
         if !moved.is_empty() {
@@ -306,20 +300,28 @@ fn with_weights(
 /// # Errors
 /// [`Error::Io`] where it cannot be written.
 pub fn save(folder: &Path, model: &Clip, preprocess: &PreprocessConfig) -> Result<()> {
+    save_with(folder, model, preprocess, None)
+}
+
+/// The same with the name of a tokenizer that is not CLIP's, whose `tokenizer.json` the caller writes: by a name in
+/// the configuration, open_clip knows that it has to read the folder's.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_with(
+    folder: &Path,
+    model: &Clip,
+    preprocess: &PreprocessConfig,
+    tokenizer: Option<&str>,
+) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    let size = Some(serde_json::json!(model.config().vision_cfg.image_size));
-    let config = FolderConfig {
-        model_cfg: model.config().clone(),
-        preprocess_cfg: PreprocessConfig { size, ..preprocess.clone() },
-    };
+    let (config, state) = file::described(model, preprocess, tokenizer)?;
     let path = folder.join(CONFIG_FILE);
     let json = serde_json::to_string_pretty(&config)
         .map_err(|e| Error::config(path.display().to_string(), e.to_string()))?;
     weights::write_atomic(&path, json.as_bytes())?;
-    weights::write_safetensors(
-        &folder.join(WEIGHTS_FILE),
-        model.params().state().map(|p| (p.name.as_str(), &p.tensor)),
-    )
+    let state = state.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    weights::write_safetensors(&folder.join(WEIGHTS_FILE), state)
 }
 
 #[cfg(test)]

@@ -77,6 +77,18 @@ pub fn write_safetensors<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
 ) -> Result<()> {
+    write_safetensors_with(path, tensors, &[])
+}
+
+/// The same with entries (key, text) in the file's metadata.
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub fn write_safetensors_with<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+    entries: &[(&str, &str)],
+) -> Result<()> {
     let mut buffers = Vec::new();
     for (name, tensor) in tensors {
         let (kind, dtype) = match tensor.kind() {
@@ -107,8 +119,30 @@ pub fn write_safetensors<'a>(
         .map_err(format)?;
     // open_clip and transformers both look for this entry.
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(format)?;
+    let mut bytes = safetensors::serialize(views, Some(metadata)).map_err(format)?;
+    if !entries.is_empty() {
+        add_metadata(&mut bytes, entries).ok_or_else(|| Error::Format {
+            path: path.into(),
+            reason: "its header cannot be extended".into(),
+        })?;
+    }
     write_atomic(path, &bytes)
+}
+
+/// Adds entries to the metadata of a safetensors file. The library takes them in a hash map, and would write them in
+/// another order each time.
+fn add_metadata(file: &mut Vec<u8>, entries: &[(&str, &str)]) -> Option<()> {
+    let length = usize::try_from(u64::from_le_bytes(file.get(..8)?.try_into().ok()?)).ok()?;
+    let end = length.checked_add(8)?;
+    let mut header = serde_json::from_slice::<serde_json::Map<_, _>>(file.get(8..end)?).ok()?;
+    let metadata = header.get_mut("__metadata__")?.as_object_mut()?;
+    metadata.extend(entries.iter().map(|(key, text)| (key.to_string(), (*text).into())));
+    let mut header = serde_json::to_vec(&header).ok()?;
+    // The format wants the tensors to start at a multiple of 8.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let length = (header.len() as u64).to_le_bytes();
+    file.splice(..end, length.into_iter().chain(header));
+    Some(())
 }
 
 /// The file that [`write_atomic`] writes for `path`: the path itself, or what a symbolic link leads to.

@@ -138,6 +138,15 @@ proptest! {
         prop_assert_eq!(opened.model.config(), model.config());
         assert_same_weights(&opened.model, &model);
 
+        // One file that says itself what it is.
+        folder::save_file(&file, &model, &preprocess, None).unwrap();
+        let opened = open(&file);
+        prop_assert_eq!(opened.model.config(), model.config());
+        prop_assert_eq!(folder::config(&file.display().to_string()).unwrap(), model.config().clone());
+        assert_same_weights(&opened.model, &model);
+        assert_same_preprocess(&opened.preprocess, &preprocess);
+        prop_assert!(opened.notes.is_empty());
+
         // Another library's folder holds it or refuses it, and never holds another one.
         let face = place.path().join("face");
         if folder::save_hugging_face(&face, &model, &preprocess).is_ok() {

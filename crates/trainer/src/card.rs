@@ -52,6 +52,44 @@ impl RunFacts {
     }
 }
 
+/// How open_clip loads the folder.
+const OPEN_CLIP: &str = r#"```python
+import open_clip, torch
+from PIL import Image
+
+folder = "local-dir:THIS_FOLDER"
+model, _, preprocess = open_clip.create_model_and_transforms(folder)
+tokenizer = open_clip.get_tokenizer(folder)
+model.eval()
+labels = ["a cat", "a dog"]
+with torch.no_grad():
+    image = model.encode_image(preprocess(Image.open("picture.jpg")).unsqueeze(0))
+    text = model.encode_text(tokenizer([f"a photo of {label}." for label in labels]))
+    image, text = (torch.nn.functional.normalize(rows, dim=-1) for rows in (image, text))
+    print((model.logit_scale.exp() * image @ text.T).softmax(dim=-1))
+```
+"#;
+/// How transformers does.
+const TRANSFORMERS: &str = r#"```python
+from transformers import pipeline
+
+classify = pipeline("zero-shot-image-classification", model="THIS_FOLDER")
+classify("picture.jpg", candidate_labels=["a cat", "a dog"], hypothesis_template="a photo of {}.")
+```
+
+or, for embeddings and logits:
+
+```python
+from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
+
+model, processor = CLIPModel.from_pretrained("THIS_FOLDER"), CLIPProcessor.from_pretrained("THIS_FOLDER")
+texts = ["a photo of a cat.", "a photo of a dog."]
+inputs = processor(text=texts, images=Image.open("picture.jpg"), return_tensors="pt", padding=True, truncation=True)
+print(model(**inputs).logits_per_image.softmax(dim=-1))
+```
+"#;
+
 /// Everything that the card says.
 #[derive(Clone, Debug)]
 pub struct Card {
@@ -65,6 +103,8 @@ pub struct Card {
     pub config: ClipConfig,
     /// Its cost.
     pub cost: Cost,
+    /// Whether the tokenizer is not CLIP's, and its files are in the folder.
+    pub own_tokenizer: bool,
     /// How it was trained, where that is known.
     pub run: Option<RunFacts>,
 }
@@ -73,14 +113,16 @@ impl Card {
     /// Markdown with the YAML head that model hubs read.
     pub fn markdown(&self) -> String {
         let (library, load) = match self.library {
-            Library::OpenClip => (
-                "open_clip",
-                "```python\nimport open_clip\nmodel, _, preprocess = open_clip.create_model_and_transforms(\"local-dir:THIS_FOLDER\")\n```",
-            ),
-            Library::Transformers => (
-                "transformers",
-                "```python\nfrom transformers import CLIPModel\nmodel = CLIPModel.from_pretrained(\"THIS_FOLDER\")\n```",
-            ),
+            Library::OpenClip => ("open_clip", OPEN_CLIP),
+            Library::Transformers => ("transformers", TRANSFORMERS),
+        };
+        let tokenizer = match (self.own_tokenizer, self.library) {
+            (true, _) => "Texts are read by the tokenizer in `tokenizer.json`.",
+            (false, Library::OpenClip) => "Texts are read by CLIP's tokenizer.",
+            (false, Library::Transformers) => {
+                "Texts are read by CLIP's tokenizer. As for every CLIP model, transformers does not clean them before as \
+                 open_clip does: curly quotes, HTML entities and wrongly decoded letters stay as they are."
+            }
         };
         let license = self.license.as_deref().unwrap_or("other");
         let mut text = format!(
@@ -92,7 +134,7 @@ impl Card {
         }
         let (image, tower) = (self.cost.image, self.cost.text);
         text.push_str(&format!(
-            "| tower | parameters | multiply-accumulates |\n|---|---:|---:|\n| image, {size} px | {:.2} M | {:.3} G |\n| text, {context} tokens | {:.2} M | {:.3} G |\n\nEmbedding width {embed}.\n\n## Load\n\n{load}\n\n",
+            "| tower | parameters | multiply-accumulates |\n|---|---:|---:|\n| image, {size} px | {:.2} M | {:.3} G |\n| text, {context} tokens | {:.2} M | {:.3} G |\n\nEmbedding width {embed}.\n\n## Load\n\n{load}\n{tokenizer} A text has at most {context} tokens.\n\n",
             image.parameters as f64 / 1e6,
             image.macs as f64 / 1e9,
             tower.parameters as f64 / 1e6,
@@ -196,6 +238,7 @@ mod tests {
             library: Library::Transformers,
             license: None,
             cost: cost::cost(&config).unwrap(),
+            own_tokenizer: false,
             config,
             run: Some(facts),
         };
@@ -203,7 +246,9 @@ mod tests {
         for part in [
             "# mine",
             "license: other",
-            "CLIPModel",
+            "CLIPProcessor.from_pretrained",
+            "pipeline(\"zero-shot-image-classification\", model=",
+            "at most 32 tokens",
             "teacher: teacher-b",
             "2 × crd",
             "x/{0..9}.tar",
@@ -212,8 +257,15 @@ mod tests {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!text.contains("/somewhere"), "{text}");
+        assert!(text.contains("does not clean"), "{text}");
         (card.license, card.run) = (Some("mit".into()), None);
+        (card.library, card.own_tokenizer) = (Library::OpenClip, true);
         let text = card.markdown();
+        for part in
+            ["create_model_and_transforms(folder)", "get_tokenizer(folder)", "local-dir:", "`tokenizer.json`"]
+        {
+            assert!(text.contains(part), "{part}: {text}");
+        }
         assert!(text.contains("license: mit") && text.contains("Not known") && !text.contains("not stated"));
     }
 }

@@ -4,10 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clip_model::config::{TextConfig, TextPool};
+use clip_model::folder::{SpecialTokens, home};
 use clip_model::{ClipConfig, PreprocessConfig};
 use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
 use data_pipeline::loader::{View, ViewBatch};
-use data_pipeline::tokenizer::{ClipTokenizer, JsonTokenizer, PADDING_FILES, Tokenizer};
+use data_pipeline::tokenizer::{
+    ClipTokenizer, END_OF_TEXT, JsonTokenizer, PADDING_FILES, START_OF_TEXT, Tokenizer, foreign_settings,
+    hugging_face_files,
+};
 use ndarray::{ArrayView2, ArrayView4};
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
@@ -17,6 +21,9 @@ use crate::{Error, Result};
 
 /// Name of the tokenizer in a model folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// Name of a tokenizer that only its content tells; the checksum follows.
+const BY_CONTENT: &str = "tokenizer.json with SHA-256 ";
 
 /// How one model reads images and texts.
 #[derive(Clone)]
@@ -64,7 +71,8 @@ impl Cut {
 
 impl Reader {
     /// What a model that lies at `place` wants: the tokenizer that is named, or the `tokenizer.json` of its
-    /// folder, or CLIP's. A folder's copy of CLIP's tokenizer is CLIP's, with its cleaning of texts.
+    /// folder, or CLIP's. A folder's copy of CLIP's tokenizer is CLIP's, with its cleaning of texts. A weight file
+    /// that is read with the configuration of its folder has the tokenizer of that folder too.
     ///
     /// # Errors
     /// As [`Reader::new`].
@@ -74,7 +82,9 @@ impl Reader {
         preprocess: &PreprocessConfig,
         tokenizer: Option<&Path>,
     ) -> Result<Self> {
-        let own = Path::new(place).join(TOKENIZER_FILE);
+        let place = Path::new(place);
+        let folder = if place.is_file() { home(place) } else { Some(place) };
+        let own = folder.map(|folder| folder.join(TOKENIZER_FILE)).unwrap_or_default();
         if tokenizer.is_some() || !own.is_file() || JsonTokenizer::open(&own)?.is_clips() {
             return Self::new(config, preprocess, tokenizer);
         }
@@ -97,7 +107,14 @@ impl Reader {
             Some(path) => {
                 let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
                 let sum = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-                let name = format!("{TOKENIZER_FILE} with SHA-256 {sum}");
+                let name = format!("{BY_CONTENT}{sum}");
+                let wanted = config.text_cfg.hf_tokenizer_name.as_ref();
+                if let Some(wanted) =
+                    wanted.filter(|wanted| wanted.starts_with(BY_CONTENT) && **wanted != name)
+                {
+                    let reason = format!("the model reads {wanted}, and `{}` is {name}", path.display());
+                    return Err(Error::recipe("tokenizer", reason));
+                }
                 (name, Some(path.into()), Arc::new(JsonTokenizer::open(path)?.canonical(canonical)))
             }
             None => match &config.text_cfg.hf_tokenizer_name {
@@ -197,10 +214,11 @@ impl Reader {
         Ok(Tensor::f_from_slice(&cut)?.f_view([-1, length as i64])?.f_to_device(device)?)
     }
 
-    /// Writes a tokenizer that is not CLIP's into a model folder, where [`Reader::of_model`] finds it.
+    /// Writes a tokenizer that is not CLIP's into a model folder, where [`Reader::of_model`] finds it, with settings
+    /// that have Python's transformers read it as it stands where it brings none.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read or written.
+    /// [`Error::Io`] where it cannot be read or written, [`Error::Data`] where it is no tokenizer any more.
     pub fn save_tokenizer(&self, folder: &Path) -> Result<()> {
         let Some(file) = &self.tokenizer_file else { return Ok(()) };
         let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
@@ -212,7 +230,38 @@ impl Reader {
                 clip_model::weights::write_atomic(&folder.join(name), &bytes)?;
             }
         }
+        let settings = PADDING_FILES[0];
+        if !file.with_file_name(settings).is_file() {
+            let pad = JsonTokenizer::open(file)?.pad_token();
+            let bytes = foreign_settings(self.context_length, pad.as_deref());
+            clip_model::weights::write_atomic(&folder.join(settings), &bytes)?;
+        }
         Ok(())
+    }
+
+    /// Writes the files from which Python's transformers makes the model's tokenizer, CLIP's too.
+    ///
+    /// # Errors
+    /// As [`Reader::save_tokenizer`].
+    pub fn save_for_transformers(&self, folder: &Path) -> Result<()> {
+        if self.tokenizer_file.is_some() {
+            return self.save_tokenizer(folder);
+        }
+        for (name, bytes) in hugging_face_files(self.context_length) {
+            clip_model::weights::write_atomic(&folder.join(name), &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// The ids of CLIP's tokenizer as [`Reader::save_for_transformers`] writes it; none for another tokenizer.
+    pub fn special_tokens(&self) -> Option<SpecialTokens> {
+        let clips = SpecialTokens { start: START_OF_TEXT, end: END_OF_TEXT, pad: END_OF_TEXT };
+        self.tokenizer_file.is_none().then_some(clips)
+    }
+
+    /// How a configuration names a tokenizer that is not CLIP's; none for CLIP's.
+    pub fn foreign_tokenizer(&self) -> Option<&str> {
+        self.tokenizer_file.as_ref().map(|_| self.tokenizer_name.as_str())
     }
 }
 

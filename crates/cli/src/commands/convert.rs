@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use clip_model::weights::{write_atomic, write_safetensors};
+use clip_model::weights::write_atomic;
 use clip_model::{cost, folder};
 use trainer::card::{Card, Library};
 use trainer::views::Reader;
@@ -20,22 +20,28 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
     }
     let (opened, place) = open_weights(&args.model, args.arch.as_deref())?;
     let (model, preprocess) = (&opened.model, &opened.preprocess);
-    let library = match args.to {
-        Format::OpenClip => {
-            folder::save(&args.out, model, preprocess)?;
-            Library::OpenClip
+    // First, so that a model whose tokenizer is not there leaves no half of a folder.
+    let reader = Reader::of_model(&place, model.config(), preprocess, args.tokenizer.as_deref());
+    if args.to == Format::Safetensors {
+        // Weights and configuration are whole without a tokenizer; what the model reads stays named.
+        let tokenizer = reader.as_ref().ok().and_then(Reader::foreign_tokenizer);
+        folder::save_file(&args.out, model, preprocess, tokenizer)?;
+        if let Some(name) = tokenizer {
+            output::note(format!("the tokenizer is not in the file: {name} has to be named by --tokenizer"));
         }
-        Format::HuggingFace => {
-            folder::save_hugging_face(&args.out, model, preprocess)?;
-            Library::Transformers
-        }
-        Format::Safetensors => {
-            write_safetensors(&args.out, model.params().state().map(|p| (p.name.as_str(), &p.tensor)))?;
-            output::note(format!("wrote {}", args.out.display()));
-            return Ok(Code::Done);
-        }
+        output::note(format!("wrote {}", args.out.display()));
+        return Ok(Code::Done);
+    }
+    let reader = reader?;
+    let library = if args.to == Format::OpenClip {
+        folder::save_with(&args.out, model, preprocess, reader.foreign_tokenizer())?;
+        reader.save_tokenizer(&args.out)?;
+        Library::OpenClip
+    } else {
+        folder::save_hugging_face_with(&args.out, model, preprocess, reader.special_tokens())?;
+        reader.save_for_transformers(&args.out)?;
+        Library::Transformers
     };
-    Reader::of_model(&place, model.config(), preprocess, None)?.save_tokenizer(&args.out)?;
     let name =
         args.out.file_name().map_or_else(|| args.model.clone(), |name| name.to_string_lossy().into_owned());
     let card = Card {
@@ -44,6 +50,7 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
         license: args.license,
         config: model.config().clone(),
         cost: cost::cost(model.config())?,
+        own_tokenizer: reader.foreign_tokenizer().is_some(),
         // A run's model folder lies beside what is known of the run.
         run: Path::new(&args.model).parent().map(trainer::card::RunFacts::read).transpose()?.flatten(),
     };

@@ -39,6 +39,9 @@ use crate::{ClipConfig, Result};
 use container::Container;
 use fault::Found;
 
+/// Key in a safetensors file's metadata of the model's configuration, in the format of `open_clip_config.json`.
+pub const CONFIG_ENTRY: &str = "open_clip_config";
+
 /// The weights of a file.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -51,6 +54,8 @@ pub struct Checkpoint {
     pub dropped: Vec<String>,
     /// What was decided on the way, for people to read.
     pub notes: Vec<String>,
+    /// The configuration that the file holds ([`CONFIG_ENTRY`]), unread.
+    pub config: Option<String>,
 }
 
 impl Checkpoint {
@@ -85,6 +90,11 @@ pub fn read_bytes(bytes: &[u8]) -> Result<Checkpoint> {
         .map_err(|fault| fault.at(Path::new("bytes")))
 }
 
+/// The configuration that a file holds ([`CONFIG_ENTRY`]); none where it holds none or cannot be read.
+pub(crate) fn own_config(path: &Path) -> Option<String> {
+    container::open(path).ok()?.config
+}
+
 /// All tensors of a file of any container under the names that they have there.
 ///
 /// # Errors
@@ -105,5 +115,5 @@ fn finish(mut container: Container) -> Found<Checkpoint> {
     notes.extend(plan.notes);
     let mut dropped = plan.dropped;
     dropped.extend(container.other);
-    Ok(Checkpoint { weights, layout: plan.layout, dropped, notes })
+    Ok(Checkpoint { weights, layout: plan.layout, dropped, notes, config: container.config })
 }

@@ -29,6 +29,8 @@ pub(crate) fn list(mut source: Box<dyn Source>, length: u64) -> Found<Container>
     let mut container = Container { files: vec![(source, length)], ..Container::default() };
     for (name, row) in rows {
         if name == "__metadata__" {
+            let config = row.get(super::CONFIG_ENTRY).and_then(serde_json::Value::as_str);
+            container.config = config.map(String::from);
             continue;
         }
         let Ok(row) = serde_json::from_value::<Row>(row) else {

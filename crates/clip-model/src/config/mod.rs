@@ -83,9 +83,10 @@ impl ClipConfig {
     /// # Errors
     /// [`Error::Config`] where the JSON is broken, has an unknown key, or dimensions that cannot work.
     pub fn from_json(name: &str, json: &str) -> Result<Self> {
-        let config: ClipConfig =
+        let mut config: ClipConfig =
             serde_json::from_str(json).map_err(|e| Error::config(name, e.to_string()))?;
         config.validate(name)?;
+        config.vision_cfg.classifier_as_projection();
         Ok(config)
     }
 

@@ -61,12 +61,14 @@ pub struct VisionConfig {
     /// Pooling of a timm model; empty for the model's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timm_pool: Option<String>,
-    /// `linear` or `none` behind a timm model.
+    /// `linear` or `none` behind a timm model; empty for the model's own classifier, which is a linear one
+    /// ([`VisionConfig::classifier_as_projection`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timm_proj: Option<String>,
-    /// Whether the projection behind a timm model has a bias.
-    #[serde(skip_serializing_if = "is_default")]
-    pub timm_proj_bias: bool,
+    /// Whether the projection behind a timm model has a bias; left out, a projection has none and a model's own
+    /// classifier has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timm_proj_bias: Option<bool>,
     /// Dropout before the projection behind a timm model.
     #[serde(skip_serializing_if = "is_default")]
     pub timm_drop: f64,
@@ -144,7 +146,7 @@ impl Default for VisionConfig {
             timm_model_pretrained: None,
             timm_pool: None,
             timm_proj: None,
-            timm_proj_bias: false,
+            timm_proj_bias: None,
             timm_drop: 0.0,
             timm_drop_path: None,
             attentional_pool: None,
@@ -174,9 +176,25 @@ impl VisionConfig {
     /// Whether the projection behind a timm model has a bias; `None` where there is no projection.
     pub fn timm_projection(&self) -> Check<Option<bool>> {
         match self.timm_proj.as_deref() {
-            None | Some("linear") => Ok(Some(self.timm_proj_bias)),
-            Some("none" | "") => Ok(None),
-            Some(other) => Err(format!("vision_cfg.timm_proj = `{other}`; known are `linear` and `none`")),
+            None | Some("linear") => Ok(Some(self.timm_proj_bias.unwrap_or(false))),
+            Some("") => Ok(Some(self.timm_proj_bias.unwrap_or(true))),
+            Some("none") => Ok(None),
+            Some(other) => {
+                Err(format!("vision_cfg.timm_proj = `{other}`; known are `linear`, `none` and an empty text"))
+            }
+        }
+    }
+
+    /// Turns the form in which a timm model's own classifier is the projection (`timm_proj` is empty) into the usual
+    /// one with a projection behind the model: the same computation under another name.
+    ///
+    /// Python's open_clip needs the first form for MobileNetV3, whose features timm counts before its last layer;
+    /// here every tower has the second one.
+    pub fn classifier_as_projection(&mut self) {
+        if self.tower() == TowerKind::Timm && self.timm_proj.as_deref() == Some("") {
+            let bias = self.timm_proj_bias.unwrap_or(true);
+            (self.timm_proj, self.timm_pool) = (Some("linear".into()), Some(String::new()));
+            self.timm_proj_bias = bias.then_some(true);
         }
     }
 
@@ -278,6 +296,13 @@ impl VisionConfig {
     fn check_timm(&self) -> Check {
         let trunk = self.trunk()?;
         self.timm_projection()?;
+        if self.timm_proj.as_deref() == Some("") && self.timm_pool.as_deref() == Some("") {
+            return Err(
+                "timm_proj is empty, so the classifier of the timm model is the projection, and it needs \
+                 pooled features: set timm_pool to `avg`, or timm_proj to `linear`"
+                    .into(),
+            );
+        }
         trunk.check(self.image_size, self.timm_pool.as_deref().unwrap_or("avg"))
     }
 }

@@ -10,16 +10,44 @@ use crate::checkpoint::layout;
 use crate::config::{ActKwargs, Layers, TextPool, TowerKind, VisionPool};
 use crate::{Clip, ClipConfig, Error, PreprocessConfig, Result, weights};
 
+/// The end token of which the library makes nothing, and pools the highest id of a text.
+const HIGHEST: i64 = super::hugging_face::WRONG_END;
 /// Name of the weights.
 const WEIGHTS_FILE: &str = "model.safetensors";
 
-/// Writes a folder that transformers' `CLIPModel.from_pretrained` loads and [`super::open`] reads.
+/// Ids that a tokenizer gives to its special tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Before a text.
+    pub start: i64,
+    /// Behind a text.
+    pub end: i64,
+    /// What fills a row.
+    pub pad: i64,
+}
+
+/// Writes a folder that transformers' `CLIPModel.from_pretrained` loads and [`super::open`] reads. The files of its
+/// tokenizer are the caller's.
 ///
 /// # Errors
 /// [`Error::Config`] where that class cannot hold the model (an image tower other than a plain ViT, pruned
 /// blocks, a text tower without causal mask, …), [`Error::Io`] where it cannot be written.
 pub fn save_hugging_face(folder: &Path, model: &Clip, preprocess: &PreprocessConfig) -> Result<()> {
-    let config = config_json(model.config()).map_err(refuse)?;
+    save_hugging_face_with(folder, model, preprocess, None)
+}
+
+/// The same with the ids of the tokenizer, where they are known; a text tower that reads its result at the highest id
+/// reads it at `end` then, so that has to be the highest.
+///
+/// # Errors
+/// As [`save_hugging_face`].
+pub fn save_hugging_face_with(
+    folder: &Path,
+    model: &Clip,
+    preprocess: &PreprocessConfig,
+    tokens: Option<SpecialTokens>,
+) -> Result<()> {
+    let config = config_json(model.config(), tokens).map_err(refuse)?;
     let preprocess = preprocess_json(preprocess, model.config().vision_cfg.image_size).map_err(refuse)?;
     let dict = model.params().state().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
     let renamed = layout::to_hugging_face(&dict.collect::<HashMap<_, _>>(), model.config())?;
@@ -37,7 +65,7 @@ fn refuse(what: String) -> Error {
     Error::config("Hugging Face CLIPModel", format!("it cannot hold {what}; keep the open_clip folder"))
 }
 
-fn config_json(config: &ClipConfig) -> std::result::Result<Value, String> {
+fn config_json(config: &ClipConfig, tokens: Option<SpecialTokens>) -> std::result::Result<Value, String> {
     let (vision, text) = (&config.vision_cfg, &config.text_cfg);
     let (Layers::Depth(layers), Some(patch_size), TowerKind::Vit) =
         (vision.layers, vision.patch_size, vision.tower())
@@ -50,6 +78,7 @@ fn config_json(config: &ClipConfig) -> std::result::Result<Value, String> {
         (text.no_causal_mask, "a text tower without causal mask"),
         (matches!(text.pool_type, TextPool::First | TextPool::Last), "a text tower that pools by place"),
         (!text.has_projection() || text.proj_bias, "another text projection than a plain matrix"),
+        (text.pool_type == TextPool::Eos && text.eos_id == Some(HIGHEST), "an end token of id 2"),
         (config.init_logit_bias.is_some(), "a logit bias"),
         (vision.ls_init_value.is_some() || text.ls_init_value.is_some(), "layer scale"),
     ] {
@@ -65,8 +94,14 @@ fn config_json(config: &ClipConfig) -> std::result::Result<Value, String> {
             (false, false) => "gelu",
         }
     };
-    // The library pools the first token of this id; where the highest id is pooled, that is the last one.
-    let end = text.eos_id.filter(|_| text.pool_type == TextPool::Eos).unwrap_or(text.vocab_size - 1);
+    // The library pools the first token of this id. Where the highest id is pooled, that is CLIP's end token; of
+    // another tokenizer nothing says which one it is.
+    let end = match (text.pool_type, tokens) {
+        (TextPool::Eos, _) => text.eos_id.unwrap_or(HIGHEST),
+        (_, Some(tokens)) => tokens.end,
+        (_, None) => HIGHEST,
+    };
+    let (start, pad) = tokens.map_or((None, text.pad_id), |tokens| (Some(tokens.start), tokens.pad));
     Ok(json!({
         "architectures": ["CLIPModel"],
         "model_type": "clip",
@@ -84,9 +119,9 @@ fn config_json(config: &ClipConfig) -> std::result::Result<Value, String> {
             "vocab_size": text.vocab_size,
             "layer_norm_eps": text.eps(),
             "projection_dim": config.embed_dim,
-            "bos_token_id": end - 1,
+            "bos_token_id": start,
             "eos_token_id": end,
-            "pad_token_id": text.pad_id,
+            "pad_token_id": pad,
         },
         "vision_config": {
             "model_type": "clip_vision_model",
@@ -141,12 +176,13 @@ mod tests {
     #[test]
     fn a_written_folder_is_read_as_the_same_model() {
         let mut config = presets::get("ViT-nano-32px").unwrap();
-        for quick_gelu in [false, true] {
+        let clips = SpecialTokens { start: 49406, end: 49407, pad: 49407 };
+        for (quick_gelu, tokens) in [(false, None), (true, Some(clips))] {
             config.quick_gelu = quick_gelu;
             let model = Clip::new(&config, Device::Cpu, 3).unwrap();
             let place = tempfile::tempdir().unwrap();
             let preprocess = PreprocessConfig { interpolation: "bilinear".into(), ..Default::default() };
-            save_hugging_face(place.path(), &model, &preprocess).unwrap();
+            save_hugging_face_with(place.path(), &model, &preprocess, tokens).unwrap();
             let name = place.path().display().to_string();
             let opened = folder::open(&name, Device::Cpu, 0).unwrap();
             assert_eq!(opened.model.config().quick_gelu, quick_gelu);
@@ -164,7 +200,7 @@ mod tests {
     fn what_it_cannot_hold_is_said() {
         let refused = |json: &str| {
             let config = ClipConfig::from_json("test", json).unwrap();
-            config_json(&config).unwrap_err()
+            config_json(&config, None).unwrap_err()
         };
         let text = r#""text_cfg": {"layers": 1, "width": 16, "heads": 2, "vocab_size": 32}"#;
         let of = |vision: &str| refused(&format!(r#"{{"embed_dim": 16, "vision_cfg": {vision}, {text}}}"#));

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::file::Described;
 use crate::checkpoint::infer;
 use crate::config::{ActKwargs, Layers, NormKwargs, TextConfig, TextPool, VisionConfig};
 use crate::{ClipConfig, Error, PreprocessConfig, Result};
@@ -15,7 +16,7 @@ pub(super) const CONFIG_FILE: &str = "config.json";
 /// Name of what the model wants of its images.
 pub(super) const PREPROCESS_FILE: &str = "preprocessor_config.json";
 /// The end token that early configurations name wrongly; the library pools the highest id for them.
-const WRONG_END: i64 = 2;
+pub(super) const WRONG_END: i64 = 2;
 
 /// Keys that describe files, training or text generation, and not what the towers compute.
 const HARMLESS: &[&str] = &[
@@ -86,18 +87,11 @@ const HARMLESS: &[&str] = &[
     "use_bfloat16",
 ];
 
-/// What a folder says.
-pub(super) struct Folder {
-    pub(super) config: ClipConfig,
-    pub(super) preprocess: PreprocessConfig,
-    pub(super) notes: Vec<String>,
-}
-
 /// Reads both files of a folder; one without the second has the defaults of its model type.
 ///
 /// # Errors
 /// [`Error::Config`] naming the file and the key that is not understood.
-pub(super) fn read(folder: &Path) -> Result<Folder> {
+pub(super) fn read(folder: &Path) -> Result<Described> {
     let path = folder.join(CONFIG_FILE);
     let name = path.display().to_string();
     let mut notes = Vec::new();
@@ -121,7 +115,7 @@ pub(super) fn read(folder: &Path) -> Result<Folder> {
         notes.push(format!("there is no {PREPROCESS_FILE}, so images are prepared as is usual for the type"));
         super::default_preprocess(&config)
     };
-    Ok(Folder { config, preprocess, notes })
+    Ok(Described { config, preprocess, notes })
 }
 
 fn read_json(path: &Path) -> Result<Map<String, Value>> {
@@ -442,7 +436,7 @@ mod tests {
 
     use super::*;
 
-    fn read_both(config: &Value, preprocess: Option<&Value>) -> Result<Folder> {
+    fn read_both(config: &Value, preprocess: Option<&Value>) -> Result<Described> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(CONFIG_FILE), config.to_string()).unwrap();
         if let Some(preprocess) = preprocess {

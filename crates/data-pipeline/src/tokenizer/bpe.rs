@@ -23,9 +23,7 @@ pub(super) struct Bpe {
 impl Bpe {
     /// Unpacks the table that is part of the crate.
     pub(super) fn embedded() -> Self {
-        let mut text = String::new();
-        GzDecoder::new(MERGES).read_to_string(&mut text).expect("the embedded merges are intact");
-        Self::parse(&text)
+        Self::parse(&unpacked())
     }
 
     fn parse(merges: &str) -> Self {
@@ -125,6 +123,12 @@ impl Bpe {
     }
 }
 
+fn unpacked() -> String {
+    let mut text = String::new();
+    GzDecoder::new(MERGES).read_to_string(&mut text).expect("the embedded merges are intact");
+    text
+}
+
 /// The printable letter that stands for each byte in the published table, in the order of the ids.
 fn byte_letters() -> Vec<(u8, char)> {
     let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
@@ -133,17 +137,16 @@ fn byte_letters() -> Vec<(u8, char)> {
     own.chain(others).collect()
 }
 
-/// The vocabulary without special tokens, and the merges, as Hugging Face writes them.
-#[cfg(test)]
-pub(super) fn published() -> (Vec<(String, serde_json::Value)>, Vec<String>) {
-    let mut text = String::new();
-    GzDecoder::new(MERGES).read_to_string(&mut text).expect("the embedded merges are intact");
+/// The vocabulary without special tokens, and the merges (two symbols and a space between them), in the order of
+/// their ids.
+pub(super) fn published() -> (Vec<(String, u32)>, Vec<String>) {
     let letters = byte_letters();
     let single = letters.iter().map(|(_, letter)| letter.to_string());
     let last = letters.iter().map(|(_, letter)| format!("{letter}</w>"));
+    let text = unpacked();
     let lines = text.lines().filter(|line| line.contains(' ')).map(str::to_string).collect::<Vec<_>>();
     let symbols = single.chain(last).chain(lines.iter().map(|line| line.replacen(' ', "", 1)));
-    (symbols.zip((0..).map(serde_json::Value::from)).collect(), lines)
+    (symbols.zip(0..).collect(), lines)
 }
 
 #[cfg(test)]

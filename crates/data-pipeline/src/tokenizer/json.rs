@@ -69,6 +69,11 @@ impl JsonTokenizer {
         Ok(JsonTokenizer { inner, pad, canonical: false })
     }
 
+    /// The token that fills a row behind its text, as the vocabulary spells it.
+    pub fn pad_token(&self) -> Option<String> {
+        self.inner.id_to_token(u32::try_from(self.pad.unwrap_or(0)).ok()?)
+    }
+
     /// Whether it is CLIP's own, which most folders of CLIP models bring: as many ids, and the same ones for a
     /// few texts. Padding, which CLIP's towers do not see, may differ.
     pub fn is_clips(&self) -> bool {
@@ -196,47 +201,17 @@ mod tests {
         assert_eq!(row, [1, 2, 4, 7]);
     }
 
-    /// CLIP's tokenizer as Hugging Face publishes it.
-    fn clips() -> serde_json::Value {
-        let (vocabulary, merges) = super::super::bpe::published();
-        let mut vocab = vocabulary.into_iter().collect::<serde_json::Map<_, _>>();
-        let special = [("<|startoftext|>", 49406), ("<|endoftext|>", 49407)];
-        vocab.extend(special.map(|(token, id)| (token.to_string(), id.into())));
-        let added = special.map(|(token, id)| {
-            serde_json::json!({ "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": true })
-        });
-        serde_json::json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
-            "normalizer": { "type": "Sequence", "normalizers": [
-                { "type": "NFC" },
-                { "type": "Replace", "pattern": { "Regex": "\\s+" }, "content": " " },
-                { "type": "Lowercase" },
-            ]},
-            "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
-                { "type": "Split", "behavior": "Removed", "invert": true, "pattern":
-                    { "Regex": "'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+" } },
-                { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true },
-            ]},
-            "post_processor": { "type": "RobertaProcessing", "sep": ["<|endoftext|>", 49407],
-                "cls": ["<|startoftext|>", 49406], "trim_offsets": false, "add_prefix_space": false },
-            "decoder": null,
-            "model": { "type": "BPE", "dropout": null, "unk_token": "<|endoftext|>", "continuing_subword_prefix": "",
-                "end_of_word_suffix": "</w>", "fuse_unk": false, "vocab": vocab, "merges": merges },
-        })
-    }
-
     #[test]
     fn copies_of_clips_tokenizer_are_known() {
         let open = |json: &serde_json::Value| {
             JsonTokenizer::from_bytes(Path::new("clip"), json.to_string().as_bytes()).unwrap()
         };
-        let mut json = clips();
+        let mut json = super::super::export::tokenizer_json();
         assert!(open(&json).is_clips());
         // As many ids and one step less, or other ids for the same tokens.
         json["normalizer"] = serde_json::Value::Null;
         assert!(!open(&json).is_clips());
-        let mut json = clips();
+        let mut json = super::super::export::tokenizer_json();
         json["model"]["vocab"]["cat</w>"] = 1929.into();
         json["model"]["vocab"]["dog</w>"] = 2368.into();
         assert!(!open(&json).is_clips());

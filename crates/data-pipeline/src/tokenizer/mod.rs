@@ -4,12 +4,14 @@ mod bpe;
 mod clean;
 mod clip;
 mod entities;
+mod export;
 mod json;
 mod letters;
 mod repair;
 
 pub use clean::clean;
 pub use clip::{ClipTokenizer, END_OF_TEXT, START_OF_TEXT};
+pub use export::{foreign_settings, hugging_face_files};
 pub use json::{JsonTokenizer, PADDING_FILES};
 pub use repair::fix_text;
 

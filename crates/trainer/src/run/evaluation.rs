@@ -79,7 +79,8 @@ impl Session<'_> {
     /// The student as a model folder, with the tokenizer that it needs.
     fn save_model(&self, name: &str) -> Result<()> {
         let folder = self.folder.join(name);
-        folder::save(&folder, &self.trainee.student, &self.preprocess)?;
+        let (student, tokenizer) = (&self.trainee.student, self.reader.foreign_tokenizer());
+        folder::save_with(&folder, student, &self.preprocess, tokenizer)?;
         if let Some(head) = &self.trainee.cross_modal {
             head.save(&folder)?;
         }

@@ -74,6 +74,16 @@ impl Trunk {
         }
     }
 
+    /// Path of the linear layer in which timm's model ends when it classifies.
+    pub(crate) fn classifier(&self) -> &'static str {
+        match self {
+            Trunk::ResNet18 => "fc",
+            Trunk::EfficientNetB0 | Trunk::MobileNetV3Small => "classifier",
+            Trunk::MobileVit(_) | Trunk::SwinTiny => "head.fc",
+            Trunk::Siglip(_) => "head",
+        }
+    }
+
     /// Finds an image size or pooling that this trunk cannot have.
     ///
     /// # Errors

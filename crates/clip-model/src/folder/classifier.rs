@@ -1,0 +1,190 @@
+//! timm towers whose own classifier is the projection: the form in which Python's open_clip has MobileNetV3.
+//!
+//! timm (from 1.0.16 on) counts the features of MobileNetV3 before its last convolution, and open_clip sizes its
+//! projection by that count, so that neither its own fresh model nor weights of the form `visual.head.proj` work
+//! there. With `timm_proj` empty, timm's classifier behind that convolution is the projection, and both work. The two
+//! forms compute the same; in memory a model always has the projection.
+
+use std::collections::HashMap;
+
+use tch::Tensor;
+
+use crate::config::TowerKind;
+use crate::vision::timm::Trunk;
+use crate::{Clip, ClipConfig, Error, Result};
+
+/// Path of the projection behind a timm model.
+const PROJECTION: &str = "visual.head.proj.";
+
+/// The configuration and state dict from which Python's open_clip builds the model.
+pub(super) fn for_open_clip(model: &Clip) -> Result<(ClipConfig, Vec<(String, Tensor)>)> {
+    let mut config = model.config().clone();
+    let mut state =
+        model.params().state().map(|p| (p.name.clone(), p.tensor.shallow_clone())).collect::<Vec<_>>();
+    let Some(bias) =
+        projection(&config)?.filter(|_| config.vision_cfg.trunk() == Ok(Trunk::MobileNetV3Small))
+    else {
+        return Ok((config, state));
+    };
+    let classifier = path(&config)?;
+    for (name, _) in &mut state {
+        if let Some(rest) = name.strip_prefix(PROJECTION) {
+            *name = format!("{classifier}{rest}");
+        }
+    }
+    if !bias {
+        // timm's classifier has a bias; the reader takes one of zeros off again.
+        let zeros = Tensor::f_zeros([config.embed_dim], (tch::Kind::Float, model.device()))?;
+        state.push((format!("{classifier}bias"), zeros));
+    }
+    let vision = &mut config.vision_cfg;
+    (vision.timm_pool, vision.timm_proj) = (Some("avg".into()), Some(String::new()));
+    vision.timm_proj_bias = Some(bias);
+    Ok((config, state))
+}
+
+/// Weights under the names of the projection, where they have those of the classifier. A bias of zeros is taken off
+/// where the configuration has none; any other makes the configuration have one.
+pub(super) fn from_open_clip(
+    config: &mut ClipConfig,
+    mut weights: HashMap<String, Tensor>,
+) -> Result<HashMap<String, Tensor>> {
+    let Some(bias) = projection(config)? else { return Ok(weights) };
+    let classifier = path(config)?;
+    let Some(matrix) = weights.remove(&format!("{classifier}weight")) else { return Ok(weights) };
+    weights.insert(format!("{PROJECTION}weight"), matrix);
+    if let Some(own) = weights.remove(&format!("{classifier}bias")) {
+        let floating = own.is_floating_point();
+        let zeros = floating && own.f_count_nonzero(None::<i64>)?.f_int64_value(&[])? == 0;
+        if bias || !zeros {
+            config.vision_cfg.timm_proj_bias = Some(true);
+            weights.insert(format!("{PROJECTION}bias"), own);
+        }
+    }
+    Ok(weights)
+}
+
+/// Whether the projection behind a timm model has a bias; none for other towers and for models without one.
+fn projection(config: &ClipConfig) -> Result<Option<bool>> {
+    if config.vision_cfg.tower() != TowerKind::Timm {
+        return Ok(None);
+    }
+    config.vision_cfg.timm_projection().map_err(|reason| Error::config("vision_cfg", reason))
+}
+
+/// Path of the classifier, with a dot behind it.
+fn path(config: &ClipConfig) -> Result<String> {
+    let trunk = config.vision_cfg.trunk().map_err(|reason| Error::config("vision_cfg", reason))?;
+    Ok(format!("visual.trunk.{}.", trunk.classifier()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::folder::{self, CONFIG_FILE, FolderConfig, WEIGHTS_FILE};
+    use crate::{PreprocessConfig, presets, weights};
+
+    /// A MobileNetV3 with a text tower of a few thousand weights.
+    fn tiny(more: &str) -> Clip {
+        let json = format!(
+            r#"{{"embed_dim": 24, "vision_cfg": {{"timm_model_name": "mobilenetv3_small_100", "timm_pool": "",
+            "timm_proj": "linear", "image_size": 64{more}}},
+            "text_cfg": {{"context_length": 6, "vocab_size": 30, "width": 8, "heads": 2, "layers": 1}}}}"#
+        );
+        Clip::new(&ClipConfig::from_json("tiny", &json).unwrap(), Device::Cpu, 5).unwrap()
+    }
+
+    fn embeddings(model: &Clip) -> Tensor {
+        let images = Tensor::arange(2 * 3 * 64 * 64, (Kind::Float, Device::Cpu)).sin().view([2, 3, 64, 64]);
+        tch::no_grad(|| model.encode_image(&images).unwrap())
+    }
+
+    #[test]
+    fn a_mobilenet_is_written_as_open_clip_builds_it_and_read_back_the_same() {
+        for (more, bias) in [("", false), (r#", "timm_proj_bias": true"#, true)] {
+            let model = tiny(more);
+            let place = tempfile::tempdir().unwrap();
+            folder::save(place.path(), &model, &PreprocessConfig::default()).unwrap();
+
+            let json = std::fs::read_to_string(place.path().join(CONFIG_FILE)).unwrap();
+            let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+            let vision = &json["model_cfg"]["vision_cfg"];
+            assert_eq!((vision["timm_pool"].as_str(), vision["timm_proj"].as_str()), (Some("avg"), Some("")));
+            let file = weights::read_safetensors(&place.path().join(WEIGHTS_FILE)).unwrap();
+            assert_eq!(file["visual.trunk.classifier.weight"].size(), [24, 1024]);
+            let written = file["visual.trunk.classifier.bias"].abs().max().double_value(&[]);
+            assert_eq!(written > 0.0, bias);
+            assert!(!file.contains_key("visual.head.proj.weight"));
+
+            let name = place.path().display().to_string();
+            let opened = folder::open(&name, Device::Cpu, 0).unwrap().model;
+            assert_eq!(opened.config(), model.config());
+            assert_eq!(folder::config(&name).unwrap(), *model.config());
+            assert!(embeddings(&opened).equal(&embeddings(&model)));
+        }
+    }
+
+    #[test]
+    fn the_form_of_older_folders_and_of_clip_kd_is_still_read() {
+        let model = tiny("");
+        let place = tempfile::tempdir().unwrap();
+        let old =
+            FolderConfig { model_cfg: model.config().clone(), preprocess_cfg: PreprocessConfig::default() };
+        std::fs::write(place.path().join(CONFIG_FILE), serde_json::to_string(&old).unwrap()).unwrap();
+        let state = model.params().state().map(|p| (p.name.as_str(), &p.tensor));
+        weights::write_safetensors(&place.path().join(WEIGHTS_FILE), state).unwrap();
+        let opened = folder::open(&place.path().display().to_string(), Device::Cpu, 0).unwrap().model;
+        assert_eq!(opened.config(), model.config());
+        assert!(embeddings(&opened).equal(&embeddings(&model)));
+    }
+
+    #[test]
+    fn a_bias_that_was_trained_in_python_is_kept() {
+        let model = tiny("");
+        let place = tempfile::tempdir().unwrap();
+        folder::save(place.path(), &model, &PreprocessConfig::default()).unwrap();
+        let path = place.path().join(WEIGHTS_FILE);
+        let mut file = weights::read_safetensors(&path).unwrap();
+        let bias = Tensor::arange(24, (Kind::Float, Device::Cpu));
+        file.insert("visual.trunk.classifier.bias".into(), bias.shallow_clone());
+        weights::write_safetensors(&path, file.iter().map(|(name, t)| (name.as_str(), t))).unwrap();
+        let opened = folder::open(&place.path().display().to_string(), Device::Cpu, 0).unwrap().model;
+        let difference = embeddings(&opened) - embeddings(&model) - bias;
+        assert!(difference.abs().max().double_value(&[]) < 1e-5);
+    }
+
+    #[test]
+    fn any_timm_tower_may_have_its_classifier_as_projection() {
+        for (name, classifier) in [("resnet18", "fc"), ("mobilevit_xxs", "head.fc")] {
+            let json = format!(
+                r#"{{"embed_dim": 24, "vision_cfg": {{"timm_model_name": "{name}", "timm_pool": "avg", "timm_proj": "",
+                "image_size": 64}}, "text_cfg": {{"context_length": 6, "vocab_size": 30, "width": 8, "heads": 2, "layers": 1}}}}"#
+            );
+            let config = ClipConfig::from_json(name, &json).unwrap();
+            // A classifier has a bias where nothing says otherwise.
+            assert_eq!(config.vision_cfg.timm_projection(), Ok(Some(true)));
+            let model = Clip::new(&config, Device::Cpu, 5).unwrap();
+            let state = model.params().state();
+            let state =
+                state.map(|p| (p.name.replace("head.proj", &format!("trunk.{classifier}")), &p.tensor));
+            let state = state.collect::<Vec<_>>();
+            let place = tempfile::tempdir().unwrap();
+            let file = place.path().join("weights.safetensors");
+            weights::write_safetensors(&file, state.iter().map(|(name, t)| (name.as_str(), *t))).unwrap();
+            let opened = folder::load_weights(&config, &file, Device::Cpu).unwrap();
+            assert!(embeddings(&opened).equal(&embeddings(&model)), "{name}");
+            let unpooled = json.replace(r#""timm_pool": "avg""#, r#""timm_pool": """#);
+            let error = ClipConfig::from_json(name, &unpooled).unwrap_err().to_string();
+            assert!(error.contains("timm_pool"), "{error}");
+        }
+    }
+
+    #[test]
+    fn presets_have_the_projection() {
+        for name in presets::names() {
+            assert_ne!(presets::get(name).unwrap().vision_cfg.timm_proj.as_deref(), Some(""), "{name}");
+        }
+    }
+}
