@@ -237,6 +237,21 @@ fn a_plan_refuses_what_no_data_is_needed_for() {
 }
 
 #[test]
+fn a_device_that_is_not_visible_is_refused_with_the_cause() {
+    let place = Place::new();
+    let recipe = place.recipe("");
+    let out = place.name("out");
+    let refused = failed(&["train", &recipe, "--out", &out, "--set", "train.device=cuda:77"]);
+    assert!(refused.contains("`cuda:77` is not available"), "{refused}");
+    // Without a GPU the cause is a library or the driver, with it the number of devices.
+    assert!(
+        ["setup --cuda", "driver", "devices are visible"].iter().any(|cause| refused.contains(cause)),
+        "{refused}"
+    );
+    assert!(!place.path("out").exists());
+}
+
+#[test]
 fn wrong_settings_are_named_with_their_place() {
     let place = Place::new();
     let recipe = place.recipe("");
