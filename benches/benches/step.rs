@@ -4,10 +4,10 @@ use clip_model::{Clip, PreprocessConfig, presets};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kd_losses::{Loss, Objective, Term};
 use tch::{Device, Kind, Tensor};
-use trainer::guide::Guide;
-use trainer::optimizer::OptimizerConfig;
+use trainer::optim::adamw::OptimizerConfig;
 use trainer::step::{MicroBatch, TargetRule, TeacherInput, Trainee, ViewTensors};
-use trainer::teacher::Teacher;
+use trainer::teacher::frozen::Teacher;
+use trainer::teacher::signal::Guide;
 
 const BATCH: i64 = 64;
 

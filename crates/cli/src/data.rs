@@ -8,9 +8,9 @@ use clip_model::{Clip, presets};
 use data_pipeline::manifest::Manifest;
 use data_pipeline::sources::{FolderConfig, SourceConfig, Split, WebDatasetConfig};
 use tch::Device;
-use trainer::models::{Need, locate};
+use trainer::model::locate::{Need, locate};
+use trainer::model::processor::Reader;
 use trainer::recipe::{Classes, EvalSet, EvalTask, Templates};
-use trainer::views::Reader;
 
 use crate::args::{Evaluate, Task};
 use crate::output;

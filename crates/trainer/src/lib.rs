@@ -9,41 +9,20 @@
 //! A [`checkpoint`] holds everything that a resumed run needs to equal an unbroken one.
 #![doc = include_str!("../README.md")]
 
-pub mod card;
 mod charts;
-pub mod checkpoint;
-pub mod classes;
-mod cross_modal;
-pub mod ema;
 pub mod error;
-pub mod evaluate;
-pub mod guide;
-pub mod job;
-mod measure;
+pub mod eval;
 pub mod methods;
-pub mod metrics;
-pub mod models;
-pub mod optimizer;
-pub mod plan;
+pub mod model;
+pub mod optim;
 pub mod progress;
-pub mod prune;
 pub mod recipe;
-pub mod reinforce;
-pub mod report;
 pub mod run;
-mod run_folder;
-pub mod schedule;
 pub mod step;
-mod student;
-pub mod suite;
 pub mod sweep;
 pub mod teacher;
-mod teaching;
-mod tensorboard;
 mod text;
-pub mod tokens;
-pub mod views;
 
 pub use error::{Error, Result};
 pub use recipe::{Job, Recipe};
-pub use teaching::Models;
+pub use teacher::teachers::Models;

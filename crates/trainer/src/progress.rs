@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::{Array2, ArrayView4};
 use zeroshot_eval::{EncodeError, Encoder, SetScore};
 
-use crate::metrics::Moment;
+use crate::run::metrics::Moment;
 use crate::step::StepReport;
 
 /// Calls of [`Pace::add`] (batches, as a rule) after which a line is due.

@@ -7,11 +7,11 @@ use data_pipeline::tokenizer::{ClipTokenizer, Tokenizer};
 use kd_losses::{Loss, Objective, Term};
 use serde_json::Value;
 use tch::{Device, Tensor};
-use trainer::guide::Guide;
-use trainer::optimizer::OptimizerConfig;
-use trainer::schedule::Schedule;
+use trainer::optim::adamw::OptimizerConfig;
+use trainer::optim::schedule::Schedule;
 use trainer::step::{MicroBatch, TargetRule, TeacherInput, Trainee, ViewTensors};
-use trainer::teacher::Teacher;
+use trainer::teacher::frozen::Teacher;
+use trainer::teacher::signal::Guide;
 
 fn build(config: &Value, prefix: &Value) -> Clip {
     let config = ClipConfig::from_json("golden", &config.to_string()).unwrap();

@@ -8,8 +8,8 @@ use clip_distill_tests::tiny;
 use clip_model::cross_modal::{CONFIG_FILE, WEIGHTS_FILE};
 use clip_model::weights::read_safetensors;
 use tch::Tensor;
-use trainer::job::{JobOutcome, run_job};
 use trainer::recipe::{Job, parse};
+use trainer::run::job::{JobOutcome, run_job};
 use trainer::run::{Options, Outcome, run};
 
 use super::no_models;
@@ -45,7 +45,7 @@ fn weights(run: &Path) -> std::collections::HashMap<String, Tensor> {
 }
 
 fn term(run: &Path, name: &str) -> Vec<f64> {
-    let lines = trainer::metrics::read_steps(run).unwrap();
+    let lines = trainer::run::metrics::read_steps(run).unwrap();
     lines.iter().map(|line| line["terms"][name]["raw"].as_f64().unwrap()).collect()
 }
 
@@ -117,7 +117,7 @@ fn an_untrained_head_teaches_what_its_clip_does() {
     let _ = tch::no_grad(|| head.logit_scale.shallow_clone().fill_(1.0));
     head.save(&enriched).unwrap();
     let place = enriched.display().to_string();
-    let teacher = trainer::teacher::Teacher::open(&place, None, None, tch::Device::Cpu).unwrap();
+    let teacher = trainer::teacher::frozen::Teacher::open(&place, None, None, tch::Device::Cpu).unwrap();
     assert!((teacher.scale().double_value(&[]) - 1.0f64.exp()).abs() < 1e-5);
 }
 
@@ -280,7 +280,7 @@ fn recipes_that_cannot_work_are_named() {
     assert!(failed(&(base.clone() + "\ncross_modal.heads = 3\n")).contains("heads"));
     let planned = |head: &str| {
         let job = parse(&(base.clone() + head), &[], "test").unwrap();
-        trainer::plan::Plan::new(&job.runs[0], &job).map(|plan| plan.flops).map_err(|e| e.to_string())
+        trainer::run::plan::Plan::new(&job.runs[0], &job).map(|plan| plan.flops).map_err(|e| e.to_string())
     };
     assert!(planned("\ncross_modal.heads = 3\n").unwrap_err().contains("cross_modal: heads"));
     let [plain, patches, crops] =

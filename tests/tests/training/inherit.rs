@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 
 use clip_distill_tests::tiny;
 use clip_model::weights::read_safetensors;
-use trainer::job::{JobOutcome, run_job};
 use trainer::recipe::parse;
+use trainer::run::job::{JobOutcome, run_job};
 use trainer::run::{Options, run};
 
 use super::no_models;

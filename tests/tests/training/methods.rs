@@ -8,8 +8,8 @@ use clip_model::weights::read_safetensors;
 use kd_losses::Loss;
 use tch::Kind;
 use trainer::methods::METHODS;
-use trainer::plan::Plan;
 use trainer::recipe::{load, parse};
+use trainer::run::plan::Plan;
 use trainer::run::{Options, run};
 
 use super::no_models;
@@ -58,7 +58,7 @@ fn every_loss_changes_what_is_learned() {
     for loss in Loss::all().filter(|loss| *loss != Loss::Task) {
         let name = loss.name();
         let run = train(folder.path(), name, &format!("task = 1.0, {}", entry(loss)), "");
-        for line in trainer::metrics::read_steps(&run).unwrap() {
+        for line in trainer::run::metrics::read_steps(&run).unwrap() {
             let raw = line["terms"][name]["raw"].as_f64().unwrap();
             assert!(raw.is_finite() && raw != 0.0, "{name}: {line}");
         }
@@ -78,7 +78,7 @@ fn scheduled_terms_come_and_go() {
     models(folder.path());
     let losses = "task = 1.0, fd = { weight = 4.0, schedule = 'linear', end = 2.0, until = 2 }, crd = { weight = 1.0, from = 2 }";
     let run = train(folder.path(), "scheduled", losses, "");
-    let lines = trainer::metrics::read_steps(&run).unwrap();
+    let lines = trainer::run::metrics::read_steps(&run).unwrap();
     let weight = |line: usize, name: &str| {
         let term = &lines[line]["terms"][name];
         Some((term["weighted"].as_f64()? / term["raw"].as_f64()?).round())
@@ -112,9 +112,9 @@ fn several_teachers_teach_at_once() {
         let text = text.replace(&text[text.find("teacher = [").unwrap()..], teachers);
         let out = folder.path().join(name);
         run(&parse(&text, &[], "test").unwrap().runs[0], &out, &no_models, &options).unwrap();
-        trainer::metrics::read_steps(&out).unwrap()[0]["loss"].as_f64().unwrap()
+        trainer::run::metrics::read_steps(&out).unwrap()[0]["loss"].as_f64().unwrap()
     };
-    let both = trainer::metrics::read_steps(&out).unwrap()[0]["loss"].as_f64().unwrap();
+    let both = trainer::run::metrics::read_steps(&out).unwrap()[0]["loss"].as_f64().unwrap();
     let (one, two) = (folder.path().join("teacher"), other);
     let alone = loss(&format!("teacher.model = '{}'\n", one.display()), "alone");
     let own = loss(

@@ -9,8 +9,8 @@ use clip_model::ClipConfig;
 use clip_model::folder::FolderConfig;
 use clip_model::weights::read_safetensors;
 use serde_json::Value;
-use trainer::job::{JobOutcome, run_job};
 use trainer::recipe::parse;
+use trainer::run::job::{JobOutcome, run_job};
 use trainer::run::{Options, Outcome, run};
 
 use super::no_models;
@@ -37,7 +37,7 @@ fn train(recipe: &str, folder: &Path, stop_after: Option<u64>) -> Outcome {
 }
 
 fn lines(folder: &Path) -> Vec<Value> {
-    let mut lines = trainer::metrics::read_steps(folder).unwrap();
+    let mut lines = trainer::run::metrics::read_steps(folder).unwrap();
     for line in &mut lines {
         for clock in ["seconds", "samples_per_second", "data_wait"] {
             line.as_object_mut().unwrap().remove(clock);

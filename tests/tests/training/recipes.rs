@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clip_model::presets;
-use trainer::plan::Plan;
 use trainer::recipe::load;
+use trainer::run::plan::Plan;
 
 fn recipes() -> Vec<PathBuf> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {

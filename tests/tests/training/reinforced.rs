@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 use clip_distill_tests::tiny;
 use data_pipeline::store::{Store, StoreKind};
 use trainer::recipe::{Classes, parse};
-use trainer::reinforce::{Making, reinforce};
 use trainer::run::{Options, run};
+use trainer::teacher::store::{Making, reinforce};
 use trainer::{Recipe, Result};
 
 use super::no_models;
@@ -64,7 +64,7 @@ impl Bed {
             Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
         let out = self.path(name);
         run(recipe, &out, &no_models, &options)?;
-        let lines = trainer::metrics::read_steps(&out)?;
+        let lines = trainer::run::metrics::read_steps(&out)?;
         Ok(lines.iter().map(|line| line["loss"].as_f64().unwrap()).collect())
     }
 }

@@ -21,7 +21,7 @@ fn train(recipe: &str, folder: &Path, stop_after: Option<u64>) -> Outcome {
 
 /// Everything of the metrics that does not depend on the clock.
 fn metrics(folder: &Path) -> Vec<Value> {
-    let mut lines = trainer::metrics::read_steps(folder).unwrap();
+    let mut lines = trainer::run::metrics::read_steps(folder).unwrap();
     for line in &mut lines {
         for clock in ["seconds", "samples_per_second", "data_wait"] {
             line.as_object_mut().unwrap().remove(clock);
@@ -344,9 +344,9 @@ fn old_checkpoints_go_and_the_best_stays() {
         names
     };
     assert_eq!(names(), ["step-00000008", "step-00000009"]);
-    trainer::checkpoint::retain(&out.join("checkpoints"), 1, Some(8)).unwrap();
+    trainer::run::checkpoint::retain(&out.join("checkpoints"), 1, Some(8)).unwrap();
     assert_eq!(names(), ["step-00000008", "step-00000009"]);
-    trainer::checkpoint::retain(&out.join("checkpoints"), 1, None).unwrap();
+    trainer::run::checkpoint::retain(&out.join("checkpoints"), 1, None).unwrap();
     assert_eq!(names(), ["step-00000009"]);
     // So short an interval that every step is due.
     let often =

@@ -7,10 +7,10 @@ use clip_distill_tests::tiny;
 use clip_model::{Clip, weights};
 use kd_losses::{Loss, Objective, Term};
 use tch::{Device, Kind, Tensor};
-use trainer::job::{JobOutcome, run_job};
-use trainer::optimizer::OptimizerConfig;
+use trainer::optim::adamw::OptimizerConfig;
 use trainer::recipe::parse;
 use trainer::run::Options;
+use trainer::run::job::{JobOutcome, run_job};
 use trainer::step::{MicroBatch, TargetRule, Trainee, ViewTensors};
 use trainer::{Error, Result};
 
@@ -66,7 +66,7 @@ fn a_recipe_of_several_runs_trains_a_teacher_and_compares() {
     let report = std::fs::read_to_string(out.join("report.md")).unwrap();
     assert!(report.contains("retained of the teacher") && report.contains("| held out"), "{report}");
     assert!(std::fs::read_to_string(out.join("report.html")).unwrap().contains("<polyline"));
-    let lines = trainer::metrics::read_steps(&out.join("student")).unwrap();
+    let lines = trainer::run::metrics::read_steps(&out.join("student")).unwrap();
     assert_eq!(lines.len(), 4);
     assert!(lines[3]["terms"]["crd"]["raw"].as_f64().unwrap() > 0.0);
     // The model folder opens again and is the one that was evaluated.
@@ -80,7 +80,7 @@ fn the_loss_goes_down() {
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 16), 1);
     let out = folder.path().join("run");
     job(&tiny::recipe(&student, 60), &out).unwrap();
-    let losses = trainer::metrics::read_steps(&out).unwrap();
+    let losses = trainer::run::metrics::read_steps(&out).unwrap();
     let mean = |part: &[serde_json::Value]| {
         part.iter().map(|l| l["loss"].as_f64().unwrap()).sum::<f64>() / part.len() as f64
     };
@@ -157,7 +157,7 @@ fn a_plan_refuses_masks_for_a_tower_without_patches() {
              train = {{ batch_size = 8, steps = 2 }}\ndata.train = [{{ source = 'emoji' }}]"
         );
         let job = parse(&recipe, &[], "test").unwrap();
-        trainer::plan::Plan::new(&job.runs[0], &job)
+        trainer::run::plan::Plan::new(&job.runs[0], &job)
     };
     assert_eq!(plan("ViT-nano-32px").unwrap().steps, 2);
     let refused = plan("ResNet-18-64px").unwrap_err().to_string();

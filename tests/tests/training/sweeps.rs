@@ -42,7 +42,7 @@ fn every_suite_is_read() {
     let mut count = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        let suite = trainer::suite::Suite::read(&path).unwrap();
+        let suite = trainer::eval::suite::Suite::read(&path).unwrap();
         assert_eq!(suite.name, path.file_stem().unwrap().to_string_lossy());
         suite.sets.iter().for_each(|set| assert!(!set.templates.texts().unwrap().is_empty()));
         count += 1;

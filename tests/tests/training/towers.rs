@@ -5,7 +5,7 @@ use clip_distill_tests::fill;
 use clip_model::{Clip, ClipConfig, Precision};
 use kd_losses::{Loss, Objective, Term};
 use tch::{Device, Tensor};
-use trainer::optimizer::OptimizerConfig;
+use trainer::optim::adamw::OptimizerConfig;
 use trainer::step::{MicroBatch, TargetRule, Trainee, ViewTensors};
 
 const TEXT: &str = r#"{"layers": 1, "width": 32, "heads": 2, "vocab_size": 64, "context_length": 8}"#;

@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use data_pipeline::image::{decode, eval_into};
 use ndarray::Array4;
 use serde_json::json;
-use trainer::evaluate::ModelEncoder;
+use trainer::eval::encoder::ModelEncoder;
 use zeroshot_eval::{Classifier, Encoder};
 
 use crate::args::Classify;

@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::Context;
 use clip_model::weights::write_atomic;
 use clip_model::{cost, folder};
-use trainer::card::{Card, Library};
-use trainer::views::Reader;
+use trainer::model::processor::Reader;
+use trainer::run::card::{Card, Library};
 
 use crate::args::{Convert, Format};
 use crate::data::open_weights;
@@ -52,7 +52,7 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
         cost: cost::cost(model.config())?,
         own_tokenizer: reader.foreign_tokenizer().is_some(),
         // A run's model folder lies beside what is known of the run.
-        run: Path::new(&args.model).parent().map(trainer::card::RunFacts::read).transpose()?.flatten(),
+        run: Path::new(&args.model).parent().map(trainer::run::card::RunFacts::read).transpose()?.flatten(),
     };
     let file = args.out.join("README.md");
     write_atomic(&file, card.markdown().as_bytes())

@@ -9,7 +9,7 @@ use data_pipeline::sources::{Images, Source};
 use ndarray::{Array2, Axis};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use trainer::evaluate::ModelEncoder;
+use trainer::eval::encoder::ModelEncoder;
 use trainer::progress::Pace;
 use zeroshot_eval::Encoder;
 

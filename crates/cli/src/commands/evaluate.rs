@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde_json::json;
-use trainer::evaluate::ModelEncoder;
+use trainer::eval::encoder::ModelEncoder;
+use trainer::eval::suite::{self, Suite};
 use trainer::recipe::EvalSet;
-use trainer::suite::{self, Suite};
 use zeroshot_eval::{Evaluation, Report, StoredOptions, retention};
 
 use crate::args::Evaluate;

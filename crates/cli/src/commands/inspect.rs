@@ -2,7 +2,7 @@
 
 use clip_model::{ClipConfig, presets};
 use serde_json::json;
-use trainer::plan::{ModelCost, model_config};
+use trainer::run::plan::{ModelCost, model_config};
 
 use crate::args::Inspect;
 use crate::exit::Code;

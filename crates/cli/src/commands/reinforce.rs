@@ -5,9 +5,9 @@ use std::path::Path;
 use anyhow::Context;
 use data_pipeline::store::StoreKind;
 use serde_json::json;
-use trainer::job;
 use trainer::recipe;
-use trainer::reinforce::Making;
+use trainer::run::job;
+use trainer::teacher::store::Making;
 
 use crate::args::{Numbers, Reinforce};
 use crate::exit::Code;

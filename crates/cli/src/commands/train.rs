@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use trainer::job::{self, JobOutcome};
-use trainer::plan::Plan;
 use trainer::recipe::{self, Job};
+use trainer::run::job::{self, JobOutcome};
+use trainer::run::plan::Plan;
 use trainer::run::{BEST_FOLDER, Best, Options, Results};
 
 use crate::args::Train;

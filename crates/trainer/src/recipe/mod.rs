@@ -29,9 +29,9 @@ pub use prune::PruneConfig;
 pub use teachers::TeacherConfig;
 pub(crate) use validate::device_named;
 
-use crate::optimizer::OptimizerConfig;
+use crate::optim::adamw::OptimizerConfig;
 use crate::step::TargetRule;
-use crate::teaching::Models;
+use crate::teacher::teachers::Models;
 use crate::{Error, Result};
 
 /// One run, resolved.

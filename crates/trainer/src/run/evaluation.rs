@@ -4,10 +4,11 @@ use clip_model::folder;
 use zeroshot_eval::Report;
 
 use super::{BEST_FOLDER, Best, MODEL_FOLDER, Results, Session};
-use crate::evaluate::{ModelEncoder, evaluate};
-use crate::measure::measure;
-use crate::teaching::Models;
-use crate::{Result, run_folder};
+use crate::Result;
+use crate::eval::encoder::{ModelEncoder, evaluate};
+use crate::eval::measure::measure;
+use crate::run::layout;
+use crate::teacher::teachers::Models;
 
 impl Session<'_> {
     /// Measures the student as it is now.
@@ -48,7 +49,7 @@ impl Session<'_> {
         let seconds = self.state.seconds;
         let best = self.state.best.map(|(step, score)| Best { step, score });
         let results = Results { student, teacher, details, seconds, parameters, damaged: counts, best };
-        run_folder::write_report(self.folder, &results)?;
+        layout::write_report(self.folder, &results)?;
         Ok(results)
     }
 

@@ -8,10 +8,10 @@ use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 use zeroshot_eval::report::{CLASSIFICATION_FIGURES, RETRIEVAL_FIGURES};
 
-use crate::plan::Plan;
 use crate::recipe::{EvalTask, Job, Recipe, check_name, load_one, merge};
 use crate::run::MODEL_FOLDER;
-use crate::run_folder::{Standing, has_model, results, shaping};
+use crate::run::layout::{Standing, has_model, results, shaping};
+use crate::run::plan::Plan;
 use crate::{Error, Result};
 
 /// More cells than a sweep on any one machine can have.

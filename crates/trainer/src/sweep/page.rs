@@ -2,8 +2,10 @@
 
 use super::results::{BySeed, CellResults, SweepReport, figure_names, main_names, paired};
 use super::stats::Summary;
+use crate::Result;
 use crate::charts::{Bars, bars, curves, escape, html_table, page, scatter, standalone};
-use crate::{Result, metrics, report};
+use crate::run::metrics;
+use crate::run::report;
 
 /// The page, of one piece.
 pub(super) fn html(sweep: &SweepReport) -> Result<String> {

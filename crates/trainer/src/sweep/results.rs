@@ -12,9 +12,10 @@ use zeroshot_eval::{Evaluation, Report, Score};
 use super::file::{Cell, CellState, MeanPart, Sweep};
 use super::page;
 use super::stats::{Difference, Summary, correlation};
+use crate::run::layout::RUN_FILE;
+use crate::run::plan;
 use crate::run::{MODEL_FOLDER, REPORT_FILE, Results};
-use crate::run_folder::RUN_FILE;
-use crate::{Error, Result, plan};
+use crate::{Error, Result};
 
 /// Name of the main figure: a sweep that names the parts of its mean says which sets are zero-shot.
 pub(super) fn mean_name(parts: &[MeanPart]) -> &'static str {

@@ -6,9 +6,10 @@ use clip_model::Clip;
 use ndarray::{Array2, ArrayView4};
 use zeroshot_eval::{EncodeError, Encoder, Report, StoredOptions};
 
+use crate::Result;
+use crate::eval::suite;
+use crate::model::processor::{Reader, image_tensor, rows};
 use crate::recipe::EvalSet;
-use crate::views::{Reader, image_tensor, rows};
-use crate::{Result, suite};
 
 /// Samples that are encoded at once.
 pub(crate) const BATCH: usize = 256;

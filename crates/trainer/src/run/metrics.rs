@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use zeroshot_eval::Report;
 
+use crate::run::tensorboard::EventFile;
 use crate::step::StepReport;
-use crate::tensorboard::EventFile;
 use crate::{Error, Result};
 
 /// Writes the metrics of a run.

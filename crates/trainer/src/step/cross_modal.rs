@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use crate::Result;
 use crate::step::ViewTensors;
-use crate::tokens::Taps;
+use crate::step::features::Taps;
 
 /// What the names of the head's parameters begin with in optimiser states and checkpoints.
 const PREFIX: &str = "cross_modal.";

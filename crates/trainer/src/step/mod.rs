@@ -1,17 +1,20 @@
 //! One training step, top to bottom.
 
+pub(crate) mod cross_modal;
+pub mod features;
+pub mod prune;
+
 use clip_model::{Clip, CrossModal, Precision, Tape};
 use kd_losses::{Embeddings, Extra, Loss, Objective, Side, Targets, TokenStates};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use crate::classes::ClassList;
-use crate::cross_modal;
-use crate::ema::Ema;
-use crate::guide::Guide;
-use crate::optimizer::{AdamW, OptimizerConfig};
-use crate::prune::{self, Pruner};
-use crate::tokens::{self, Taps};
+use crate::optim::adamw::{AdamW, OptimizerConfig};
+use crate::optim::ema::Ema;
+use crate::step::features::Taps;
+use crate::step::prune::Pruner;
+use crate::teacher::classes::ClassList;
+use crate::teacher::signal::Guide;
 use crate::{Error, Result};
 
 /// What is trained, with everything that changes from step to step.
@@ -264,7 +267,7 @@ impl Trainee {
     ) -> Result<Seen> {
         let (pairs, tokens) = match &self.cross_modal {
             Some(head) => cross_modal::enriched(&self.student, head, input, &self.taps)?,
-            None => tokens::read(&self.student, input, &self.taps, tape)?,
+            None => features::read(&self.student, input, &self.taps, tape)?,
         };
         let masked = active
             .contains(&Loss::Mfd)

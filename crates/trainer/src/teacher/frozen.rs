@@ -7,9 +7,9 @@ use kd_losses::{Embeddings, TokenStates};
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
-use crate::cross_modal;
 use crate::step::ViewTensors;
-use crate::tokens::{self, Taps};
+use crate::step::cross_modal;
+use crate::step::features::{self, Taps};
 use crate::{Error, Result};
 
 /// A teacher in memory.
@@ -84,7 +84,7 @@ impl Teacher {
         tch::no_grad(|| match &self.head {
             Some(head) => cross_modal::enriched(&self.model, head, view, taps),
             None => {
-                let (pairs, states) = tokens::read(&self.model, view, taps, &mut Tape::off())?;
+                let (pairs, states) = features::read(&self.model, view, taps, &mut Tape::off())?;
                 Ok((pairs.normalized(), states))
             }
         })

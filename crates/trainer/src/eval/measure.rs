@@ -6,13 +6,14 @@ use clip_model::folder;
 use tch::Device;
 use zeroshot_eval::{Evaluation, Report, StoredOptions};
 
-use crate::evaluate::ModelEncoder;
+use crate::Result;
+use crate::eval::encoder::ModelEncoder;
+use crate::eval::suite::{self, Cache};
+use crate::model::processor::Reader;
 use crate::recipe::{Eval, Recipe};
+use crate::run::layout;
 use crate::run::{MODEL_FOLDER, Results, device};
-use crate::suite::{self, Cache};
-use crate::teaching::{Models, open_teacher};
-use crate::views::Reader;
-use crate::{Result, run_folder};
+use crate::teacher::teachers::{Models, open_teacher};
 
 /// Measures the finished model of a run on the recipe's sets, in place of its earlier results.
 pub(crate) fn measure_again(
@@ -32,8 +33,8 @@ pub(crate) fn measure_again(
     let encoder = ModelEncoder { model: &opened.model, reader: &reader };
     let (student, teacher, details) = measure(recipe, &encoder, models, device)?;
     let results = Results { student, teacher, details, ..old };
-    run_folder::write_report(folder, &results)?;
-    run_folder::write_recipe(folder, recipe)?;
+    layout::write_report(folder, &results)?;
+    layout::write_recipe(folder, recipe)?;
     Ok(results)
 }
 

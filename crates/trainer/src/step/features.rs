@@ -4,11 +4,11 @@ use clip_model::{Clip, Tape};
 use kd_losses::tokens::evenly_spaced;
 use kd_losses::{BlockPairs, Embeddings, Loss, Objective, Term, TokenStates, TokenWidths};
 
+use crate::model::processor::Reader;
 use crate::recipe::Recipe;
 use crate::step::ViewTensors;
-use crate::teacher::Teacher;
-use crate::teaching::Teaching;
-use crate::views::Reader;
+use crate::teacher::frozen::Teacher;
+use crate::teacher::teachers::Teaching;
 use crate::{Error, Result};
 
 /// What is read of one model beside its embeddings.

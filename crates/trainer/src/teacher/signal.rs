@@ -3,9 +3,9 @@
 use kd_losses::{Embeddings, Extra, Side, TokenStates};
 use tch::{Device, Kind, Tensor};
 
+use crate::step::features::Taps;
 use crate::step::{TeacherInput, ViewTensors};
-use crate::teacher::Teacher;
-use crate::tokens::Taps;
+use crate::teacher::frozen::Teacher;
 use crate::{Error, Result};
 
 /// Whom the student learns from.

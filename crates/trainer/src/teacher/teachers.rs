@@ -13,15 +13,15 @@ use kd_losses::Embeddings;
 use ndarray::Array2;
 use tch::{Device, Tensor};
 
-use crate::classes::{ensemble, prompts};
-use crate::guide::Guide;
-use crate::models::{Need, locate};
+use crate::model::locate::{Need, locate};
+use crate::model::processor::{Reader, image_tensor};
 use crate::recipe::{Recipe, TeacherConfig};
-use crate::reinforce;
 use crate::run::Options;
 use crate::step::TeacherInput;
-use crate::teacher::{Teacher, without_weights};
-use crate::views::{Reader, image_tensor};
+use crate::teacher::classes::{ensemble, prompts};
+use crate::teacher::frozen::{Teacher, without_weights};
+use crate::teacher::signal::Guide;
+use crate::teacher::store;
 use crate::{Error, Result};
 
 /// Samples that a teacher embeds at once outside of training.
@@ -45,7 +45,7 @@ impl Teaching {
     /// Opens what the recipe names; a store that is not there yet is made.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] where that was stopped; as [`open_teacher`], [`Store::open`] and [`reinforce::check`].
+    /// [`Error::Interrupted`] where that was stopped; as [`open_teacher`], [`Store::open`] and [`store::check`].
     pub(crate) fn open(
         recipe: &Recipe,
         models: Models<'_>,
@@ -59,18 +59,18 @@ impl Teaching {
         match stored {
             Some((config, folder)) => {
                 if config.names_a_model() && !Store::is_finished(folder) {
-                    let making = reinforce::Making {
+                    let making = store::Making {
                         folder,
                         stop: Some(options.stop),
                         progress: options.progress,
                         // Runs that share a store need not share a class list: [`Teaching::prompts`] asks one model itself.
                         class_list: recipe.teachers.len() > 1,
-                        ..reinforce::Making::default()
+                        ..store::Making::default()
                     };
                     make_or_wait(recipe, models, sources, device, &making)?;
                 }
                 let store = Store::open(folder)?;
-                reinforce::check(&store, recipe, models, sources, device)?;
+                store::check(&store, recipe, models, sources, device)?;
                 let guide = |teacher: &data_pipeline::store::StoredTeacher| {
                     Guide::stored(teacher.scale, teacher.width as i64, device).with_scale(config.logit_scale)
                 };
@@ -120,7 +120,7 @@ impl Teaching {
     pub(crate) fn variants(&self, recipe: &Recipe) -> Option<Variants> {
         match &self.store {
             Some(store) => Some(store.manifest().variants),
-            None => reinforce::variants(recipe),
+            None => store::variants(recipe),
         }
     }
 
@@ -280,7 +280,7 @@ pub(crate) fn check(recipe: &Recipe) -> Result<()> {
         if let Some(folder) = config.store.as_deref()
             && (Store::is_finished(folder) || !config.names_a_model())
         {
-            reinforce::check_settings(&manifest(folder)?, recipe)?;
+            store::check_settings(&manifest(folder)?, recipe)?;
         }
     }
     Ok(())
@@ -292,10 +292,10 @@ fn make_or_wait(
     models: Models<'_>,
     sources: &[Arc<dyn Source>],
     device: Device,
-    making: &reinforce::Making<'_>,
+    making: &store::Making<'_>,
 ) -> Result<()> {
     loop {
-        match reinforce::make(recipe, models, sources, device, making) {
+        match store::make(recipe, models, sources, device, making) {
             Err(Error::Data(data_pipeline::Error::StoreBusy(path))) => {
                 tracing::info!("another process writes the store `{}`; waiting for it", path.display());
                 std::thread::sleep(std::time::Duration::from_secs(1));

@@ -10,8 +10,8 @@ use tch::{Device, Kind, Tensor};
 
 use self::bounded::Bounded;
 use crate::Result;
-use crate::ema::Ema;
-use crate::optimizer::AdamW;
+use crate::optim::adamw::AdamW;
+use crate::optim::ema::Ema;
 use crate::recipe::PruneConfig;
 use crate::step::{Trainee, own, trained};
 
@@ -177,7 +177,7 @@ pub(crate) fn cut(trainee: &mut Trainee, pruner: &Pruner) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::optimizer::OptimizerConfig;
+    use crate::optim::adamw::OptimizerConfig;
     use kd_losses::{Loss, Objective, Term};
 
     fn trainee() -> Trainee {

@@ -17,10 +17,10 @@ use zeroshot_eval::{
     encode_labelled, evaluate_stored,
 };
 
-use crate::evaluate::{BATCH, ModelEncoder};
+use crate::eval::encoder::{BATCH, ModelEncoder};
+use crate::model::processor::Reader;
 use crate::progress::{Counted, figures};
 use crate::recipe::{EvalSet, EvalTask};
-use crate::views::Reader;
 use crate::{Error, Result};
 
 /// A suite file: data sets that are measured together.
@@ -81,7 +81,7 @@ pub struct SetRows {
 pub struct Cache<'a> {
     /// Where rows are kept.
     pub folder: &'a Path,
-    /// Names the model's weights ([`crate::teacher::Teacher::identity`]).
+    /// Names the model's weights ([`crate::teacher::frozen::Teacher::identity`]).
     pub identity: &'a str,
 }
 

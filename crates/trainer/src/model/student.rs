@@ -6,12 +6,12 @@ use clip_model::folder::{self, Opened};
 use clip_model::{Clip, ClipConfig, Tower, inherit};
 use tch::Device;
 
-use crate::checkpoint::State;
-use crate::models::{Need, locate};
-use crate::prune::Pruner;
+use crate::model::locate::{Need, locate};
 use crate::recipe::{Recipe, Student};
+use crate::run::checkpoint::State;
 use crate::step::Trainee;
-use crate::teaching::Models;
+use crate::step::prune::Pruner;
+use crate::teacher::teachers::Models;
 use crate::{Error, Result};
 
 /// Opens the student, and says from where. One that starts inherits what the recipe names; one that goes on from a `saved` state has its

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use clip_model::weights::write_atomic;
 
 use crate::recipe::{Job, Recipe};
-use crate::reinforce::{self, Made, Making};
+use crate::run::layout;
+use crate::run::report;
 use crate::run::{BEST_FOLDER, Best, MODEL_FOLDER, Options, Outcome, RECIPE_FILE, Results, run};
-use crate::{Error, Result, report, run_folder};
+use crate::teacher::store::{self, Made, Making};
+use crate::{Error, Result};
 
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,9 +33,9 @@ pub fn folder(job: &Job, out: &Path, run: &str) -> PathBuf {
 /// Makes the store of one run's teachers under its recipe; `out` is where the job's runs are.
 ///
 /// # Errors
-/// As [`reinforce::reinforce`].
+/// As [`store::reinforce`].
 pub fn reinforce_run(job: &Job, out: &Path, recipe: &Recipe, making: &Making<'_>) -> Result<Made> {
-    reinforce::reinforce(recipe, &|name: &str| folder(job, out, name).join(MODEL_FOLDER), making)
+    store::reinforce(recipe, &|name: &str| folder(job, out, name).join(MODEL_FOLDER), making)
 }
 
 /// Makes all runs under `out`, then writes `report.md`, `report.html` and `report.svg` (the main figures) there.
@@ -51,7 +53,7 @@ pub fn run_job(job: &Job, out: &Path, options: &Options<'_>) -> Result<JobOutcom
     }
     write_atomic(&out.join("report.md"), markdown(job, &finished).as_bytes())?;
     let curves = job.runs.iter().map(|recipe| {
-        let steps = crate::metrics::read_steps(&folder(job, out, &recipe.name))?;
+        let steps = crate::run::metrics::read_steps(&folder(job, out, &recipe.name))?;
         Ok((recipe.name.clone(), steps))
     });
     let (table, best) = (table(job, &finished), best_table(job, &finished));
@@ -122,11 +124,11 @@ pub fn check_folders(job: &Job, out: &Path) -> Result<()> {
     let mut begun = false;
     for recipe in &job.runs {
         let folder = folder(job, out, &recipe.name);
-        run_folder::standing(recipe, &folder, true)?;
+        layout::standing(recipe, &folder, true)?;
         begun |= folder.join(RECIPE_FILE).exists();
     }
     match REPORTS.into_iter().find(|name| out.join(name).exists()) {
-        Some(name) if !begun => Err(run_folder::foreign(out, name)),
+        Some(name) if !begun => Err(layout::foreign(out, name)),
         _ => Ok(()),
     }
 }
@@ -139,8 +141,8 @@ pub fn check_folders(job: &Job, out: &Path) -> Result<()> {
 pub fn restart(job: &Job, out: &Path) -> Result<()> {
     let folders = job.runs.iter().map(|recipe| folder(job, out, &recipe.name));
     let folders = folders.filter(|folder| folder.exists()).collect::<Vec<_>>();
-    folders.iter().try_for_each(|folder| run_folder::check_own(folder))?;
-    let _locks = folders.iter().map(|folder| run_folder::lock(folder)).collect::<Result<Vec<_>>>()?;
+    folders.iter().try_for_each(|folder| layout::check_own(folder))?;
+    let _locks = folders.iter().map(|folder| layout::lock(folder)).collect::<Result<Vec<_>>>()?;
     // They belong to the runs; of others', `check_folders` is to tell.
     if folders.iter().any(|folder| folder.join(RECIPE_FILE).exists()) {
         for part in REPORTS {
@@ -148,10 +150,10 @@ pub fn restart(job: &Job, out: &Path) -> Result<()> {
         }
     }
     for folder in folders {
-        for part in run_folder::OWN_FOLDERS {
+        for part in layout::OWN_FOLDERS {
             remove(&folder.join(part), |path| std::fs::remove_dir_all(path))?;
         }
-        for part in run_folder::OWN_FILES {
+        for part in layout::OWN_FILES {
             remove(&folder.join(part), |path| std::fs::remove_file(path))?;
         }
     }

@@ -12,13 +12,14 @@ use data_pipeline::store::{
 use ndarray::{Array2, Axis};
 use tch::Device;
 
-use crate::classes::prompts;
+use crate::model::processor::{Reader, image_tensor, rows};
 use crate::progress::Counter;
 use crate::recipe::Recipe;
-use crate::teacher::Teacher;
-use crate::teaching::{BATCH, Models, class_list, open_teacher};
-use crate::views::{Reader, image_tensor, rows};
-use crate::{Error, Result, plan, run};
+use crate::run::plan;
+use crate::teacher::classes::prompts;
+use crate::teacher::frozen::Teacher;
+use crate::teacher::teachers::{BATCH, Models, class_list, open_teacher};
+use crate::{Error, Result, run};
 
 /// Variants where a recipe names no number.
 const VARIANTS: u64 = 2;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use toml::Value;
 
-use crate::checkpoint::State;
 use crate::recipe::{Eval, Recipe};
+use crate::run::checkpoint::State;
 use crate::run::{BEST_FOLDER, CHECKPOINTS, MODEL_FOLDER, RECIPE_FILE, REPORT_FILE, Results};
 use crate::step::Trainee;
 use crate::{Error, Result};

@@ -10,8 +10,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::libtorch::{VERSION, Wheels, check_version, check_wheels, point};
 use crate::disk::{CPU, CUDA, FreeKib, check_room};
+use crate::setup::libtorch::{VERSION, Wheels, check_version, check_wheels, point};
 use crate::shell::{output, run as run_program, say};
 
 /// Wheels are fetched for this Python, whatever the user's own version; no Python runs them.
@@ -140,5 +140,4 @@ fn remove(folder: &Path) -> Result<()> {
 }
 
 #[cfg(test)]
-#[path = "installer_tests.rs"]
 mod tests;

@@ -6,7 +6,7 @@ use kd_losses::embeddings::normalize;
 use tch::{Device, Kind, Tensor};
 use zeroshot_eval::prompts::fill;
 
-use crate::views::Reader;
+use crate::model::processor::Reader;
 use crate::{Error, Result};
 
 /// Classes with their prompts, in a student's tokens.

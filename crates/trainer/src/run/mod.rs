@@ -1,6 +1,14 @@
 //! The loop: batches in, steps, metrics, checkpoints and evaluations out.
 
+pub mod card;
+pub mod checkpoint;
 mod evaluation;
+pub mod job;
+pub(crate) mod layout;
+pub mod metrics;
+pub mod plan;
+pub mod report;
+mod tensorboard;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,19 +25,22 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 use zeroshot_eval::{Evaluation, Report};
 
-use crate::checkpoint::{self, State};
-use crate::classes::ClassList;
-use crate::measure::measure_again;
-use crate::metrics::{MetricsFile, Moment};
-use crate::models::{Need, locate};
+use crate::eval::measure::measure_again;
+use crate::eval::suite;
+use crate::model::locate::{Need, locate};
+use crate::model::processor::Reader;
+use crate::model::student;
+use crate::optim::schedule::Schedule;
 use crate::progress::Progress;
 use crate::recipe::{self, LossConfig, Recipe};
-use crate::run_folder::{self, Standing};
-use crate::schedule::Schedule;
+use crate::run::checkpoint::State;
+use crate::run::layout::Standing;
+use crate::run::metrics::{MetricsFile, Moment};
+use crate::step::features;
 use crate::step::{MicroBatch, Trainee};
-use crate::teaching::{self, Models, Teaching, class_list};
-use crate::views::Reader;
-use crate::{Error, Result, plan, student, suite, tokens};
+use crate::teacher::classes::ClassList;
+use crate::teacher::teachers::{self, Models, Teaching, class_list};
+use crate::{Error, Result};
 
 /// The resolved recipe in a run folder.
 pub const RECIPE_FILE: &str = "recipe.toml";
@@ -105,8 +116,8 @@ pub struct Best {
 /// # Errors
 /// [`Error`] of whatever fails; checkpoints that were written stay good.
 pub fn run(recipe: &Recipe, folder: &Path, models: Models<'_>, options: &Options<'_>) -> Result<Outcome> {
-    let _lock = run_folder::lock(folder)?;
-    match run_folder::standing(recipe, folder, options.resume)? {
+    let _lock = layout::lock(folder)?;
+    match layout::standing(recipe, folder, options.resume)? {
         Standing::Finished(results) => {
             tracing::info!("run {} is finished already: {}", recipe.name, folder.display());
             return Ok(Outcome::Finished(results));
@@ -139,7 +150,7 @@ pub fn run(recipe: &Recipe, folder: &Path, models: Models<'_>, options: &Options
 /// read, or a teacher is a preset, which has no weights.
 pub fn check(recipe: &Recipe) -> Result<()> {
     device(&recipe.train.device)?;
-    teaching::check(recipe)?;
+    teachers::check(recipe)?;
     recipe.eval.sets.iter().try_for_each(|set| suite::check(set, &recipe.data.root))
 }
 
@@ -210,7 +221,7 @@ impl<'a> Session<'a> {
         teaching.warn_of_boxes(recipe);
         teaching.prepare(recipe, models, &plain)?;
         let terms = recipe.terms(steps);
-        let made = || tokens::objective(recipe, &terms, &student, &reader, &mut teaching);
+        let made = || features::objective(recipe, &terms, &student, &reader, &mut teaching);
         let (objective, taps) = seeded(recipe.seed, made)?;
         let (optimizer, ema) = (&recipe.optimizer, recipe.train.ema);
         let mut trainee = match &recipe.cross_modal {
@@ -250,8 +261,8 @@ impl<'a> Session<'a> {
                 state.best = None;
             }
         }
-        run_folder::write_recipe(folder, recipe)?;
-        run_folder::write_info(folder, recipe, &state, options.version, &trainee)?;
+        layout::write_recipe(folder, recipe)?;
+        layout::write_info(folder, recipe, &state, options.version, &trainee)?;
         let loader = open_loader(recipe, &reader, &mut teaching, mixture, state.position)?;
         let schedule = Schedule {
             base_lr: recipe.optimizer.lr,

@@ -13,7 +13,7 @@ use data_pipeline::sources::{Share, Source};
 use kd_losses::Loss;
 use serde::Serialize;
 
-use crate::models::{Need, locate};
+use crate::model::locate::{Need, locate};
 use crate::recipe::{Job, Recipe, TeacherConfig, TrainSource};
 use crate::{Error, Result};
 

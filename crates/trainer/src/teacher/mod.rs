@@ -1,0 +1,7 @@
+//! What a student learns from: frozen models, or a store of their embeddings.
+
+pub mod classes;
+pub mod frozen;
+pub mod signal;
+pub mod store;
+pub(crate) mod teachers;
