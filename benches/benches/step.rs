@@ -5,7 +5,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kd_losses::{Loss, Objective, Term};
 use tch::{Device, Kind, Tensor};
 use trainer::optim::adamw::OptimizerConfig;
-use trainer::step::{MicroBatch, TargetRule, TeacherInput, Trainee, ViewTensors};
+use trainer::recipe::TargetRule;
+use trainer::step::{MicroBatch, TeacherInput, Trainee, ViewTensors};
 use trainer::teacher::frozen::Teacher;
 use trainer::teacher::signal::Guide;
 

@@ -8,6 +8,7 @@ mod destination;
 mod embeddings;
 mod exit;
 mod output;
+mod processes;
 mod signals;
 mod spin;
 

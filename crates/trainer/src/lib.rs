@@ -9,7 +9,6 @@
 //! A [`checkpoint`] holds everything that a resumed run needs to equal an unbroken one.
 #![doc = include_str!("../README.md")]
 
-mod charts;
 pub mod error;
 pub mod eval;
 pub mod methods;
@@ -19,7 +18,6 @@ pub mod progress;
 pub mod recipe;
 pub mod run;
 pub mod step;
-pub mod sweep;
 pub mod teacher;
 mod text;
 

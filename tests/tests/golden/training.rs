@@ -9,7 +9,8 @@ use serde_json::Value;
 use tch::{Device, Tensor};
 use trainer::optim::adamw::OptimizerConfig;
 use trainer::optim::schedule::Schedule;
-use trainer::step::{MicroBatch, TargetRule, TeacherInput, Trainee, ViewTensors};
+use trainer::recipe::TargetRule;
+use trainer::step::{MicroBatch, TeacherInput, Trainee, ViewTensors};
 use trainer::teacher::frozen::Teacher;
 use trainer::teacher::signal::Guide;
 

@@ -8,16 +8,21 @@ use clip_model::{Clip, weights};
 use kd_losses::{Loss, Objective, Term};
 use tch::{Device, Kind, Tensor};
 use trainer::optim::adamw::OptimizerConfig;
-use trainer::recipe::parse;
+use trainer::recipe::{TargetRule, parse};
 use trainer::run::Options;
 use trainer::run::job::{JobOutcome, run_job};
-use trainer::step::{MicroBatch, TargetRule, Trainee, ViewTensors};
+use trainer::step::{MicroBatch, Trainee, ViewTensors};
 use trainer::{Error, Result};
 
 fn job(text: &str, out: &Path) -> Result<JobOutcome> {
     let stop = AtomicBool::new(false);
     let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
-    run_job(&parse(text, &[], "test").unwrap(), out, &options)
+    let job = parse(text, &[], "test").unwrap();
+    let outcome = run_job(&job, out, &options)?;
+    if let JobOutcome::Finished(results) = &outcome {
+        experiments::job::write(&job, out, results).unwrap();
+    }
+    Ok(outcome)
 }
 
 #[test]

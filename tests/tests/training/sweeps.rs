@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use trainer::sweep::Sweep;
+use experiments::Sweep;
 
 fn files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/sweeps");

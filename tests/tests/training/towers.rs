@@ -6,7 +6,8 @@ use clip_model::{Clip, ClipConfig, Precision};
 use kd_losses::{Loss, Objective, Term};
 use tch::{Device, Tensor};
 use trainer::optim::adamw::OptimizerConfig;
-use trainer::step::{MicroBatch, TargetRule, Trainee, ViewTensors};
+use trainer::recipe::TargetRule;
+use trainer::step::{MicroBatch, Trainee, ViewTensors};
 
 const TEXT: &str = r#"{"layers": 1, "width": 32, "heads": 2, "vocab_size": 64, "context_length": 8}"#;
 const SIGLIP_TEXT: &str = r#"{"layers": 1, "width": 768, "heads": 12, "vocab_size": 64, "context_length": 8,

@@ -1,9 +1,9 @@
 //! `clip-distill sweep`.
 
 use anyhow::Context;
+use experiments::{CellState, Limits, Progress, SweepReport, run_cells, write_reports};
 use serde_json::json;
 use trainer::recipe::settings_table;
-use trainer::sweep::{CellState, Limits, Progress, SweepReport, run_cells, write_reports};
 
 use crate::args::Sweep;
 use crate::commands::train::VERSION;
@@ -11,14 +11,14 @@ use crate::exit::Code;
 use crate::{destination, output, signals};
 
 pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
-    let sweep = trainer::sweep::Sweep::load(&args.file, &settings_table(&args.set)?, &args.out)?;
+    let sweep = experiments::Sweep::load(&args.file, &settings_table(&args.set)?, &args.out)?;
     if args.dry_run {
         return dry_run(&sweep, args.json);
     }
     destination::folder(&args.out)?;
     let mut code = Code::Done;
     if !args.report {
-        args.devices.iter().try_for_each(|name| trainer::run::device(name).map(|_| ()))?;
+        args.devices.iter().try_for_each(|name| trainer::model::device::device(name).map(|_| ()))?;
         for cell in sweep.runs() {
             trainer::run::check(&cell.recipe).with_context(|| cell.label())?;
         }
@@ -27,7 +27,7 @@ pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
             Limits { jobs: args.jobs, devices: args.devices.clone(), cells: args.limit, stop: &stop };
         let program = std::env::current_exe().context("this program cannot find itself")?;
         let Progress { finished, open, failed } =
-            run_cells(&sweep, &program, &limits, &|line| output::note(line))?;
+            run_cells(&sweep, &Processes { program }, &limits, &|line| output::note(line))?;
         output::note(format!("{finished} runs are finished, {open} are left, {} failed", failed.len()));
         if !failed.is_empty() {
             code = Code::Failed;
@@ -49,7 +49,7 @@ pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
     Ok(code)
 }
 
-fn dry_run(sweep: &trainer::sweep::Sweep, as_json: bool) -> anyhow::Result<Code> {
+fn dry_run(sweep: &experiments::Sweep, as_json: bool) -> anyhow::Result<Code> {
     let mut text = String::new();
     let mut cells = Vec::new();
     let mut flops = 0.0;

@@ -41,6 +41,7 @@ pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
         Options { stop: &stop, stop_after: args.stop_after, resume: true, progress: true, version: VERSION };
     match job::run_job(&job, &out, &options)? {
         JobOutcome::Finished(results) => {
+            experiments::job::write(&job, &out, &results)?;
             match args.json {
                 true => output::json(&json!({ "out": out.to_string_lossy(), "runs": results }))?,
                 false => output::text(summary(&job, &out, &results))?,
@@ -78,7 +79,7 @@ fn summary(job: &Job, out: &Path, results: &[(String, Results)]) -> String {
     });
     format!(
         "{}\nreport:  {}\nmodel:   {} (Python's open_clip loads it as local-dir:)\n{}try:     clip-distill classify {} PICTURE --labels a,b,c\n",
-        job::table(job, results),
+        experiments::job::table(job, results),
         out.join("report.html").display(),
         model.display(),
         best.collect::<String>(),

@@ -1,42 +1,13 @@
 //! What is measured of a finished student, and of its teacher.
 
-use std::path::Path;
-
-use clip_model::folder;
 use tch::Device;
 use zeroshot_eval::{Evaluation, Report, StoredOptions};
 
 use crate::Result;
 use crate::eval::encoder::ModelEncoder;
 use crate::eval::suite::{self, Cache};
-use crate::model::processor::Reader;
 use crate::recipe::{Eval, Recipe};
-use crate::run::layout;
-use crate::run::{MODEL_FOLDER, Results, device};
 use crate::teacher::teachers::{Models, open_teacher};
-
-/// Measures the finished model of a run on the recipe's sets, in place of its earlier results.
-pub(crate) fn measure_again(
-    recipe: &Recipe,
-    folder: &Path,
-    models: Models<'_>,
-    old: Results,
-) -> Result<Results> {
-    let device = device(&recipe.train.device)?;
-    if recipe.train.threads > 0 {
-        tch::set_num_threads(recipe.train.threads);
-    }
-    let place = folder.join(MODEL_FOLDER).display().to_string();
-    let opened = folder::open(&place, device, 0)?;
-    // The folder has the tokenizer that the student was trained with.
-    let reader = Reader::of_model(&place, opened.model.config(), &opened.preprocess, None)?;
-    let encoder = ModelEncoder { model: &opened.model, reader: &reader };
-    let (student, teacher, details) = measure(recipe, &encoder, models, device)?;
-    let results = Results { student, teacher, details, ..old };
-    layout::write_report(folder, &results)?;
-    layout::write_recipe(folder, recipe)?;
-    Ok(results)
-}
 
 /// The scores of a finished student, those of the teacher (where it is none of the recipe's own runs, or the two
 /// are compared), and all details.

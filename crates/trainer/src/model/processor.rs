@@ -16,7 +16,7 @@ use ndarray::{ArrayView2, ArrayView4};
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
-use crate::step::ViewTensors;
+use crate::step::batch::ViewTensors;
 use crate::{Error, Result};
 
 /// Name of the tokenizer in a model folder.

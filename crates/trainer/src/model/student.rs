@@ -8,19 +8,23 @@ use tch::Device;
 
 use crate::model::locate::{Need, locate};
 use crate::recipe::{Recipe, Student};
-use crate::run::checkpoint::State;
-use crate::step::Trainee;
-use crate::step::prune::Pruner;
 use crate::teacher::teachers::Models;
 use crate::{Error, Result};
 
-/// Opens the student, and says from where. One that starts inherits what the recipe names; one that goes on from a `saved` state has its
-/// weights in a checkpoint, so that the larger model need not be there any more, and the shape that it was cut to.
+/// A run that continues from a checkpoint.
+#[derive(Clone, Copy)]
+pub(crate) struct Resumed<'a> {
+    /// Configuration of a student that was pruned before the checkpoint.
+    pub(crate) cut_to: Option<&'a ClipConfig>,
+}
+
+/// Opens the student and returns it with its origin. A new run inherits from the model that the recipe names. A resumed
+/// run takes its weights from the checkpoint, so it does not need that model.
 pub(crate) fn open(
     recipe: &Recipe,
     models: Models<'_>,
     device: Device,
-    saved: Option<&State>,
+    resumed: Option<Resumed<'_>>,
     progress: bool,
 ) -> Result<(Opened, String)> {
     let own = &recipe.student;
@@ -38,10 +42,10 @@ pub(crate) fn open(
     for note in &opened.notes {
         tracing::info!("student {origin}: {note}");
     }
-    if let Some(larger) = own.larger(models).filter(|_| saved.is_none()) {
+    if let Some(larger) = own.larger(models).filter(|_| resumed.is_none()) {
         inherit_from(&larger, own, &opened)?;
     }
-    if let Some(config) = saved.and_then(|state| state.pruned.as_ref()) {
+    if let Some(config) = resumed.and_then(|own| own.cut_to) {
         opened.model = Clip::new(config, device, recipe.seed)?;
     }
     for (tower, locked, unlocked) in [
@@ -53,29 +57,6 @@ pub(crate) fn open(
         }
     }
     Ok((opened, origin))
-}
-
-/// The masks of a run that prunes and has not cut yet.
-pub(crate) fn pruner(
-    recipe: &Recipe,
-    student: &Clip,
-    saved: Option<&State>,
-    steps: u64,
-) -> Result<Option<Pruner>> {
-    let Some(config) = recipe.prune.as_ref() else { return Ok(None) };
-    if let Some(problem) = config.too_late(steps) {
-        return Err(Error::recipe(&recipe.name, problem));
-    }
-    if saved.is_some_and(|state| state.pruned.is_some()) {
-        return Ok(None);
-    }
-    Pruner::new(config, student.config(), student.device()).map(Some)
-}
-
-/// The student's configuration where it has been cut.
-pub(crate) fn cut_config(recipe: &Recipe, trainee: &Trainee) -> Option<ClipConfig> {
-    let cut = recipe.prune.is_some() && trainee.pruner.is_none();
-    cut.then(|| trainee.student.config().clone())
 }
 
 fn no_model_yet(run: &str, folder: &str) -> Error {

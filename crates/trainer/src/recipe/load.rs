@@ -222,7 +222,7 @@ fn setting(text: &str, error: &toml::de::Error) -> String {
 }
 
 /// Names become folders.
-pub(crate) fn check_name(name: &str, origin: &str) -> Result<()> {
+pub fn check_name(name: &str, origin: &str) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+');
     if name.is_empty() || name.starts_with('.') || !name.chars().all(good) {
         return Err(Error::recipe(
@@ -249,7 +249,7 @@ fn merge_run(base: &mut Table, run: Table) {
 
 /// Puts `over` on `base`: tables merge, everything else is replaced. A length of the run in steps takes the place of
 /// one in epochs, and the other way round.
-pub(crate) fn merge(base: &mut Table, over: Table) {
+pub fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(base)), Value::Table(over)) => {

@@ -5,7 +5,9 @@ mod load;
 mod losses;
 mod precision;
 mod prune;
+pub(crate) mod sources;
 mod stages;
+mod targets;
 mod teachers;
 mod validate;
 
@@ -21,16 +23,14 @@ use data_pipeline::sources::SourceConfig;
 use kd_losses::{Loss, Term};
 use serde::{Deserialize, Serialize};
 
-pub use load::{Job, load, load_one, parse, settings_table};
-pub(crate) use load::{check_name, merge};
+pub use load::{Job, check_name, load, load_one, merge, parse, settings_table};
 pub use losses::{Classes, LossConfig, When};
 pub use precision::PrecisionConfig;
 pub use prune::PruneConfig;
+pub use targets::TargetRule;
 pub use teachers::TeacherConfig;
-pub(crate) use validate::device_named;
 
 use crate::optim::adamw::OptimizerConfig;
-use crate::step::TargetRule;
 use crate::teacher::teachers::Models;
 use crate::{Error, Result};
 

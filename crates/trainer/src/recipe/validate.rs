@@ -1,10 +1,9 @@
 //! What the types of a recipe cannot rule out.
 
 use kd_losses::{Loss, term};
-use tch::Device;
 
 use super::{Recipe, TeacherConfig};
-use crate::step::TargetRule;
+use crate::recipe::TargetRule;
 use crate::{Error, Result};
 
 /// More micro-batches per step than any published recipe has.
@@ -15,21 +14,6 @@ const LONG_RUN: u64 = 1 << 40;
 const MAX_VARIANTS: usize = 10_000;
 /// More threads than machines have cores.
 const MAX_THREADS: i32 = 4096;
-
-/// `cpu`, `cuda` or `cuda:N`, whether it is there or not.
-///
-/// # Errors
-/// [`Error::Recipe`] for another name.
-pub(crate) fn device_named(name: &str) -> Result<Device> {
-    match name {
-        "cpu" => Ok(Device::Cpu),
-        "cuda" => Ok(Device::Cuda(0)),
-        _ => match name.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok()) {
-            Some(index) => Ok(Device::Cuda(index)),
-            None => Err(Error::recipe("train.device", format!("`{name}` is not cpu, cuda or cuda:N"))),
-        },
-    }
-}
 
 impl Recipe {
     /// Checks weights and temperatures in a run of so many steps, and that there is a weight in each of them.
@@ -180,7 +164,7 @@ impl Recipe {
                 return fail(format!("student.{name} = {share} is outside 0..1"));
             }
         }
-        device_named(&train.device)?;
+        crate::model::device::device_named(&train.device)?;
         match (train.epochs, train.steps) {
             (Some(epochs), None) if epochs.is_finite() && epochs > 0.0 => {}
             (None, Some(steps)) if steps > 0 => {}

@@ -6,7 +6,7 @@ use clip_model::ClipConfig;
 use clip_model::cost::Cost;
 
 use crate::recipe::{Recipe, Student, TeacherConfig};
-use crate::run::{RECIPE_FILE, REPORT_FILE, Results};
+use crate::run::layout::{RECIPE_FILE, REPORT_FILE, Results};
 use crate::{Error, Result};
 
 /// Who loads the folder.

@@ -1,13 +1,19 @@
 //! Evaluations of a run, on the way and at its end, and the best of the students that they measured.
 
+use std::path::Path;
+
 use clip_model::folder;
 use zeroshot_eval::Report;
 
-use super::{BEST_FOLDER, Best, MODEL_FOLDER, Results, Session};
+use super::Session;
 use crate::Result;
 use crate::eval::encoder::{ModelEncoder, evaluate};
 use crate::eval::measure::measure;
-use crate::run::layout;
+use crate::model::device::device;
+use crate::model::processor::Reader;
+use crate::recipe::Recipe;
+use crate::run::layout::{BEST_FOLDER, Best, MODEL_FOLDER, Results};
+use crate::run::status;
 use crate::teacher::teachers::Models;
 
 impl Session<'_> {
@@ -49,7 +55,7 @@ impl Session<'_> {
         let seconds = self.state.seconds;
         let best = self.state.best.map(|(step, score)| Best { step, score });
         let results = Results { student, teacher, details, seconds, parameters, damaged: counts, best };
-        layout::write_report(self.folder, &results)?;
+        status::write_report(self.folder, &results)?;
         Ok(results)
     }
 
@@ -100,4 +106,27 @@ impl Session<'_> {
             None => f(self),
         }
     }
+}
+
+/// Measures the finished model of a run on the recipe's sets, in place of its earlier results.
+pub(crate) fn measure_again(
+    recipe: &Recipe,
+    folder: &Path,
+    models: Models<'_>,
+    old: Results,
+) -> Result<Results> {
+    let device = device(&recipe.train.device)?;
+    if recipe.train.threads > 0 {
+        tch::set_num_threads(recipe.train.threads);
+    }
+    let place = folder.join(MODEL_FOLDER).display().to_string();
+    let opened = folder::open(&place, device, 0)?;
+    // The folder has the tokenizer that the student was trained with.
+    let reader = Reader::of_model(&place, opened.model.config(), &opened.preprocess, None)?;
+    let encoder = ModelEncoder { model: &opened.model, reader: &reader };
+    let (student, teacher, details) = measure(recipe, &encoder, models, device)?;
+    let results = Results { student, teacher, details, ..old };
+    status::write_report(folder, &results)?;
+    status::write_recipe(folder, recipe)?;
+    Ok(results)
 }

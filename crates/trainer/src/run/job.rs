@@ -1,13 +1,11 @@
-//! All runs of a recipe file, one after the other, and their comparison.
+//! All runs of a recipe file, one after the other.
 
 use std::path::{Path, PathBuf};
 
-use clip_model::weights::write_atomic;
-
 use crate::recipe::{Job, Recipe};
-use crate::run::layout;
-use crate::run::report;
-use crate::run::{BEST_FOLDER, Best, MODEL_FOLDER, Options, Outcome, RECIPE_FILE, Results, run};
+use crate::run::layout::{MODEL_FOLDER, Options, Outcome, RECIPE_FILE, Results};
+use crate::run::run;
+use crate::run::status;
 use crate::teacher::store::{self, Made, Making};
 use crate::{Error, Result};
 
@@ -38,7 +36,7 @@ pub fn reinforce_run(job: &Job, out: &Path, recipe: &Recipe, making: &Making<'_>
     store::reinforce(recipe, &|name: &str| folder(job, out, name).join(MODEL_FOLDER), making)
 }
 
-/// Makes all runs under `out`, then writes `report.md`, `report.html` and `report.svg` (the main figures) there.
+/// Makes all runs under `out`.
 ///
 /// # Errors
 /// [`Error`] of the run that failed.
@@ -51,70 +49,11 @@ pub fn run_job(job: &Job, out: &Path, options: &Options<'_>) -> Result<JobOutcom
             Outcome::Stopped { step } => return Ok(JobOutcome::Stopped { run: recipe.name.clone(), step }),
         }
     }
-    write_atomic(&out.join("report.md"), markdown(job, &finished).as_bytes())?;
-    let curves = job.runs.iter().map(|recipe| {
-        let steps = crate::run::metrics::read_steps(&folder(job, out, &recipe.name))?;
-        Ok((recipe.name.clone(), steps))
-    });
-    let (table, best) = (table(job, &finished), best_table(job, &finished));
-    let html = report::html(&job.name, &table, &best, &finished, &curves.collect::<Result<Vec<_>>>()?);
-    write_atomic(&out.join("report.html"), html.as_bytes())?;
-    write_atomic(&out.join("report.svg"), report::picture(&finished).as_bytes())?;
     Ok(JobOutcome::Finished(finished))
 }
 
-/// The results of all runs, and of the teacher where it is none of them, as a Markdown table.
-pub fn table(job: &Job, finished: &[(String, Results)]) -> String {
-    let mut reports = finished.iter().map(|(_, results)| results.student.clone()).collect::<Vec<_>>();
-    let own = job.runs.iter().find_map(|recipe| recipe.teachers.first()?.run.as_ref());
-    let mut teacher = own.and_then(|name| job.runs.iter().position(|recipe| recipe.name == *name));
-    if teacher.is_none()
-        && let Some(external) = finished.iter().find_map(|(_, results)| results.teacher.clone())
-    {
-        reports.insert(0, external);
-        teacher = Some(0);
-    }
-    zeroshot_eval::report::compare(&reports, teacher)
-}
-
-/// The runs whose evaluations during training chose a best model, as a Markdown table; empty where there is none.
-fn best_table(job: &Job, finished: &[(String, Results)]) -> String {
-    let head = ["run", "best model", "step", "score"].map(String::from).to_vec();
-    let best = finished.iter().filter_map(|(run, results)| {
-        let Best { step, score } = results.best?;
-        let folder = folder(job, Path::new(""), run).join(BEST_FOLDER);
-        Some(vec![
-            run.clone(),
-            folder.display().to_string(),
-            step.to_string(),
-            format!("{:.1}", score * 100.0),
-        ])
-    });
-    let rows = std::iter::once(head).chain(best).collect::<Vec<_>>();
-    if rows.len() > 1 { zeroshot_eval::report::markdown(&rows) } else { String::new() }
-}
-
-fn markdown(job: &Job, finished: &[(String, Results)]) -> String {
-    let mut text = format!("# {}\n\nResults in percent.\n\n{}\n", job.name, table(job, finished));
-    let best = best_table(job, finished);
-    if !best.is_empty() {
-        text.push_str(&format!("{}\n\n{best}\n", report::BEST));
-    }
-    text.push_str("| run | image tower | text tower | training time |\n|---|---:|---:|---:|\n");
-    for (name, results) in finished {
-        let (image, text_tower) = results.parameters;
-        text.push_str(&format!(
-            "| {name} | {:.2} M | {:.2} M | {:.0} s |\n",
-            image as f64 / 1e6,
-            text_tower as f64 / 1e6,
-            results.seconds
-        ));
-    }
-    text
-}
-
-/// The reports of a job, beside or in its run folders.
-const REPORTS: [&str; 3] = ["report.md", "report.html", "report.svg"];
+/// Names of a job's reports: Markdown, HTML and a picture of the main figures.
+pub const REPORTS: [&str; 3] = ["report.md", "report.html", "report.svg"];
 
 /// Checks that a job can start in `out`, or continue there, before any of its runs does.
 ///
@@ -124,11 +63,11 @@ pub fn check_folders(job: &Job, out: &Path) -> Result<()> {
     let mut begun = false;
     for recipe in &job.runs {
         let folder = folder(job, out, &recipe.name);
-        layout::standing(recipe, &folder, true)?;
+        status::status(recipe, &folder, true)?;
         begun |= folder.join(RECIPE_FILE).exists();
     }
     match REPORTS.into_iter().find(|name| out.join(name).exists()) {
-        Some(name) if !begun => Err(layout::foreign(out, name)),
+        Some(name) if !begun => Err(status::foreign(out, name)),
         _ => Ok(()),
     }
 }
@@ -141,8 +80,8 @@ pub fn check_folders(job: &Job, out: &Path) -> Result<()> {
 pub fn restart(job: &Job, out: &Path) -> Result<()> {
     let folders = job.runs.iter().map(|recipe| folder(job, out, &recipe.name));
     let folders = folders.filter(|folder| folder.exists()).collect::<Vec<_>>();
-    folders.iter().try_for_each(|folder| layout::check_own(folder))?;
-    let _locks = folders.iter().map(|folder| layout::lock(folder)).collect::<Result<Vec<_>>>()?;
+    folders.iter().try_for_each(|folder| status::check_own(folder))?;
+    let _locks = folders.iter().map(|folder| status::lock(folder)).collect::<Result<Vec<_>>>()?;
     // They belong to the runs; of others', `check_folders` is to tell.
     if folders.iter().any(|folder| folder.join(RECIPE_FILE).exists()) {
         for part in REPORTS {
@@ -150,10 +89,10 @@ pub fn restart(job: &Job, out: &Path) -> Result<()> {
         }
     }
     for folder in folders {
-        for part in layout::OWN_FOLDERS {
+        for part in status::OWN_FOLDERS {
             remove(&folder.join(part), |path| std::fs::remove_dir_all(path))?;
         }
-        for part in layout::OWN_FILES {
+        for part in status::OWN_FILES {
             remove(&folder.join(part), |path| std::fs::remove_file(path))?;
         }
     }

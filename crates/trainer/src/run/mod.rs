@@ -4,15 +4,15 @@ pub mod card;
 pub mod checkpoint;
 mod evaluation;
 pub mod job;
-pub(crate) mod layout;
+pub mod layout;
 pub mod metrics;
 pub mod plan;
-pub mod report;
+pub mod status;
 mod tensorboard;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use clip_model::{CrossModal, PreprocessConfig, seeded};
@@ -21,115 +21,51 @@ use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::SkipCounts;
 use data_pipeline::sources;
 use kd_losses::Loss;
-use serde::{Deserialize, Serialize};
-use tch::Device;
-use zeroshot_eval::{Evaluation, Report};
 
-use crate::eval::measure::measure_again;
 use crate::eval::suite;
+use crate::model::device::device;
 use crate::model::locate::{Need, locate};
 use crate::model::processor::Reader;
-use crate::model::student;
+use crate::model::student::{self, Resumed};
 use crate::optim::schedule::Schedule;
 use crate::progress::Progress;
-use crate::recipe::{self, LossConfig, Recipe};
+use crate::recipe::sources::open_sources;
+use crate::recipe::{LossConfig, Recipe};
 use crate::run::checkpoint::State;
-use crate::run::layout::Standing;
+use crate::run::evaluation::measure_again;
+use crate::run::layout::CHECKPOINTS;
+pub use crate::run::layout::{
+    BEST_FOLDER, Best, MODEL_FOLDER, Options, Outcome, RECIPE_FILE, REPORT_FILE, Results,
+};
 use crate::run::metrics::{MetricsFile, Moment};
-use crate::step::features;
-use crate::step::{MicroBatch, Trainee};
+use crate::run::status::RunStatus;
+use crate::step::Trainee;
+use crate::step::batch::MicroBatch;
+use crate::step::objective::objective;
+use crate::step::prune::Pruner;
 use crate::teacher::classes::ClassList;
 use crate::teacher::teachers::{self, Models, Teaching, class_list};
 use crate::{Error, Result};
-
-/// The resolved recipe in a run folder.
-pub const RECIPE_FILE: &str = "recipe.toml";
-/// The results in a run folder; written last, so its presence says that the run is finished.
-pub const REPORT_FILE: &str = "report.json";
-/// The final student in a run folder.
-pub const MODEL_FOLDER: &str = "model";
-/// The best student in a run folder, where evaluations during training chose one.
-pub const BEST_FOLDER: &str = "best";
-pub(crate) const CHECKPOINTS: &str = "checkpoints";
-
-/// What the caller decides about a run.
-#[derive(Clone, Copy, Debug)]
-pub struct Options<'a> {
-    /// Set from outside (a signal) to stop after the current step.
-    pub stop: &'a AtomicBool,
-    /// The step after which to stop as a signal would; for slots of limited length.
-    pub stop_after: Option<u64>,
-    /// Whether a run that is there already continues, or is returned as it is where it is finished; else it is an
-    /// error.
-    pub resume: bool,
-    /// Whether to draw a progress bar (on a terminal only).
-    pub progress: bool,
-    /// The program's version and commit, for `run.json`.
-    pub version: &'a str,
-}
-
-/// How a run ended.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
-    /// All steps are done.
-    Finished(Results),
-    /// It was stopped, and can be resumed.
-    Stopped {
-        /// Finished steps.
-        step: u64,
-    },
-}
-
-/// What a finished run measured.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Results {
-    /// The student.
-    pub student: Report,
-    /// The teacher, where it is no run of the same recipe file, or the student was compared with it.
-    pub teacher: Option<Report>,
-    /// Everything that was measured on each set.
-    #[serde(default)]
-    pub details: Vec<Evaluation>,
-    /// Seconds of training.
-    pub seconds: f64,
-    /// Parameters of the student: image tower, text tower.
-    pub parameters: (u64, u64),
-    /// Training samples that were read, and those of them that were left out because they were damaged.
-    #[serde(default)]
-    pub damaged: SkipCounts,
-    /// The best student, where evaluations during training chose one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub best: Option<Best>,
-}
-
-/// The best student of a run, in its folder `best`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Best {
-    /// The step after which it was measured; the last one where the final student is the best.
-    pub step: u64,
-    /// Mean over the data sets of the main figure ([`zeroshot_eval::Score::main`]), 0 to 1.
-    pub score: f64,
-}
 
 /// Makes one run in `folder`; `models` finds the model folder of the run that `teacher.run` names.
 ///
 /// # Errors
 /// [`Error`] of whatever fails; checkpoints that were written stay good.
 pub fn run(recipe: &Recipe, folder: &Path, models: Models<'_>, options: &Options<'_>) -> Result<Outcome> {
-    let _lock = layout::lock(folder)?;
-    match layout::standing(recipe, folder, options.resume)? {
-        Standing::Finished(results) => {
+    let _lock = status::lock(folder)?;
+    match status::status(recipe, folder, options.resume)? {
+        RunStatus::Finished(results) => {
             tracing::info!("run {} is finished already: {}", recipe.name, folder.display());
             return Ok(Outcome::Finished(results));
         }
-        Standing::MeasuredElsewhere(results) => {
+        RunStatus::MeasuredElsewhere(results) => {
             tracing::info!(
                 "run {} is finished already and measured on the sets that are named now",
                 recipe.name
             );
             return measure_again(recipe, folder, models, results).map(Outcome::Finished);
         }
-        Standing::Open => {}
+        RunStatus::Open => {}
     }
     let mut session = match Session::open(recipe, folder, models, options) {
         Err(Error::Interrupted) => return Ok(Outcome::Stopped { step: 0 }),
@@ -152,22 +88,6 @@ pub fn check(recipe: &Recipe) -> Result<()> {
     device(&recipe.train.device)?;
     teachers::check(recipe)?;
     recipe.eval.sets.iter().try_for_each(|set| suite::check(set, &recipe.data.root))
-}
-
-/// The device that `cpu`, `cuda` or `cuda:N` names; loads the CUDA half of libtorch if it is needed.
-///
-/// # Errors
-/// [`Error::Recipe`] for any other name, and for a device that is not visible, with the cause and what to do.
-pub fn device(name: &str) -> Result<Device> {
-    let Device::Cuda(index) = recipe::device_named(name)? else { return Ok(Device::Cpu) };
-    torch_ext::cuda::load();
-    let count = tch::Cuda::device_count().max(0) as usize;
-    if index < count {
-        return Ok(Device::Cuda(index));
-    }
-    let cause =
-        torch_ext::cuda::explain(count).unwrap_or_else(|| format!("{count} CUDA devices are visible"));
-    Err(Error::recipe("train.device", format!("`{name}` is not available: {cause}")))
 }
 
 struct Session<'a> {
@@ -196,12 +116,12 @@ impl<'a> Session<'a> {
             tch::set_num_threads(recipe.train.threads);
         }
         let saved = checkpoint::newest(&folder.join(CHECKPOINTS))?;
-        let state = saved.as_ref().map(|(_, state)| state);
-        let (opened, place) = student::open(recipe, models, device, state, options.progress)?;
+        let resumed = saved.as_ref().map(|(_, state)| Resumed { cut_to: state.pruned.as_ref() });
+        let (opened, place) = student::open(recipe, models, device, resumed, options.progress)?;
         let (student, preprocess) = (opened.model, opened.preprocess);
         let tokenizer = recipe.student.tokenizer.as_deref();
         let reader = Reader::of_model(&place, student.config(), &preprocess, tokenizer)?;
-        let sources = plan::open_sources(recipe)?;
+        let sources = open_sources(recipe)?;
         let data =
             sources.iter().map(|(s, _)| sources::fingerprint(s.as_ref())).collect::<Result<Vec<_>, _>>()?;
         let plain = sources.iter().map(|(source, _)| Arc::clone(source)).collect::<Vec<_>>();
@@ -221,7 +141,7 @@ impl<'a> Session<'a> {
         teaching.warn_of_boxes(recipe);
         teaching.prepare(recipe, models, &plain)?;
         let terms = recipe.terms(steps);
-        let made = || features::objective(recipe, &terms, &student, &reader, &mut teaching);
+        let made = || objective(recipe, &terms, &student, &reader, &mut teaching);
         let (objective, taps) = seeded(recipe.seed, made)?;
         let (optimizer, ema) = (&recipe.optimizer, recipe.train.ema);
         let mut trainee = match &recipe.cross_modal {
@@ -236,7 +156,8 @@ impl<'a> Session<'a> {
         trainee.precision = recipe.train.precision.on(device);
         teaching.compute_in(trainee.precision);
         trainee.grad_checkpointing = recipe.train.grad_checkpointing;
-        trainee.pruner = student::pruner(recipe, &trainee.student, saved.as_ref().map(|(_, s)| s), steps)?;
+        let is_cut = resumed.is_some_and(|own| own.cut_to.is_some());
+        trainee.pruner = Pruner::open(recipe, &trainee.student, is_cut, steps)?;
         trainee.masked_share = recipe.loss(Loss::Mfd).map_or(0.0, LossConfig::masked_share);
         if let Some((names, templates)) = class_list(recipe)? {
             let per_step = recipe.reads_classes().and_then(|config| config.classes_per_step);
@@ -261,8 +182,8 @@ impl<'a> Session<'a> {
                 state.best = None;
             }
         }
-        layout::write_recipe(folder, recipe)?;
-        layout::write_info(folder, recipe, &state, options.version, &trainee)?;
+        status::write_recipe(folder, recipe)?;
+        status::write_info(folder, recipe, &state, options.version, &trainee)?;
         let loader = open_loader(recipe, &reader, &mut teaching, mixture, state.position)?;
         let schedule = Schedule {
             base_lr: recipe.optimizer.lr,
@@ -369,7 +290,8 @@ impl<'a> Session<'a> {
         self.state.samples = self.trainee.samples;
         self.state.updates = self.trainee.optimizer.updates();
         self.state.damaged = self.counts();
-        self.state.pruned = student::cut_config(self.recipe, &self.trainee);
+        let is_cut = self.recipe.prune.is_some() && self.trainee.pruner.is_none();
+        self.state.pruned = is_cut.then(|| self.trainee.student.config().clone());
         (self.saved_step, self.saved_at) = (Some(self.state.step), Instant::now());
         let folder = self.folder.join(CHECKPOINTS);
         checkpoint::save(&folder, &self.trainee, &self.state, &self.recipe.to_toml()?)?;

@@ -9,11 +9,12 @@ use clip_model::folder::Adjust;
 use clip_model::{ClipConfig, CrossModalConfig, cost, presets};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::sample::RawSample;
-use data_pipeline::sources::{Share, Source};
+use data_pipeline::sources::Source;
 use kd_losses::Loss;
 use serde::Serialize;
 
 use crate::model::locate::{Need, locate};
+use crate::recipe::sources::share;
 use crate::recipe::{Job, Recipe, TeacherConfig, TrainSource};
 use crate::{Error, Result};
 
@@ -89,21 +90,6 @@ impl ModelCost {
     }
 }
 
-/// Opens the training sources of a recipe.
-///
-/// # Errors
-/// [`Error::Data`] where one cannot be opened.
-pub fn open_sources(recipe: &Recipe) -> Result<Vec<(Arc<dyn Source>, f64)>> {
-    recipe.data.train.iter().map(|own| share(own, own.source.open(&recipe.data.root)?)).collect()
-}
-
-/// The part of a source that the recipe takes, with its weight.
-fn share(own: &TrainSource, source: Arc<dyn Source>) -> Result<(Arc<dyn Source>, f64)> {
-    // Unwrapped where all of it is meant: nothing stands between the loader and the source.
-    let source = if own.share == 1.0 { source } else { Arc::new(Share::new(source, own.share)?) };
-    Ok((source, own.weight))
-}
-
 /// A source that is not on this machine, of which only the number of samples is known.
 struct Absent {
     name: String,
@@ -164,7 +150,7 @@ impl Plan {
     /// many samples as the recipe says, and a teacher that is not here as its `arch`.
     ///
     /// # Errors
-    /// As [`open_sources`] and [`model_config`].
+    /// Where a source or a model's configuration cannot be read.
     pub fn new(recipe: &Recipe, job: &Job) -> Result<Self> {
         let opened = plan_sources(recipe)?;
         let sources = opened.iter().map(|(s, weight)| (s.name().to_string(), s.len(), *weight)).collect();

@@ -1,17 +1,19 @@
 //! One training step, top to bottom.
 
-pub(crate) mod cross_modal;
-pub mod features;
+pub mod batch;
+pub(crate) mod objective;
 pub mod prune;
 
+pub use batch::{MicroBatch, TeacherInput, ViewTensors};
 use clip_model::{Clip, CrossModal, Precision, Tape};
 use kd_losses::{Embeddings, Extra, Loss, Objective, Side, Targets, TokenStates};
-use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use crate::model::cross_modal;
+use crate::model::features::{self, Taps};
 use crate::optim::adamw::{AdamW, OptimizerConfig};
 use crate::optim::ema::Ema;
-use crate::step::features::Taps;
+use crate::recipe::TargetRule;
 use crate::step::prune::Pruner;
 use crate::teacher::classes::ClassList;
 use crate::teacher::signal::Guide;
@@ -48,48 +50,6 @@ pub struct Trainee {
     pub classes: Option<ClassList>,
     /// The masks of a student that is to be cut, until it is.
     pub pruner: Option<Pruner>,
-}
-
-/// Which pairs of a batch count as right.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TargetRule {
-    /// Only a sample's own pair, as every published recipe has it.
-    #[default]
-    Diagonal,
-    /// All pairs whose captions have the same tokens.
-    EqualCaptions,
-}
-
-/// Images `[batch, 3, size, size]` (normalised) and tokens `[batch, length]` of one model.
-#[derive(Debug)]
-pub struct ViewTensors {
-    /// Float32 images.
-    pub images: Tensor,
-    /// i64 token ids; cut to the longest text.
-    pub tokens: Tensor,
-    /// Object boxes of each image, as [`clip_model::cross_modal::Boxes`]; empty where the data has none.
-    pub boxes: Vec<Vec<[f32; 4]>>,
-}
-
-/// One forward and backward pass' worth of samples.
-#[derive(Debug)]
-pub struct MicroBatch {
-    /// For the student.
-    pub student: ViewTensors,
-    /// For each teacher.
-    pub teachers: Vec<TeacherInput>,
-}
-
-/// What one teacher has of a batch.
-#[derive(Debug)]
-pub enum TeacherInput {
-    /// It reads the student's images and tokens.
-    AsStudent,
-    /// It has its own.
-    Own(ViewTensors),
-    /// Its unit embeddings are there already.
-    Stored(Embeddings),
 }
 
 /// Values of one step, averaged over its micro-batches.

@@ -7,9 +7,9 @@ use kd_losses::{Embeddings, TokenStates};
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
-use crate::step::ViewTensors;
-use crate::step::cross_modal;
-use crate::step::features::{self, Taps};
+use crate::model::cross_modal;
+use crate::model::features::{self, Taps};
+use crate::step::batch::ViewTensors;
 use crate::{Error, Result};
 
 /// A teacher in memory.

@@ -3,8 +3,8 @@
 use kd_losses::{Embeddings, Extra, Side, TokenStates};
 use tch::{Device, Kind, Tensor};
 
-use crate::step::features::Taps;
-use crate::step::{TeacherInput, ViewTensors};
+use crate::model::features::Taps;
+use crate::step::batch::{TeacherInput, ViewTensors};
 use crate::teacher::frozen::Teacher;
 use crate::{Error, Result};
 

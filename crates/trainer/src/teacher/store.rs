@@ -12,14 +12,15 @@ use data_pipeline::store::{
 use ndarray::{Array2, Axis};
 use tch::Device;
 
+use crate::model::device::device;
 use crate::model::processor::{Reader, image_tensor, rows};
 use crate::progress::Counter;
 use crate::recipe::Recipe;
-use crate::run::plan;
+use crate::recipe::sources::open_sources;
 use crate::teacher::classes::prompts;
 use crate::teacher::frozen::Teacher;
 use crate::teacher::teachers::{BATCH, Models, class_list, open_teacher};
-use crate::{Error, Result, run};
+use crate::{Error, Result};
 
 /// Variants where a recipe names no number.
 const VARIANTS: u64 = 2;
@@ -74,11 +75,11 @@ pub(crate) fn variants(recipe: &Recipe) -> Option<Variants> {
 /// [`Error::Data`] where the folder holds a store of something else, or the data cannot be read; as
 /// [`Teacher::open`] for the teachers.
 pub fn reinforce(recipe: &Recipe, models: Models<'_>, making: &Making<'_>) -> Result<Made> {
-    let device = run::device(&recipe.train.device)?;
+    let device = device(&recipe.train.device)?;
     if recipe.train.threads > 0 {
         tch::set_num_threads(recipe.train.threads);
     }
-    let sources = plan::open_sources(recipe)?.into_iter().map(|(source, _)| source).collect::<Vec<_>>();
+    let sources = open_sources(recipe)?.into_iter().map(|(source, _)| source).collect::<Vec<_>>();
     make(recipe, models, &sources, device, making)
 }
 

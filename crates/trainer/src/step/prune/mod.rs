@@ -9,11 +9,11 @@ use clip_model::{Clip, ClipConfig};
 use tch::{Device, Kind, Tensor};
 
 use self::bounded::Bounded;
-use crate::Result;
 use crate::optim::adamw::AdamW;
 use crate::optim::ema::Ema;
-use crate::recipe::PruneConfig;
+use crate::recipe::{PruneConfig, Recipe};
 use crate::step::{Trainee, own, trained};
+use crate::{Error, Result};
 
 /// How far the cut may be from what was asked without a word.
 const FAR: f64 = 0.1;
@@ -49,6 +49,21 @@ impl Pruner {
             multipliers,
             drawn: None,
         })
+    }
+
+    /// The masks of a run of `steps` steps; `None` if its recipe has no `[prune]`, or its student is cut already.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] if the cut would come after the last step; as [`Pruner::new`].
+    pub(crate) fn open(recipe: &Recipe, student: &Clip, is_cut: bool, steps: u64) -> Result<Option<Self>> {
+        let Some(config) = recipe.prune.as_ref() else { return Ok(None) };
+        if let Some(problem) = config.too_late(steps) {
+            return Err(Error::recipe(&recipe.name, problem));
+        }
+        if is_cut {
+            return Ok(None);
+        }
+        Pruner::new(config, student.config(), student.device()).map(Some)
     }
 
     /// The masks.

@@ -5,8 +5,8 @@ use kd_losses::{Embeddings, TokenStates};
 use tch::Tensor;
 
 use crate::Result;
-use crate::step::ViewTensors;
-use crate::step::features::Taps;
+use crate::model::features::Taps;
+use crate::step::batch::ViewTensors;
 
 /// What the names of the head's parameters begin with in optimiser states and checkpoints.
 const PREFIX: &str = "cross_modal.";

@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use zeroshot_eval::accuracy::ClassRecall;
 use zeroshot_eval::{Evaluation, Report, Score};
 
-use super::file::{Cell, CellState, MeanPart, Sweep};
 use super::page;
 use super::stats::{Difference, Summary, correlation};
-use crate::run::layout::RUN_FILE;
-use crate::run::plan;
-use crate::run::{MODEL_FOLDER, REPORT_FILE, Results};
+use crate::sweep::file::{Cell, CellState, MeanPart, Sweep};
 use crate::{Error, Result};
+use trainer::run::plan;
+use trainer::run::status::RUN_FILE;
+use trainer::run::{MODEL_FOLDER, REPORT_FILE, Results};
 
 /// Name of the main figure: a sweep that names the parts of its mean says which sets are zero-shot.
 pub(super) fn mean_name(parts: &[MeanPart]) -> &'static str {
@@ -101,7 +101,7 @@ impl SweepReport {
     /// Reads the results of all cells that are finished; `made` says by what, where and when.
     ///
     /// # Errors
-    /// [`Error::Recipe`] where a result is damaged, or has not a figure of the sweep's mean.
+    /// [`Error::Sweep`] where a result is damaged, or has not a figure of the sweep's mean.
     pub fn read(sweep: &Sweep, made: &str) -> Result<Self> {
         let mut missing = Vec::new();
         // A shared run may have been measured on more.
@@ -157,8 +157,7 @@ impl SweepReport {
 /// [`Error::Io`] where one cannot be written.
 pub fn write_reports(report: &SweepReport, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    let json =
-        serde_json::to_string_pretty(report).map_err(|e| Error::recipe(&report.name, e.to_string()))?;
+    let json = serde_json::to_string_pretty(report).map_err(|e| Error::sweep(&report.name, e.to_string()))?;
     for (file, text) in [
         ("report.md", report.markdown()),
         ("report.json", json),
@@ -282,7 +281,7 @@ fn read_results(folder: &Path) -> Result<Results> {
     let path = folder.join(REPORT_FILE);
     let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
     serde_json::from_str(&text)
-        .map_err(|e| Error::recipe(path.display().to_string(), format!("it is damaged: {e}")))
+        .map_err(|e| Error::sweep(path.display().to_string(), format!("it is damaged: {e}")))
 }
 
 /// The mean of the sweep's figures; none where nothing was measured.
@@ -295,7 +294,7 @@ fn main_figure(report: &Report, mean: &[MeanPart], label: &str) -> Result<Option
             set.score.figures().into_iter().find(|(name, _)| *name == part.figure).map(|(_, value)| value)
         };
         let missing = |part: &MeanPart| {
-            Error::recipe(
+            Error::sweep(
                 label,
                 format!("it has no figure `{}` of `{}` for the sweep's mean", part.figure, part.set),
             )

@@ -1,9 +1,84 @@
-//! The HTML report of a job: one file without outside parts, for light and dark.
+//! The reports of a job: a table of its runs as Markdown, a page with charts, and a picture of the main figures.
 
+use std::path::Path;
+
+use clip_model::weights::write_atomic;
 use serde_json::Value;
+use trainer::Job;
+use trainer::run::job::{REPORTS, folder};
+use trainer::run::metrics::read_steps;
+use trainer::run::{BEST_FOLDER, Best, Results};
 
-use crate::charts::{bars, curves, escape, html_table, page, standalone};
-use crate::run::Results;
+use super::charts::{bars, curves, escape, html_table, page, standalone};
+use crate::Result;
+
+/// Writes `report.md`, `report.html` and `report.svg` (the main figures) of finished runs into `out`, the job's folder.
+///
+/// # Errors
+/// [`crate::Error::Model`] if a file cannot be written, [`crate::Error::Trainer`] if a run's metrics cannot be read.
+pub fn write(job: &Job, out: &Path, finished: &[(String, Results)]) -> Result<()> {
+    let curves = job.runs.iter().map(|recipe| {
+        let steps = read_steps(&folder(job, out, &recipe.name))?;
+        Ok((recipe.name.clone(), steps))
+    });
+    let (table, best) = (table(job, finished), best_table(job, finished));
+    let html = html(&job.name, &table, &best, finished, &curves.collect::<Result<Vec<_>>>()?);
+    let texts = [markdown(job, finished), html, picture(finished)];
+    for (name, text) in REPORTS.iter().zip(texts) {
+        write_atomic(&out.join(name), text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The results of all runs, and of the teacher where it is none of them, as a Markdown table.
+pub fn table(job: &Job, finished: &[(String, Results)]) -> String {
+    let mut reports = finished.iter().map(|(_, results)| results.student.clone()).collect::<Vec<_>>();
+    let own = job.runs.iter().find_map(|recipe| recipe.teachers.first()?.run.as_ref());
+    let mut teacher = own.and_then(|name| job.runs.iter().position(|recipe| recipe.name == *name));
+    if teacher.is_none()
+        && let Some(external) = finished.iter().find_map(|(_, results)| results.teacher.clone())
+    {
+        reports.insert(0, external);
+        teacher = Some(0);
+    }
+    zeroshot_eval::report::compare(&reports, teacher)
+}
+
+/// The runs whose evaluations during training chose a best model, as a Markdown table; empty where there is none.
+fn best_table(job: &Job, finished: &[(String, Results)]) -> String {
+    let head = ["run", "best model", "step", "score"].map(String::from).to_vec();
+    let best = finished.iter().filter_map(|(run, results)| {
+        let Best { step, score } = results.best?;
+        let folder = folder(job, Path::new(""), run).join(BEST_FOLDER);
+        Some(vec![
+            run.clone(),
+            folder.display().to_string(),
+            step.to_string(),
+            format!("{:.1}", score * 100.0),
+        ])
+    });
+    let rows = std::iter::once(head).chain(best).collect::<Vec<_>>();
+    if rows.len() > 1 { zeroshot_eval::report::markdown(&rows) } else { String::new() }
+}
+
+fn markdown(job: &Job, finished: &[(String, Results)]) -> String {
+    let mut text = format!("# {}\n\nResults in percent.\n\n{}\n", job.name, table(job, finished));
+    let best = best_table(job, finished);
+    if !best.is_empty() {
+        text.push_str(&format!("{}\n\n{best}\n", BEST));
+    }
+    text.push_str("| run | image tower | text tower | training time |\n|---|---:|---:|---:|\n");
+    for (name, results) in finished {
+        let (image, text_tower) = results.parameters;
+        text.push_str(&format!(
+            "| {name} | {:.2} M | {:.2} M | {:.0} s |\n",
+            image as f64 / 1e6,
+            text_tower as f64 / 1e6,
+            results.seconds
+        ));
+    }
+    text
+}
 
 /// Points of a curve; more would not be seen.
 const POINTS: usize = 300;

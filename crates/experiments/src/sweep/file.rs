@@ -8,11 +8,11 @@ use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 use zeroshot_eval::report::{CLASSIFICATION_FIGURES, RETRIEVAL_FIGURES};
 
-use crate::recipe::{EvalTask, Job, Recipe, check_name, load_one, merge};
-use crate::run::MODEL_FOLDER;
-use crate::run::layout::{Standing, has_model, results, shaping};
-use crate::run::plan::Plan;
 use crate::{Error, Result};
+use trainer::recipe::{EvalTask, Job, Recipe, check_name, load_one, merge};
+use trainer::run::MODEL_FOLDER;
+use trainer::run::plan::Plan;
+use trainer::run::status::{RunStatus, has_model, results, shaping};
 
 /// More cells than a sweep on any one machine can have.
 const MAX_CELLS: usize = 10_000;
@@ -134,8 +134,8 @@ impl Cell {
     /// What is there of it: results alone will do. What cannot be read counts as begun: its run says what is wrong.
     pub fn state(&self) -> CellState {
         match results(&self.recipe, &self.folder) {
-            Ok(Standing::Finished(_)) => CellState::Finished,
-            Ok(Standing::Open) if !self.folder.join("checkpoints").is_dir() => CellState::Open,
+            Ok(RunStatus::Finished(_)) => CellState::Finished,
+            Ok(RunStatus::Open) if !self.folder.join("checkpoints").is_dir() => CellState::Open,
             _ => CellState::Begun,
         }
     }
@@ -156,13 +156,13 @@ impl Sweep {
     /// Reads a sweep file; `over` is put on top of the settings of every cell, and run folders are below `out`.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Recipe`] where the file or one of its recipes is wrong.
+    /// [`Error::Io`] or [`Error::Sweep`] where the file or one of its recipes is wrong.
     pub fn load(path: &Path, over: &Table, out: &Path) -> Result<Self> {
         let origin = path.display().to_string();
-        let fail = |reason: String| Err(Error::recipe(&origin, reason));
-        let text = crate::text::read(path)?;
+        let fail = |reason: String| Err(Error::sweep(&origin, reason));
+        let text = data_pipeline::text::read(path)?;
         let file: File = toml::from_str(&text)
-            .map_err(|e| Error::recipe(&origin, e.to_string().trim().replace('\n', "; ")))?;
+            .map_err(|e| Error::sweep(&origin, e.to_string().trim().replace('\n', "; ")))?;
         check_name(&file.name, &origin)?;
         if ["cells", "cache"].contains(&file.name.as_str()) {
             return fail(format!("the name `{}` is that of a folder of all sweeps: take another", file.name));
@@ -346,7 +346,7 @@ impl Maker<'_> {
         let origin = format!("{}, {name}", self.path.display());
         let own = entry.recipe.as_ref().or(self.file.recipe.as_ref());
         let recipe =
-            own.ok_or_else(|| Error::recipe(&origin, "no `recipe` is named, here or for the whole sweep"))?;
+            own.ok_or_else(|| Error::sweep(&origin, "no `recipe` is named, here or for the whole sweep"))?;
         let recipe = self.path.with_file_name("").join(recipe);
         // An entry with its own recipe has its own runs.
         let run = entry.run.as_deref().or(match entry.recipe {
@@ -367,7 +367,7 @@ impl Maker<'_> {
         })?;
         let shaped = shaping(&load_one(&recipe, run, &named)?)?;
         let digest =
-            Sha256::digest(toml::to_string(&shaped).map_err(|e| Error::recipe(&origin, e.to_string()))?);
+            Sha256::digest(toml::to_string(&shaped).map_err(|e| Error::sweep(&origin, e.to_string()))?);
         let id = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>();
 
         self.fill(&mut settings, &origin, seed, &|cell, rest| format!("{}{rest}", cell.folder.display()))?;
@@ -405,7 +405,7 @@ impl Maker<'_> {
             Value::String(text) => {
                 let Some(reference) = text.strip_prefix('@') else { return Ok(()) };
                 let (name, rest) = reference.split_once('/').unwrap_or((reference, MODEL_FOLDER));
-                let fail = |reason: String| Err(Error::recipe(origin, reason));
+                let fail = |reason: String| Err(Error::sweep(origin, reason));
                 let cell = match self.shared.get(name).map(Vec::as_slice) {
                     None | Some([]) => return fail(format!("`@{name}` is no earlier entry of [[shared]]")),
                     Some([one]) => one,

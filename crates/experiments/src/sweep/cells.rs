@@ -1,22 +1,33 @@
-//! Makes the cells of a sweep, each in a process of its own.
+//! Makes the cells of a sweep in their order, several at once.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use clip_model::weights::write_atomic;
+use std::time::Instant;
 
 use super::file::{Cell, Sweep};
 use crate::{Error, Result};
 
-/// How often a process is looked at.
-const POLL: Duration = Duration::from_millis(200);
-/// Exit code of a run that was stopped with a checkpoint.
-const STOPPED: i32 = 130;
+/// Makes one cell; the command line starts a process for each.
+pub trait Runner: Sync {
+    /// Makes the run of `cell` in its folder, or resumes it, on `device` if one is given. A runner polls `stop`: once it
+    /// is set, the run writes a checkpoint and ends.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the run cannot be started. A run that fails is [`Ended::Failed`].
+    fn run(&self, cell: &Cell, device: Option<&str>, stop: &AtomicBool) -> Result<Ended>;
+}
+
+/// How a cell's run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Its results are written.
+    Finished,
+    /// It was stopped with a checkpoint.
+    Stopped,
+    /// It failed, for this reason.
+    Failed(String),
+}
 
 /// How much is done in one sitting.
 #[derive(Clone, Debug)]
@@ -42,16 +53,15 @@ pub struct Progress {
     pub failed: Vec<(String, String)>,
 }
 
-/// Makes all runs of a sweep by `program train`; `say` gets a line for each that ends.
+/// Makes all runs of a sweep by `runner`; `say` gets a line for each that ends.
 ///
 /// Shared runs come before the cells that build on them; where one is not finished, none of these is begun.
 ///
 /// # Errors
-/// [`Error::Io`] where a folder cannot be written or the program cannot be started; a run that fails is in the
-/// result and does not hold up the others.
+/// As [`Runner::run`]. A run that fails is in the result and does not hold up the others.
 pub fn run_cells(
     sweep: &Sweep,
-    program: &Path,
+    runner: &dyn Runner,
     limits: &Limits<'_>,
     say: &(dyn Fn(&str) + Sync),
 ) -> Result<Progress> {
@@ -82,7 +92,7 @@ pub fn run_cells(
                 let device =
                     (!limits.devices.is_empty()).then(|| &limits.devices[worker % limits.devices.len()]);
                 let started = Instant::now();
-                let outcome = run_cell(cell, program, device.map(String::as_str), limits.stop)?;
+                let outcome = runner.run(cell, device.map(String::as_str), limits.stop)?;
                 let seconds = started.elapsed().as_secs();
                 match outcome {
                     Ended::Finished => say(&format!(
@@ -107,7 +117,7 @@ pub fn run_cells(
             workers.into_iter().try_for_each(|worker| {
                 worker
                     .join()
-                    .unwrap_or_else(|_| Err(Error::recipe(&sweep.name, "a worker stopped unexpectedly")))
+                    .unwrap_or_else(|_| Err(Error::sweep(&sweep.name, "a worker stopped unexpectedly")))
             })
         })?;
         if sweep.is_shared(batch[0]) && finished(batch) < batch.len() {
@@ -117,75 +127,4 @@ pub fn run_cells(
     let finished = finished(&runs);
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(Progress { finished, open: total.saturating_sub(finished + failed.len()), failed })
-}
-
-enum Ended {
-    Finished,
-    Stopped,
-    Failed(String),
-}
-
-/// The files of a cell beside its folder: its recipe, and what its process says.
-fn beside(folder: &Path, ending: &str) -> PathBuf {
-    folder.with_extension(ending)
-}
-
-fn run_cell(cell: &Cell, program: &Path, device: Option<&str>, stop: &AtomicBool) -> Result<Ended> {
-    let mut recipe = cell.recipe.clone();
-    if let Some(device) = device {
-        recipe.train.device = device.into();
-    }
-    let parent = cell.folder.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
-    let (file, log) = (beside(&cell.folder, "toml"), beside(&cell.folder, "log"));
-    write_atomic(&file, recipe.to_toml()?.as_bytes())?;
-    let output = File::create(&log).map_err(|e| Error::io(&log, e))?;
-    let copy = output.try_clone().map_err(|e| Error::io(&log, e))?;
-    let mut command = Command::new(program);
-    // Ctrl-C would reach the run together with this process, and the signal that asks it to stop would then be
-    // its second one, which ends it at once.
-    #[cfg(unix)]
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let mut child = command
-        .arg("train")
-        .arg(&file)
-        .arg("--out")
-        .arg(&cell.folder)
-        .stdin(Stdio::null())
-        .stdout(output)
-        .stderr(copy)
-        .spawn()
-        .map_err(|e| Error::io(program, e))?;
-    let mut asked = false;
-    let status = loop {
-        match child.try_wait().map_err(|e| Error::io(program, e))? {
-            Some(status) => break status,
-            None if stop.load(Ordering::Relaxed) && !asked => {
-                ask_to_stop(&child);
-                asked = true;
-            }
-            None => std::thread::sleep(POLL),
-        }
-    };
-    Ok(match status.code() {
-        Some(0) => Ended::Finished,
-        Some(STOPPED) => Ended::Stopped,
-        _ if asked => Ended::Stopped,
-        _ => {
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
-            let last = said.lines().rev().find(|line| !line.trim().is_empty());
-            Ended::Failed(last.map_or_else(|| status.to_string(), |line| line.trim().to_string()))
-        }
-    })
-}
-
-/// The run, which no signal of the terminal reaches, writes a checkpoint and ends.
-fn ask_to_stop(child: &Child) {
-    if cfg!(unix) {
-        let sent =
-            Command::new("kill").arg("-TERM").arg(child.id().to_string()).stderr(Stdio::null()).status();
-        if sent.is_err() {
-            tracing::warn!("a running cell could not be asked to stop; it is waited for");
-        }
-    }
 }

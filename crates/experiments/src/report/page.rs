@@ -1,11 +1,11 @@
 //! The HTML page of a sweep: its tables, and charts where people would rather look.
 
+use super::charts::{Bars, bars, curves, escape, html_table, page, scatter, standalone};
+use super::job;
 use super::results::{BySeed, CellResults, SweepReport, figure_names, main_names, paired};
 use super::stats::Summary;
 use crate::Result;
-use crate::charts::{Bars, bars, curves, escape, html_table, page, scatter, standalone};
-use crate::run::metrics;
-use crate::run::report;
+use trainer::run::metrics;
 
 /// The page, of one piece.
 pub(super) fn html(sweep: &SweepReport) -> Result<String> {
@@ -96,7 +96,7 @@ fn grouped<'a>(
 
 /// The mean of the seeds' curves, as long as the shortest.
 fn mean_curve(cell: &CellResults, key: &str) -> Result<Vec<(f64, f64)>> {
-    let curves = cell.folders.iter().map(|folder| Ok(report::points(&metrics::read_steps(folder)?, key)));
+    let curves = cell.folders.iter().map(|folder| Ok(job::points(&metrics::read_steps(folder)?, key)));
     let curves = curves.collect::<Result<Vec<_>>>()?;
     let length = curves.iter().map(Vec::len).min().unwrap_or(0);
     let mean = |place: usize| {

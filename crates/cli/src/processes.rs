@@ -1,0 +1,88 @@
+//! Runs the cells of a sweep, each in a process of this program.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clip_model::weights::write_atomic;
+use experiments::{Cell, Ended, Error, Result, Runner};
+
+/// How often a process is polled.
+const POLL: Duration = Duration::from_millis(200);
+/// Exit code of a run that was stopped with a checkpoint.
+const STOPPED: i32 = 130;
+
+/// Starts `program train` for each cell.
+pub(crate) struct Processes {
+    /// This program.
+    pub program: PathBuf,
+}
+
+impl Runner for Processes {
+    fn run(&self, cell: &Cell, device: Option<&str>, stop: &AtomicBool) -> Result<Ended> {
+        let mut recipe = cell.recipe.clone();
+        if let Some(device) = device {
+            recipe.train.device = device.into();
+        }
+        let parent = cell.folder.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
+        let (file, log) = (beside(&cell.folder, "toml"), beside(&cell.folder, "log"));
+        write_atomic(&file, recipe.to_toml()?.as_bytes())?;
+        let output = File::create(&log).map_err(|e| Error::io(&log, e))?;
+        let copy = output.try_clone().map_err(|e| Error::io(&log, e))?;
+        let mut command = Command::new(&self.program);
+        // Ctrl-C would reach the run together with this process, and the signal that asks it to stop would then be
+        // its second one, which ends it at once.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut child = command
+            .arg("train")
+            .arg(&file)
+            .arg("--out")
+            .arg(&cell.folder)
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(copy)
+            .spawn()
+            .map_err(|e| Error::io(&self.program, e))?;
+        let mut asked = false;
+        let status = loop {
+            match child.try_wait().map_err(|e| Error::io(&self.program, e))? {
+                Some(status) => break status,
+                None if stop.load(Ordering::Relaxed) && !asked => {
+                    ask_to_stop(&child);
+                    asked = true;
+                }
+                None => std::thread::sleep(POLL),
+            }
+        };
+        Ok(match status.code() {
+            Some(0) => Ended::Finished,
+            Some(STOPPED) => Ended::Stopped,
+            _ if asked => Ended::Stopped,
+            _ => {
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                let last = said.lines().rev().find(|line| !line.trim().is_empty());
+                Ended::Failed(last.map_or_else(|| status.to_string(), |line| line.trim().to_string()))
+            }
+        })
+    }
+}
+
+/// The files of a cell beside its folder: its recipe, and what its process says.
+fn beside(folder: &Path, ending: &str) -> PathBuf {
+    folder.with_extension(ending)
+}
+
+/// The run, which no signal of the terminal reaches, writes a checkpoint and ends.
+fn ask_to_stop(child: &Child) {
+    if cfg!(unix) {
+        let sent =
+            Command::new("kill").arg("-TERM").arg(child.id().to_string()).stderr(Stdio::null()).status();
+        if sent.is_err() {
+            tracing::warn!("a running cell could not be asked to stop; it is waited for");
+        }
+    }
+}

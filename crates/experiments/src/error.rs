@@ -1,0 +1,49 @@
+//! The crate's error type.
+
+use std::path::PathBuf;
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong between a sweep file and its report.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder could not be read or written.
+    #[error("cannot access `{path}`")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A sweep that cannot be made, or results that do not fit it.
+    #[error("sweep `{origin}`: {reason}")]
+    Sweep {
+        /// The sweep file, one of its cells, or a file of results.
+        origin: String,
+        /// What is wrong and what would work.
+        reason: String,
+    },
+    /// An error of a recipe, a plan or a run.
+    #[error(transparent)]
+    Trainer(#[from] trainer::Error),
+    /// An error of a model's configuration or of a file that was to be written.
+    #[error(transparent)]
+    Model(#[from] clip_model::Error),
+    /// A sweep file that is not UTF-8.
+    #[error(transparent)]
+    Data(#[from] data_pipeline::Error),
+}
+
+impl Error {
+    /// An [`Error::Io`] with its path.
+    pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Error::Io { path: path.into(), source }
+    }
+
+    pub(crate) fn sweep(origin: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::Sweep { origin: origin.into(), reason: reason.into() }
+    }
+}

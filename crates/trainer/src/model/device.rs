@@ -1,0 +1,36 @@
+//! Devices by name.
+
+use tch::Device;
+
+use crate::{Error, Result};
+
+/// The device that `cpu`, `cuda` or `cuda:N` names; loads the CUDA half of libtorch if it is needed.
+///
+/// # Errors
+/// [`Error::Recipe`] for any other name, and for a device that is not visible, with the cause and what to do.
+pub fn device(name: &str) -> Result<Device> {
+    let Device::Cuda(index) = device_named(name)? else { return Ok(Device::Cpu) };
+    torch_ext::cuda::load();
+    let count = tch::Cuda::device_count().max(0) as usize;
+    if index < count {
+        return Ok(Device::Cuda(index));
+    }
+    let cause =
+        torch_ext::cuda::explain(count).unwrap_or_else(|| format!("{count} CUDA devices are visible"));
+    Err(Error::recipe("train.device", format!("`{name}` is not available: {cause}")))
+}
+
+/// `cpu`, `cuda` or `cuda:N`, whether it is there or not.
+///
+/// # Errors
+/// [`Error::Recipe`] for another name.
+pub(crate) fn device_named(name: &str) -> Result<Device> {
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        "cuda" => Ok(Device::Cuda(0)),
+        _ => match name.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok()) {
+            Some(index) => Ok(Device::Cuda(index)),
+            None => Err(Error::recipe("train.device", format!("`{name}` is not cpu, cuda or cuda:N"))),
+        },
+    }
+}

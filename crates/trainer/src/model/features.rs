@@ -1,0 +1,46 @@
+//! Forward passes that also return what losses on tokens read: patch tokens and the outputs of chosen blocks.
+
+use clip_model::{Clip, Tape};
+use kd_losses::{Embeddings, TokenStates};
+
+use crate::Result;
+use crate::step::batch::ViewTensors;
+
+/// What is read of one model beside its embeddings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Taps {
+    /// The ViT's patch tokens.
+    pub patches: bool,
+    /// Blocks of the image tower, from 0.
+    pub image_blocks: Vec<usize>,
+    /// Blocks of the text tower, from 0.
+    pub text_blocks: Vec<usize>,
+}
+
+/// Raw embeddings of a batch, with the states that `taps` names.
+///
+/// # Errors
+/// [`Error::Model`] where the shapes are not the model's, or it does not have such states.
+pub(crate) fn read<'a>(
+    model: &'a Clip,
+    input: &ViewTensors,
+    taps: &Taps,
+    tape: &mut Tape<'a>,
+) -> Result<(Embeddings, TokenStates)> {
+    let mut states = TokenStates::default();
+    let image = if taps.patches || !taps.image_blocks.is_empty() {
+        let image = model.image_states(&input.images, &taps.image_blocks, tape)?;
+        (states.patches, states.image_blocks) = (taps.patches.then_some(image.patches), image.blocks);
+        image.embedding
+    } else {
+        model.encode_image_taped(&input.images, tape)?
+    };
+    let text = if taps.text_blocks.is_empty() {
+        model.encode_text_taped(&input.tokens, tape)?
+    } else {
+        let text = model.text_states(&input.tokens, &taps.text_blocks, tape)?;
+        (states.text_blocks, states.text_counts) = (text.blocks, Some(text.counts));
+        text.embedding
+    };
+    Ok((Embeddings::new(image, text)?, states))
+}

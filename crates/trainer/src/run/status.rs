@@ -1,0 +1,259 @@
+//! The folder of a run: whose it is, whether it is finished, and who works in it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use toml::Value;
+
+use crate::recipe::{Eval, Recipe};
+use crate::run::checkpoint::State;
+use crate::run::layout::{BEST_FOLDER, CHECKPOINTS, MODEL_FOLDER, RECIPE_FILE, REPORT_FILE, Results};
+use crate::step::Trainee;
+use crate::{Error, Result};
+
+/// Held by the process that works in the folder; the system frees it when the process ends.
+const LOCK_FILE: &str = ".lock";
+
+/// By what and where a run was trained.
+pub const RUN_FILE: &str = "run.json";
+
+/// Characters of a value that messages show.
+const MOST_CHARACTERS: usize = 80;
+
+/// What a run folder holds of a recipe's run.
+#[derive(Debug)]
+pub enum RunStatus {
+    /// Nothing, or a part of the run.
+    Open,
+    /// The finished run.
+    Finished(Results),
+    /// The finished run, measured on other sets, or compared with another teacher, than the recipe names now.
+    MeasuredElsewhere(Results),
+}
+
+/// Makes the folder and keeps other processes out of it for as long as the result lives.
+///
+/// # Errors
+/// [`Error::Recipe`] where another process works in it, [`Error::Io`] where it cannot be made.
+pub(crate) fn lock(folder: &Path) -> Result<File> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    let path = folder.join(LOCK_FILE);
+    let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            let reason =
+                "another process trains in this folder: wait for it, or name another folder by --out";
+            Err(Error::recipe(folder.display().to_string(), reason))
+        }
+        Err(std::fs::TryLockError::Error(e)) => Err(Error::io(&path, e)),
+    }
+}
+
+/// Finds out what a folder holds; with `resume`, a run of the same recipe continues.
+///
+/// # Errors
+/// [`Error::Recipe`] where it holds another run, a run that must not continue, or files of the same names that do not
+/// belong to a run.
+pub(crate) fn status(recipe: &Recipe, folder: &Path, resume: bool) -> Result<RunStatus> {
+    check_own(folder)?;
+    // Without its model a run has nothing to show; its last checkpoint makes it again.
+    found(recipe, folder, resume, has_model(folder))
+}
+
+/// [`status`] of a run whose results are enough: its model may be gone.
+///
+/// # Errors
+/// As [`status`].
+pub fn results(recipe: &Recipe, folder: &Path) -> Result<RunStatus> {
+    found(recipe, folder, true, true)
+}
+
+fn found(recipe: &Recipe, folder: &Path, resume: bool, complete: bool) -> Result<RunStatus> {
+    let Some(old) = recipe_of(folder)? else { return Ok(RunStatus::Open) };
+    if !resume {
+        let reason = format!(
+            "`{}` holds a run already, and `Options::resume` is not set: set it, or name another folder",
+            folder.display()
+        );
+        return Err(Error::recipe(&recipe.name, reason));
+    }
+    let differences = differences(&old, recipe)?;
+    if !differences.is_empty() {
+        let reason = format!(
+            "`{}` holds a run of another recipe ({}): name another folder by --out, or start again by --restart",
+            folder.display(),
+            differences.join("; ")
+        );
+        return Err(Error::recipe(&recipe.name, reason));
+    }
+    let report = folder.join(REPORT_FILE);
+    if !report.exists() || !complete {
+        return Ok(RunStatus::Open);
+    }
+    let text = std::fs::read_to_string(&report).map_err(|e| Error::io(&report, e))?;
+    let results = serde_json::from_str(&text).map_err(|e| damaged(&report, &e.to_string()))?;
+    let asked = |recipe: &Recipe| {
+        let Eval { sets, fidelity, teacher, .. } = &recipe.eval;
+        (sets.clone(), *fidelity, teacher.clone())
+    };
+    Ok(match asked(&old) == asked(recipe) {
+        true => RunStatus::Finished(results),
+        false => RunStatus::MeasuredElsewhere(results),
+    })
+}
+
+/// The recipe of the run that a folder holds; none where the folder is free for one.
+fn recipe_of(folder: &Path) -> Result<Option<Recipe>> {
+    let file = folder.join(RECIPE_FILE);
+    if !file.exists() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
+    toml::from_str(&text).map(Some).map_err(|e| damaged(&file, e.message()))
+}
+
+/// Fails where a run, or its removal, would destroy files in the folder that are not a run's.
+///
+/// # Errors
+/// [`Error::Recipe`] naming the first of them.
+pub(crate) fn check_own(folder: &Path) -> Result<()> {
+    let there = |name: &&str| folder.join(name).exists();
+    let found = if there(&RUN_FILE) {
+        None
+    } else if there(&RECIPE_FILE) {
+        // Between these two files a run leaves a recipe as this program formats it.
+        let text = std::fs::read_to_string(folder.join(RECIPE_FILE)).unwrap_or_default();
+        let resolved =
+            toml::from_str::<Recipe>(&text).is_ok_and(|r| r.to_toml().is_ok_and(|own| own == text));
+        (!resolved && !there(&REPORT_FILE)).then_some(RECIPE_FILE)
+    } else {
+        OWN_FOLDERS.into_iter().chain(OWN_FILES).find(there)
+    };
+    found.map_or(Ok(()), |name| Err(foreign(folder, name)))
+}
+
+/// The error of a folder with a file of others under a name that a job writes.
+pub(crate) fn foreign(folder: &Path, name: &str) -> Error {
+    let reason = format!(
+        "it holds `{name}`, which is not of a run and would be replaced: name another folder by --out"
+    );
+    Error::recipe(folder.display().to_string(), reason)
+}
+
+/// What a run makes in its folder.
+pub(crate) const OWN_FOLDERS: [&str; 4] = [CHECKPOINTS, MODEL_FOLDER, BEST_FOLDER, "tensorboard"];
+/// As [`OWN_FOLDERS`].
+pub(crate) const OWN_FILES: [&str; 4] = [RECIPE_FILE, REPORT_FILE, "metrics.jsonl", RUN_FILE];
+
+fn damaged(file: &Path, reason: &str) -> Error {
+    let reason = format!(
+        "it is damaged ({}): remove it and give the same command again, or start again by --restart",
+        reason.trim()
+    );
+    Error::recipe(file.display().to_string(), reason)
+}
+
+/// Whether a run folder holds the finished model.
+pub fn has_model(folder: &Path) -> bool {
+    use clip_model::folder::{CONFIG_FILE, WEIGHTS_FILE};
+    [CONFIG_FILE, WEIGHTS_FILE].iter().all(|file| folder.join(MODEL_FOLDER).join(file).is_file())
+}
+
+/// The settings of a recipe that shape its result: not where it runs, how often it saves and what is measured.
+pub fn shaping(recipe: &Recipe) -> Result<toml::Table> {
+    let mut own = recipe.clone();
+    (own.data.workers, own.data.prefetch, own.data.root) = (0, 0, PathBuf::new());
+    own.train.threads = 0;
+    own.train.device = "cpu".into();
+    own.checkpoint = Default::default();
+    own.metrics = Default::default();
+    own.eval = Default::default();
+    toml::Table::try_from(own).map_err(|e| Error::recipe(&recipe.name, e.to_string()))
+}
+
+/// The settings that shape the result and differ between two recipes, each as `key: new, was old`.
+fn differences(old: &Recipe, new: &Recipe) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let [old, new] = [shaping(old)?, shaping(new)?].map(Value::Table);
+    compare(&mut found, "", Some(&old), Some(&new));
+    Ok(found)
+}
+
+fn compare(found: &mut Vec<String>, key: &str, old: Option<&Value>, new: Option<&Value>) {
+    if old == new {
+        return;
+    }
+    let table =
+        |value: Option<&Value>| value.map_or_else(|| Some(toml::Table::new()), |v| v.as_table().cloned());
+    match (old, new, table(old), table(new)) {
+        // A table on one side only is told key by key, too.
+        (_, _, Some(old), Some(new)) => {
+            let keys = new.keys().chain(old.keys().filter(|key| !new.contains_key(*key)));
+            for name in keys {
+                let inner = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                compare(found, &inner, old.get(name), new.get(name));
+            }
+        }
+        (Some(Value::Array(old)), Some(Value::Array(new)), ..) if old.len() == new.len() => {
+            for (place, (old, new)) in old.iter().zip(new).enumerate() {
+                compare(found, &format!("{key}[{place}]"), Some(old), Some(new));
+            }
+        }
+        _ => {
+            let told = |value: Option<&Value>| value.map_or_else(|| "not set".into(), short);
+            found.push(format!("{key}: {}, was {}", told(new), told(old)));
+        }
+    }
+}
+
+/// A value on one line; of a long one the start.
+fn short(value: &Value) -> String {
+    let text = value.to_string().replace('\n', " ");
+    match text.char_indices().nth(MOST_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// `recipe.toml`, resolved.
+pub(crate) fn write_recipe(folder: &Path, recipe: &Recipe) -> Result<()> {
+    Ok(clip_model::weights::write_atomic(&folder.join(RECIPE_FILE), recipe.to_toml()?.as_bytes())?)
+}
+
+/// `report.json`; its presence says that the run is finished.
+pub(crate) fn write_report(folder: &Path, results: &Results) -> Result<()> {
+    let json =
+        serde_json::to_string_pretty(results).map_err(|e| Error::recipe(REPORT_FILE, e.to_string()))?;
+    Ok(clip_model::weights::write_atomic(&folder.join(REPORT_FILE), json.as_bytes())?)
+}
+
+/// `run.json`: what is needed to know where a result came from.
+pub(crate) fn write_info(
+    folder: &Path,
+    recipe: &Recipe,
+    state: &State,
+    version: &str,
+    trainee: &Trainee,
+) -> Result<()> {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let info = json!({
+        "program": version,
+        "seed": recipe.seed,
+        "machine": {
+            "os": std::env::consts::OS,
+            "architecture": std::env::consts::ARCH,
+            "cpu": cpu.map(|(_, name)| name.trim()),
+            "cores": std::thread::available_parallelism().map_or(0, |n| n.get()),
+            "threads": tch::get_num_threads(),
+            "device": recipe.train.device,
+            "precision": format!("{:?}", trainee.precision),
+        },
+        "parameters": trainee.student.params().count(),
+        "data": state.data,
+    });
+    let path = folder.join(RUN_FILE);
+    Ok(clip_model::weights::write_atomic(&path, format!("{info:#}\n").as_bytes())?)
+}
