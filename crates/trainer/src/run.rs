@@ -59,6 +59,7 @@ pub struct Options<'a> {
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one per run, so a box would save nothing")]
 pub enum Outcome {
     /// All steps are done.
     Finished(Results),
