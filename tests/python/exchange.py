@@ -139,8 +139,8 @@ def start(place, config, preprocess=PREPROCESS):
     torch.manual_seed(1)
     source = open_clip.CLIP(**config)
     with torch.no_grad():
-        # Sharp enough that a wrong answer shows.
-        source.logit_scale.fill_(4.0)
+        # Not the initial value, and no answer is certain.
+        source.logit_scale.fill_(2.0)
         for name, buffer in source.named_buffers():
             if name.endswith("running_mean"):
                 buffer.normal_(std=0.1)
@@ -156,7 +156,7 @@ def start(place, config, preprocess=PREPROCESS):
 
 def alone(place, folder, name, expected):
     """One bare file, and a folder's weight file by its name, are the folder."""
-    bare = place / "bare.safetensors"
+    bare = place / f"{folder.name}.safetensors"
     program("convert", folder, "--to", "safetensors", bare)
     with safe_open(bare, "pt") as file:
         stored = json.loads(file.metadata()["open_clip_config"])

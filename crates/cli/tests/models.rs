@@ -114,7 +114,7 @@ fn a_hugging_face_folder_has_clips_tokenizer_for_transformers() {
     fs::write(place.path("texts.txt"), "cats &amp;amp; dogs\na \u{201c}caf\u{c3}\u{a9}\u{201d}\n").unwrap();
     let embedded = |model: &str| {
         let out = place.name("rows.safetensors");
-        done(&["embed", model, "--texts", &place.name("texts.txt"), "--out", &out]);
+        done(&["embed", model, "--texts", &place.name("texts.txt"), "--out", &out, "--force"]);
         fs::read(out).unwrap()
     };
     assert!(embedded(&face) == embedded(&model));
@@ -166,7 +166,7 @@ fn a_weight_file_is_read_as_its_folder_or_its_metadata_says() {
     let embedded = |model: &str| {
         let read = |kind: &str, what: &str| {
             let out = place.name("rows.safetensors");
-            let output = clip_distill(&["embed", model, kind, &place.name(what), "--out", &out]);
+            let output = clip_distill(&["embed", model, kind, &place.name(what), "--out", &out, "--force"]);
             assert!(output.status.success(), "{model}: {}", text(&output.stderr));
             (fs::read(out).unwrap(), text(&output.stderr))
         };

@@ -98,15 +98,17 @@ fn stopped_and_resumed_equals_unbroken() {
     assert!(best(&whole) == best(&broken));
 }
 
-/// Pictures of one colour each with their captions, as a table.
-fn pairs(folder: &Path, count: u8) -> String {
+/// Up to eight pictures of one colour each with the name of the colour, as a table.
+fn pairs(folder: &Path, count: usize) -> String {
+    let names = ["black", "red", "green", "yellow", "blue", "pink", "cyan", "white"];
     let mut table = String::from("filepath,title\n");
-    for number in 0..count {
-        let color = image::Rgb([number % 4 * 80, number / 4 * 60, 200 - number * 10]);
-        image::RgbImage::from_pixel(16, 16, color).save(folder.join(format!("{number}.png"))).unwrap();
-        table.push_str(&format!("{number}.png,picture number {number}\n"));
+    fs::create_dir_all(folder).unwrap();
+    for (number, name) in names.iter().enumerate().take(count) {
+        let color = image::Rgb([0, 1, 2].map(|channel| (number >> channel & 1) as u8 * 255));
+        image::RgbImage::from_pixel(16, 16, color).save(folder.join(format!("{name}.png"))).unwrap();
+        table.push_str(&format!("{name}.png,{name}\n"));
     }
-    let file = folder.join(format!("pairs-{count}.csv"));
+    let file = folder.join("pairs.csv");
     fs::write(&file, table).unwrap();
     format!("source = 'csv'\npath = '{}'\n", file.display())
 }
@@ -128,51 +130,58 @@ fn score(line: &Value) -> f64 {
 fn the_last_evaluation_competes_for_the_best_model() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 16), 1);
-    // A few pairs that are learned by heart, measured on themselves, so that the last step is the best.
-    let pairs = pairs(folder.path(), 16);
-    let text = tiny::recipe(&student, 40)
-        .replace("source = \"emoji\"", &pairs.trim().replace('\n', ", "))
-        .replace("augment = { scale = [0.5, 1.0], flip = 0.5 }, ", "")
-        .replace("threads = 1", "threads = 1, ema = 0.5")
-        + "
-        checkpoint.keep = 1
-        [eval]
-        every_steps = 15
-        [[eval.sets]]
-        name = 'held out'
-        task = 'retrieval'
-        "
-        + &pairs;
+    // A few pairs that are learned by heart, and measured at the start and at the end alone.
+    let [learned, measured] = ["learned", "measured"].map(|name| folder.path().join(name));
+    let [train_on, measure_on] = [&learned, &measured].map(|folder| pairs(folder, 8));
+    let text = |every: u64| {
+        tiny::recipe(&student, 60)
+            .replace("source = \"emoji\"", &train_on.trim().replace('\n', ", "))
+            .replace("augment = { scale = [0.5, 1.0], flip = 0.5 }, ", "")
+            .replace("threads = 1", "threads = 1, ema = 0.5")
+            + "\ncheckpoint.keep = 1\n"
+            + &format!(
+                "[eval]\nevery_steps = {every}\n[[eval.sets]]\nname = 'held out'\ntask = 'retrieval'\n"
+            )
+            + &measure_on
+    };
+    let (start, rest) = (text(2), text(1000));
     let [whole, broken] = ["whole", "broken"].map(|name| folder.path().join(name));
-    train(&text, &whole, None);
+    train(&start, &whole, Some(3));
+    train(&rest, &whole, None);
     let (best, lines) = best_of(&whole);
-    assert_eq!(lines.len(), 3, "{lines:?}");
-    let (earlier, last) = (score(&lines[0]).max(score(&lines[1])), score(&lines[2]));
-    assert!(last > earlier, "the last of {lines:?} has to be the best for this test");
-    assert_eq!(best["step"], 40);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let (first, last) = (score(&lines[0]), score(&lines[1]));
+    assert!(last > first, "the last of {lines:?} has to be the best for this test");
+    assert_eq!(best["step"], 60);
     assert!((best["score"].as_f64().unwrap() - last).abs() < 1e-12);
     let model =
         |run: &Path, name: &str| fs::read(run.join(name).join("open_clip_model.safetensors")).unwrap();
     assert!(model(&whole, "best") == model(&whole, "model"));
     let state = |run: &Path| {
-        let text = fs::read_to_string(run.join("checkpoints/step-00000040/state.json")).unwrap();
+        let text = fs::read_to_string(run.join("checkpoints/step-00000060/state.json")).unwrap();
         serde_json::from_str::<Value>(&text).unwrap()["best"].clone()
     };
-    assert_eq!(state(&whole)[0], 40);
+    assert_eq!(state(&whole)[0], 60);
     assert_eq!(fs::read_dir(whole.join("checkpoints")).unwrap().count(), 1);
 
-    // Stopped between the last checkpoint and the report.
-    train(&text, &broken, Some(40));
-    assert!(!broken.join("report.json").exists());
-    assert_eq!(state(&broken)[0], 30);
-    train(&text, &broken, None);
+    // Stopped between the last checkpoint and the report: the last evaluation finds no pictures.
+    train(&start, &broken, Some(3));
+    let elsewhere = folder.path().join("elsewhere");
+    fs::rename(&measured, &elsewhere).unwrap();
+    let job = parse(&rest, &[], "test").unwrap();
+    let stop = AtomicBool::new(false);
+    let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
+    run(&job.runs[0], &broken, &no_models, &options).unwrap_err();
+    assert_eq!(state(&broken)[0], 2);
+    fs::rename(&elsewhere, &measured).unwrap();
+    train(&rest, &broken, None);
     assert_eq!(best_of(&broken), (best.clone(), lines.clone()));
     assert_eq!(state(&broken), state(&whole));
     assert!(model(&broken, "best") == model(&whole, "best"));
-    // Stopped between the best model and the report.
+    // Stopped before the best model was whole.
     fs::remove_file(broken.join("report.json")).unwrap();
     fs::remove_dir_all(broken.join("best")).unwrap();
-    train(&text, &broken, None);
+    train(&rest, &broken, None);
     assert_eq!(best_of(&broken), (best, lines));
     assert!(model(&broken, "best") == model(&whole, "best"));
 }

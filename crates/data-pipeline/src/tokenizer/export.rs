@@ -115,7 +115,7 @@ mod tests {
             "wow! hi!! (yes) #tag @name a_b a-b \\ / \"q\" {}[]<>|~^`$€£",
             "Zażółć gęślą jaźń naïve café ÅNGSTRÖM Straße ΣΊΣΥΦΟ İstanbul",
             "東京タワー 한국어 русский العربية हिन्दी ไทย",
-            "😀😀 👩‍👩‍👧 🇵🇱 e\u{301} a\u{200b}b \u{feff}x \u{a0}y",
+            "😀😀 👩‍👩‍👧 🇵🇱 e\u{301} a\u{200b}b x \u{a0}y",
             "antidisestablishmentarianism pneumonoultramicroscopicsilicovolcanoconiosis",
             "<start_of_text",
         ] {

@@ -121,7 +121,8 @@ impl Card {
             (false, Library::OpenClip) => "Texts are read by CLIP's tokenizer.",
             (false, Library::Transformers) => {
                 "Texts are read by CLIP's tokenizer. As for every CLIP model, transformers does not clean them before as \
-                 open_clip does: curly quotes, HTML entities and wrongly decoded letters stay as they are."
+                 open_clip does: curly quotes, HTML entities and wrongly decoded letters stay as they are. \
+                 The pipeline fails on longer texts; a processor cuts them with `truncation=True`."
             }
         };
         let license = self.license.as_deref().unwrap_or("other");
@@ -134,7 +135,7 @@ impl Card {
         }
         let (image, tower) = (self.cost.image, self.cost.text);
         text.push_str(&format!(
-            "| tower | parameters | multiply-accumulates |\n|---|---:|---:|\n| image, {size} px | {:.2} M | {:.3} G |\n| text, {context} tokens | {:.2} M | {:.3} G |\n\nEmbedding width {embed}.\n\n## Load\n\n{load}\n{tokenizer} A text has at most {context} tokens.\n\n",
+            "| tower | parameters | multiply-accumulates |\n|---|---:|---:|\n| image, {size} px | {:.2} M | {:.3} G |\n| text, {context} tokens | {:.2} M | {:.3} G |\n\nEmbedding width {embed}.\n\n## Load\n\n{load}\nA text has at most {context} tokens. {tokenizer}\n\n",
             image.parameters as f64 / 1e6,
             image.macs as f64 / 1e9,
             tower.parameters as f64 / 1e6,

@@ -34,6 +34,7 @@ pub struct Options<'a> {
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one per run, and it is matched once")]
 pub enum Outcome {
     /// All steps are done.
     Finished(Results),
