@@ -8,7 +8,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use data_pipeline::image::{
     AugmentConfig, Interpolation, OPENAI_MEAN, OPENAI_STD, Preprocess, ResizeMode, decode, eval_pixels,
 };
-use data_pipeline::loader::{CaptionChoice, Loader, LoaderConfig, Position, View};
+use data_pipeline::loader::{CaptionChoice, InputSpec, Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::ErrorPolicy;
 use data_pipeline::sources::{EmojiConfig, SourceConfig};
@@ -77,7 +77,7 @@ fn batches(c: &mut Criterion) {
         workers: 0,
         prefetch: 1,
         augment: Some(AugmentConfig::default()),
-        views: vec![View {
+        views: vec![InputSpec {
             name: "student".into(),
             image: preprocess(32),
             tokenizer: Arc::new(ClipTokenizer::new()),

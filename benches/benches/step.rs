@@ -6,9 +6,9 @@ use kd_losses::{Loss, Objective, Term};
 use tch::{Device, Kind, Tensor};
 use trainer::optim::adamw::OptimizerConfig;
 use trainer::recipe::TargetRule;
-use trainer::step::{MicroBatch, TeacherInput, Trainee, ViewTensors};
+use trainer::step::{MicroBatch, TeacherInput, TrainState, ViewTensors};
 use trainer::teacher::frozen::Teacher;
-use trainer::teacher::signal::Guide;
+use trainer::teacher::signal::TeacherSignal;
 
 const BATCH: i64 = 64;
 
@@ -37,13 +37,13 @@ fn steps(c: &mut Criterion) {
     for (name, terms) in cases {
         let teacher =
             (terms.len() > 1).then(|| Teacher::new(model("ViT-micro-32px"), PreprocessConfig::default()));
-        let guides = teacher.map(Guide::live).into_iter().collect::<Vec<_>>();
-        let widths = guides.iter().map(Guide::width).collect::<Vec<_>>();
+        let guides = teacher.map(TeacherSignal::live).into_iter().collect::<Vec<_>>();
+        let widths = guides.iter().map(TeacherSignal::width).collect::<Vec<_>>();
         let student = model("ViT-nano-32px");
         let objective =
             Objective::new(&terms, student.config().embed_dim, &widths, Device::Cpu).expect("an objective");
         let mut trainee =
-            Trainee::new(student, objective, &OptimizerConfig::default(), None).expect("a trainee");
+            TrainState::new(student, objective, &OptimizerConfig::default(), None).expect("a trainee");
         let teachers = guides.iter().map(|_| TeacherInput::AsStudent).collect();
         let batches = [MicroBatch { teachers, ..batch() }];
         group.bench_function(name, |b| {

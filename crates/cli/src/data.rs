@@ -9,7 +9,7 @@ use data_pipeline::manifest::Manifest;
 use data_pipeline::sources::{FolderConfig, SourceConfig, Split, WebDatasetConfig};
 use tch::Device;
 use trainer::model::locate::{Need, locate};
-use trainer::model::processor::Reader;
+use trainer::model::processor::Processor;
 use trainer::recipe::{Classes, EvalSet, EvalTask, Templates};
 
 use crate::args::{Evaluate, Task};
@@ -20,9 +20,9 @@ pub(crate) fn open_model(
     name: &str,
     arch: Option<&str>,
     tokenizer: Option<&Path>,
-) -> anyhow::Result<(Clip, Reader)> {
+) -> anyhow::Result<(Clip, Processor)> {
     let (opened, place) = open_weights(name, arch)?;
-    let reader = Reader::of_model(&place, opened.model.config(), &opened.preprocess, tokenizer)?;
+    let reader = Processor::of_model(&place, opened.model.config(), &opened.preprocess, tokenizer)?;
     opened.model.params().set_requires_grad(false);
     Ok((opened.model, reader))
 }

@@ -7,13 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use data_pipeline::image::{AugmentConfig, Interpolation, OPENAI_MEAN, OPENAI_STD, Preprocess, ResizeMode};
-use data_pipeline::loader::{CaptionChoice, Loader, LoaderConfig, Position, View};
+use data_pipeline::loader::{CaptionChoice, InputSpec, Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::ErrorPolicy;
 use data_pipeline::sources::{EmojiConfig, SourceConfig};
 use data_pipeline::tokenizer::ClipTokenizer;
 
-fn view(name: &str, size: usize) -> View {
+fn view(name: &str, size: usize) -> InputSpec {
     let (mean, std) = (OPENAI_MEAN, OPENAI_STD);
     let image = Preprocess {
         size,
@@ -22,7 +22,7 @@ fn view(name: &str, size: usize) -> View {
         interpolation: Interpolation::Bicubic,
         resize_mode: ResizeMode::Shortest,
     };
-    View { name: name.into(), image, tokenizer: Arc::new(ClipTokenizer::new()), context_length: 16 }
+    InputSpec { name: name.into(), image, tokenizer: Arc::new(ClipTokenizer::new()), context_length: 16 }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

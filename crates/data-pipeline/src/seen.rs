@@ -9,7 +9,7 @@ use crate::sources::Source;
 use crate::{Error, Result};
 
 /// A decoded sample with its random parameters.
-pub(crate) struct Seen {
+pub(crate) struct AugmentedSample {
     pub key: String,
     pub label: Option<usize>,
     /// At least one.
@@ -19,7 +19,7 @@ pub(crate) struct Seen {
     params: Option<AugmentParams>,
 }
 
-impl Seen {
+impl AugmentedSample {
     /// Reads and decodes a sample, and draws its augmentation from `draw`; none is the evaluation transform.
     pub(crate) fn read(
         source: &dyn Source,
@@ -36,7 +36,7 @@ impl Seen {
         let params = augment
             .map(|augment| AugmentParams::draw(augment, mix(&[draw, 2]), image.width(), image.height()));
         let (key, label, captions, boxes) = (sample.key, sample.label, sample.captions, sample.boxes);
-        Ok(Seen { key, label, captions, boxes, image, params })
+        Ok(AugmentedSample { key, label, captions, boxes, image, params })
     }
 
     /// The object boxes that one view shows: left, top, right and bottom as shares of its side.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::{png, tar};
 use data_pipeline::Error;
 use data_pipeline::image::{AugmentConfig, Interpolation, Preprocess, ResizeMode};
-use data_pipeline::loader::{Batch, CaptionChoice, Loader, LoaderConfig, Position, View};
+use data_pipeline::loader::{Batch, CaptionChoice, InputSpec, Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::ErrorPolicy;
 use data_pipeline::sources::{Source, SourceConfig};
@@ -48,7 +48,12 @@ fn config() -> LoaderConfig {
         workers: 2,
         prefetch: 2,
         augment: None,
-        views: vec![View { name: "student".into(), image, tokenizer: Arc::new(Bytes), context_length: 16 }],
+        views: vec![InputSpec {
+            name: "student".into(),
+            image,
+            tokenizer: Arc::new(Bytes),
+            context_length: 16,
+        }],
         policy: ErrorPolicy::Fail,
         caption: CaptionChoice::Random,
         variants: None,
@@ -328,8 +333,10 @@ fn object_boxes_lie_where_the_view_shows_the_objects() {
     let source = open(r#", "boxes": "objects""#);
     let mut config = LoaderConfig { epochs: 6, batch_size: 5, ..config() };
     config.views[0].image.size = 48;
-    let small =
-        View { image: Preprocess { size: 24, ..config.views[0].image.clone() }, ..config.views[0].clone() };
+    let small = InputSpec {
+        image: Preprocess { size: 24, ..config.views[0].image.clone() },
+        ..config.views[0].clone()
+    };
     config.views.push(small);
     let (mut shown, mut hidden) = (0, 0);
     for resize_mode in [ResizeMode::Shortest, ResizeMode::Longest, ResizeMode::Squash] {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use data_pipeline::image::{AugmentConfig, Interpolation, Preprocess, ResizeMode};
-use data_pipeline::loader::{CaptionChoice, Loader, LoaderConfig, Position, View};
+use data_pipeline::loader::{CaptionChoice, InputSpec, Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::ErrorPolicy;
 use data_pipeline::sources::{EmojiConfig, Source, SourceConfig};
@@ -121,7 +121,7 @@ fn training_finds_the_rows_of_what_it_sees() {
         workers: 2,
         prefetch: 2,
         augment: Some(manifest.augment.clone()),
-        views: vec![View {
+        views: vec![InputSpec {
             name: "student".into(),
             image: preprocess(),
             tokenizer: Arc::new(ClipTokenizer::new()),

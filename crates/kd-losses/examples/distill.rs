@@ -4,7 +4,7 @@
 
 use std::io::Write;
 
-use kd_losses::{Embeddings, Loss, Objective, Side, Targets, Term};
+use kd_losses::{Embeddings, Loss, ModelOutputs, Objective, Targets, Term};
 use tch::{Device, Kind, Tensor};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,8 +23,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let own = Embeddings::new(images.matmul(&student), texts.matmul(&student))?;
         let report = objective.evaluate(
             step,
-            &Side::new(&own, &scale),
-            &[Side::new(&target, &scale)],
+            &ModelOutputs::new(&own, &scale),
+            &[ModelOutputs::new(&target, &scale)],
             &Targets::Diagonal { offset: 0 },
         )?;
         student.zero_grad();

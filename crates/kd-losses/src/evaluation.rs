@@ -6,8 +6,8 @@ use tch::Tensor;
 
 use crate::embeddings::{Embeddings, Logits, Targets};
 use crate::learned::LearnedParts;
-use crate::objective::Side;
-use crate::structure::{self, Block, Reach};
+use crate::objective::ModelOutputs;
+use crate::structure::{self, AnchorScope, Block};
 use crate::term::{Loss, Term};
 use crate::tokens::{self, TokenStates};
 use crate::{
@@ -16,14 +16,14 @@ use crate::{
 
 /// What depends on the student alone.
 pub(crate) struct StudentTerms<'a> {
-    side: &'a Side<'a>,
+    side: &'a ModelOutputs<'a>,
     targets: &'a Targets,
     own: OnceCell<Embeddings>,
     logits: OnceCell<Logits>,
 }
 
 impl<'a> StudentTerms<'a> {
-    pub(crate) fn new(side: &'a Side<'a>, targets: &'a Targets) -> Self {
+    pub(crate) fn new(side: &'a ModelOutputs<'a>, targets: &'a Targets) -> Self {
         StudentTerms { side, targets, own: OnceCell::new(), logits: OnceCell::new() }
     }
 
@@ -34,7 +34,7 @@ impl<'a> StudentTerms<'a> {
 
     fn logits(&self) -> Result<&Logits> {
         once(&self.logits, || {
-            let (rows, Side { local, all, scale, .. }) = (self.own(), *self.side);
+            let (rows, ModelOutputs { local, all, scale, .. }) = (self.own(), *self.side);
             if std::ptr::eq(local, all) {
                 Logits::new(rows, rows, scale)
             } else {
@@ -62,7 +62,7 @@ impl<'a> StudentTerms<'a> {
 /// What depends on the student and one teacher.
 pub(crate) struct PairTerms<'a> {
     student: &'a StudentTerms<'a>,
-    teacher: &'a Side<'a>,
+    teacher: &'a ModelOutputs<'a>,
     parts: &'a LearnedParts,
     projected: OnceCell<Embeddings>,
     logits: OnceCell<Logits>,
@@ -70,7 +70,11 @@ pub(crate) struct PairTerms<'a> {
 }
 
 impl<'a> PairTerms<'a> {
-    pub(crate) fn new(student: &'a StudentTerms<'a>, teacher: &'a Side<'a>, parts: &'a LearnedParts) -> Self {
+    pub(crate) fn new(
+        student: &'a StudentTerms<'a>,
+        teacher: &'a ModelOutputs<'a>,
+        parts: &'a LearnedParts,
+    ) -> Self {
         let (projected, logits, cross_logits) = Default::default();
         PairTerms { student, teacher, parts, projected, logits, cross_logits }
     }
@@ -115,9 +119,9 @@ impl<'a> PairTerms<'a> {
             Loss::GramImageImage => self.gram(Block::ImageImage, term),
             Loss::GramTextText => self.gram(Block::TextText, term),
             Loss::GramImageText => self.gram(Block::ImageText, term),
-            Loss::Anchors => self.anchors(Reach::Joint, term),
-            Loss::AnchorsWithin => self.anchors(Reach::Within, term),
-            Loss::AnchorsAcross => self.anchors(Reach::Across, term),
+            Loss::Anchors => self.anchors(AnchorScope::Joint, term),
+            Loss::AnchorsWithin => self.anchors(AnchorScope::Within, term),
+            Loss::AnchorsAcross => self.anchors(AnchorScope::Across, term),
             Loss::Vocabulary => {
                 let missing = || Error::Setting("`vocabulary` needs the prompts of a class list".into());
                 let own = self.student.side.extra.classes.ok_or_else(missing)?;
@@ -162,7 +166,7 @@ impl<'a> PairTerms<'a> {
         structure::gram(self.student.own(), self.teacher.local, block, term.temperatures())
     }
 
-    fn anchors(&self, reach: Reach, term: &Term) -> Result<Tensor> {
+    fn anchors(&self, reach: AnchorScope, term: &Term) -> Result<Tensor> {
         let name = term.loss.name();
         let missing = || Error::Setting(format!("`{name}` needs a bank of teacher embeddings"));
         let bank = self.teacher.extra.anchors.ok_or_else(missing)?;
@@ -180,7 +184,7 @@ impl<'a> PairTerms<'a> {
 
     /// The teacher's logits against itself.
     fn logits(&self) -> Result<&Logits> {
-        let Side { local, all, scale, .. } = *self.teacher;
+        let ModelOutputs { local, all, scale, .. } = *self.teacher;
         once(&self.logits, || Logits::new(local, all, scale))
     }
 
@@ -220,7 +224,7 @@ fn paired(
 }
 
 /// Scaled cosines `[rows, classes]` of unit image rows with a side's classifier.
-fn class_logits(images: &Tensor, side: &Side<'_>) -> Result<Tensor> {
+fn class_logits(images: &Tensor, side: &ModelOutputs<'_>) -> Result<Tensor> {
     let missing = || Error::Setting("`hinton` needs the weights of a zero-shot classifier".into());
     let classes = side.extra.classes.ok_or_else(missing)?;
     if classes.dim() != 2 || classes.size()[1] != images.size()[1] {

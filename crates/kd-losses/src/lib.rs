@@ -44,6 +44,6 @@ pub mod tokens;
 
 pub use embeddings::{Embeddings, Logits, Targets};
 pub use error::{Error, Result};
-pub use objective::{Extra, LossReport, Objective, Side};
-pub use term::{Loss, Schedule, Shape, Term};
+pub use objective::{AuxOutputs, LossReport, ModelOutputs, Objective};
+pub use term::{Curve, Loss, Term, WeightSchedule};
 pub use tokens::{BlockPairs, TokenStates, TokenWidths};

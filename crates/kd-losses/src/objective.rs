@@ -11,7 +11,7 @@ use crate::{Error, Result};
 
 /// What one side of the objective gives: raw or unit embeddings and its scale.
 #[derive(Clone, Copy, Debug)]
-pub struct Side<'a> {
+pub struct ModelOutputs<'a> {
     /// This process's rows. The student's raw (terms normalise, some after a projection), the teacher's unit rows.
     pub local: &'a Embeddings,
     /// All processes' rows; the same as `local` for one process.
@@ -19,12 +19,12 @@ pub struct Side<'a> {
     /// exp(logit scale), a scalar tensor.
     pub scale: &'a Tensor,
     /// What only some terms read.
-    pub extra: Extra<'a>,
+    pub extra: AuxOutputs<'a>,
 }
 
 /// What only some terms read of a side.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Extra<'a> {
+pub struct AuxOutputs<'a> {
     /// The student's raw embeddings `[rows, width]` of images with most patches left out (MFD).
     pub masked_image: Option<&'a Tensor>,
     /// The weights `[classes, width]` of a zero-shot classifier, unit rows (Hinton).
@@ -37,10 +37,10 @@ pub struct Extra<'a> {
     pub logit_bias: Option<&'a Tensor>,
 }
 
-impl<'a> Side<'a> {
+impl<'a> ModelOutputs<'a> {
     /// A side of one process, with nothing extra.
     pub fn new(embeddings: &'a Embeddings, scale: &'a Tensor) -> Self {
-        Side { local: embeddings, all: embeddings, scale, extra: Extra::default() }
+        ModelOutputs { local: embeddings, all: embeddings, scale, extra: AuxOutputs::default() }
     }
 }
 
@@ -147,8 +147,8 @@ impl Objective {
     pub fn evaluate(
         &self,
         step: u64,
-        student: &Side<'_>,
-        teachers: &[Side<'_>],
+        student: &ModelOutputs<'_>,
+        teachers: &[ModelOutputs<'_>],
         targets: &Targets,
     ) -> Result<LossReport> {
         if !teachers.is_empty() && teachers.len() != self.parts.len() {

@@ -31,7 +31,7 @@ pub enum Block {
 
 /// Which anchors a row is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum AnchorScope {
     /// Those of both modalities at once.
     Joint,
     /// Those of its own modality.
@@ -70,7 +70,7 @@ pub fn anchors(
     student: &Embeddings,
     teacher: &Embeddings,
     anchors: &Embeddings,
-    reach: Reach,
+    reach: AnchorScope,
     temperatures: &[f64],
 ) -> Result<Tensor> {
     check_alike(student, teacher)?;
@@ -86,12 +86,12 @@ pub fn anchors(
     check_temperatures(temperatures)?;
     let (images, texts) = (anchors.image.tr(), anchors.text.tr()); // [width, anchors] each
     let towards = |rows: &Embeddings| match reach {
-        Reach::Joint => {
+        AnchorScope::Joint => {
             let bank = Tensor::cat(&[&images, &texts], 1);
             vec![Tensor::cat(&[&rows.image, &rows.text], 0).matmul(&bank)]
         }
-        Reach::Within => vec![rows.image.matmul(&images), rows.text.matmul(&texts)],
-        Reach::Across => vec![rows.image.matmul(&texts), rows.text.matmul(&images)],
+        AnchorScope::Within => vec![rows.image.matmul(&images), rows.text.matmul(&texts)],
+        AnchorScope::Across => vec![rows.image.matmul(&texts), rows.text.matmul(&images)],
     };
     Ok(compare(&towards(student), &towards(teacher), temperatures))
 }
@@ -221,7 +221,7 @@ mod tests {
     fn anchors_tell_students_apart_that_the_batch_does_not() {
         tch::manual_seed(2);
         let (teacher, bank) = (randn(3, 5), randn(40, 5));
-        let reaches = [Reach::Joint, Reach::Within, Reach::Across];
+        let reaches = [AnchorScope::Joint, AnchorScope::Within, AnchorScope::Across];
         let loss = |student: &Embeddings| {
             reaches.map(|reach| {
                 anchors(student, &teacher, &bank, reach, &TEMPERATURES).unwrap().double_value(&[])
@@ -256,9 +256,9 @@ mod tests {
         let image = Tensor::cat(&[&teacher.image.narrow(1, 0, 8), &-teacher.image.narrow(1, 8, 8)], 1);
         let student = Embeddings::new(image, teacher.text.shallow_clone()).unwrap();
         let loss = |reach| anchors(&student, &teacher, &bank, reach, &[0.04]).unwrap().double_value(&[]);
-        let (joint, across) = (loss(Reach::Joint), loss(Reach::Across));
+        let (joint, across) = (loss(AnchorScope::Joint), loss(AnchorScope::Across));
         assert!(across > 5.0 * joint, "{across} and {joint}");
-        assert!(across > 5.0 * loss(Reach::Within));
+        assert!(across > 5.0 * loss(AnchorScope::Within));
     }
 
     #[test]

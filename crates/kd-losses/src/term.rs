@@ -141,12 +141,12 @@ impl Loss {
         matches!(self, Loss::PatchTokens | Loss::Hidden)
     }
 
-    /// Whether the term reads the embeddings of a class list of both models ([`crate::Extra::classes`]).
+    /// Whether the term reads the embeddings of a class list of both models ([`crate::AuxOutputs::classes`]).
     pub fn reads_classes(self) -> bool {
         matches!(self, Loss::Hinton | Loss::Vocabulary)
     }
 
-    /// Whether the term reads a bank of teacher embeddings beyond the batch ([`crate::Extra::anchors`]).
+    /// Whether the term reads a bank of teacher embeddings beyond the batch ([`crate::AuxOutputs::anchors`]).
     pub fn reads_anchors(self) -> bool {
         matches!(self, Loss::Anchors | Loss::AnchorsWithin | Loss::AnchorsAcross)
     }
@@ -195,7 +195,7 @@ impl Loss {
 /// How a weight goes from its start to its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Shape {
+pub enum Curve {
     /// It stays, and is 0 outside its steps.
     #[default]
     Constant,
@@ -207,9 +207,9 @@ pub enum Shape {
 
 /// The weight of a term over the steps of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Schedule {
+pub struct WeightSchedule {
     /// The way from `start` to `end`.
-    pub shape: Shape,
+    pub shape: Curve,
     /// Weight at the first step.
     pub start: f64,
     /// Weight from step `until` on; read by all shapes but the constant one.
@@ -220,10 +220,10 @@ pub struct Schedule {
     pub until: u64,
 }
 
-impl Schedule {
+impl WeightSchedule {
     /// The same weight in all steps.
     pub fn constant(weight: f64) -> Self {
-        Schedule { shape: Shape::Constant, start: weight, end: weight, from: 0, until: u64::MAX }
+        WeightSchedule { shape: Curve::Constant, start: weight, end: weight, from: 0, until: u64::MAX }
     }
 
     /// The weight at a step, counted from 0.
@@ -233,10 +233,10 @@ impl Schedule {
         }
         let way = ((step - self.from) as f64 / (self.until.saturating_sub(self.from)).max(1) as f64).min(1.0);
         match self.shape {
-            Shape::Constant if step < self.until => self.start,
-            Shape::Constant => 0.0,
-            Shape::Linear => self.start + (self.end - self.start) * way,
-            Shape::Cosine => {
+            Curve::Constant if step < self.until => self.start,
+            Curve::Constant => 0.0,
+            Curve::Linear => self.start + (self.end - self.start) * way,
+            Curve::Cosine => {
                 self.end + (self.start - self.end) * (1.0 + (std::f64::consts::PI * way).cos()) / 2.0
             }
         }
@@ -249,7 +249,7 @@ pub struct Term {
     /// Which loss.
     pub loss: Loss,
     /// Its factor in the sum.
-    pub weight: Schedule,
+    pub weight: WeightSchedule,
     /// For losses that read some; [`Loss::default_temperatures`] where it is empty.
     pub temperatures: Vec<f64>,
 }
@@ -257,7 +257,7 @@ pub struct Term {
 impl Term {
     /// A constant weight and the loss's own settings.
     pub fn new(loss: Loss, weight: f64) -> Self {
-        Term { loss, weight: Schedule::constant(weight), temperatures: Vec::new() }
+        Term { loss, weight: WeightSchedule::constant(weight), temperatures: Vec::new() }
     }
 
     /// The temperatures that the loss reads.
@@ -271,14 +271,14 @@ impl Term {
     /// [`Error::Setting`] for a weight that is no finite number of at least 0 or never above 0, and for
     /// temperatures that are not positive, or that the loss does not read.
     pub fn check(&self) -> Result<()> {
-        let (name, Schedule { shape, start, end, from, until }) = (self.loss.name(), self.weight);
+        let (name, WeightSchedule { shape, start, end, from, until }) = (self.loss.name(), self.weight);
         let fail = |reason: String| Err(Error::Setting(reason));
         for weight in [start, end] {
             if !(weight.is_finite() && weight >= 0.0) {
                 return fail(format!("the weight of `{name}` is {weight}, not a number of at least 0"));
             }
         }
-        if start == 0.0 && (shape == Shape::Constant || end == 0.0) {
+        if start == 0.0 && (shape == Curve::Constant || end == 0.0) {
             return fail(format!("the weight of `{name}` is 0 in all steps: leave the term out"));
         }
         if until <= from {
@@ -299,7 +299,7 @@ impl Term {
 pub fn first_gap(terms: &[Term], steps: u64) -> Option<u64> {
     // Between these moments, no weight becomes 0 or ceases to be. A rising weight is 0 at its first step.
     let moments = terms.iter().flat_map(|term| {
-        let Schedule { from, until, .. } = term.weight;
+        let WeightSchedule { from, until, .. } = term.weight;
         [from, from.saturating_add(1), until]
     });
     let mut moments = moments.chain([0]).filter(|step| *step < steps).collect::<Vec<_>>();
@@ -322,50 +322,50 @@ mod tests {
 
     #[test]
     fn weights_over_the_steps() {
-        let schedule = |shape| Schedule { shape, start: 2.0, end: 1.0, from: 10, until: 20 };
+        let schedule = |shape| WeightSchedule { shape, start: 2.0, end: 1.0, from: 10, until: 20 };
         let at = |shape, step| schedule(shape).at(step);
-        for shape in [Shape::Constant, Shape::Linear, Shape::Cosine] {
+        for shape in [Curve::Constant, Curve::Linear, Curve::Cosine] {
             assert_eq!([at(shape, 9), at(shape, 10)], [0.0, 2.0]);
         }
-        assert_eq!([at(Shape::Constant, 19), at(Shape::Constant, 20)], [2.0, 0.0]);
-        assert_eq!([at(Shape::Linear, 15), at(Shape::Linear, 20), at(Shape::Linear, 99)], [1.5, 1.0, 1.0]);
-        assert!((at(Shape::Cosine, 15) - 1.5).abs() < 1e-12 && at(Shape::Cosine, 12) > at(Shape::Linear, 12));
-        assert_eq!(Schedule::constant(3.0).at(u64::MAX - 1), 3.0);
+        assert_eq!([at(Curve::Constant, 19), at(Curve::Constant, 20)], [2.0, 0.0]);
+        assert_eq!([at(Curve::Linear, 15), at(Curve::Linear, 20), at(Curve::Linear, 99)], [1.5, 1.0, 1.0]);
+        assert!((at(Curve::Cosine, 15) - 1.5).abs() < 1e-12 && at(Curve::Cosine, 12) > at(Curve::Linear, 12));
+        assert_eq!(WeightSchedule::constant(3.0).at(u64::MAX - 1), 3.0);
     }
 
     #[test]
     fn steps_without_any_weight_are_found() {
         let term = |from, until| Term {
-            weight: Schedule { from, until, ..Schedule::constant(1.0) },
+            weight: WeightSchedule { from, until, ..WeightSchedule::constant(1.0) },
             ..Term::new(Loss::Task, 1.0)
         };
         assert_eq!(first_gap(&[term(0, 10), term(10, 20)], 20), None);
         assert_eq!(first_gap(&[term(0, 10), term(10, 20)], 21), Some(20));
         assert_eq!(first_gap(&[term(0, 10), term(11, 20)], 20), Some(10));
         assert_eq!(first_gap(&[term(1, 10)], 5), Some(0));
-        let rising = Schedule { shape: Shape::Linear, start: 0.0, end: 1.0, from: 0, until: 9 };
+        let rising = WeightSchedule { shape: Curve::Linear, start: 0.0, end: 1.0, from: 0, until: 9 };
         assert_eq!(first_gap(&[Term { weight: rising, ..Term::new(Loss::Fd, 1.0) }], 20), Some(0));
     }
 
     #[test]
     fn terms_that_cannot_work_are_refused() {
         assert!(Term::new(Loss::Fd, 2000.0).check().is_ok());
-        let with = |loss, weight: Schedule, temperatures: &[f64]| {
+        let with = |loss, weight: WeightSchedule, temperatures: &[f64]| {
             Term { loss, weight, temperatures: temperatures.to_vec() }.check()
         };
-        let one = Schedule::constant(1.0);
+        let one = WeightSchedule::constant(1.0);
         for (loss, weight, temperatures) in [
-            (Loss::Fd, Schedule::constant(0.0), &[][..]),
-            (Loss::Fd, Schedule::constant(-1.0), &[]),
-            (Loss::Fd, Schedule::constant(f64::NAN), &[]),
-            (Loss::Fd, Schedule { from: 5, until: 5, ..one }, &[]),
+            (Loss::Fd, WeightSchedule::constant(0.0), &[][..]),
+            (Loss::Fd, WeightSchedule::constant(-1.0), &[]),
+            (Loss::Fd, WeightSchedule::constant(f64::NAN), &[]),
+            (Loss::Fd, WeightSchedule { from: 5, until: 5, ..one }, &[]),
             (Loss::Fd, one, &[1.0]),
             (Loss::Hinton, one, &[1.0, 2.0]),
             (Loss::Gram, one, &[0.1, 0.0]),
         ] {
             assert!(with(loss, weight, temperatures).is_err(), "{loss:?} {weight:?} {temperatures:?}");
         }
-        let rising = Schedule { shape: Shape::Linear, start: 0.0, end: 1.0, from: 0, until: 9 };
+        let rising = WeightSchedule { shape: Curve::Linear, start: 0.0, end: 1.0, from: 0, until: 9 };
         assert!(with(Loss::Gram, rising, &[0.1, 1.0]).is_ok());
     }
 }

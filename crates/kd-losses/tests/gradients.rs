@@ -3,8 +3,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kd_losses::{
-    BlockPairs, Embeddings, Extra, Loss, Objective, Schedule, Shape, Side, Targets, Term, TokenStates,
-    TokenWidths, contrastive, logit,
+    AuxOutputs, BlockPairs, Curve, Embeddings, Loss, ModelOutputs, Objective, Targets, Term, TokenStates,
+    TokenWidths, WeightSchedule, contrastive, logit,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -124,20 +124,20 @@ fn terms_of_the_objective() {
             }
             check(&format!("{} from width {teacher_width}", loss.name()), &leaves, || {
                 let student = Embeddings::new(image.shallow_clone(), text.shallow_clone()).unwrap();
-                let extra = Extra {
+                let extra = AuxOutputs {
                     masked_image: Some(&masked),
                     classes: Some(&classes),
                     tokens: Some(&student_tokens),
-                    ..Extra::default()
+                    ..AuxOutputs::default()
                 };
-                let student = Side { extra, ..Side::new(&student, &scale) };
-                let extra = Extra {
+                let student = ModelOutputs { extra, ..ModelOutputs::new(&student, &scale) };
+                let extra = AuxOutputs {
                     classes: Some(&teacher_classes),
                     anchors: Some(&bank),
                     tokens: Some(&teacher_tokens),
-                    ..Extra::default()
+                    ..AuxOutputs::default()
                 };
-                let teacher = Side { extra, ..Side::new(&teacher, &teacher_scale) };
+                let teacher = ModelOutputs { extra, ..ModelOutputs::new(&teacher, &teacher_scale) };
                 let targets = Targets::Diagonal { offset: 0 };
                 objective.evaluate(0, &student, &[teacher], &targets).unwrap().total
             });
@@ -152,18 +152,18 @@ fn terms_without_weight_are_left_out() {
     let (scale, targets) = (Tensor::from(2.0f32), Targets::Diagonal { offset: 0 });
     let mut late = Term::new(Loss::Fd, 5.0);
     (late.weight.from, late.weight.until) = (2, 4);
-    let early = Schedule { shape: Shape::Linear, start: 1.0, end: 0.0, from: 0, until: 4 };
+    let early = WeightSchedule { shape: Curve::Linear, start: 1.0, end: 0.0, from: 0, until: 4 };
     let terms = [Term { weight: early, ..Term::new(Loss::Task, 1.0) }, late];
     let objective = Objective::new(&terms, 4, &[4], Device::Cpu).unwrap();
-    let side = Side::new(&pairs, &scale);
-    let weights = |step: u64, teachers: &[Side<'_>]| {
+    let side = ModelOutputs::new(&pairs, &scale);
+    let weights = |step: u64, teachers: &[ModelOutputs<'_>]| {
         let terms = objective.evaluate(step, &side, teachers, &targets)?.terms;
         Ok::<_, kd_losses::Error>(terms.into_iter().map(|(loss, _, w)| (loss, w)).collect::<Vec<_>>())
     };
     assert_eq!(weights(0, &[]).unwrap(), [(Loss::Task, 1.0)]);
     assert!(weights(2, &[]).is_err(), "the late term needs a teacher");
     let teacher = pairs.normalized();
-    let teacher = [Side::new(&teacher, &scale)];
+    let teacher = [ModelOutputs::new(&teacher, &scale)];
     assert_eq!(weights(2, &teacher).unwrap(), [(Loss::Task, 0.5), (Loss::Fd, 5.0)]);
     assert!(weights(4, &teacher).is_err(), "nothing is left");
 }
@@ -179,9 +179,9 @@ fn several_teachers_are_averaged() {
         let widths = teachers.iter().map(|(pairs, _)| pairs.width()).collect::<Vec<_>>();
         tch::manual_seed(7); // the same projections, where there are any
         let objective = Objective::new(&[Term::new(loss, 1.0)], 4, &widths, Device::Cpu).unwrap();
-        let sides = teachers.iter().map(|(pairs, scale)| Side::new(pairs, scale)).collect::<Vec<_>>();
+        let sides = teachers.iter().map(|(pairs, scale)| ModelOutputs::new(pairs, scale)).collect::<Vec<_>>();
         let targets = Targets::Diagonal { offset: 0 };
-        let report = objective.evaluate(0, &Side::new(&student, &scale), &sides, &targets).unwrap();
+        let report = objective.evaluate(0, &ModelOutputs::new(&student, &scale), &sides, &targets).unwrap();
         let names = objective.parts().map(|(name, _)| name).collect::<Vec<_>>();
         (report.total.double_value(&[]), names)
     };

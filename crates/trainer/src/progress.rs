@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::{Array2, ArrayView4};
 use zeroshot_eval::{EncodeError, Encoder, SetScore};
 
-use crate::run::metrics::Moment;
+use crate::run::metrics::StepStats;
 use crate::step::StepReport;
 
 /// Calls of [`Pace::add`] (batches, as a rule) after which a line is due.
@@ -49,7 +49,7 @@ impl Progress {
     }
 
     /// Moves the bar.
-    pub(crate) fn update(&self, at: &Moment, report: &StepReport) {
+    pub(crate) fn update(&self, at: &StepStats, report: &StepReport) {
         let Some(bar) = &self.bar else { return };
         bar.set_position(at.step);
         let (loss, lr, eta) = (report.loss, report.lr, clock(self.left(at)));
@@ -57,7 +57,7 @@ impl Progress {
     }
 
     /// Writes a line where there is no bar.
-    pub(crate) fn line(&self, at: &Moment, report: &StepReport) {
+    pub(crate) fn line(&self, at: &StepStats, report: &StepReport) {
         if self.bar.is_none() {
             tracing::info!("{}: {}", self.name, line(at, self.steps, report, self.left(at)));
         }
@@ -77,7 +77,7 @@ impl Progress {
 
     /// Seconds of training that are left, at the mean speed of this sitting's steps. Evaluations and checkpoints are
     /// not counted.
-    fn left(&self, at: &Moment) -> f64 {
+    fn left(&self, at: &StepStats) -> f64 {
         let (steps, seconds) = self.begun;
         let done = at.step.saturating_sub(steps).max(1) as f64;
         (at.seconds - seconds) / done * self.steps.saturating_sub(at.step) as f64
@@ -85,7 +85,7 @@ impl Progress {
 }
 
 /// A step in words; the terms are weighted, so that they add up to the loss.
-fn line(at: &Moment, steps: u64, report: &StepReport, left: f64) -> String {
+fn line(at: &StepStats, steps: u64, report: &StepReport, left: f64) -> String {
     let mut text = format!("step {}/{steps}, epoch {:.2}, loss {:.4}", at.step, at.epoch, report.loss);
     for (place, (name, value, weight)) in report.terms.iter().enumerate() {
         let sign = if place == 0 { '=' } else { '+' };
@@ -238,8 +238,8 @@ impl Counter {
 mod tests {
     use super::*;
 
-    fn at(step: u64, seconds: f64) -> Moment {
-        Moment { step, epoch: 0.5, samples: step * 8, seconds, rate: 12.34, data_wait: 0.0 }
+    fn at(step: u64, seconds: f64) -> StepStats {
+        StepStats { step, epoch: 0.5, samples: step * 8, seconds, rate: 12.34, data_wait: 0.0 }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use clip_distill_tests::fill;
 use clip_distill_tests::golden::{assert_close, difference, files, tensors};
-use kd_losses::{Embeddings, Loss, Objective, Side, Targets, Term, contrastive, logit};
+use kd_losses::{Embeddings, Loss, ModelOutputs, Objective, Targets, Term, contrastive, logit};
 use tch::{Device, Kind, Tensor};
 
 const STUDENT_SCALE: f64 = 20.0;
@@ -78,8 +78,8 @@ impl Case {
                     leaves.push((format!("loss.{part}"), tensor.shallow_clone()));
                 }
                 let teacher_scale = Tensor::from(TEACHER_SCALE as f32);
-                let student = Side::new(&self.student, &self.scale);
-                let teacher = Side::new(&self.teacher, &teacher_scale);
+                let student = ModelOutputs::new(&self.student, &self.scale);
+                let teacher = ModelOutputs::new(&self.teacher, &teacher_scale);
                 let targets = Targets::Diagonal { offset: 0 };
                 objective.evaluate(0, &student, &[teacher], &targets).unwrap().total
             }

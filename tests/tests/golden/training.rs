@@ -8,11 +8,11 @@ use kd_losses::{Loss, Objective, Term};
 use serde_json::Value;
 use tch::{Device, Tensor};
 use trainer::optim::adamw::OptimizerConfig;
-use trainer::optim::schedule::Schedule;
+use trainer::optim::schedule::LrSchedule;
 use trainer::recipe::TargetRule;
-use trainer::step::{MicroBatch, TeacherInput, Trainee, ViewTensors};
+use trainer::step::{MicroBatch, TeacherInput, TrainState, ViewTensors};
 use trainer::teacher::frozen::Teacher;
-use trainer::teacher::signal::Guide;
+use trainer::teacher::signal::TeacherSignal;
 
 fn build(config: &Value, prefix: &Value) -> Clip {
     let config = ClipConfig::from_json("golden", &config.to_string()).unwrap();
@@ -55,7 +55,7 @@ fn training_agrees_with_the_reference() {
         let student = build(&golden["student"], &golden["weights_prefix"]["student"]);
         let guides = (!golden["teacher"].is_null()).then(|| {
             let model = build(&golden["teacher"], &golden["weights_prefix"]["teacher"]);
-            Guide::live(Teacher::new(model, PreprocessConfig::default()))
+            TeacherSignal::live(Teacher::new(model, PreprocessConfig::default()))
         });
         let guides = guides.into_iter().collect::<Vec<_>>();
         let size = student.config().vision_cfg.image_size;
@@ -72,15 +72,15 @@ fn training_agrees_with_the_reference() {
             eps: setting("eps").unwrap(),
             clip_norm: setting("clip_norm").unwrap_or(0.0),
         };
-        let schedule = Schedule {
+        let schedule = LrSchedule {
             base_lr: config.lr,
             warmup_steps: golden["optimizer"]["warmup"].as_u64().unwrap(),
             total_steps: steps,
         };
-        let widths = guides.iter().map(Guide::width).collect::<Vec<_>>();
+        let widths = guides.iter().map(TeacherSignal::width).collect::<Vec<_>>();
         let terms = terms(golden["loss"].as_str().unwrap());
         let objective = Objective::new(&terms, student.config().embed_dim, &widths, Device::Cpu).unwrap();
-        let mut trainee = Trainee::new(student, objective, &config, None).unwrap();
+        let mut trainee = TrainState::new(student, objective, &config, None).unwrap();
         // "unit('<tag>.image.<step>', …) * 2"
         let input = golden["image_input"].as_str().unwrap();
         let tag = input.split('\'').nth(1).unwrap().replace("<step>", "");

@@ -11,7 +11,7 @@ use trainer::optim::adamw::OptimizerConfig;
 use trainer::recipe::{TargetRule, parse};
 use trainer::run::Options;
 use trainer::run::job::{JobOutcome, run_job};
-use trainer::step::{MicroBatch, Trainee, ViewTensors};
+use trainer::step::{MicroBatch, TrainState, ViewTensors};
 use trainer::{Error, Result};
 
 fn job(text: &str, out: &Path) -> Result<JobOutcome> {
@@ -93,11 +93,11 @@ fn the_loss_goes_down() {
     assert!(last < first - 0.05, "{first} to {last}");
 }
 
-fn trainee(clip_norm: f64) -> Trainee {
+fn trainee(clip_norm: f64) -> TrainState {
     let model = Clip::new(&tiny::config(16, 8), Device::Cpu, 4).unwrap();
     let objective = Objective::new(&[Term::new(Loss::Task, 1.0)], 8, &[], Device::Cpu).unwrap();
     let config = OptimizerConfig { lr: 1e-2, clip_norm, ..Default::default() };
-    Trainee::new(model, objective, &config, None).unwrap()
+    TrainState::new(model, objective, &config, None).unwrap()
 }
 
 fn batch(seed: u64, scale: f64) -> MicroBatch {

@@ -7,7 +7,7 @@ use kd_losses::{Loss, Objective, Term};
 use tch::{Device, Tensor};
 use trainer::optim::adamw::OptimizerConfig;
 use trainer::recipe::TargetRule;
-use trainer::step::{MicroBatch, Trainee, ViewTensors};
+use trainer::step::{MicroBatch, TrainState, ViewTensors};
 
 const TEXT: &str = r#"{"layers": 1, "width": 32, "heads": 2, "vocab_size": 64, "context_length": 8}"#;
 const SIGLIP_TEXT: &str = r#"{"layers": 1, "width": 768, "heads": 12, "vocab_size": 64, "context_length": 8,
@@ -29,7 +29,7 @@ fn losses(name: &str, json: &str, precision: Precision) -> Vec<f64> {
     let terms = [Term::new(Loss::Task, 1.0)];
     let objective = Objective::new(&terms, config.embed_dim, &[], Device::Cpu).unwrap();
     let optimizer = OptimizerConfig { weight_decay: 0.0, ..OptimizerConfig::default() };
-    let mut trainee = Trainee::new(student, objective, &optimizer, None).unwrap();
+    let mut trainee = TrainState::new(student, objective, &optimizer, None).unwrap();
     trainee.precision = precision;
     let batch = [batch(config.vision_cfg.image_size)];
     (0..2).map(|_| trainee.step(&batch, &[], TargetRule::Diagonal, 1e-4).unwrap().loss).collect()

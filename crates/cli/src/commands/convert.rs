@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use clip_model::weights::write_atomic;
 use clip_model::{cost, folder};
-use trainer::model::processor::Reader;
+use trainer::model::processor::Processor;
 use trainer::run::card::{Card, Library};
 
 use crate::args::{Convert, Format};
@@ -21,10 +21,10 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
     let (opened, place) = open_weights(&args.model, args.arch.as_deref())?;
     let (model, preprocess) = (&opened.model, &opened.preprocess);
     // First, so that a model whose tokenizer is not there leaves no half of a folder.
-    let reader = Reader::of_model(&place, model.config(), preprocess, args.tokenizer.as_deref());
+    let reader = Processor::of_model(&place, model.config(), preprocess, args.tokenizer.as_deref());
     if args.to == Format::Safetensors {
         // Weights and configuration are whole without a tokenizer; what the model reads stays named.
-        let tokenizer = reader.as_ref().ok().and_then(Reader::foreign_tokenizer);
+        let tokenizer = reader.as_ref().ok().and_then(Processor::foreign_tokenizer);
         folder::save_file(&args.out, model, preprocess, tokenizer)?;
         if let Some(name) = tokenizer {
             output::note(format!("the tokenizer is not in the file: {name} has to be named by --tokenizer"));

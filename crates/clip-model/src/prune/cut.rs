@@ -12,7 +12,7 @@ use crate::{Clip, ClipConfig, Error, Result, weights};
 
 /// How the tensors of a model become those of the cut one.
 #[derive(Debug)]
-pub struct Cut {
+pub struct PruningPlan {
     image: TowerCut,
     text: TowerCut,
     uncut: ClipConfig,
@@ -29,7 +29,7 @@ struct TowerCut {
     hidden: Vec<i64>,
 }
 
-impl Cut {
+impl PruningPlan {
     /// The cut of a model of this configuration by decided gates.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl Cut {
         (own.width, own.head_width) = (text.hidden.len() as i64, Some(text.shape.head_width));
         own.blocks = Some(text.blocks.clone());
         config.validate("the cut model")?;
-        Ok(Cut { image, text, uncut, config })
+        Ok(PruningPlan { image, text, uncut, config })
     }
 
     /// The configuration of the cut model.

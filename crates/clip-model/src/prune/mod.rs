@@ -2,7 +2,7 @@
 //!
 //! 1. [`Masks`] hold a learned score for every part; a training pass draws [`crate::gates::Gates`] from them,
 //! 2. the expected number of parameters that stay is a differentiable function of the scores,
-//! 3. [`Masks::harden`] decides, and [`Cut`] makes the model that is smaller in fact.
+//! 3. [`Masks::harden`] decides, and [`PruningPlan`] makes the model that is smaller in fact.
 
 pub mod concrete;
 mod cut;
@@ -11,5 +11,5 @@ mod masks;
 #[cfg(test)]
 mod tests;
 
-pub use cut::Cut;
+pub use cut::PruningPlan;
 pub use masks::{Drawn, Hard, Masks};

@@ -195,7 +195,7 @@ fn a_cut_model_gives_what_the_masked_one_gives() {
         let hard = masks(&config, -0.5).harden().unwrap();
         clip.set_gates(Some(hard.gates(&config, Device::Cpu).unwrap())).unwrap();
         let masked = outputs(&clip);
-        let cut = Cut::new(&config, &hard).unwrap().apply(&clip).unwrap();
+        let cut = PruningPlan::new(&config, &hard).unwrap().apply(&clip).unwrap();
         for ((found, expected), plain) in outputs(&cut).iter().zip(&masked).zip(&plain) {
             assert!(difference(found, expected) < 1e-4, "{more}{vision}: {}", difference(found, expected));
             assert!(difference(found, plain) > 1e-2, "nothing was masked");
@@ -205,7 +205,7 @@ fn a_cut_model_gives_what_the_masked_one_gives() {
         let (config, mut clip) = (cut.config().clone(), cut);
         let hard = masks(&config, 0.0).harden().unwrap();
         clip.set_gates(Some(hard.gates(&config, Device::Cpu).unwrap())).unwrap();
-        let again = Cut::new(&config, &hard).unwrap().apply(&clip).unwrap();
+        let again = PruningPlan::new(&config, &hard).unwrap().apply(&clip).unwrap();
         for (found, expected) in outputs(&again).iter().zip(&outputs(&clip)) {
             assert!(difference(found, expected) < 1e-4, "{}", difference(found, expected));
         }
@@ -239,7 +239,7 @@ fn what_is_decided_is_what_was_expected() {
             scores.shallow_clone().copy_(&(scores.sign() * 60.0));
         }
     });
-    let cut = Cut::new(&config, &masks.harden().unwrap()).unwrap();
+    let cut = PruningPlan::new(&config, &masks.harden().unwrap()).unwrap();
     let mut left = 0;
     for (blocks, width) in [
         (&cut.config().vision_cfg.blocks, cut.config().vision_cfg.width),
@@ -266,7 +266,7 @@ fn whatever_the_scores_something_is_left_and_the_rest_goes() {
     let hard = masks.harden().unwrap();
     let mut clip = model(&config);
     clip.set_gates(Some(hard.gates(&config, Device::Cpu).unwrap())).unwrap();
-    let cut = Cut::new(&config, &hard).unwrap().apply(&clip).unwrap();
+    let cut = PruningPlan::new(&config, &hard).unwrap().apply(&clip).unwrap();
     assert_eq!((cut.config().vision_cfg.width, in_blocks(&cut)), (1, 0));
     for (found, expected) in outputs(&cut).iter().zip(&outputs(&clip)) {
         assert!(difference(found, expected) < 1e-4);
@@ -278,7 +278,7 @@ fn a_cut_model_is_smaller_on_disk_and_comes_back() {
     let config = config("", "", "");
     let clip = model(&config);
     let hard = masks(&config, -1.0).harden().unwrap();
-    let cut = Cut::new(&config, &hard).unwrap().apply(&clip).unwrap();
+    let cut = PruningPlan::new(&config, &hard).unwrap().apply(&clip).unwrap();
     let parent = tempfile::tempdir().unwrap();
     let bytes = |name: &str, clip: &Clip| {
         folder::save(&parent.path().join(name), clip, &PreprocessConfig::default()).unwrap();
@@ -309,7 +309,7 @@ fn what_has_no_gates_is_refused() {
     let mut clip = model(&config("", "", ""));
     assert!(clip.set_gates(Some(gates)).unwrap_err().to_string().contains("another shape"));
     let hard = masks(&other, 1.0).harden().unwrap();
-    assert!(Cut::new(clip.config(), &hard).unwrap_err().to_string().contains("mlp"));
+    assert!(PruningPlan::new(clip.config(), &hard).unwrap_err().to_string().contains("mlp"));
 }
 
 #[test]
@@ -329,7 +329,7 @@ fn a_branch_without_heads_or_channels_goes_whole() {
     assert_eq!(hard.image[Part::Attention as usize].iter().filter(|value| **value == 0.0).count(), 1);
     let mut clip = model(&config);
     clip.set_gates(Some(hard.gates(&config, Device::Cpu).unwrap())).unwrap();
-    let cut = Cut::new(&config, &hard).unwrap().apply(&clip).unwrap();
+    let cut = PruningPlan::new(&config, &hard).unwrap().apply(&clip).unwrap();
     let gone = PrunedBlock { heads: 0, mlp_width: 0 };
     assert_eq!(cut.config().text_cfg.blocks.as_ref().unwrap()[1], gone);
     for (found, expected) in outputs(&cut).iter().zip(&outputs(&clip)) {

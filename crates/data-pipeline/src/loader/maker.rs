@@ -10,10 +10,10 @@ use super::{Batch, CaptionChoice, LoaderConfig, Position, ViewBatch};
 use crate::mixture::Mixture;
 use crate::policy::SkipCounts;
 use crate::random::mix;
-use crate::seen::Seen;
+use crate::seen::AugmentedSample;
 use crate::{Error, Result};
 
-pub(super) struct Maker {
+pub(super) struct BatchBuilder {
     mixture: Mixture,
     config: LoaderConfig,
     pool: rayon::ThreadPool,
@@ -38,14 +38,14 @@ struct SampleFacts {
     boxes: Vec<Vec<[f32; 4]>>,
 }
 
-impl Maker {
+impl BatchBuilder {
     pub(super) fn new(
         mixture: Mixture,
         config: LoaderConfig,
         pool: rayon::ThreadPool,
         counts: SkipCounts,
     ) -> Self {
-        Maker { mixture, config, pool, counts, fruitful: false }
+        BatchBuilder { mixture, config, pool, counts, fruitful: false }
     }
 
     pub(super) fn run(mut self, mut position: Position, sender: &SyncSender<Result<(Batch, SkipCounts)>>) {
@@ -220,7 +220,7 @@ fn fill(
         (row, variants.draw(number, index, variant))
     });
     let seen = variant.map_or(draw, |(_, seen)| seen);
-    let sample = Seen::read(mixture.source(number), index, seen, config.augment.as_ref())?;
+    let sample = AugmentedSample::read(mixture.source(number), index, seen, config.augment.as_ref())?;
     let caption = match config.caption {
         CaptionChoice::First => 0,
         CaptionChoice::Random => (mix(&[draw, 1]) % sample.captions.len() as u64) as usize,

@@ -23,7 +23,7 @@ pub const MAX_PREFETCH: usize = 4096;
 
 /// What one model reads of every sample.
 #[derive(Clone)]
-pub struct View {
+pub struct InputSpec {
     /// The model's name, such as `student`.
     pub name: String,
     /// What it wants of its images.
@@ -103,7 +103,7 @@ pub struct LoaderConfig {
     /// The training transform; none means the evaluation transform.
     pub augment: Option<AugmentConfig>,
     /// The models.
-    pub views: Vec<View>,
+    pub views: Vec<InputSpec>,
     /// What to do with damaged samples.
     pub policy: ErrorPolicy,
     /// Which caption.
@@ -138,7 +138,7 @@ impl Loader {
             .map_err(|e| Error::Config(format!("cannot start the loader's threads: {e}")))?;
         // The batch in the making counts as one of those ahead.
         let (sender, batches) = sync_channel(config.prefetch.max(1) - 1);
-        let maker = maker::Maker::new(mixture, config, pool, counts.clone());
+        let maker = maker::BatchBuilder::new(mixture, config, pool, counts.clone());
         let thread = std::thread::Builder::new()
             .name("loader".into())
             .spawn(move || maker.run(position, &sender))

@@ -9,7 +9,7 @@ const NAMED: usize = 3;
 
 /// The broken shards of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
+pub struct CorruptShards {
     /// The broken ones, in the order of the source.
     pub broken: Vec<BrokenShard>,
     /// Number of all shards.
@@ -33,7 +33,7 @@ pub struct BrokenShard {
     pub lost_bytes: u64,
 }
 
-impl Damage {
+impl CorruptShards {
     /// Lost share of all bytes, 0..=1.
     pub fn lost_fraction(&self) -> f64 {
         self.lost_bytes as f64 / self.total_bytes.max(1) as f64
@@ -56,7 +56,8 @@ impl Damage {
     pub(super) fn estimate(shards: &[(PathBuf, Index)]) -> Option<Self> {
         let whole = shards.iter().filter(|(_, index)| index.flaw.is_none()).map(|(_, index)| index.length);
         let mean = whole.clone().sum::<u64>().checked_div(whole.count() as u64);
-        let mut damage = Damage { broken: vec![], shards: shards.len(), lost_bytes: 0, total_bytes: 0 };
+        let mut damage =
+            CorruptShards { broken: vec![], shards: shards.len(), lost_bytes: 0, total_bytes: 0 };
         for (path, index) in shards {
             let Some(flaw) = &index.flaw else {
                 damage.total_bytes += index.length;

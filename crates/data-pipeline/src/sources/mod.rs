@@ -29,7 +29,7 @@ mod webdataset;
 
 pub use cifar::{Cifar, CifarConfig, CifarLabels};
 pub use csv::{Csv, CsvConfig};
-pub use damage::{BrokenShard, Damage};
+pub use damage::{BrokenShard, CorruptShards};
 pub use emoji::{Emoji, EmojiConfig};
 pub use folder::{Folder, FolderConfig, Subset};
 pub use images::Images;
@@ -65,7 +65,7 @@ pub trait Source: Send + Sync {
 
     /// Broken shards, where the source has shards and some are not whole. Whoever reads the source
     /// judges them by its policy first ([`crate::policy::ErrorPolicy::check_shards`]).
-    fn damage(&self) -> Option<&Damage> {
+    fn damage(&self) -> Option<&CorruptShards> {
         None
     }
 }

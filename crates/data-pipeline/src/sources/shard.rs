@@ -34,11 +34,11 @@ pub(super) struct Index {
     pub(super) length: u64,
     /// Everything before this byte is whole.
     pub(super) whole: u64,
-    pub(super) flaw: Option<Flaw>,
+    pub(super) flaw: Option<Corruption>,
 }
 
 /// What is wrong with a shard from [`Index::whole`] on.
-pub(super) struct Flaw {
+pub(super) struct Corruption {
     pub(super) reason: String,
     /// Bytes the shard had at least, where it is shorter than it was.
     pub(super) cut_from: Option<u64>,
@@ -62,7 +62,7 @@ impl Index {
     }
 
     /// Collects the samples up to the end mark, or to what is broken.
-    fn members(&mut self, path: &Path, file: &File) -> Option<Flaw> {
+    fn members(&mut self, path: &Path, file: &File) -> Option<Corruption> {
         let mut archive = tar::Archive::new(file);
         let mut group = Group::default();
         let mut flaw = None;
@@ -84,7 +84,7 @@ impl Index {
             if end > self.length {
                 group.cut(&name);
                 let reason = format!("the shard ends inside `{name}`");
-                flaw = Some(Flaw { reason, cut_from: Some(end) });
+                flaw = Some(Corruption { reason, cut_from: Some(end) });
                 break;
             }
             // A sparse member's size is not what it takes up, but such members hold no samples.
@@ -113,32 +113,32 @@ impl Index {
         flaw
     }
 
-    fn broken_header(&self, error: &std::io::Error) -> Flaw {
+    fn broken_header(&self, error: &std::io::Error) -> Corruption {
         if self.length < self.whole + BLOCK {
             let reason = format!("the shard ends inside a header ({error})");
-            return Flaw { reason, cut_from: Some(self.whole + BLOCK) };
+            return Corruption { reason, cut_from: Some(self.whole + BLOCK) };
         }
         let what = if self.whole == 0 { "it is no tar" } else { "the header is broken" };
-        Flaw { reason: format!("{what} ({error})"), cut_from: None }
+        Corruption { reason: format!("{what} ({error})"), cut_from: None }
     }
 
     /// A tar ends in a block of zeros. Without it the shard was cut between two members, and what
     /// follows it would be passed over in silence.
-    fn flaw_at_end(&mut self, file: &File) -> std::io::Result<Option<Flaw>> {
+    fn flaw_at_end(&mut self, file: &File) -> std::io::Result<Option<Corruption>> {
         if self.length == 0 {
-            return Ok(Some(Flaw { reason: "the file is empty".into(), cut_from: Some(1) }));
+            return Ok(Some(Corruption { reason: "the file is empty".into(), cut_from: Some(1) }));
         }
         if self.length < self.whole + BLOCK {
             self.whole = self.whole.min(self.length);
             let reason = "the shard ends without a tar's end mark".to_string();
-            return Ok(Some(Flaw { reason, cut_from: Some(self.whole + BLOCK) }));
+            return Ok(Some(Corruption { reason, cut_from: Some(self.whole + BLOCK) }));
         }
         let behind = self.length - self.whole;
         let mut tail = vec![0; behind.min(MAX_PADDING) as usize];
         file.read_exact_at(&mut tail, self.whole)?;
         if behind > MAX_PADDING || tail.iter().any(|byte| *byte != 0) {
             let reason = format!("{behind} bytes lie behind a tar's end mark and cannot be read");
-            return Ok(Some(Flaw { reason, cut_from: None }));
+            return Ok(Some(Corruption { reason, cut_from: None }));
         }
         Ok(None)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::random::mix;
 use crate::sample::RawSample;
-use crate::sources::{Damage, Source};
+use crate::sources::{CorruptShards, Source};
 use crate::{Error, Result};
 
 /// A share of the samples of a source. Which ones depends on the length of the source alone, so every run
@@ -52,7 +52,7 @@ impl Source for Share {
         self.source.class_names()
     }
 
-    fn damage(&self) -> Option<&Damage> {
+    fn damage(&self) -> Option<&CorruptShards> {
         self.source.damage()
     }
 }

@@ -12,7 +12,7 @@ use crate::sources::left_out::LeftOut;
 use crate::sources::passed_over::PassedOver;
 use crate::sources::paths::{expand_braces, resolve};
 use crate::sources::shard::{Index, Members, Span};
-use crate::sources::{Damage, Source, json};
+use crate::sources::{CorruptShards, Source, json};
 use crate::{Error, Result, notice, text};
 
 /// Settings of [`WebDataset`].
@@ -40,7 +40,7 @@ pub struct WebDataset {
     shards: Vec<PathBuf>,
     /// Samples with the number of their shard.
     samples: Vec<(usize, Members)>,
-    damage: Option<Damage>,
+    damage: Option<CorruptShards>,
     passed_over: PassedOver,
 }
 
@@ -61,7 +61,7 @@ impl WebDataset {
                 indexed.push((path, index));
             }
         }
-        let damage = Damage::estimate(&indexed);
+        let damage = CorruptShards::estimate(&indexed);
         let (mut shards, mut samples, mut left_out) = (Vec::new(), Vec::new(), LeftOut::default());
         for (number, (path, index)) in indexed.into_iter().enumerate() {
             shards.push(path);
@@ -185,7 +185,7 @@ impl Source for WebDataset {
         Ok(RawSample { image: RawImage::Encoded(bytes), captions, label: None, boxes, key })
     }
 
-    fn damage(&self) -> Option<&Damage> {
+    fn damage(&self) -> Option<&CorruptShards> {
         self.damage.as_ref()
     }
 }

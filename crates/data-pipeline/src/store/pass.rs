@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::Variants;
 use crate::image::{AugmentConfig, Preprocess};
 use crate::policy::{ErrorPolicy, SkipCounts};
-use crate::seen::Seen;
+use crate::seen::AugmentedSample;
 use crate::sources::Source;
 use crate::{Error, Result};
 
@@ -113,7 +113,7 @@ impl Pass {
         let (sample, variant) = (row / self.variants.count, row % self.variants.count);
         let (number, index) = self.locate(sample)?;
         let draw = self.variants.draw(number, index, variant);
-        let sample = Seen::read(self.sources[number].as_ref(), index, draw, Some(&self.augment))?;
+        let sample = AugmentedSample::read(self.sources[number].as_ref(), index, draw, Some(&self.augment))?;
         for (view, pixels) in self.views.iter().zip(pixels) {
             sample.view_into(view, pixels);
         }

@@ -181,7 +181,7 @@ impl Sweep {
         if let Some(twice) = file.shared.iter().chain(&file.cells).find(|entry| !names.insert(&entry.name)) {
             return fail(format!("two entries are called `{}`", twice.name));
         }
-        let mut maker = Maker { path, file: &file, over, out, shared: BTreeMap::new() };
+        let mut maker = CellBuilder { path, file: &file, over, out, shared: BTreeMap::new() };
         let mut shared = Vec::new();
         for entry in &file.shared {
             let seeds = entry.seeds.clone().unwrap_or_else(one_seed);
@@ -332,7 +332,7 @@ fn nested(key: &str, value: Value) -> Table {
     Table::from_iter([(first.to_string(), value)])
 }
 
-struct Maker<'a> {
+struct CellBuilder<'a> {
     path: &'a Path,
     file: &'a File,
     over: &'a Table,
@@ -340,7 +340,7 @@ struct Maker<'a> {
     shared: BTreeMap<String, Vec<Cell>>,
 }
 
-impl Maker<'_> {
+impl CellBuilder<'_> {
     /// A cell under the settings of the grid, or a shared run, which knows only its own settings.
     fn cell(&self, entry: &Entry, name: &str, seed: u64, grid: Option<&Table>) -> Result<Cell> {
         let origin = format!("{}, {name}", self.path.display());

@@ -8,7 +8,7 @@ use zeroshot_eval::{EncodeError, Encoder, Report, StoredOptions};
 
 use crate::Result;
 use crate::eval::suite;
-use crate::model::processor::{Reader, image_tensor, rows};
+use crate::model::processor::{Processor, image_tensor, rows};
 use crate::recipe::EvalSet;
 
 /// Samples that are encoded at once.
@@ -19,7 +19,7 @@ pub struct ModelEncoder<'a> {
     /// The model.
     pub model: &'a Clip,
     /// How it reads.
-    pub reader: &'a Reader,
+    pub reader: &'a Processor,
 }
 
 impl Encoder for ModelEncoder<'_> {

@@ -18,7 +18,7 @@ use zeroshot_eval::{
 };
 
 use crate::eval::encoder::{BATCH, ModelEncoder};
-use crate::model::processor::Reader;
+use crate::model::processor::Processor;
 use crate::progress::{Counted, figures};
 use crate::recipe::{EvalSet, EvalTask};
 use crate::{Error, Result};
@@ -272,7 +272,7 @@ fn captioned(
 /// The rows of a model on a set as both are now: weights, way of reading, data, class names.
 fn cache_file(
     cache: Cache<'_>,
-    reader: &Reader,
+    reader: &Processor,
     set: &EvalSet,
     source: &dyn Source,
     root: &Path,

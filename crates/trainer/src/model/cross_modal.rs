@@ -5,7 +5,7 @@ use kd_losses::{Embeddings, TokenStates};
 use tch::Tensor;
 
 use crate::Result;
-use crate::model::features::Taps;
+use crate::model::features::FeatureHooks;
 use crate::step::batch::ViewTensors;
 
 /// What the names of the head's parameters begin with in optimiser states and checkpoints.
@@ -22,7 +22,7 @@ pub(crate) fn enriched(
     clip: &Clip,
     head: &CrossModal,
     input: &ViewTensors,
-    taps: &Taps,
+    taps: &FeatureHooks,
 ) -> Result<(Embeddings, TokenStates)> {
     clip.mode().eval();
     let (image, text) = tch::no_grad(|| -> Result<_> {

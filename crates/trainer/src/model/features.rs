@@ -8,7 +8,7 @@ use crate::step::batch::ViewTensors;
 
 /// What is read of one model beside its embeddings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Taps {
+pub struct FeatureHooks {
     /// The ViT's patch tokens.
     pub patches: bool,
     /// Blocks of the image tower, from 0.
@@ -24,7 +24,7 @@ pub struct Taps {
 pub(crate) fn read<'a>(
     model: &'a Clip,
     input: &ViewTensors,
-    taps: &Taps,
+    taps: &FeatureHooks,
     tape: &mut Tape<'a>,
 ) -> Result<(Embeddings, TokenStates)> {
     let mut states = TokenStates::default();

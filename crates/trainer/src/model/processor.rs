@@ -7,7 +7,7 @@ use clip_model::config::{TextConfig, TextPool};
 use clip_model::folder::{SpecialTokens, home};
 use clip_model::{ClipConfig, PreprocessConfig};
 use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
-use data_pipeline::loader::{View, ViewBatch};
+use data_pipeline::loader::{InputSpec, ViewBatch};
 use data_pipeline::tokenizer::{
     ClipTokenizer, END_OF_TEXT, JsonTokenizer, PADDING_FILES, START_OF_TEXT, Tokenizer, foreign_settings,
     hugging_face_files,
@@ -27,7 +27,7 @@ const BY_CONTENT: &str = "tokenizer.json with SHA-256 ";
 
 /// How one model reads images and texts.
 #[derive(Clone)]
-pub struct Reader {
+pub struct Processor {
     preprocess: Preprocess,
     tokenizer: Arc<dyn Tokenizer>,
     /// Which tokenizer it is, for comparisons: copies of one file are the same.
@@ -35,12 +35,12 @@ pub struct Reader {
     /// The file of a tokenizer that is not CLIP's.
     tokenizer_file: Option<PathBuf>,
     context_length: usize,
-    cut: Cut,
+    cut: TextTrim,
 }
 
 /// Where texts may be cut, so that a batch costs what its longest text costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Cut {
+enum TextTrim {
     /// Nowhere: the tower sees the padding, or counts from the end.
     Nowhere,
     /// After the largest id of a text, where the tower reads its result.
@@ -49,33 +49,33 @@ enum Cut {
     After(i64),
 }
 
-impl Cut {
+impl TextTrim {
     fn new(config: &TextConfig) -> Self {
         match (config.may_be_cut(), config.pool_type) {
-            (false, _) => Cut::Nowhere,
-            (true, TextPool::Eos) => Cut::After(config.eos_id.unwrap_or(0)),
-            (true, _) => Cut::AfterLargest,
+            (false, _) => TextTrim::Nowhere,
+            (true, TextPool::Eos) => TextTrim::After(config.eos_id.unwrap_or(0)),
+            (true, _) => TextTrim::AfterLargest,
         }
     }
 
     /// Tokens of a text that count.
     fn length(self, ids: &[i64]) -> usize {
         let end = match self {
-            Cut::Nowhere => return ids.len(),
-            Cut::AfterLargest => ids.iter().max().and_then(|max| ids.iter().position(|id| id == max)),
-            Cut::After(end) => ids.iter().position(|id| *id == end),
+            TextTrim::Nowhere => return ids.len(),
+            TextTrim::AfterLargest => ids.iter().max().and_then(|max| ids.iter().position(|id| id == max)),
+            TextTrim::After(end) => ids.iter().position(|id| *id == end),
         };
         end.map_or(1, |place| place + 1)
     }
 }
 
-impl Reader {
+impl Processor {
     /// What a model that lies at `place` wants: the tokenizer that is named, or the `tokenizer.json` of its
     /// folder, or CLIP's. A folder's copy of CLIP's tokenizer is CLIP's, with its cleaning of texts. A weight file
     /// that is read with the configuration of its folder has the tokenizer of that folder too.
     ///
     /// # Errors
-    /// As [`Reader::new`].
+    /// As [`Processor::new`].
     pub fn of_model(
         place: &str,
         config: &ClipConfig,
@@ -134,13 +134,13 @@ impl Reader {
             let reason = format!("the tokenizer `{shown}` has {ids} ids, the text tower only {vocabulary}");
             return Err(Error::recipe("tokenizer", reason));
         }
-        Ok(Reader {
+        Ok(Processor {
             preprocess: convert(config, preprocess)?,
             tokenizer,
             tokenizer_name: name,
             tokenizer_file: file,
             context_length: config.text_cfg.context_length as usize,
-            cut: Cut::new(&config.text_cfg),
+            cut: TextTrim::new(&config.text_cfg),
         })
     }
 
@@ -160,8 +160,8 @@ impl Reader {
     }
 
     /// As a view of the loader.
-    pub fn view(&self, name: &str) -> View {
-        View {
+    pub fn view(&self, name: &str) -> InputSpec {
+        InputSpec {
             name: name.into(),
             image: self.preprocess.clone(),
             tokenizer: Arc::clone(&self.tokenizer),
@@ -170,12 +170,12 @@ impl Reader {
     }
 
     /// Whether another model can read the same tensors.
-    pub fn reads_the_same(&self, other: &Reader) -> bool {
+    pub fn reads_the_same(&self, other: &Processor) -> bool {
         self.preprocess == other.preprocess && self.reads_the_same_texts(other)
     }
 
     /// Whether another model makes the same token ids of a text.
-    pub fn reads_the_same_texts(&self, other: &Reader) -> bool {
+    pub fn reads_the_same_texts(&self, other: &Processor) -> bool {
         self.tokenizer_name == other.tokenizer_name
             && self.context_length == other.context_length
             && self.cut == other.cut
@@ -214,7 +214,7 @@ impl Reader {
         Ok(Tensor::f_from_slice(&cut)?.f_view([-1, length as i64])?.f_to_device(device)?)
     }
 
-    /// Writes a tokenizer that is not CLIP's into a model folder, where [`Reader::of_model`] finds it, with settings
+    /// Writes a tokenizer that is not CLIP's into a model folder, where [`Processor::of_model`] finds it, with settings
     /// that have Python's transformers read it as it stands where it brings none.
     ///
     /// # Errors
@@ -242,7 +242,7 @@ impl Reader {
     /// Writes the files from which Python's transformers makes the model's tokenizer, CLIP's too.
     ///
     /// # Errors
-    /// As [`Reader::save_tokenizer`].
+    /// As [`Processor::save_tokenizer`].
     pub fn save_for_transformers(&self, folder: &Path) -> Result<()> {
         if self.tokenizer_file.is_some() {
             return self.save_tokenizer(folder);
@@ -253,7 +253,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The ids of CLIP's tokenizer as [`Reader::save_for_transformers`] writes it; none for another tokenizer.
+    /// The ids of CLIP's tokenizer as [`Processor::save_for_transformers`] writes it; none for another tokenizer.
     pub fn special_tokens(&self) -> Option<SpecialTokens> {
         let clips = SpecialTokens { start: START_OF_TEXT, end: END_OF_TEXT, pad: END_OF_TEXT };
         self.tokenizer_file.is_none().then_some(clips)
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn texts_are_cut_to_the_longest_and_mean_the_same() {
         let config = presets::get("ViT-nano-32px").unwrap();
-        let reader = Reader::new(&config, &PreprocessConfig::default(), None).unwrap();
+        let reader = Processor::new(&config, &PreprocessConfig::default(), None).unwrap();
         let texts = ["a cat".to_string(), "a dog and a cat on a mat".to_string()];
         let cut = reader.tokens(&texts, Device::Cpu).unwrap();
         assert_eq!(cut.size(), [2, 9 + 1]);
@@ -350,13 +350,13 @@ mod tests {
     #[test]
     fn texts_are_cut_only_where_the_tower_allows_it() {
         let ids = [5, 9, 7, 3, 0, 0];
-        assert_eq!(Cut::AfterLargest.length(&ids), 2);
-        assert_eq!(Cut::After(3).length(&ids), 4);
-        assert_eq!(Cut::Nowhere.length(&ids), 6);
+        assert_eq!(TextTrim::AfterLargest.length(&ids), 2);
+        assert_eq!(TextTrim::After(3).length(&ids), 4);
+        assert_eq!(TextTrim::Nowhere.length(&ids), 6);
         let mut config = presets::get("ViT-nano-32px").unwrap();
-        assert!(matches!(Cut::new(&config.text_cfg), Cut::AfterLargest));
+        assert!(matches!(TextTrim::new(&config.text_cfg), TextTrim::AfterLargest));
         config.text_cfg.no_causal_mask = true;
-        assert!(matches!(Cut::new(&config.text_cfg), Cut::Nowhere));
+        assert!(matches!(TextTrim::new(&config.text_cfg), TextTrim::Nowhere));
     }
 
     #[test]
@@ -370,12 +370,12 @@ mod tests {
             );
             let path = place.path().join(name);
             std::fs::write(&path, json).unwrap();
-            Reader::new(&config, &PreprocessConfig::default(), Some(&path)).unwrap()
+            Processor::new(&config, &PreprocessConfig::default(), Some(&path)).unwrap()
         };
         let one = reader("a.json", "cat");
         assert!(one.reads_the_same(&reader("b.json", "cat")));
         assert!(!one.reads_the_same(&reader("c.json", "dog")));
-        assert!(!one.reads_the_same(&Reader::new(&config, &PreprocessConfig::default(), None).unwrap()));
+        assert!(!one.reads_the_same(&Processor::new(&config, &PreprocessConfig::default(), None).unwrap()));
         assert!(!one.tokenizer_name().contains("a.json"), "a store would not outlive a move of the teacher");
     }
 
@@ -383,7 +383,7 @@ mod tests {
     fn preprocessing_that_is_unknown_is_an_error() {
         let config = presets::get("ViT-nano-32px").unwrap();
         let plain = PreprocessConfig::default();
-        let error = |preprocess: PreprocessConfig| match Reader::new(&config, &preprocess, None) {
+        let error = |preprocess: PreprocessConfig| match Processor::new(&config, &preprocess, None) {
             Err(error) => error.to_string(),
             Ok(_) => panic!("no error"),
         };

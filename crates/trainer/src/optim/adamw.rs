@@ -39,13 +39,13 @@ impl Default for OptimizerConfig {
 #[derive(Debug)]
 pub struct AdamW {
     config: OptimizerConfig,
-    slots: Vec<Slot>,
-    joined: Vec<Joined>,
+    slots: Vec<ParamState>,
+    joined: Vec<FusedGroup>,
     updates: i64,
 }
 
 #[derive(Debug)]
-struct Slot {
+struct ParamState {
     name: String,
     parameter: Tensor,
     exp_avg: Tensor,
@@ -56,17 +56,17 @@ struct Slot {
 /// Parameters that decay alike, with the moments of all of them in one tensor, of which the slots' are views. On a GPU an
 /// operation on a small tensor takes as long as its start, so one on all parameters costs what one on each of them does.
 #[derive(Debug)]
-struct Joined {
+struct FusedGroup {
     /// Places of its slots.
     places: Vec<usize>,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
 }
 
-impl Joined {
+impl FusedGroup {
     /// Moves the moments of these slots into one tensor.
-    fn new(slots: &mut [Slot], places: Vec<usize>) -> Result<Self> {
-        let join = |moment: fn(&mut Slot) -> &mut Tensor, slots: &mut [Slot]| -> Result<Tensor> {
+    fn new(slots: &mut [ParamState], places: Vec<usize>) -> Result<Self> {
+        let join = |moment: fn(&mut ParamState) -> &mut Tensor, slots: &mut [ParamState]| -> Result<Tensor> {
             let all = flat(places.iter().map(|&place| moment(&mut slots[place]).shallow_clone()))?;
             let mut start = 0;
             for &place in &places {
@@ -79,7 +79,7 @@ impl Joined {
         };
         let exp_avg = join(|slot| &mut slot.exp_avg, slots)?;
         let exp_avg_sq = join(|slot| &mut slot.exp_avg_sq, slots)?;
-        Ok(Joined { places, exp_avg, exp_avg_sq })
+        Ok(FusedGroup { places, exp_avg, exp_avg_sq })
     }
 }
 
@@ -160,7 +160,7 @@ impl AdamW {
         let mut slots = parameters
             .into_iter()
             .map(|(name, parameter)| {
-                Ok(Slot {
+                Ok(ParamState {
                     exp_avg: parameter.detach().f_zeros_like()?,
                     exp_avg_sq: parameter.detach().f_zeros_like()?,
                     decays: decays(&name, &parameter),
@@ -288,28 +288,33 @@ impl AdamW {
 }
 
 /// Joins what decays, and what does not, into groups of at most [`JOINED`] elements or one parameter.
-fn join(slots: &mut [Slot]) -> Result<Vec<Joined>> {
+fn join(slots: &mut [ParamState]) -> Result<Vec<FusedGroup>> {
     let mut groups = Vec::new();
     for decays in [true, false] {
         let (mut places, mut length) = (Vec::new(), 0);
         for place in (0..slots.len()).filter(|&place| slots[place].decays == decays).collect::<Vec<_>>() {
             let more = slots[place].parameter.numel();
             if length + more > JOINED && !places.is_empty() {
-                groups.push(Joined::new(slots, std::mem::take(&mut places))?);
+                groups.push(FusedGroup::new(slots, std::mem::take(&mut places))?);
                 length = 0;
             }
             places.push(place);
             length += more;
         }
         if !places.is_empty() {
-            groups.push(Joined::new(slots, places)?);
+            groups.push(FusedGroup::new(slots, places)?);
         }
     }
     Ok(groups)
 }
 
 /// One update of all parameters of a group, as of one.
-fn step_joined(group: &Joined, slots: &mut [Slot], gradients: &[Tensor], update: &Update) -> Result<()> {
+fn step_joined(
+    group: &FusedGroup,
+    slots: &mut [ParamState],
+    gradients: &[Tensor],
+    update: &Update,
+) -> Result<()> {
     let parameter = flat(group.places.iter().map(|&place| slots[place].parameter.detach()))?;
     let mut gradient = flat(group.places.iter().map(|&place| gradients[place].shallow_clone()))?;
     if let Some(factor) = update.clip {

@@ -2,7 +2,7 @@
 
 /// Linear warm-up, then half a cosine to zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Schedule {
+pub struct LrSchedule {
     /// Highest learning rate.
     pub base_lr: f64,
     /// Steps of the warm-up.
@@ -11,7 +11,7 @@ pub struct Schedule {
     pub total_steps: u64,
 }
 
-impl Schedule {
+impl LrSchedule {
     /// The learning rate of a step (from 0), as open_clip's `cosine_lr` has it.
     pub fn lr_at(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
@@ -29,13 +29,13 @@ mod tests {
 
     #[test]
     fn warms_up_peaks_and_ends_near_zero() {
-        let schedule = Schedule { base_lr: 2.0, warmup_steps: 4, total_steps: 12 };
+        let schedule = LrSchedule { base_lr: 2.0, warmup_steps: 4, total_steps: 12 };
         assert_eq!(schedule.lr_at(0), 0.5);
         assert_eq!(schedule.lr_at(3), 2.0);
         assert_eq!(schedule.lr_at(4), 2.0);
         assert!((schedule.lr_at(8) - 1.0).abs() < 1e-12);
         assert!(schedule.lr_at(12).abs() < 1e-12);
         assert!(schedule.lr_at(1_000).abs() < 1e-12);
-        assert_eq!(Schedule { base_lr: 1.0, warmup_steps: 0, total_steps: 0 }.lr_at(0), 1.0);
+        assert_eq!(LrSchedule { base_lr: 1.0, warmup_steps: 0, total_steps: 0 }.lr_at(0), 1.0);
     }
 }

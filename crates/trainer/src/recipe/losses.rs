@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use data_pipeline::notice;
-use kd_losses::{Loss, Schedule, Shape, Term};
+use kd_losses::{Curve, Loss, Term, WeightSchedule};
 use serde::{Deserialize, Serialize};
 use zeroshot_eval::names::repeated;
 
@@ -27,7 +27,7 @@ pub struct LossConfig {
     pub weight: f64,
     /// How it goes on.
     #[serde(default)]
-    pub schedule: Shape,
+    pub schedule: Curve,
     /// The weight at the end of a schedule that is not constant.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub end: f64,
@@ -102,7 +102,7 @@ impl LossConfig {
     pub fn new(weight: f64) -> Self {
         LossConfig {
             weight,
-            schedule: Shape::Constant,
+            schedule: Curve::Constant,
             end: 0.0,
             from: When::Step(0),
             until: None,
@@ -118,19 +118,24 @@ impl LossConfig {
 
     /// Whether the term ever has a weight.
     pub fn is_on(&self) -> bool {
-        self.weight != 0.0 || (self.schedule != Shape::Constant && self.end != 0.0)
+        self.weight != 0.0 || (self.schedule != Curve::Constant && self.end != 0.0)
     }
 
     /// The term in a run of so many steps.
     pub fn term(&self, loss: Loss, steps: u64) -> Term {
         let until = match (self.until, self.schedule) {
             (Some(when), _) => when.step(steps),
-            (None, Shape::Constant) => u64::MAX,
+            (None, Curve::Constant) => u64::MAX,
             (None, _) => steps,
         };
-        let end = if self.schedule == Shape::Constant { self.weight } else { self.end };
-        let weight =
-            Schedule { shape: self.schedule, start: self.weight, end, from: self.from.step(steps), until };
+        let end = if self.schedule == Curve::Constant { self.weight } else { self.end };
+        let weight = WeightSchedule {
+            shape: self.schedule,
+            start: self.weight,
+            end,
+            from: self.from.step(steps),
+            until,
+        };
         Term { loss, weight, temperatures: self.temperatures.clone() }
     }
 
@@ -161,7 +166,7 @@ impl LossConfig {
                 "a part of the run is between 0.0 and 1.0; steps are written without a point".into(),
             );
         }
-        if self.schedule == Shape::Constant && self.end != 0.0 {
+        if self.schedule == Curve::Constant && self.end != 0.0 {
             return Some("`end` needs schedule = \"linear\" or \"cosine\"".into());
         }
         if self.masked.is_some_and(|share| !(share > 0.0 && share < 1.0)) {

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use tch::Tensor;
 
 use crate::recipe::Recipe;
-use crate::step::Trainee;
+use crate::step::TrainState;
 use crate::{Error, Result};
 
 const STATE: &str = "state.json";
@@ -68,7 +68,7 @@ pub struct State {
 ///
 /// # Errors
 /// [`Error::Io`] and [`Error::Model`] where it cannot be written; earlier checkpoints stay whole.
-pub fn save(folder: &Path, trainee: &Trainee, state: &State, recipe: &str) -> Result<PathBuf> {
+pub fn save(folder: &Path, trainee: &TrainState, state: &State, recipe: &str) -> Result<PathBuf> {
     let target = folder.join(format!("step-{:08}", state.step));
     let partial = folder.join(format!(".step-{:08}{PARTIAL}", state.step));
     clear(folder)?;
@@ -109,7 +109,7 @@ fn clear(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write(partial: &Path, trainee: &Trainee, state: &State, recipe: &str) -> Result<()> {
+fn write(partial: &Path, trainee: &TrainState, state: &State, recipe: &str) -> Result<()> {
     let named = trainee.student.params().state().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
     let mut groups = vec![(MODEL, named.collect::<Vec<_>>()), (OPTIMIZER, trainee.optimizer.state())];
     groups.push((LEARNED, trainee.learned().collect()));
@@ -135,7 +135,7 @@ fn state_json(state: &State, path: &Path) -> Result<String> {
 ///
 /// # Errors
 /// [`Error::Checkpoint`] where tensors are missing or have other shapes; [`Error::Model`] where files are broken.
-pub fn restore(path: &Path, trainee: &mut Trainee, state: &State) -> Result<()> {
+pub fn restore(path: &Path, trainee: &mut TrainState, state: &State) -> Result<()> {
     let explain = |error: Error| Error::checkpoint(path, error.to_string());
     weights::load(
         trainee.student.params(),

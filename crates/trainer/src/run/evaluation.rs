@@ -10,7 +10,7 @@ use crate::Result;
 use crate::eval::encoder::{ModelEncoder, evaluate};
 use crate::eval::measure::measure;
 use crate::model::device::device;
-use crate::model::processor::Reader;
+use crate::model::processor::Processor;
 use crate::recipe::Recipe;
 use crate::run::layout::{BEST_FOLDER, Best, MODEL_FOLDER, Results};
 use crate::run::status;
@@ -122,7 +122,7 @@ pub(crate) fn measure_again(
     let place = folder.join(MODEL_FOLDER).display().to_string();
     let opened = folder::open(&place, device, 0)?;
     // The folder has the tokenizer that the student was trained with.
-    let reader = Reader::of_model(&place, opened.model.config(), &opened.preprocess, None)?;
+    let reader = Processor::of_model(&place, opened.model.config(), &opened.preprocess, None)?;
     let encoder = ModelEncoder { model: &opened.model, reader: &reader };
     let (student, teacher, details) = measure(recipe, &encoder, models, device)?;
     let results = Results { student, teacher, details, ..old };

@@ -21,7 +21,7 @@ pub struct MetricsFile {
 
 /// Where a run stands when a line is written.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Moment {
+pub struct StepStats {
     /// Finished steps.
     pub step: u64,
     /// Epochs, with the part of the current one.
@@ -67,7 +67,7 @@ impl MetricsFile {
     ///
     /// # Errors
     /// [`Error::Io`] where the disk is full.
-    pub fn step(&mut self, at: &Moment, report: &StepReport) -> Result<()> {
+    pub fn step(&mut self, at: &StepStats, report: &StepReport) -> Result<()> {
         let mut terms = serde_json::Map::new();
         for (name, value, weight) in &report.terms {
             terms.insert((*name).into(), json!({ "raw": value, "weighted": value * weight }));

@@ -25,9 +25,9 @@ use kd_losses::Loss;
 use crate::eval::suite;
 use crate::model::device::device;
 use crate::model::locate::{Need, locate};
-use crate::model::processor::Reader;
+use crate::model::processor::Processor;
 use crate::model::student::{self, Resumed};
-use crate::optim::schedule::Schedule;
+use crate::optim::schedule::LrSchedule;
 use crate::progress::Progress;
 use crate::recipe::sources::open_sources;
 use crate::recipe::{LossConfig, Recipe};
@@ -37,14 +37,14 @@ use crate::run::layout::CHECKPOINTS;
 pub use crate::run::layout::{
     BEST_FOLDER, Best, MODEL_FOLDER, Options, Outcome, RECIPE_FILE, REPORT_FILE, Results,
 };
-use crate::run::metrics::{MetricsFile, Moment};
+use crate::run::metrics::{MetricsFile, StepStats};
 use crate::run::status::RunStatus;
-use crate::step::Trainee;
+use crate::step::TrainState;
 use crate::step::batch::MicroBatch;
 use crate::step::objective::objective;
 use crate::step::prune::Pruner;
 use crate::teacher::classes::ClassList;
-use crate::teacher::teachers::{self, Models, Teaching, class_list};
+use crate::teacher::teachers::{self, Models, Teachers, class_list};
 use crate::{Error, Result};
 
 /// Makes one run in `folder`; `models` finds the model folder of the run that `teacher.run` names.
@@ -93,12 +93,12 @@ pub fn check(recipe: &Recipe) -> Result<()> {
 struct Session<'a> {
     recipe: &'a Recipe,
     folder: &'a Path,
-    trainee: Trainee,
+    trainee: TrainState,
     preprocess: PreprocessConfig,
-    reader: Reader,
-    teaching: Teaching,
+    reader: Processor,
+    teaching: Teachers,
     loader: Loader,
-    schedule: Schedule,
+    schedule: LrSchedule,
     state: State,
     steps_per_epoch: f64,
     metrics: MetricsFile,
@@ -120,7 +120,7 @@ impl<'a> Session<'a> {
         let (opened, place) = student::open(recipe, models, device, resumed, options.progress)?;
         let (student, preprocess) = (opened.model, opened.preprocess);
         let tokenizer = recipe.student.tokenizer.as_deref();
-        let reader = Reader::of_model(&place, student.config(), &preprocess, tokenizer)?;
+        let reader = Processor::of_model(&place, student.config(), &preprocess, tokenizer)?;
         let sources = open_sources(recipe)?;
         let data =
             sources.iter().map(|(s, _)| sources::fingerprint(s.as_ref())).collect::<Result<Vec<_>, _>>()?;
@@ -137,7 +137,7 @@ impl<'a> Session<'a> {
                 .transpose()?;
         }
         recipe.check_terms(steps, &recipe.name)?;
-        let mut teaching = Teaching::open(recipe, models, &plain, device, options)?;
+        let mut teaching = Teachers::open(recipe, models, &plain, device, options)?;
         teaching.warn_of_boxes(recipe);
         teaching.prepare(recipe, models, &plain)?;
         let terms = recipe.terms(steps);
@@ -147,9 +147,9 @@ impl<'a> Session<'a> {
         let mut trainee = match &recipe.cross_modal {
             Some(config) => {
                 let head = CrossModal::new(config, &student, recipe.seed)?;
-                Trainee::with_cross_modal(student, head, objective, optimizer, ema)?
+                TrainState::with_cross_modal(student, head, objective, optimizer, ema)?
             }
-            None => Trainee::new(student, objective, optimizer, ema)?,
+            None => TrainState::new(student, objective, optimizer, ema)?,
         };
         trainee.seed = recipe.seed;
         trainee.taps = taps;
@@ -185,7 +185,7 @@ impl<'a> Session<'a> {
         status::write_recipe(folder, recipe)?;
         status::write_info(folder, recipe, &state, options.version, &trainee)?;
         let loader = open_loader(recipe, &reader, &mut teaching, mixture, state.position)?;
-        let schedule = Schedule {
+        let schedule = LrSchedule {
             base_lr: recipe.optimizer.lr,
             warmup_steps: recipe.train.warmup_steps,
             total_steps: steps,
@@ -214,7 +214,7 @@ impl<'a> Session<'a> {
         let steps = self.schedule.total_steps;
         let begun = self.trainee.step;
         let progress = Progress::new(&self.recipe.name, (begun, steps), self.state.seconds, options.progress);
-        let mut since = Window::new();
+        let mut since = ThroughputMeter::new();
         while self.trainee.step < steps {
             let enough = options.stop_after.is_some_and(|last| self.trainee.step >= last);
             if enough || options.stop.load(Ordering::Relaxed) {
@@ -238,14 +238,14 @@ impl<'a> Session<'a> {
                 let at = self.moment(&since);
                 self.metrics.step(&at, &report)?;
                 progress.line(&at, &report);
-                since = Window::new();
+                since = ThroughputMeter::new();
             }
             let every = self.recipe.eval.every_steps;
             // A student under masks is none that could be kept.
             let whole = self.trainee.pruner.is_none() && !self.recipe.eval.sets.is_empty();
             if every > 0 && step.is_multiple_of(every) && step < steps && whole {
                 progress.pause(|| self.evaluate_on_the_way())?;
-                since = Window::new();
+                since = ThroughputMeter::new();
             }
             let config = &self.recipe.checkpoint;
             let minutes = self.saved_at.elapsed().as_secs_f64() / 60.0;
@@ -274,8 +274,8 @@ impl<'a> Session<'a> {
         Ok(batches)
     }
 
-    fn moment(&self, since: &Window) -> Moment {
-        Moment {
+    fn moment(&self, since: &ThroughputMeter) -> StepStats {
+        StepStats {
             step: self.trainee.step,
             epoch: self.trainee.step as f64 / self.steps_per_epoch,
             samples: self.trainee.samples,
@@ -305,15 +305,15 @@ impl<'a> Session<'a> {
 }
 
 /// Time and samples since the last line of metrics.
-struct Window {
+struct ThroughputMeter {
     start: Instant,
     waited: f64,
     samples: u64,
 }
 
-impl Window {
+impl ThroughputMeter {
     fn new() -> Self {
-        Window { start: Instant::now(), waited: 0.0, samples: 0 }
+        ThroughputMeter { start: Instant::now(), waited: 0.0, samples: 0 }
     }
 
     fn rate(&self) -> f64 {
@@ -324,8 +324,8 @@ impl Window {
 /// The loader over all views.
 fn open_loader(
     recipe: &Recipe,
-    student: &Reader,
-    teaching: &mut Teaching,
+    student: &Processor,
+    teaching: &mut Teachers,
     mixture: Mixture,
     position: Position,
 ) -> Result<Loader> {

@@ -9,7 +9,7 @@ use toml::Value;
 use crate::recipe::{Eval, Recipe};
 use crate::run::checkpoint::State;
 use crate::run::layout::{BEST_FOLDER, CHECKPOINTS, MODEL_FOLDER, RECIPE_FILE, REPORT_FILE, Results};
-use crate::step::Trainee;
+use crate::step::TrainState;
 use crate::{Error, Result};
 
 /// Held by the process that works in the folder; the system frees it when the process ends.
@@ -235,7 +235,7 @@ pub(crate) fn write_info(
     recipe: &Recipe,
     state: &State,
     version: &str,
-    trainee: &Trainee,
+    trainee: &TrainState,
 ) -> Result<()> {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));

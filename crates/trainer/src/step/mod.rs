@@ -6,22 +6,22 @@ pub mod prune;
 
 pub use batch::{MicroBatch, TeacherInput, ViewTensors};
 use clip_model::{Clip, CrossModal, Precision, Tape};
-use kd_losses::{Embeddings, Extra, Loss, Objective, Side, Targets, TokenStates};
+use kd_losses::{AuxOutputs, Embeddings, Loss, ModelOutputs, Objective, Targets, TokenStates};
 use tch::Tensor;
 
 use crate::model::cross_modal;
-use crate::model::features::{self, Taps};
+use crate::model::features::{self, FeatureHooks};
 use crate::optim::adamw::{AdamW, OptimizerConfig};
 use crate::optim::ema::Ema;
 use crate::recipe::TargetRule;
 use crate::step::prune::Pruner;
 use crate::teacher::classes::ClassList;
-use crate::teacher::signal::Guide;
+use crate::teacher::signal::TeacherSignal;
 use crate::{Error, Result};
 
 /// What is trained, with everything that changes from step to step.
 #[derive(Debug)]
-pub struct Trainee {
+pub struct TrainState {
     /// The student.
     pub student: Clip,
     /// A head on the student, which is frozen then.
@@ -45,7 +45,7 @@ pub struct Trainee {
     /// Share of the patches that the masked pass leaves out.
     pub masked_share: f64,
     /// What losses on tokens read of the student.
-    pub taps: Taps,
+    pub taps: FeatureHooks,
     /// The classes of soft targets on a class list.
     pub classes: Option<ClassList>,
     /// The masks of a student that is to be cut, until it is.
@@ -69,7 +69,7 @@ pub struct StepReport {
     pub sparsity: Option<f64>,
 }
 
-impl Trainee {
+impl TrainState {
     /// Puts a student, its objective and an optimiser together; locked parameters are not trained.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ impl Trainee {
     /// The same for a head on a CLIP that stays as it is.
     ///
     /// # Errors
-    /// As [`Trainee::new`].
+    /// As [`TrainState::new`].
     pub fn with_cross_modal(
         clip: Clip,
         head: CrossModal,
@@ -108,7 +108,7 @@ impl Trainee {
         let head = || cross_modal.iter().flat_map(cross_modal::named);
         let optimizer = AdamW::new(optimizer, head().chain(trained(&student, &objective)))?;
         let ema = ema.map(|decay| Ema::new(decay, own(&student).chain(head()))).transpose()?;
-        Ok(Trainee {
+        Ok(TrainState {
             optimizer,
             ema,
             objective,
@@ -120,7 +120,7 @@ impl Trainee {
             grad_checkpointing: false,
             precision: Precision::default(),
             masked_share: 0.0,
-            taps: Taps::default(),
+            taps: FeatureHooks::default(),
             classes: None,
             pruner: None,
         })
@@ -133,7 +133,7 @@ impl Trainee {
     pub fn step(
         &mut self,
         batches: &[MicroBatch],
-        guides: &[Guide],
+        guides: &[TeacherSignal],
         rule: TargetRule,
         lr: f64,
     ) -> Result<StepReport> {
@@ -149,10 +149,10 @@ impl Trainee {
             self.student.mode().train(self.drop_seed(index));
             self.student.mode().set_precision(self.precision);
             if let Some(pruner) = &mut self.pruner {
-                pruner.put_on(&mut self.student, self.step)?;
+                pruner.apply_masks(&mut self.student, self.step)?;
             }
             let mut tape = Tape::new(self.grad_checkpointing);
-            let seen = self.look(input, &active, index, &mut tape)?;
+            let seen = self.forward(input, &active, index, &mut tape)?;
             let own_scale =
                 self.cross_modal.as_ref().map_or(&self.student.logit_scale, |head| &head.logit_scale);
             let scale = own_scale.exp();
@@ -169,21 +169,21 @@ impl Trainee {
                 TargetRule::Diagonal => Targets::Diagonal { offset: 0 },
                 TargetRule::EqualCaptions => Targets::equal_captions(&input.tokens, &input.tokens)?,
             };
-            let extra = Extra {
+            let extra = AuxOutputs {
                 masked_image: seen.masked.as_ref(),
                 classes: seen.classes.as_ref().map(|(weights, _)| weights),
                 logit_bias: self.student.logit_bias.as_ref(),
                 tokens: Some(&seen.tokens),
-                ..Extra::default()
+                ..AuxOutputs::default()
             };
-            let side = Side { extra, ..Side::new(&seen.pairs, &scale) };
+            let side = ModelOutputs { extra, ..ModelOutputs::new(&seen.pairs, &scale) };
             let losses = self.objective.evaluate(self.step, &side, &sides, &targets)?;
             (&losses.total * share).backward();
             tape.backward(self.student.mode())?;
             self.student.mode().eval();
             self.student.mode().set_precision(Precision::Float32);
             if let Some(pruner) = &mut self.pruner {
-                pruner.take_off(&mut self.student)?;
+                pruner.remove_masks(&mut self.student)?;
             }
 
             report.add(&losses, scale.double_value(&[]), share);
@@ -218,13 +218,13 @@ impl Trainee {
     }
 
     /// The student's own passes over a micro-batch, with gradient: what the active losses read of it.
-    fn look<'a>(
+    fn forward<'a>(
         &'a self,
         input: &ViewTensors,
         active: &[Loss],
         micro_batch: usize,
         tape: &mut Tape<'a>,
-    ) -> Result<Seen> {
+    ) -> Result<StudentOutputs> {
         let (pairs, tokens) = match &self.cross_modal {
             Some(head) => cross_modal::enriched(&self.student, head, input, &self.taps)?,
             None => features::read(&self.student, input, &self.taps, tape)?,
@@ -240,7 +240,7 @@ impl Trainee {
             }
             _ => None,
         };
-        Ok(Seen { pairs, tokens, masked, classes })
+        Ok(StudentOutputs { pairs, tokens, masked, classes })
     }
 
     /// What the student drops (paths, patches, elements) is named by seed, step and micro-batch, so a
@@ -252,7 +252,7 @@ impl Trainee {
 }
 
 /// What the student made of a micro-batch.
-struct Seen {
+struct StudentOutputs {
     /// Raw embeddings.
     pairs: Embeddings,
     tokens: TokenStates,

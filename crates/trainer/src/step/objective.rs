@@ -4,11 +4,11 @@ use clip_model::Clip;
 use kd_losses::tokens::evenly_spaced;
 use kd_losses::{BlockPairs, Loss, Objective, Term, TokenWidths};
 
-use crate::model::features::Taps;
-use crate::model::processor::Reader;
+use crate::model::features::FeatureHooks;
+use crate::model::processor::Processor;
 use crate::recipe::Recipe;
 use crate::teacher::frozen::Teacher;
-use crate::teacher::teachers::Teaching;
+use crate::teacher::teachers::Teachers;
 use crate::{Error, Result};
 
 /// The objective of a run, and what it reads of the student; the teachers are told what it reads of them.
@@ -19,13 +19,13 @@ pub(crate) fn objective(
     recipe: &Recipe,
     terms: &[Term],
     student: &Clip,
-    reader: &Reader,
-    teaching: &mut Teaching,
-) -> Result<(Objective, Taps)> {
+    reader: &Processor,
+    teaching: &mut Teachers,
+) -> Result<(Objective, FeatureHooks)> {
     let device = student.device();
     let objective = Objective::new(terms, student.config().embed_dim, &teaching.widths(), device)?;
     if !terms.iter().any(|term| term.loss.reads_tokens()) {
-        return Ok((objective, Taps::default()));
+        return Ok((objective, FeatureHooks::default()));
     }
     let patches = recipe.loss(Loss::PatchTokens).is_some();
     let hidden = recipe.loss(Loss::Hidden);
@@ -68,7 +68,7 @@ pub(crate) fn objective(
     };
     let theirs = teachers.iter().map(|model| widths(model)).collect::<Vec<_>>();
     let objective = objective.with_tokens(widths(student), &theirs, pairs, device)?;
-    let mut taps = depths.iter().map(|(image, text)| Taps {
+    let mut taps = depths.iter().map(|(image, text)| FeatureHooks {
         patches,
         image_blocks: evenly_spaced(*image, pairs.image),
         text_blocks: evenly_spaced(*text, pairs.text),

@@ -6,7 +6,7 @@ use kd_losses::embeddings::normalize;
 use tch::{Device, Kind, Tensor};
 use zeroshot_eval::prompts::fill;
 
-use crate::model::processor::Reader;
+use crate::model::processor::Processor;
 use crate::{Error, Result};
 
 /// Classes with their prompts, in a student's tokens.
@@ -33,7 +33,7 @@ impl ClassList {
     /// # Errors
     /// [`Error::Recipe`] where a step is to draw more than there are.
     pub fn new(
-        reader: &Reader,
+        reader: &Processor,
         names: &[String],
         templates: &[String],
         per_step: Option<usize>,

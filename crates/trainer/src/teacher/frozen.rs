@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use crate::model::cross_modal;
-use crate::model::features::{self, Taps};
+use crate::model::features::{self, FeatureHooks};
 use crate::step::batch::ViewTensors;
 use crate::{Error, Result};
 
@@ -80,7 +80,7 @@ impl Teacher {
     ///
     /// # Errors
     /// [`Error::Model`] where the shapes are not the teacher's, or it has no such states.
-    pub fn embed(&self, view: &ViewTensors, taps: &Taps) -> Result<(Embeddings, TokenStates)> {
+    pub fn embed(&self, view: &ViewTensors, taps: &FeatureHooks) -> Result<(Embeddings, TokenStates)> {
         tch::no_grad(|| match &self.head {
             Some(head) => cross_modal::enriched(&self.model, head, view, taps),
             None => {

@@ -1,16 +1,16 @@
 //! A teacher as a training step sees it: a model, or stored embeddings, with what belongs to it beyond the batch.
 
-use kd_losses::{Embeddings, Extra, Side, TokenStates};
+use kd_losses::{AuxOutputs, Embeddings, ModelOutputs, TokenStates};
 use tch::{Device, Kind, Tensor};
 
-use crate::model::features::Taps;
+use crate::model::features::FeatureHooks;
 use crate::step::batch::{TeacherInput, ViewTensors};
 use crate::teacher::frozen::Teacher;
 use crate::{Error, Result};
 
 /// Whom the student learns from.
 #[derive(Debug)]
-pub struct Guide {
+pub struct TeacherSignal {
     teacher: Option<Teacher>,
     scale: Tensor,
     width: i64,
@@ -19,7 +19,7 @@ pub struct Guide {
     /// Its weights `[classes, width]` of the class list, unit rows.
     pub classes: Option<Tensor>,
     /// What is read of it beside its embeddings.
-    pub taps: Taps,
+    pub taps: FeatureHooks,
 }
 
 /// What a teacher says of one batch.
@@ -30,17 +30,31 @@ pub(crate) struct Taught {
     tokens: TokenStates,
 }
 
-impl Guide {
+impl TeacherSignal {
     /// A model in memory.
     pub fn live(teacher: Teacher) -> Self {
         let (scale, width) = (teacher.scale().shallow_clone(), teacher.model().config().embed_dim);
-        Guide { teacher: Some(teacher), scale, width, anchors: None, classes: None, taps: Taps::default() }
+        TeacherSignal {
+            teacher: Some(teacher),
+            scale,
+            width,
+            anchors: None,
+            classes: None,
+            taps: FeatureHooks::default(),
+        }
     }
 
     /// Embeddings that come with each batch; `scale` is the teacher's exp(logit scale).
     pub fn stored(scale: f64, width: i64, device: Device) -> Self {
         let scale = scalar(scale, device);
-        Guide { teacher: None, scale, width, anchors: None, classes: None, taps: Taps::default() }
+        TeacherSignal {
+            teacher: None,
+            scale,
+            width,
+            anchors: None,
+            classes: None,
+            taps: FeatureHooks::default(),
+        }
     }
 
     /// Replaces the factor on its cosines.
@@ -90,14 +104,14 @@ impl Guide {
     }
 
     /// As a side of the objective.
-    pub(crate) fn side<'a>(&'a self, taught: &'a Taught) -> Side<'a> {
-        let extra = Extra {
+    pub(crate) fn side<'a>(&'a self, taught: &'a Taught) -> ModelOutputs<'a> {
+        let extra = AuxOutputs {
             classes: taught.classes.as_ref(),
             anchors: self.anchors.as_ref(),
             tokens: Some(&taught.tokens),
-            ..Extra::default()
+            ..AuxOutputs::default()
         };
-        Side { extra, ..Side::new(&taught.rows, &self.scale) }
+        ModelOutputs { extra, ..ModelOutputs::new(&taught.rows, &self.scale) }
     }
 }
 

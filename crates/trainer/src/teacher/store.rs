@@ -13,7 +13,7 @@ use ndarray::{Array2, Axis};
 use tch::Device;
 
 use crate::model::device::device;
-use crate::model::processor::{Reader, image_tensor, rows};
+use crate::model::processor::{Processor, image_tensor, rows};
 use crate::progress::Counter;
 use crate::recipe::Recipe;
 use crate::recipe::sources::open_sources;
@@ -129,7 +129,7 @@ pub(crate) fn make(
 
 fn manifest(
     recipe: &Recipe,
-    teachers: &[(String, Teacher, Reader)],
+    teachers: &[(String, Teacher, Processor)],
     sources: &[Arc<dyn Source>],
     making: &Making<'_>,
 ) -> Result<Manifest> {
@@ -145,7 +145,7 @@ fn manifest(
     })
 }
 
-fn describe_teacher(name: &str, teacher: &Teacher, reader: &Reader) -> Result<StoredTeacher> {
+fn describe_teacher(name: &str, teacher: &Teacher, reader: &Processor) -> Result<StoredTeacher> {
     teacher.needs_no_pairs("store of it")?;
     Ok(StoredTeacher {
         name: name.into(),
@@ -172,7 +172,7 @@ fn shard(
     pass: &mut Pass,
     writer: &StoreWriter,
     number: u64,
-    teachers: &[(String, Teacher, Reader)],
+    teachers: &[(String, Teacher, Processor)],
     device: Device,
     bar: &mut Counter,
     stop: Option<&AtomicBool>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use clip_model::Precision;
-use data_pipeline::loader::{Batch, View};
+use data_pipeline::loader::{Batch, InputSpec};
 use data_pipeline::order::Permutation;
 use data_pipeline::sources::Source;
 use data_pipeline::store::{Pass, Store, Variants, manifest};
@@ -14,13 +14,13 @@ use ndarray::Array2;
 use tch::{Device, Tensor};
 
 use crate::model::locate::{Need, locate};
-use crate::model::processor::{Reader, image_tensor};
+use crate::model::processor::{Processor, image_tensor};
 use crate::recipe::{Recipe, TeacherConfig};
 use crate::run::layout::Options;
 use crate::step::batch::TeacherInput;
 use crate::teacher::classes::{ensemble, prompts};
 use crate::teacher::frozen::{Teacher, without_weights};
-use crate::teacher::signal::Guide;
+use crate::teacher::signal::TeacherSignal;
 use crate::teacher::store;
 use crate::{Error, Result};
 
@@ -31,17 +31,17 @@ pub(crate) const BATCH: usize = 256;
 pub type Models<'a> = &'a dyn Fn(&str) -> PathBuf;
 
 /// The teachers of one run.
-pub(crate) struct Teaching {
+pub(crate) struct Teachers {
     /// As the step sees them.
-    pub(crate) guides: Vec<Guide>,
-    readers: Vec<Reader>,
+    pub(crate) guides: Vec<TeacherSignal>,
+    readers: Vec<Processor>,
     store: Option<Store>,
     /// The loader's view of each teacher; none reads the student's.
     views: Vec<Option<usize>>,
     device: Device,
 }
 
-impl Teaching {
+impl Teachers {
     /// Opens what the recipe names; a store that is not there yet is made.
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl Teaching {
     ) -> Result<Self> {
         let stored = recipe.teachers.iter().find_map(|teacher| Some((teacher, teacher.store.as_deref()?)));
         let none =
-            Teaching { guides: Vec::new(), readers: Vec::new(), store: None, views: Vec::new(), device };
+            Teachers { guides: Vec::new(), readers: Vec::new(), store: None, views: Vec::new(), device };
         match stored {
             Some((config, folder)) => {
                 if config.names_a_model() && !Store::is_finished(folder) {
@@ -63,7 +63,7 @@ impl Teaching {
                         folder,
                         stop: Some(options.stop),
                         progress: options.progress,
-                        // Runs that share a store need not share a class list: [`Teaching::prompts`] asks one model itself.
+                        // Runs that share a store need not share a class list: [`Teachers::prompts`] asks one model itself.
                         class_list: recipe.teachers.len() > 1,
                         ..store::Making::default()
                     };
@@ -72,32 +72,33 @@ impl Teaching {
                 let store = Store::open(folder)?;
                 store::check(&store, recipe, models, sources, device)?;
                 let guide = |teacher: &data_pipeline::store::StoredTeacher| {
-                    Guide::stored(teacher.scale, teacher.width as i64, device).with_scale(config.logit_scale)
+                    TeacherSignal::stored(teacher.scale, teacher.width as i64, device)
+                        .with_scale(config.logit_scale)
                 };
                 let guides = store.manifest().teachers.iter().map(guide).collect();
-                Ok(Teaching { guides, store: Some(store), ..none })
+                Ok(Teachers { guides, store: Some(store), ..none })
             }
             None => {
                 let opened = recipe.teachers.iter().map(|config| {
                     let (teacher, reader) = open_teacher(config, models, device)?;
-                    Ok((Guide::live(teacher).with_scale(config.logit_scale), reader))
+                    Ok((TeacherSignal::live(teacher).with_scale(config.logit_scale), reader))
                 });
                 let (guides, readers) = opened.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-                Ok(Teaching { guides, readers, ..none })
+                Ok(Teachers { guides, readers, ..none })
             }
         }
     }
 
     /// In what the teachers that are in memory compute their products from here on.
     pub(crate) fn compute_in(&self, precision: Precision) {
-        for teacher in self.guides.iter().filter_map(Guide::teacher) {
+        for teacher in self.guides.iter().filter_map(TeacherSignal::teacher) {
             teacher.model().mode().set_precision(precision);
         }
     }
 
     /// Says where a teacher reads object boxes and the data has none.
     pub(crate) fn warn_of_boxes(&self, recipe: &Recipe) {
-        let reads = self.guides.iter().filter_map(Guide::teacher).any(Teacher::reads_boxes);
+        let reads = self.guides.iter().filter_map(TeacherSignal::teacher).any(Teacher::reads_boxes);
         if reads && !recipe.data.train.iter().any(|own| own.source.names_boxes()) {
             tracing::warn!(
                 "{}: the teacher reads object boxes, and no source names any: each image is its own region",
@@ -108,11 +109,11 @@ impl Teaching {
 
     /// Widths of the teachers' embeddings.
     pub(crate) fn widths(&self) -> Vec<i64> {
-        self.guides.iter().map(Guide::width).collect()
+        self.guides.iter().map(TeacherSignal::width).collect()
     }
 
     /// How the teachers that are in memory read.
-    pub(crate) fn readers(&self) -> impl Iterator<Item = &Reader> {
+    pub(crate) fn readers(&self) -> impl Iterator<Item = &Processor> {
         self.readers.iter()
     }
 
@@ -125,8 +126,8 @@ impl Teaching {
     }
 
     /// The views of the loader, the student's first; a teacher that reads what another one reads needs none of its own.
-    pub(crate) fn views(&mut self, student: &Reader) -> Vec<View> {
-        let mut read: Vec<&Reader> = vec![student];
+    pub(crate) fn views(&mut self, student: &Processor) -> Vec<InputSpec> {
+        let mut read: Vec<&Processor> = vec![student];
         let mut views = vec![student.view("student")];
         self.views.clear();
         for reader in &self.readers {
@@ -152,7 +153,7 @@ impl Teaching {
                 })
                 .collect();
         }
-        let input = |(view, reader): (&Option<usize>, &Reader)| match view {
+        let input = |(view, reader): (&Option<usize>, &Processor)| match view {
             None => Ok(TeacherInput::AsStudent),
             Some(place) => Ok(TeacherInput::Own(reader.tensors(&batch.views[*place], self.device)?)),
         };
@@ -258,7 +259,7 @@ impl Teaching {
     }
 }
 
-fn embed_texts(teacher: &Teacher, reader: &Reader, texts: &[String], device: Device) -> Result<Tensor> {
+fn embed_texts(teacher: &Teacher, reader: &Processor, texts: &[String], device: Device) -> Result<Tensor> {
     let parts = texts.chunks(BATCH).map(|texts| teacher.embed_texts(&reader.tokens(texts, device)?));
     Ok(Tensor::f_cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
 }
@@ -327,7 +328,7 @@ pub(crate) fn open_teacher(
     config: &TeacherConfig,
     models: Models<'_>,
     device: Device,
-) -> Result<(Teacher, Reader)> {
+) -> Result<(Teacher, Processor)> {
     let run = || config.run.as_deref().map(|name| models(name).display().to_string());
     let name = config.model.clone().or_else(run).ok_or_else(|| {
         Error::recipe("teacher", "only its store is named: name its `model` or `run` for this")
@@ -339,6 +340,6 @@ pub(crate) fn open_teacher(
     let name = locate(&name, Need::Weights, false)?;
     let teacher = Teacher::open(&name, config.arch.as_deref(), config.image_size, device)?;
     let (own, preprocess) = (teacher.model().config(), teacher.preprocess());
-    let reader = Reader::of_model(&name, own, preprocess, config.tokenizer.as_deref())?;
+    let reader = Processor::of_model(&name, own, preprocess, config.tokenizer.as_deref())?;
     Ok((teacher, reader))
 }

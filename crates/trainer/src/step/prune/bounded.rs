@@ -15,12 +15,12 @@ const DECAY: f64 = 0.9;
 /// millionfold on the way, which makes Adam's steps many times its rate; and the penalty ends in the step that
 /// reaches its target, where momentum would go on for ten more.
 #[derive(Debug)]
-pub(super) struct Bounded {
+pub(super) struct ClippedRmsProp {
     slots: Vec<(String, Tensor, Tensor)>, // name, parameter, mean square
     direction: f64,
 }
 
-impl Bounded {
+impl ClippedRmsProp {
     /// An optimiser that goes down.
     pub(super) fn descent(parameters: Vec<(String, Tensor)>) -> Result<Self> {
         Self::new(parameters, -1.0)
@@ -36,7 +36,7 @@ impl Bounded {
             let square = parameter.detach().f_zeros_like()?;
             Ok((name, parameter, square))
         });
-        Ok(Bounded { slots: slots.collect::<Result<_>>()?, direction })
+        Ok(ClippedRmsProp { slots: slots.collect::<Result<_>>()?, direction })
     }
 
     /// Drops all gradients.
@@ -69,7 +69,7 @@ impl Bounded {
         rows.collect()
     }
 
-    /// Restores what [`Bounded::state`] gave.
+    /// Restores what [`ClippedRmsProp::state`] gave.
     pub(super) fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         for (name, own) in self.state() {
             let saved = state
@@ -92,8 +92,8 @@ mod tests {
         let start = || Tensor::from_slice(&[1.0f32, 1.0]).set_requires_grad(true);
         let (down, up) = (start(), start());
         let named = |tensor: &Tensor| vec![("x".to_string(), tensor.shallow_clone())];
-        let mut descent = Bounded::descent(named(&down)).unwrap();
-        let mut ascent = Bounded::ascent(named(&up)).unwrap();
+        let mut descent = ClippedRmsProp::descent(named(&down)).unwrap();
+        let mut ascent = ClippedRmsProp::ascent(named(&up)).unwrap();
         // The first element's gradients are 1, 100 (a step of the rate, not of many) and 1; the other's are 0.
         let mut expected = 1.0f64;
         let mut square = 0.0f64;
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn tiny_gradients_count_as_much_as_large_ones() {
         let tensor = Tensor::from_slice(&[0.0f32]).set_requires_grad(true);
-        let mut descent = Bounded::descent(vec![("x".to_string(), tensor.shallow_clone())]).unwrap();
+        let mut descent = ClippedRmsProp::descent(vec![("x".to_string(), tensor.shallow_clone())]).unwrap();
         (&tensor * 1e-10).sum(Kind::Float).backward();
         descent.step(0.25, 1);
         assert!((tensor.double_value(&[0]) + 0.25).abs() < 1e-3);

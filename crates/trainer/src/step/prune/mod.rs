@@ -4,15 +4,15 @@ mod bounded;
 
 use std::collections::HashMap;
 
-use clip_model::prune::{Cut, Drawn, Masks};
+use clip_model::prune::{Drawn, Masks, PruningPlan};
 use clip_model::{Clip, ClipConfig};
 use tch::{Device, Kind, Tensor};
 
-use self::bounded::Bounded;
+use self::bounded::ClippedRmsProp;
 use crate::optim::adamw::AdamW;
 use crate::optim::ema::Ema;
 use crate::recipe::{PruneConfig, Recipe};
-use crate::step::{Trainee, own, trained};
+use crate::step::{TrainState, own, trained};
 use crate::{Error, Result};
 
 /// How far the cut may be from what was asked without a word.
@@ -26,8 +26,8 @@ pub struct Pruner {
     config: PruneConfig,
     masks: Masks,
     multipliers: Tensor, // [2]
-    descent: Bounded,
-    ascent: Bounded,
+    descent: ClippedRmsProp,
+    ascent: ClippedRmsProp,
     drawn: Option<Drawn>,
 }
 
@@ -42,8 +42,8 @@ impl Pruner {
             Tensor::f_full([2], f64::from(MULTIPLIERS), (Kind::Float, device))?.set_requires_grad(true);
         let named = vec![("multipliers".to_string(), multipliers.shallow_clone())];
         Ok(Pruner {
-            descent: Bounded::descent(masks.named())?,
-            ascent: Bounded::ascent(named)?,
+            descent: ClippedRmsProp::descent(masks.named())?,
+            ascent: ClippedRmsProp::ascent(named)?,
             config: config.clone(),
             masks,
             multipliers,
@@ -82,7 +82,7 @@ impl Pruner {
     }
 
     /// Puts gates on the student that are drawn by its mode's seed.
-    pub(crate) fn put_on(&mut self, student: &mut Clip, step: u64) -> Result<()> {
+    pub(crate) fn apply_masks(&mut self, student: &mut Clip, step: u64) -> Result<()> {
         if self.is_on(step) {
             let (gates, drawn) = self.masks.draw(student.mode())?;
             student.set_gates(Some(gates))?;
@@ -92,7 +92,7 @@ impl Pruner {
     }
 
     /// Takes the gates off, and adds what they gathered to the scores' gradient.
-    pub(crate) fn take_off(&mut self, student: &mut Clip) -> Result<()> {
+    pub(crate) fn remove_masks(&mut self, student: &mut Clip) -> Result<()> {
         student.set_gates(None)?;
         match self.drawn.take() {
             Some(drawn) => Ok(self.masks.pull_back(&drawn)?),
@@ -151,8 +151,8 @@ pub(crate) struct Penalty {
 
 /// Makes the student of a trainee the smaller model that its masks have decided on. Moments and averages go on
 /// as the parts of them that stay.
-pub(crate) fn cut(trainee: &mut Trainee, pruner: &Pruner) -> Result<()> {
-    let cut = Cut::new(trainee.student.config(), &pruner.masks.harden()?)?;
+pub(crate) fn cut(trainee: &mut TrainState, pruner: &Pruner) -> Result<()> {
+    let cut = PruningPlan::new(trainee.student.config(), &pruner.masks.harden()?)?;
     let before = pruner.masks.parameters();
     let student = cut.apply(&trainee.student)?;
     let named = || trained(&student, &trainee.objective);
@@ -195,11 +195,11 @@ mod tests {
     use crate::optim::adamw::OptimizerConfig;
     use kd_losses::{Loss, Objective, Term};
 
-    fn trainee() -> Trainee {
+    fn trainee() -> TrainState {
         let config = clip_model::presets::get("ViT-nano-32px").unwrap();
         let student = Clip::new(&config, Device::Cpu, 1).unwrap();
         let objective = Objective::new(&[Term::new(Loss::Fd, 1.0)], 128, &[64], Device::Cpu).unwrap();
-        Trainee::new(student, objective, &OptimizerConfig::default(), Some(0.5)).unwrap()
+        TrainState::new(student, objective, &OptimizerConfig::default(), Some(0.5)).unwrap()
     }
 
     #[test]
