@@ -8,6 +8,7 @@ use trainer::recipe::settings_table;
 use crate::args::Sweep;
 use crate::commands::train::VERSION;
 use crate::exit::Code;
+use crate::processes::Processes;
 use crate::{destination, output, signals};
 
 pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {

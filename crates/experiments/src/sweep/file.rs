@@ -265,7 +265,7 @@ impl Sweep {
         }
         runs.push(recipe);
         let job = Job { name: cell.name.clone(), runs };
-        Plan::new(&job.runs[job.runs.len() - 1], &job)
+        Ok(Plan::new(&job.runs[job.runs.len() - 1], &job)?)
     }
 
     /// All runs in the order in which they are made, each folder once: what all cells share, then seed by seed what
