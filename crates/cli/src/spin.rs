@@ -1,8 +1,8 @@
 //! How long OpenMP's threads spin while they wait for work.
 //!
-//! libtorch's threads wait for their next piece of work in a loop before they sleep. GNU's OpenMP lets them spin for
-//! milliseconds, which takes the cores from every other program and, on a busy machine, from the training itself. A
-//! short spin costs nothing on an idle machine (docs/performance.md has the measurement).
+//! libtorch's threads spin for a while before they sleep. GNU's OpenMP lets them spin for 300,000 turns of a loop, which
+//! takes the cores from other programs and, on a busy machine, from the training itself. A shorter spin costs nothing
+//! that could be measured on an idle machine (docs/performance.md).
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
