@@ -29,7 +29,9 @@ pub(super) fn check(root: &Path, files: &[PathBuf]) -> Vec<String> {
     let mut findings = Vec::new();
     // A file that was moved would no longer be checked.
     for place in DECLARED.iter().filter(|place| !is_declared(place)) {
-        findings.push(format!("{place}: declares settings according to xtask/src/tidy/settings.rs, and does not exist"));
+        findings.push(format!(
+            "{place}: declares settings according to xtask/src/tidy/settings.rs, and does not exist"
+        ));
     }
     for file in files.iter().filter(declares) {
         let text = fs::read_to_string(root.join(file)).unwrap_or_default();
