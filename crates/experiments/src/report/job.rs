@@ -1,4 +1,4 @@
-//! The reports of a job: a table of its runs as Markdown, a page with charts, and a picture of the main figures.
+//! The reports of a job: a Markdown table of its runs, an HTML page with charts, and an SVG chart of the main figures.
 
 use std::path::Path;
 
@@ -30,7 +30,7 @@ pub fn write(job: &Job, out: &Path, finished: &[(String, Results)]) -> Result<()
     Ok(())
 }
 
-/// The results of all runs, and of the teacher where it is none of them, as a Markdown table.
+/// Returns a Markdown table with the results of all runs, and of the teacher if it is not one of them.
 pub fn table(job: &Job, finished: &[(String, Results)]) -> String {
     let mut reports = finished.iter().map(|(_, results)| results.student.clone()).collect::<Vec<_>>();
     let own = job.runs.iter().find_map(|recipe| recipe.teachers.first()?.run.as_ref());
@@ -44,7 +44,7 @@ pub fn table(job: &Job, finished: &[(String, Results)]) -> String {
     zeroshot_eval::report::compare(&reports, teacher)
 }
 
-/// The runs whose evaluations during training chose a best model, as a Markdown table; empty where there is none.
+/// Returns a Markdown table of the runs with a best model from evaluations during training; empty without such runs.
 fn best_table(job: &Job, finished: &[(String, Results)]) -> String {
     let head = ["run", "best model", "step", "score"].map(String::from).to_vec();
     let best = finished.iter().filter_map(|(run, results)| {
@@ -83,11 +83,11 @@ fn markdown(job: &Job, finished: &[(String, Results)]) -> String {
 /// Points of a curve; more would not be seen.
 const POINTS: usize = 300;
 
-/// What the table of best models shows.
+/// The caption of the table of best models.
 pub(crate) const BEST: &str = "Best model of the evaluations during and after training; score: mean over the data sets of their main figures.";
 
-/// The page: the table (Markdown), that of the best models (empty where there is none), the main figures as bars, and
-/// the training curves of each run.
+/// Returns the page with the results table (Markdown), the table of best models (may be empty), the main figures as
+/// bars, and the training curves of each run.
 pub fn html(
     name: &str,
     table: &str,

@@ -101,7 +101,7 @@ impl SweepReport {
     /// Reads the results of all cells that are finished; `made` says by what, where and when.
     ///
     /// # Errors
-    /// [`Error::Sweep`] where a result is damaged, or has not a figure of the sweep's mean.
+    /// [`Error::Sweep`] if a result is damaged or lacks a figure that the sweep's mean needs.
     pub fn read(sweep: &Sweep, made: &str) -> Result<Self> {
         let mut missing = Vec::new();
         // A shared run may have been measured on more.
@@ -364,7 +364,7 @@ pub(super) fn figure_names(cells: &[&CellResults], of: Of) -> Vec<String> {
     names
 }
 
-/// The recall of each class that has images, under names of their own: classes may have equal ones.
+/// Returns the recall of each class that has images. Duplicate class names get a number.
 fn class_recalls(set: &str, classes: &[ClassRecall]) -> Vec<(String, f64)> {
     let row = |(place, class): (usize, &ClassRecall)| {
         let earlier = classes[..place].iter().filter(|other| other.class == class.class).count();

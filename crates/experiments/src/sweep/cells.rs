@@ -1,4 +1,4 @@
-//! Makes the cells of a sweep in their order, several at once.
+//! Runs the cells of a sweep in order, several at once.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,10 +8,10 @@ use std::time::Instant;
 use super::file::{Cell, Sweep};
 use crate::{Error, Result};
 
-/// Makes one cell; the command line starts a process for each.
+/// Runs a single cell. The command line starts a process for each.
 pub trait Runner: Sync {
-    /// Makes the run of `cell` in its folder, or resumes it, on `device` if one is given. A runner polls `stop`: once it
-    /// is set, the run writes a checkpoint and ends.
+    /// Starts or resumes the run of `cell` in its folder, on `device` if given. A runner polls `stop`: once it is set,
+    /// the run writes a checkpoint and exits.
     ///
     /// # Errors
     /// [`Error::Io`] if the run cannot be started. A run that fails is [`Ended::Failed`].
@@ -21,9 +21,9 @@ pub trait Runner: Sync {
 /// How a cell's run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Its results are written.
+    /// It finished and wrote its results.
     Finished,
-    /// It was stopped with a checkpoint.
+    /// It stopped after writing a checkpoint.
     Stopped,
     /// It failed, for this reason.
     Failed(String),
@@ -53,12 +53,12 @@ pub struct Progress {
     pub failed: Vec<(String, String)>,
 }
 
-/// Makes all runs of a sweep by `runner`; `say` gets a line for each that ends.
+/// Runs all cells of a sweep with `runner`, and calls `say` with a line for each run that ends.
 ///
 /// Shared runs come before the cells that build on them; where one is not finished, none of these is begun.
 ///
 /// # Errors
-/// As [`Runner::run`]. A run that fails is in the result and does not hold up the others.
+/// The errors of [`Runner::run`]. A failed run is part of the result and does not block the others.
 pub fn run_cells(
     sweep: &Sweep,
     runner: &dyn Runner,

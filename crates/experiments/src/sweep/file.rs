@@ -156,7 +156,7 @@ impl Sweep {
     /// Reads a sweep file; `over` is put on top of the settings of every cell, and run folders are below `out`.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Sweep`] where the file or one of its recipes is wrong.
+    /// [`Error::Io`] or [`Error::Sweep`] if the file or one of its recipes is invalid.
     pub fn load(path: &Path, over: &Table, out: &Path) -> Result<Self> {
         let origin = path.display().to_string();
         let fail = |reason: String| Err(Error::sweep(&origin, reason));

@@ -47,7 +47,7 @@ impl Suite {
     /// Reads a suite file.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Data`] where it is not UTF-8, or [`Error::Recipe`] with the line that is wrong.
+    /// [`Error::Io`]; [`Error::Data`] if it is not UTF-8; [`Error::Recipe`] with the invalid line.
     pub fn read(path: &Path) -> Result<Self> {
         let text = crate::text::read(path)?;
         let fail = |reason: String| Error::recipe(path.display().to_string(), reason);
@@ -81,7 +81,7 @@ pub struct SetRows {
 pub struct Cache<'a> {
     /// Where rows are kept.
     pub folder: &'a Path,
-    /// Names the model's weights ([`crate::teacher::frozen::Teacher::identity`]).
+    /// Identity of the model's weights ([`crate::teacher::frozen::Teacher::identity`]).
     pub identity: &'a str,
 }
 
@@ -190,8 +190,8 @@ pub fn scores(model: &str, sets: &[EvalSet], rows: &[SetRows]) -> Result<Report>
     Ok(report(model, &found.collect::<Result<Vec<_>>>()?))
 }
 
-/// All sets, each from one reading of it; `teacher` are the rows of another model on the same sets. The figures of each
-/// are logged as soon as they are there.
+/// Evaluates all sets, reading each one once. `teacher` holds the rows of another model on the same sets. The results
+/// of each set are logged as soon as they are known.
 ///
 /// # Errors
 /// As [`encode`] and [`measure`].

@@ -22,7 +22,7 @@ use crate::{Error, Result};
 /// Name of the tokenizer in a model folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
-/// Name of a tokenizer that only its content tells; the checksum follows.
+/// Prefix of the name of a tokenizer that is identified by its content; the checksum follows.
 const BY_CONTENT: &str = "tokenizer.json with SHA-256 ";
 
 /// How one model reads images and texts.
@@ -70,9 +70,9 @@ impl TextTrim {
 }
 
 impl Processor {
-    /// What a model that lies at `place` wants: the tokenizer that is named, or the `tokenizer.json` of its
-    /// folder, or CLIP's. A folder's copy of CLIP's tokenizer is CLIP's, with its cleaning of texts. A weight file
-    /// that is read with the configuration of its folder has the tokenizer of that folder too.
+    /// What a model that lies at `place` wants: the tokenizer that is named, or the `tokenizer.json` of its folder, or
+    /// CLIP's. A folder's copy of CLIP's tokenizer counts as CLIP's, including its text cleaning. A weight file that
+    /// uses the configuration of its folder also uses the folder's tokenizer.
     ///
     /// # Errors
     /// As [`Processor::new`].
@@ -218,7 +218,7 @@ impl Processor {
     /// that have Python's transformers read it as it stands where it brings none.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read or written, [`Error::Data`] where it is no tokenizer any more.
+    /// [`Error::Io`] if it cannot be read or written, [`Error::Data`] if the file is no longer a valid tokenizer.
     pub fn save_tokenizer(&self, folder: &Path) -> Result<()> {
         let Some(file) = &self.tokenizer_file else { return Ok(()) };
         let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
@@ -239,7 +239,7 @@ impl Processor {
         Ok(())
     }
 
-    /// Writes the files from which Python's transformers makes the model's tokenizer, CLIP's too.
+    /// Writes the files from which Python's transformers loads the model's tokenizer, including CLIP's.
     ///
     /// # Errors
     /// As [`Processor::save_tokenizer`].
@@ -259,7 +259,7 @@ impl Processor {
         self.tokenizer_file.is_none().then_some(clips)
     }
 
-    /// How a configuration names a tokenizer that is not CLIP's; none for CLIP's.
+    /// The name of the tokenizer in a configuration; `None` for CLIP's.
     pub fn foreign_tokenizer(&self) -> Option<&str> {
         self.tokenizer_file.as_ref().map(|_| self.tokenizer_name.as_str())
     }

@@ -11,7 +11,7 @@ use crate::recipe::{Recipe, Student};
 use crate::teacher::teachers::Models;
 use crate::{Error, Result};
 
-/// A run that continues from a checkpoint.
+/// The state of a run that resumes from a checkpoint.
 #[derive(Clone, Copy)]
 pub(crate) struct Resumed<'a> {
     /// Configuration of a student that was pruned before the checkpoint.

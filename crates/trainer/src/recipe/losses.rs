@@ -16,7 +16,7 @@ const MASKED_SHARE: f64 = 0.75;
 pub(super) const ANCHORS: usize = 1024;
 /// Blocks of each tower that `hidden` compares where a recipe names no number; fewer where a tower has fewer.
 const LAYERS: usize = 3;
-/// Equal names that a warning lists.
+/// Maximum number of duplicate names that a warning lists.
 const NAMED: usize = 5;
 
 /// One entry of `losses`.
@@ -202,11 +202,12 @@ impl LossConfig {
 }
 
 impl Classes {
-    /// The names; a relative file starts at `root`. A warning names equal ones: in an evaluation the first one wins.
+    /// Returns the names; a relative path starts at `root`. A warning lists duplicates: in an evaluation the first one
+    /// wins.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be read, [`Error::Data`] where it is not UTF-8, [`Error::Recipe`] for
-    /// fewer than two names or an empty one.
+    /// [`Error::Io`] if the file cannot be read, [`Error::Data`] if it is not UTF-8, [`Error::Recipe`] for fewer than
+    /// two names or an empty one.
     pub fn names(&self, root: &std::path::Path) -> Result<Vec<String>> {
         let names = self.read(root)?;
         if let Some(reason) = problem_of(&names) {
@@ -216,7 +217,7 @@ impl Classes {
         if !equal.is_empty() {
             let more = if equal.len() > NAMED { ", ..." } else { "" };
             notice::warn_once(&format!(
-                "`{}`: classes of equal names, which a model cannot tell apart: `{}`{more}; in an evaluation the first one wins",
+                "`{}`: classes with equal names, which a model cannot tell apart: `{}`{more}; in an evaluation the first one wins",
                 self.origin(root),
                 equal[..equal.len().min(NAMED)].join("`, `")
             ));
@@ -224,10 +225,10 @@ impl Classes {
         Ok(names)
     }
 
-    /// The names of classes that a loss tells apart; a relative file starts at `root`.
+    /// Returns the class names for a loss, which must all differ; a relative path starts at `root`.
     ///
     /// # Errors
-    /// As [`Classes::names`], and [`Error::Recipe`] for a name that is given twice.
+    /// The errors of [`Classes::names`], and [`Error::Recipe`] for a duplicate name.
     pub fn distinct_names(&self, root: &std::path::Path) -> Result<Vec<String>> {
         let names = self.read(root)?;
         match problem_of(&names).or_else(|| equal_names(&names)) {
@@ -236,7 +237,7 @@ impl Classes {
         }
     }
 
-    /// Where they come from, for messages.
+    /// The origin of the names, for messages.
     fn origin(&self, root: &std::path::Path) -> String {
         match self {
             Classes::Listed(_) => "classes".to_string(),
@@ -261,7 +262,7 @@ fn problem_of(names: &[String]) -> Option<String> {
         .then(|| "a class list needs at least two names, none of them empty".to_string())
 }
 
-/// What makes names no class list of a loss, if anything: no text tower can tell equal classes apart.
+/// Returns the reason why a loss cannot use the names, if any: no text tower can tell equal classes apart.
 fn equal_names(names: &[String]) -> Option<String> {
     repeated(names).first().map(|twice| {
         format!(
@@ -426,7 +427,7 @@ mod tests {
         for twice in [["a", "a"], ["a", "A"], ["a b", " a  b"]] {
             let error = names(&twice).distinct_names(".".as_ref()).unwrap_err().to_string();
             assert!(error.contains(&format!("`{}`", twice[0])) && error.contains("remove"), "{error}");
-            // An evaluation has a rule for them.
+            // An evaluation accepts duplicates.
             assert_eq!(names(&twice).names(".".as_ref()).unwrap(), twice);
         }
         assert!(names(&["a", " "]).names(".".as_ref()).is_err());

@@ -52,7 +52,7 @@ impl RunFacts {
     }
 }
 
-/// How open_clip loads the folder.
+/// Code that loads the folder in open_clip.
 const OPEN_CLIP: &str = r#"```python
 import open_clip, torch
 from PIL import Image
@@ -69,7 +69,7 @@ with torch.no_grad():
     print((model.logit_scale.exp() * image @ text.T).softmax(dim=-1))
 ```
 "#;
-/// How transformers does.
+/// Code that loads the folder in transformers.
 const TRANSFORMERS: &str = r#"```python
 from transformers import pipeline
 
@@ -103,7 +103,7 @@ pub struct Card {
     pub config: ClipConfig,
     /// Its cost.
     pub cost: Cost,
-    /// Whether the tokenizer is not CLIP's, and its files are in the folder.
+    /// Whether the folder contains a tokenizer other than CLIP's.
     pub own_tokenizer: bool,
     /// How it was trained, where that is known.
     pub run: Option<RunFacts>,

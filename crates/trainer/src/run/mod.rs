@@ -176,7 +176,7 @@ impl<'a> Session<'a> {
             state = saved;
             if state.best.is_some() && checkpoint::recipe(&path)?.eval.sets != recipe.eval.sets {
                 tracing::warn!(
-                    "{}: the evaluation sets have changed, so the best model is chosen anew",
+                    "{}: the evaluation sets have changed, so the best model is selected again",
                     recipe.name
                 );
                 state.best = None;

@@ -150,7 +150,7 @@ impl Plan {
     /// many samples as the recipe says, and a teacher that is not here as its `arch`.
     ///
     /// # Errors
-    /// Where a source or a model's configuration cannot be read.
+    /// An error if a source or a model's configuration cannot be read.
     pub fn new(recipe: &Recipe, job: &Job) -> Result<Self> {
         let opened = plan_sources(recipe)?;
         let sources = opened.iter().map(|(s, weight)| (s.name().to_string(), s.len(), *weight)).collect();

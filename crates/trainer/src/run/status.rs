@@ -18,7 +18,7 @@ const LOCK_FILE: &str = ".lock";
 /// By what and where a run was trained.
 pub const RUN_FILE: &str = "run.json";
 
-/// Characters of a value that messages show.
+/// Maximum number of characters of a value in a message.
 const MOST_CHARACTERS: usize = 80;
 
 /// What a run folder holds of a recipe's run.
@@ -51,21 +51,21 @@ pub(crate) fn lock(folder: &Path) -> Result<File> {
     }
 }
 
-/// Finds out what a folder holds; with `resume`, a run of the same recipe continues.
+/// Determines the status of a run folder. With `resume`, a run of the same recipe may resume.
 ///
 /// # Errors
-/// [`Error::Recipe`] where it holds another run, a run that must not continue, or files of the same names that do not
-/// belong to a run.
+/// [`Error::Recipe`] if it contains another run, a run that may not resume, or unrelated files with the names of run
+/// files.
 pub(crate) fn status(recipe: &Recipe, folder: &Path, resume: bool) -> Result<RunStatus> {
     check_own(folder)?;
     // Without its model a run has nothing to show; its last checkpoint makes it again.
     found(recipe, folder, resume, has_model(folder))
 }
 
-/// [`status`] of a run whose results are enough: its model may be gone.
+/// Returns the [`status`] of a run of which only the results are needed; its model may be missing.
 ///
 /// # Errors
-/// As [`status`].
+/// The errors of [`status`].
 pub fn results(recipe: &Recipe, folder: &Path) -> Result<RunStatus> {
     found(recipe, folder, true, true)
 }
@@ -104,7 +104,7 @@ fn found(recipe: &Recipe, folder: &Path, resume: bool, complete: bool) -> Result
     })
 }
 
-/// The recipe of the run that a folder holds; none where the folder is free for one.
+/// Returns the recipe of the run in a folder, or `None` if the folder has no run.
 fn recipe_of(folder: &Path) -> Result<Option<Recipe>> {
     let file = folder.join(RECIPE_FILE);
     if !file.exists() {
@@ -114,16 +114,16 @@ fn recipe_of(folder: &Path) -> Result<Option<Recipe>> {
     toml::from_str(&text).map(Some).map_err(|e| damaged(&file, e.message()))
 }
 
-/// Fails where a run, or its removal, would destroy files in the folder that are not a run's.
+/// Fails if a run, or its removal, would destroy unrelated files in the folder.
 ///
 /// # Errors
-/// [`Error::Recipe`] naming the first of them.
+/// [`Error::Recipe`] with the name of the first such file.
 pub(crate) fn check_own(folder: &Path) -> Result<()> {
     let there = |name: &&str| folder.join(name).exists();
     let found = if there(&RUN_FILE) {
         None
     } else if there(&RECIPE_FILE) {
-        // Between these two files a run leaves a recipe as this program formats it.
+        // If a run stops between writing these two files, it leaves a recipe in this program's format.
         let text = std::fs::read_to_string(folder.join(RECIPE_FILE)).unwrap_or_default();
         let resolved =
             toml::from_str::<Recipe>(&text).is_ok_and(|r| r.to_toml().is_ok_and(|own| own == text));
@@ -134,7 +134,7 @@ pub(crate) fn check_own(folder: &Path) -> Result<()> {
     found.map_or(Ok(()), |name| Err(foreign(folder, name)))
 }
 
-/// The error of a folder with a file of others under a name that a job writes.
+/// The error for a folder in which an unrelated file has the name of a job's file.
 pub(crate) fn foreign(folder: &Path, name: &str) -> Error {
     let reason = format!(
         "it holds `{name}`, which is not of a run and would be replaced: name another folder by --out"
@@ -142,9 +142,9 @@ pub(crate) fn foreign(folder: &Path, name: &str) -> Error {
     Error::recipe(folder.display().to_string(), reason)
 }
 
-/// What a run makes in its folder.
+/// The folders that a run creates in its own folder.
 pub(crate) const OWN_FOLDERS: [&str; 4] = [CHECKPOINTS, MODEL_FOLDER, BEST_FOLDER, "tensorboard"];
-/// As [`OWN_FOLDERS`].
+/// The files, like [`OWN_FOLDERS`].
 pub(crate) const OWN_FILES: [&str; 4] = [RECIPE_FILE, REPORT_FILE, "metrics.jsonl", RUN_FILE];
 
 fn damaged(file: &Path, reason: &str) -> Error {
@@ -173,7 +173,7 @@ pub fn shaping(recipe: &Recipe) -> Result<toml::Table> {
     toml::Table::try_from(own).map_err(|e| Error::recipe(&recipe.name, e.to_string()))
 }
 
-/// The settings that shape the result and differ between two recipes, each as `key: new, was old`.
+/// Lists the settings that affect the result and differ between two recipes, as `key: new, was old`.
 fn differences(old: &Recipe, new: &Recipe) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let [old, new] = [shaping(old)?, shaping(new)?].map(Value::Table);
@@ -188,7 +188,7 @@ fn compare(found: &mut Vec<String>, key: &str, old: Option<&Value>, new: Option<
     let table =
         |value: Option<&Value>| value.map_or_else(|| Some(toml::Table::new()), |v| v.as_table().cloned());
     match (old, new, table(old), table(new)) {
-        // A table on one side only is told key by key, too.
+        // A table that only one recipe has is also listed key by key.
         (_, _, Some(old), Some(new)) => {
             let keys = new.keys().chain(old.keys().filter(|key| !new.contains_key(*key)));
             for name in keys {
@@ -208,7 +208,7 @@ fn compare(found: &mut Vec<String>, key: &str, old: Option<&Value>, new: Option<
     }
 }
 
-/// A value on one line; of a long one the start.
+/// Formats a value on one line, truncated if long.
 fn short(value: &Value) -> String {
     let text = value.to_string().replace('\n', " ");
     match text.char_indices().nth(MOST_CHARACTERS) {

@@ -1,4 +1,4 @@
-//! The objective of a run: its weighted losses, and the features that they read of the student and of each teacher.
+//! The objective of a run: its weighted losses, and the features that they read from the student and from each teacher.
 
 use clip_model::Clip;
 use kd_losses::tokens::evenly_spaced;

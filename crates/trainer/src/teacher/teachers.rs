@@ -45,7 +45,8 @@ impl Teachers {
     /// Opens what the recipe names; a store that is not there yet is made.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] where that was stopped; as [`open_teacher`], [`Store::open`] and [`store::check`].
+    /// [`Error::Interrupted`] if that was stopped, and the errors of [`open_teacher`], [`Store::open`] and
+    /// [`store::check`].
     pub(crate) fn open(
         recipe: &Recipe,
         models: Models<'_>,

@@ -51,10 +51,11 @@ impl Pruner {
         })
     }
 
-    /// The masks of a run of `steps` steps; `None` if its recipe has no `[prune]`, or its student is cut already.
+    /// Creates the masks of a run of `steps` steps, or `None` if its recipe has no `[prune]` or its student is already
+    /// pruned.
     ///
     /// # Errors
-    /// [`Error::Recipe`] if the cut would come after the last step; as [`Pruner::new`].
+    /// [`Error::Recipe`] if the cut would come after the last step, and the errors of [`Pruner::new`].
     pub(crate) fn open(recipe: &Recipe, student: &Clip, is_cut: bool, steps: u64) -> Result<Option<Self>> {
         let Some(config) = recipe.prune.as_ref() else { return Ok(None) };
         if let Some(problem) = config.too_late(steps) {
