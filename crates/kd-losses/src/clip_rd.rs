@@ -16,7 +16,7 @@ use crate::relation::kl;
 /// Source: CLIP-RD.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two differ in rows or width.
+/// [`crate::Error::Shapes`] if the two differ in rows or width.
 pub fn vrd(
     student: &Embeddings,
     teacher: &Embeddings,
@@ -41,7 +41,7 @@ pub fn vrd(
 /// Source: CLIP-RD.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two differ in rows or width.
+/// [`crate::Error::Shapes`] if the two differ in rows or width.
 pub fn xrd(student: &Embeddings, teacher: &Embeddings, scale: &Tensor) -> Result<Tensor> {
     check_alike(student, teacher)?;
     let image_to_text = (&teacher.image * scale).matmul(&student.text.tr());

@@ -91,7 +91,7 @@ impl Logits {
     /// `scale` times the products of `rows` with `columns`; pass unit rows for cosines.
     ///
     /// # Errors
-    /// [`Error::Shapes`] where the widths differ.
+    /// [`Error::Shapes`] if the widths differ.
     pub fn new(rows: &Embeddings, columns: &Embeddings, scale: &Tensor) -> Result<Self> {
         Self::cross(&rows.image, &columns.text, &rows.text, &columns.image, scale)
     }
@@ -99,7 +99,7 @@ impl Logits {
     /// The general form: `images · all_textsᵀ` and `texts · all_imagesᵀ`, whichever model each is from.
     ///
     /// # Errors
-    /// [`Error::Shapes`] where the widths differ.
+    /// [`Error::Shapes`] if the widths differ.
     pub fn cross(
         images: &Tensor,
         all_texts: &Tensor,
@@ -172,7 +172,7 @@ impl Targets {
     /// negatives of each other. `rows` and `columns` are token ids `[n, context]`.
     ///
     /// # Errors
-    /// [`Error::Shapes`] where the two have different contexts.
+    /// [`Error::Shapes`] if the two have different contexts.
     pub fn equal_captions(rows: &Tensor, columns: &Tensor) -> Result<Self> {
         if rows.dim() != 2 || columns.dim() != 2 || rows.size()[1] != columns.size()[1] {
             return Err(Error::Shapes {

@@ -10,7 +10,7 @@ use crate::embeddings::{Embeddings, check_alike};
 /// Source: CLIP-KD (Yang et al. 2024), FD; its published weight is 2000.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two differ in rows or width.
+/// [`crate::Error::Shapes`] if the two differ in rows or width.
 pub fn fd(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
     check_alike(student, teacher)?;
     let image = student.image.mse_loss(&teacher.image, Reduction::Mean);
@@ -23,7 +23,7 @@ pub fn fd(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
 /// Source: DCLIP.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two differ in rows or width.
+/// [`crate::Error::Shapes`] if the two differ in rows or width.
 pub fn cosine(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
     check_alike(student, teacher)?;
     let distance = |student: &Tensor, teacher: &Tensor| {

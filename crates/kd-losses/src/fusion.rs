@@ -20,7 +20,7 @@ pub struct Fusion {
 /// through it. Source: CLIP-KD (Yang et al. 2024), AFD.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two differ in rows or width.
+/// [`crate::Error::Shapes`] if the two differ in rows or width.
 pub fn afd(
     student: &Embeddings,
     teacher: &Embeddings,

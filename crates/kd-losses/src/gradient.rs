@@ -14,7 +14,7 @@ use crate::embeddings::{Embeddings, check_alike};
 /// published weight is 1e8.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two differ in rows or width.
+/// [`crate::Error::Shapes`] if the two differ in rows or width.
 pub fn gd(
     student: &Embeddings,
     student_scale: &Tensor,

@@ -11,7 +11,7 @@ use crate::{Result, contrastive, relation};
 /// learned factor, multiplied in as it is (no exponential: that is how the published results were made).
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the widths differ.
+/// [`crate::Error::Shapes`] if the widths differ.
 pub fn logits(student: &Embeddings, teacher: &Embeddings, scale: &Tensor) -> Result<Logits> {
     Logits::cross(&student.image, &teacher.text, &student.text, &teacher.image, scale)
 }
@@ -21,7 +21,7 @@ pub fn logits(student: &Embeddings, teacher: &Embeddings, scale: &Tensor) -> Res
 /// Source: CLIP-KD (Yang et al. 2024), ICL.
 ///
 /// # Errors
-/// [`crate::Error`] where targets and logits do not fit.
+/// [`crate::Error`] if targets and logits do not fit.
 pub fn icl(logits: &Logits, targets: &Targets) -> Result<Tensor> {
     contrastive::task(logits, targets)
 }
@@ -32,7 +32,7 @@ pub fn icl(logits: &Logits, targets: &Targets) -> Result<Tensor> {
 /// published code, cross-KD.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two have different rows or columns.
+/// [`crate::Error::Shapes`] if the two have different rows or columns.
 pub fn cross_kd(logits: &Logits, teacher: &Logits) -> Result<Tensor> {
     relation::crd(logits, teacher)
 }

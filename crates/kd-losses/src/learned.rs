@@ -45,7 +45,7 @@ impl LearnedParts {
     /// Weights start as PyTorch's linear layers do, from torch's global generator (seed it first).
     ///
     /// # Errors
-    /// [`Error::Torch`] where memory runs out.
+    /// [`Error::Torch`] if memory runs out.
     pub fn new<'a>(
         terms: impl Iterator<Item = &'a Term>,
         student_width: i64,
@@ -83,7 +83,7 @@ impl LearnedParts {
     /// Adds the maps of token states that these terms need.
     ///
     /// # Errors
-    /// [`Error::Torch`] where memory runs out.
+    /// [`Error::Torch`] if memory runs out.
     pub(crate) fn add_tokens(
         &mut self,
         terms: &[Term],

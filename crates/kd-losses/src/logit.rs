@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// class list. Source: Hinton et al. 2015.
 ///
 /// # Errors
-/// [`Error::Shapes`] where the two differ; [`Error::Setting`] where the temperature is not positive.
+/// [`Error::Shapes`] if the two differ; [`Error::Setting`] if the temperature is not positive.
 pub fn hinton(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Tensor> {
     if student.dim() != 2 || student.size() != teacher.size() {
         return Err(Error::Shapes {

@@ -67,7 +67,7 @@ impl Objective {
     /// An objective of these terms for models of these embed dims.
     ///
     /// # Errors
-    /// [`Error::Setting`] where there is no term, one is given twice or needs a teacher that is not there, and as
+    /// [`Error::Setting`] if there is no term, one is given twice or needs a teacher that is not there, and as
     /// [`Term::check`].
     pub fn new(terms: &[Term], student_width: i64, teacher_widths: &[i64], device: Device) -> Result<Self> {
         if terms.is_empty() {
@@ -97,7 +97,7 @@ impl Objective {
     /// Adds the maps that terms on tokens need, from the student's widths to those of each teacher where they differ.
     ///
     /// # Errors
-    /// [`Error::Setting`] where there are other teachers than the objective was made for, [`Error::Torch`] where
+    /// [`Error::Setting`] if there are other teachers than the objective was made for, [`Error::Torch`] where
     /// memory runs out.
     pub fn with_tokens(
         mut self,
@@ -142,7 +142,7 @@ impl Objective {
     /// where none of them needs one.
     ///
     /// # Errors
-    /// [`Error::Setting`] where no term has a weight, or one lacks what it needs of a side; [`Error::Shapes`]
+    /// [`Error::Setting`] if no term has a weight, or one lacks what it needs of a side; [`Error::Shapes`]
     /// where the batches do not fit together.
     pub fn evaluate(
         &self,

@@ -11,7 +11,7 @@ use crate::embeddings::Logits;
 /// Source: CLIP-KD (Yang et al. 2024), CRD.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two have different rows or columns.
+/// [`crate::Error::Shapes`] if the two have different rows or columns.
 pub fn crd(student: &Logits, teacher: &Logits) -> Result<Tensor> {
     student.check_same(teacher)?;
     Ok((kl(&student.image_to_text, &teacher.image_to_text)
@@ -25,7 +25,7 @@ pub fn crd(student: &Logits, teacher: &Logits) -> Result<Tensor> {
 /// Source: TinyCLIP (Wu et al. 2023), equation 2.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two have different rows or columns.
+/// [`crate::Error::Shapes`] if the two have different rows or columns.
 pub fn affinity(student: &Logits, teacher: &Logits) -> Result<Tensor> {
     student.check_same(teacher)?;
     let direction = |student: &Tensor, teacher: &Tensor| soft_cross_entropy(student, teacher);

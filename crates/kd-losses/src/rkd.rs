@@ -10,7 +10,7 @@ use crate::embeddings::{Embeddings, check_relations, normalize};
 /// Unit rows; the widths may differ. Source: RKD (Park et al. 2019), distance-wise.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two have different rows, or fewer than two.
+/// [`crate::Error::Shapes`] if the two have different rows, or fewer than two.
 pub fn distance(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
     of_both(student, teacher, distances)
 }
@@ -20,7 +20,7 @@ pub fn distance(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
 /// Unit rows; the widths may differ. Time and memory grow with rows³. Source: RKD (Park et al. 2019), angle-wise.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two have different rows, or fewer than two.
+/// [`crate::Error::Shapes`] if the two have different rows, or fewer than two.
 pub fn angle(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
     of_both(student, teacher, angles)
 }

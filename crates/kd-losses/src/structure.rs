@@ -45,7 +45,7 @@ pub enum AnchorScope {
 /// Both hold unit rows of the same pairs; the widths may differ.
 ///
 /// # Errors
-/// [`Error::Shapes`] where the rows differ, or are fewer than two; [`Error::Setting`] where there is no
+/// [`Error::Shapes`] if the rows differ, or are fewer than two; [`Error::Setting`] if there is no
 /// temperature, or one is not positive.
 pub fn gram(
     student: &Embeddings,
@@ -65,7 +65,7 @@ pub fn gram(
 /// compared with. The student's rows are unit rows in the teacher's width.
 ///
 /// # Errors
-/// [`Error::Shapes`] where rows or widths differ; [`Error::Setting`] as for [`gram`].
+/// [`Error::Shapes`] if rows or widths differ; [`Error::Setting`] as for [`gram`].
 pub fn anchors(
     student: &Embeddings,
     teacher: &Embeddings,
@@ -104,7 +104,7 @@ pub fn anchors(
 /// caption of the batch names.
 ///
 /// # Errors
-/// [`Error::Shapes`] where one side has other rows than the other; [`Error::Setting`] as for [`gram`].
+/// [`Error::Shapes`] if one side has other rows than the other; [`Error::Setting`] as for [`gram`].
 pub fn vocabulary(
     student: (&Tensor, &Tensor),
     teacher: (&Tensor, &Tensor),

@@ -51,7 +51,7 @@ pub fn evenly_spaced(depth: usize, count: usize) -> Vec<usize> {
 /// last tokens, whose lengths do not count.
 ///
 /// # Errors
-/// [`Error::Shapes`] where rows or widths differ, or the patches of different grids make no square.
+/// [`Error::Shapes`] if rows or widths differ, or the patches of different grids make no square.
 pub fn patch_tokens(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
     check_rows(student, teacher, "tokens are compared pair by pair in one width")?;
     let student = regrid(student, teacher)?;
@@ -62,7 +62,7 @@ pub fn patch_tokens(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
 /// with each other.
 ///
 /// # Errors
-/// As [`patch_tokens`].
+/// The errors of [`patch_tokens`].
 pub fn image_block(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
     check_rows(student, teacher, "block outputs are compared pair by pair in one width")?;
     let split = |xs: &Tensor| (xs.narrow(1, 0, 1), xs.narrow(1, 1, xs.size()[1] - 1));
@@ -75,7 +75,7 @@ pub fn image_block(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
 /// (`[rows, length]` of truth values; all for `None`). Both models have read the same tokens.
 ///
 /// # Errors
-/// [`Error::Shapes`] where rows, lengths or widths differ.
+/// [`Error::Shapes`] if rows, lengths or widths differ.
 pub fn text_block(student: &Tensor, teacher: &Tensor, counts: Option<&Tensor>) -> Result<Tensor> {
     check_rows(student, teacher, "block outputs are compared pair by pair in one width")?;
     let shape = student.size();

@@ -14,7 +14,7 @@ use zeroshot_eval::{EncodeError, Encoder, SetScore};
 use crate::run::metrics::StepStats;
 use crate::step::StepReport;
 
-/// Calls of [`Pace::add`] (batches, as a rule) after which a line is due.
+/// Number of calls of [`Pace::add`] (usually batches) after which a line is due.
 const CALLS: u64 = 32;
 /// Time after which a line is due.
 const INTERVAL: Duration = Duration::from_secs(10);

@@ -154,7 +154,7 @@ impl SweepReport {
 /// Writes `report.md`, `report.json`, `report.csv`, `report.html` and `report.svg` (the main figures) into a folder.
 ///
 /// # Errors
-/// [`Error::Io`] where one cannot be written.
+/// [`Error::Io`] if one cannot be written.
 pub fn write_reports(report: &SweepReport, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let json = serde_json::to_string_pretty(report).map_err(|e| Error::sweep(&report.name, e.to_string()))?;

@@ -235,7 +235,7 @@ impl Sweep {
     /// What a cell will cost; a shared run that is not there yet counts as what it will be.
     ///
     /// # Errors
-    /// As [`Plan::new`].
+    /// The errors of [`Plan::new`].
     pub fn plan(&self, cell: &Cell) -> Result<Plan> {
         let mut recipe = cell.recipe.clone();
         let to_come = |name: &str| {

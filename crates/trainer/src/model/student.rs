@@ -1,4 +1,5 @@
-//! The student as a run starts with it: fresh, opened, or a part of a larger model; locked where the recipe says so.
+//! The initial student of a run: newly initialised, opened, or inherited from a larger model; locked if the recipe says
+//! so.
 
 use std::path::Path;
 

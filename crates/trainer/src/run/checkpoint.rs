@@ -67,7 +67,7 @@ pub struct State {
 /// Writes a checkpoint into `folder` (of all checkpoints) and returns its own folder.
 ///
 /// # Errors
-/// [`Error::Io`] and [`Error::Model`] where it cannot be written; earlier checkpoints stay whole.
+/// [`Error::Io`] and [`Error::Model`] if it cannot be written; earlier checkpoints stay whole.
 pub fn save(folder: &Path, trainee: &TrainState, state: &State, recipe: &str) -> Result<PathBuf> {
     let target = folder.join(format!("step-{:08}", state.step));
     let partial = folder.join(format!(".step-{:08}{PARTIAL}", state.step));
@@ -134,7 +134,7 @@ fn state_json(state: &State, path: &Path) -> Result<String> {
 /// Restores a run from a checkpoint that was verified.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] where tensors are missing or have other shapes; [`Error::Model`] where files are broken.
+/// [`Error::Checkpoint`] if tensors are missing or have other shapes; [`Error::Model`] if files are broken.
 pub fn restore(path: &Path, trainee: &mut TrainState, state: &State) -> Result<()> {
     let explain = |error: Error| Error::checkpoint(path, error.to_string());
     weights::load(
@@ -167,7 +167,7 @@ pub fn restore(path: &Path, trainee: &mut TrainState, state: &State) -> Result<(
 /// The newest checkpoint that is whole, with its state; what is broken is said in a warning.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] where there are checkpoints and none is whole.
+/// [`Error::Checkpoint`] if there are checkpoints and none is whole.
 pub fn newest(folder: &Path) -> Result<Option<(PathBuf, State)>> {
     clear(folder)?;
     let mut broken = None;
@@ -226,7 +226,7 @@ pub(crate) fn recipe(path: &Path) -> Result<Recipe> {
 /// Removes all but the newest `keep`, and never the one of step `best`.
 ///
 /// # Errors
-/// [`Error::Io`] where one cannot be removed.
+/// [`Error::Io`] if one cannot be removed.
 pub fn retain(folder: &Path, keep: usize, best: Option<u64>) -> Result<()> {
     let best = best.map(|step| format!("step-{step:08}"));
     let all = list(folder)?;

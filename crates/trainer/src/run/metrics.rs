@@ -41,7 +41,7 @@ impl MetricsFile {
     /// `last` says that no step is left and only the final evaluation comes again.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read or written.
+    /// [`Error::Io`] if it cannot be read or written.
     pub fn open(folder: &Path, step: u64, last: bool, tensorboard: bool) -> Result<Self> {
         let path = folder.join("metrics.jsonl");
         let old = match std::fs::read_to_string(&path) {
@@ -66,7 +66,7 @@ impl MetricsFile {
     /// Writes a training step: rate, loss, each term raw and weighted, gradient norm, logit scale.
     ///
     /// # Errors
-    /// [`Error::Io`] where the disk is full.
+    /// [`Error::Io`] if the disk is full.
     pub fn step(&mut self, at: &StepStats, report: &StepReport) -> Result<()> {
         let mut terms = serde_json::Map::new();
         for (name, value, weight) in &report.terms {
@@ -101,7 +101,7 @@ impl MetricsFile {
     /// Writes an evaluation.
     ///
     /// # Errors
-    /// [`Error::Io`] where the disk is full.
+    /// [`Error::Io`] if the disk is full.
     pub fn evaluation(&mut self, step: u64, report: &Report) -> Result<()> {
         let mut sets = serde_json::Map::new();
         for set in &report.sets {
@@ -135,7 +135,7 @@ impl MetricsFile {
 /// Reads the lines of a run's metrics that hold training steps.
 ///
 /// # Errors
-/// [`Error::Io`] where there is no such file.
+/// [`Error::Io`] if there is no such file.
 pub fn read_steps(folder: &Path) -> Result<Vec<Value>> {
     let path = folder.join("metrics.jsonl");
     let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;

@@ -82,7 +82,7 @@ pub fn run(recipe: &Recipe, folder: &Path, models: Models<'_>, options: &Options
 ///
 /// # Errors
 /// As [`device`]; [`Error::Data`] where an evaluation set cannot be opened, which would show only after the training,
-/// or a store is not there; [`Error::Recipe`] where a store is for another recipe, a class list cannot be
+/// or a store is not there; [`Error::Recipe`] if a store is for another recipe, a class list cannot be
 /// read, or a teacher is a preset, which has no weights.
 pub fn check(recipe: &Recipe) -> Result<()> {
     device(&recipe.train.device)?;

@@ -68,7 +68,7 @@ impl ModelCost {
     /// From the configuration alone.
     ///
     /// # Errors
-    /// [`Error::Model`] where it cannot be built.
+    /// [`Error::Model`] if it cannot be built.
     pub fn new(model: &str, config: &ClipConfig) -> Result<Self> {
         let cost = cost::cost(config)?;
         Ok(ModelCost {
@@ -123,7 +123,7 @@ fn plan_sources(recipe: &Recipe) -> Result<Vec<(Arc<dyn Source>, f64)>> {
 /// The configuration behind the name of a student or teacher; of a folder no weights are read.
 ///
 /// # Errors
-/// [`Error::Model`] where it is neither a folder, a checkpoint nor a preset; those of [`locate`].
+/// [`Error::Model`] if it is neither a folder, a checkpoint nor a preset; those of [`locate`].
 pub fn model_config(name: &str) -> Result<ClipConfig> {
     Ok(clip_model::folder::config(&locate(name, Need::Config, false)?)?)
 }

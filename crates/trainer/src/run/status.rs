@@ -35,7 +35,7 @@ pub enum RunStatus {
 /// Makes the folder and keeps other processes out of it for as long as the result lives.
 ///
 /// # Errors
-/// [`Error::Recipe`] where another process works in it, [`Error::Io`] where it cannot be made.
+/// [`Error::Recipe`] if another process works in it, [`Error::Io`] if it cannot be made.
 pub(crate) fn lock(folder: &Path) -> Result<File> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let path = folder.join(LOCK_FILE);

@@ -73,7 +73,7 @@ impl TrainState {
     /// Puts a student, its objective and an optimiser together; locked parameters are not trained.
     ///
     /// # Errors
-    /// [`Error::Torch`] where memory runs out; [`Error::Recipe`] for an EMA decay outside 0..1.
+    /// [`Error::Torch`] if memory runs out; [`Error::Recipe`] for an EMA decay outside 0..1.
     pub fn new(
         student: Clip,
         objective: Objective,
@@ -86,7 +86,7 @@ impl TrainState {
     /// The same for a head on a CLIP that stays as it is.
     ///
     /// # Errors
-    /// As [`TrainState::new`].
+    /// The errors of [`TrainState::new`].
     pub fn with_cross_modal(
         clip: Clip,
         head: CrossModal,

@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// The objective of a run, and what it reads of the student; the teachers are told what it reads of them.
 ///
 /// # Errors
-/// [`Error::Recipe`] where a model does not have what a loss on tokens reads; as [`Objective::new`].
+/// [`Error::Recipe`] if a model does not have what a loss on tokens reads; as [`Objective::new`].
 pub(crate) fn objective(
     recipe: &Recipe,
     terms: &[Term],

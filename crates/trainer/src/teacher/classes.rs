@@ -31,7 +31,7 @@ impl ClassList {
     /// Classes of which a step draws `per_step`; none takes all of them.
     ///
     /// # Errors
-    /// [`Error::Recipe`] where a step is to draw more than there are.
+    /// [`Error::Recipe`] if a step is to draw more than there are.
     pub fn new(
         reader: &Processor,
         names: &[String],

@@ -46,7 +46,7 @@ impl Teacher {
     /// tell it, and `image_size` moves it to images of another size.
     ///
     /// # Errors
-    /// [`Error::Recipe`] where `name` is a preset, which has no weights; the model crate's errors otherwise.
+    /// [`Error::Recipe`] if `name` is a preset, which has no weights; the model crate's errors otherwise.
     pub fn open(
         name: &str,
         preset: Option<&str>,
@@ -79,7 +79,7 @@ impl Teacher {
     /// row i of both is one pair; with them what `taps` names.
     ///
     /// # Errors
-    /// [`Error::Model`] where the shapes are not the teacher's, or it has no such states.
+    /// [`Error::Model`] if the shapes are not the teacher's, or it has no such states.
     pub fn embed(&self, view: &ViewTensors, taps: &FeatureHooks) -> Result<(Embeddings, TokenStates)> {
         tch::no_grad(|| match &self.head {
             Some(head) => cross_modal::enriched(&self.model, head, view, taps),
@@ -108,7 +108,7 @@ impl Teacher {
     /// Unit embeddings of images alone.
     ///
     /// # Errors
-    /// As [`Teacher::embed`]; [`Error::Recipe`] where it is cross-modal.
+    /// The errors of [`Teacher::embed`]; [`Error::Recipe`] if it is cross-modal.
     pub fn embed_images(&self, images: &Tensor) -> Result<Tensor> {
         self.needs_no_pairs("embedding of an image alone")?;
         tch::no_grad(|| Ok(normalize(&self.model.encode_image(images)?)))
@@ -117,7 +117,7 @@ impl Teacher {
     /// Unit embeddings of tokens alone.
     ///
     /// # Errors
-    /// As [`Teacher::embed_images`].
+    /// The errors of [`Teacher::embed_images`].
     pub fn embed_texts(&self, tokens: &Tensor) -> Result<Tensor> {
         self.needs_no_pairs("embedding of a text alone")?;
         tch::no_grad(|| Ok(normalize(&self.model.encode_text(tokens)?)))
@@ -127,7 +127,7 @@ impl Teacher {
     /// the same weights under another activation are another teacher.
     ///
     /// # Errors
-    /// [`Error::Torch`] where a weight cannot be read.
+    /// [`Error::Torch`] if a weight cannot be read.
     pub fn identity(&self) -> Result<String> {
         let mut hash = Sha256::new();
         let config = serde_json::to_string(self.model.config());

@@ -72,7 +72,7 @@ pub(crate) fn variants(recipe: &Recipe) -> Option<Variants> {
 /// Makes the store of a recipe's teachers and data, or goes on with one; see [`Making`].
 ///
 /// # Errors
-/// [`Error::Data`] where the folder holds a store of something else, or the data cannot be read; as
+/// [`Error::Data`] if the folder holds a store of something else, or the data cannot be read; as
 /// [`Teacher::open`] for the teachers.
 pub fn reinforce(recipe: &Recipe, models: Models<'_>, making: &Making<'_>) -> Result<Made> {
     let device = device(&recipe.train.device)?;

@@ -268,8 +268,8 @@ fn embed_texts(teacher: &Teacher, reader: &Processor, texts: &[String], device: 
 /// Checks what can be known of a recipe's teachers, stores and class lists before the run.
 ///
 /// # Errors
-/// [`Error::Recipe`] where a teacher is a preset, which has no weights, or a store is for another recipe;
-/// [`Error::Data`] where a store is named alone and is not there.
+/// [`Error::Recipe`] if a teacher is a preset, which has no weights, or a store is for another recipe;
+/// [`Error::Data`] if a store is named alone and is not there.
 pub(crate) fn check(recipe: &Recipe) -> Result<()> {
     class_list(recipe)?;
     for config in &recipe.teachers {

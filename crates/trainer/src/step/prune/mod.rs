@@ -35,7 +35,7 @@ impl Pruner {
     /// Masks over a student of this configuration, all of which is kept at first.
     ///
     /// # Errors
-    /// [`crate::Error::Model`] where one of its towers has no gates.
+    /// [`crate::Error::Model`] if one of its towers has no gates.
     pub fn new(config: &PruneConfig, student: &ClipConfig, device: Device) -> Result<Self> {
         let masks = Masks::new(student, device)?;
         let multipliers =
@@ -136,7 +136,7 @@ impl Pruner {
     /// Restores what [`Pruner::state`] gave.
     ///
     /// # Errors
-    /// [`crate::Error::Recipe`] where a tensor is missing or has another shape.
+    /// [`crate::Error::Recipe`] if a tensor is missing or has another shape.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         self.descent.restore(state)?;
         self.ascent.restore(state)
