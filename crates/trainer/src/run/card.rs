@@ -9,7 +9,7 @@ use crate::recipe::{Recipe, Student, TeacherConfig};
 use crate::run::layout::{RECIPE_FILE, REPORT_FILE, Results};
 use crate::{Error, Result};
 
-/// Who loads the folder.
+/// The library that loads the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Library {
     /// Python's open_clip.
@@ -95,7 +95,7 @@ print(model(**inputs).logits_per_image.softmax(dim=-1))
 pub struct Card {
     /// Title.
     pub name: String,
-    /// Who loads the folder.
+    /// The library that loads the folder.
     pub library: Library,
     /// Licence of the weights (an SPDX name). It depends on the data's licences, so it has no default.
     pub license: Option<String>,

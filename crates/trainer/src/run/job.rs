@@ -82,7 +82,7 @@ pub fn restart(job: &Job, out: &Path) -> Result<()> {
     let folders = folders.filter(|folder| folder.exists()).collect::<Vec<_>>();
     folders.iter().try_for_each(|folder| status::check_own(folder))?;
     let _locks = folders.iter().map(|folder| status::lock(folder)).collect::<Result<Vec<_>>>()?;
-    // The reports belong to the runs. `check_folders` reports those of other origin.
+    // The reports belong to the runs if a run has begun. Otherwise, `check_folders` reports them as unrelated files.
     if folders.iter().any(|folder| folder.join(RECIPE_FILE).exists()) {
         for part in REPORTS {
             remove(&out.join(part), |path| std::fs::remove_file(path))?;
