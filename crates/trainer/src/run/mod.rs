@@ -59,10 +59,7 @@ pub fn run(recipe: &Recipe, folder: &Path, models: Models<'_>, options: &Options
             return Ok(Outcome::Finished(results));
         }
         RunStatus::MeasuredElsewhere(results) => {
-            tracing::info!(
-                "run {} is finished already and was evaluated on the current sets",
-                recipe.name
-            );
+            tracing::info!("run {} is finished already; evaluating it on the current sets", recipe.name);
             return measure_again(recipe, folder, models, results).map(Outcome::Finished);
         }
         RunStatus::Open => {}
@@ -167,8 +164,10 @@ impl<'a> Session<'a> {
         let mut state = State { data, ..State::default() };
         if let Some((path, saved)) = saved {
             if saved.data != state.data {
-                let reason =
-                    format!("the training data changed since it was written (then {:?}, now {:?})", saved.data, state.data);
+                let reason = format!(
+                    "the training data changed since it was written (then {:?}, now {:?})",
+                    saved.data, state.data
+                );
                 return Err(Error::checkpoint(path, reason));
             }
             checkpoint::restore(&path, &mut trainee, &saved)?;
