@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong between a sweep file and its report.
+/// An error of a sweep or its report.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -23,7 +23,7 @@ pub enum Error {
     Sweep {
         /// The sweep file, one of its cells, or a file of results.
         origin: String,
-        /// What is wrong and what would work.
+        /// The problem and the remedy.
         reason: String,
     },
     /// An error of a recipe, a plan or a run.

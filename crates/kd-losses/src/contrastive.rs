@@ -1,4 +1,4 @@
-//! The contrastive losses that need no teacher: CLIP's and SigLIP's.
+//! Contrastive losses without a teacher: CLIP's and SigLIP's.
 
 use tch::{Kind, Tensor};
 
@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// Source: Radford et al. 2021, section 2.3.
 ///
 /// # Errors
-/// [`Error`] if targets and logits do not fit.
+/// [`Error`] if targets and logits do not match.
 pub fn task(logits: &Logits, targets: &Targets) -> Result<Tensor> {
     let (diagonal, soft_image, soft_text) = match targets {
         Targets::Diagonal { offset } => (Some(*offset), None, None),

@@ -19,8 +19,8 @@ pub fn fd(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
 
 /// Mean of 1 − cosine of student and teacher rows, images and texts added.
 ///
-/// As [`fd`], up to the factor: unit rows u, v have |u − v|² = 2 (1 − u·v), and this mean is over rows alone.
-/// Source: DCLIP.
+/// Equals [`fd`] up to a factor: unit rows u, v have |u − v|² = 2 (1 − u·v), and this mean is only over rows. Source:
+/// DCLIP.
 ///
 /// # Errors
 /// [`crate::Error::Shapes`] if the two differ in rows or width.

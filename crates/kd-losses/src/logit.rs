@@ -7,8 +7,8 @@ use crate::{Error, Result};
 
 /// T² KL(softmax(teacher/T) ‖ softmax(student/T)), mean over rows.
 ///
-/// Both are class logits `[rows, classes]`, for CLIP those of a zero-shot classifier over any
-/// class list. Source: Hinton et al. 2015.
+/// Both are class logits `[rows, classes]`. For CLIP, they come from a zero-shot classifier over any class list.
+/// Source: Hinton et al. 2015.
 ///
 /// # Errors
 /// [`Error::Shapes`] if the two differ; [`Error::Setting`] if the temperature is not positive.

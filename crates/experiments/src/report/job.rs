@@ -80,7 +80,7 @@ fn markdown(job: &Job, finished: &[(String, Results)]) -> String {
     text
 }
 
-/// Points of a curve; more would not be seen.
+/// Maximum number of points of a curve; more would not be visible.
 const POINTS: usize = 300;
 
 /// The caption of the table of best models.
@@ -111,7 +111,7 @@ pub fn html(
     page(name, &body)
 }
 
-/// One group of bars per data set, one bar per run.
+/// Draws one group of bars per data set, with one bar per run.
 fn main_figures(results: &[(String, Results)]) -> String {
     let Some((_, first)) = results.first() else { return String::new() };
     let names = results.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
@@ -125,19 +125,19 @@ fn main_figures(results: &[(String, Results)]) -> String {
     bars(&names, &groups.collect::<Vec<_>>())
 }
 
-/// The main figures as a picture of its own, for a page that shows pictures only.
+/// Returns the main figures as a standalone SVG, for pages that show only images.
 pub fn picture(results: &[(String, Results)]) -> String {
     standalone(&main_figures(results))
 }
 
-/// Samples seen and loss: the raw value of a term, or the total for an empty key.
+/// Returns samples seen and loss: the raw value of a term, or the total for an empty key.
 pub(crate) fn points(steps: &[Value], key: &str) -> Vec<(f64, f64)> {
     let value = |line: &Value| {
         let loss = if key.is_empty() { &line["loss"] } else { &line["terms"][key]["raw"] };
         Some((line["samples"].as_f64()?, loss.as_f64()?))
     };
     let all = steps.iter().filter_map(value).collect::<Vec<_>>();
-    // Neighbours are averaged, so that noise does not hide the course.
+    // Average neighbouring points, so that noise does not hide the trend.
     let group = all.len().div_ceil(POINTS).max(1);
     let mean = |part: &[(f64, f64)]| {
         let count = part.len() as f64;

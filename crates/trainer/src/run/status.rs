@@ -62,7 +62,7 @@ pub(crate) fn status(recipe: &Recipe, folder: &Path, resume: bool) -> Result<Run
     found(recipe, folder, resume, has_model(folder))
 }
 
-/// Returns the [`status`] of a run of which only the results are needed; its model may be missing.
+/// Returns the [`status`] of a run whose results are sufficient; its model may be missing.
 ///
 /// # Errors
 /// The errors of [`status`].

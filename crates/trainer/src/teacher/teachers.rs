@@ -271,8 +271,8 @@ fn embed_texts(teacher: &Teacher, reader: &Processor, texts: &[String], device: 
 /// Checks a recipe's teachers, stores and class lists before the run.
 ///
 /// # Errors
-/// [`Error::Recipe`] if a teacher is a preset, which has no weights, or a store is for another recipe;
-/// [`Error::Data`] if a store is named alone and is not there.
+/// [`Error::Recipe`] if a teacher is a preset, which has no weights, or if a store is for another recipe;
+/// [`Error::Data`] if a store without a model is missing.
 pub(crate) fn check(recipe: &Recipe) -> Result<()> {
     class_list(recipe)?;
     for config in &recipe.teachers {
