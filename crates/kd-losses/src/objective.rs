@@ -19,7 +19,7 @@ pub struct ModelOutputs<'a> {
     pub all: &'a Embeddings,
     /// exp(logit scale), a scalar tensor.
     pub scale: &'a Tensor,
-    /// What only some terms read.
+    /// Inputs that only some terms read.
     pub extra: AuxOutputs<'a>,
 }
 

@@ -43,7 +43,7 @@ impl SweepReport {
             let others = self.cells.iter().filter(|cell| cell.name != *baseline);
             let rows = others.map(|cell| cell_row(cell, &|name| compared(&cell.name, baseline, name)));
             let title = format!(
-                "Difference to `{baseline}` in points, with the 95 % interval over seeds (paired; * excludes 0)"
+                "Difference to `{baseline}` in points, with the 95 % interval over seeds (paired; * leaves 0 out)"
             );
             tables.push((title, table(&["cell", "seeds"], &columns, rows.collect())));
         }
