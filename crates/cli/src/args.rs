@@ -101,7 +101,7 @@ pub(crate) struct Sweep {
     /// Devices that cells take in turn, such as cuda:0,cuda:1.
     #[arg(long, value_delimiter = ',')]
     pub devices: Vec<String>,
-    /// Make at most this many cells in this sitting.
+    /// Start or resume at most this many cells in this session.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
     /// Print cells, their state and what they cost, and stop there.

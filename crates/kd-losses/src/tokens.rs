@@ -120,7 +120,7 @@ fn regrid(patches: &Tensor, wanted: &Tensor) -> Result<Tensor> {
     Ok(grid.f_flatten(2, 3)?.f_transpose(1, 2)?)
 }
 
-/// Returns the side of a square with `count` patches.
+/// Returns the side of a square grid with this number of `patches`.
 fn side(patches: i64) -> Option<i64> {
     let side = (patches as f64).sqrt().round() as i64;
     (side > 0 && side * side == patches).then_some(side)

@@ -410,9 +410,7 @@ impl CellBuilder<'_> {
                 let (name, rest) = reference.split_once('/').unwrap_or((reference, MODEL_FOLDER));
                 let fail = |reason: String| Err(Error::sweep(origin, reason));
                 let cell = match self.shared.get(name).map(Vec::as_slice) {
-                    None | Some([]) => {
-                        return fail(format!("`@{name}` is not an earlier entry of [[shared]]"));
-                    }
+                    None | Some([]) => return fail(format!("`@{name}` is not an earlier [[shared]] run")),
                     Some([one]) => one,
                     Some(several) => match several.iter().find(|own| own.seed == seed) {
                         Some(own) => own,
