@@ -124,7 +124,7 @@ impl WebDataset {
             (wanted, Some(Ok(value))) => {
                 let what = wanted.map_or_else(
                     || "there is no .txt file, and no text under `captions` or `caption`".into(),
-                    |key| format!("the .json file has no text under `{key}`"),
+                    |key| format!("there is no text under `{key}`"),
                 );
                 let keys = json::describe(&value);
                 format!("{what}; {keys}: name the key of the captions with `caption = \"KEY\"`")

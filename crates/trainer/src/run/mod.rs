@@ -78,9 +78,9 @@ pub fn run(recipe: &Recipe, folder: &Path, models: Models<'_>, options: &Options
 /// Checks everything that does not depend on the run folder, before the folder is changed.
 ///
 /// # Errors
-/// As [`device`]; [`Error::Data`] if a store is missing, or if an evaluation set cannot be opened, which would
-/// otherwise fail only after the training; [`Error::Recipe`] if a store is for another recipe, a class list cannot be
-/// read, or a teacher is a preset, which has no weights.
+/// The errors of [`device`]; [`Error::Data`] if a store is missing, or if an evaluation set cannot be opened, which
+/// would otherwise fail only after the training; [`Error::Recipe`] if a store is for another recipe, a class list
+/// cannot be read, or a teacher is a preset, which has no weights.
 pub fn check(recipe: &Recipe) -> Result<()> {
     device(&recipe.train.device)?;
     teachers::check(recipe)?;
