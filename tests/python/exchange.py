@@ -21,9 +21,9 @@ TOLERANCE = 1e-4
 SIZE = 32
 TEXTS = ["a photo of a cat", "two dogs on a beach", "an aeroplane, seen from below"]
 LABELS = ["cat", "two dogs", "aeroplane"]
-# The program's prompts `plain`.
+# The template of the program's `plain` prompts.
 TEMPLATE = "a photo of a {}."
-# What a tokenizer can get wrong; texts that open_clip repairs first (ftfy, HTML entities) are not among them.
+# Difficult texts for a tokenizer, except those that open_clip repairs first (ftfy, HTML entities).
 HARD = [
     "",
     "  It's   TWO\tdogs,\n isn't it?  they'll we've I'm you're he'd ",
@@ -61,7 +61,7 @@ def compare(what, found, expected):
 
 
 def pictures(folder, size=SIZE):
-    """Pictures of the model's own size, so that only the towers are compared."""
+    """Writes images of the model's own size, so that only the towers are compared."""
     generator = torch.Generator().manual_seed(0)
     for index in range(4):
         pixels = torch.randint(0, 256, (size, size, 3), generator=generator, dtype=torch.uint8)
@@ -70,7 +70,7 @@ def pictures(folder, size=SIZE):
 
 
 def ours(model, place):
-    """Image and text embeddings of the program, for a model folder or file."""
+    """Returns the program's image and text embeddings for a model folder or file."""
     images, texts = place / "images.safetensors", place / "texts.safetensors"
     program("embed", model, "--images", place / "pictures", "--out", images, "--force")
     program("embed", model, "--texts", place / "texts.txt", "--out", texts, "--force")
@@ -96,14 +96,14 @@ def with_transformers(folder, pixels, tokens):
 
 
 def classified(model, file):
-    """The program's probabilities of the labels."""
+    """Returns the program's probabilities of the labels."""
     rows = json.loads(program("classify", model, file, "--labels", ",".join(LABELS), "--json"))["labels"]
     found = {row["label"]: row["probability"] for row in rows}
     return torch.tensor([found[label] for label in LABELS])
 
 
 def as_transformers_users_do(what, folder, context, files):
-    """The folder through CLIPProcessor and through the pipeline says what `classify` says."""
+    """CLIPProcessor and the pipeline give the same results for the folder as `classify`."""
     model, processor = CLIPModel.from_pretrained(folder).eval(), CLIPProcessor.from_pretrained(folder)
     assert processor.tokenizer.model_max_length == context, what
     assert processor.tokenizer.pad_token_id == model.config.text_config.pad_token_id, what
@@ -122,7 +122,7 @@ def as_transformers_users_do(what, folder, context, files):
 
 
 def same_tokens(tokenizer, context):
-    """transformers' ids of a text are open_clip's, which are the program's."""
+    """transformers, open_clip and the program give the same ids for a text."""
     for text in [*TEXTS, *HARD]:
         expected = open_clip.SimpleTokenizer(context_length=context)([text])[0]
         end = expected.argmax().item() + 1
@@ -135,11 +135,11 @@ def unit(rows):
 
 
 def start(place, config, preprocess=PREPROCESS):
-    """A folder with a model of open_clip that has random weights and statistics."""
+    """Writes a folder with an open_clip model that has random weights and statistics."""
     torch.manual_seed(1)
     source = open_clip.CLIP(**config)
     with torch.no_grad():
-        # Not the initial value, and no answer is certain.
+        # Differs from the initial value, and keeps all probabilities below 1.
         source.logit_scale.fill_(2.0)
         for name, buffer in source.named_buffers():
             if name.endswith("running_mean"):
@@ -155,7 +155,7 @@ def start(place, config, preprocess=PREPROCESS):
 
 
 def alone(place, folder, name, expected):
-    """One bare file, and a folder's weight file by its name, are the folder."""
+    """A single file, and the path of a folder's weight file, give the same results as the folder."""
     bare = place / f"{folder.name}.safetensors"
     program("convert", folder, "--to", "safetensors", bare)
     with safe_open(bare, "pt") as file:
@@ -163,13 +163,13 @@ def alone(place, folder, name, expected):
     for file in [bare, folder / "open_clip_model.safetensors"]:
         found = ours(file, place)
         assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1]), (name, file)
-    # What the metadata says is what open_clip builds the file's weights into.
+    # open_clip builds the model from the metadata and loads the file's weights.
     model = open_clip.CLIP(**stored["model_cfg"])
     model.load_state_dict(load_file(bare), strict=True)
 
 
 def exchange(place, config):
-    """One ViT through every format and back."""
+    """Converts a ViT to every format and back."""
     source, first = start(place, config)
     files = pictures(place / "pictures")
     image, text, pixels, tokens = with_open_clip(first, files)
@@ -184,7 +184,7 @@ def exchange(place, config):
     compare("our Hugging Face folder in transformers, texts", found[1], unit(text))
     as_transformers_users_do("our Hugging Face folder", face, config["text_cfg"]["context_length"], files)
 
-    # transformers writes it again, in its own way.
+    # transformers writes the model again, in its own layout.
     again = place / "from-transformers"
     CLIPModel.from_pretrained(face).save_pretrained(again)
     found = ours(again, place)
@@ -201,7 +201,7 @@ def exchange(place, config):
 
 
 def mobile(place):
-    """A MobileNetV3, whose head open_clip has in another form than the program."""
+    """Exchanges a MobileNetV3, whose head has different forms in open_clip and in the program."""
     vision = {"timm_model_name": "mobilenetv3_small_100", "timm_pool": "avg", "timm_proj": "", "image_size": 64}
     config = {**CONFIG, "vision_cfg": vision}
     other = {**PREPROCESS, "size": 64, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
@@ -224,7 +224,7 @@ def mobile(place):
         compare(f"our MobileNetV3 in open_clip, bias {bias}, texts", theirs[1], text)
         alone(place, back, "a MobileNetV3", found)
 
-    # Folders of before, and CLIP-KD's files, have the form of an older timm.
+    # Earlier folders and CLIP-KD's files have the layout of an older timm.
     old = place / "old"
     old.mkdir()
     weights = load_file(first / "open_clip_model.safetensors")

@@ -46,7 +46,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether the command computes for long enough that how threads wait matters.
+    /// Whether the command computes long enough for the waiting mode of its threads to matter.
     pub(crate) fn runs_long(&self) -> bool {
         use Command::{Doctor, Embed, Evaluate, Reinforce, Sweep, Train};
         matches!(self, Train(_) | Sweep(_) | Reinforce(_) | Evaluate(_) | Embed(_) | Doctor)
@@ -68,7 +68,7 @@ pub(crate) struct Train {
     /// Folder of the runs [default: runs/NAME].
     #[arg(long)]
     pub out: Option<PathBuf>,
-    /// Continue runs that were stopped, and keep those that are finished: the default, so this changes nothing.
+    /// Resume stopped runs and keep finished ones. This is the default, so the option has no effect.
     #[arg(long, conflicts_with = "restart")]
     pub resume: bool,
     /// Remove earlier runs from the folder and start again.
@@ -101,7 +101,7 @@ pub(crate) struct Sweep {
     /// Devices that cells take in turn, such as cuda:0,cuda:1.
     #[arg(long, value_delimiter = ',')]
     pub devices: Vec<String>,
-    /// Make at most this many cells in this sitting.
+    /// Start or resume at most this many cells in this session.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
     /// Print cells, their state and what they cost, and stop there.
@@ -270,13 +270,13 @@ pub(crate) struct Convert {
     /// The preset whose weights a bare file holds, where its shapes do not tell.
     #[arg(long)]
     pub arch: Option<String>,
-    /// A `tokenizer.json` to go along [default: that of the model's folder, or CLIP's tokenizer].
+    /// A `tokenizer.json` to write with the model [default: the one in the model's folder, or CLIP's tokenizer].
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,
     /// Licence of the weights, for the model card (an SPDX name).
     #[arg(long)]
     pub license: Option<String>,
-    /// Replace the file, or the model in the folder, if there is one.
+    /// Replace an existing file, or an existing model in the folder.
     #[arg(long)]
     pub force: bool,
 }
@@ -285,7 +285,7 @@ pub(crate) struct Convert {
 pub(crate) enum Format {
     /// A folder that Python's open_clip loads as local-dir:.
     OpenClip,
-    /// A folder that transformers loads as CLIPModel, CLIPProcessor or a pipeline.
+    /// A folder that transformers loads as a CLIPModel, a CLIPProcessor or a pipeline.
     #[value(name = "huggingface")]
     HuggingFace,
     /// One weight file under open_clip's names.

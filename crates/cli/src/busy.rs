@@ -1,4 +1,4 @@
-//! How busy the machine is with other programs.
+//! Measures how busy the machine is with other programs.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ struct Ticks {
     all: u64,
 }
 
-/// Cores in use during `time`, during which this program sleeps; `None` on systems other than Linux.
+/// Cores in use during `time`, while this program sleeps; `None` on systems other than Linux.
 pub(crate) fn cores_in_use(time: Duration) -> Option<f64> {
     let before = now()?;
     std::thread::sleep(time);
@@ -20,17 +20,17 @@ fn now() -> Option<Ticks> {
     parse(&std::fs::read_to_string("/proc/stat").ok()?)
 }
 
-/// The line `cpu user nice system idle iowait irq softirq steal …`; waiting for a disk leaves a core free.
+/// Parses the line `cpu user nice system idle iowait irq softirq steal …`. A core that waits for a disk counts as free.
 fn parse(text: &str) -> Option<Ticks> {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    // What follows the eighth number (guests) is part of the first two.
+    // The numbers after the eighth (guest time) are already part of the first two.
     let ticks = line.split_whitespace().take(8).map(|word| word.parse::<u64>().ok());
     let ticks = ticks.collect::<Option<Vec<_>>>()?;
     let idle = ticks.get(3)? + ticks.get(4).copied().unwrap_or(0);
     Some(Ticks { idle, all: ticks.iter().sum() })
 }
 
-/// Share of the time between two readings in which cores worked, 0..=1.
+/// Fraction of the time between two readings in which cores worked, 0..=1.
 fn share(before: &Ticks, after: &Ticks) -> Option<f64> {
     let all = after.all.checked_sub(before.all).filter(|all| *all > 0)?;
     let idle = after.idle.saturating_sub(before.idle).min(all);

@@ -1,4 +1,4 @@
-//! Where a command writes: checked before its work, so that no work is lost and nothing of others is replaced.
+//! Checks of output paths before a command starts work, so that no work is lost and no unrelated file is replaced.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -9,8 +9,7 @@ use clip_model::weights::write_target;
 
 use crate::args::Format;
 
-/// Checks a file that will be written: its folder exists and is writable, and an existing file is replaced only with
-/// `force`.
+/// Checks an output file: its folder exists and is writable, and an existing file is replaced only with `force`.
 pub(crate) fn file(path: &Path, force: bool) -> anyhow::Result<()> {
     let shown = path.display();
     if path.file_name().is_none() || path.to_string_lossy().ends_with(std::path::is_separator) {
@@ -20,26 +19,26 @@ pub(crate) fn file(path: &Path, force: bool) -> anyhow::Result<()> {
     let folder = parent(&target);
     if !folder.is_dir() {
         bail!(
-            "`{shown}` cannot be written: the folder `{}` does not exist; create it first, or name another file",
+            "cannot write `{shown}`: the folder `{}` does not exist; create it first, or name another file",
             folder.display()
         );
     }
     if target.exists() && !force {
-        bail!("`{shown}` exists already: name another file, or replace it by --force");
+        bail!("`{shown}` exists already: name another file, or replace it with --force");
     }
     writable(&folder)
 }
 
-/// Checks a folder that will be written into: it is writable, or can be created.
+/// Checks an output folder: it is writable, or can be created.
 pub(crate) fn folder(path: &Path) -> anyhow::Result<()> {
     let shown = path.display();
     let mut place = path.to_path_buf();
     loop {
         match fs::metadata(&place) {
             Ok(found) if found.is_dir() => return writable(&place),
-            Ok(_) => bail!("`{}` is not a folder: name another place than `{shown}`", place.display()),
+            Ok(_) => bail!("`{}` is not a folder: name a place other than `{shown}`", place.display()),
             Err(_) if fs::read_link(&place).is_ok() => {
-                bail!("`{}` is a link to nothing: name another place than `{shown}`", place.display())
+                bail!("`{}` is a link to nothing: name a place other than `{shown}`", place.display())
             }
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 place = parent(&place);
@@ -49,38 +48,38 @@ pub(crate) fn folder(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Checks the folder of a store, as [`folder`]: shards that are there belong to a store.
+/// Checks the output folder of a store like [`folder`]. Existing shards must belong to a store.
 pub(crate) fn store(path: &Path) -> anyhow::Result<()> {
     let is_shard = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with("shard-");
     let begun = path.join(data_pipeline::store::MANIFEST_FILE).exists();
     if !begun && fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(is_shard)) {
-        bail!("`{}` holds shards that are not of a store: name another folder", path.display());
+        bail!("`{}` contains shards that are not of a store: name another folder", path.display());
     }
     folder(path)
 }
 
-/// Checks the folder of a model that will be written, as [`folder`]: it is new or empty, or with `force` holds a model
-/// of the same format and no other.
+/// Checks the output folder of a model like [`folder`]. It must be new or empty; with `force` it may also hold a model
+/// of the same format.
 pub(crate) fn model_folder(path: &Path, format: Format, force: bool) -> anyhow::Result<()> {
     let shown = path.display();
     let full = path.is_dir() && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
     if full && !force {
-        bail!("`{shown}` exists already: name another folder, or replace the model in it by --force");
+        bail!("`{shown}` exists already: name another folder, or replace the model in it with --force");
     }
     if full {
         let open_clip = path.join(clip_model::folder::CONFIG_FILE).is_file();
-        // Many programs call a file so; a model's names its type.
+        // Many programs use this file name. The file of a model states the model's type.
         let text = fs::read_to_string(path.join("config.json")).unwrap_or_default();
         let face = text.contains("\"model_type\"");
         let (same, other) = if format == Format::OpenClip { (open_clip, face) } else { (face, open_clip) };
         if other {
             bail!(
-                "`{shown}` holds a model in another format, which --force does not replace: name another folder"
+                "`{shown}` contains a model in another format, which --force does not replace: name another folder"
             );
         }
         if !same {
             bail!(
-                "`{shown}` holds other files than a model, which --force does not replace: name another folder"
+                "`{shown}` contains other files than a model's, which --force does not replace: name another folder"
             );
         }
     }
@@ -94,7 +93,7 @@ fn parent(path: &Path) -> PathBuf {
     }
 }
 
-/// Permissions do not tell: they do not bind every user, and a file system may be read-only.
+/// Permission bits are not enough: they do not apply to every user, and a file system may be read-only.
 fn writable(folder: &Path) -> anyhow::Result<()> {
     let probe = folder.join(format!(".clip-distill-{}", std::process::id()));
     File::create_new(&probe)
@@ -153,7 +152,7 @@ mod tests {
         refused(folder(&at("file/below/more")), "is not a folder");
         symlink("nowhere", at("link")).unwrap();
         refused(folder(&at("link/below")), "link to nothing");
-        // The superuser writes into the second, but nobody creates a file in the first.
+        // The superuser can write into the second folder, but nobody can create a file in the first.
         if Path::new("/proc/self").is_dir() {
             refused(folder(Path::new("/proc/self")), "not writable");
             refused(folder(Path::new("/proc/self/below")), "not writable");

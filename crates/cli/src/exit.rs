@@ -9,7 +9,7 @@ pub(crate) enum Code {
     Done = 0,
     /// An error; the message says what to do next.
     Failed = 1,
-    /// Stopped by a signal or `--stop-after`; a checkpoint was written, and the same command continues.
+    /// Stopped by a signal or `--stop-after` after writing a checkpoint. The same command resumes the run.
     Stopped = 130,
 }
 

@@ -21,11 +21,12 @@ fn main() -> ExitCode {
     let args = args::Args::parse();
     output::set_up(args.verbose);
     if args.command.runs_long() {
-        // Loads libtorch a second time, which takes some tenths of a second.
+        // This loads libtorch a second time, which takes some tenths of a second.
         spin::shorten();
     }
     if args.command.takes_a_gpu() {
-        // Before the first use of libtorch. Takes about a second with CUDA's libraries, so no other command does it.
+        // This must precede the first use of libtorch. Loading CUDA's libraries takes about a second, so no other
+        // command does it.
         torch_ext::cuda::load();
     }
     match commands::run(args.command) {

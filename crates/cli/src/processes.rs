@@ -33,8 +33,8 @@ impl Runner for Processes {
         let output = File::create(&log).map_err(|e| Error::io(&log, e))?;
         let copy = output.try_clone().map_err(|e| Error::io(&log, e))?;
         let mut command = Command::new(&self.program);
-        // Ctrl-C would reach the run together with this process, and the signal that asks it to stop would then be
-        // its second one, which ends it at once.
+        // Ctrl-C would reach both this process and the run. The stop signal from this process would then be the run's
+        // second one, which ends it at once.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child = command
@@ -71,18 +71,18 @@ impl Runner for Processes {
     }
 }
 
-/// The files of a cell beside its folder: its recipe, and what its process says.
+/// The files of a cell beside its folder: its recipe and the log of its process.
 fn beside(folder: &Path, ending: &str) -> PathBuf {
     folder.with_extension(ending)
 }
 
-/// The run, which no signal of the terminal reaches, writes a checkpoint and ends.
+/// Asks the run to write a checkpoint and exit. The terminal's signals do not reach it.
 fn ask_to_stop(child: &Child) {
     if cfg!(unix) {
         let sent =
             Command::new("kill").arg("-TERM").arg(child.id().to_string()).stderr(Stdio::null()).status();
         if sent.is_err() {
-            tracing::warn!("a running cell could not be asked to stop; it is waited for");
+            tracing::warn!("cannot signal a running cell to stop; waiting for it to finish");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How long OpenMP's threads spin while they wait for work.
+//! Sets how long OpenMP's threads spin while they wait for work.
 //!
 //! libtorch's threads spin for a while before they sleep. GNU's OpenMP lets them spin for 300,000 turns of a loop, which
 //! takes the cores from other programs and, on a busy machine, from the training itself. A shorter spin costs nothing
@@ -9,16 +9,16 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// GNU OpenMP's number of loop turns before a waiting thread sleeps.
+/// The variable with the number of iterations that a waiting thread of GNU OpenMP spins before it sleeps.
 pub(crate) const VARIABLE: &str = "GOMP_SPINCOUNT";
 const TURNS: &str = "20000";
-/// Variables by which users choose the waiting themselves.
+/// Variables with which users set the waiting mode themselves.
 const CHOICES: [&str; 3] = [VARIABLE, "OMP_WAIT_POLICY", "KMP_BLOCKTIME"];
 
-/// Restarts the program with a short spin, unless the user has chosen one.
+/// Restarts the program with a short spin, unless the user has set the waiting mode.
 ///
-/// OpenMP reads its settings when it is loaded, which is before `main`, so they have to be in the environment at the
-/// start of the process. The process keeps its id, arguments and open files.
+/// OpenMP is loaded before `main` and reads its settings then, so they must be in the environment when the process
+/// starts. The process keeps its id, arguments and open files.
 pub(crate) fn shorten() {
     if !cfg!(target_os = "linux") || CHOICES.iter().any(|name| std::env::var_os(name).is_some()) {
         return;
@@ -33,12 +33,12 @@ pub(crate) fn shorten() {
         command.arg0(name);
     }
     let error = command.args(arguments).env(VARIABLE, TURNS).exec();
-    // The program works without it, only slower on a busy machine.
+    // Without the restart, the program is only slower on a busy machine.
     tracing::debug!("cannot restart `{}` with {VARIABLE}={TURNS}: {error}", program.display());
 }
 
-/// Whether the program was started through the system's loader (`ld-linux-x86-64.so.2 clip-distill …`), which would
-/// take the arguments as its own.
+/// Whether the program was started through the system's loader (`ld-linux-x86-64.so.2 clip-distill …`). On a restart,
+/// the loader would take the arguments as its own.
 fn is_loader(program: &Path) -> bool {
     program.file_name().map(OsStr::as_encoded_bytes).is_some_and(|name| name.starts_with(b"ld-"))
 }

@@ -21,7 +21,7 @@ fn train_writes_a_run_and_evaluate_reads_it() {
     let info: Value = serde_json::from_str(&fs::read_to_string(place.path("out/run.json")).unwrap()).unwrap();
     assert!(info["program"].as_str().unwrap().starts_with("clip-distill "));
 
-    // The same command shows the results again; `--resume` says the same.
+    // The same command shows the results again; `--resume` changes nothing.
     assert_eq!(done(&["train", &recipe, "--out", &out, "--set", "seed=3"]), table);
     assert_eq!(done(&["train", &recipe, "--out", &out, "--set", "seed=3", "--resume"]), table);
     for resume in [&[][..], &["--resume"]] {
@@ -134,7 +134,7 @@ fn train_takes_no_folder_that_holds_something_else() {
     {
         let (out, file) = (place.name(folder), place.path(folder).join(file));
         fs::create_dir_all(file.parent().unwrap()).unwrap();
-        // A recipe that somebody wrote is not the one that a run leaves.
+        // A recipe that a user wrote differs from the one that a run writes.
         fs::copy(&recipe, &file).unwrap();
         for restart in [&[][..], &["--restart"]] {
             let error = failed(&[&["train", &recipe, "--out", &out], restart].concat());
@@ -179,7 +179,7 @@ fn a_log_shows_how_far_a_run_is() {
         3
     );
     assert!(!said.contains('\u{1b}'), "colours or bars: {said}");
-    // The table of results is not among them.
+    // The table of results is not in the log.
     assert!(text(&output.stdout).starts_with("| data set"));
 
     let model = place.name("out/model");
@@ -243,7 +243,7 @@ fn a_device_that_is_not_visible_is_refused_with_the_cause() {
     let out = place.name("out");
     let refused = failed(&["train", &recipe, "--out", &out, "--set", "train.device=cuda:77"]);
     assert!(refused.contains("`cuda:77` is not available"), "{refused}");
-    // Without a GPU the cause is a library or the driver, with it the number of devices.
+    // Without a GPU, the cause is a library or the driver; with a GPU, it is the number of devices.
     assert!(
         ["setup --cuda", "driver", "devices are visible"].iter().any(|cause| refused.contains(cause)),
         "{refused}"
@@ -397,7 +397,7 @@ fn embed_replaces_a_file_only_by_force_and_nothing_else() {
     symlink("old", place.path("link")).unwrap();
     symlink("new", place.path("dangling")).unwrap();
     assert!(Command::new("mkfifo").arg(place.path("pipe")).status().unwrap().success());
-    // Noticed before the model is opened: it does not exist.
+    // The check precedes the opening of the model, which does not exist.
     for (out, reason) in [
         (place.name("old"), "--force"),
         (place.name("link"), "--force"),

@@ -1,4 +1,4 @@
-//! Data as people have it: class lists with equal names, texts of other encodings, pictures of other kinds.
+//! Real-world data: class lists with duplicate names, texts in other encodings, images in other formats.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use common::{Place, clip_distill, done, failed, text};
 use serde_json::Value;
 
-/// Results on standard output as JSON, and the lines on standard error.
+/// The results from standard output as JSON, and the lines of standard error.
 fn evaluated(args: &[&str]) -> (Value, String) {
     let output = clip_distill(&[&["evaluate"], args, &["--json"]].concat());
     let said = text(&output.stderr);
@@ -35,7 +35,7 @@ fn all_thousand_names_of_imagenet_are_evaluated() {
     let by_list = evaluated(&[&model, "--data", &val, "--class-names", &file]);
     for (found, said) in [&by_table, &by_list] {
         assert_eq!(found["sets"][0]["samples"], 1000);
-        // All pictures are one, so one class is right, whose folder holds one of them.
+        // All images are equal, so all get the same class. One of them is in the folder of that class.
         assert_eq!(found["sets"][0]["top1"], 0.001);
         assert_eq!(said.lines().filter(|line| line.contains("equal names")).count(), 1, "{said}");
         assert!(said.contains("missile") && said.contains("sunglasses"), "{said}");
@@ -55,9 +55,9 @@ fn of_two_classes_of_one_name_the_first_is_right() {
         let classes = found["sets"][0]["per_class"].as_array().unwrap();
         classes.iter().map(|class| class["recall"].as_f64().unwrap()).collect::<Vec<_>>()
     };
-    // With one name for all, the first class takes all pictures.
+    // If all classes have the same name, every image gets the first class.
     assert_eq!(recall("blue,thing\nred,thing\nzebra,thing\n"), [1.0, 0.0, 0.0]);
-    // The later class of a name is never right.
+    // The later of two classes with the same name is never predicted.
     assert_eq!(recall("blue,a sea\nred,a fire\nzebra,a sea\n")[2], 0.0);
 }
 
@@ -100,7 +100,7 @@ fn texts_that_are_not_utf8_are_refused_with_file_and_line() {
         }
     }
     assert!(!place.path("out.safetensors").exists());
-    // A byte order mark is no part of a text.
+    // A byte order mark is not part of a text.
     fs::write(place.path("marked.txt"), b"\xEF\xBB\xBFa {} thing\n").unwrap();
     done(&["embed", &model, "--texts", &place.name("marked.txt"), "--out", &out]);
     let (_, metadata) = safetensors::SafeTensors::read_metadata(&fs::read(&out).unwrap()).unwrap();

@@ -1,8 +1,8 @@
-//! What the program makes of the machine: threads that wait, CUDA's libraries, and what `doctor` says of both.
+//! How the program uses the machine: waiting threads, CUDA's libraries, and the report of `doctor` on both.
 
 use std::process::Command;
 
-/// `doctor` under an environment of its own; what the caller has chosen for OpenMP is taken away first.
+/// Runs `doctor` in its own environment, without the caller's OpenMP settings.
 fn doctor(choices: &[(&str, &str)]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clip-distill"));
     for name in ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"] {

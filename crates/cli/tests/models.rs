@@ -63,7 +63,7 @@ fn convert_replaces_models_alone() {
     for format in ["open-clip", "huggingface", "safetensors"] {
         let error = failed(&["convert", &model, "--to", format, &place.name("mine"), "--force"]);
         assert!(error.contains("folder"), "{format}: {error}");
-        // Noticed before the model is opened: it does not exist.
+        // The check precedes the opening of the model, which does not exist.
         let error = failed(&["convert", "no-such-model", "--to", format, &place.name("mine/README.md")]);
         assert!(error.contains("--force") || error.contains("is not a folder"), "{format}: {error}");
     }
@@ -71,7 +71,7 @@ fn convert_replaces_models_alone() {
     assert_eq!(fs::read(place.path("mine/README.md")).unwrap(), b"mine");
     let error = failed(&["convert", "no-such-model", "--to", "safetensors", &place.name("none/file")]);
     assert!(error.contains("does not exist"), "{error}");
-    // Parents of a folder are created; an empty one is free.
+    // Parent folders are created, and an empty folder may be used.
     done(&["convert", &model, "--to", "open-clip", &place.name("new/below")]);
     fs::create_dir(place.path("empty")).unwrap();
     done(&["convert", &model, "--to", "huggingface", &place.name("empty")]);
@@ -110,7 +110,7 @@ fn a_hugging_face_folder_has_clips_tokenizer_for_transformers() {
         assert_eq!(read("vocab.json")[named], text[format!("{token}_id")], "{token}");
     }
     assert!(place.path("face/merges.txt").is_file() && place.path("face/tokenizer.json").is_file());
-    // It is known again as CLIP's, with its cleaning of texts.
+    // It is recognised as CLIP's tokenizer, including its text cleaning.
     fs::write(place.path("texts.txt"), "cats &amp;amp; dogs\na \u{201c}caf\u{c3}\u{a9}\u{201d}\n").unwrap();
     let embedded = |model: &str| {
         let out = place.name("rows.safetensors");
@@ -137,7 +137,7 @@ fn a_text_tower_of_fewer_ids_than_clips_tokenizer_gets_none() {
     done(&["convert", &place.name("few"), "--to", "safetensors", &place.name("few.safetensors")]);
 }
 
-/// A model with nothing that a bare file's shapes, or OpenAI's usual values, would tell.
+/// A model whose settings cannot be inferred from a bare file's shapes or from OpenAI's usual values.
 fn unusual(place: &Place) -> String {
     let json = r#"{"embed_dim": 8, "quick_gelu": true,
         "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "patch_size": 8, "head_width": 4},
@@ -186,7 +186,7 @@ fn a_weight_file_is_read_as_its_folder_or_its_metadata_says() {
     let inspected = done(&["inspect", &bare, "--json"]);
     assert_eq!(serde_json::from_str::<Value>(&inspected).unwrap()["config"]["quick_gelu"], true);
 
-    // Away from its folder nothing tells it, and what is taken instead is said.
+    // Outside its folder, the file does not state its settings, and a note lists the assumed ones.
     for (file, assumed) in [
         ("unusual/open_clip_model.safetensors", ["GELU (not the QuickGELU", "`shortest`", "0.48145467"]),
         ("face/model.safetensors", ["QuickGELU (OpenAI's", "bicubic", "open_clip_config.json beside it"]),
@@ -198,7 +198,7 @@ fn a_weight_file_is_read_as_its_folder_or_its_metadata_says() {
             assert!(said.contains(word), "{file}, {word}: {said}");
         }
     }
-    // Named by a preset, its own configuration is left out, and that is said.
+    // With an explicit preset, the file's own configuration is ignored, and a note says so.
     let nano = Clip::new(&clip_model::presets::get("ViT-nano-32px").unwrap(), Device::Cpu, 1).unwrap();
     folder::save(&place.path("nano"), &nano, &PreprocessConfig::default()).unwrap();
     let file = place.name("nano/open_clip_model.safetensors");

@@ -175,7 +175,8 @@ fn a_student_takes_its_tokenizer_along() {
     done(&["convert", &trained, "--to", "open-clip", &converted]);
     assert_eq!(copy(&converted), TOKENIZER);
     assert_eq!(place.texts(&converted, &[]), place.texts(&trained, &[]));
-    // Python's open_clip reads a folder's tokenizer where the configuration names one, transformers by its settings.
+    // Python's open_clip reads the folder's tokenizer if the configuration names one; transformers uses its settings
+    // file.
     let json = |file: &str| -> Value {
         serde_json::from_str(&fs::read_to_string(place.path(file)).unwrap()).unwrap()
     };
@@ -192,7 +193,7 @@ fn a_student_takes_its_tokenizer_along() {
     assert!(!place.path("face/merges.txt").exists());
     assert_eq!(place.texts(&place.name("face"), &[]), place.texts(&trained, &[]));
 
-    // A file cannot hold it, and does not go on with another one.
+    // A single file cannot contain the tokenizer, and no other tokenizer takes its place.
     let bare = place.name("bare.safetensors");
     done(&["convert", &trained, "--to", "safetensors", &bare]);
     let own = place.name("out/model/tokenizer.json");

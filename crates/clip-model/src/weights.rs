@@ -80,7 +80,7 @@ pub fn write_safetensors<'a>(
     write_safetensors_with(path, tensors, &[])
 }
 
-/// The same with entries (key, text) in the file's metadata.
+/// Writes the file of [`write_safetensors`] with extra metadata entries (key, text).
 ///
 /// # Errors
 /// As [`write_safetensors`].
@@ -129,8 +129,8 @@ pub fn write_safetensors_with<'a>(
     write_atomic(path, &bytes)
 }
 
-/// Adds entries to the metadata of a safetensors file. The library takes them in a hash map, and would write them in
-/// another order each time.
+/// Adds entries to the metadata of a safetensors file. The library would take them from a hash map and write them in a
+/// different order each time.
 fn add_metadata(file: &mut Vec<u8>, entries: &[(&str, &str)]) -> Option<()> {
     let length = usize::try_from(u64::from_le_bytes(file.get(..8)?.try_into().ok()?)).ok()?;
     let end = length.checked_add(8)?;
@@ -138,17 +138,17 @@ fn add_metadata(file: &mut Vec<u8>, entries: &[(&str, &str)]) -> Option<()> {
     let metadata = header.get_mut("__metadata__")?.as_object_mut()?;
     metadata.extend(entries.iter().map(|(key, text)| (key.to_string(), (*text).into())));
     let mut header = serde_json::to_vec(&header).ok()?;
-    // The format wants the tensors to start at a multiple of 8.
+    // The format requires the tensors to start at a multiple of 8.
     header.resize(header.len().next_multiple_of(8), b' ');
     let length = (header.len() as u64).to_le_bytes();
     file.splice(..end, length.into_iter().chain(header));
     Some(())
 }
 
-/// The file that [`write_atomic`] writes for `path`: the path itself, or what a symbolic link leads to.
+/// Returns the file that [`write_atomic`] writes for `path`: the path itself, or the target of a symbolic link.
 ///
 /// # Errors
-/// [`Error::Io`] where `path` is a folder, a device, a pipe or a socket, or its links form a loop.
+/// [`Error::Io`] if `path` is a folder, a device, a pipe or a socket, or if its links form a loop.
 pub fn write_target(path: &Path) -> Result<PathBuf> {
     let find = || -> std::io::Result<PathBuf> {
         match fs::metadata(path) {
@@ -166,7 +166,7 @@ pub fn write_target(path: &Path) -> Result<PathBuf> {
                 };
                 Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, reason))
             }
-            // Nothing is there, or a link to nothing, through which the file is made.
+            // The path does not exist, or it is a link to a missing file, which is then created.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let mut target = path.to_path_buf();
                 while let Ok(next) = fs::read_link(&target) {
@@ -184,7 +184,7 @@ pub fn write_target(path: &Path) -> Result<PathBuf> {
 /// target is replaced; a replaced file keeps its permissions.
 ///
 /// # Errors
-/// [`Error::Io`] where that fails, and as [`write_target`]; what was there stays as it was.
+/// [`Error::Io`] if writing fails, and the errors of [`write_target`]. An existing file then stays unchanged.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::io::Write;
     let target = write_target(path)?;
@@ -192,14 +192,15 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     name.push(".partial");
     let partial = target.with_file_name(name);
     let write = || -> std::io::Result<()> {
-        // A killed process may have left one. It is removed, not opened: it could be a link or a pipe.
+        // A killed process may have left a temporary file. Remove it instead of opening it: it could be a link or a
+        // pipe.
         match fs::remove_file(&partial) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
         let mut file = fs::File::create_new(&partial)?;
         if let Ok(old) = fs::metadata(&target) {
-            // Some file systems have no permissions to set.
+            // Some file systems do not support permissions.
             let _ = file.set_permissions(old.permissions());
         }
         file.write_all(bytes)?;

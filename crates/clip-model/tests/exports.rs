@@ -138,7 +138,7 @@ proptest! {
         prop_assert_eq!(opened.model.config(), model.config());
         assert_same_weights(&opened.model, &model);
 
-        // One file that says itself what it is.
+        // A single file that contains its own configuration.
         folder::save_file(&file, &model, &preprocess, None).unwrap();
         let opened = open(&file);
         prop_assert_eq!(opened.model.config(), model.config());

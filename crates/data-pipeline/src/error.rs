@@ -46,7 +46,7 @@ pub enum Error {
     NotUtf8 {
         /// The file.
         path: PathBuf,
-        /// Where, and what it probably is.
+        /// The line and the likely encoding.
         problem: crate::text::NotUtf8,
     },
     /// A source that holds no sample.

@@ -14,7 +14,7 @@ pub(crate) fn with_ending(path: &Path, ending: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// The file that [`write_atomic`] writes for `path`: the path itself, or what a symbolic link leads to.
+/// Returns the file that [`write_atomic`] writes for `path`: the path itself, or the target of a symbolic link.
 fn write_target(path: &Path) -> io::Result<PathBuf> {
     match fs::metadata(path) {
         Ok(found) if found.is_file() => {
@@ -28,7 +28,7 @@ fn write_target(path: &Path) -> io::Result<PathBuf> {
             let reason = "it is a folder, a device, a pipe or a socket: name a regular file";
             Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
         }
-        // Nothing is there, or a link to nothing, through which the file is made.
+        // The path does not exist, or it is a link to a missing file, which is then created.
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let mut target = path.to_path_buf();
             while let Ok(next) = fs::read_link(&target) {
@@ -41,20 +41,20 @@ fn write_target(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// Writes a file as `path.partial`, syncs it and renames it. A symbolic link stays, and its target is replaced; a
-/// replaced file keeps its permissions. Of several processes only the one that holds a lock may write; what a killed
-/// one left is replaced.
+/// replaced file keeps its permissions. If several processes share the file, only the holder of a lock may write. A
+/// temporary file from a killed process is replaced.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let target = write_target(path).map_err(|e| Error::io(path, e))?;
     let partial = with_ending(&target, "partial");
     let write = || -> io::Result<()> {
-        // Removed, not opened: it could be a link or a pipe.
+        // Remove it instead of opening it: it could be a link or a pipe.
         match fs::remove_file(&partial) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
         let mut file = File::create_new(&partial)?;
         if let Ok(old) = fs::metadata(&target) {
-            // Some file systems have no permissions to set.
+            // Some file systems do not support permissions.
             let _ = file.set_permissions(old.permissions());
         }
         file.write_all(bytes)?;

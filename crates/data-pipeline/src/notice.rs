@@ -1,4 +1,4 @@
-//! Lines for people about what is left out: each is said once in a process, however often its source is opened.
+//! Log lines about skipped items. Each line is logged once per process, however often its source is opened.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};

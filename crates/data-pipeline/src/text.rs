@@ -1,4 +1,4 @@
-//! Texts that users give: UTF-8, or an error that names the line and the likely encoding.
+//! Reads texts that users supply. Text that is not UTF-8 is an error with the line and the likely encoding.
 
 use std::fmt;
 use std::path::Path;
@@ -12,20 +12,20 @@ const BOM: &str = "\u{FEFF}";
 pub struct NotUtf8 {
     /// The line, from 1.
     pub line: usize,
-    /// What the text probably is.
+    /// The likely encoding of the text.
     pub likely: Encoding,
 }
 
-/// Encodings that bytes which are not UTF-8 suggest.
+/// The likely encoding of bytes that are not UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     /// Single accented letters among ASCII: Latin-1, or Windows-1252, which contains it.
     Western,
-    /// UTF-16, by its byte order mark or by its zero bytes.
+    /// UTF-16, recognised by its byte order mark or by its zero bytes.
     Utf16,
     /// UTF-8 that ends inside a character.
     Cut,
-    /// None that the bytes tell.
+    /// The bytes do not show the encoding.
     Unknown,
 }
 
@@ -34,12 +34,12 @@ impl fmt::Display for NotUtf8 {
         write!(f, "line {} is not UTF-8: ", self.line)?;
         f.write_str(match self.likely {
             Encoding::Western => {
-                "it is probably Latin-1 or Windows-1252; convert it by `iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW`"
+                "it is probably Latin-1 or Windows-1252; convert it with `iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW`"
             }
-            Encoding::Utf16 => "it is probably UTF-16; convert it by `iconv -f UTF-16 -t UTF-8 FILE > NEW`",
+            Encoding::Utf16 => "it is probably UTF-16; convert it with `iconv -f UTF-16 -t UTF-8 FILE > NEW`",
             Encoding::Cut => "it ends inside a character; copy or write the file again",
             Encoding::Unknown => {
-                "its bytes do not tell the encoding; convert it by `iconv -f ENCODING -t UTF-8 FILE > NEW`"
+                "its bytes do not show the encoding; convert it with `iconv -f ENCODING -t UTF-8 FILE > NEW`"
             }
         })
     }
@@ -47,7 +47,7 @@ impl fmt::Display for NotUtf8 {
 
 impl std::error::Error for NotUtf8 {}
 
-/// The text of UTF-8 bytes, without a byte order mark at its start.
+/// Decodes UTF-8 bytes, without a byte order mark at their start.
 ///
 /// # Errors
 /// [`NotUtf8`] with the first line that is not UTF-8.
@@ -60,7 +60,8 @@ pub fn decode(bytes: &[u8]) -> Result<&str, NotUtf8> {
         Err(error) => {
             let good = &bytes[..error.valid_up_to()];
             let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
-            // A last letter of Latin-1 looks like a cut one too, but then nothing before it was UTF-8.
+            // A Latin-1 letter at the end also looks like a truncated character, but then no text before it was
+            // multi-byte UTF-8.
             let is_cut = error.error_len().is_none() && !good.is_ascii();
             Err(NotUtf8 { line, likely: if is_cut { Encoding::Cut } else { western_or_unknown(bytes) } })
         }
@@ -70,13 +71,14 @@ pub fn decode(bytes: &[u8]) -> Result<&str, NotUtf8> {
 /// Reads a whole text file, without a byte order mark at its start.
 ///
 /// # Errors
-/// [`Error::Io`] where it cannot be read, [`Error::NotUtf8`] where it is not UTF-8.
+/// [`Error::Io`] if the file cannot be read, [`Error::NotUtf8`] if it is not UTF-8.
 pub fn read(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     Ok(decode(&bytes).map_err(|problem| Error::NotUtf8 { path: path.into(), problem })?.to_string())
 }
 
-/// A byte order mark, or ASCII letters of two bytes each: those are valid UTF-8, with zeros between them.
+/// Detects a byte order mark, or ASCII letters of two bytes each. The latter are valid UTF-8, with zeros between the
+/// letters.
 fn is_utf16(bytes: &[u8]) -> bool {
     match bytes {
         [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => true,
@@ -88,9 +90,9 @@ fn is_utf16(bytes: &[u8]) -> bool {
     }
 }
 
-/// Western texts are ASCII with single letters above it; Cyrillic and East Asian ones have them in rows.
+/// Western texts are ASCII with isolated non-ASCII letters. Cyrillic and East Asian texts have runs of non-ASCII bytes.
 fn western_or_unknown(bytes: &[u8]) -> Encoding {
-    // Windows-1252 has no characters there.
+    // Windows-1252 has no characters at these bytes.
     let free = bytes.iter().any(|byte| matches!(byte, 0x81 | 0x8D | 0x8F | 0x90 | 0x9D));
     let high = bytes.iter().filter(|byte| !byte.is_ascii()).count();
     let pairs = bytes.windows(2).filter(|pair| !pair[0].is_ascii() && !pair[1].is_ascii()).count();
@@ -106,7 +108,7 @@ mod tests {
         assert_eq!(decode(b"caf\xC3\xA9\n"), Ok("café\n"));
         assert_eq!(decode(b"\xEF\xBB\xBFfolder,name\n"), Ok("folder,name\n"));
         assert_eq!(decode(b""), Ok(""));
-        // A mark elsewhere is a character of the text.
+        // A byte order mark elsewhere is a character of the text.
         assert_eq!(decode("a\u{FEFF}b".as_bytes()), Ok("a\u{FEFF}b"));
     }
 

@@ -1,4 +1,4 @@
-//! What a source cannot read is a damaged sample, or is left out, counted and named; never lost silently.
+//! Tests that a source loses nothing silently: unreadable data is a damaged sample, or is skipped, counted and named.
 
 mod common;
 #[path = "common/log.rs"]
@@ -25,7 +25,7 @@ fn read(source: &dyn Source, index: usize) -> std::result::Result<Vec<String>, (
     }
 }
 
-/// A shard of one sample `a` with these members beside its picture.
+/// A shard with one sample `a`, which has an image and these members.
 fn one_sample(folder: &Path, caption: Option<&str>, members: &[(&str, &[u8])]) -> Arc<dyn Source> {
     let picture = png([1, 2, 3], 4, 4);
     let members = [&[("a.png", &picture[..])], members].concat();
@@ -51,7 +51,7 @@ fn captions_of_a_shard_are_found_where_img2dataset_writes_them() {
     assert_eq!(found(Some("txt"), &[lists, txt]).unwrap(), ["of txt"]);
     assert_eq!(found(None, &[("a.json", b"\xEF\xBB\xBF{\"captions\": [\"marked\"]}")]).unwrap(), ["marked"]);
     assert_eq!(found(None, &[("a.txt", b"\xEF\xBB\xBFmarked")]).unwrap(), ["marked"]);
-    // What is missing is said with the keys that there are.
+    // The message for a missing caption lists the existing keys.
     let (kind, reason) = found(None, &[("a.json", br#"{"TEXT": "x", "url": "y"}"#)]).unwrap_err();
     assert_eq!(kind, "no caption");
     for part in ["`captions`", "`TEXT`, `url`", "caption = \"KEY\""] {
@@ -75,7 +75,7 @@ fn a_broken_json_file_does_no_harm_beside_a_text_file() {
     let said = log.lines();
     assert_eq!(said.len(), 1, "{said:?}");
     assert!(said[0].contains("s.tar:a") && said[0].contains(".json"), "{said:?}");
-    // Alone it is the sample's damage, and so where its key is asked for.
+    // Without a `.txt` file, or with an explicit key, it makes the sample damaged.
     for (caption, more) in [(None, vec![]), (Some("captions"), vec![("a.txt", &b"good"[..])])] {
         let source = one_sample(folder.path(), caption, &[vec![broken], more].concat());
         let (kind, reason) = read(source.as_ref(), 0).unwrap_err();
@@ -149,7 +149,7 @@ fn rows_with_more_fields_than_the_header_are_damaged() {
     std::fs::write(folder.path().join("t.csv"), table).unwrap();
     let log = Log::start();
     let source = open(serde_json::json!({"source": "csv", "path": "t.csv"}), folder.path()).unwrap();
-    // A separator at the end of a line cuts nothing.
+    // A separator at the end of a line truncates nothing.
     assert_eq!(read(source.as_ref(), 0).unwrap(), ["fine"]);
     assert_eq!(read(source.as_ref(), 2).unwrap(), ["a dog, a cat"]);
     for (index, parts) in [(1, ["line 3 has 3 fields", "header 2"]), (3, ["line 6 has 4 fields", "quotes"])] {
@@ -208,7 +208,7 @@ fn pictures_that_are_not_read_are_counted_by_kind_in_one_line() {
     assert!(said[0].contains("2 .tif, 1 .avif") && said[0].contains("cat/2.tif"), "{said:?}");
     assert!(said[1].contains("1 images") && said[1].contains("stray.png"), "{said:?}");
     assert!(said[2].contains("1 .txt"), "{said:?}");
-    // Opened again it is not said again.
+    // Opening the source again does not repeat the message.
     open(config, folder.path()).unwrap();
     assert_eq!(log.lines().len(), 3);
     let log = Log::start();

@@ -175,7 +175,7 @@ fn class_names_may_be_equal_but_not_empty() {
             assert!(message.contains(word), "{word}: {message}");
         }
     }
-    // Two folders of one name stay two classes, as two of ImageNet's do.
+    // Two folders with the same name stay two classes, like two of ImageNet's.
     std::fs::write(folder.path().join("names.csv"), "folder,name\nn1,crane\nn2,crane\n").unwrap();
     let both = open(config.clone(), folder.path()).unwrap();
     assert_eq!(both.class_names().unwrap(), ["crane", "crane"]);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong between a sweep file and its report.
+/// An error of a sweep or its report.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -18,18 +18,18 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// A sweep that cannot be made, or results that do not fit it.
+    /// A sweep that cannot run, or results that do not match it.
     #[error("sweep `{origin}`: {reason}")]
     Sweep {
         /// The sweep file, one of its cells, or a file of results.
         origin: String,
-        /// What is wrong and what would work.
+        /// The problem and the remedy.
         reason: String,
     },
     /// An error of a recipe, a plan or a run.
     #[error(transparent)]
     Trainer(#[from] trainer::Error),
-    /// An error of a model's configuration or of a file that was to be written.
+    /// An error in a model's configuration or in writing a file.
     #[error(transparent)]
     Model(#[from] clip_model::Error),
     /// A sweep file that is not UTF-8.
@@ -38,7 +38,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// An [`Error::Io`] with its path.
+    /// Returns an [`Error::Io`] for a path.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Error::Io { path: path.into(), source }
     }

@@ -1,5 +1,5 @@
-//! CLIP-RD's relations across teacher and student: vertical (VRD) and crossed (XRD). Its horizontal one
-//! is [`crate::relation::crd`].
+//! CLIP-RD's relations across teacher and student: vertical (VRD) and crossed (XRD). The horizontal relation is
+//! [`crate::relation::crd`].
 
 use tch::{Kind, Reduction, Tensor};
 
@@ -7,16 +7,15 @@ use crate::Result;
 use crate::embeddings::{Embeddings, check_alike};
 use crate::relation::kl;
 
-/// Vertical relational distillation: the teacher's images are to the student's images as the teacher's texts
-/// are to the student's texts.
+/// Vertical relational distillation: matches the teacher-student similarities of images to those of texts.
 ///
-/// KL of the text similarities (the constant target) to the image similarities, teacher as rows and student as
-/// rows, averaged; with the cross-entropies of the four matrices towards the diagonal, the mean of each
-/// modality's two added. Unit rows of one width; the scales are learned factors, multiplied in as they are.
-/// Source: CLIP-RD.
+/// The loss is KL(texts ‖ images) of the similarities, with the texts' as constant target, averaged over teacher as
+/// rows and student as rows, plus the cross-entropies of the four matrices towards the diagonal (the mean of two per
+/// modality). Takes unit rows of one width. The scales are learned factors, used without an exponential. Source:
+/// CLIP-RD.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two differ in rows or width.
+/// [`crate::Error::Shapes`] if the two differ in rows or width.
 pub fn vrd(
     student: &Embeddings,
     teacher: &Embeddings,
@@ -34,14 +33,15 @@ pub fn vrd(
     Ok(relation + matched(&image, &image_back) + matched(&text, &text_back))
 }
 
-/// Cross relational distillation: what teacher images are to student texts, teacher texts are to student images.
+/// Cross relational distillation: matches the similarities of teacher images and student texts to those of teacher
+/// texts and student images.
 ///
-/// KL in both directions (each target constant) between the two, with the teacher as rows and with the student as
-/// rows; the mean of the four. Unit rows of one width; `scale` is a learned factor, multiplied in as it is.
-/// Source: CLIP-RD.
+/// The loss is the mean of four KL terms: both directions (each target constant), with the teacher as rows and with the
+/// student as rows. Takes unit rows of one width. `scale` is a learned factor, used without an exponential. Source:
+/// CLIP-RD.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two differ in rows or width.
+/// [`crate::Error::Shapes`] if the two differ in rows or width.
 pub fn xrd(student: &Embeddings, teacher: &Embeddings, scale: &Tensor) -> Result<Tensor> {
     check_alike(student, teacher)?;
     let image_to_text = (&teacher.image * scale).matmul(&student.text.tr());

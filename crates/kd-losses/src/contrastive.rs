@@ -1,4 +1,4 @@
-//! The contrastive losses that need no teacher: CLIP's and SigLIP's.
+//! Contrastive losses without a teacher: CLIP's and SigLIP's.
 
 use tch::{Kind, Tensor};
 
@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// Source: Radford et al. 2021, section 2.3.
 ///
 /// # Errors
-/// [`Error`] where targets and logits do not fit.
+/// [`Error`] if targets and logits do not match.
 pub fn task(logits: &Logits, targets: &Targets) -> Result<Tensor> {
     let (diagonal, soft_image, soft_text) = match targets {
         Targets::Diagonal { offset } => (Some(*offset), None, None),
@@ -27,7 +27,7 @@ pub fn task(logits: &Logits, targets: &Targets) -> Result<Tensor> {
 /// a scalar; row i matches column `offset + i`. Source: Zhai et al. 2023, algorithm 1.
 ///
 /// # Errors
-/// [`Error::Setting`] where the diagonal does not lie inside the columns.
+/// [`Error::Setting`] if the diagonal does not lie inside the columns.
 pub fn siglip(logits: &Tensor, bias: &Tensor, offset: i64) -> Result<Tensor> {
     let (rows, columns) = (logits.size()[0], logits.size()[1]);
     if offset < 0 || offset + rows > columns {

@@ -1,4 +1,4 @@
-//! What the losses work on: pairs of embeddings, and the similarity logits of rows against columns.
+//! Inputs of the losses: pairs of embeddings, and the similarity logits of rows against columns.
 
 use tch::{Kind, Tensor};
 
@@ -31,7 +31,7 @@ impl Embeddings {
         Ok(Embeddings { image, text })
     }
 
-    /// Both with rows of length 1.
+    /// Returns both with rows normalised to length 1.
     pub fn normalized(&self) -> Self {
         Embeddings { image: normalize(&self.image), text: normalize(&self.text) }
     }
@@ -53,7 +53,7 @@ pub(crate) fn check_alike(student: &Embeddings, teacher: &Embeddings) -> Result<
     check_pair(alike, student, teacher, "features are compared row by row in one width")
 }
 
-/// Checks that two models' rows are of the same samples, enough of them to be related to each other.
+/// Checks that two models' rows match, and that there are at least two.
 pub(crate) fn check_relations(student: &Embeddings, teacher: &Embeddings) -> Result<()> {
     let alike = student.rows() == teacher.rows() && student.rows() >= 2;
     check_pair(alike, student, teacher, "relations within a batch need the same rows, at least two")
@@ -72,7 +72,7 @@ fn check_pair(alike: bool, student: &Embeddings, teacher: &Embeddings, rule: &'s
     })
 }
 
-/// Rows scaled to length 1; rows shorter than 1e-12 are divided by that, as torch's `normalize` does.
+/// Normalises rows to length 1. Rows shorter than 1e-12 are divided by 1e-12, like torch's `normalize`.
 pub fn normalize(rows: &Tensor) -> Tensor {
     let norms = rows.norm_scalaropt_dim(2.0, [-1], true).clamp_min(1e-12);
     rows / norms
@@ -88,18 +88,18 @@ pub struct Logits {
 }
 
 impl Logits {
-    /// `scale` times the products of `rows` with `columns`; pass unit rows for cosines.
+    /// Computes `scale` times the products of `rows` and `columns`. Unit rows give cosines.
     ///
     /// # Errors
-    /// [`Error::Shapes`] where the widths differ.
+    /// [`Error::Shapes`] if the widths differ.
     pub fn new(rows: &Embeddings, columns: &Embeddings, scale: &Tensor) -> Result<Self> {
         Self::cross(&rows.image, &columns.text, &rows.text, &columns.image, scale)
     }
 
-    /// The general form: `images · all_textsᵀ` and `texts · all_imagesᵀ`, whichever model each is from.
+    /// Computes `images · all_textsᵀ` and `texts · all_imagesᵀ`; each may come from either model.
     ///
     /// # Errors
-    /// [`Error::Shapes`] where the widths differ.
+    /// [`Error::Shapes`] if the widths differ.
     pub fn cross(
         images: &Tensor,
         all_texts: &Tensor,
@@ -114,18 +114,18 @@ impl Logits {
                     left_shape: left.size(),
                     right: "the columns",
                     right_shape: right.size(),
-                    rule: "similarities need embeddings of one width (project the student first where the teacher is wider)",
+                    rule: "similarities need embeddings of one width (project the student first if the teacher is wider)",
                 });
             }
         }
-        // The scale goes onto the rows: that costs rows x width products instead of rows x columns.
+        // Scale the rows: this costs rows x width products instead of rows x columns.
         let image_to_text = (images * scale).matmul(&all_texts.tr());
         let text_to_image = if images.size() == all_images.size()
             && images.data_ptr() == all_images.data_ptr()
             && texts.size() == all_texts.size()
             && texts.data_ptr() == all_texts.data_ptr()
         {
-            // The square case: the second direction is the first one read the other way.
+            // In the square case, the second direction is the transpose of the first.
             image_to_text.tr()
         } else {
             (texts * scale).matmul(&all_images.tr())
@@ -133,7 +133,7 @@ impl Logits {
         Ok(Logits { image_to_text, text_to_image })
     }
 
-    /// Checks that two sets of logits are of the same rows and columns.
+    /// Checks that two sets of logits have the same rows and columns.
     pub(crate) fn check_same(&self, other: &Logits) -> Result<()> {
         if self.image_to_text.size() != other.image_to_text.size() {
             return Err(Error::Shapes {
@@ -148,10 +148,10 @@ impl Logits {
     }
 }
 
-/// Which column is the right one for each row.
+/// The matching column of each row.
 #[derive(Debug)]
 pub enum Targets {
-    /// Row i belongs to column `offset + i`: what every published recipe does.
+    /// Row i matches column `offset + i`, as in every published recipe.
     Diagonal {
         /// First column of this process's rows (0 for one process).
         offset: i64,
@@ -168,11 +168,11 @@ pub enum Targets {
 impl Targets {
     /// Targets that spread evenly over all pairs whose texts have the same tokens.
     ///
-    /// Class names as captions make equal texts common; [`Targets::Diagonal`] would call them
-    /// negatives of each other. `rows` and `columns` are token ids `[n, context]`.
+    /// If class names are captions, equal texts are common. [`Targets::Diagonal`] would treat them as negatives. `rows`
+    /// and `columns` are token ids `[n, context]`.
     ///
     /// # Errors
-    /// [`Error::Shapes`] where the two have different contexts.
+    /// [`Error::Shapes`] if the two have different contexts.
     pub fn equal_captions(rows: &Tensor, columns: &Tensor) -> Result<Self> {
         if rows.dim() != 2 || columns.dim() != 2 || rows.size()[1] != columns.size()[1] {
             return Err(Error::Shapes {
@@ -189,7 +189,7 @@ impl Targets {
     }
 }
 
-/// Mean over rows of the cross-entropy of `logits` towards the targets of one direction.
+/// Computes the cross-entropy of `logits` and the targets of one direction, averaged over rows.
 pub(crate) fn cross_entropy(logits: &Tensor, diagonal: Option<i64>, soft: Option<&Tensor>) -> Result<Tensor> {
     let (rows, columns) = (logits.size()[0], logits.size()[1]);
     if let Some(offset) = diagonal {

@@ -3,11 +3,11 @@
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can be wrong with the inputs of a loss.
+/// An error in the inputs of a loss.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Two tensors that have to agree in shape do not.
+    /// The shapes of two tensors do not match.
     #[error("{left} has shape {left_shape:?}, but {right} has shape {right_shape:?}: {rule}")]
     Shapes {
         /// The first tensor.
@@ -18,10 +18,10 @@ pub enum Error {
         right: &'static str,
         /// Its shape.
         right_shape: Vec<i64>,
-        /// How they have to agree.
+        /// The rule that they violate.
         rule: &'static str,
     },
-    /// A term needs something that was not given, or a setting cannot work.
+    /// A term lacks an input, or a setting is invalid.
     #[error("{0}")]
     Setting(String),
     /// An error of the tensor library.

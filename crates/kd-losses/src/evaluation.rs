@@ -1,4 +1,4 @@
-//! The terms of one batch; what several of them read is computed once.
+//! Evaluates the terms of one batch. Values that several terms read are computed once.
 
 use std::cell::OnceCell;
 
@@ -14,7 +14,7 @@ use crate::{
     Error, Result, clip_rd, contrastive, feature, fusion, gradient, interactive, logit, relation, rkd,
 };
 
-/// What depends on the student alone.
+/// Values that depend only on the student.
 pub(crate) struct StudentTerms<'a> {
     side: &'a ModelOutputs<'a>,
     targets: &'a Targets,
@@ -27,7 +27,7 @@ impl<'a> StudentTerms<'a> {
         StudentTerms { side, targets, own: OnceCell::new(), logits: OnceCell::new() }
     }
 
-    /// Unit rows in the student's own width.
+    /// Unit rows in the student's own embed dim.
     fn own(&self) -> &Embeddings {
         self.own.get_or_init(|| self.side.local.normalized())
     }
@@ -59,7 +59,7 @@ impl<'a> StudentTerms<'a> {
     }
 }
 
-/// What depends on the student and one teacher.
+/// Values that depend on the student and one teacher.
 pub(crate) struct PairTerms<'a> {
     student: &'a StudentTerms<'a>,
     teacher: &'a ModelOutputs<'a>,
@@ -149,7 +149,7 @@ impl<'a> PairTerms<'a> {
         tokens::patch_tokens(&self.parts.project_patches(student), teacher)
     }
 
-    /// Image towers plus text towers, each the mean over its pairs of blocks.
+    /// Adds the losses of image towers and text towers, each averaged over its pairs of blocks.
     fn hidden(&self) -> Result<Tensor> {
         let (student, teacher) = self.tokens(Loss::Hidden)?;
         let image = paired(&student.image_blocks, &teacher.image_blocks, |place, student, teacher| {
@@ -195,7 +195,7 @@ impl<'a> PairTerms<'a> {
     }
 }
 
-/// The cell's value, made by `make` where it is empty.
+/// Returns the cell's value, computing it with `make` if it is empty.
 fn once<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
     match cell.get() {
         Some(value) => Ok(value),
@@ -206,7 +206,7 @@ fn once<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
     }
 }
 
-/// The mean of a distance over pairs of blocks.
+/// Computes the mean of a distance over pairs of blocks.
 fn paired(
     student: &[Tensor],
     teacher: &[Tensor],

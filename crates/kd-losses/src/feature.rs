@@ -10,7 +10,7 @@ use crate::embeddings::{Embeddings, check_alike};
 /// Source: CLIP-KD (Yang et al. 2024), FD; its published weight is 2000.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two differ in rows or width.
+/// [`crate::Error::Shapes`] if the two differ in rows or width.
 pub fn fd(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
     check_alike(student, teacher)?;
     let image = student.image.mse_loss(&teacher.image, Reduction::Mean);
@@ -19,11 +19,11 @@ pub fn fd(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
 
 /// Mean of 1 − cosine of student and teacher rows, images and texts added.
 ///
-/// As [`fd`], up to the factor: unit rows u, v have |u − v|² = 2 (1 − u·v), and this mean is over rows alone.
-/// Source: DCLIP.
+/// Equals [`fd`] up to a factor: unit rows u, v have |u − v|² = 2 (1 − u·v), and this mean is only over rows. Source:
+/// DCLIP.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two differ in rows or width.
+/// [`crate::Error::Shapes`] if the two differ in rows or width.
 pub fn cosine(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
     check_alike(student, teacher)?;
     let distance = |student: &Tensor, teacher: &Tensor| {

@@ -14,13 +14,13 @@ pub struct Fusion {
     pub text: (Tensor, Tensor),
 }
 
-/// The contrastive loss of the fused pairs; `scale` is the learned factor, multiplied in as it is.
+/// Computes the contrastive loss of the fused pairs. `scale` is the learned factor, used without an exponential.
 ///
-/// Both hold unit rows of one width; the fusion reads the student first. Gradients reach the student
+/// Both hold unit rows of one width. The fusion concatenates the student's rows first. The student receives gradients
 /// through it. Source: CLIP-KD (Yang et al. 2024), AFD.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two differ in rows or width.
+/// [`crate::Error::Shapes`] if the two differ in rows or width.
 pub fn afd(
     student: &Embeddings,
     teacher: &Embeddings,
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
     use tch::{Device, Kind};
 
-    /// A fusion that copies one half: 0 the student's, 1 the teacher's.
+    /// A fusion that copies one half: 0 for the student's, 1 for the teacher's.
     fn picks(half: i64) -> Fusion {
         let options = (Kind::Float, Device::Cpu);
         let map = || {

@@ -1,4 +1,4 @@
-//! Gradient distillation: the contrastive loss pulls the student's embeddings as it pulls the teacher's.
+//! Gradient distillation: matches the contrastive loss's gradients at the student's and the teacher's embeddings.
 
 use tch::{Kind, Reduction, Tensor};
 
@@ -8,13 +8,13 @@ use crate::embeddings::{Embeddings, check_alike};
 /// MSE between the gradients that the contrastive loss has at the student's and at the teacher's embeddings:
 /// of anchors and of keys, for image to text and for text to image (four terms).
 ///
-/// Both hold unit rows of one width (the student's projected where the teacher is wider) of the whole batch;
-/// the scales are 1/temperature. The gradients are the closed forms, so no graph is differentiated twice; the
-/// student's stays differentiable. Source: CLIP-KD (Yang et al. 2024), GD, as its paper states it; the
-/// published weight is 1e8.
+/// Both hold unit rows of one width (the student's projected where the teacher is wider) of the whole batch; the scales
+/// are 1/temperature. The gradients are computed in closed form, so no graph is differentiated twice. The student's
+/// gradient stays differentiable. Source: CLIP-KD (Yang et al. 2024), GD, as its paper states it; the published weight
+/// is 1e8.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two differ in rows or width.
+/// [`crate::Error::Shapes`] if the two differ in rows or width.
 pub fn gd(
     student: &Embeddings,
     student_scale: &Tensor,

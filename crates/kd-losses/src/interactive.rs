@@ -1,4 +1,4 @@
-//! Interactive contrastive learning: student images against teacher texts, and the reverse.
+//! Interactive contrastive learning: student images against teacher texts, and vice versa.
 
 use tch::Tensor;
 
@@ -7,11 +7,11 @@ use crate::{Result, contrastive, relation};
 
 /// The logits between the models: c · student rows against all teacher columns.
 ///
-/// `student` holds unit rows in the teacher's width, `teacher` all unit rows, `scale` the
-/// learned factor, multiplied in as it is (no exponential: that is how the published results were made).
+/// `student` holds unit rows in the teacher's width, `teacher` all unit rows, and `scale` the learned factor. The
+/// factor is used without an exponential, as in the published results.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the widths differ.
+/// [`crate::Error::Shapes`] if the widths differ.
 pub fn logits(student: &Embeddings, teacher: &Embeddings, scale: &Tensor) -> Result<Logits> {
     Logits::cross(&student.image, &teacher.text, &student.text, &teacher.image, scale)
 }
@@ -21,18 +21,18 @@ pub fn logits(student: &Embeddings, teacher: &Embeddings, scale: &Tensor) -> Res
 /// Source: CLIP-KD (Yang et al. 2024), ICL.
 ///
 /// # Errors
-/// [`crate::Error`] where targets and logits do not fit.
+/// [`crate::Error`] if targets and logits do not fit.
 pub fn icl(logits: &Logits, targets: &Targets) -> Result<Tensor> {
     contrastive::task(logits, targets)
 }
 
-/// KL of the teacher's own similarity distributions to those between the models, both directions averaged.
+/// KL(teacher ‖ cross-model) of the similarity distributions, averaged over both directions.
 ///
-/// `logits` are those of [`logits`], `teacher` the teacher's against itself at its scale. Source: CLIP-KD's
+/// `logits` come from [`logits`]. `teacher` holds the teacher's logits against itself at its scale. Source: CLIP-KD's
 /// published code, cross-KD.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two have different rows or columns.
+/// [`crate::Error::Shapes`] if the two have different rows or columns.
 pub fn cross_kd(logits: &Logits, teacher: &Logits) -> Result<Tensor> {
     relation::crd(logits, teacher)
 }

@@ -1,4 +1,4 @@
-//! The learned parts that some losses bring along: projections to the teacher's width, and scales.
+//! The learned parts of some losses: projections to the teacher's width, and scales.
 
 use tch::{Device, Kind, Tensor};
 
@@ -8,12 +8,12 @@ use crate::term::{Loss, Term};
 use crate::tokens::{BlockPairs, TokenWidths};
 use crate::{Error, Result};
 
-/// ln(1/0.07): CLIP-KD's initial factors, which multiply the similarities as they are.
+/// ln(1/0.07): CLIP-KD's initial factors, which multiply the similarities without an exponential.
 const INITIAL_FACTOR: f64 = 2.659_260_036_932_778;
 /// SigLIP's initial bias.
 const INITIAL_BIAS: f64 = -10.0;
 
-/// Tensors that are trained with the student and dropped from it afterwards.
+/// Tensors that are trained with the student and dropped after training.
 #[derive(Debug, Default)]
 pub struct LearnedParts {
     projections: Option<Projections>,
@@ -31,7 +31,7 @@ struct Projections {
     text: (Tensor, Tensor),
 }
 
-/// Affine maps of token states: weight `[teacher, student]` and bias `[teacher]`; none where the widths are equal.
+/// Affine maps of token states: weight `[teacher, student]` and bias `[teacher]`; `None` if the widths are equal.
 #[derive(Debug, Default)]
 struct TokenMaps {
     patches: Option<(Tensor, Tensor)>,
@@ -40,12 +40,12 @@ struct TokenMaps {
 }
 
 impl LearnedParts {
-    /// Creates what these terms need, and only that.
+    /// Creates only the parts that these terms need.
     ///
-    /// Weights start as PyTorch's linear layers do, from torch's global generator (seed it first).
+    /// Weights are initialised like PyTorch's linear layers, from torch's global generator (seed it first).
     ///
     /// # Errors
-    /// [`Error::Torch`] where memory runs out.
+    /// [`Error::Torch`] if memory runs out.
     pub fn new<'a>(
         terms: impl Iterator<Item = &'a Term>,
         student_width: i64,
@@ -83,7 +83,7 @@ impl LearnedParts {
     /// Adds the maps of token states that these terms need.
     ///
     /// # Errors
-    /// [`Error::Torch`] where memory runs out.
+    /// [`Error::Torch`] if memory runs out.
     pub(crate) fn add_tokens(
         &mut self,
         terms: &[Term],
@@ -116,12 +116,12 @@ impl LearnedParts {
         mapped(patches, self.tokens.patches.as_ref())
     }
 
-    /// Outputs of the image tower's block of this place among those compared, in the teacher's width.
+    /// Outputs of the image tower's block with this index among the compared ones, in the teacher's width.
     pub(crate) fn project_image_block(&self, place: usize, states: &Tensor) -> Tensor {
         mapped(states, self.tokens.image_blocks.get(place))
     }
 
-    /// The same of the text tower.
+    /// Outputs of the text tower's block with this index, in the teacher's width.
     pub(crate) fn project_text_block(&self, place: usize, states: &Tensor) -> Tensor {
         mapped(states, self.tokens.text_blocks.get(place))
     }
@@ -131,7 +131,7 @@ impl LearnedParts {
         &self.named
     }
 
-    /// Whether the student has another width than the teacher, and a term minds.
+    /// Whether the student's width differs from the teacher's and a term needs equal widths.
     pub(crate) fn projects(&self) -> bool {
         self.projections.is_some()
     }
@@ -145,7 +145,7 @@ impl LearnedParts {
         }
     }
 
-    /// The same of raw image embeddings alone.
+    /// Raw image embeddings in the teacher's width, with unit rows.
     pub(crate) fn project_image(&self, image: &Tensor) -> Tensor {
         match &self.projections {
             None => normalize(image),
@@ -180,7 +180,7 @@ impl LearnedParts {
     fn affine(&mut self, name: &str, input: i64, output: i64, device: Device) -> Result<(Tensor, Tensor)> {
         let bound = 1.0 / (input as f64).sqrt();
         let mut uniform = |shape: &[i64], part: &str| -> Result<Tensor> {
-            // Drawn on the CPU, so that a seed stands for the same values on any device.
+            // Draw on the CPU, so that a seed gives the same values on any device.
             let tensor = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?.f_uniform_(-bound, bound)?;
             self.add(&format!("{name}.{part}"), tensor.f_to_device(device)?)
         };

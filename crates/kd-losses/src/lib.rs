@@ -19,9 +19,9 @@
 //! | [`clip_rd::vrd`], [`clip_rd::xrd`] | relations across teacher and student | CLIP-RD |
 //! | [`structure::gram`], [`structure::anchors`] | relations of the joint space as distributions | this project |
 //!
-//! The functions know no model, data or process group: they take this process's rows, the
-//! columns of all processes and the offset of the diagonal; one process is the square case.
-//! [`objective::Objective`] adds weighted terms up, over one or several teachers, and reports each of them.
+//! The functions do not depend on a model, data or process group. They take this process's rows, the columns of all
+//! processes and the offset of the diagonal; one process is the square case. [`objective::Objective`] sums weighted
+//! terms over one or several teachers, and reports each of them.
 #![doc = include_str!("../README.md")]
 
 pub mod clip_rd;

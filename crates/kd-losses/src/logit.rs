@@ -7,11 +7,11 @@ use crate::{Error, Result};
 
 /// T² KL(softmax(teacher/T) ‖ softmax(student/T)), mean over rows.
 ///
-/// Both are class logits `[rows, classes]`, for CLIP those of a zero-shot classifier over any
-/// class list. Source: Hinton et al. 2015.
+/// Both are class logits `[rows, classes]`. For CLIP, they come from a zero-shot classifier over any class list.
+/// Source: Hinton et al. 2015.
 ///
 /// # Errors
-/// [`Error::Shapes`] where the two differ; [`Error::Setting`] where the temperature is not positive.
+/// [`Error::Shapes`] if the two differ; [`Error::Setting`] if the temperature is not positive.
 pub fn hinton(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Tensor> {
     if student.dim() != 2 || student.size() != teacher.size() {
         return Err(Error::Shapes {

@@ -1,4 +1,4 @@
-//! The training objective: a typed list of weighted terms, added up and reported one by one.
+//! The training objective: the sum of a typed list of weighted terms, which are also reported individually.
 
 use tch::{Device, Tensor};
 
@@ -9,36 +9,37 @@ use crate::term::{Loss, Term};
 use crate::tokens::{BlockPairs, TokenStates, TokenWidths};
 use crate::{Error, Result};
 
-/// What one side of the objective gives: raw or unit embeddings and its scale.
+/// The outputs of one side (student or teacher): raw or unit embeddings, and its scale.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelOutputs<'a> {
-    /// This process's rows. The student's raw (terms normalise, some after a projection), the teacher's unit rows.
+    /// This process's rows: raw for the student (terms normalise them, some after a projection), unit rows for the
+    /// teacher.
     pub local: &'a Embeddings,
     /// All processes' rows; the same as `local` for one process.
     pub all: &'a Embeddings,
     /// exp(logit scale), a scalar tensor.
     pub scale: &'a Tensor,
-    /// What only some terms read.
+    /// Inputs that only some terms read.
     pub extra: AuxOutputs<'a>,
 }
 
-/// What only some terms read of a side.
+/// Inputs of a side that only some terms read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AuxOutputs<'a> {
-    /// The student's raw embeddings `[rows, width]` of images with most patches left out (MFD).
+    /// The student's raw embeddings `[rows, width]` of images with most patches masked (MFD).
     pub masked_image: Option<&'a Tensor>,
-    /// The weights `[classes, width]` of a zero-shot classifier, unit rows (Hinton).
+    /// The weights `[classes, width]` of a zero-shot classifier, as unit rows (Hinton).
     pub classes: Option<&'a Tensor>,
     /// States of tokens (patch tokens, hidden).
     pub tokens: Option<&'a TokenStates>,
     /// The teacher's unit embeddings of pairs beyond the batch (anchors).
     pub anchors: Option<&'a Embeddings>,
-    /// The student's own summand on the logits, a scalar (SigLIP); a learned part stands in where it has none.
+    /// The student's own logit bias, a scalar (SigLIP). Without it, a learned bias is used.
     pub logit_bias: Option<&'a Tensor>,
 }
 
 impl<'a> ModelOutputs<'a> {
-    /// A side of one process, with nothing extra.
+    /// Creates a side for a single process, without extra inputs.
     pub fn new(embeddings: &'a Embeddings, scale: &'a Tensor) -> Self {
         ModelOutputs { local: embeddings, all: embeddings, scale, extra: AuxOutputs::default() }
     }
@@ -46,11 +47,11 @@ impl<'a> ModelOutputs<'a> {
 
 /// The weighted sum of the terms, with its learned parts.
 ///
-/// Several teachers each have their own learned parts and scale; a term that needs a teacher is the mean over them.
+/// Each teacher has its own learned parts and scale. A term that needs a teacher is averaged over the teachers.
 #[derive(Debug)]
 pub struct Objective {
     terms: Vec<Term>,
-    /// One per teacher, and one where there is none.
+    /// One per teacher, and a single one without teachers.
     parts: Vec<LearnedParts>,
 }
 
@@ -59,15 +60,15 @@ pub struct Objective {
 pub struct LossReport {
     /// The weighted sum, with gradient.
     pub total: Tensor,
-    /// Each term that had a weight: which, raw value (scalar tensor without gradient), weight.
+    /// Each active term: its loss, raw value (scalar tensor without gradient) and weight.
     pub terms: Vec<(Loss, Tensor, f64)>,
 }
 
 impl Objective {
-    /// An objective of these terms for models of these embed dims.
+    /// Creates an objective with these terms for models with these embed dims.
     ///
     /// # Errors
-    /// [`Error::Setting`] where there is no term, one is given twice or needs a teacher that is not there, and as
+    /// [`Error::Setting`] if there is no term, or if a term is a duplicate or lacks its teacher; the errors of
     /// [`Term::check`].
     pub fn new(terms: &[Term], student_width: i64, teacher_widths: &[i64], device: Device) -> Result<Self> {
         if terms.is_empty() {
@@ -87,17 +88,17 @@ impl Objective {
         }
         let widths = if teacher_widths.is_empty() { &[student_width] } else { teacher_widths };
         let parts = widths.iter().enumerate().map(|(place, width)| {
-            // What belongs to the student is there once.
+            // Parts of the student exist only once.
             let own = terms.iter().filter(|term| place == 0 || term.loss.needs_teacher());
             LearnedParts::new(own, student_width, *width, device)
         });
         Ok(Objective { terms: terms.to_vec(), parts: parts.collect::<Result<_>>()? })
     }
 
-    /// Adds the maps that terms on tokens need, from the student's widths to those of each teacher where they differ.
+    /// Adds the maps for terms on tokens, from the student's widths to those of each teacher if they differ.
     ///
     /// # Errors
-    /// [`Error::Setting`] where there are other teachers than the objective was made for, [`Error::Torch`] where
+    /// [`Error::Setting`] if there are other teachers than the objective was made for, [`Error::Torch`] where
     /// memory runs out.
     pub fn with_tokens(
         mut self,
@@ -117,13 +118,13 @@ impl Objective {
         Ok(self)
     }
 
-    /// The terms in their order.
+    /// Returns the terms in order.
     pub fn terms(&self) -> &[Term] {
         &self.terms
     }
 
-    /// The learned parts, for the optimiser and checkpoints: CLIP-KD's published names, after the number of
-    /// the teacher from the second one on (`1.visual_proj.weight`).
+    /// Returns the learned parts, for the optimiser and checkpoints, with CLIP-KD's published names. From the second
+    /// teacher on, the names have the teacher's number as prefix (`1.visual_proj.weight`).
     pub fn parts(&self) -> impl Iterator<Item = (String, &Tensor)> {
         self.parts.iter().enumerate().flat_map(|(place, parts)| {
             parts.named().iter().map(move |(name, tensor)| match place {
@@ -133,16 +134,16 @@ impl Objective {
         })
     }
 
-    /// The terms that have a weight at a step, counted from 0, with it.
+    /// Returns the terms with a nonzero weight at a step (from 0), with their weights.
     pub fn active(&self, step: u64) -> impl Iterator<Item = (&Term, f64)> {
         self.terms.iter().map(move |term| (term, term.weight.at(step))).filter(|(_, weight)| *weight > 0.0)
     }
 
-    /// Adds up all terms that have a weight at this step, counted from 0, for one batch; `teachers` may be empty
-    /// where none of them needs one.
+    /// Sums all terms with a nonzero weight at this step (from 0) for one batch. `teachers` may be empty if no term
+    /// needs one.
     ///
     /// # Errors
-    /// [`Error::Setting`] where no term has a weight, or one lacks what it needs of a side; [`Error::Shapes`]
+    /// [`Error::Setting`] if no term has a weight, or one lacks what it needs of a side; [`Error::Shapes`]
     /// where the batches do not fit together.
     pub fn evaluate(
         &self,
@@ -183,7 +184,7 @@ impl Objective {
     }
 }
 
-/// A term's mean over all teachers.
+/// Averages a term over all teachers.
 fn mean(pairs: &[PairTerms<'_>], term: &Term) -> Result<Tensor> {
     let mut sum: Option<Tensor> = None;
     for pair in pairs {

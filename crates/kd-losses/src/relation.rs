@@ -1,17 +1,17 @@
-//! Relations of image-text similarities: the teacher's distribution over the batch as the target.
+//! Losses on image-text similarities, with the teacher's distribution over the batch as the target.
 
 use tch::{Kind, Tensor};
 
 use crate::Result;
 use crate::embeddings::Logits;
 
-/// Contrastive relational distillation: [KL(softmax(L') ‖ softmax(L)) + the same of the other
-/// direction] / 2, mean over rows; L' of the teacher is the constant target.
+/// Contrastive relational distillation: KL(softmax(L') ‖ softmax(L)), averaged over both directions and over rows. The
+/// teacher's L' is the constant target.
 ///
 /// Source: CLIP-KD (Yang et al. 2024), CRD.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two have different rows or columns.
+/// [`crate::Error::Shapes`] if the two have different rows or columns.
 pub fn crd(student: &Logits, teacher: &Logits) -> Result<Tensor> {
     student.check_same(teacher)?;
     Ok((kl(&student.image_to_text, &teacher.image_to_text)
@@ -19,13 +19,13 @@ pub fn crd(student: &Logits, teacher: &Logits) -> Result<Tensor> {
         / 2.0)
 }
 
-/// Affinity mimicking: the soft cross-entropy in place of the KL of [`crd`]; larger by the
-/// teacher's entropy, with the same gradient.
+/// Affinity mimicking: the soft cross-entropy instead of the KL of [`crd`]. It is larger by the teacher's entropy and
+/// has the same gradient.
 ///
 /// Source: TinyCLIP (Wu et al. 2023), equation 2.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two have different rows or columns.
+/// [`crate::Error::Shapes`] if the two have different rows or columns.
 pub fn affinity(student: &Logits, teacher: &Logits) -> Result<Tensor> {
     student.check_same(teacher)?;
     let direction = |student: &Tensor, teacher: &Tensor| soft_cross_entropy(student, teacher);
@@ -34,7 +34,7 @@ pub fn affinity(student: &Logits, teacher: &Logits) -> Result<Tensor> {
         / 2.0)
 }
 
-/// KL(softmax(target) ‖ softmax(logits)), mean over rows, the target without gradient.
+/// KL(softmax(target) ‖ softmax(logits)), averaged over rows. The target has no gradient.
 pub(crate) fn kl(logits: &Tensor, target: &Tensor) -> Tensor {
     let target = target.detach().log_softmax(1, Kind::Float);
     let log_ratio = &target - logits.log_softmax(1, Kind::Float);

@@ -5,22 +5,23 @@ use tch::{Reduction, Tensor};
 use crate::Result;
 use crate::embeddings::{Embeddings, check_relations, normalize};
 
-/// Huber loss (delta 1) between all pairwise distances, each divided by its model's mean distance; images plus texts.
+/// Huber loss (delta 1) between all pairwise distances, each divided by its model's mean distance; sum of images and
+/// texts.
 ///
 /// Unit rows; the widths may differ. Source: RKD (Park et al. 2019), distance-wise.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two have different rows, or fewer than two.
+/// [`crate::Error::Shapes`] if the two have different rows, or fewer than two.
 pub fn distance(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
     of_both(student, teacher, distances)
 }
 
-/// Huber loss (delta 1) between the cosines of all triplets' angles; images plus texts.
+/// Huber loss (delta 1) between the cosines of all triplets' angles; sum of images and texts.
 ///
 /// Unit rows; the widths may differ. Time and memory grow with rows³. Source: RKD (Park et al. 2019), angle-wise.
 ///
 /// # Errors
-/// [`crate::Error::Shapes`] where the two have different rows, or fewer than two.
+/// [`crate::Error::Shapes`] if the two have different rows, or fewer than two.
 pub fn angle(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
     of_both(student, teacher, angles)
 }
@@ -39,11 +40,12 @@ fn of_both(
 
 /// `[rows, rows]`, divided by the mean off the diagonal.
 fn distances(rows: &Tensor) -> Result<Tensor> {
-    /// Differences of rows, not the expanded square, which loses the small distances.
+    /// Uses differences of rows, because the expanded square loses small distances.
     const EXACT: i64 = 2;
     let distances = Tensor::f_cdist(rows, rows, 2.0, EXACT)?;
     let count = rows.size()[0] * (rows.size()[0] - 1);
-    // The diagonal is zero and adds nothing to the sum. Rows that are all the same have no mean to divide by.
+    // The diagonal is zero and adds nothing to the sum. If all rows are equal, the mean distance is zero, so do not
+    // divide by it.
     let mean = (distances.sum(tch::Kind::Float) / count as f64).clamp_min(1e-12);
     Ok(distances / mean)
 }

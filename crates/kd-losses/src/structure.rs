@@ -1,8 +1,9 @@
-//! Structure transfer: the relations within the joint space of images and texts, carried over as distributions.
+//! Structure transfer: distils the relations in the joint space of images and texts as distributions.
 //!
-//! Every relation is a matrix of cosines, so student and teacher may have different widths. A row becomes a
-//! distribution over its columns at each of several temperatures, and the student's follows the teacher's: low
-//! temperatures see the nearest neighbours, high ones the whole arrangement. This project's own method.
+//! Every relation is a matrix of cosines, so student and teacher may have different widths. At each of several
+//! temperatures, a row becomes a distribution over its columns, and the student's distribution is trained towards the
+//! teacher's. Low temperatures emphasise the nearest neighbours, high ones the global arrangement. This project's own
+//! method.
 
 use tch::{Kind, Tensor};
 
@@ -10,33 +11,33 @@ use crate::embeddings::{Embeddings, check_alike, check_relations};
 use crate::relation::kl;
 use crate::{Error, Result};
 
-/// Temperatures where a recipe names none.
+/// Default temperatures.
 pub const TEMPERATURES: [f64; 3] = [0.02, 0.07, 0.2];
 
-/// Cosines with a sample itself are no relation; this takes them out of the softmax.
+/// Mask value that removes a sample's cosine with itself from the softmax.
 const OUT: f64 = -1e9;
 
-/// Which cosines of the joint Gram matrix of [images; texts] are compared.
+/// The cosines of the joint Gram matrix of [images; texts] to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Block {
-    /// All 2B rows over all others: within and across the modalities at once, so the modality gap is kept.
+    /// All 2B rows over all others, within and across the modalities at once, which preserves the modality gap.
     Joint,
     /// Images over other images.
     ImageImage,
     /// Texts over other texts.
     TextText,
-    /// Images over texts and texts over images, the matching one among them.
+    /// Images over texts and texts over images, including the matching one.
     ImageText,
 }
 
-/// Which anchors a row is compared with.
+/// The anchors to compare a row with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnchorScope {
-    /// Those of both modalities at once.
+    /// The anchors of both modalities at once.
     Joint,
-    /// Those of its own modality.
+    /// The anchors of its own modality.
     Within,
-    /// Those of the other modality.
+    /// The anchors of the other modality.
     Across,
 }
 
@@ -45,7 +46,7 @@ pub enum AnchorScope {
 /// Both hold unit rows of the same pairs; the widths may differ.
 ///
 /// # Errors
-/// [`Error::Shapes`] where the rows differ, or are fewer than two; [`Error::Setting`] where there is no
+/// [`Error::Shapes`] if the rows differ, or are fewer than two; [`Error::Setting`] if there is no
 /// temperature, or one is not positive.
 pub fn gram(
     student: &Embeddings,
@@ -61,11 +62,11 @@ pub fn gram(
 
 /// Mean over temperatures and rows of KL(teacher ‖ student), each row's distribution over a bank of anchors.
 ///
-/// `anchors` are the teacher's unit embeddings of pairs beyond the batch, and `reach` tells which of them a row is
-/// compared with. The student's rows are unit rows in the teacher's width.
+/// `anchors` are the teacher's unit embeddings of pairs beyond the batch. `reach` selects the anchors for each row. The
+/// student's rows are unit rows in the teacher's width.
 ///
 /// # Errors
-/// [`Error::Shapes`] where rows or widths differ; [`Error::Setting`] as for [`gram`].
+/// [`Error::Shapes`] if rows or widths differ; [`Error::Setting`] as for [`gram`].
 pub fn anchors(
     student: &Embeddings,
     teacher: &Embeddings,
@@ -99,12 +100,12 @@ pub fn anchors(
 /// Mean over temperatures and rows of KL(teacher ‖ student): images over prompts, prompts over images, and prompts
 /// over other prompts.
 ///
-/// Images `[images, width]` and prompts `[prompts, width]` are unit rows; the prompts are the same texts for both
-/// models, and no image need belong to any of them. So the text tower learns where the teacher has words that no
-/// caption of the batch names.
+/// Images `[images, width]` and prompts `[prompts, width]` are unit rows; both models embed the same prompts, and
+/// images need not match any prompt. The text tower thus learns the teacher's embeddings of words that no caption of
+/// the batch contains.
 ///
 /// # Errors
-/// [`Error::Shapes`] where one side has other rows than the other; [`Error::Setting`] as for [`gram`].
+/// [`Error::Shapes`] if the rows of the two sides differ; [`Error::Setting`] as for [`gram`].
 pub fn vocabulary(
     student: (&Tensor, &Tensor),
     teacher: (&Tensor, &Tensor),
@@ -128,13 +129,13 @@ pub fn vocabulary(
     Ok(compare(&relations(student), &relations(teacher), temperatures))
 }
 
-/// The cosines of unit rows with one another; those of a row with itself are taken out.
+/// Computes the cosines of unit rows with each other, and masks those of a row with itself.
 fn within(rows: &Tensor) -> Tensor {
     let identity = Tensor::eye(rows.size()[0], (Kind::Bool, rows.device()));
     rows.matmul(&rows.tr()).masked_fill(&identity, OUT)
 }
 
-/// Matrices whose rows are compared; a row's cosine with itself is taken out.
+/// Returns the matrices whose rows are compared. A row's cosine with itself is masked.
 fn cosines(pairs: &Embeddings, block: Block) -> Vec<Tensor> {
     match block {
         Block::Joint => vec![within(&Tensor::cat(&[&pairs.image, &pairs.text], 0))],
@@ -213,7 +214,7 @@ mod tests {
         let text_to_image = (b * (b / a).ln() + a * (a / b).ln()) / 2.0;
         let loss = gram(&student, &teacher, Block::ImageText, &[1.0]).unwrap().double_value(&[]);
         assert!((loss - (image_to_text + text_to_image) / 2.0).abs() < 1e-6, "{loss}");
-        // Of two texts each sees only the other one: nothing to tell.
+        // With two texts, each has only one other text, so the loss is zero.
         assert_eq!(gram(&student, &teacher, Block::TextText, &[1.0]).unwrap().double_value(&[]), 0.0);
     }
 
@@ -252,7 +253,7 @@ mod tests {
         };
         let pairs = || Embeddings::new(parts(0.4, 0.04), parts(0.04, 0.4)).unwrap().normalized();
         let (teacher, bank) = (pairs(), pairs());
-        // The student's images stand right among images, and wrong towards texts.
+        // The student's images have the right relations to images, and wrong ones to texts.
         let image = Tensor::cat(&[&teacher.image.narrow(1, 0, 8), &-teacher.image.narrow(1, 8, 8)], 1);
         let student = Embeddings::new(image, teacher.text.shallow_clone()).unwrap();
         let loss = |reach| anchors(&student, &teacher, &bank, reach, &[0.04]).unwrap().double_value(&[]);
@@ -275,7 +276,7 @@ mod tests {
         let loss = |student: &(Tensor, Tensor), teacher: &(Tensor, Tensor)| {
             vocabulary((&student.0, &student.1), (&teacher.0, &teacher.1), &TEMPERATURES)
         };
-        // With as many prompts as images it is made of parts of the Gram matrix; their number is free.
+        // With as many prompts as images, the loss consists of parts of the Gram matrix. The number of prompts is free.
         let part = |block| gram(&student, &teacher, block, &TEMPERATURES).unwrap().double_value(&[]);
         let parts = (2.0 * part(Block::ImageText) + part(Block::TextText)) / 3.0;
         let whole = loss(&of(&student, 5), &of(&teacher, 5)).unwrap().double_value(&[]);

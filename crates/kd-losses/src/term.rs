@@ -1,4 +1,4 @@
-//! The terms of an objective as data: which losses there are, what each needs, and weights that change.
+//! The terms of an objective as data: the available losses, their requirements, and weight schedules.
 
 use serde::{Deserialize, Serialize};
 
@@ -63,7 +63,7 @@ pub enum Loss {
     Vocabulary,
 }
 
-/// What is known of a loss: name, one line, source.
+/// Facts of a loss: name, one-line summary, source.
 struct Facts {
     loss: Loss,
     name: &'static str,
@@ -106,13 +106,13 @@ const FACTS: [Facts; 26] = [
 ];
 
 impl Loss {
-    /// Every term, in the order of reports.
+    /// All terms, in report order.
     pub fn all() -> impl Iterator<Item = Loss> {
         FACTS.iter().map(|facts| facts.loss)
     }
 
     fn facts(self) -> &'static Facts {
-        // The table is in the order of the declarations; a test holds it to that.
+        // The table is in declaration order, which a test checks.
         &FACTS[self as usize]
     }
 
@@ -121,12 +121,12 @@ impl Loss {
         self.facts().name
     }
 
-    /// What it compares, in one line.
+    /// A one-line summary of the comparison.
     pub fn summary(self) -> &'static str {
         self.facts().summary
     }
 
-    /// Where it comes from.
+    /// Its source.
     pub fn source(self) -> &'static str {
         self.facts().source
     }
@@ -136,7 +136,7 @@ impl Loss {
         !matches!(self, Loss::Task | Loss::Siglip)
     }
 
-    /// Whether the term reads token states of both models ([`crate::TokenStates`]), which no store holds.
+    /// Whether the term reads token states of both models ([`crate::TokenStates`]), which stores do not contain.
     pub fn reads_tokens(self) -> bool {
         matches!(self, Loss::PatchTokens | Loss::Hidden)
     }
@@ -151,7 +151,7 @@ impl Loss {
         matches!(self, Loss::Anchors | Loss::AnchorsWithin | Loss::AnchorsAcross)
     }
 
-    /// Whether the term works on student embeddings that are projected to the teacher's width.
+    /// Whether the term reads student embeddings projected to the teacher's width.
     pub fn works_in_teacher_width(self) -> bool {
         matches!(
             self,
@@ -175,7 +175,7 @@ impl Loss {
         matches!(self, Loss::Icl | Loss::CrossKd | Loss::ClipRdXrd)
     }
 
-    /// Temperatures where a term names none; empty for losses that have no temperature.
+    /// Default temperatures; empty for losses without a temperature.
     pub fn default_temperatures(self) -> &'static [f64] {
         match self {
             Loss::Hinton => &[4.0],
@@ -192,31 +192,31 @@ impl Loss {
     }
 }
 
-/// How a weight goes from its start to its end.
+/// The schedule of a weight from start to end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Curve {
-    /// It stays, and is 0 outside its steps.
+    /// Constant, and 0 outside its steps.
     #[default]
     Constant,
-    /// A straight line; it stays at the end's value afterwards.
+    /// Linear, then constant at the end value.
     Linear,
-    /// Half a cosine; it stays at the end's value afterwards.
+    /// Half a cosine, then constant at the end value.
     Cosine,
 }
 
 /// The weight of a term over the steps of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WeightSchedule {
-    /// The way from `start` to `end`.
+    /// The shape of the schedule from `start` to `end`.
     pub shape: Curve,
     /// Weight at the first step.
     pub start: f64,
-    /// Weight from step `until` on; read by all shapes but the constant one.
+    /// Weight from step `until` on; unused by the constant shape.
     pub end: f64,
-    /// First step with a weight.
+    /// First step with a nonzero weight.
     pub from: u64,
-    /// The step at which the end is reached, and a constant weight becomes 0.
+    /// The step at which the weight reaches `end`, or a constant weight becomes 0.
     pub until: u64,
 }
 
@@ -250,7 +250,7 @@ pub struct Term {
     pub loss: Loss,
     /// Its factor in the sum.
     pub weight: WeightSchedule,
-    /// For losses that read some; [`Loss::default_temperatures`] where it is empty.
+    /// Temperatures, for losses that use them; [`Loss::default_temperatures`] if empty.
     pub temperatures: Vec<f64>,
 }
 
@@ -265,11 +265,11 @@ impl Term {
         if self.temperatures.is_empty() { self.loss.default_temperatures() } else { &self.temperatures }
     }
 
-    /// Checks what the types cannot.
+    /// Checks the settings that the types do not.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a weight that is no finite number of at least 0 or never above 0, and for
-    /// temperatures that are not positive, or that the loss does not read.
+    /// [`Error::Setting`] for a weight that is negative, not finite or never above 0, and for temperatures that are not
+    /// positive or that the loss does not use.
     pub fn check(&self) -> Result<()> {
         let (name, WeightSchedule { shape, start, end, from, until }) = (self.loss.name(), self.weight);
         let fail = |reason: String| Err(Error::Setting(reason));
@@ -295,7 +295,7 @@ impl Term {
     }
 }
 
-/// The first step of a run in which no term has a weight.
+/// Returns the first step of a run in which no term has a nonzero weight.
 pub fn first_gap(terms: &[Term], steps: u64) -> Option<u64> {
     // Between these moments, no weight becomes 0 or ceases to be. A rising weight is 0 at its first step.
     let moments = terms.iter().flat_map(|term| {

@@ -1,20 +1,20 @@
-//! Losses on what towers give beside their embeddings: patch tokens, and the outputs of blocks.
+//! Losses on tower outputs other than embeddings: patch tokens and block outputs.
 
 use tch::{Kind, Reduction, Tensor};
 
 use crate::embeddings::normalize;
 use crate::{Error, Result};
 
-/// States of one model's tokens; what no term reads is left out.
+/// States of one model's tokens. States that no term reads are omitted.
 #[derive(Debug, Default)]
 pub struct TokenStates {
     /// A ViT's patch tokens `[rows, grid * grid, width]`, row by row.
     pub patches: Option<Tensor>,
-    /// What chosen blocks of the image tower give, `[rows, 1 + grid * grid, width]`, the class token first.
+    /// Outputs of chosen blocks of the image tower, `[rows, 1 + grid * grid, width]`, with the class token first.
     pub image_blocks: Vec<Tensor>,
-    /// What chosen blocks of the text tower give, `[rows, length, width]`.
+    /// Outputs of chosen blocks of the text tower, `[rows, length, width]`.
     pub text_blocks: Vec<Tensor>,
-    /// Which text tokens count, `[rows, length]` of truth values; left out, all do.
+    /// Boolean mask `[rows, length]` of the text tokens that count; default: all.
     pub text_counts: Option<Tensor>,
 }
 
@@ -27,7 +27,7 @@ pub struct TokenWidths {
     pub text: i64,
 }
 
-/// How many blocks of each tower are compared.
+/// Number of blocks of each tower to compare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockPairs {
     /// Of the image tower.
@@ -36,33 +36,33 @@ pub struct BlockPairs {
     pub text: usize,
 }
 
-/// Numbers (from 0) of `count` blocks of a tower with `depth`, evenly spaced and the last one among them; all of
-/// them where there are not more.
+/// Returns the indices (from 0) of `count` evenly spaced blocks of a tower with `depth` blocks, including the last one.
+/// Returns all blocks if `count` is at least `depth`.
 pub fn evenly_spaced(depth: usize, count: usize) -> Vec<usize> {
     let count = count.min(depth);
-    // The k-th of them lies at k · depth / count, rounded.
+    // The k-th index is k · depth / count, rounded.
     (1..=count).map(|k| (2 * k * depth + count) / (2 * count) - 1).collect()
 }
 
 /// Mean squared error of unit patch tokens, the mean over all elements.
 ///
-/// Both are `[rows, grid * grid, width]` of one width (the student's projected); where the grids differ, the
-/// student's is interpolated bilinearly to the teacher's. As FitNets' hints (Romero et al. 2015), of a ViT's
-/// last tokens, whose lengths do not count.
+/// Both are `[rows, grid * grid, width]` of one width (the student's projected). If the grids differ, the student's is
+/// interpolated bilinearly to the teacher's. These are FitNets' hints (Romero et al. 2015) on a ViT's last tokens,
+/// independent of the tokens' norms.
 ///
 /// # Errors
-/// [`Error::Shapes`] where rows or widths differ, or the patches of different grids make no square.
+/// [`Error::Shapes`] if rows or widths differ, or if the grids differ and the patches do not form a square.
 pub fn patch_tokens(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
     check_rows(student, teacher, "tokens are compared pair by pair in one width")?;
     let student = regrid(student, teacher)?;
     Ok(normalize(&student).mse_loss(&normalize(teacher), Reduction::Mean))
 }
 
-/// The same of one block's outputs `[rows, 1 + grid * grid, width]` in the image towers; class tokens are compared
-/// with each other.
+/// Computes the loss of [`patch_tokens`] on one block's outputs `[rows, 1 + grid * grid, width]` in the image towers.
+/// Class tokens are compared with each other.
 ///
 /// # Errors
-/// As [`patch_tokens`].
+/// The errors of [`patch_tokens`].
 pub fn image_block(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
     check_rows(student, teacher, "block outputs are compared pair by pair in one width")?;
     let split = |xs: &Tensor| (xs.narrow(1, 0, 1), xs.narrow(1, 1, xs.size()[1] - 1));
@@ -71,11 +71,11 @@ pub fn image_block(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
     Ok(normalize(&student).mse_loss(&normalize(teacher), Reduction::Mean))
 }
 
-/// The same of one block's outputs `[rows, length, width]` in the text towers, over the tokens that count
-/// (`[rows, length]` of truth values; all for `None`). Both models have read the same tokens.
+/// Computes the mean squared error of one block's unit outputs `[rows, length, width]` in the text towers, over the
+/// tokens in the boolean mask `[rows, length]` (all for `None`). Both models must read the same tokens.
 ///
 /// # Errors
-/// [`Error::Shapes`] where rows, lengths or widths differ.
+/// [`Error::Shapes`] if rows, lengths or widths differ.
 pub fn text_block(student: &Tensor, teacher: &Tensor, counts: Option<&Tensor>) -> Result<Tensor> {
     check_rows(student, teacher, "block outputs are compared pair by pair in one width")?;
     let shape = student.size();
@@ -120,7 +120,7 @@ fn regrid(patches: &Tensor, wanted: &Tensor) -> Result<Tensor> {
     Ok(grid.f_flatten(2, 3)?.f_transpose(1, 2)?)
 }
 
-/// The side of a square of so many patches.
+/// Returns the side of a square grid with this number of `patches`.
 fn side(patches: i64) -> Option<i64> {
     let side = (patches as f64).sqrt().round() as i64;
     (side > 0 && side * side == patches).then_some(side)
@@ -128,7 +128,7 @@ fn side(patches: i64) -> Option<i64> {
 
 fn check_rows(student: &Tensor, teacher: &Tensor, rule: &'static str) -> Result<()> {
     let (left, right) = (student.size(), teacher.size());
-    // The class token, or at least one token, has to be there.
+    // At least one token, such as the class token, is required.
     let whole = left.len() == 3 && right.len() == 3 && left[1] > 0 && right[1] > 0;
     if whole && left[0] == right[0] && left[2] == right[2] {
         return Ok(());
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn by_hand() {
-        // Lengths do not count: only the second of two tokens differs, by (1, -1).
+        // Norms do not count: only the second of two tokens differs, by (1, -1).
         let student = tensor(&[3.0, 0.0, 2.0, 0.0], &[1, 2, 2]);
         let teacher = tensor(&[1.0, 0.0, 0.0, 9.0], &[1, 2, 2]);
         assert_eq!(patch_tokens(&student, &teacher).unwrap().double_value(&[]), 0.5);

@@ -1,4 +1,4 @@
-//! The CUDA half of libtorch: loaded at run time, and explained where it finds no device.
+//! Loads the CUDA half of libtorch at run time, and explains why no device is visible.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,22 +10,22 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 const CPU_LIBRARY: &str = "libtorch_cpu.so";
 /// The part that registers CUDA devices and kernels when it is loaded.
 const CUDA_LIBRARY: &str = "libtorch_cuda.so";
-/// Oldest driver that runs programs built for CUDA 13, the version of libtorch 2.11.0's wheels
-/// (CUDA Toolkit release notes, table of minimum driver versions).
+/// Oldest driver for programs built for CUDA 13, the CUDA version of libtorch 2.11.0's wheels (CUDA Toolkit release
+/// notes, table of minimum driver versions).
 pub const MIN_DRIVER: u32 = 580;
-/// Where NVIDIA's kernel module tells its version.
+/// The file with the version of NVIDIA's kernel module.
 const DRIVER_FILE: &str = "/proc/driver/nvidia/version";
 
 /// Outcome of loading `libtorch_cuda`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CudaLibrary {
-    /// Loaded from this file.
+    /// The library was loaded from this file.
     Loaded(PathBuf),
-    /// libtorch lies in this folder, without a CUDA half.
+    /// libtorch is in this folder, without a CUDA half.
     NotInstalled(PathBuf),
-    /// The file exists, but a library that it needs does not. This is so in an installation for the CPU, whose wheel
-    /// holds the file alone.
+    /// The file exists, but one of its dependencies does not. This happens in a CPU installation, whose wheel contains
+    /// only this file.
     Incomplete {
         /// The file.
         path: PathBuf,
@@ -71,7 +71,7 @@ impl fmt::Display for CudaLibrary {
 
 /// Loads `libtorch_cuda` from the folder of `libtorch_cpu`, once per process; later calls return the first outcome.
 ///
-/// Call it before the first use of libtorch: libtorch looks for devices once and remembers the answer.
+/// Call it before the first use of libtorch: libtorch looks for devices once and caches the result.
 pub fn load() -> &'static CudaLibrary {
     static OUTCOME: OnceLock<CudaLibrary> = OnceLock::new();
     OUTCOME.get_or_init(|| match libtorch_folder() {
@@ -80,8 +80,8 @@ pub fn load() -> &'static CudaLibrary {
     })
 }
 
-/// Why no CUDA device is visible, with what to do, as one line. `count` is the number of devices that libtorch sees;
-/// returns `None` if there are any.
+/// Explains in one line why no CUDA device is visible and how to fix it. `count` is the number of devices that libtorch
+/// sees. Returns `None` unless it is 0.
 pub fn explain(count: usize) -> Option<String> {
     let library = load();
     match library {
@@ -91,7 +91,7 @@ pub fn explain(count: usize) -> Option<String> {
     }
 }
 
-/// Version of NVIDIA's driver, such as `580.65.06`, if the kernel has it.
+/// Version of NVIDIA's driver, such as `580.65.06`, if it is loaded.
 pub fn driver_version() -> Option<String> {
     parse_driver(&std::fs::read_to_string(DRIVER_FILE).ok()?)
 }
@@ -111,15 +111,15 @@ fn explain_driver(version: Option<String>) -> String {
     }
 }
 
-/// The first word of the `NVRM version` line that is a version number: the words before it differ between the
-/// proprietary and the open kernel module.
+/// Returns the first version number in the `NVRM version` line. The words before it differ between the proprietary and
+/// the open kernel module.
 fn parse_driver(text: &str) -> Option<String> {
     let line = text.lines().find(|line| line.starts_with("NVRM version"))?;
     let is_version = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
     line.split_whitespace().find(is_version).map(str::to_string)
 }
 
-/// The folder that this process has `libtorch_cpu` from, as the kernel lists its mapped files.
+/// Returns the folder from which this process loaded `libtorch_cpu`, according to the kernel's list of mapped files.
 fn libtorch_folder() -> Option<PathBuf> {
     find_library(&std::fs::read_to_string("/proc/self/maps").ok()?)
 }
@@ -151,8 +151,8 @@ fn load_from(folder: &Path) -> CudaLibrary {
     }
 }
 
-/// Sorts the loader's messages: `LIBRARY: cannot open shared object file: No such file or directory` is glibc's for a
-/// library that is missing.
+/// Classifies the loader's message. For a missing library, glibc says `LIBRARY: cannot open shared object file: No such
+/// file or directory`.
 fn failure(path: PathBuf, reason: String) -> CudaLibrary {
     match reason.split_once(": cannot open shared object file") {
         Some((missing, _)) => CudaLibrary::Incomplete { path, missing: missing.to_string() },
@@ -160,7 +160,7 @@ fn failure(path: PathBuf, reason: String) -> CudaLibrary {
     }
 }
 
-/// The loader's own words, which the error has as its source where it has one.
+/// Returns the loader's own message, which is the source of the error if it has one.
 fn first_line(error: &libloading::Error) -> String {
     let text = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     text.lines().next().unwrap_or_default().trim().to_string()

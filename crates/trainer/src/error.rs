@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong between a recipe and a trained model.
+/// An error of reading a recipe or of training a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -14,28 +14,28 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// A recipe that is not one, or whose settings cannot work together.
+    /// An invalid recipe, or settings that cannot be combined.
     #[error("recipe `{origin}`: {reason}")]
     Recipe {
-        /// The file, or where else the setting came from.
+        /// The file, or another origin of the setting.
         origin: String,
-        /// What is wrong and what would work.
+        /// The problem and the remedy.
         reason: String,
     },
-    /// A checkpoint that cannot be used.
+    /// An unusable checkpoint.
     #[error("checkpoint `{path}`: {reason}")]
     Checkpoint {
         /// Its folder.
         path: PathBuf,
-        /// What is wrong and what to do next.
+        /// The problem and the next step.
         reason: String,
     },
-    /// A stop that was asked for before the first step, while a store was made.
-    #[error("stopped while the store of the teacher's embeddings was made; the same command goes on")]
+    /// A requested stop before the first step, while a store was being written.
+    #[error("stopped while writing the store of the teacher's embeddings; the same command resumes")]
     Interrupted,
     /// The loss or a gradient is not a finite number.
     #[error(

@@ -1,11 +1,11 @@
-//! The methods that this project implements, each with the recipe that shows it.
+//! The methods that this project implements, each with an example recipe.
 
 /// A published system, or the project's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Method {
-    /// Short name; that of its recipe.
+    /// Short name, which is also the name of its recipe.
     pub name: &'static str,
-    /// What carries the teacher's knowledge over.
+    /// The signal that transfers the teacher's knowledge.
     pub what: &'static str,
     /// The paper.
     pub source: &'static str,
@@ -13,7 +13,7 @@ pub struct Method {
     pub recipe: &'static str,
 }
 
-/// All of them; `docs/methods.md` has a paragraph and the formulas of each.
+/// All methods; `docs/methods.md` describes each one with its formulas.
 #[rustfmt::skip]
 pub const METHODS: &[Method] = &[
     Method { name: "clip", what: "contrastive pre-training, no teacher", source: "CLIP (Radford et al. 2021)", recipe: "configs/recipes/methods/clip.toml" },

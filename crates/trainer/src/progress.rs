@@ -1,6 +1,6 @@
-//! How far a long piece of work is: a bar on a terminal, and lines through `tracing` elsewhere.
+//! Reports the progress of long work: as a bar on a terminal, as `tracing` lines elsewhere.
 //!
-//! A bar is drawn only for a caller that asks for it, and only where standard error is a terminal.
+//! A bar is drawn only if the caller requests it and standard error is a terminal.
 
 use std::cell::RefCell;
 use std::fmt::Write;
@@ -14,7 +14,7 @@ use zeroshot_eval::{EncodeError, Encoder, SetScore};
 use crate::run::metrics::StepStats;
 use crate::step::StepReport;
 
-/// Calls of [`Pace::add`] (batches, as a rule) after which a line is due.
+/// Number of calls of [`Pace::add`] (usually batches) after which a line is due.
 const CALLS: u64 = 32;
 /// Time after which a line is due.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -23,18 +23,18 @@ fn bar(count: u64, visible: bool) -> Option<ProgressBar> {
     (visible && std::io::stderr().is_terminal()).then(|| ProgressBar::new(count))
 }
 
-/// Training steps done, with loss, speed, learning rate and the time that is left.
+/// Progress of training: steps, loss, speed, learning rate and the remaining time.
 #[derive(Debug)]
 pub(crate) struct Progress {
     name: String,
     bar: Option<ProgressBar>,
-    /// Steps and seconds of training before this sitting.
+    /// Steps and seconds of training before this session.
     begun: (u64, f64),
     steps: u64,
 }
 
 impl Progress {
-    /// `done` are the finished steps and all of them, `seconds` the time of training so far.
+    /// Creates a report. `done` holds the finished steps and all steps, `seconds` the training time so far.
     pub(crate) fn new(name: &str, (done, steps): (u64, u64), seconds: f64, visible: bool) -> Self {
         let bar = bar(steps, visible);
         if let Some(bar) = &bar {
@@ -48,7 +48,7 @@ impl Progress {
         Progress { name: name.into(), bar, begun: (done, seconds), steps }
     }
 
-    /// Moves the bar.
+    /// Updates the bar.
     pub(crate) fn update(&self, at: &StepStats, report: &StepReport) {
         let Some(bar) = &self.bar else { return };
         bar.set_position(at.step);
@@ -56,14 +56,14 @@ impl Progress {
         bar.set_message(format!("loss {loss:.4} {:.0} samples/s lr {lr:.1e} ETA {eta}", at.rate));
     }
 
-    /// Writes a line where there is no bar.
+    /// Logs a line if no bar is drawn.
     pub(crate) fn line(&self, at: &StepStats, report: &StepReport) {
         if self.bar.is_none() {
             tracing::info!("{}: {}", self.name, line(at, self.steps, report, self.left(at)));
         }
     }
 
-    /// Takes the bar away while `work` writes lines of its own.
+    /// Hides the bar while `work` logs its own lines.
     pub(crate) fn pause<T>(&self, work: impl FnOnce() -> T) -> T {
         match &self.bar {
             Some(bar) => bar.suspend(work),
@@ -75,8 +75,7 @@ impl Progress {
         self.bar.iter().for_each(ProgressBar::finish_and_clear);
     }
 
-    /// Seconds of training that are left, at the mean speed of this sitting's steps. Evaluations and checkpoints are
-    /// not counted.
+    /// Remaining seconds of training, at the mean speed of this session's steps. Excludes evaluations and checkpoints.
     fn left(&self, at: &StepStats) -> f64 {
         let (steps, seconds) = self.begun;
         let done = at.step.saturating_sub(steps).max(1) as f64;
@@ -84,7 +83,7 @@ impl Progress {
     }
 }
 
-/// A step in words; the terms are weighted, so that they add up to the loss.
+/// Describes a step as text. The loss terms are weighted, so they add up to the loss.
 fn line(at: &StepStats, steps: u64, report: &StepReport, left: f64) -> String {
     let mut text = format!("step {}/{steps}, epoch {:.2}, loss {:.4}", at.step, at.epoch, report.loss);
     for (place, (name, value, weight)) in report.terms.iter().enumerate() {
@@ -95,7 +94,7 @@ fn line(at: &StepStats, steps: u64, report: &StepReport, left: f64) -> String {
     text
 }
 
-/// Seconds as `m:ss`, or `h:mm:ss`.
+/// Formats seconds as `m:ss` or `h:mm:ss`.
 fn clock(seconds: f64) -> String {
     let seconds = seconds.max(0.0).round() as u64;
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
@@ -104,7 +103,7 @@ fn clock(seconds: f64) -> String {
     }
 }
 
-/// Writes the figures of a model, one line per data set, in percent.
+/// Logs a model's results in percent, one line per data set.
 pub(crate) fn figures(scores: &[SetScore]) {
     for set in scores {
         let figures = set.score.figures();
@@ -113,7 +112,7 @@ pub(crate) fn figures(scores: &[SetScore]) {
     }
 }
 
-/// Writes how far a loop over many things is: a line at its start, and one after 32 batches or ten seconds.
+/// Logs the progress of a loop over many items: a line at its start, then one after 32 batches or ten seconds.
 #[derive(Debug)]
 pub struct Pace {
     what: String,
@@ -126,7 +125,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Begins, with a line where the number of things is known.
+    /// Starts the loop, and logs a line if the number of items is known.
     pub fn new(what: &str, unit: &'static str, total: Option<u64>) -> Self {
         if let Some(total) = total {
             tracing::info!("{what}: {total} {unit}");
@@ -149,7 +148,7 @@ impl Pace {
         }
     }
 
-    /// The line that is due, if one is; the end needs none.
+    /// Returns the next line if one is due. The end of the loop needs no line.
     fn line(&self, silence: Duration) -> Option<String> {
         let due = self.calls.is_multiple_of(CALLS) || silence >= INTERVAL;
         if !due || self.total.is_some_and(|total| self.done >= total) {
@@ -167,7 +166,7 @@ impl Pace {
     }
 }
 
-/// An encoder whose batches of images and texts are counted.
+/// An encoder that counts its batches of images and texts.
 #[derive(Debug)]
 pub(crate) struct Counted<'a, E> {
     encoder: &'a E,
@@ -176,7 +175,7 @@ pub(crate) struct Counted<'a, E> {
 }
 
 impl<'a, E: Encoder> Counted<'a, E> {
-    /// For a data set of so many images, and texts where their number is known.
+    /// Creates a counter for a data set with `images` images, and `texts` texts if their number is known.
     pub(crate) fn new(encoder: &'a E, set: &str, images: usize, texts: Option<usize>) -> Self {
         let texts = RefCell::new(Pace::silent(set, "texts", texts.map(|count| count as u64)));
         Counted { encoder, images: RefCell::new(Pace::new(set, "images", Some(images as u64))), texts }
@@ -197,7 +196,7 @@ impl<E: Encoder> Encoder for Counted<'_, E> {
     }
 }
 
-/// Things done of a known number: a bar on a terminal, lines elsewhere.
+/// Counts items up to a known total: a bar on a terminal, log lines elsewhere.
 #[derive(Debug)]
 pub(crate) enum Counter {
     Bar(ProgressBar, &'static str),
@@ -256,7 +255,7 @@ mod tests {
 
     #[test]
     fn the_time_left_is_by_the_mean_of_all_steps_of_the_sitting() {
-        // 100 steps in 1000 s of an earlier sitting; 10 steps in 20 s of this one.
+        // 100 steps in 1000 s in an earlier session; 10 steps in 20 s in this one.
         let progress = Progress::new("run", (100, 200), 1000.0, false);
         assert_eq!(progress.left(&at(110, 1020.0)), 180.0);
         assert_eq!(progress.left(&at(200, 1100.0)), 0.0);

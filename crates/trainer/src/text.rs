@@ -1,13 +1,13 @@
-//! Text files that users give, with this crate's errors.
+//! Reads text files that users supply, with this crate's errors.
 
 use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Reads a file of UTF-8, without a byte order mark.
+/// Reads a UTF-8 file, without a byte order mark.
 ///
 /// # Errors
-/// [`Error::Io`] where it cannot be read, [`Error::Data`] where it is not UTF-8.
+/// [`Error::Io`] if it cannot be read, [`Error::Data`] if it is not UTF-8.
 pub(crate) fn read(path: &Path) -> Result<String> {
     data_pipeline::text::read(path).map_err(|error| match error {
         data_pipeline::Error::Io { path, source } => Error::Io { path, source },

@@ -49,8 +49,8 @@ impl Accuracy {
 
     /// Counts scores `[batch, classes]` with the right class of each row. A score that is not a number is wrong.
     ///
-    /// A class that scores as high as the right one stands before it. Of classes of one name the first wins: an
-    /// image of a later one is wrong at top-1.
+    /// A class with the same score as the right class ranks before it. Of classes with the same name, the first wins:
+    /// an image of a later one is wrong at top-1.
     ///
     /// # Errors
     /// [`Error::Shape`] where sizes differ, [`Error::Input`] for a label that is no class.
@@ -153,7 +153,7 @@ mod tests {
             [Some(1.0), Some(0.0), None, Some(0.0)]
         );
         assert_eq!(found.mean_per_class_recall, 1.0 / 3.0);
-        // A tie with a different class is wrong for the first one too, and so is a collapsed model.
+        // A tie with a different class also makes the first class wrong, and so does a collapsed model.
         assert_eq!(count(array![[0.9, 0.9, 0.2, 0.9]], &[0]).top1, 0.0);
         assert_eq!(count(ndarray::Array2::zeros((4, 4)), &[0, 1, 2, 3]).top1, 0.0);
     }
@@ -164,7 +164,7 @@ mod tests {
         classes[6] = classes[4].clone();
         let rank_of = |label| {
             let mut accuracy = Accuracy::new(&classes);
-            // Classes 0 to 3 are better than 4 and 6, which are of one name: ranks 4 and 5.
+            // Classes 0 to 3 score higher than 4 and 6, which share a name and get ranks 4 and 5.
             accuracy.add(array![[7.0, 6.0, 5.0, 4.0, 3.0, 1.0, 3.0]].view(), &[label]).unwrap();
             accuracy.finish().unwrap().top5
         };

@@ -63,9 +63,9 @@ impl Reliability {
         Ok(Reliability { logit_scale, firsts: None, bins: vec![(0, 0.0, 0); bins] })
     }
 
-    /// Knows the names of the classes, of which several may be equal: then the first one wins, as in
-    /// [`crate::Accuracy`]. Each of them keeps its own share of the probability, so that a model that is sure
-    /// of the name is half sure of either of two.
+    /// Sets the class names. Of classes with the same name, the first wins, as in [`crate::Accuracy`]. Each class keeps
+    /// its own share of the probability: a model that is certain of a name shared by two classes gives each a
+    /// confidence of one half.
     pub fn with_classes(self, classes: &[String]) -> Self {
         Reliability { firsts: Some(Firsts::of(classes)), ..self }
     }
@@ -190,7 +190,7 @@ mod tests {
         counts.add(array![[0.9, 0.1, 0.9], [0.9, 0.1, 0.9]].view(), &[0, 2]).unwrap();
         assert!(matches!(counts.add(array![[0.9, 0.1]].view(), &[0]), Err(Error::Shape { .. })));
         let found = counts.finish().unwrap();
-        // Half sure of either class, and right for the first.
+        // Each of the two classes has a confidence of one half, and the first is right.
         assert_eq!((found.confidence, found.accuracy, found.samples), (0.5, 0.5, 2));
         assert_eq!(found.expected_calibration_error, 0.0);
     }

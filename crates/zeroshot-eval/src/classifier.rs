@@ -19,7 +19,7 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// Encodes every class name in every template. Classes of equal names have equal rows.
+    /// Encodes every class name in every template. Classes with the same name get equal rows.
     ///
     /// # Errors
     /// [`Error::Input`] without classes or templates, or where a template has no place for the name; the encoder's own.
@@ -40,7 +40,8 @@ impl Classifier {
         }
         finite("class", means.view())?;
         normalize_rows(&mut means);
-        // Equal prompts may differ in their last digits by their places in a batch, and would no longer tie.
+        // The embeddings of equal prompts may differ in their last digits, depending on their positions in a batch.
+        // They would then no longer tie.
         let mut firsts = HashMap::new();
         for (class, name) in classes.iter().enumerate() {
             let first = *firsts.entry(name).or_insert(class);

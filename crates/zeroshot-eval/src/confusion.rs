@@ -62,8 +62,8 @@ impl Confusion {
 
     /// Counts scores `[batch, classes]` with the right class of each row.
     ///
-    /// The best class is the prediction. Where several are best, it is the first that is wrong, so that
-    /// the diagonal counts what [`crate::Accuracy`] counts as right. Of classes of one name that is the first.
+    /// The best class is the prediction. Where several are best, it is the first that is wrong, so that the diagonal
+    /// counts what [`crate::Accuracy`] counts as right. Of classes with the same name, only the first counts.
     ///
     /// # Errors
     /// [`Error::Shape`] where sizes differ, [`Error::Input`] where there is no row, a score is not finite,

@@ -8,9 +8,8 @@
 //! 5. [`report`] puts models and data sets into tables and JSON, and [`mod@retention`] a student's
 //!    scores beside its teacher's.
 //!
-//! Where scores are equal the model is counted as wrong, so that a collapsed encoder, whose
-//! rows are all the same, scores nothing. Only classes of one name ([`names`]) tie without harm: there the
-//! first one wins.
+//! Where scores are equal the model is counted as wrong, so that a collapsed encoder, whose rows are all the same,
+//! scores nothing. Ties between classes with the same name ([`names`]) are the exception: the first one wins.
 #![doc = include_str!("../README.md")]
 
 pub mod accuracy;

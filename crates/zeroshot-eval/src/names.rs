@@ -1,13 +1,13 @@
-//! Classes of equal names, which a model cannot tell apart: ImageNet's list has `missile` and `sunglasses` twice.
+//! Classes with the same name, which a model cannot tell apart: ImageNet's list has `missile` and `sunglasses` twice.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use ndarray::ArrayView1;
 
-/// The class names that come more than once, each as it is written first.
+/// Returns the duplicate class names, each in its first spelling.
 ///
-/// Names that differ in case or spaces alone count as equal: CLIP's tokenizer reads them alike.
+/// Names that differ only in case or spaces count as equal, because CLIP's tokenizer ignores both.
 pub fn repeated(classes: &[String]) -> Vec<&str> {
     let firsts = Firsts::of(classes);
     let mut found = Vec::new();
@@ -19,7 +19,7 @@ pub fn repeated(classes: &[String]) -> Vec<&str> {
     found.into_iter().map(|first| classes[first].as_str()).collect()
 }
 
-/// For each class the first one of the same name.
+/// For each class, the first class with the same name.
 #[derive(Clone, Debug)]
 pub(crate) struct Firsts(Vec<usize>);
 
@@ -32,7 +32,7 @@ impl Firsts {
         )
     }
 
-    /// Classes that all differ.
+    /// Creates classes with distinct names.
     pub(crate) fn distinct(classes: usize) -> Self {
         Firsts((0..classes).collect())
     }
@@ -44,9 +44,9 @@ impl Firsts {
 
     /// Whether `class` ranks before `label` by its score.
     ///
-    /// Of different classes with equal scores the right one comes last, so that a collapsed model scores
-    /// nothing. Classes of one name always tie, and the first of them comes first, as argmax has it. A
-    /// score that is not a number makes the row wrong.
+    /// Among different classes with equal scores, the right one ranks last, so a collapsed model scores nothing.
+    /// Classes with the same name always tie, and the first of them ranks first, as with argmax. A NaN score makes the
+    /// row wrong.
     pub(crate) fn is_ahead(&self, scores: ArrayView1<'_, f32>, class: usize, label: usize) -> bool {
         class != label
             && match scores[class].partial_cmp(&scores[label]) {
@@ -56,7 +56,8 @@ impl Firsts {
             }
     }
 
-    /// The class that scores highest, the first one of its name; none where several different ones do.
+    /// Returns the class with the highest score, or the first one with its name; `None` if several different classes
+    /// tie.
     pub(crate) fn single_best(&self, scores: ArrayView1<'_, f32>) -> Option<usize> {
         let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let mut at_best = scores.iter().zip(&self.0).filter(|(score, _)| **score == best);
@@ -86,10 +87,10 @@ mod tests {
         let firsts = Firsts::of(&names(&["missile", "cat", "missile"]));
         let equal = array![0.5, 0.1, 0.5];
         assert!(!firsts.is_ahead(equal.view(), 2, 0) && firsts.is_ahead(equal.view(), 0, 2));
-        // A different class that ties is ahead wherever it stands.
+        // A different class that ties ranks ahead, wherever it is in the list.
         let collapsed = array![0.5, 0.5, 0.5];
         assert!(firsts.is_ahead(collapsed.view(), 1, 0) && firsts.is_ahead(collapsed.view(), 0, 1));
-        // Rows that were made elsewhere may differ in spite of their names: then the score decides.
+        // Rows from another program may differ despite equal names. The score decides then.
         assert!(firsts.is_ahead(array![0.5, 0.1, 0.6].view(), 2, 0));
         assert!(firsts.is_ahead(array![0.5, 0.1, f32::NAN].view(), 2, 0));
         assert!(!firsts.is_ahead(equal.view(), 0, 0));

@@ -78,7 +78,7 @@ mod tests {
             assert_eq!(names.len(), count);
             assert!(names.iter().all(|name| !name.trim().is_empty()));
         }
-        // The published list has them twice.
+        // The published list contains these duplicates.
         assert_eq!(crate::names::repeated(&classes("imagenet-1k").unwrap()), ["missile", "sunglasses"]);
         for (name, count) in [("plain", 1), ("openai-80", 80), ("simple-7", 7), ("cifar", 18)] {
             let templates = templates(name).unwrap();

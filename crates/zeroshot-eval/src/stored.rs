@@ -31,7 +31,7 @@ pub struct StoredSet<'a> {
 /// Classes of a data set.
 #[derive(Clone, Copy, Debug)]
 pub struct Labels<'a> {
-    /// Their names. Of classes of one name the first wins.
+    /// Their names. Of classes with the same name, the first wins.
     pub classes: &'a [String],
     /// The class of each image.
     pub test: &'a [usize],

@@ -24,7 +24,7 @@ fn classification_by_hand() {
 
 #[test]
 fn classes_of_one_name_have_equal_rows_wherever_they_stand() {
-    // An encoder whose rows differ by the place of a text in its batch, as those of a tensor library do.
+    // An encoder whose rows depend on the position of a text in its batch, as with a tensor library.
     struct Placed;
     impl Encoder for Placed {
         fn encode_images(&self, images: ArrayView4<'_, f32>) -> Result<Array2<f32>, EncodeError> {

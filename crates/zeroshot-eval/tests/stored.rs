@@ -159,7 +159,7 @@ fn classes_of_one_name_are_measured_and_the_first_wins() {
     assert_eq!((found.confused.len(), found.confused[0].count), (1, 2));
     let calibration = found.calibration.as_ref().unwrap();
     assert_eq!(calibration.accuracy, classified.top1);
-    // The four missiles are half sure and half right, the cat is sure.
+    // The four missiles have a confidence of one half and half of them are right; the cat has full confidence.
     assert!(calibration.expected_calibration_error < 1e-6, "{calibration:?}");
     assert_eq!(found.fidelity.as_ref().unwrap().top1_agreement, Some(1.0));
     // A collapsed model scores nothing: all different classes tie.

@@ -98,7 +98,7 @@ fn stopped_and_resumed_equals_unbroken() {
     assert!(best(&whole) == best(&broken));
 }
 
-/// Up to eight pictures of one colour each with the name of the colour, as a table.
+/// Writes a table of up to eight single-colour images, each with the name of its colour as caption.
 fn pairs(folder: &Path, count: usize) -> String {
     let names = ["black", "red", "green", "yellow", "blue", "pink", "cyan", "white"];
     let mut table = String::from("filepath,title\n");
@@ -120,7 +120,7 @@ fn best_of(run: &Path) -> (Value, Vec<Value>) {
     (report["best"].clone(), lines.filter(|line| line["eval"].is_object()).collect())
 }
 
-/// Mean of the six recalls, as of a line of metrics.
+/// Mean of the six recalls in a line of metrics.
 fn score(line: &Value) -> f64 {
     let figures = line["eval"]["held out"].as_object().unwrap();
     figures.values().map(|value| value.as_f64().unwrap()).sum::<f64>() / figures.len() as f64
@@ -130,7 +130,7 @@ fn score(line: &Value) -> f64 {
 fn the_last_evaluation_competes_for_the_best_model() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 16), 1);
-    // A few pairs that are learned by heart, and measured at the start and at the end alone.
+    // A few pairs that the model memorises, evaluated only at the start and at the end.
     let [learned, measured] = ["learned", "measured"].map(|name| folder.path().join(name));
     let [train_on, measure_on] = [&learned, &measured].map(|folder| pairs(folder, 8));
     let text = |every: u64| {
@@ -164,7 +164,7 @@ fn the_last_evaluation_competes_for_the_best_model() {
     assert_eq!(state(&whole)[0], 60);
     assert_eq!(fs::read_dir(whole.join("checkpoints")).unwrap().count(), 1);
 
-    // Stopped between the last checkpoint and the report: the last evaluation finds no pictures.
+    // Stops between the last checkpoint and the report, because the last evaluation finds no images.
     train(&start, &broken, Some(3));
     let elsewhere = folder.path().join("elsewhere");
     fs::rename(&measured, &elsewhere).unwrap();
@@ -178,7 +178,7 @@ fn the_last_evaluation_competes_for_the_best_model() {
     assert_eq!(best_of(&broken), (best.clone(), lines.clone()));
     assert_eq!(state(&broken), state(&whole));
     assert!(model(&broken, "best") == model(&whole, "best"));
-    // Stopped before the best model was whole.
+    // Stops before the best model is complete.
     fs::remove_file(broken.join("report.json")).unwrap();
     fs::remove_dir_all(broken.join("best")).unwrap();
     train(&rest, &broken, None);

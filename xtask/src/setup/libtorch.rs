@@ -14,7 +14,7 @@ const HEADERS: [&str; 3] =
     ["include/torch/csrc/api/include/torch/torch.h", "include/ATen/ATen.h", "include/c10/core/Device.h"];
 /// What the CPU's part of the wheel loads from beside itself, on Linux x86-64.
 const BESIDE: [&str; 2] = ["nvidia/cu13/lib/libcudart.so.13", "nvidia/cu13/lib/libcupti.so.13"];
-/// What `libtorch_cuda` needs, as its own `NEEDED` entries name it, and the solvers that it loads on first use.
+/// The dependencies of `libtorch_cuda` from its `NEEDED` entries, and the solver libraries that it loads on first use.
 const CUDA: [&str; 18] = [
     "torch/lib/libtorch_cuda.so",
     "torch/lib/libc10_cuda.so",
@@ -36,7 +36,7 @@ const CUDA: [&str; 18] = [
     "nvidia/nvshmem/lib/libnvshmem_host.so.3",
 ];
 
-/// Which wheels a folder holds.
+/// The kind of wheels in a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wheels {
     Cpu,

@@ -20,14 +20,14 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
     }
     let (opened, place) = open_weights(&args.model, args.arch.as_deref())?;
     let (model, preprocess) = (&opened.model, &opened.preprocess);
-    // First, so that a model whose tokenizer is not there leaves no half of a folder.
+    // Read the tokenizer first, so that a missing one does not leave an incomplete folder.
     let reader = Processor::of_model(&place, model.config(), preprocess, args.tokenizer.as_deref());
     if args.to == Format::Safetensors {
-        // Weights and configuration are whole without a tokenizer; what the model reads stays named.
+        // Weights and configuration are complete without a tokenizer. The configuration still names it.
         let tokenizer = reader.as_ref().ok().and_then(Processor::foreign_tokenizer);
         folder::save_file(&args.out, model, preprocess, tokenizer)?;
         if let Some(name) = tokenizer {
-            output::note(format!("the tokenizer is not in the file: {name} has to be named by --tokenizer"));
+            output::note(format!("the file does not contain the tokenizer: pass {name} with --tokenizer"));
         }
         output::note(format!("wrote {}", args.out.display()));
         return Ok(Code::Done);

@@ -10,13 +10,13 @@ use crate::{busy, output, spin};
 
 /// Side of the matrices whose product is timed.
 const SIDE: i64 = 1024;
-/// How long the other programs are watched.
+/// How long to observe the other programs.
 const WATCH: Duration = Duration::from_millis(300);
-/// Cores in use by others above which the machine counts as busy.
+/// Number of cores that other programs use above which the machine counts as busy.
 const BUSY: f64 = 0.5;
 
 pub(crate) fn run() -> anyhow::Result<Code> {
-    // Before this program computes anything itself.
+    // Measure before this program computes anything itself.
     let in_use = busy::cores_in_use(WATCH);
     let a = Tensor::f_rand([SIDE, SIDE], (Kind::Float, Device::Cpu))?;
     let _ = a.f_matmul(&a)?;
@@ -55,12 +55,12 @@ pub(crate) fn run() -> anyhow::Result<Code> {
     Ok(if good { Code::Done } else { Code::Failed })
 }
 
-/// Cores that other programs use, with what that means.
+/// Number of cores that other programs use, and its consequence.
 fn load(in_use: Option<f64>) -> String {
     match in_use {
         None => "unknown on this system".into(),
         Some(cores) if cores > BUSY => format!(
-            "other programs use {cores:.1} cores: the machine is BUSY, training and the speed below are slower than on an idle one"
+            "other programs use {cores:.1} cores: the machine is BUSY, so training and the speed below are slower than on an idle one"
         ),
         Some(cores) => format!("other programs use {cores:.1} cores"),
     }
@@ -71,10 +71,10 @@ fn waiting() -> String {
     let choice = [spin::VARIABLE, "OMP_WAIT_POLICY"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().map(|value| format!("{name}={value}")));
-    choice.unwrap_or_else(|| "waiting as the system's OpenMP does".into())
+    choice.unwrap_or_else(|| "the system's OpenMP decides how they wait".into())
 }
 
-/// Whether the CUDA half of libtorch was loaded, and the devices or why there are none.
+/// Whether the CUDA half of libtorch was loaded, and the visible devices or why none is visible.
 fn cuda() -> String {
     let library = torch_ext::cuda::load();
     let count = usize::try_from(Cuda::device_count()).unwrap_or(0);

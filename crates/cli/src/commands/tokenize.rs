@@ -38,7 +38,7 @@ pub(crate) fn run(args: Tokenize) -> anyhow::Result<Code> {
     Ok(Code::Done)
 }
 
-/// The text of a line; a byte order mark belongs to the first one.
+/// The text of a line. The first line may start with a byte order mark.
 fn decode(line: &[u8], number: usize) -> Result<&str, NotUtf8> {
     if number == 1 {
         return text::decode(line);

@@ -55,7 +55,7 @@ pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
     }
 }
 
-/// The command that continues a run that was stopped after `step`.
+/// The command that resumes a run stopped after `step`.
 fn next(args: &Train, step: u64) -> String {
     let reached = args.stop_after.is_some_and(|last| step >= last);
     let without = [("--restart", args.restart), ("this --stop-after", reached)];

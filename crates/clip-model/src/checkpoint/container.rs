@@ -53,7 +53,7 @@ pub(crate) struct Container {
     pub(crate) notes: Vec<String>,
     /// Whether it is a TorchScript archive.
     pub(crate) script: bool,
-    /// The configuration that the file holds beside its tensors ([`super::CONFIG_ENTRY`]).
+    /// The configuration stored in the file with its tensors ([`super::CONFIG_ENTRY`]).
     pub(crate) config: Option<String>,
 }
 

@@ -39,7 +39,7 @@ use crate::{ClipConfig, Result};
 use container::Container;
 use fault::Found;
 
-/// Key in a safetensors file's metadata of the model's configuration, in the format of `open_clip_config.json`.
+/// Metadata key of a safetensors file for the model's configuration, in the format of `open_clip_config.json`.
 pub const CONFIG_ENTRY: &str = "open_clip_config";
 
 /// The weights of a file.
@@ -54,7 +54,7 @@ pub struct Checkpoint {
     pub dropped: Vec<String>,
     /// What was decided on the way, for people to read.
     pub notes: Vec<String>,
-    /// The configuration that the file holds ([`CONFIG_ENTRY`]), unread.
+    /// The configuration stored in the file ([`CONFIG_ENTRY`]), as unparsed text.
     pub config: Option<String>,
 }
 
@@ -90,7 +90,7 @@ pub fn read_bytes(bytes: &[u8]) -> Result<Checkpoint> {
         .map_err(|fault| fault.at(Path::new("bytes")))
 }
 
-/// The configuration that a file holds ([`CONFIG_ENTRY`]); none where it holds none or cannot be read.
+/// Returns the configuration stored in a file ([`CONFIG_ENTRY`]), or `None` if it has none or cannot be read.
 pub(crate) fn own_config(path: &Path) -> Option<String> {
     container::open(path).ok()?.config
 }

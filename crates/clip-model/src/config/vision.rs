@@ -61,11 +61,11 @@ pub struct VisionConfig {
     /// Pooling of a timm model; empty for the model's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timm_pool: Option<String>,
-    /// `linear` or `none` behind a timm model; empty for the model's own classifier, which is a linear one
+    /// The projection after a timm model: `linear` or `none`. Empty selects the model's own linear classifier
     /// ([`VisionConfig::classifier_as_projection`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timm_proj: Option<String>,
-    /// Whether the projection behind a timm model has a bias; left out, a projection has none and a model's own
+    /// Whether the projection after a timm model has a bias. By default, a projection has none and a model's own
     /// classifier has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timm_proj_bias: Option<bool>,
@@ -179,17 +179,17 @@ impl VisionConfig {
             None | Some("linear") => Ok(Some(self.timm_proj_bias.unwrap_or(false))),
             Some("") => Ok(Some(self.timm_proj_bias.unwrap_or(true))),
             Some("none") => Ok(None),
-            Some(other) => {
-                Err(format!("vision_cfg.timm_proj = `{other}`; known are `linear`, `none` and an empty text"))
-            }
+            Some(other) => Err(format!(
+                "vision_cfg.timm_proj = `{other}`; valid values are `linear`, `none` and the empty string"
+            )),
         }
     }
 
-    /// Turns the form in which a timm model's own classifier is the projection (`timm_proj` is empty) into the usual
-    /// one with a projection behind the model: the same computation under another name.
+    /// Converts a configuration that uses the timm model's own classifier as projection (`timm_proj` is empty) to the
+    /// usual form with a separate projection. The computation stays the same; only the parameter names change.
     ///
-    /// Python's open_clip needs the first form for MobileNetV3, whose features timm counts before its last layer;
-    /// here every tower has the second one.
+    /// Python's open_clip needs the first form for MobileNetV3, because timm counts that model's features before its
+    /// last layer. In this crate, every tower uses the second form.
     pub fn classifier_as_projection(&mut self) {
         if self.tower() == TowerKind::Timm && self.timm_proj.as_deref() == Some("") {
             let bias = self.timm_proj_bias.unwrap_or(true);

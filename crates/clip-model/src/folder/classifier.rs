@@ -1,9 +1,9 @@
-//! timm towers whose own classifier is the projection: the form in which Python's open_clip has MobileNetV3.
+//! timm towers that use their own classifier as the projection, which is how Python's open_clip builds MobileNetV3.
 //!
-//! timm (from 1.0.16 on) counts the features of MobileNetV3 before its last convolution, and open_clip sizes its
-//! projection by that count, so that neither its own fresh model nor weights of the form `visual.head.proj` work
-//! there. With `timm_proj` empty, timm's classifier behind that convolution is the projection, and both work. The two
-//! forms compute the same; in memory a model always has the projection.
+//! timm (since 1.0.16) counts the features of MobileNetV3 before its last convolution, and open_clip sizes its
+//! projection by that count. As a result, neither a newly built model nor weights named `visual.head.proj` work there.
+//! If `timm_proj` is empty, timm's classifier after that convolution is the projection, and both work. The two forms
+//! compute the same result. In memory, a model always uses the projection.
 
 use std::collections::HashMap;
 
@@ -13,10 +13,10 @@ use crate::config::TowerKind;
 use crate::vision::timm::Trunk;
 use crate::{Clip, ClipConfig, Error, Result};
 
-/// Path of the projection behind a timm model.
+/// Path of the projection after a timm model.
 const PROJECTION: &str = "visual.head.proj.";
 
-/// The configuration and state dict from which Python's open_clip builds the model.
+/// Returns the configuration and state dict from which Python's open_clip builds the model.
 pub(super) fn for_open_clip(model: &Clip) -> Result<(ClipConfig, Vec<(String, Tensor)>)> {
     let mut config = model.config().clone();
     let mut state =
@@ -33,7 +33,7 @@ pub(super) fn for_open_clip(model: &Clip) -> Result<(ClipConfig, Vec<(String, Te
         }
     }
     if !bias {
-        // timm's classifier has a bias; the reader takes one of zeros off again.
+        // timm's classifier has a bias. The reader removes a bias of zeros again.
         let zeros = Tensor::f_zeros([config.embed_dim], (tch::Kind::Float, model.device()))?;
         state.push((format!("{classifier}bias"), zeros));
     }
@@ -43,8 +43,8 @@ pub(super) fn for_open_clip(model: &Clip) -> Result<(ClipConfig, Vec<(String, Te
     Ok((config, state))
 }
 
-/// Weights under the names of the projection, where they have those of the classifier. A bias of zeros is taken off
-/// where the configuration has none; any other makes the configuration have one.
+/// Renames the weights of a classifier to those of the projection. If the configuration has no bias, a bias of zeros is
+/// removed; any other bias is added to the configuration.
 pub(super) fn from_open_clip(
     config: &mut ClipConfig,
     mut weights: HashMap<String, Tensor>,
@@ -64,7 +64,7 @@ pub(super) fn from_open_clip(
     Ok(weights)
 }
 
-/// Whether the projection behind a timm model has a bias; none for other towers and for models without one.
+/// Whether the projection after a timm model has a bias; `None` for other towers and for models without a projection.
 fn projection(config: &ClipConfig) -> Result<Option<bool>> {
     if config.vision_cfg.tower() != TowerKind::Timm {
         return Ok(None);
@@ -72,7 +72,7 @@ fn projection(config: &ClipConfig) -> Result<Option<bool>> {
     config.vision_cfg.timm_projection().map_err(|reason| Error::config("vision_cfg", reason))
 }
 
-/// Path of the classifier, with a dot behind it.
+/// Path of the classifier, with a trailing dot.
 fn path(config: &ClipConfig) -> Result<String> {
     let trunk = config.vision_cfg.trunk().map_err(|reason| Error::config("vision_cfg", reason))?;
     Ok(format!("visual.trunk.{}.", trunk.classifier()))
@@ -163,7 +163,7 @@ mod tests {
                 "image_size": 64}}, "text_cfg": {{"context_length": 6, "vocab_size": 30, "width": 8, "heads": 2, "layers": 1}}}}"#
             );
             let config = ClipConfig::from_json(name, &json).unwrap();
-            // A classifier has a bias where nothing says otherwise.
+            // A classifier has a bias by default.
             assert_eq!(config.vision_cfg.timm_projection(), Ok(Some(true)));
             let model = Clip::new(&config, Device::Cpu, 5).unwrap();
             let state = model.params().state();

@@ -10,24 +10,24 @@ use crate::checkpoint::layout;
 use crate::config::{ActKwargs, Layers, TextPool, TowerKind, VisionPool};
 use crate::{Clip, ClipConfig, Error, PreprocessConfig, Result, weights};
 
-/// The end token of which the library makes nothing, and pools the highest id of a text.
+/// The end token id for which transformers pools the highest id of a text instead.
 const HIGHEST: i64 = super::hugging_face::WRONG_END;
 /// Name of the weights.
 const WEIGHTS_FILE: &str = "model.safetensors";
 
-/// Ids that a tokenizer gives to its special tokens.
+/// Ids of a tokenizer's special tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpecialTokens {
-    /// Before a text.
+    /// The start token.
     pub start: i64,
-    /// Behind a text.
+    /// The end token.
     pub end: i64,
-    /// What fills a row.
+    /// The padding token.
     pub pad: i64,
 }
 
-/// Writes a folder that transformers' `CLIPModel.from_pretrained` loads and [`super::open`] reads. The files of its
-/// tokenizer are the caller's.
+/// Writes a folder that transformers' `CLIPModel.from_pretrained` and [`super::open`] load. The caller writes the
+/// tokenizer files.
 ///
 /// # Errors
 /// [`Error::Config`] where that class cannot hold the model (an image tower other than a plain ViT, pruned
@@ -36,8 +36,8 @@ pub fn save_hugging_face(folder: &Path, model: &Clip, preprocess: &PreprocessCon
     save_hugging_face_with(folder, model, preprocess, None)
 }
 
-/// The same with the ids of the tokenizer, where they are known; a text tower that reads its result at the highest id
-/// reads it at `end` then, so that has to be the highest.
+/// Writes the folder of [`save_hugging_face`] with the tokenizer's ids, if they are known. A text tower that pools at
+/// the highest id then pools at `end`, so `end` must be the highest id.
 ///
 /// # Errors
 /// As [`save_hugging_face`].
@@ -94,8 +94,8 @@ fn config_json(config: &ClipConfig, tokens: Option<SpecialTokens>) -> std::resul
             (false, false) => "gelu",
         }
     };
-    // The library pools the first token of this id. Where the highest id is pooled, that is CLIP's end token; of
-    // another tokenizer nothing says which one it is.
+    // transformers pools the first token with this id. For a tower that pools the highest id, this is CLIP's end token.
+    // For another tokenizer, the id is unknown.
     let end = match (text.pool_type, tokens) {
         (TextPool::Eos, _) => text.eos_id.unwrap_or(HIGHEST),
         (_, Some(tokens)) => tokens.end,

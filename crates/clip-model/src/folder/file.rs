@@ -1,4 +1,4 @@
-//! Weight files: which configuration one is read with, and files that hold their own.
+//! Weight files: the choice of their configuration, and files that contain their own.
 
 use std::path::Path;
 
@@ -12,16 +12,16 @@ use crate::activation::Activation;
 use crate::checkpoint::{self, CONFIG_ENTRY, Checkpoint, Layout};
 use crate::{Clip, ClipConfig, Error, PreprocessConfig, Result, weights};
 
-/// How a weight file is read, and what says so.
+/// How a weight file is read, and the reason.
 pub(super) struct Described {
     pub(super) config: ClipConfig,
     pub(super) preprocess: PreprocessConfig,
     pub(super) notes: Vec<String>,
 }
 
-/// The folder whose configuration a weight file is read with, where there is one: `open_clip_config.json` beside
-/// it, or Hugging Face's `config.json` beside a file of the name that such folders have. A file of another name that
-/// holds a configuration itself ([`CONFIG_ENTRY`]) is read with that one.
+/// Returns the folder whose configuration applies to a weight file, if any. The folder has an `open_clip_config.json`,
+/// or Hugging Face's `config.json` and a weight file with the usual name of such folders. A file with another name that
+/// contains a configuration ([`CONFIG_ENTRY`]) uses its own.
 pub fn home(file: &Path) -> Option<&Path> {
     let folder = file.parent()?;
     let usual = file.file_name().is_some_and(|name| WEIGHT_FILES.iter().any(|known| name == *known));
@@ -33,7 +33,7 @@ pub fn home(file: &Path) -> Option<&Path> {
     (faces && folder.join(hugging_face::CONFIG_FILE).is_file()).then_some(folder)
 }
 
-/// Finds out how a weight file is read: by what lies beside it, by what it says itself, or by its shapes.
+/// Determines how a weight file is read: from the files beside it, from its own metadata, or from its tensor shapes.
 pub(super) fn describe(path: &Path, read: &Checkpoint) -> Result<Described> {
     if let Some(folder) = home(path) {
         let mut found = folder_config(folder)?;
@@ -46,14 +46,14 @@ pub(super) fn describe(path: &Path, read: &Checkpoint) -> Result<Described> {
         return Ok(Described { config: model_cfg, preprocess: preprocess_cfg, notes: Vec::new() });
     }
     let mut config = read.infer_config()?;
-    // The default of that class, and what OpenAI's models have there.
+    // The default of that class, and the activation of OpenAI's models there.
     config.quick_gelu |= read.layout == Layout::HuggingFaceClip;
     let preprocess = default_preprocess(&config);
     let note = format!(
-        "the file does not say how it is used. Its shapes tell the configuration; assumed are heads of 64 channels, \
+        "the file does not state its configuration. It is inferred from the tensor shapes, assuming heads of 64 channels, \
          {} and {}. If that is wrong, put its {CONFIG_FILE} beside it, or name its preset as `arch`",
         match config.text_activation() {
-            Activation::QuickGelu => "QuickGELU (OpenAI's models have it)",
+            Activation::QuickGelu => "QuickGELU (OpenAI's models use it)",
             _ => "GELU (not the QuickGELU of OpenAI's models)",
         },
         images(&preprocess),
@@ -61,7 +61,7 @@ pub(super) fn describe(path: &Path, read: &Checkpoint) -> Result<Described> {
     Ok(Described { config, preprocess, notes: vec![note] })
 }
 
-/// What images become, in words.
+/// Describes the image preprocessing for a message.
 fn images(preprocess: &PreprocessConfig) -> String {
     let PreprocessConfig { mean, std, interpolation, resize_mode, .. } = preprocess;
     format!(
@@ -69,7 +69,7 @@ fn images(preprocess: &PreprocessConfig) -> String {
     )
 }
 
-/// Opens a weight file by itself.
+/// Opens a single weight file.
 pub(super) fn open(path: &Path, device: Device, adjust: &Adjust) -> Result<Opened> {
     let read = checkpoint::read(path)?;
     let Described { config, mut preprocess, mut notes } = describe(path, &read)?;
@@ -82,14 +82,14 @@ pub(super) fn open(path: &Path, device: Device, adjust: &Adjust) -> Result<Opene
     })?;
     notes.extend(found);
     if adjust.image_size.is_some() {
-        // The size that is named is that of the weights.
+        // The named size is that of the weights.
         preprocess.size = None;
     }
     Ok(Opened { model, preprocess, has_weights: true, notes })
 }
 
-/// [`super::open_adjusted`] of a weight file whose model configuration is given; what the file or its folder says is
-/// not used, and images are prepared as [`default_preprocess`] has it. Both are among the notes.
+/// Opens a weight file like [`super::open_adjusted`], with the given model configuration. The configuration of the file
+/// or its folder is ignored, and images are preprocessed by [`default_preprocess`]. The notes mention both.
 ///
 /// # Errors
 /// As [`super::load_weights`] and [`Adjust::apply`].
@@ -104,18 +104,18 @@ pub fn open_file(config: &ClipConfig, file: &Path, device: Device, adjust: &Adju
     if let Some(own) = own {
         notes.push(format!("{own} is not used, as another one is named"));
     }
-    notes.push(format!("assumed are {}", images(&preprocess)));
+    notes.push(format!("assuming {}", images(&preprocess)));
     let (model, found) = with_weights(config, read, file, device, adjust)?;
     notes.extend(found);
     Ok(Opened { preprocess, model, has_weights: true, notes })
 }
 
-/// Writes one safetensors file that [`super::open`] reads by itself: weights under open_clip's names, with the
-/// configuration and what the model wants of its images in the metadata ([`CONFIG_ENTRY`]). `tokenizer` names the
-/// one that texts need, where it is not CLIP's.
+/// Writes a single safetensors file that [`super::open`] reads: weights with open_clip's names, and the configuration
+/// and image preprocessing in the metadata ([`CONFIG_ENTRY`]). `tokenizer` names the model's tokenizer if it is not
+/// CLIP's.
 ///
 /// # Errors
-/// [`Error::Io`] where it cannot be written.
+/// [`Error::Io`] if the file cannot be written.
 pub fn save_file(
     path: &Path,
     model: &Clip,
@@ -129,7 +129,7 @@ pub fn save_file(
     weights::write_safetensors_with(path, state, &[(CONFIG_ENTRY, &json)])
 }
 
-/// What is written of a model: its configuration and its state dict, in the form that Python's open_clip builds.
+/// The configuration and state dict to write for a model, in the form that Python's open_clip builds.
 pub(super) fn described(
     model: &Clip,
     preprocess: &PreprocessConfig,

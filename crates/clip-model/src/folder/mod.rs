@@ -1,5 +1,5 @@
-//! Model folders: `open_clip_config.json` beside `open_clip_model.safetensors`, as Python's open_clip reads
-//! and writes them; folders of Hugging Face and single weight files are read too.
+//! Model folders: `open_clip_config.json` beside `open_clip_model.safetensors`, as Python's open_clip reads and writes
+//! them. Also reads Hugging Face folders and single weight files.
 
 mod classifier;
 mod export;
@@ -165,7 +165,7 @@ fn open_folder(folder: &Path, device: Device, adjust: &Adjust) -> Result<Opened>
     Ok(Opened { model, preprocess, has_weights: true, notes })
 }
 
-/// What a folder says of its weights.
+/// A folder's statement about its weights.
 fn folder_config(folder: &Path) -> Result<file::Described> {
     if folder.join(CONFIG_FILE).exists() {
         let FolderConfig { model_cfg, preprocess_cfg } = FolderConfig::read(folder)?;
@@ -174,7 +174,7 @@ fn folder_config(folder: &Path) -> Result<file::Described> {
     if folder.join(hugging_face::CONFIG_FILE).exists() {
         return hugging_face::read(folder);
     }
-    // What is given may be a run folder, in which the model is one of many things.
+    // The path may be a run folder, which contains the model folder.
     let inner = folder.join("model");
     let hint = if inner.join(CONFIG_FILE).exists() {
         format!("; `{}` is a model folder", inner.display())
@@ -303,8 +303,8 @@ pub fn save(folder: &Path, model: &Clip, preprocess: &PreprocessConfig) -> Resul
     save_with(folder, model, preprocess, None)
 }
 
-/// The same with the name of a tokenizer that is not CLIP's, whose `tokenizer.json` the caller writes: by a name in
-/// the configuration, open_clip knows that it has to read the folder's.
+/// Writes the folder of [`save`] with the name of a tokenizer other than CLIP's. The caller writes its
+/// `tokenizer.json`. The name in the configuration makes open_clip read the folder's tokenizer.
 ///
 /// # Errors
 /// As [`save`].

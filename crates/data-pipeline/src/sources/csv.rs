@@ -46,22 +46,22 @@ pub struct Csv {
 struct Row {
     image: String,
     caption: String,
-    /// In the file, from 1.
+    /// The line in the file, from 1.
     line: usize,
-    /// How many fields it has.
+    /// Number of its fields.
     fields: usize,
-    /// Whether a field without a column holds text.
+    /// Whether a field beyond the header's columns contains text.
     is_cut: bool,
 }
 
 impl Csv {
     /// Reads the table; images are read later.
     ///
-    /// A row with more fields than the header is a damaged sample: its caption would be cut at a separator.
+    /// A row with more fields than the header is a damaged sample, because a separator would truncate its caption.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read, [`Error::NotUtf8`] where it is not UTF-8, [`Error::Format`] where a
-    /// column is missing or a row is broken.
+    /// [`Error::Io`] if the file cannot be read, [`Error::NotUtf8`] if it is not UTF-8, [`Error::Format`] if a column
+    /// is missing or a row is malformed.
     pub fn open(config: &CsvConfig, base: &Path) -> Result<Self> {
         let path = resolve(base, &config.path);
         let format = |reason: String| Error::Format { path: path.clone(), kind: "table", reason };
@@ -85,7 +85,7 @@ impl Csv {
         for record in reader.records() {
             let record = record.map_err(|e| format(e.to_string()))?;
             let field = |index| record.get(index).unwrap_or_default().to_string();
-            // The reader's own line is that of the line break before the record, where there are two of them.
+            // After two line breaks, the reader reports the line of the break before the record.
             let start = record.position().map_or(0, |start| start.byte() as usize);
             let skipped =
                 text.as_bytes()[start..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
@@ -96,7 +96,7 @@ impl Csv {
                 caption: field(caption),
                 line,
                 fields: record.len(),
-                // A separator at the end of a line cuts nothing.
+                // A separator at the end of a line truncates nothing.
                 is_cut: record.iter().skip(header.len()).any(|field| !field.trim().is_empty()),
             });
         }
@@ -120,7 +120,7 @@ impl Csv {
     }
 
     fn remedy(&self) -> String {
-        format!("put captions that hold `{}` between double quotes", self.separator.escape_default())
+        format!("enclose captions that contain `{}` in double quotes", self.separator.escape_default())
     }
 }
 

@@ -12,7 +12,7 @@ use crate::sources::walk::{Unread, Walk, sorted};
 use crate::sources::{Source, csv, default_templates};
 use crate::{Error, Result, notice, text};
 
-/// Groups of classes of one name that a warning lists.
+/// Maximum number of groups of same-named classes that a warning lists.
 const NAMED: usize = 5;
 
 /// Settings of [`Folder`].
@@ -81,7 +81,7 @@ pub struct Folder {
 impl Folder {
     /// Lists the images of all class folders, both sorted by name; images are read later.
     ///
-    /// Classes may have equal names, as two of ImageNet's do; a warning names them.
+    /// Classes may share a name, as two of ImageNet's do. A warning lists them.
     ///
     /// # Errors
     /// [`Error::Io`] where the folder cannot be read, [`Error::Config`] where a setting cannot work.
@@ -127,7 +127,7 @@ impl Folder {
             // Wrong class lists give wrong figures without a sign of it.
             if name.trim().is_empty() {
                 return Err(Error::Config(format!(
-                    "the folder `{id}` has an empty class name (`{place}`): give it a name, or leave it out by exclude_classes"
+                    "the folder `{id}` has an empty class name (`{place}`): give it a name, or exclude it with exclude_classes"
                 )));
             }
             folders_of.entry(name_key(&name)).or_default().push(format!("`{id}` ({name})"));
@@ -148,7 +148,7 @@ impl Folder {
             let more = if equal.len() > NAMED { ", ..." } else { "" };
             let named = equal[..equal.len().min(NAMED)].join(", ");
             notice::warn_once(&format!(
-                "`{place}`: classes of equal names, which a model cannot tell apart: {named}{more}; in an evaluation the first one wins"
+                "`{place}`: classes with equal names, which a model cannot tell apart: {named}{more}; in an evaluation the first one wins"
             ));
         }
         // A class that is thought to be left out and is not would be seen in training.
@@ -195,7 +195,7 @@ impl Source for Folder {
     }
 }
 
-/// What is equal in names that CLIP's tokenizer reads alike: it sees no difference in case and spaces.
+/// The form in which two names are equal for CLIP's tokenizer, which ignores case and spaces.
 fn name_key(name: &str) -> String {
     name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
 }
@@ -211,7 +211,7 @@ fn class_folders(root: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
             match if path.is_file() { kind(&path) } else { Kind::Other(String::new()) } {
                 Kind::Image => unread.outside.add("images", || path.display().to_string()),
                 Kind::OtherImage(ending) => unread.pictures.add(ending, || path.display().to_string()),
-                // The class table or a readme.
+                // This is the class table or a readme.
                 Kind::Other(_) => {}
             }
             continue;
@@ -219,11 +219,11 @@ fn class_folders(root: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
         // Two classes may share images through symlinks, so each has a walk of its own.
         let images = walk.clone().images(&path, &mut unread)?;
         if images.is_empty() {
-            notice::warn_once(&format!("`{}` holds no image and is no class", path.display()));
+            notice::warn_once(&format!("`{}` contains no image and is not used as a class", path.display()));
             continue;
         }
         let name = path.file_name().unwrap_or_default().to_str().ok_or_else(|| {
-            // It names a class, and would be a caption.
+            // The folder's name is the name of a class, and would become a caption.
             Error::Config(format!("the name of the folder `{}` is not UTF-8: rename it", path.display()))
         })?;
         classes.push((name.to_string(), images));
@@ -258,7 +258,7 @@ fn read_names(path: &Path) -> Result<HashMap<String, String>> {
         let mut found = HashMap::new();
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let row = line.split_once('\t').ok_or_else(|| {
-                format(format!("line {} is not a folder and its names, separated by a tab", number + 1))
+                format(format!("line {} is not a folder and its names separated by a tab", number + 1))
             })?;
             let name = row.1.split(',').next().unwrap_or_default().trim();
             add(&mut found, row.0, name).map_err(format)?;

@@ -1,7 +1,7 @@
-//! Members of a tar that share their name up to its first dot, and the samples that they make up.
+//! Groups of tar members with the same name up to the first dot, and the samples that they form.
 //!
-//! WebDataset ends a key at the first dot, so that `a.png`, `a.txt` and `a.seg.png` are one sample. Names such as
-//! `22.05.jpg` have dots in their keys: where that is so, the key ends at the last dot.
+//! In WebDataset, a key ends at the first dot, so `a.png`, `a.txt` and `a.seg.png` are one sample. The keys of names
+//! such as `22.05.jpg` contain dots; those keys end at the last dot.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -10,20 +10,20 @@ use crate::sources::left_out::LeftOut;
 use crate::sources::pictures::is_image;
 use crate::sources::shard::{Members, Span};
 
-/// Members in a row with one name up to the first dot.
+/// Consecutive members with the same name up to the first dot.
 #[derive(Default)]
 pub(super) struct Group {
     key: String,
-    /// Whether a member has no second dot.
+    /// Whether some member has no second dot.
     has_plain: bool,
     found: Vec<Found>,
-    /// The last of `found` of each key up to the last dot.
+    /// For each key up to the last dot, its latest entry in `found`.
     last: HashMap<String, usize>,
-    /// Members of unknown endings.
+    /// Members with unknown extensions.
     unknown: Vec<String>,
 }
 
-/// What may be a sample, with the names of its members.
+/// A possible sample with the names of its members.
 struct Found {
     members: Members,
     names: Vec<String>,
@@ -39,7 +39,7 @@ impl Group {
         &self.key
     }
 
-    /// Adds a member of the group. A second member of one kind begins another sample of the same key.
+    /// Adds a member to the group. A second member of the same kind starts another sample with the same key.
     pub(super) fn add(&mut self, name: &str, span: Span) {
         let Some((key, ending)) = name.rsplit_once('.') else { return };
         self.has_plain |= key == self.key;
@@ -69,7 +69,7 @@ impl Group {
         names.push(name.to_string());
     }
 
-    /// Takes out what the member belongs to in which the shard ends: half a sample is none.
+    /// Removes the sample of the member in which the shard ends: an incomplete sample does not count.
     pub(super) fn cut(&mut self, name: &str) {
         let Some((key, _)) = name.rsplit_once('.') else { return };
         if split_key(name).is_none_or(|(first, _)| first != self.key) {
@@ -83,10 +83,10 @@ impl Group {
         }
     }
 
-    /// Sorts the members into samples and what belongs to none.
+    /// Sorts the members into samples and leftovers.
     ///
-    /// A key with more dots than the group's is a sample of its own where it has an image and a text, or where
-    /// no member has the group's key.
+    /// A key with more dots than the group's key is a separate sample if it has an image and a text, or if no member
+    /// has the group's key.
     pub(super) fn finish(self, shard: &Path, samples: &mut Vec<Members>, left_out: &mut LeftOut) {
         let shown = |name: &str| format!("{}:{name}", shard.display());
         for name in &self.unknown {
@@ -118,11 +118,11 @@ impl Group {
     }
 }
 
-/// Path up to the first dot of the file name, and the ending behind it.
+/// The path up to the first dot of the file name, and the extension after the dot.
 pub(super) fn split_key(name: &str) -> Option<(&str, &str)> {
     let file = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = file + name[file..].find('.')?;
-    // Names that start with a dot are leftovers of file systems.
+    // Names that start with a dot are file-system leftovers.
     (dot > file).then_some((&name[..dot], &name[dot + 1..]))
 }
 
@@ -130,7 +130,8 @@ pub(super) fn split_key(name: &str) -> Option<(&str, &str)> {
 mod tests {
     use super::*;
 
-    /// Keys of the samples with their kinds of members, and what is left out; `cut` ends the shard in a member.
+    /// Keys of the samples with the kinds of their members, and the skipped members. `cut` ends the shard within a
+    /// member.
     fn sorted(names: &[&str], cut: Option<&str>) -> (Vec<String>, String) {
         let mut group = Group::new(split_key(names[0]).unwrap().0);
         for (place, name) in names.iter().enumerate() {
@@ -159,7 +160,7 @@ mod tests {
         // Images first, then texts.
         let (samples, _) = sorted(&["d/22.05.jpg", "d/22.06.jpg", "d/22.05.txt", "d/22.06.txt"], None);
         assert_eq!(samples, ["d/22.05 it", "d/22.06 it"]);
-        // Without a plain member there is nothing else that it could be: a sample without a caption is named later.
+        // Without a plain member, it can only be a sample. A sample without a caption is reported later.
         assert_eq!(sorted(&["22.05.jpg"], None).0, ["22.05 i"]);
     }
 
@@ -168,7 +169,7 @@ mod tests {
         let (samples, left_out) = sorted(&["two.seg.png", "two.png", "two.txt", "two.CLS"], None);
         assert_eq!(samples, ["two it"]);
         assert_eq!(left_out, "1 .cls, 1 .seg.png (`s.tar:two.CLS`, `s.tar:two.seg.png`)");
-        // A sample of its own beside a plain one.
+        // A separate sample beside a plain one.
         let (samples, left_out) = sorted(&["a.png", "a.txt", "a.1.png", "a.1.txt", "a.2.png"], None);
         assert_eq!(samples, ["a it", "a.1 it"]);
         assert_eq!(left_out, "1 .2.png (`s.tar:a.2.png`)");

@@ -1,18 +1,18 @@
-//! The `.json` member of a tar: read as Python reads it, and searched for captions.
+//! Reads the `.json` member of a tar as Python does, and finds captions in it.
 
 use serde_json::Value;
 
 use crate::text;
 
-/// Keys that a message lists, and characters of each.
+/// Maximum number of keys that a message lists, and of characters of each.
 const LISTED: usize = 12;
 const SHOWN: usize = 40;
 
-/// Reads JSON with what Python's `json` module writes beyond the standard: NaN and infinities, which become null. A
-/// byte order mark is skipped.
+/// Parses JSON, including NaN and infinities, which Python's `json` module writes in addition to the standard. They
+/// become null. A byte order mark is skipped.
 ///
 /// # Errors
-/// What is wrong with it, and whether that is its encoding.
+/// The problem, and whether it is the encoding.
 pub(super) fn parse(bytes: &[u8]) -> Result<Value, Broken> {
     let text = text::decode(bytes).map_err(Broken::Encoding)?;
     serde_json::from_str(text).or_else(|error| {
@@ -21,14 +21,14 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Value, Broken> {
     })
 }
 
-/// Why a `.json` member cannot be read.
+/// The reason why a `.json` member cannot be read.
 #[derive(Debug)]
 pub(super) enum Broken {
     Encoding(text::NotUtf8),
     Syntax(String),
 }
 
-/// With null for `NaN`, `Infinity` and `-Infinity` outside of texts; none where there are none.
+/// Replaces `NaN`, `Infinity` and `-Infinity` outside of strings with null. Returns `None` if there are none.
 fn without_constants(json: &str) -> Option<String> {
     let (mut out, mut rest, mut found) = (String::with_capacity(json.len()), json, false);
     while let Some(first) = rest.chars().next() {
@@ -49,7 +49,7 @@ fn without_constants(json: &str) -> Option<String> {
     found.then_some(out)
 }
 
-/// Bytes of a text with its quotes, or all of one that is not closed.
+/// Length in bytes of a string with its quotes; an unterminated string extends to the end.
 fn text_length(json: &str) -> usize {
     let mut escaped = false;
     for (at, byte) in json.bytes().enumerate().skip(1) {
@@ -62,7 +62,7 @@ fn text_length(json: &str) -> usize {
     json.len()
 }
 
-/// The texts under a key, and how many entries of its list are none.
+/// Returns the texts of a key, and the number of entries in its list that are not texts.
 pub(super) fn texts(json: &Value, key: &str) -> (Vec<String>, u64) {
     match json.get(key) {
         Some(Value::String(text)) => (vec![text.clone()], 0),
@@ -76,7 +76,7 @@ pub(super) fn texts(json: &Value, key: &str) -> (Vec<String>, u64) {
     }
 }
 
-/// What a `.json` file has, for a message.
+/// Describes the content of a `.json` file for a message.
 pub(super) fn describe(json: &Value) -> String {
     let Some(object) = json.as_object() else { return "the .json file holds no object".into() };
     if object.is_empty() {

@@ -1,13 +1,13 @@
-//! What a source leaves out: counted by kind, with the first names, for one line.
+//! Counts what a source leaves out, by kind and with the first names, for one log line.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Names that a line lists, and kinds.
+/// Maximum number of names and of kinds that a line lists.
 const NAMED: usize = 3;
 const KINDS: usize = 6;
 
-/// Files or members that are in no sample.
+/// Files or members that belong to no sample.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct LeftOut {
     kinds: BTreeMap<String, u64>,
@@ -22,7 +22,7 @@ impl LeftOut {
         }
     }
 
-    /// Adds what was left out after this.
+    /// Adds the later items of another count.
     pub(super) fn extend(&mut self, later: LeftOut) {
         for (kind, count) in later.kinds {
             *self.kinds.entry(kind).or_default() += count;
@@ -40,11 +40,11 @@ impl LeftOut {
     }
 }
 
-/// Counts by kind, the most frequent first, and the first names.
+/// Writes the counts by kind, most frequent first, and the first names.
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut kinds = self.kinds.iter().collect::<Vec<_>>();
-        // Equal counts stay in the order of their names.
+        // Kinds with equal counts stay sorted by name.
         kinds.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
         let rest = kinds.iter().skip(KINDS).map(|(_, count)| **count).sum::<u64>();
         let mut parts =

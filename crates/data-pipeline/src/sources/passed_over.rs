@@ -1,4 +1,5 @@
-//! What reading passes over although the sample is good: said at the first one, and counted when the source is closed.
+//! Reports problems that reading ignores in good samples: the first one when it occurs, the total when the source is
+//! closed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,17 +17,17 @@ impl PassedOver {
         PassedOver { source: source.into(), broken_json: AtomicU64::new(0), entries: AtomicU64::new(0) }
     }
 
-    /// A `.json` file that cannot be read, beside a `.txt` file that was taken instead.
+    /// Records an invalid `.json` file beside a `.txt` file that was used instead.
     pub(super) fn broken_json(&self, reason: &str, sample: &str) {
         if self.broken_json.fetch_add(1, Ordering::Relaxed) == 0 {
             notice::warn_once(&format!(
-                "`{}`: a .json file cannot be read, and the .txt file beside it is taken (first `{sample}`: {reason})",
+                "`{}`: a .json file cannot be read, and the .txt file beside it is used instead (first `{sample}`: {reason})",
                 self.source
             ));
         }
     }
 
-    /// Entries of a list of captions that are not texts.
+    /// Records entries in a list of captions that are not texts.
     pub(super) fn entries(&self, count: u64, key: &str, sample: &str) {
         if self.entries.fetch_add(count, Ordering::Relaxed) == 0 {
             notice::warn_once(&format!(
@@ -40,11 +41,14 @@ impl PassedOver {
 impl Drop for PassedOver {
     fn drop(&mut self) {
         for (count, what) in [
-            (*self.broken_json.get_mut(), "broken .json files, whose .txt files were taken"),
+            (*self.broken_json.get_mut(), "broken .json files, whose .txt files were used"),
             (*self.entries.get_mut(), "entries of captions that are not texts"),
         ] {
             if count > 1 {
-                notice::warn_once(&format!("`{}`: passed over {count} {what}, in all readings", self.source));
+                notice::warn_once(&format!(
+                    "`{}`: passed over {count} {what}, counting every reading",
+                    self.source
+                ));
             }
         }
     }

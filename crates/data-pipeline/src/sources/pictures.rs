@@ -1,49 +1,49 @@
-//! Which files are pictures: by the endings of their names, and by their first bytes where the name does not tell.
+//! Recognises image files by their extensions, or by their first bytes if the extension is missing or unknown.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Endings of pictures that are decoded; `jpe`, `jif` and `jfif` are JPEG by other names.
+/// Extensions of images that can be decoded; `jpe`, `jif` and `jfif` also stand for JPEG.
 const READ: [&str; 9] = ["jpg", "jpeg", "jpe", "jif", "jfif", "png", "webp", "bmp", "gif"];
 
-/// Endings of pictures that are not decoded.
+/// Extensions of image formats that cannot be decoded.
 const NOT_READ: [&str; 31] = [
     "tif", "tiff", "avif", "heic", "heif", "jp2", "j2k", "jpx", "jxl", "svg", "ico", "ppm", "pgm", "pbm",
     "pnm", "psd", "exr", "hdr", "tga", "dds", "eps", "dng", "cr2", "cr3", "nef", "arw", "orf", "raf", "rw2",
     "dcm", "xcf",
 ];
 
-/// Endings of files that lie beside pictures in data sets, and are not opened to see whether they are some.
+/// Extensions of non-image files that are common in data sets. Such files are not opened to look for an image.
 const OTHER: [&str; 30] = [
     "txt", "json", "jsonl", "csv", "tsv", "parquet", "npy", "npz", "md", "xml", "html", "yaml", "yml",
     "toml", "log", "zip", "gz", "tar", "tgz", "7z", "mat", "pt", "pth", "pkl", "h5", "py", "sh", "pdf",
     "mp4", "db",
 ];
 
-/// What a file is to a source of pictures.
+/// The kind of a file for a source of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A picture that is decoded.
+    /// An image that can be decoded.
     Image,
-    /// A picture that is not, of this kind.
+    /// An image in this format, which cannot be decoded.
     OtherImage(String),
-    /// Something else, of this kind.
+    /// Another file, of this kind.
     Other(String),
 }
 
-/// The ending of a file name behind its last dot, in small letters; none of a name without one.
+/// Returns the extension of a file name after its last dot, in lower case, or `None` if it has none.
 pub(super) fn ending(name: &str) -> Option<String> {
     let (stem, ending) = name.rsplit_once('.')?;
     (!stem.is_empty() && !ending.is_empty()).then(|| ending.to_ascii_lowercase())
 }
 
-/// Whether a file name ends like a picture that is decoded.
+/// Whether a file name has the extension of an image that can be decoded.
 pub(super) fn is_image(name: &str) -> bool {
     ending(name).is_some_and(|ending| READ.contains(&ending.as_str()))
 }
 
-/// What a file is; it is opened only where its name does not tell.
+/// Determines the kind of a file. It is opened only if its name does not show the kind.
 pub(super) fn kind(path: &Path) -> Kind {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let ending = ending(&name);
@@ -68,7 +68,7 @@ pub(super) fn kind(path: &Path) -> Kind {
 /// JPEG, PNG, GIF, WebP or BMP by the first 32 bytes.
 fn is_decoded(start: &[u8]) -> bool {
     let bmp = |start: &[u8]| {
-        // `BM` alone is how texts may begin: the two reserved fields are 0, and the length of a header follows.
+        // A text may begin with `BM`. In a bitmap, the two reserved fields are 0, and the length of a header follows.
         start.starts_with(b"BM")
             && start.get(6..10) == Some(&[0; 4])
             && matches!(start.get(14..18), Some([12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0]))
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(found("scan", b"II*\0\x08\0\0\0"), Kind::OtherImage("without an ending".into()));
         assert_eq!(found("phone.bak", b"\0\0\0\x18ftypheic"), Kind::OtherImage(".bak".into()));
         assert_eq!(found("x.TIF", b""), Kind::OtherImage(".tif".into()));
-        // A name that tells is believed.
+        // A known extension is trusted.
         assert_eq!(found("notes.txt", b"\xFF\xD8\xFF\xE0"), Kind::Other(".txt".into()));
         assert_eq!(found("empty", b""), Kind::Other("without an ending".into()));
     }

@@ -1,4 +1,4 @@
-//! One tar shard: its samples and where they lie, the members that belong to none, and whether the shard is whole.
+//! One tar shard: its samples and their positions, the members that belong to none, and whether the shard is complete.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,5 +1,5 @@
 //! Folders of images: in the order of their names, without leftovers of other programs and without going in circles.
-//! What is left out is counted.
+//! Counts the files that it leaves out.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// Files that a walk leaves out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unread {
-    /// Pictures of kinds that are not decoded.
+    /// Images in formats that cannot be decoded.
     pub(super) pictures: LeftOut,
     /// Images beside the class folders, which belong to no class.
     pub(super) outside: LeftOut,
@@ -21,7 +21,7 @@ pub(super) struct Unread {
 }
 
 impl Unread {
-    /// Says it, one line for each kind: warnings for pictures, and information for other files.
+    /// Logs one line for each kind: a warning for images, an information line for other files.
     pub(super) fn say(&self, source: &str) {
         let Unread { pictures, outside, others } = self;
         if !pictures.is_empty() {
@@ -53,7 +53,7 @@ impl Walk {
         Ok(self.visited.insert(real))
     }
 
-    /// All images below a folder; other files are added to `unread`.
+    /// Returns all images below a folder, and adds other files to `unread`.
     pub(super) fn images(&mut self, folder: &Path, unread: &mut Unread) -> Result<Vec<PathBuf>> {
         let mut images = Vec::new();
         self.collect(folder, &mut images, unread)?;

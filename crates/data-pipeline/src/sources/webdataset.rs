@@ -21,9 +21,9 @@ use crate::{Error, Result, notice, text};
 pub struct WebDatasetConfig {
     /// Path or brace pattern, such as `cc12m/{00000..01242}.tar`; several separated by `::`.
     pub shards: String,
-    /// Where captions are: `txt`, or a key of the `.json` file whose value is a text or a list of
-    /// texts. Left out: `captions` of the `.json` file if it has them, else the `.txt` file, else `caption` of the
-    /// `.json` file (img2dataset's key).
+    /// Where captions are: `txt`, or a key of the `.json` file whose value is a text or a list of texts. If unset:
+    /// `captions` in the `.json` file if present, else the `.txt` file, else `caption` in the `.json` file
+    /// (img2dataset's key).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caption: Option<String>,
     /// Where object boxes are: a key of the `.json` file, whose value is a list of `[x, y, width, height]` in pixels
@@ -47,8 +47,8 @@ pub struct WebDataset {
 impl WebDataset {
     /// Indexes the shards: only the headers of the tars are read.
     ///
-    /// A shard that is broken gives the samples before that; [`Source::damage`] says what is lost. A warning counts
-    /// the members that belong to no sample.
+    /// A truncated shard yields the samples before the break; [`Source::damage`] reports the loss. A warning counts the
+    /// members that belong to no sample.
     ///
     /// # Errors
     /// [`Error::Io`] where a shard is missing, [`Error::Config`] where the pattern is wrong.
@@ -86,7 +86,7 @@ impl WebDataset {
         boxes.map_err(|reason| Problem { kind: "boxes", reason })
     }
 
-    /// The captions of a sample, which `name` names in warnings.
+    /// Returns the captions of a sample. Warnings call the sample `name`.
     fn captions(&self, file: &File, members: &Members, name: &str) -> Result<Vec<String>, Problem> {
         let wanted = self.caption.as_deref();
         let json = match members.json.filter(|_| wanted != Some("txt")) {
@@ -127,14 +127,14 @@ impl WebDataset {
                     |key| format!("there is no text under `{key}`"),
                 );
                 let keys = json::describe(&value);
-                format!("{what}; {keys}: name the one that holds captions by `caption = \"KEY\"`")
+                format!("{what}; {keys}: name the key of the captions with `caption = \"KEY\"`")
             }
         };
         Err(Problem { kind: "no caption", reason })
     }
 }
 
-/// Why a sample is damaged.
+/// The reason why a sample is damaged.
 struct Problem {
     kind: &'static str,
     reason: String,

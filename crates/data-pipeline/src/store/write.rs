@@ -94,7 +94,7 @@ impl StoreWriter {
         self.manifest.shards() - self.missing.len() as u64
     }
 
-    /// Number of samples of the shards that are not there.
+    /// Number of samples in the missing shards.
     pub fn missing_samples(&self) -> u64 {
         let samples = |number: &u64| self.manifest.shard(*number);
         self.missing.iter().map(samples).map(|samples| samples.end - samples.start).sum()

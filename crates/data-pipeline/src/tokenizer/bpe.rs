@@ -137,8 +137,7 @@ fn byte_letters() -> Vec<(u8, char)> {
     own.chain(others).collect()
 }
 
-/// The vocabulary without special tokens, and the merges (two symbols and a space between them), in the order of
-/// their ids.
+/// The vocabulary without special tokens, and the merges (two symbols separated by a space), in the order of their ids.
 pub(super) fn published() -> (Vec<(String, u32)>, Vec<String>) {
     let letters = byte_letters();
     let single = letters.iter().map(|(_, letter)| letter.to_string());

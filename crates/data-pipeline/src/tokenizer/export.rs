@@ -1,4 +1,4 @@
-//! Tokenizer files for Python's transformers: CLIP's own, and the settings that a foreign `tokenizer.json` needs.
+//! Tokenizer files for Python's transformers: CLIP's own, and the settings for another `tokenizer.json`.
 
 use serde_json::{Map, Value, json};
 
@@ -8,16 +8,17 @@ use super::{END_OF_TEXT, START_OF_TEXT};
 /// Names of the start and end token in Hugging Face's files; the ids are those of [`START_OF_TEXT`] and [`END_OF_TEXT`].
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
-/// What transformers splits words by: special tokens are taken out before.
+/// The pattern with which transformers splits words, after it has removed special tokens.
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// CLIP's tokenizer as the files (name, content) that transformers' `CLIPTokenizer` loads, for a text tower of
+/// Returns CLIP's tokenizer as the files (name, content) that transformers' `CLIPTokenizer` loads, for a text tower of
 /// `context_length` tokens.
 ///
-/// The ids are those of [`super::ClipTokenizer`]. What differs is the cleaning before them: transformers normalises
-/// to NFC, folds white space and lowers the case, and does not repair texts (curly quotes, wide letters, mojibake)
-/// or unescape HTML entities; a Greek capital sigma at the end of a word becomes `σ` there and `ς` here. Texts are padded with the end token, whose id is [`END_OF_TEXT`]: a causal text tower
-/// that reads its result at the first end token does not see the padding.
+/// The ids equal those of [`super::ClipTokenizer`]. Only the text cleaning differs. transformers normalises to NFC,
+/// collapses white space and converts to lower case. It does not repair texts (curly quotes, wide letters, mojibake) or
+/// unescape HTML entities. It converts a Greek capital sigma at the end of a word to `σ`; this crate converts it to
+/// `ς`. Texts are padded with the end token, whose id is [`END_OF_TEXT`]. A causal text tower that pools at the first
+/// end token does not see the padding.
 pub fn hugging_face_files(context_length: usize) -> Vec<(&'static str, Vec<u8>)> {
     let (vocabulary, merges) = bpe::published();
     let tokens = json!({ "bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END });
@@ -40,8 +41,8 @@ pub fn hugging_face_files(context_length: usize) -> Vec<(&'static str, Vec<u8>)>
     ]
 }
 
-/// A `tokenizer_config.json` that has transformers read a foreign `tokenizer.json` as it stands. Without it,
-/// transformers takes a CLIP model's tokenizer for CLIP's and keeps nothing but the vocabulary.
+/// Returns a `tokenizer_config.json` with which transformers reads another tokenizer's `tokenizer.json` unchanged.
+/// Without it, transformers assumes that a CLIP model uses CLIP's tokenizer and keeps only the vocabulary.
 pub fn foreign_settings(context_length: usize, pad_token: Option<&str>) -> Vec<u8> {
     let mut settings =
         json!({ "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context_length });
@@ -55,13 +56,13 @@ fn pretty(json: &Value) -> Vec<u8> {
     format!("{json:#}\n").into_bytes()
 }
 
-/// Tokens to ids; of two merges that spell the same token, the last one counts.
+/// A map from tokens to ids. If two merges produce the same token, the last one counts.
 fn vocab(vocabulary: Vec<(String, u32)>) -> Map<String, Value> {
     let special = [(START.to_string(), START_OF_TEXT.into()), (END.to_string(), END_OF_TEXT.into())];
     vocabulary.into_iter().map(|(token, id)| (token, id.into())).chain(special).collect()
 }
 
-/// The same in one file, as Hugging Face's tokenizers read it.
+/// The tokenizer as a single file in the format of Hugging Face's tokenizers.
 pub(super) fn tokenizer_json() -> Value {
     let (vocabulary, merges) = bpe::published();
     let added = [(START, START_OF_TEXT), (END, END_OF_TEXT)].map(|(token, id)| {
@@ -92,7 +93,7 @@ mod tests {
     use super::super::{ClipTokenizer, JsonTokenizer, Tokenizer};
     use super::*;
 
-    /// The files in a folder, and the tokenizer that Hugging Face's library makes of them.
+    /// Writes the files into a folder, and returns the tokenizer that Hugging Face's library loads from them.
     fn written(context: usize) -> (tempfile::TempDir, JsonTokenizer) {
         let folder = tempfile::tempdir().unwrap();
         for (name, bytes) in hugging_face_files(context) {

@@ -69,7 +69,7 @@ impl JsonTokenizer {
         Ok(JsonTokenizer { inner, pad, canonical: false })
     }
 
-    /// The token that fills a row behind its text, as the vocabulary spells it.
+    /// The padding token, as spelled in the vocabulary.
     pub fn pad_token(&self) -> Option<String> {
         self.inner.id_to_token(u32::try_from(self.pad.unwrap_or(0)).ok()?)
     }

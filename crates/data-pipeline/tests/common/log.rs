@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-/// Log lines of this thread, from the start until it is dropped.
+/// Log lines of this thread, from its creation until it is dropped.
 pub(crate) struct Log {
     lines: Arc<Mutex<Vec<String>>>,
     _guard: tracing::subscriber::DefaultGuard,

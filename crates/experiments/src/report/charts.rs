@@ -1,10 +1,10 @@
-//! Charts as SVG, and the page around them: one file without outside parts, for light and dark.
+//! SVG charts and their HTML page: a self-contained file with light and dark styles.
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 56.0;
 const BOTTOM: f64 = 32.0;
-/// The first six are told apart by most colour-blind people, on light and dark (Okabe and Ito).
+/// Most colour-blind people can distinguish the first six colours, on light and dark backgrounds (Okabe and Ito).
 const COLORS: [&str; 12] = [
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#7f5fd0", "#a6761d",
     "#66c23a", "#e7298a", "#00b3b3",
@@ -17,7 +17,7 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
 svg{max-width:100%;height:auto}svg text{fill:currentColor;font:12px system-ui,sans-serif}\
 .axis{stroke:currentColor;opacity:.35}.grid{stroke:currentColor;opacity:.12}";
 
-/// A whole page.
+/// Returns a complete page.
 pub(crate) fn page(title: &str, body: &str) -> String {
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>{}</title><style>{STYLE}</style><body>{body}</body></html>\n",
@@ -29,7 +29,7 @@ fn color(index: usize) -> &'static str {
     COLORS[index % COLORS.len()]
 }
 
-/// Ends of an axis over some values, never of no length.
+/// Returns the ends of an axis over the values, never an empty range.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
     for value in values.filter(|value| value.is_finite()) {
@@ -42,7 +42,7 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     }
 }
 
-/// A number as short as an axis wants it.
+/// Formats a number briefly for an axis.
 fn label(value: f64) -> String {
     match value.abs() {
         size if size >= 1e9 => format!("{:.1} G", value / 1e9),
@@ -54,7 +54,7 @@ fn label(value: f64) -> String {
     }
 }
 
-/// A frame with both axes and what turns values into places.
+/// A frame with both axes, and the mapping from values to coordinates.
 struct Plot {
     svg: String,
     x: (f64, f64),
@@ -98,7 +98,7 @@ impl Plot {
     }
 }
 
-/// One line per name.
+/// Draws one line per name.
 pub(crate) fn curves(lines: &[(String, Vec<(f64, f64)>)]) -> String {
     let all = || lines.iter().flat_map(|(_, points)| points);
     let right = all().map(|p| p.0).fold(1.0, f64::max);
@@ -110,7 +110,8 @@ pub(crate) fn curves(lines: &[(String, Vec<(f64, f64)>)]) -> String {
     plot.svg + "</svg>"
 }
 
-/// Named groups of points; with `front`, a line through those that no other point of less x exceeds in y.
+/// Draws named groups of points. With `front`, also draws a line through the Pareto front: the points whose y no point
+/// with a smaller x exceeds.
 pub(crate) fn scatter(groups: &[(String, Vec<(f64, f64)>)], front: bool, axis: &str) -> String {
     let all = groups.iter().flat_map(|(_, points)| points.iter().copied()).collect::<Vec<_>>();
     let pad = |(low, high): (f64, f64)| (low - (high - low) * 0.05, high + (high - low) * 0.05);
@@ -137,7 +138,7 @@ pub(crate) fn scatter(groups: &[(String, Vec<(f64, f64)>)], front: bool, axis: &
     plot.svg + &title + "</svg>"
 }
 
-/// The points that are better than every cheaper one, from left to right.
+/// Returns the points that are better than every cheaper one, from left to right.
 fn pareto(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let mut sorted = points.to_vec();
     sorted.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
@@ -150,10 +151,10 @@ fn pareto(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     sorted
 }
 
-/// A group of bars: its title, and of each name a value with its spread.
+/// A group of bars: its title, and a value with its spread for each name.
 pub(crate) type Bars = (String, Vec<Option<(f64, f64)>>);
 
-/// Groups of bars, one bar per name and group; the spread is a line over the bar's end.
+/// Draws groups of bars, one bar per name and group. The spread is a line over the bar's end.
 pub(crate) fn bars(names: &[String], groups: &[Bars]) -> String {
     let bar = 18.0;
     let group = bar * names.len() as f64 + 30.0;
@@ -198,7 +199,7 @@ fn open_svg(height: f64) -> String {
     format!("<svg viewBox=\"0 0 {WIDTH} {height:.0}\" width=\"{WIDTH}\" role=\"img\">")
 }
 
-/// A chart as a file of its own, for a page that shows pictures only; empty where there is none.
+/// Returns a chart as a standalone SVG file, for pages that show only images; empty without a chart.
 pub(crate) fn standalone(chart: &str) -> String {
     const OWN: &str = "<style>text{fill:#1c1e21;font:12px system-ui,sans-serif}.axis{stroke:#7a7d82}\
         @media(prefers-color-scheme:dark){text{fill:#e6e6e6}}</style>";
@@ -210,7 +211,7 @@ pub(crate) fn standalone(chart: &str) -> String {
     }
 }
 
-/// A Markdown table as HTML; all columns but the first two are numbers.
+/// Converts a Markdown table to HTML. All columns except the first two are numbers.
 pub(crate) fn html_table(markdown: &str) -> String {
     let mut html = String::from("<div class=\"wide\"><table>");
     for (index, line) in markdown.lines().enumerate().filter(|(index, _)| *index != 1) {

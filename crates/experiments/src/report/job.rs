@@ -1,4 +1,4 @@
-//! The reports of a job: a table of its runs as Markdown, a page with charts, and a picture of the main figures.
+//! The reports of a job: a Markdown table of its runs, an HTML page with charts, and an SVG chart of the main figures.
 
 use std::path::Path;
 
@@ -30,7 +30,7 @@ pub fn write(job: &Job, out: &Path, finished: &[(String, Results)]) -> Result<()
     Ok(())
 }
 
-/// The results of all runs, and of the teacher where it is none of them, as a Markdown table.
+/// Returns a Markdown table with the results of all runs, and of the teacher if it is not one of them.
 pub fn table(job: &Job, finished: &[(String, Results)]) -> String {
     let mut reports = finished.iter().map(|(_, results)| results.student.clone()).collect::<Vec<_>>();
     let own = job.runs.iter().find_map(|recipe| recipe.teachers.first()?.run.as_ref());
@@ -44,7 +44,7 @@ pub fn table(job: &Job, finished: &[(String, Results)]) -> String {
     zeroshot_eval::report::compare(&reports, teacher)
 }
 
-/// The runs whose evaluations during training chose a best model, as a Markdown table; empty where there is none.
+/// Returns a Markdown table of the runs with a best model from evaluations during training; empty without such runs.
 fn best_table(job: &Job, finished: &[(String, Results)]) -> String {
     let head = ["run", "best model", "step", "score"].map(String::from).to_vec();
     let best = finished.iter().filter_map(|(run, results)| {
@@ -80,14 +80,14 @@ fn markdown(job: &Job, finished: &[(String, Results)]) -> String {
     text
 }
 
-/// Points of a curve; more would not be seen.
+/// Maximum number of points of a curve; more would not be visible.
 const POINTS: usize = 300;
 
-/// What the table of best models shows.
+/// The caption of the table of best models.
 pub(crate) const BEST: &str = "Best model of the evaluations during and after training; score: mean over the data sets of their main figures.";
 
-/// The page: the table (Markdown), that of the best models (empty where there is none), the main figures as bars, and
-/// the training curves of each run.
+/// Returns the page with the results table (Markdown), the table of best models (may be empty), the main figures as
+/// bars, and the training curves of each run.
 pub fn html(
     name: &str,
     table: &str,
@@ -111,7 +111,7 @@ pub fn html(
     page(name, &body)
 }
 
-/// One group of bars per data set, one bar per run.
+/// Draws one group of bars per data set, with one bar per run.
 fn main_figures(results: &[(String, Results)]) -> String {
     let Some((_, first)) = results.first() else { return String::new() };
     let names = results.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
@@ -125,19 +125,19 @@ fn main_figures(results: &[(String, Results)]) -> String {
     bars(&names, &groups.collect::<Vec<_>>())
 }
 
-/// The main figures as a picture of its own, for a page that shows pictures only.
+/// Returns the main figures as a standalone SVG, for pages that show only images.
 pub fn picture(results: &[(String, Results)]) -> String {
     standalone(&main_figures(results))
 }
 
-/// Samples seen and loss: the raw value of a term, or the total for an empty key.
+/// Returns samples seen and loss: the raw value of a term, or the total for an empty key.
 pub(crate) fn points(steps: &[Value], key: &str) -> Vec<(f64, f64)> {
     let value = |line: &Value| {
         let loss = if key.is_empty() { &line["loss"] } else { &line["terms"][key]["raw"] };
         Some((line["samples"].as_f64()?, loss.as_f64()?))
     };
     let all = steps.iter().filter_map(value).collect::<Vec<_>>();
-    // Neighbours are averaged, so that noise does not hide the course.
+    // Average neighbouring points, so that noise does not hide the trend.
     let group = all.len().div_ceil(POINTS).max(1);
     let mean = |part: &[(f64, f64)]| {
         let count = part.len() as f64;

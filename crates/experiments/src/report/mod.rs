@@ -1,4 +1,4 @@
-//! Results of several runs: statistics over seeds, tables, charts, and the pages around them.
+//! Results of several runs: statistics over seeds, tables, charts and report pages.
 
 mod charts;
 pub mod job;

@@ -1,4 +1,4 @@
-//! The HTML page of a sweep: its tables, and charts where people would rather look.
+//! The HTML page of a sweep, with its tables and charts.
 
 use super::charts::{Bars, bars, curves, escape, html_table, page, scatter, standalone};
 use super::job;
@@ -7,7 +7,7 @@ use super::stats::Summary;
 use crate::Result;
 use trainer::run::metrics;
 
-/// The page, of one piece.
+/// Returns the self-contained page.
 pub(super) fn html(sweep: &SweepReport) -> Result<String> {
     let mut body = format!("<h1>{}</h1><p>Report: {}</p>", escape(&sweep.title), escape(&sweep.made));
     for trained in &sweep.trained {
@@ -58,7 +58,7 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
         });
         let chart = scatter(&points.collect::<Vec<_>>(), false, best);
         body.push_str(&format!(
-            "<h2>Main figure against the fidelity that goes with it best (correlation {r:.2})</h2>{chart}"
+            "<h2>Main figure against the fidelity with the highest correlation ({r:.2})</h2>{chart}"
         ));
     }
     for (title, key) in [("Task loss", "task"), ("Total loss", "")] {
@@ -71,13 +71,13 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
     Ok(page(&sweep.title, &body))
 }
 
-/// The main figures of all cells as a picture of its own.
+/// Returns the main figures of all cells as a standalone SVG.
 pub(super) fn picture(sweep: &SweepReport) -> String {
     let all = sweep.shared.iter().chain(&sweep.cells).collect::<Vec<_>>();
     standalone(&grouped(&all, &main_names(&all), CellResults::main_figure))
 }
 
-/// One group of bars per figure, in percent with the spread over seeds.
+/// Draws one group of bars per figure, in percent, with the spread over seeds.
 fn grouped<'a>(
     cells: &[&'a CellResults],
     figures: &[String],
@@ -94,7 +94,7 @@ fn grouped<'a>(
     bars(&names, &figures.iter().map(group).collect::<Vec<_>>())
 }
 
-/// The mean of the seeds' curves, as long as the shortest.
+/// Returns the mean of the seeds' curves, as long as the shortest one.
 fn mean_curve(cell: &CellResults, key: &str) -> Result<Vec<(f64, f64)>> {
     let curves = cell.folders.iter().map(|folder| Ok(job::points(&metrics::read_steps(folder)?, key)));
     let curves = curves.collect::<Result<Vec<_>>>()?;

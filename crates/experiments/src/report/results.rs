@@ -1,4 +1,4 @@
-//! What the cells of a sweep found, together: means over seeds and differences that are paired by seed.
+//! Results of a sweep's cells: means over seeds, and differences paired by seed.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ use trainer::run::plan;
 use trainer::run::status::RUN_FILE;
 use trainer::run::{MODEL_FOLDER, REPORT_FILE, Results};
 
-/// Name of the main figure: a sweep that names the parts of its mean says which sets are zero-shot.
+/// Name of the main figure. A sweep that lists the parts of its mean thereby selects its zero-shot sets.
 pub(super) fn mean_name(parts: &[MeanPart]) -> &'static str {
     if parts.is_empty() { "mean of the sets" } else { "zero-shot mean" }
 }
 
-/// Sets of more classes have no table of them.
+/// Maximum number of classes of a set with a per-class table.
 const FEW_CLASSES: usize = 20;
 
 /// One value per seed that has it.
@@ -37,14 +37,14 @@ pub struct CellResults {
     pub seeds: Vec<u64>,
     /// The mean and the main figure of each set, one value per seed, 0 to 1.
     pub main: Vec<(String, BySeed)>,
-    /// Of each figure (`set: figure`) one value per seed, 0 to 1.
+    /// For each figure (`set: figure`), one value per seed, 0 to 1.
     pub figures: BTreeMap<String, BySeed>,
-    /// Of each set of few classes the recall of each class (`set: class`), one value per seed, 0 to 1.
+    /// For each set with few classes, the recall of each class (`set: class`), one value per seed, 0 to 1.
     #[serde(default)]
     pub per_class: BTreeMap<String, BySeed>,
-    /// Of each fidelity figure (`set: of what, which`) one value per seed.
+    /// For each fidelity figure (`set: of what, which`), one value per seed.
     pub fidelity: BTreeMap<String, BySeed>,
-    /// Of each set the share of the teacher's main figure, one value per seed.
+    /// For each set, the fraction of the teacher's main figure, one value per seed.
     pub retained: BTreeMap<String, BySeed>,
     /// Parameters of both towers.
     pub parameters: u64,
@@ -56,16 +56,16 @@ pub struct CellResults {
     pub folders: Vec<PathBuf>,
 }
 
-/// One cell against another, paired by seed.
+/// Comparison of two cells, paired by seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
-    /// The one.
+    /// The first cell.
     pub cell: String,
-    /// The other.
+    /// The second cell.
     pub other: String,
     /// The figure.
     pub figure: String,
-    /// One minus other.
+    /// First minus second.
     pub difference: Difference,
 }
 
@@ -74,16 +74,16 @@ pub struct Comparison {
 pub struct SweepReport {
     /// The sweep.
     pub name: String,
-    /// What it asks.
+    /// Its question.
     pub title: String,
     /// Program, machine class and date of the report.
     pub made: String,
     /// Programs and machines that trained the runs.
     #[serde(default)]
     pub trained: Vec<String>,
-    /// The main figure is the mean of these; empty is the main figures of all sets.
+    /// The parts of the main figure, which is their mean; if empty, the main figures of all sets.
     pub mean: Vec<MeanPart>,
-    /// The cell that differences in tables are taken from.
+    /// The baseline of the differences in tables.
     pub baseline: Option<String>,
     /// Shared runs and cells in the order of the file; shared ones first.
     pub shared: Vec<CellResults>,
@@ -91,20 +91,20 @@ pub struct SweepReport {
     pub cells: Vec<CellResults>,
     /// All pairs of cells on the main figures.
     pub comparisons: Vec<Comparison>,
-    /// Over all cells and seeds: how each fidelity figure goes with the main figure (Pearson).
+    /// Pearson correlation of each fidelity figure with the main figure, over all cells and seeds.
     pub predictors: Vec<(String, f64)>,
     /// Cells that are not finished.
     pub missing: Vec<String>,
 }
 
 impl SweepReport {
-    /// Reads the results of all cells that are finished; `made` says by what, where and when.
+    /// Reads the results of all finished cells. `made` states the program, machine and date of the report.
     ///
     /// # Errors
-    /// [`Error::Sweep`] where a result is damaged, or has not a figure of the sweep's mean.
+    /// [`Error::Sweep`] if a result is damaged or lacks a figure that the sweep's mean needs.
     pub fn read(sweep: &Sweep, made: &str) -> Result<Self> {
         let mut missing = Vec::new();
-        // A shared run may have been measured on more.
+        // A shared run may have been evaluated on more sets.
         let sets = sweep.cells.iter().flat_map(|cell| &cell.recipe.eval.sets);
         let sets = sets.map(|set| set.name.as_str()).collect::<HashSet<_>>();
         let mut collect = |cells: &[Cell], needs_mean: bool| -> Result<Vec<CellResults>> {
@@ -154,7 +154,7 @@ impl SweepReport {
 /// Writes `report.md`, `report.json`, `report.csv`, `report.html` and `report.svg` (the main figures) into a folder.
 ///
 /// # Errors
-/// [`Error::Io`] where one cannot be written.
+/// [`Error::Io`] if a file cannot be written.
 pub fn write_reports(report: &SweepReport, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let json = serde_json::to_string_pretty(report).map_err(|e| Error::sweep(&report.name, e.to_string()))?;
@@ -178,13 +178,13 @@ impl SweepReport {
 }
 
 impl CellResults {
-    /// One value per seed of a main figure.
+    /// Returns one value per seed for a main figure.
     pub fn main_figure(&self, name: &str) -> Option<&BySeed> {
         self.main.iter().find(|(own, _)| own == name).map(|(_, values)| values)
     }
 
     fn new(cell: &Cell, results: &Results) -> Result<Self> {
-        // What became of it, where the run changed its shape.
+        // The final configuration, if the run changed it.
         let config = plan::model_config(&cell.folder.join(MODEL_FOLDER).display().to_string())?;
         let cost = cost::cost(&config)?;
         let (image, text) = results.parameters;
@@ -203,7 +203,7 @@ impl CellResults {
         })
     }
 
-    /// Adds a seed; one that `needs_mean` has every part of it.
+    /// Adds a seed. With `needs_mean`, it must have every part of the mean.
     fn add(&mut self, cell: &Cell, results: &Results, mean: &[MeanPart], needs_mean: bool) -> Result<()> {
         for set in &results.student.sets {
             for (figure, value) in set.score.figures() {
@@ -256,7 +256,7 @@ impl CellResults {
     }
 }
 
-/// Program, machine, device and precision of the finished runs, with how many runs each of these has.
+/// Returns program, machine, device and precision of the finished runs, with the number of runs for each combination.
 fn trained_by(folders: &HashSet<&Path>) -> Vec<String> {
     let mut counts = BTreeMap::<String, u64>::new();
     for folder in folders {
@@ -284,7 +284,7 @@ fn read_results(folder: &Path) -> Result<Results> {
         .map_err(|e| Error::sweep(path.display().to_string(), format!("it is damaged: {e}")))
 }
 
-/// The mean of the sweep's figures; none where nothing was measured.
+/// Returns the mean of the sweep's figures, or `None` if nothing was measured.
 fn main_figure(report: &Report, mean: &[MeanPart], label: &str) -> Result<Option<f64>> {
     let values = if mean.is_empty() {
         report.sets.iter().map(|set| set.score.main()).collect::<Vec<_>>()
@@ -304,7 +304,7 @@ fn main_figure(report: &Report, mean: &[MeanPart], label: &str) -> Result<Option
     Ok(Summary::of(&values).map(|summary| summary.mean))
 }
 
-/// Values of two on the seeds that both have.
+/// Returns the values of both cells on their common seeds.
 pub(super) fn paired(one: Option<&BySeed>, other: Option<&BySeed>) -> Vec<(f64, f64)> {
     let (Some(one), Some(other)) = (one, other) else { return Vec::new() };
     one.iter().filter_map(|(seed, value)| Some((*value, *other.get(seed)?))).collect()
@@ -345,7 +345,7 @@ fn predictors(cells: &[CellResults], mean: &str) -> Vec<(String, f64)> {
 
 pub(super) type Of = fn(&CellResults) -> &BTreeMap<String, BySeed>;
 
-/// The main figures in the order of the sets.
+/// Returns the main figures in the order of the sets.
 pub(super) fn main_names(cells: &[&CellResults]) -> Vec<String> {
     let mut names = Vec::<String>::new();
     for (name, _) in cells.iter().flat_map(|cell| &cell.main) {
@@ -356,7 +356,7 @@ pub(super) fn main_names(cells: &[&CellResults]) -> Vec<String> {
     names
 }
 
-/// All figures that any cell has.
+/// Returns all figures that any cell has.
 pub(super) fn figure_names(cells: &[&CellResults], of: Of) -> Vec<String> {
     let mut names = cells.iter().flat_map(|cell| of(cell).keys()).cloned().collect::<Vec<_>>();
     names.sort();
@@ -364,7 +364,7 @@ pub(super) fn figure_names(cells: &[&CellResults], of: Of) -> Vec<String> {
     names
 }
 
-/// The recall of each class that has images, under names of their own: classes may have equal ones.
+/// Returns the recall of each class that has images. Duplicate class names get a number.
 fn class_recalls(set: &str, classes: &[ClassRecall]) -> Vec<(String, f64)> {
     let row = |(place, class): (usize, &ClassRecall)| {
         let earlier = classes[..place].iter().filter(|other| other.class == class.class).count();

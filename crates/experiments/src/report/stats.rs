@@ -1,8 +1,8 @@
-//! Means over seeds, and differences that are paired by seed.
+//! Means over seeds, and differences paired by seed.
 
 use serde::{Deserialize, Serialize};
 
-/// Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom.
+/// Two-sided 95 % critical values of Student's t for 1 to 30 degrees of freedom.
 const T95: [f64; 30] = [
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
@@ -15,7 +15,7 @@ pub struct Summary {
     pub count: usize,
     /// Their mean.
     pub mean: f64,
-    /// Their sample standard deviation; none for one value.
+    /// Their sample standard deviation; `None` for one value.
     pub deviation: Option<f64>,
 }
 
@@ -26,12 +26,12 @@ pub struct Difference {
     pub count: usize,
     /// The mean difference.
     pub mean: f64,
-    /// Half the length of the interval, by Student's t on the pairs; none for one pair.
+    /// Half the width of the interval, from Student's t on the pairs; `None` for one pair.
     pub half_width: Option<f64>,
 }
 
 impl Summary {
-    /// Of some values; none where there are none.
+    /// Computes the statistics of some values; `None` for an empty list.
     pub fn of(values: &[f64]) -> Option<Self> {
         let count = values.len();
         if count == 0 {
@@ -45,14 +45,14 @@ impl Summary {
 }
 
 impl Summary {
-    /// Of the values of all seeds.
+    /// Computes the statistics of the values of all seeds.
     pub fn by_seed(values: &std::collections::BTreeMap<u64, f64>) -> Option<Self> {
         Self::of(&values.values().copied().collect::<Vec<_>>())
     }
 }
 
 impl Difference {
-    /// Of pairs `(one, other)`: one minus other; none where there are none.
+    /// Computes the statistics of the differences first minus second of pairs; `None` for an empty list.
     pub fn of(pairs: &[(f64, f64)]) -> Option<Self> {
         let differences = pairs.iter().map(|(one, other)| one - other).collect::<Vec<_>>();
         let Summary { count, mean, deviation } = Summary::of(&differences)?;
@@ -60,7 +60,7 @@ impl Difference {
         Some(Difference { count, mean, half_width })
     }
 
-    /// Whether the interval leaves 0 out.
+    /// Whether the interval excludes 0.
     pub fn is_clear(&self) -> bool {
         self.half_width.is_some_and(|half| self.mean.abs() > half)
     }
@@ -70,12 +70,12 @@ fn t95(freedom: usize) -> f64 {
     match freedom {
         0 => f64::INFINITY,
         1..=30 => T95[freedom - 1],
-        // Within 0.003 of the exact point from here on.
+        // From here on, within 0.003 of the exact value.
         _ => 1.96 + 2.5 / freedom as f64,
     }
 }
 
-/// Pearson's correlation; none for fewer than three pairs, or values that do not vary.
+/// Computes Pearson's correlation; `None` for fewer than three pairs or constant values.
 pub fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
     if pairs.len() < 3 {
         return None;

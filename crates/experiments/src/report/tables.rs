@@ -1,10 +1,10 @@
-//! The tables and lines that a sweep's report consists of.
+//! The tables and CSV lines of a sweep's report.
 
 use super::results::{BySeed, CellResults, Comparison, Of, SweepReport, figure_names, main_names};
 use super::stats::{Difference, Summary};
 
 impl SweepReport {
-    /// The tables as Markdown.
+    /// Returns the tables as Markdown.
     pub fn markdown(&self) -> String {
         let mut text = format!("# {}\n\n- Report: {}\n", self.title, self.made);
         for trained in &self.trained {
@@ -19,7 +19,7 @@ impl SweepReport {
         text
     }
 
-    /// Titles and Markdown tables.
+    /// Returns titles and Markdown tables.
     pub fn tables(&self) -> Vec<(String, String)> {
         let all = self.shared.iter().chain(&self.cells).collect::<Vec<_>>();
         let mean = self.mean_name();
@@ -101,7 +101,7 @@ impl SweepReport {
         tables
     }
 
-    /// One line per cell, seed and figure.
+    /// Returns one line per cell, seed and figure.
     pub fn csv(&self) -> String {
         let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
         let mut text = "cell,seed,kind,figure,value\n".to_string();

@@ -1,4 +1,4 @@
-//! Makes the cells of a sweep in their order, several at once.
+//! Runs the cells of a sweep in order, several at once.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,10 +8,10 @@ use std::time::Instant;
 use super::file::{Cell, Sweep};
 use crate::{Error, Result};
 
-/// Makes one cell; the command line starts a process for each.
+/// Runs a single cell. The command line starts a process for each.
 pub trait Runner: Sync {
-    /// Makes the run of `cell` in its folder, or resumes it, on `device` if one is given. A runner polls `stop`: once it
-    /// is set, the run writes a checkpoint and ends.
+    /// Starts or resumes the run of `cell` in its folder, on `device` if given. A runner polls `stop`: once it is set,
+    /// the run writes a checkpoint and exits.
     ///
     /// # Errors
     /// [`Error::Io`] if the run cannot be started. A run that fails is [`Ended::Failed`].
@@ -21,44 +21,44 @@ pub trait Runner: Sync {
 /// How a cell's run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Its results are written.
+    /// It finished and wrote its results.
     Finished,
-    /// It was stopped with a checkpoint.
+    /// It stopped after writing a checkpoint.
     Stopped,
     /// It failed, for this reason.
     Failed(String),
 }
 
-/// How much is done in one sitting.
+/// Limits of one session.
 #[derive(Clone, Debug)]
 pub struct Limits<'a> {
-    /// Cells at once.
+    /// Number of cells to run at once.
     pub jobs: usize,
-    /// Devices that cells take in turn; empty leaves the recipe's.
+    /// Devices that cells use in turn; if empty, the recipe's device.
     pub devices: Vec<String>,
-    /// Cells that are begun or gone on with; the others wait for the next sitting.
+    /// Maximum number of cells to start or resume. The others wait for the next session.
     pub cells: Option<usize>,
-    /// Set from outside (a signal): running cells stop with a checkpoint, and no other is begun.
+    /// A flag set by a signal handler: running cells stop with a checkpoint, and no others start.
     pub stop: &'a AtomicBool,
 }
 
-/// What became of the cells of one sitting.
+/// The outcome of the cells of one session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Runs that are finished now, earlier ones among them.
+    /// Finished runs, including those of earlier sessions.
     pub finished: usize,
-    /// Runs that were stopped, or wait.
+    /// Runs that stopped or are waiting.
     pub open: usize,
-    /// Runs that failed: label and the last line that they said.
+    /// Failed runs: their label and last line of output.
     pub failed: Vec<(String, String)>,
 }
 
-/// Makes all runs of a sweep by `runner`; `say` gets a line for each that ends.
+/// Runs all cells of a sweep with `runner`, and calls `say` with a line for each run that ends.
 ///
-/// Shared runs come before the cells that build on them; where one is not finished, none of these is begun.
+/// Shared runs precede the cells that depend on them. If a shared run is not finished, its cells do not start.
 ///
 /// # Errors
-/// As [`Runner::run`]. A run that fails is in the result and does not hold up the others.
+/// The errors of [`Runner::run`]. A failed run is part of the result and does not block the others.
 pub fn run_cells(
     sweep: &Sweep,
     runner: &dyn Runner,
@@ -78,7 +78,7 @@ pub fn run_cells(
                 if limits.stop.load(Ordering::Relaxed) {
                     return Ok(());
                 }
-                // The place in the queue's front and the count are taken together.
+                // Take the front of the queue and update the count together.
                 let cell = {
                     let mut begun = begun.lock().unwrap_or_else(PoisonError::into_inner);
                     if limits.cells.is_some_and(|most| *begun >= most) {

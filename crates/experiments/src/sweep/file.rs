@@ -1,4 +1,4 @@
-//! From a sweep file to the cells that it asks for.
+//! Resolves a sweep file into its cells.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use trainer::run::MODEL_FOLDER;
 use trainer::run::plan::Plan;
 use trainer::run::status::{RunStatus, has_model, results, shaping};
 
-/// More cells than a sweep on any one machine can have.
+/// Maximum number of cells; more than any one machine can run.
 const MAX_CELLS: usize = 10_000;
 
 /// A sweep, resolved.
@@ -22,15 +22,15 @@ const MAX_CELLS: usize = 10_000;
 pub struct Sweep {
     /// Its name.
     pub name: String,
-    /// What it asks, for the report's head.
+    /// Its question, for the head of the report.
     pub title: String,
-    /// The cell that differences are taken from.
+    /// The cell that is the baseline of differences.
     pub baseline: Option<String>,
-    /// Figures whose mean is the main figure: data set and figure; empty takes the main figure of all sets.
+    /// The parts (data set and figure) whose mean is the main figure; if empty, the main figures of all sets.
     pub mean: Vec<MeanPart>,
-    /// Runs that cells build on: each once, or once for each of its seeds, on which cells of the same seed build then.
+    /// Shared runs that cells depend on. Each runs once, or once per seed; cells then use the run with their own seed.
     pub shared: Vec<Cell>,
-    /// The cells, seeds of one cell together.
+    /// The cells, with the seeds of a cell in sequence.
     pub cells: Vec<Cell>,
 }
 
@@ -40,32 +40,32 @@ pub struct Sweep {
 pub struct MeanPart {
     /// Name of the data set.
     pub set: String,
-    /// Name of the figure, as tables have it.
+    /// Name of the figure, as in tables.
     pub figure: String,
 }
 
 /// One run of a sweep.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// The cell's name; its seeds have it in common.
+    /// The cell's name, which its seeds share.
     pub name: String,
     /// The seed.
     pub seed: u64,
-    /// The run; paths of shared runs are filled in.
+    /// The run, with the paths of shared runs filled in.
     pub recipe: Recipe,
     /// Its run folder.
     pub folder: PathBuf,
 }
 
-/// How far a cell is.
+/// The progress of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CellState {
-    /// Its results are there, on the sets that it names.
+    /// Finished: it has results on its current sets.
     Finished,
-    /// It was begun, or is to be measured on other sets.
+    /// Started, or to be evaluated on other sets.
     Begun,
-    /// Nothing is there.
+    /// Not started.
     Open,
 }
 
@@ -104,7 +104,7 @@ struct Entry {
     run: Option<String>,
     #[serde(default)]
     settings: Table,
-    /// The seeds of this entry alone; a shared run has the seed 0 without.
+    /// The seeds of this entry only. A shared run without seeds has the seed 0.
     #[serde(default)]
     seeds: Option<Vec<u64>>,
 }
@@ -114,11 +114,11 @@ fn one_seed() -> Vec<u64> {
 }
 
 impl MeanPart {
-    /// Why a cell cannot have this part, as far as its recipe tells.
+    /// Returns the reason why a cell cannot have this part, as far as its recipe shows.
     fn problem(&self, cell: &Cell) -> Option<String> {
         let (set, figure) = (&self.set, &self.figure);
         let Some(found) = cell.recipe.eval.sets.iter().find(|own| own.name == *set) else {
-            return Some(format!("its mean has the set `{set}`, which `{}` does not measure", cell.name));
+            return Some(format!("its mean has the set `{set}`, which `{}` does not evaluate", cell.name));
         };
         let known = match found.task {
             EvalTask::Classification => &CLASSIFICATION_FIGURES[..],
@@ -131,7 +131,8 @@ impl MeanPart {
 }
 
 impl Cell {
-    /// What is there of it: results alone will do. What cannot be read counts as begun: its run says what is wrong.
+    /// Returns its progress; results are sufficient. An unreadable folder counts as started, because its run reports
+    /// the error.
     pub fn state(&self) -> CellState {
         match results(&self.recipe, &self.folder) {
             Ok(RunStatus::Finished(_)) => CellState::Finished,
@@ -140,7 +141,7 @@ impl Cell {
         }
     }
 
-    /// Whether it builds on this shared run.
+    /// Whether it depends on this shared run.
     fn builds_on(&self, shared: &Cell) -> bool {
         let folder = shared.folder.display().to_string();
         self.recipe.to_toml().is_ok_and(|recipe| recipe.contains(&folder))
@@ -153,10 +154,10 @@ impl Cell {
 }
 
 impl Sweep {
-    /// Reads a sweep file; `over` is put on top of the settings of every cell, and run folders are below `out`.
+    /// Reads a sweep file. `over` is merged over the settings of every cell. Run folders are below `out`.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Sweep`] where the file or one of its recipes is wrong.
+    /// [`Error::Io`] or [`Error::Sweep`] if the file or one of its recipes is invalid.
     pub fn load(path: &Path, over: &Table, out: &Path) -> Result<Self> {
         let origin = path.display().to_string();
         let fail = |reason: String| Err(Error::sweep(&origin, reason));
@@ -165,7 +166,10 @@ impl Sweep {
             .map_err(|e| Error::sweep(&origin, e.to_string().trim().replace('\n', "; ")))?;
         check_name(&file.name, &origin)?;
         if ["cells", "cache"].contains(&file.name.as_str()) {
-            return fail(format!("the name `{}` is that of a folder of all sweeps: take another", file.name));
+            return fail(format!(
+                "the name `{}` is reserved for a folder that sweeps share: choose another",
+                file.name
+            ));
         }
         let lists = file.cells.iter().chain(&file.shared).filter_map(|entry| entry.seeds.as_ref());
         if let Some(problem) = lists.chain([&file.seeds]).find_map(|seeds| seed_problem(seeds)) {
@@ -175,7 +179,7 @@ impl Sweep {
         if entries.chain([&file.settings, over]).any(|table| table.contains_key("seed"))
             || file.grid.contains_key("seed")
         {
-            return fail("`seed` is no setting of a sweep: give `seeds`, for all cells or for one".into());
+            return fail("`seed` is no setting of a sweep: set `seeds`, for all cells or for one".into());
         }
         let mut names = std::collections::HashSet::new();
         if let Some(twice) = file.shared.iter().chain(&file.cells).find(|entry| !names.insert(&entry.name)) {
@@ -203,7 +207,7 @@ impl Sweep {
             }
         }
         if cells.is_empty() {
-            return fail("it has no cell: write [[cells]], and at least one seed".into());
+            return fail("it has no cell: add [[cells]] and at least one seed".into());
         }
         if let Some(baseline) =
             file.baseline.as_ref().filter(|name| cells.iter().all(|cell| cell.name != **name))
@@ -232,17 +236,17 @@ impl Sweep {
         })
     }
 
-    /// What a cell will cost; a shared run that is not there yet counts as what it will be.
+    /// Returns the expected cost of a cell. A missing shared run counts with its planned model.
     ///
     /// # Errors
-    /// As [`Plan::new`].
+    /// The errors of [`Plan::new`].
     pub fn plan(&self, cell: &Cell) -> Result<Plan> {
         let mut recipe = cell.recipe.clone();
         let to_come = |name: &str| {
             let is_model = |own: &&Cell| Path::new(name) == own.folder.join(MODEL_FOLDER);
             self.shared.iter().find(is_model).filter(|own| !own.folder.join(MODEL_FOLDER).exists())
         };
-        // A shared run may go on with an earlier one, which starts somewhere in the end.
+        // A shared run may continue an earlier one, and the first of these has a model of its own.
         let settle = |model: &mut String, image_size: &mut Option<i64>| {
             while let Some(own) = to_come(model) {
                 *image_size = image_size.or(own.recipe.student.image_size);
@@ -268,8 +272,8 @@ impl Sweep {
         Ok(Plan::new(&job.runs[job.runs.len() - 1], &job)?)
     }
 
-    /// All runs in the order in which they are made, each folder once: what all cells share, then seed by seed what
-    /// cells of that seed share and these cells, so that a sweep that is not finished compares all of them already.
+    /// Returns all runs in execution order, each folder once: first the runs that all cells share, then, for each seed,
+    /// its shared runs and its cells. An unfinished sweep can therefore already compare all cells.
     pub fn runs(&self) -> Vec<&Cell> {
         let of_all = |cell: &Cell| self.shared.iter().filter(|own| own.name == cell.name).count() == 1;
         let (first, own): (Vec<_>, Vec<_>) = self.shared.iter().partition(|cell| of_all(cell));
@@ -281,8 +285,7 @@ impl Sweep {
         first.into_iter().chain(runs).filter(|cell| seen.insert(&cell.folder)).collect()
     }
 
-    /// Whether a run is to be made: its results are not there, or cells that are not finished build on its model, which
-    /// is not there.
+    /// Whether a run must be performed: its results are missing, or unfinished cells depend on its missing model.
     pub fn is_open(&self, run: &Cell) -> bool {
         let open = |cell: &Cell| cell.state() != CellState::Finished;
         let missed = || {
@@ -292,13 +295,13 @@ impl Sweep {
         open(run) || missed()
     }
 
-    /// Whether cells may build on a run.
+    /// Whether cells may depend on a run.
     pub fn is_shared(&self, run: &Cell) -> bool {
         self.shared.iter().any(|own| own.folder == run.folder)
     }
 }
 
-/// What is wrong with a list of seeds, if anything.
+/// Returns the reason why a list of seeds is invalid, if it is.
 fn seed_problem(seeds: &[u64]) -> Option<String> {
     let mut seen = std::collections::HashSet::new();
     let twice =
@@ -307,7 +310,7 @@ fn seed_problem(seeds: &[u64]) -> Option<String> {
     twice.or_else(|| large.map(|seed| format!("the seed {seed} is above {}", i64::MAX)))
 }
 
-/// Every combination of a grid: what it adds to a name, and its settings.
+/// Returns every combination of a grid: its suffix for the name, and its settings.
 fn combinations(grid: &BTreeMap<String, Vec<Value>>) -> Vec<(String, Table)> {
     let mut all = vec![(String::new(), Table::new())];
     for (key, values) in grid {
@@ -325,7 +328,7 @@ fn combinations(grid: &BTreeMap<String, Vec<Value>>) -> Vec<(String, Table)> {
     all
 }
 
-/// `a.b.c = value` as tables.
+/// Converts `a.b.c = value` to nested tables.
 fn nested(key: &str, value: Value) -> Table {
     let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
     let value = rest.map_or(value.clone(), |rest| nested(rest, value).into());
@@ -341,7 +344,7 @@ struct CellBuilder<'a> {
 }
 
 impl CellBuilder<'_> {
-    /// A cell under the settings of the grid, or a shared run, which knows only its own settings.
+    /// Resolves a cell with the settings of the grid, or a shared run, which has only its own settings.
     fn cell(&self, entry: &Entry, name: &str, seed: u64, grid: Option<&Table>) -> Result<Cell> {
         let origin = format!("{}, {name}", self.path.display());
         let own = entry.recipe.as_ref().or(self.file.recipe.as_ref());
@@ -360,7 +363,7 @@ impl CellBuilder<'_> {
         }
         settings.insert("seed".into(), Value::Integer(i64::try_from(seed).unwrap_or(i64::MAX)));
         settings.insert("name".into(), "cell".into());
-        // Named by what shapes the result: shared runs count by what shapes theirs, not by where they lie.
+        // The hash covers all settings that affect the result. Shared runs contribute their own hash, not their path.
         let mut named = settings.clone();
         self.fill(&mut named, &origin, seed, &|cell, rest| {
             format!("cell:{}{rest}", folder_name(&cell.folder))
@@ -379,7 +382,7 @@ impl CellBuilder<'_> {
         Ok(Cell { name: name.into(), seed, folder: self.out.join("cells").join(&id), recipe })
     }
 
-    /// Replaces texts `@NAME` by the model of a shared run and `@NAME/PATH` by a path in its folder.
+    /// Replaces `@NAME` by the model of a shared run, and `@NAME/PATH` by a path in its folder.
     fn fill(
         &self,
         table: &mut Table,
@@ -407,7 +410,7 @@ impl CellBuilder<'_> {
                 let (name, rest) = reference.split_once('/').unwrap_or((reference, MODEL_FOLDER));
                 let fail = |reason: String| Err(Error::sweep(origin, reason));
                 let cell = match self.shared.get(name).map(Vec::as_slice) {
-                    None | Some([]) => return fail(format!("`@{name}` is no earlier entry of [[shared]]")),
+                    None | Some([]) => return fail(format!("`@{name}` is not an earlier [[shared]] run")),
                     Some([one]) => one,
                     Some(several) => match several.iter().find(|own| own.seed == seed) {
                         Some(own) => own,
@@ -494,7 +497,7 @@ mod tests {
             sweep.cells.iter().map(|cell| cell.folder.clone()).collect::<Vec<_>>()
         };
         let plain = ids("[[cells]]\nname = 'a'");
-        // Another name, and what does not shape the result, do not matter; a seed does.
+        // The name and settings that do not affect the result do not matter; the seed does.
         assert_eq!(
             plain,
             ids("[[cells]]\nname = 'b'\nsettings.train.threads = 2\nsettings.metrics.every_steps = 1")

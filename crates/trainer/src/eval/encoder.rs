@@ -1,4 +1,4 @@
-//! Zero-shot evaluation of a model on data sets of a recipe.
+//! Zero-shot evaluation of a model on a recipe's data sets.
 
 use std::path::Path;
 
@@ -11,14 +11,14 @@ use crate::eval::suite;
 use crate::model::processor::{Processor, image_tensor, rows};
 use crate::recipe::EvalSet;
 
-/// Samples that are encoded at once.
+/// Number of samples per encoding batch.
 pub(crate) const BATCH: usize = 256;
 
-/// A model with its way of reading, as the evaluation wants it.
+/// A model with its processor, as an [`Encoder`] for the evaluation.
 pub struct ModelEncoder<'a> {
     /// The model.
     pub model: &'a Clip,
-    /// How it reads.
+    /// Its processor.
     pub reader: &'a Processor,
 }
 
@@ -38,11 +38,10 @@ impl Encoder for ModelEncoder<'_> {
     }
 }
 
-/// The zero-shot scores of a model on all sets, without anything more costly; relative paths start at `root`, and
-/// `name` stands in the report.
+/// Returns only the zero-shot scores of a model on all sets. Relative paths start at `root`; the report uses `name`.
 ///
 /// # Errors
-/// [`crate::Error::Data`] where a set cannot be read, [`crate::Error::Eval`] where nothing can be measured on it.
+/// [`crate::Error::Data`] if a set cannot be read, [`crate::Error::Eval`] if nothing can be measured on it.
 pub fn evaluate(encoder: &ModelEncoder<'_>, sets: &[EvalSet], root: &Path, name: &str) -> Result<Report> {
     Ok(suite::report(name, &suite::evaluate_sets(encoder, sets, root, None, &StoredOptions::scores())?))
 }

@@ -1,4 +1,4 @@
-//! What is measured of a finished student, and of its teacher.
+//! Final evaluation of a student and its teacher.
 
 use tch::Device;
 use zeroshot_eval::{Evaluation, Report, StoredOptions};
@@ -9,8 +9,8 @@ use crate::eval::suite::{self, Cache};
 use crate::recipe::{Eval, Recipe};
 use crate::teacher::teachers::{Models, open_teacher};
 
-/// The scores of a finished student, those of the teacher (where it is none of the recipe's own runs, or the two
-/// are compared), and all details.
+/// Returns the scores of a finished student, the scores of the teacher (if it is not one of the recipe's own runs, or
+/// if the two are compared), and all details.
 pub(crate) fn measure(
     recipe: &Recipe,
     student: &ModelEncoder<'_>,

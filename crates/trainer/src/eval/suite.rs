@@ -1,4 +1,4 @@
-//! The data sets of a recipe or a suite file, measured from rows that are encoded once.
+//! Evaluates the data sets of a recipe or a suite file from embeddings that are computed once.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use crate::progress::{Counted, figures};
 use crate::recipe::{EvalSet, EvalTask};
 use crate::{Error, Result};
 
-/// A suite file: data sets that are measured together.
+/// A suite file: data sets that are evaluated together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Suite {
@@ -34,7 +34,7 @@ pub struct Suite {
     pub root: PathBuf,
     /// The data sets.
     pub sets: Vec<EvalSet>,
-    /// How they are measured.
+    /// Options of the measurements.
     #[serde(default)]
     pub options: StoredOptions,
 }
@@ -47,7 +47,7 @@ impl Suite {
     /// Reads a suite file.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Data`] where it is not UTF-8, or [`Error::Recipe`] with the line that is wrong.
+    /// [`Error::Io`]; [`Error::Data`] if it is not UTF-8; [`Error::Recipe`] with the invalid line.
     pub fn read(path: &Path) -> Result<Self> {
         let text = crate::text::read(path)?;
         let fail = |reason: String| Error::recipe(path.display().to_string(), reason);
@@ -58,13 +58,13 @@ impl Suite {
             return Err(fail(format!("two sets are called `{}`", twice.name)));
         }
         if suite.sets.is_empty() {
-            return Err(fail("it names no data set: write [[sets]]".into()));
+            return Err(fail("it has no data set: add [[sets]]".into()));
         }
         Ok(suite)
     }
 }
 
-/// What one model made of one data set.
+/// The rows (embeddings) of one model on one data set.
 #[derive(Debug)]
 pub struct SetRows {
     images: Array2<f32>,
@@ -76,19 +76,19 @@ pub struct SetRows {
     logit_scale: f64,
 }
 
-/// What a cache needs to know whose rows are whose.
+/// The cache, and the identity of the model whose rows it holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Cache<'a> {
-    /// Where rows are kept.
+    /// The folder of the cache.
     pub folder: &'a Path,
-    /// Names the model's weights ([`crate::teacher::frozen::Teacher::identity`]).
+    /// Identity of the model's weights ([`crate::teacher::frozen::Teacher::identity`]).
     pub identity: &'a str,
 }
 
-/// Encodes a data set; relative paths start at `root`. With a cache, rows that are there are read.
+/// Encodes a data set; relative paths start at `root`. With a cache, existing rows are read from it.
 ///
 /// # Errors
-/// [`Error::Data`] where the set cannot be read, [`Error::Eval`] where it has no class or caption that is needed.
+/// [`Error::Data`] if the set cannot be read, [`Error::Eval`] if it lacks a required class or caption.
 pub fn encode(
     encoder: &ModelEncoder<'_>,
     set: &EvalSet,
@@ -147,10 +147,10 @@ pub fn encode(
     Ok(rows)
 }
 
-/// All figures of one set from its rows; fidelity where a teacher's rows are given.
+/// Computes all measurements of one set from its rows, including fidelity if a teacher's rows are given.
 ///
 /// # Errors
-/// [`Error::Eval`] where nothing can be measured.
+/// [`Error::Eval`] if nothing can be measured.
 pub fn measure(
     name: &str,
     rows: &SetRows,
@@ -167,10 +167,10 @@ pub fn measure(
     Ok(evaluate_stored(&set, &rows.view(), teacher.map(SetRows::view).as_ref(), options)?)
 }
 
-/// [`encode`] for all sets.
+/// Encodes all sets with [`encode`].
 ///
 /// # Errors
-/// As [`encode`].
+/// The errors of [`encode`].
 pub fn encode_sets(
     encoder: &ModelEncoder<'_>,
     sets: &[EvalSet],
@@ -180,21 +180,21 @@ pub fn encode_sets(
     sets.iter().map(|set| encode(encoder, set, root, cache)).collect()
 }
 
-/// The zero-shot scores of a model from its rows, without anything more costly.
+/// Computes only the zero-shot scores of a model from its rows.
 ///
 /// # Errors
-/// As [`measure`].
+/// The errors of [`measure`].
 pub fn scores(model: &str, sets: &[EvalSet], rows: &[SetRows]) -> Result<Report> {
     let found =
         sets.iter().zip(rows).map(|(set, rows)| measure(&set.name, rows, None, &StoredOptions::scores()));
     Ok(report(model, &found.collect::<Result<Vec<_>>>()?))
 }
 
-/// All sets, each from one reading of it; `teacher` are the rows of another model on the same sets. The figures of each
-/// are logged as soon as they are there.
+/// Evaluates all sets, reading each one once. `teacher` holds the rows of another model on the same sets. The results
+/// of each set are logged as soon as they are known.
 ///
 /// # Errors
-/// As [`encode`] and [`measure`].
+/// The errors of [`encode`] and [`measure`].
 pub fn evaluate_sets(
     encoder: &ModelEncoder<'_>,
     sets: &[EvalSet],
@@ -232,13 +232,13 @@ impl SetRows {
 
 fn class_names(set: &EvalSet, source: &dyn Source, root: &Path) -> Result<Vec<String>> {
     let own = source.class_names().ok_or_else(|| {
-        let reason = "it has no classes; ask for task = \"retrieval\", or name a folder of class folders";
+        let reason = "it has no classes; set task = \"retrieval\", or name a folder of class folders";
         Error::recipe(source.name(), reason)
     })?;
     let Some(list) = &set.class_names else { return Ok(own.to_vec()) };
     let names = list.names(root)?;
     if names.len() != own.len() {
-        let reason = format!("it has {} classes, the class list {}", own.len(), names.len());
+        let reason = format!("it has {} classes, but the class list has {}", own.len(), names.len());
         return Err(Error::recipe(source.name(), reason));
     }
     Ok(names)
@@ -269,7 +269,7 @@ fn captioned(
     }))
 }
 
-/// The rows of a model on a set as both are now: weights, way of reading, data, class names.
+/// The cache key of a model's rows on a set: a hash of weights, processor, data and class names.
 fn cache_file(
     cache: Cache<'_>,
     reader: &Processor,
@@ -300,11 +300,11 @@ fn cache_file(
     Ok(cache.folder.join(format!("rows-{name}.safetensors")))
 }
 
-/// Checks what of a set would show only when it is measured.
+/// Checks a set early for errors that would otherwise appear only during its evaluation.
 ///
 /// # Errors
-/// [`Error::Data`] where its images or training images cannot be opened, [`Error::Recipe`] where its class names do
-/// not fit.
+/// [`Error::Data`] if its images or training images cannot be opened, [`Error::Recipe`] if its class names do not
+/// match.
 pub(crate) fn check(set: &EvalSet, root: &Path) -> Result<()> {
     let source = set.source.open(root)?;
     if set.task == EvalTask::Classification {
@@ -313,7 +313,7 @@ pub(crate) fn check(set: &EvalSet, root: &Path) -> Result<()> {
     set.train.iter().try_for_each(|train| Ok(train.open(root).map(|_| ())?))
 }
 
-/// What is no tensor, in the file's metadata.
+/// The data other than tensors, stored in the file's metadata.
 #[derive(Serialize, Deserialize)]
 struct Facts {
     labels: Option<Vec<usize>>,
@@ -361,7 +361,7 @@ fn write(file: &Path, rows: &SetRows) -> Result<()> {
     Ok(write_atomic(file, &file_bytes)?)
 }
 
-/// Rows that were kept; none where there are none, or they cannot be read: then they are made again.
+/// Reads cached rows. Returns `None` if they are missing or unreadable; they are then computed again.
 fn read(file: &Path, logit_scale: f64) -> Option<SetRows> {
     let bytes = std::fs::read(file).ok()?;
     let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;

@@ -8,16 +8,16 @@ use crate::Result;
 use crate::model::features::FeatureHooks;
 use crate::step::batch::ViewTensors;
 
-/// What the names of the head's parameters begin with in optimiser states and checkpoints.
+/// Prefix of the head's parameter names in optimiser states and checkpoints.
 const PREFIX: &str = "cross_modal.";
 
-/// The pairs' unit embeddings, each image enriched by its own caption and the reverse, with what `taps` names of
-/// the CLIP below.
+/// Returns the unit embeddings of pairs, where each image attends to its own caption and vice versa, with the CLIP
+/// features selected by `taps`.
 ///
-/// The CLIP is frozen: it evaluates, and no gradient goes into it.
+/// The CLIP is frozen: it runs in evaluation mode and receives no gradient.
 ///
 /// # Errors
-/// [`crate::Error::Model`] where the shapes are not the CLIP's.
+/// [`crate::Error::Model`] if the shapes do not match the CLIP.
 pub(crate) fn enriched(
     clip: &Clip,
     head: &CrossModal,

@@ -4,10 +4,11 @@ use tch::Device;
 
 use crate::{Error, Result};
 
-/// The device that `cpu`, `cuda` or `cuda:N` names; loads the CUDA half of libtorch if it is needed.
+/// Returns the device named `cpu`, `cuda` or `cuda:N`. Loads the CUDA half of libtorch if needed.
 ///
 /// # Errors
-/// [`Error::Recipe`] for any other name, and for a device that is not visible, with the cause and what to do.
+/// [`Error::Recipe`] for any other name, and for a device that is not visible. The message gives the cause and the
+/// remedy.
 pub fn device(name: &str) -> Result<Device> {
     let Device::Cuda(index) = device_named(name)? else { return Ok(Device::Cpu) };
     torch_ext::cuda::load();
@@ -20,10 +21,10 @@ pub fn device(name: &str) -> Result<Device> {
     Err(Error::recipe("train.device", format!("`{name}` is not available: {cause}")))
 }
 
-/// `cpu`, `cuda` or `cuda:N`, whether it is there or not.
+/// Parses `cpu`, `cuda` or `cuda:N` without checking that the device exists.
 ///
 /// # Errors
-/// [`Error::Recipe`] for another name.
+/// [`Error::Recipe`] for any other name.
 pub(crate) fn device_named(name: &str) -> Result<Device> {
     match name {
         "cpu" => Ok(Device::Cpu),

@@ -1,4 +1,4 @@
-//! Forward passes that also return what losses on tokens read: patch tokens and the outputs of chosen blocks.
+//! Forward passes that also return patch tokens and the outputs of chosen blocks, for losses on tokens.
 
 use clip_model::{Clip, Tape};
 use kd_losses::{Embeddings, TokenStates};
@@ -6,7 +6,7 @@ use kd_losses::{Embeddings, TokenStates};
 use crate::Result;
 use crate::step::batch::ViewTensors;
 
-/// What is read of one model beside its embeddings.
+/// The features to read from a model in addition to its embeddings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FeatureHooks {
     /// The ViT's patch tokens.
@@ -17,10 +17,10 @@ pub struct FeatureHooks {
     pub text_blocks: Vec<usize>,
 }
 
-/// Raw embeddings of a batch, with the states that `taps` names.
+/// Returns the raw embeddings of a batch, with the features selected by `taps`.
 ///
 /// # Errors
-/// [`Error::Model`] where the shapes are not the model's, or it does not have such states.
+/// [`Error::Model`] if the shapes do not match the model, or if it does not have these features.
 pub(crate) fn read<'a>(
     model: &'a Clip,
     input: &ViewTensors,

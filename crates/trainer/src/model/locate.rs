@@ -1,7 +1,7 @@
-//! From the name of a model to where it lies, for students, teachers and every command.
+//! Resolves the name of a model to its location, for students, teachers and every command.
 //!
-//! Presets, folders and files are what they are called; `hf-hub:owner/name` is looked up in the cache of the
-//! Hugging Face hub, and fetched into it where it is not there.
+//! Names of presets, folders and files are used directly. `hf-hub:owner/name` is looked up in the cache of the Hugging
+//! Face hub, and downloaded into it if missing.
 
 use std::borrow::Cow;
 
@@ -12,11 +12,11 @@ use crate::Result;
 
 pub use data_pipeline::hub::Need;
 
-/// The preset, folder or file behind a name. A name of the hub goes where the environment says
-/// ([`Hub::from_env`]); `progress` draws a bar for what is fetched (on a terminal only).
+/// Returns the preset, folder or file for a name. The environment sets the location of the hub's cache
+/// ([`Hub::from_env`]). `progress` draws a bar for downloads (on a terminal only).
 ///
 /// # Errors
-/// [`crate::Error::Data`] where a model of the hub cannot be had.
+/// [`crate::Error::Data`] if a model of the hub is not available.
 pub fn locate(name: &str, need: Need, progress: bool) -> Result<Cow<'_, str>> {
     let Some(model) = ModelName::parse(name)? else { return Ok(Cow::Borrowed(name)) };
     let bar = if progress { ProgressBar::no_length() } else { ProgressBar::hidden() };

@@ -1,4 +1,4 @@
-//! Models as a run uses them: found by name, opened, with what they read.
+//! Models of a run: locating them by name, opening them, and preparing their inputs.
 
 pub(crate) mod cross_modal;
 pub mod device;

@@ -1,4 +1,4 @@
-//! Between the data pipeline and the towers: what a model reads, and batches as tensors.
+//! Prepares the input of the towers: a model's preprocessing and tokenizer, and batches as tensors.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,30 +22,30 @@ use crate::{Error, Result};
 /// Name of the tokenizer in a model folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
-/// Name of a tokenizer that only its content tells; the checksum follows.
+/// Prefix of the name of a tokenizer that is identified by its content; the checksum follows.
 const BY_CONTENT: &str = "tokenizer.json with SHA-256 ";
 
-/// How one model reads images and texts.
+/// The preprocessing and tokenizer of one model.
 #[derive(Clone)]
 pub struct Processor {
     preprocess: Preprocess,
     tokenizer: Arc<dyn Tokenizer>,
-    /// Which tokenizer it is, for comparisons: copies of one file are the same.
+    /// Identity of the tokenizer, for comparisons. Copies of a file have the same identity.
     tokenizer_name: String,
-    /// The file of a tokenizer that is not CLIP's.
+    /// The file of a tokenizer other than CLIP's.
     tokenizer_file: Option<PathBuf>,
     context_length: usize,
     cut: TextTrim,
 }
 
-/// Where texts may be cut, so that a batch costs what its longest text costs.
+/// The position at which texts may be trimmed, so that the cost of a batch depends on its longest text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum TextTrim {
-    /// Nowhere: the tower sees the padding, or counts from the end.
+    /// No trimming: the tower sees the padding, or counts from the end.
     Nowhere,
-    /// After the largest id of a text, where the tower reads its result.
+    /// After the largest id of a text, where the tower pools.
     AfterLargest,
-    /// After the first of these ids, where the tower reads its result.
+    /// After the first of these ids, where the tower pools.
     After(i64),
 }
 
@@ -58,7 +58,7 @@ impl TextTrim {
         }
     }
 
-    /// Tokens of a text that count.
+    /// Number of a text's tokens to keep.
     fn length(self, ids: &[i64]) -> usize {
         let end = match self {
             TextTrim::Nowhere => return ids.len(),
@@ -70,12 +70,12 @@ impl TextTrim {
 }
 
 impl Processor {
-    /// What a model that lies at `place` wants: the tokenizer that is named, or the `tokenizer.json` of its
-    /// folder, or CLIP's. A folder's copy of CLIP's tokenizer is CLIP's, with its cleaning of texts. A weight file
-    /// that is read with the configuration of its folder has the tokenizer of that folder too.
+    /// Returns the processor of the model at `place`. The tokenizer is the named one, else the `tokenizer.json` of the
+    /// model's folder, else CLIP's. A folder's copy of CLIP's tokenizer counts as CLIP's, including its text cleaning.
+    /// A weight file that uses the configuration of its folder also uses the folder's tokenizer.
     ///
     /// # Errors
-    /// As [`Processor::new`].
+    /// The errors of [`Processor::new`].
     pub fn of_model(
         place: &str,
         config: &ClipConfig,
@@ -91,10 +91,11 @@ impl Processor {
         Self::new(config, preprocess, Some(&own))
     }
 
-    /// What a model of this configuration wants; CLIP's tokenizer, unless a `tokenizer.json` is named.
+    /// Returns the processor of a model with this configuration, with CLIP's tokenizer unless a `tokenizer.json` is
+    /// named.
     ///
     /// # Errors
-    /// [`Error::Data`] where it cannot be read, [`Error::Recipe`] where the preprocessing is unknown, or the
+    /// [`Error::Data`] if the tokenizer cannot be read, [`Error::Recipe`] if the preprocessing is unknown or the
     /// tokenizer has more ids than the text tower.
     pub fn new(
         config: &ClipConfig,
@@ -118,10 +119,10 @@ impl Processor {
                 (name, Some(path.into()), Arc::new(JsonTokenizer::open(path)?.canonical(canonical)))
             }
             None => match &config.text_cfg.hf_tokenizer_name {
-                // CLIP's ids would be accepted, and mean other words.
+                // The tower would accept CLIP's ids, but they stand for other words.
                 Some(other) => {
                     let reason = format!(
-                        "the model reads the tokenizer `{other}`, and there is no {TOKENIZER_FILE} in its folder: put it there, or name one"
+                        "the model reads the tokenizer `{other}`, but its folder has no {TOKENIZER_FILE}: add the file, or name one"
                     );
                     return Err(Error::recipe("tokenizer", reason));
                 }
@@ -144,12 +145,12 @@ impl Processor {
         })
     }
 
-    /// What the model wants of its images.
+    /// The model's image preprocessing.
     pub fn preprocess(&self) -> &Preprocess {
         &self.preprocess
     }
 
-    /// Which tokenizer it is.
+    /// Name of the tokenizer.
     pub fn tokenizer_name(&self) -> &str {
         &self.tokenizer_name
     }
@@ -159,7 +160,7 @@ impl Processor {
         self.context_length
     }
 
-    /// As a view of the loader.
+    /// The loader's view for this model.
     pub fn view(&self, name: &str) -> InputSpec {
         InputSpec {
             name: name.into(),
@@ -174,7 +175,7 @@ impl Processor {
         self.preprocess == other.preprocess && self.reads_the_same_texts(other)
     }
 
-    /// Whether another model makes the same token ids of a text.
+    /// Whether another model converts texts to the same token ids.
     pub fn reads_the_same_texts(&self, other: &Processor) -> bool {
         self.tokenizer_name == other.tokenizer_name
             && self.context_length == other.context_length
@@ -184,7 +185,7 @@ impl Processor {
     /// Token ids `[texts, longest]`.
     ///
     /// # Errors
-    /// [`Error::Torch`] where memory runs out.
+    /// [`Error::Torch`] if memory runs out.
     pub fn tokens(&self, texts: &[String], device: Device) -> Result<Tensor> {
         let mut ids = vec![0i64; texts.len() * self.context_length];
         for (row, text) in ids.chunks_exact_mut(self.context_length).zip(texts) {
@@ -193,10 +194,10 @@ impl Processor {
         self.token_tensor(&ids, device)
     }
 
-    /// A view of a batch on the device; the view is this reader's.
+    /// Moves a view of a batch to the device. The view must belong to this processor.
     ///
     /// # Errors
-    /// [`Error::Torch`] where memory runs out.
+    /// [`Error::Torch`] if memory runs out.
     pub fn tensors(&self, view: &ViewBatch, device: Device) -> Result<ViewTensors> {
         let tokens = match view.tokens.as_slice() {
             Some(ids) => self.token_tensor(ids, device)?,
@@ -206,7 +207,7 @@ impl Processor {
         Ok(ViewTensors { images, tokens, boxes: view.boxes.clone() })
     }
 
-    /// Ids `[rows, context]`, cut to the longest text where the tower allows it.
+    /// Ids `[rows, context]`, trimmed to the longest text if the tower allows it.
     fn token_tensor(&self, ids: &[i64], device: Device) -> Result<Tensor> {
         let context = self.context_length;
         let length = ids.chunks_exact(context).map(|row| self.cut.length(row)).max().unwrap_or(context);
@@ -214,11 +215,11 @@ impl Processor {
         Ok(Tensor::f_from_slice(&cut)?.f_view([-1, length as i64])?.f_to_device(device)?)
     }
 
-    /// Writes a tokenizer that is not CLIP's into a model folder, where [`Processor::of_model`] finds it, with settings
-    /// that have Python's transformers read it as it stands where it brings none.
+    /// Writes a tokenizer other than CLIP's into a model folder, where [`Processor::of_model`] finds it. If it comes
+    /// without settings, adds settings with which Python's transformers reads it unchanged.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read or written, [`Error::Data`] where it is no tokenizer any more.
+    /// [`Error::Io`] if it cannot be read or written, [`Error::Data`] if the file is no longer a valid tokenizer.
     pub fn save_tokenizer(&self, folder: &Path) -> Result<()> {
         let Some(file) = &self.tokenizer_file else { return Ok(()) };
         let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
@@ -239,10 +240,10 @@ impl Processor {
         Ok(())
     }
 
-    /// Writes the files from which Python's transformers makes the model's tokenizer, CLIP's too.
+    /// Writes the files from which Python's transformers loads the model's tokenizer, including CLIP's.
     ///
     /// # Errors
-    /// As [`Processor::save_tokenizer`].
+    /// The errors of [`Processor::save_tokenizer`].
     pub fn save_for_transformers(&self, folder: &Path) -> Result<()> {
         if self.tokenizer_file.is_some() {
             return self.save_tokenizer(folder);
@@ -253,13 +254,14 @@ impl Processor {
         Ok(())
     }
 
-    /// The ids of CLIP's tokenizer as [`Processor::save_for_transformers`] writes it; none for another tokenizer.
+    /// The special token ids of CLIP's tokenizer as [`Processor::save_for_transformers`] writes it; `None` for another
+    /// tokenizer.
     pub fn special_tokens(&self) -> Option<SpecialTokens> {
         let clips = SpecialTokens { start: START_OF_TEXT, end: END_OF_TEXT, pad: END_OF_TEXT };
         self.tokenizer_file.is_none().then_some(clips)
     }
 
-    /// How a configuration names a tokenizer that is not CLIP's; none for CLIP's.
+    /// The name of the tokenizer in a configuration; `None` for CLIP's.
     pub fn foreign_tokenizer(&self) -> Option<&str> {
         self.tokenizer_file.as_ref().map(|_| self.tokenizer_name.as_str())
     }

@@ -1,4 +1,5 @@
-//! The student as a run starts with it: fresh, opened, or a part of a larger model; locked where the recipe says so.
+//! The initial student of a run: newly initialised, opened, or inherited from a larger model; locked if the recipe says
+//! so.
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use crate::recipe::{Recipe, Student};
 use crate::teacher::teachers::Models;
 use crate::{Error, Result};
 
-/// A run that continues from a checkpoint.
+/// The state of a run that resumes from a checkpoint.
 #[derive(Clone, Copy)]
 pub(crate) struct Resumed<'a> {
     /// Configuration of a student that was pruned before the checkpoint.

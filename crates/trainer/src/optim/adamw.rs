@@ -1,7 +1,7 @@
-//! AdamW with the reference's parameter groups; its whole state can be saved and restored.
+//! AdamW with the reference's parameter groups and a state that can be saved and restored completely.
 //!
-//! tch's own optimiser keeps its moments where they cannot be read, so a resumed run could
-//! not equal an unbroken one; the arithmetic here is that of `torch.optim.AdamW`.
+//! The moments of tch's own optimiser cannot be read, so a resumed run could not equal an uninterrupted one. The
+//! arithmetic here is that of `torch.optim.AdamW`.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ use crate::{Error, Result};
 pub struct OptimizerConfig {
     /// Highest learning rate.
     pub lr: f64,
-    /// Decay of the matrices, decoupled from the gradient; norms, biases and scales have none.
+    /// Decoupled weight decay of matrices. Norms, biases and scales do not decay.
     pub weight_decay: f64,
     /// Decay of the first moment.
     pub beta1: f64,
@@ -24,12 +24,12 @@ pub struct OptimizerConfig {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// Longest gradient (L2 norm over all parameters); 0 means not clipped.
+    /// Maximum gradient norm (L2 over all parameters); 0 disables clipping.
     pub clip_norm: f64,
 }
 
 impl Default for OptimizerConfig {
-    /// The values for ViT of OpenAI and open_clip.
+    /// The values of OpenAI and open_clip for ViT.
     fn default() -> Self {
         OptimizerConfig { lr: 5e-4, weight_decay: 0.2, beta1: 0.9, beta2: 0.98, eps: 1e-6, clip_norm: 0.0 }
     }
@@ -53,11 +53,12 @@ struct ParamState {
     decays: bool,
 }
 
-/// Parameters that decay alike, with the moments of all of them in one tensor, of which the slots' are views. On a GPU an
-/// operation on a small tensor takes as long as its start, so one on all parameters costs what one on each of them does.
+/// Parameters with the same weight decay. One tensor holds all their moments; the moments of the slots are views of it.
+/// On a GPU, an operation on a small tensor takes only its launch time, so one operation on all parameters costs as
+/// much as one on a single parameter.
 #[derive(Debug)]
 struct FusedGroup {
-    /// Places of its slots.
+    /// Indices of its slots.
     places: Vec<usize>,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
@@ -83,8 +84,8 @@ impl FusedGroup {
     }
 }
 
-/// Elements of a group: an operation on so many takes far longer than its start, and a copy of them is small beside a GPU's
-/// memory.
+/// Maximum number of elements of a group. An operation on this many elements takes far longer than its launch, and a
+/// copy of them is small compared with a GPU's memory.
 const JOINED: usize = 1 << 25;
 
 /// All elements of all tensors, one after another.
@@ -103,7 +104,7 @@ struct Update {
     eps: f64,
     correction1: f64,
     correction2: f64,
-    /// What a gradient is multiplied with, where it is clipped.
+    /// Factor on the gradients if they are clipped.
     clip: Option<f64>,
 }
 
@@ -128,15 +129,17 @@ impl Update {
     }
 }
 
-/// Elements of a parameter on a CPU that go through all operations of an update before the next ones: few enough to stay
-/// in the cache, where a whole table of token embeddings would come from memory anew for each of them.
+/// Block size on a CPU: a block of a parameter goes through all operations of an update before the next block. It is
+/// small enough to stay in the cache. A whole table of token embeddings would be read from memory again for each
+/// operation.
 const BLOCK: i64 = 1 << 16;
 
-/// The blocks of a parameter and of what belongs to it; all of it is one where memory is not what an update waits for.
+/// Splits a parameter and its tensors into blocks. If memory is not the bottleneck, everything is one block.
 fn blocks(parameter: &Tensor, gradient: &Tensor, moments: [&Tensor; 2]) -> Vec<[Tensor; 4]> {
     let all = [parameter, gradient, moments[0], moments[1]];
     let length = parameter.numel() as i64;
-    // Moments lie in memory as their parameter does, and a view of them is no copy; a gradient may lie otherwise.
+    // Moments have the memory layout of their parameter, so a view of them is not a copy. A gradient may have another
+    // layout.
     let in_a_row = [parameter, moments[0], moments[1]].iter().all(|tensor| tensor.is_contiguous());
     if length <= BLOCK || !in_a_row || parameter.device() != Device::Cpu {
         return vec![all.map(Tensor::shallow_clone)];
@@ -149,10 +152,10 @@ fn blocks(parameter: &Tensor, gradient: &Tensor, moments: [&Tensor; 2]) -> Vec<[
 }
 
 impl AdamW {
-    /// An optimiser over named parameters, with moments of zero.
+    /// Creates an optimiser over named parameters, with zero moments.
     ///
     /// # Errors
-    /// [`Error::Torch`] where memory runs out.
+    /// [`Error::Torch`] if memory runs out.
     pub fn new(
         config: &OptimizerConfig,
         parameters: impl IntoIterator<Item = (String, Tensor)>,
@@ -186,10 +189,10 @@ impl AdamW {
         }
     }
 
-    /// The L2 norm over all gradients.
+    /// Returns the L2 norm over all gradients.
     ///
     /// # Errors
-    /// [`Error::Torch`] where memory runs out.
+    /// [`Error::Torch`] if memory runs out.
     pub fn gradient_norm(&self) -> Result<f64> {
         let gradient = |place: usize| Some(self.slots[place].parameter.grad()).filter(Tensor::defined);
         let norms = if self.joined.is_empty() {
@@ -206,11 +209,11 @@ impl AdamW {
         Ok(Tensor::f_stack(&norms, 0)?.f_norm()?.f_double_value(&[])?)
     }
 
-    /// One update of every parameter that has a gradient; `norm` is [`AdamW::gradient_norm`], and gradients are scaled down
-    /// where it is above `clip_norm`.
+    /// Updates every parameter that has a gradient. `norm` is [`AdamW::gradient_norm`]; if it exceeds `clip_norm`, the
+    /// gradients are scaled down.
     ///
     /// # Errors
-    /// [`Error::Torch`] where memory runs out.
+    /// [`Error::Torch`] if memory runs out.
     pub fn step(&mut self, lr: f64, norm: f64) -> Result<()> {
         self.updates += 1;
         let OptimizerConfig { weight_decay, beta1, beta2, eps, clip_norm, .. } = self.config;
@@ -250,7 +253,7 @@ impl AdamW {
         self.updates
     }
 
-    /// The moments under `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`.
+    /// Returns the moments, named `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let rows = self.slots.iter().flat_map(|slot| {
             [
@@ -261,10 +264,10 @@ impl AdamW {
         rows.collect()
     }
 
-    /// Restores what [`AdamW::state`] gave.
+    /// Restores the state from [`AdamW::state`].
     ///
     /// # Errors
-    /// [`Error::Recipe`] where a moment is missing or has another shape.
+    /// [`Error::Recipe`] if a moment is missing or has another shape.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>, updates: i64) -> Result<()> {
         tch::no_grad(|| {
             for slot in &mut self.slots {
@@ -287,7 +290,7 @@ impl AdamW {
     }
 }
 
-/// Joins what decays, and what does not, into groups of at most [`JOINED`] elements or one parameter.
+/// Groups the parameters with decay, and those without, into groups of at most [`JOINED`] elements or one parameter.
 fn join(slots: &mut [ParamState]) -> Result<Vec<FusedGroup>> {
     let mut groups = Vec::new();
     for decays in [true, false] {
@@ -308,7 +311,7 @@ fn join(slots: &mut [ParamState]) -> Result<Vec<FusedGroup>> {
     Ok(groups)
 }
 
-/// One update of all parameters of a group, as of one.
+/// Updates all parameters of a group like a single one.
 fn step_joined(
     group: &FusedGroup,
     slots: &mut [ParamState],
@@ -367,7 +370,7 @@ mod tests {
     fn blocks_of_a_large_parameter_change_nothing() {
         tch::manual_seed(5);
         let config = OptimizerConfig { weight_decay: 0.1, ..Default::default() };
-        // Rows of 7 do not divide a block, and the last one is not full.
+        // The block size is not a multiple of the row length 7, and the last block is incomplete.
         let rows = 2 * BLOCK / 7 + 100;
         let start = Tensor::randn([rows, 7], (Kind::Float, Device::Cpu));
         let factors = Tensor::randn([7, rows], (Kind::Float, Device::Cpu));
@@ -379,7 +382,7 @@ mod tests {
             for _ in 0..3 {
                 optimizer.zero_grad();
                 for (part, factors) in parts.iter().zip(&factors) {
-                    // A gradient that is a transposed view in its first step.
+                    // The gradient is a transposed view in the first step.
                     (part.tr() * factors).pow_tensor_scalar(2).sum(Kind::Float).backward();
                 }
                 optimizer.step(0.01, 0.0).unwrap();
@@ -419,7 +422,7 @@ mod tests {
             }
             for step in 0..4 {
                 optimizer.zero_grad();
-                // The third has no gradient at first, so its group cannot go as one.
+                // The third has no gradient at first, so its group cannot be updated as a whole.
                 let used =
                     parts.iter().zip(&factors).enumerate().filter(|(place, _)| *place != 2 || step > 1);
                 let losses =

@@ -14,7 +14,7 @@ pub struct Ema {
 }
 
 impl Ema {
-    /// Averages that start as the parameters are.
+    /// Creates averages that start at the parameters' values.
     ///
     /// # Errors
     /// [`Error::Recipe`] unless 0 < decay < 1.
@@ -43,15 +43,15 @@ impl Ema {
         });
     }
 
-    /// The averages under the parameters' names.
+    /// Returns the averages with the parameters' names.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         self.shadows.iter().map(|(name, _, average)| (name.clone(), average.shallow_clone())).collect()
     }
 
-    /// Restores what [`Ema::state`] gave.
+    /// Restores the state from [`Ema::state`].
     ///
     /// # Errors
-    /// [`Error::Recipe`] where one is missing or has another shape.
+    /// [`Error::Recipe`] if an average is missing or has another shape.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         for (name, _, average) in &mut self.shadows {
             match state.get(name.as_str()) {
@@ -67,7 +67,7 @@ impl Ema {
         Ok(())
     }
 
-    /// Runs `f` with the averages in the parameters' place, and puts the parameters back.
+    /// Runs `f` with the averages in place of the parameters, and restores the parameters.
     pub fn with_averages<T>(&self, f: impl FnOnce() -> T) -> T {
         let swap = || {
             tch::no_grad(|| {

@@ -1,4 +1,4 @@
-//! How weights change: AdamW, averaged weights, the learning rate.
+//! Weight updates: AdamW, averaged weights (EMA) and the learning rate schedule.
 
 pub mod adamw;
 pub mod ema;

@@ -1,18 +1,18 @@
 //! The learning rate as a pure function of the step.
 
-/// Linear warm-up, then half a cosine to zero.
+/// Linear warm-up, then cosine decay to zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LrSchedule {
     /// Highest learning rate.
     pub base_lr: f64,
     /// Steps of the warm-up.
     pub warmup_steps: u64,
-    /// All steps, the warm-up included.
+    /// Total steps, including the warm-up.
     pub total_steps: u64,
 }
 
 impl LrSchedule {
-    /// The learning rate of a step (from 0), as open_clip's `cosine_lr` has it.
+    /// Returns the learning rate of a step (from 0), as in open_clip's `cosine_lr`.
     pub fn lr_at(&self, step: u64) -> f64 {
         if step < self.warmup_steps {
             return self.base_lr * (step + 1) as f64 / self.warmup_steps as f64;

@@ -1,4 +1,4 @@
-//! From a recipe file and settings of the command line to resolved runs.
+//! Resolves a recipe file and command-line settings into runs.
 
 use std::path::Path;
 
@@ -8,20 +8,20 @@ use super::Recipe;
 use super::stages::{self, Draft};
 use crate::{Error, Result};
 
-/// Files that may extend each other.
+/// Maximum depth of files that extend each other.
 const MAX_DEPTH: usize = 16;
 
-/// The runs of one recipe file, in the order in which they are made.
+/// The runs of one recipe file, in execution order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
-    /// The file's name for the whole.
+    /// The `name` of the recipe file.
     pub name: String,
     /// One run, or one for each `[[runs]]`.
     pub runs: Vec<Recipe>,
 }
 
 impl Job {
-    /// Whether the file has only the one run, which then needs no folder of its own.
+    /// Whether the file has a single run, which then needs no separate folder.
     pub fn is_single(&self) -> bool {
         self.runs.len() == 1
     }
@@ -35,10 +35,10 @@ pub fn load(path: &Path, settings: &[String]) -> Result<Job> {
     resolve(read(path, 0)?, settings, &path.display().to_string())
 }
 
-/// Settings of the command line as one table.
+/// Merges command-line settings into one table.
 ///
 /// # Errors
-/// [`Error::Recipe`] where one is not of the form `key.path=value`.
+/// [`Error::Recipe`] if a setting does not have the form `key.path=value`.
 pub fn settings_table(settings: &[String]) -> Result<Table> {
     let mut table = Table::new();
     for text in settings {
@@ -52,10 +52,10 @@ pub fn settings_table(settings: &[String]) -> Result<Table> {
     Ok(table)
 }
 
-/// One run of a recipe file with `over` merged on top of everything; `run` names it where the file has several.
+/// Loads one run of a recipe file, with `over` merged last. `run` selects the run if the file has several.
 ///
 /// # Errors
-/// As [`load`]; [`Error::Recipe`] where the run cannot be told, or its teacher is another run of the file.
+/// The errors of [`load`]; [`Error::Recipe`] if the run is ambiguous, or if its teacher is another run of the file.
 pub fn load_one(path: &Path, run: Option<&str>, over: &Table) -> Result<Recipe> {
     let origin = path.display().to_string();
     let fail = |reason: String| Err(Error::recipe(&origin, reason));
@@ -94,10 +94,10 @@ pub fn load_one(path: &Path, run: Option<&str>, over: &Table) -> Result<Recipe> 
     Ok(recipe)
 }
 
-/// [`load`] of a text that extends no file; `origin` names it in messages.
+/// Loads a recipe from a text without `extends`, like [`load`]. `origin` names it in messages.
 ///
 /// # Errors
-/// As [`load`].
+/// The errors of [`load`].
 pub fn parse(text: &str, settings: &[String], origin: &str) -> Result<Job> {
     let table = text.parse::<Table>().map_err(|e| Error::recipe(origin, syntax(text, &e)))?;
     if table.contains_key("extends") {
@@ -106,7 +106,7 @@ pub fn parse(text: &str, settings: &[String], origin: &str) -> Result<Job> {
     resolve(table, settings, origin)
 }
 
-/// A file over what it extends.
+/// Reads a file and merges it over the file that it extends.
 fn read(path: &Path, depth: usize) -> Result<Table> {
     let origin = path.display().to_string();
     if depth > MAX_DEPTH {
@@ -158,8 +158,8 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
             }
         }
         let place = if run_name == name { origin.to_string() } else { format!("{origin}, run {run_name}") };
-        // Through text, so that the place of what is wrong is known; the line is that of the resolved
-        // recipe, which nobody has seen, so the message names the setting.
+        // Parse from text, so that errors have a position. Its line is that of the resolved recipe, which the user has
+        // not seen, so the message names the setting.
         let text = toml::to_string(&own).map_err(|e| Error::recipe(&place, e.to_string()))?;
         let recipe =
             toml::from_str::<Recipe>(&text).map_err(|e| Error::recipe(&place, setting(&text, &e)))?;
@@ -183,7 +183,7 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
     Ok(Job { name, runs: resolved })
 }
 
-/// The runs that a recipe builds on, with the settings that name them.
+/// The runs that a recipe depends on, with the settings that name them.
 fn named_runs(recipe: &Recipe) -> Vec<(&'static str, &String)> {
     let own = &recipe.student;
     let students = [("student.inherit_run", &own.inherit_run), ("student.run", &own.run)];
@@ -192,14 +192,14 @@ fn named_runs(recipe: &Recipe) -> Vec<(&'static str, &String)> {
     teachers.chain(compared).chain(students).filter_map(|(key, run)| Some((key, run.as_ref()?))).collect()
 }
 
-/// Line and reason of a file that is no TOML.
+/// Line and reason for a file that is not TOML.
 fn syntax(text: &str, error: &toml::de::Error) -> String {
     let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
     let reason = error.message().replace('\n', "; ");
     line.map_or_else(|| reason.clone(), |line| format!("line {line}: {reason}"))
 }
 
-/// Setting and reason of TOML that is no recipe: the key at the error's place, under its table's head.
+/// Setting and reason for TOML that is not a recipe: the key at the position of the error, in its table.
 fn setting(text: &str, error: &toml::de::Error) -> String {
     let reason = error.message().replace('\n', "; ");
     let Some(span) = error.span() else { return reason };
@@ -221,7 +221,7 @@ fn setting(text: &str, error: &toml::de::Error) -> String {
     if path.is_empty() { reason } else { format!("{}: {reason}", path.join(".")) }
 }
 
-/// Names become folders.
+/// Names become folder names.
 pub fn check_name(name: &str, origin: &str) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+');
     if name.is_empty() || name.starts_with('.') || !name.chars().all(good) {
@@ -236,7 +236,7 @@ pub fn check_name(name: &str, origin: &str) -> Result<()> {
     Ok(())
 }
 
-/// Puts a run on what it shares with the others; a student that is an earlier run takes the place of the shared model.
+/// Merges a run over the shared settings. A student that is an earlier run replaces the shared model.
 fn merge_run(base: &mut Table, run: Table) {
     let student = run.get("student").and_then(Value::as_table);
     if student.is_some_and(|own| own.contains_key("run") && !own.contains_key("model"))
@@ -247,8 +247,8 @@ fn merge_run(base: &mut Table, run: Table) {
     merge(base, run);
 }
 
-/// Puts `over` on `base`: tables merge, everything else is replaced. A length of the run in steps takes the place of
-/// one in epochs, and the other way round.
+/// Merges `over` into `base`: tables merge, other values are replaced. A run length in steps replaces one in epochs,
+/// and vice versa.
 pub fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
@@ -265,7 +265,7 @@ pub fn merge(base: &mut Table, over: Table) {
     }
 }
 
-/// The keys of `[train]` that say how long a run is, of which it has one.
+/// The keys of `[train]` for the length of a run. A run has exactly one of them.
 const LENGTHS: [&str; 2] = ["steps", "epochs"];
 
 fn forget_length(train: &mut Table) {
@@ -286,15 +286,15 @@ impl<'a> Setting<'a> {
         if path.iter().any(|key| key.is_empty()) {
             return Err(fail());
         }
-        // What is not a TOML value is a text: paths and names need no quotes.
+        // A value that is not TOML is a string, so paths and names need no quotes.
         let table = format!("value = {value}").parse::<Table>().ok();
         let parsed = table.and_then(|mut table| (table.len() == 1).then(|| table.remove("value"))?);
         Ok(Setting { text, path, value: parsed.unwrap_or_else(|| Value::String(value.trim().into())) })
     }
 
-    /// Sets the value, unless it is for another run; returns whether it was for this one.
+    /// Sets the value, unless it is for another run. Returns whether it applies to this run.
     fn apply(&self, table: &mut Table, run: &str) -> Result<bool> {
-        // Run names may hold dots, so the longest prefix decides.
+        // Run names may contain dots, so the longest prefix decides.
         let path = match self.path.as_slice() {
             ["runs", rest @ ..] => {
                 let cut = (1..rest.len()).find(|&cut| rest[..cut].join(".") == run);

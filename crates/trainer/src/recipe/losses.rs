@@ -1,4 +1,4 @@
-//! The `losses` of a recipe: a number, or a table where a term has more to say than its weight.
+//! The `losses` of a recipe: a number, or a table for a term with more settings than its weight.
 
 use std::path::PathBuf;
 
@@ -10,13 +10,13 @@ use zeroshot_eval::names::repeated;
 use super::Templates;
 use crate::{Error, Result};
 
-/// Share of patches that CLIP-KD leaves out in masked feature distillation.
+/// Fraction of patches that CLIP-KD masks in masked feature distillation.
 const MASKED_SHARE: f64 = 0.75;
-/// Anchors where a recipe names no number.
+/// Default number of anchors.
 pub(super) const ANCHORS: usize = 1024;
-/// Blocks of each tower that `hidden` compares where a recipe names no number; fewer where a tower has fewer.
+/// Default number of blocks of each tower that `hidden` compares; fewer if a tower has fewer.
 const LAYERS: usize = 3;
-/// Equal names that a warning lists.
+/// Maximum number of duplicate names that a warning lists.
 const NAMED: usize = 5;
 
 /// One entry of `losses`.
@@ -25,19 +25,19 @@ const NAMED: usize = 5;
 pub struct LossConfig {
     /// The weight at the first step.
     pub weight: f64,
-    /// How it goes on.
+    /// How the weight changes over the run.
     #[serde(default)]
     pub schedule: Curve,
     /// The weight at the end of a schedule that is not constant.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub end: f64,
-    /// First step with a weight.
+    /// First step with a nonzero weight.
     #[serde(default = "start", skip_serializing_if = "is_start")]
     pub from: When,
-    /// Where the schedule ends; left out, at the last step.
+    /// End of the schedule; default: the last step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<When>,
-    /// Temperatures of losses that read some; empty takes the loss's own.
+    /// Temperatures, for losses that use them; if empty, the loss's defaults.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -45,13 +45,13 @@ pub struct LossConfig {
         deserialize_with = "one_or_many"
     )]
     pub temperatures: Vec<f64>,
-    /// `mfd`: share of the patches that the student does not see.
+    /// `mfd`: fraction of the patches that are masked for the student.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masked: Option<f64>,
-    /// `anchors`, `anchors-within`, `anchors-across`: pairs in the bank, one for all of them.
+    /// `anchors`, `anchors-within`, `anchors-across`: number of pairs in the bank, which they share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<usize>,
-    /// `hidden`: blocks of each tower that are compared.
+    /// `hidden`: number of blocks of each tower to compare.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<usize>,
     /// `hinton`, `vocabulary`: the class list.
@@ -60,22 +60,22 @@ pub struct LossConfig {
     /// `hinton`, `vocabulary`: templates for the class names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts: Option<Templates>,
-    /// `hinton`, `vocabulary`: classes that a step draws from the list; left out, all.
+    /// `hinton`, `vocabulary`: number of classes that a step draws from the list; default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes_per_step: Option<usize>,
 }
 
-/// A moment of a run.
+/// A point in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum When {
     /// A number of steps.
     Step(u64),
-    /// A part of the run, 0..=1; a number with a decimal point.
+    /// A fraction of the run, 0..=1, written with a decimal point.
     Share(f64),
 }
 
-/// A class list: names, or where they are.
+/// A class list: names, or their file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     untagged,
@@ -121,7 +121,7 @@ impl LossConfig {
         self.weight != 0.0 || (self.schedule != Curve::Constant && self.end != 0.0)
     }
 
-    /// The term in a run of so many steps.
+    /// Returns the term for a run of `steps` steps.
     pub fn term(&self, loss: Loss, steps: u64) -> Term {
         let until = match (self.until, self.schedule) {
             (Some(when), _) => when.step(steps),
@@ -139,17 +139,17 @@ impl LossConfig {
         Term { loss, weight, temperatures: self.temperatures.clone() }
     }
 
-    /// Share of the patches that are left out.
+    /// Fraction of masked patches.
     pub fn masked_share(&self) -> f64 {
         self.masked.unwrap_or(MASKED_SHARE)
     }
 
-    /// Blocks of each tower that are compared.
+    /// Number of blocks of each tower to compare.
     pub fn layer_count(&self) -> usize {
         self.layers.unwrap_or(LAYERS)
     }
 
-    /// What cannot work, if anything.
+    /// Returns the reason why the settings are invalid, if they are.
     pub fn problem(&self, loss: Loss) -> Option<String> {
         let only = |given: bool, owner: Loss, key: &str| {
             (given && loss != owner).then(|| format!("`{key}` belongs to `{}`", owner.name()))
@@ -163,7 +163,7 @@ impl LossConfig {
         let share = |when: When| matches!(when, When::Share(share) if !(0.0..=1.0).contains(&share));
         if [Some(self.from), self.until].into_iter().flatten().any(share) {
             return Some(
-                "a part of the run is between 0.0 and 1.0; steps are written without a point".into(),
+                "a fraction of the run is between 0.0 and 1.0; write steps without a decimal point".into(),
             );
         }
         if self.schedule == Curve::Constant && self.end != 0.0 {
@@ -178,7 +178,9 @@ impl LossConfig {
             ("classes_per_step", self.classes_per_step, 2),
         ] {
             if let Some(number) = number.filter(|number| *number < least) {
-                return Some(format!("{key} = {number} leaves nothing to compare with: at least {least}"));
+                return Some(format!(
+                    "{key} = {number} is too small to compare anything: set at least {least}"
+                ));
             }
         }
         if loss.reads_classes() && self.classes.is_none() {
@@ -202,11 +204,12 @@ impl LossConfig {
 }
 
 impl Classes {
-    /// The names; a relative file starts at `root`. A warning names equal ones: in an evaluation the first one wins.
+    /// Returns the names; a relative path starts at `root`. A warning lists duplicates: in an evaluation the first one
+    /// wins.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be read, [`Error::Data`] where it is not UTF-8, [`Error::Recipe`] for
-    /// fewer than two names or an empty one.
+    /// [`Error::Io`] if the file cannot be read, [`Error::Data`] if it is not UTF-8, [`Error::Recipe`] for fewer than
+    /// two names or an empty one.
     pub fn names(&self, root: &std::path::Path) -> Result<Vec<String>> {
         let names = self.read(root)?;
         if let Some(reason) = problem_of(&names) {
@@ -216,7 +219,7 @@ impl Classes {
         if !equal.is_empty() {
             let more = if equal.len() > NAMED { ", ..." } else { "" };
             notice::warn_once(&format!(
-                "`{}`: classes of equal names, which a model cannot tell apart: `{}`{more}; in an evaluation the first one wins",
+                "`{}`: classes with equal names, which a model cannot tell apart: `{}`{more}; in an evaluation the first one wins",
                 self.origin(root),
                 equal[..equal.len().min(NAMED)].join("`, `")
             ));
@@ -224,10 +227,10 @@ impl Classes {
         Ok(names)
     }
 
-    /// The names of classes that a loss tells apart; a relative file starts at `root`.
+    /// Returns the class names for a loss, which must all differ; a relative path starts at `root`.
     ///
     /// # Errors
-    /// As [`Classes::names`], and [`Error::Recipe`] for a name that is given twice.
+    /// The errors of [`Classes::names`], and [`Error::Recipe`] for a duplicate name.
     pub fn distinct_names(&self, root: &std::path::Path) -> Result<Vec<String>> {
         let names = self.read(root)?;
         match problem_of(&names).or_else(|| equal_names(&names)) {
@@ -236,7 +239,7 @@ impl Classes {
         }
     }
 
-    /// Where they come from, for messages.
+    /// The origin of the names, for messages.
     fn origin(&self, root: &std::path::Path) -> String {
         match self {
             Classes::Listed(_) => "classes".to_string(),
@@ -255,13 +258,13 @@ impl Classes {
     }
 }
 
-/// What makes names no class list, if anything.
+/// Returns the reason why the names are not a class list, if any.
 fn problem_of(names: &[String]) -> Option<String> {
     (names.len() < 2 || names.iter().any(|name| name.trim().is_empty()))
         .then(|| "a class list needs at least two names, none of them empty".to_string())
 }
 
-/// What makes names no class list of a loss, if anything: no text tower can tell equal classes apart.
+/// Returns the reason why a loss cannot use the names, if any: no text tower can tell equal classes apart.
 fn equal_names(names: &[String]) -> Option<String> {
     repeated(names).first().map(|twice| {
         format!(
@@ -426,7 +429,7 @@ mod tests {
         for twice in [["a", "a"], ["a", "A"], ["a b", " a  b"]] {
             let error = names(&twice).distinct_names(".".as_ref()).unwrap_err().to_string();
             assert!(error.contains(&format!("`{}`", twice[0])) && error.contains("remove"), "{error}");
-            // An evaluation has a rule for them.
+            // An evaluation accepts duplicates.
             assert_eq!(names(&twice).names(".".as_ref()).unwrap(), twice);
         }
         assert!(names(&["a", " "]).names(".".as_ref()).is_err());

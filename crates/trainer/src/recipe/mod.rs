@@ -1,5 +1,5 @@
-//! What a run does, as data: the fields of a recipe file, with their defaults. Tables that another crate or module reads are
-//! declared there: sources, augmentation, optimiser, cross-modal head.
+//! The fields of a recipe file, with their defaults. A table that another crate or module uses is declared there:
+//! sources, augmentation, optimiser, cross-modal head.
 
 mod load;
 mod losses;
@@ -34,35 +34,35 @@ use crate::optim::adamw::OptimizerConfig;
 use crate::teacher::teachers::Models;
 use crate::{Error, Result};
 
-/// One run, resolved.
+/// A resolved run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// Names the run in reports and folders.
+    /// Name of the run in reports and folders.
     pub name: String,
-    /// Names initial weights, order of samples and augmentation.
+    /// Seed of initial weights, sample order and augmentation.
     #[serde(default)]
     pub seed: u64,
-    /// What is trained.
+    /// The student.
     pub student: Student,
-    /// Whom it learns from, if anyone: `[teacher]`, or `[[teacher]]` for several at once.
+    /// The teacher, if any: `[teacher]`, or `[[teacher]]` for several at once.
     #[serde(default, rename = "teacher", with = "teachers::written", skip_serializing_if = "Vec::is_empty")]
     pub teachers: Vec<TeacherConfig>,
-    /// A cross-modal head that is trained in the student's place, which stays as it is (DCLIP's teacher).
+    /// A cross-modal head to train on the frozen student (DCLIP's teacher).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cross_modal: Option<CrossModalConfig>,
-    /// What it is trained on.
+    /// Training data.
     pub data: Data,
-    /// Weights of the terms by name (`clip-distill methods` lists them); 0 leaves one out.
+    /// Weights of the loss terms by name (`clip-distill methods` lists them); 0 disables a term.
     #[serde(with = "losses::written")]
     pub losses: BTreeMap<Loss, LossConfig>,
-    /// Which pairs of a batch count as right in the task loss, `icl` and `afd`.
+    /// The pairs of a batch that count as positives in the task loss, `icl` and `afd`.
     #[serde(default)]
     pub targets: TargetRule,
     /// AdamW.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
-    /// Learned masks that make the student smaller on the way.
+    /// Learned masks that prune the student during training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prune: Option<PruneConfig>,
     /// Length and shape of the run.
@@ -70,10 +70,10 @@ pub struct Recipe {
     /// When to save.
     #[serde(default)]
     pub checkpoint: Checkpoints,
-    /// What to write down.
+    /// Metrics to log.
     #[serde(default)]
     pub metrics: Metrics,
-    /// What to measure.
+    /// Evaluations.
     #[serde(default)]
     pub eval: Eval,
 }
@@ -82,56 +82,56 @@ pub struct Recipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Student {
-    /// A preset, a configuration in open_clip's format (`*.json`), or a model to go on from: a folder, a checkpoint
+    /// A preset, a configuration in open_clip's format (`*.json`), or a model to start from: a folder, a checkpoint
     /// file or `hf-hub:owner/name`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub model: String,
-    /// An earlier run of the recipe file whose model, of whatever shape it came to, is gone on with in place of `model`.
+    /// An earlier run of the recipe file whose final model, of any shape, is the start instead of `model`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
     /// Side of its images in pixels, where it is to be another than the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_size: Option<i64>,
-    /// Share of the patches that a ViT leaves out while training; left out, the model's own.
+    /// Patch dropout rate of a ViT in training; default: the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patch_dropout: Option<f64>,
-    /// Largest drop path rate of a timm tower; left out, the model's own.
+    /// Maximum drop path rate of a timm tower; default: the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_path: Option<f64>,
-    /// Whether the image tower stays as it is, but for its last groups.
+    /// Whether to lock (freeze) the image tower, except its last groups.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lock_image: bool,
-    /// Groups of a locked image tower that are trained all the same, counted from the projection.
+    /// Number of groups of a locked image tower that stay trainable, counted from the projection.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lock_image_unlocked_groups: usize,
-    /// Whether the text tower stays as it is, but for its last groups.
+    /// Whether to lock (freeze) the text tower, except its last groups.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lock_text: bool,
-    /// Groups of a locked text tower that are trained all the same, counted from the projection.
+    /// Number of groups of a locked text tower that stay trainable, counted from the projection.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lock_text_unlocked_groups: usize,
-    /// A `tokenizer.json`; left out, that of the model's folder, or CLIP's tokenizer.
+    /// A `tokenizer.json`; default: the one in the model's folder, or CLIP's tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
-    /// A larger model (folder or file) of which the student starts as a part, in place of its own start.
+    /// A larger model (folder or file) from which the student inherits its initial weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inherit: Option<String>,
-    /// The same of an earlier run of the recipe file.
+    /// An earlier run of the recipe file from whose model the student inherits its initial weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inherit_run: Option<String>,
-    /// Of that model only the token and positional embeddings, projected to the student's width.
+    /// Whether to inherit only the token and positional embeddings, projected to the student's width.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub inherit_tokens: bool,
 }
 
 impl Student {
-    /// The model that it starts as a part of, if any.
+    /// The model from which it inherits, if any.
     pub fn larger(&self, models: Models<'_>) -> Option<String> {
         let run = || self.inherit_run.as_deref().map(|run| models(run).display().to_string());
         self.inherit.clone().or_else(run)
     }
 
-    /// What differs from the model's own configuration.
+    /// Changes to the model's own configuration.
     pub fn adjust(&self) -> Adjust {
         Adjust { image_size: self.image_size, patch_dropout: self.patch_dropout, drop_path: self.drop_path }
     }
@@ -144,43 +144,43 @@ pub struct Data {
     /// Relative paths of sources start here.
     #[serde(default = "here")]
     pub root: PathBuf,
-    /// Sources that mix by weight.
+    /// Sources, mixed by weight.
     pub train: Vec<TrainSource>,
     /// Random crops, flips, jitter and erasing.
     #[serde(default)]
     pub augment: AugmentConfig,
-    /// Which of several captions a sample shows.
+    /// Choice among several captions of a sample.
     #[serde(default)]
     pub caption: CaptionChoice,
-    /// Augmentations per image that come again and again, as a store of teacher embeddings has them; 0 is a new
-    /// one each time.
+    /// Number of fixed augmentations per image that repeat, as in a store of teacher embeddings; 0 draws a new one each
+    /// time.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub variants: usize,
-    /// Names those augmentations, so that runs of different seeds share a store.
+    /// Seed of those augmentations, so that runs with different seeds can share a store.
     #[serde(default, skip_serializing_if = "is_zero_seed")]
     pub variants_seed: u64,
-    /// What happens with damaged samples.
+    /// Policy for damaged samples.
     #[serde(default)]
     pub damaged: ErrorPolicy,
-    /// Threads that decode; 0 takes as many as there are cores.
+    /// Decoding threads; 0 uses all cores.
     #[serde(default)]
     pub workers: usize,
-    /// Batches made ahead.
+    /// Batches to prefetch.
     #[serde(default = "four")]
     pub prefetch: usize,
 }
 
-/// A source with the share of it that an epoch visits.
+/// A source with its weight in an epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "toml::Table", into = "toml::Table")]
 pub struct TrainSource {
     /// The source.
     pub source: SourceConfig,
-    /// Visits per sample and epoch; 1 is each sample once.
+    /// Visits per sample and epoch; 1 visits each sample once.
     pub weight: f64,
-    /// A fixed part of the samples, the same in every run; 1 is all of them.
+    /// Fraction of the samples to use, with the same selection in every run; 1 uses all.
     pub share: f64,
-    /// Samples that the source has, for a plan where the data is not on this machine.
+    /// Number of samples, for a plan on a machine without the data.
     pub samples: Option<usize>,
 }
 
@@ -190,7 +190,7 @@ pub struct TrainSource {
 pub struct Train {
     /// Samples per contrastive batch.
     pub batch_size: usize,
-    /// Batches whose gradients are averaged into one step; each stays its own contrastive batch.
+    /// Batches whose gradients are averaged into one step; each is a separate contrastive batch.
     #[serde(default = "one")]
     pub accumulate: usize,
     /// Passes over the data.
@@ -202,19 +202,19 @@ pub struct Train {
     /// Steps of linear warm-up.
     #[serde(default)]
     pub warmup_steps: u64,
-    /// Decay of averaged student weights; the averages are what is saved and evaluated.
+    /// EMA decay of the student's weights; the averaged weights are saved and evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
-    /// Computes the activations of the student's blocks again in the backward pass instead of keeping them:
-    /// about a third more time for a fraction of the memory.
+    /// Activation checkpointing: recomputes the activations of the student's blocks in the backward pass instead of
+    /// storing them. Takes about a third more time and a fraction of the memory.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub grad_checkpointing: bool,
-    /// In what matrix products and convolutions are computed, the teachers' too: `fp32`, `bf16`, or `auto`, which is
-    /// bf16 where the device has instructions for it (twice as fast) and fp32 elsewhere (where bf16 would be many times
-    /// slower). Weights, losses and evaluation are float32 in each.
+    /// Precision of matrix products and convolutions, including the teachers': `fp32`, `bf16` or `auto`. `auto` is bf16
+    /// if the device has instructions for it (twice as fast), else fp32 (bf16 would be many times slower). Weights,
+    /// losses and evaluation always use float32.
     #[serde(default, skip_serializing_if = "precision::is_fp32")]
     pub precision: PrecisionConfig,
-    /// Threads of the tensor library; 0 leaves its own choice. Part of what makes a run repeatable.
+    /// Threads of the tensor library; 0 keeps its default. A repeatable run needs a fixed number.
     #[serde(default)]
     pub threads: i32,
     /// `cpu` or `cuda:N`.
@@ -222,57 +222,57 @@ pub struct Train {
     pub device: String,
 }
 
-/// When checkpoints are written; the last step always gives one.
+/// When to write checkpoints. The last step always writes one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Checkpoints {
-    /// After this many steps; 0 is never.
+    /// Interval in steps; 0 disables it.
     pub every_steps: u64,
-    /// After this many minutes; 0 is never.
+    /// Interval in minutes; 0 disables it.
     pub every_minutes: f64,
-    /// How many of the last ones stay. The best one stays too.
+    /// Number of latest checkpoints to keep. The best one is also kept.
     pub keep: usize,
 }
 
-/// What is written down.
+/// Logging of metrics.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Metrics {
-    /// A line of `metrics.jsonl` after this many steps.
+    /// Steps per line of `metrics.jsonl`.
     pub every_steps: u64,
-    /// Also an event file for TensorBoard.
+    /// Whether to write an event file for TensorBoard too.
     pub tensorboard: bool,
 }
 
-/// What is measured, and when. The end of the run always is measured.
+/// What to evaluate, and when. The end of the run is always evaluated.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Eval {
-    /// After this many steps; 0 is only at the end.
+    /// Interval in steps; 0 evaluates only at the end.
     pub every_steps: u64,
     /// The data sets.
     pub sets: Vec<EvalSet>,
-    /// Whether the finished student is compared with its teacher: CKA, rank correlations, neighbours, agreement.
+    /// Whether to compare the finished student with its teacher: CKA, rank correlations, neighbours, agreement.
     pub fidelity: bool,
-    /// The model to compare with, where it is not the first teacher.
+    /// The model to compare with, if it is not the first teacher.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<TeacherConfig>,
-    /// Where the teacher's rows of the data sets are kept for the next run.
+    /// Folder for caching the teacher's embeddings of the data sets across runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
 }
 
-/// A data set that is measured zero-shot.
+/// A data set for zero-shot evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "toml::Table", into = "toml::Table")]
 pub struct EvalSet {
-    /// Names it in reports.
+    /// Name in reports.
     pub name: String,
-    /// What is asked.
+    /// The task.
     pub task: EvalTask,
     /// Prompt templates, for classification.
     pub templates: Templates,
-    /// Class names in place of the source's own.
+    /// Class names that replace the source's own.
     pub class_names: Option<Classes>,
     /// Training images of the same classes, for k-NN and a linear probe.
     pub train: Option<SourceConfig>,
@@ -280,31 +280,31 @@ pub struct EvalSet {
     pub source: SourceConfig,
 }
 
-/// What an evaluation asks.
+/// The task of an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EvalTask {
-    /// Which class.
+    /// Zero-shot classification.
     Classification,
-    /// Which caption, and which image.
+    /// Retrieval of captions by image, and of images by caption.
     Retrieval,
 }
 
-/// Prompt templates by a built-in name, or in full.
+/// Prompt templates: a built-in name, or a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Templates {
-    /// Built in: `plain`, `cifar`, `simple-7`, `openai-80`.
+    /// A built-in list: `plain`, `cifar`, `simple-7`, `openai-80`.
     Named(String),
-    /// Texts with `{}` for the class name.
+    /// Templates with `{}` for the class name.
     Listed(Vec<String>),
 }
 
 impl Templates {
-    /// The texts.
+    /// Returns the templates.
     ///
     /// # Errors
-    /// [`Error::Eval`] where a name is not built in, or a text has no place for the class name.
+    /// [`Error::Eval`] if a name is not built in, or if a template has no `{}`.
     pub fn texts(&self) -> Result<Vec<String>> {
         let texts = match self {
             Templates::Named(name) => zeroshot_eval::prompts::templates(name)?,
@@ -328,33 +328,33 @@ impl Default for Metrics {
 }
 
 impl Recipe {
-    /// The terms that ever have a weight in a run of so many steps, in the order of reports.
+    /// Returns the terms with a nonzero weight at some step of a run of `steps` steps, in report order.
     pub fn terms(&self, steps: u64) -> Vec<Term> {
         let weighted = self.losses.iter().filter(|(_, config)| config.is_on());
         weighted.map(|(&loss, config)| config.term(loss, steps)).collect()
     }
 
-    /// What the recipe says of a loss that has a weight.
+    /// Returns the settings of a loss with a nonzero weight.
     pub fn loss(&self, loss: Loss) -> Option<&LossConfig> {
         self.losses.get(&loss).filter(|config| config.is_on())
     }
 
-    /// What it says of the loss that reads a class list, where one does.
+    /// Returns the settings of the loss that reads a class list, if any.
     pub fn reads_classes(&self) -> Option<&LossConfig> {
         Loss::all().filter(|loss| loss.reads_classes()).find_map(|loss| self.loss(loss))
     }
 
-    /// Pairs of the bank that its losses read, where one does: the largest number that one of them names, or 1024.
+    /// Number of pairs in the bank for its losses, if any reads one: the largest number that they set, or 1024.
     pub fn anchor_count(&self) -> Option<usize> {
         let losses = Loss::all().filter(|loss| loss.reads_anchors());
         let named = losses.filter_map(|loss| self.loss(loss)).map(|config| config.count);
         Some(named.max()?.unwrap_or(losses::ANCHORS))
     }
 
-    /// The recipe as it is written into the run folder.
+    /// Returns the recipe as written to the run folder.
     ///
     /// # Errors
-    /// [`Error::Recipe`] where a number does not fit into TOML.
+    /// [`Error::Recipe`] if TOML cannot represent a number.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string_pretty(self).map_err(|e| Error::recipe(&self.name, e.to_string()))
     }
@@ -384,7 +384,7 @@ fn cpu() -> String {
     "cpu".into()
 }
 
-/// Takes an own key out of a table whose rest is a source.
+/// Removes a key from a table; the rest of the table is a source.
 fn take<T: serde::de::DeserializeOwned>(
     table: &mut toml::Table,
     key: &str,

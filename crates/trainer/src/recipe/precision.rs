@@ -1,10 +1,10 @@
-//! In which numbers a run computes.
+//! Numeric precision of a run.
 
 use clip_model::Precision;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-/// What a recipe asks for; weights, losses and evaluation are float32 in each.
+/// The precision setting of a recipe. Weights, losses and evaluation always use float32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PrecisionConfig {
@@ -18,7 +18,7 @@ pub enum PrecisionConfig {
 }
 
 impl PrecisionConfig {
-    /// What a run on this device computes in.
+    /// Returns the precision of a run on this device.
     pub fn on(self, device: Device) -> Precision {
         let fastest = Precision::fastest(device);
         match self {
@@ -27,7 +27,7 @@ impl PrecisionConfig {
             Self::Bf16 => {
                 if fastest != Precision::BFloat16 {
                     tracing::warn!(
-                        "this processor has no instructions for bf16, which takes many times as long as fp32 without: \
+                        "this processor has no instructions for bf16, so bf16 takes many times as long as fp32: \
                          set train.precision = \"auto\""
                     );
                 }
@@ -49,7 +49,7 @@ mod tests {
     fn what_is_named_is_computed_in() {
         assert_eq!(PrecisionConfig::Fp32.on(Device::Cpu), Precision::Float32);
         assert_eq!(PrecisionConfig::Bf16.on(Device::Cpu), Precision::BFloat16);
-        // Whether or not this machine has the instructions, a GPU has them.
+        // A GPU has the instructions, regardless of this machine's processor.
         assert_eq!(PrecisionConfig::Auto.on(Device::Cuda(0)), Precision::BFloat16);
         assert_eq!(PrecisionConfig::Auto.on(Device::Cpu), Precision::fastest(Device::Cpu));
     }

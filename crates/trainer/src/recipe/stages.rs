@@ -1,24 +1,24 @@
-//! `[[stages]]` of a run: progressive distillation as several runs, each of which starts as a part of the one before.
+//! `[[stages]]` of a run: progressive distillation as several runs, each of which inherits from the previous one.
 
 use toml::{Table, Value};
 
 use super::load::merge;
 use crate::{Error, Result};
 
-/// A run of a recipe file before it is read as one.
+/// A run of a recipe file before it is parsed.
 pub(super) struct Draft {
     /// Its settings.
     pub(super) table: Table,
-    /// The run that it is a stage of.
+    /// The run to which the stage belongs.
     pub(super) whole: Option<String>,
 }
 
-/// Replaces a run that has stages by one run for each, `NAME-1`, `NAME-2`, …; another run stays as it is.
+/// Replaces a run with stages by one run per stage: `NAME-1`, `NAME-2`, …. A run without stages stays unchanged.
 ///
-/// A stage's table lies over the run's. From the second stage on the student inherits from the stage before, unless
-/// the stage itself names another model; the run's own `student.inherit` is for the first. After a stage that prunes,
-/// one that names no student goes on with what is left, since no preset has that shape. What a stage says of its
-/// length replaces the run's length, be it in steps or in epochs.
+/// A stage's table is merged over the run's. From the second stage on, the student inherits from the previous stage,
+/// unless the stage names another model. The run's own `student.inherit` applies to the first stage. After a stage that
+/// prunes, a stage without a student continues with the pruned model, because no preset has its shape. The length of a
+/// stage, in steps or in epochs, replaces the run's length.
 pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
     let fail = |reason: &str| Err(Error::recipe(origin, reason));
     let stages = match run.remove("stages") {
@@ -37,14 +37,14 @@ pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
             return fail("`stages` is not a list of tables: write [[stages]]");
         };
         if stage.contains_key("name") {
-            return fail("a stage has no name of its own: it is called like its run, with its number");
+            return fail("a stage has no name of its own: its name is that of its run with its number");
         }
         let mut table = run.clone();
         if index > 0 {
             let student = table.get_mut("student").and_then(Value::as_table_mut);
             student.into_iter().for_each(|student| {
                 forget(student, &INHERITED);
-                // It says how much of the first stage's larger model is taken; stages after it go on as a whole.
+                // The key limits what the first stage inherits from its larger model. Later stages inherit everything.
                 forget(student, &["inherit_tokens"]);
             });
         }

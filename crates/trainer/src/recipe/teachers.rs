@@ -1,13 +1,13 @@
-//! Whom a student learns from, as a recipe names it.
+//! The teachers in a recipe.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// A larger factor makes every distribution a single point.
+/// Maximum logit scale: a larger factor concentrates every distribution on a single class.
 const MAX_SCALE: f64 = 1e4;
 
-/// A frozen model that is learned from. One of `model` and `run` is given, or `store` with or without one of them.
+/// A frozen teacher. Requires one of `model` and `run`; with `store`, both are optional.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherConfig {
@@ -17,37 +17,37 @@ pub struct TeacherConfig {
     /// An earlier run of the same recipe file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
-    /// A folder of stored embeddings (`clip-distill reinforce`), in place of the model; where a model is named
-    /// too, the store has to be by it.
+    /// A folder of stored embeddings (`clip-distill reinforce`) that replaces the model. If a model is also named, the
+    /// store must come from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<PathBuf>,
-    /// Factor on its cosines, where it is to be another than the model's own.
+    /// Logit scale (factor on its cosines) that replaces the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logit_scale: Option<f64>,
-    /// Side of its images in pixels, where it is to be another than the model's own.
+    /// Image size in pixels that replaces the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_size: Option<i64>,
-    /// The preset whose weights a bare file holds.
+    /// The preset of a bare weight file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arch: Option<String>,
-    /// A `tokenizer.json`; left out, that of the model's folder, or CLIP's tokenizer.
+    /// A `tokenizer.json`; default: the one in the model's folder, or CLIP's tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
 }
 
 impl TeacherConfig {
-    /// For messages and reports: the model, the run or the store.
+    /// Name for messages and reports: the model, the run or the store.
     pub fn name(&self) -> String {
         let store = || self.store.as_ref().map(|path| path.display().to_string());
         self.model.clone().or_else(|| self.run.clone()).or_else(store).unwrap_or_default()
     }
 
-    /// Whether it names the model itself, with or without a store.
+    /// Whether it names a model or run, with or without a store.
     pub fn names_a_model(&self) -> bool {
         self.model.is_some() || self.run.is_some()
     }
 
-    /// What cannot work, if anything.
+    /// Returns the reason why the settings are invalid, if they are.
     pub fn problem(&self) -> Option<String> {
         let named = usize::from(self.model.is_some()) + usize::from(self.run.is_some());
         if named > 1 || (named == 0 && self.store.is_none()) {
@@ -62,7 +62,7 @@ impl TeacherConfig {
         }
         match self.logit_scale {
             Some(scale) if !(scale > 0.0 && scale <= MAX_SCALE) => Some(format!(
-                "teacher.logit_scale = {scale} is no factor above 0 and up to {MAX_SCALE} (CLIP's are up to 100)"
+                "teacher.logit_scale = {scale} is not in (0, {MAX_SCALE}] (CLIP's scales are up to 100)"
             )),
             _ => None,
         }

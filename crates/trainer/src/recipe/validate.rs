@@ -1,4 +1,4 @@
-//! What the types of a recipe cannot rule out.
+//! Checks of a recipe that its types cannot express.
 
 use kd_losses::{Loss, term};
 
@@ -6,17 +6,17 @@ use super::{Recipe, TeacherConfig};
 use crate::recipe::TargetRule;
 use crate::{Error, Result};
 
-/// More micro-batches per step than any published recipe has.
+/// Maximum number of micro-batches per step; more than in any published recipe.
 const MAX_ACCUMULATE: usize = 1 << 20;
-/// Stands for the number of steps where only the data tells it.
+/// Number of steps to assume if it depends on the data.
 const LONG_RUN: u64 = 1 << 40;
-/// More augmentations per image than any store has.
+/// Maximum number of augmentations per image; more than in any store.
 const MAX_VARIANTS: usize = 10_000;
-/// More threads than machines have cores.
+/// Maximum number of threads; more than machines have cores.
 const MAX_THREADS: i32 = 4096;
 
 impl Recipe {
-    /// Checks weights and temperatures in a run of so many steps, and that there is a weight in each of them.
+    /// Checks weights and temperatures in a run of `steps` steps, and that each step has a nonzero weight.
     ///
     /// # Errors
     /// [`Error::Recipe`] naming the loss or the step.
@@ -29,7 +29,7 @@ impl Recipe {
         }
     }
 
-    /// Checks what the types cannot; `origin` stands in messages.
+    /// Checks the settings that the types do not. Messages name `origin`.
     ///
     /// # Errors
     /// [`Error::Recipe`] naming the setting that cannot work.
@@ -51,7 +51,7 @@ impl Recipe {
             self.check_terms(steps, origin)?;
         }
         if terms.iter().filter(|term| term.loss.reads_classes()).count() > 1 {
-            return fail("losses.hinton and losses.vocabulary each have a class list, and a run reads one: leave one out".into());
+            return fail("losses.hinton and losses.vocabulary each have a class list, but a run reads only one: leave one out".into());
         }
         if self.targets == TargetRule::EqualCaptions && terms.iter().any(|term| term.loss == Loss::Siglip) {
             return fail(
@@ -102,7 +102,7 @@ impl Recipe {
             return fail("give one of student.inherit, student.inherit_run and student.run".into());
         }
         if own.inherit_tokens && own.inherit.is_none() && own.inherit_run.is_none() {
-            return fail("student.inherit_tokens needs student.inherit or student.inherit_run: the model that they are of".into());
+            return fail("student.inherit_tokens needs student.inherit or student.inherit_run: the model to inherit from".into());
         }
         if let Some(prune) = &self.prune {
             if self.student.lock_image || self.student.lock_text {
@@ -135,7 +135,7 @@ impl Recipe {
         }
         if !(1..=MAX_ACCUMULATE).contains(&train.accumulate) {
             return fail(format!(
-                "train.accumulate = {} is outside 1..={MAX_ACCUMULATE}; 1 is no accumulation",
+                "train.accumulate = {} is outside 1..={MAX_ACCUMULATE}; 1 disables accumulation",
                 train.accumulate
             ));
         }
@@ -193,7 +193,7 @@ impl Recipe {
             return fail("metrics.every_steps = 0: give at least 1".into());
         }
         if self.checkpoint.keep == 0 {
-            return fail("checkpoint.keep = 0: at least one checkpoint has to stay".into());
+            return fail("checkpoint.keep = 0: keep at least one checkpoint".into());
         }
         let compared = self.eval.teacher.iter().chain(&self.teachers);
         if self.eval.fidelity && !compared.clone().any(TeacherConfig::names_a_model) {

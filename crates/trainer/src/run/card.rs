@@ -1,4 +1,4 @@
-//! The model card of a folder that leaves this machine: what the model is, how it was trained, what it scores.
+//! The model card of an exported folder: the model, its training and its scores.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::recipe::{Recipe, Student, TeacherConfig};
 use crate::run::layout::{RECIPE_FILE, REPORT_FILE, Results};
 use crate::{Error, Result};
 
-/// Who loads the folder.
+/// The library that loads the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Library {
     /// Python's open_clip.
@@ -18,20 +18,20 @@ pub enum Library {
     Transformers,
 }
 
-/// What is known of a model's training.
+/// Known facts of a model's training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunFacts {
     /// Its recipe, resolved.
     pub recipe: Recipe,
-    /// Its results, where it is finished.
+    /// Its results, if it is finished.
     pub results: Option<Results>,
 }
 
 impl RunFacts {
-    /// Reads the facts of a run folder; none where the folder is no run's.
+    /// Reads the facts of a run folder. Returns `None` if the folder is not a run's.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Recipe`] where they are there and cannot be read.
+    /// [`Error::Io`] or [`Error::Recipe`] if they exist but cannot be read.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let read = |file: &str| {
             let path = folder.join(file);
@@ -52,7 +52,7 @@ impl RunFacts {
     }
 }
 
-/// How open_clip loads the folder.
+/// Code that loads the folder in open_clip.
 const OPEN_CLIP: &str = r#"```python
 import open_clip, torch
 from PIL import Image
@@ -69,7 +69,7 @@ with torch.no_grad():
     print((model.logit_scale.exp() * image @ text.T).softmax(dim=-1))
 ```
 "#;
-/// How transformers does.
+/// Code that loads the folder in transformers.
 const TRANSFORMERS: &str = r#"```python
 from transformers import pipeline
 
@@ -90,27 +90,27 @@ print(model(**inputs).logits_per_image.softmax(dim=-1))
 ```
 "#;
 
-/// Everything that the card says.
+/// The content of a card.
 #[derive(Clone, Debug)]
 pub struct Card {
     /// Title.
     pub name: String,
-    /// Who loads the folder.
+    /// The library that loads the folder.
     pub library: Library,
-    /// Licence of the weights (an SPDX name); the data's licences bind it, so there is no default.
+    /// Licence of the weights (an SPDX name). It depends on the data's licences, so it has no default.
     pub license: Option<String>,
     /// The model.
     pub config: ClipConfig,
     /// Its cost.
     pub cost: Cost,
-    /// Whether the tokenizer is not CLIP's, and its files are in the folder.
+    /// Whether the folder contains a tokenizer other than CLIP's.
     pub own_tokenizer: bool,
-    /// How it was trained, where that is known.
+    /// Its training, if known.
     pub run: Option<RunFacts>,
 }
 
 impl Card {
-    /// Markdown with the YAML head that model hubs read.
+    /// Returns Markdown with the YAML header that model hubs read.
     pub fn markdown(&self) -> String {
         let (library, load) = match self.library {
             Library::OpenClip => ("open_clip", OPEN_CLIP),
@@ -131,7 +131,7 @@ impl Card {
             self.name
         );
         if self.license.is_none() {
-            text.push_str("The licence of these weights was not stated when they were written; the licences of the training data and of the teacher bind it.\n\n");
+            text.push_str("The licence of these weights was not stated when they were written. It depends on the licences of the training data and of the teacher.\n\n");
         }
         let (image, tower) = (self.cost.image, self.cost.text);
         text.push_str(&format!(
@@ -152,7 +152,7 @@ impl Card {
     }
 }
 
-/// The recipe without what only means something on the machine that ran it: of absolute paths the last part stays.
+/// Returns the recipe without machine-specific values: only the last component of absolute paths is kept.
 fn for_others(recipe: &Recipe) -> Recipe {
     let mut own = recipe.clone();
     (own.data.root, own.eval.cache) = (".".into(), None);

@@ -1,8 +1,8 @@
-//! Checkpoints: folders that hold everything a resumed run needs, written so that a stop at any moment leaves a whole one.
+//! Checkpoints: folders with the complete state of a run. A stop at any moment leaves at least one complete checkpoint.
 //!
-//! `step-NNNNNNNN/` has `model.safetensors`, `optimizer.safetensors`, `learned.safetensors`, `ema.safetensors` and
-//! `masks.safetensors` where there are such tensors, `recipe.toml`, and `state.json` with the
-//! checksums of the others, written last.
+//! `step-NNNNNNNN/` contains `model.safetensors` and, if the run has such tensors, `optimizer.safetensors`,
+//! `learned.safetensors`, `ema.safetensors` and `masks.safetensors`. It also contains `recipe.toml`, and `state.json`,
+//! which is written last and holds the checksums of the other files.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -27,12 +27,12 @@ const LEARNED: &str = "learned.safetensors";
 const EMA: &str = "ema.safetensors";
 const MASKS: &str = "masks.safetensors";
 const RECIPE: &str = "recipe.toml";
-/// Ends the names of folders that no one reads: what is being written, or replaced.
+/// Suffixes of folders that are never read, because they are being written or replaced.
 const PARTIAL: &str = ".partial";
-/// Changes when older checkpoints can no longer be read.
+/// Format version; increases when older checkpoints can no longer be read.
 const VERSION: u32 = 2;
 
-/// What a run is besides its tensors.
+/// The state of a run other than its tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Format.
@@ -41,18 +41,18 @@ pub struct State {
     pub step: u64,
     /// Samples seen.
     pub samples: u64,
-    /// Updates that the optimiser has made.
+    /// Number of optimiser updates.
     pub updates: i64,
-    /// Where the next batch starts.
+    /// Position of the next batch.
     pub position: Position,
-    /// Seconds of training so far, over all sittings.
+    /// Seconds of training so far, over all sessions.
     pub seconds: f64,
     /// Best evaluation so far: step and score.
     pub best: Option<(u64, f64)>,
-    /// Training samples read so far, and those that were left out.
+    /// Training samples read so far, and those skipped.
     #[serde(default)]
     pub damaged: SkipCounts,
-    /// The student's configuration after it was cut.
+    /// The student's configuration after pruning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pruned: Option<ClipConfig>,
     /// Fingerprints of the training sources.
@@ -64,18 +64,18 @@ pub struct State {
     pub own: String,
 }
 
-/// Writes a checkpoint into `folder` (of all checkpoints) and returns its own folder.
+/// Writes a checkpoint into `folder`, which holds all checkpoints, and returns the checkpoint's own folder.
 ///
 /// # Errors
-/// [`Error::Io`] and [`Error::Model`] where it cannot be written; earlier checkpoints stay whole.
+/// [`Error::Io`] and [`Error::Model`] if it cannot be written. Earlier checkpoints stay intact.
 pub fn save(folder: &Path, trainee: &TrainState, state: &State, recipe: &str) -> Result<PathBuf> {
     let target = folder.join(format!("step-{:08}", state.step));
     let partial = folder.join(format!(".step-{:08}{PARTIAL}", state.step));
     clear(folder)?;
     fs::create_dir_all(&partial).map_err(|e| Error::io(&partial, e))?;
-    // A half-written one would only fill the disk further.
+    // An incomplete checkpoint would only waste disk space.
     write(&partial, trainee, state, recipe).inspect_err(|_| drop(remove(&partial)))?;
-    // One of the same step makes place by a rename, so that there is a whole one at every moment.
+    // An existing checkpoint of the same step is renamed first, so that a complete one exists at every moment.
     let old = folder.join(format!(".step-{:08}.old{PARTIAL}", state.step));
     match fs::rename(&target, &old) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&target, e)),
@@ -87,7 +87,7 @@ pub fn save(folder: &Path, trainee: &TrainState, state: &State, recipe: &str) ->
     Ok(target)
 }
 
-/// Removes what interrupted saves left; a replaced checkpoint whose successor did not arrive comes back.
+/// Removes leftovers of interrupted saves. Restores a replaced checkpoint if its successor is incomplete.
 fn clear(folder: &Path) -> Result<()> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -128,13 +128,13 @@ fn write(partial: &Path, trainee: &TrainState, state: &State, recipe: &str) -> R
 
 fn state_json(state: &State, path: &Path) -> Result<String> {
     serde_json::to_string_pretty(state)
-        .map_err(|e| Error::checkpoint(path, format!("its state cannot be written: {e}")))
+        .map_err(|e| Error::checkpoint(path, format!("cannot write its state: {e}")))
 }
 
-/// Restores a run from a checkpoint that was verified.
+/// Restores a run from a verified checkpoint.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] where tensors are missing or have other shapes; [`Error::Model`] where files are broken.
+/// [`Error::Checkpoint`] if tensors are missing or have other shapes; [`Error::Model`] if files are broken.
 pub fn restore(path: &Path, trainee: &mut TrainState, state: &State) -> Result<()> {
     let explain = |error: Error| Error::checkpoint(path, error.to_string());
     weights::load(
@@ -164,10 +164,10 @@ pub fn restore(path: &Path, trainee: &mut TrainState, state: &State) -> Result<(
     Ok(())
 }
 
-/// The newest checkpoint that is whole, with its state; what is broken is said in a warning.
+/// Returns the newest intact checkpoint with its state. Warns about damaged ones.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] where there are checkpoints and none is whole.
+/// [`Error::Checkpoint`] if checkpoints exist but none is intact.
 pub fn newest(folder: &Path) -> Result<Option<(PathBuf, State)>> {
     clear(folder)?;
     let mut broken = None;
@@ -175,7 +175,7 @@ pub fn newest(folder: &Path) -> Result<Option<(PathBuf, State)>> {
         match verify(&path) {
             Ok(state) => return Ok(Some((path, state))),
             Err(error) => {
-                tracing::warn!("{error}; trying the one before");
+                tracing::warn!("{error}; trying the previous checkpoint");
                 broken.get_or_insert(error);
             }
         }
@@ -183,7 +183,7 @@ pub fn newest(folder: &Path) -> Result<Option<(PathBuf, State)>> {
     match broken {
         None => Ok(None),
         Some(Error::Checkpoint { path, reason }) => {
-            let reason = format!("{reason}; no other one is whole: start again by --restart");
+            let reason = format!("{reason}; no other checkpoint is intact: start again with --restart");
             Err(Error::Checkpoint { path, reason })
         }
         Some(error) => Err(error),
@@ -201,10 +201,10 @@ pub fn verify(path: &Path) -> Result<State> {
     let state: State = serde_json::from_str(&text)
         .map_err(|e| Error::checkpoint(path, format!("{STATE} is damaged: {e}")))?;
     if state.version != VERSION {
-        let reason = format!("it has format {}, this program reads {VERSION}", state.version);
+        let reason = format!("it has format {}, but this program reads {VERSION}", state.version);
         return Err(Error::checkpoint(path, reason));
     }
-    // On the text, since a number may not come back from it to the last bit.
+    // Hash the text, because parsing may not restore a number to the last bit.
     let bare = text.replacen(&format!("\"own\": \"{}\"", state.own), "\"own\": \"\"", 1);
     if state.own != hex(&Sha256::digest(bare.as_bytes())) {
         return Err(Error::checkpoint(path, format!("{STATE} was changed after it was written")));
@@ -223,10 +223,10 @@ pub(crate) fn recipe(path: &Path) -> Result<Recipe> {
     toml::from_str(&text).map_err(|e| Error::checkpoint(path, format!("{RECIPE}: {}", e.message())))
 }
 
-/// Removes all but the newest `keep`, and never the one of step `best`.
+/// Removes all checkpoints except the newest `keep` and the one of step `best`.
 ///
 /// # Errors
-/// [`Error::Io`] where one cannot be removed.
+/// [`Error::Io`] if a checkpoint cannot be removed.
 pub fn retain(folder: &Path, keep: usize, best: Option<u64>) -> Result<()> {
     let best = best.map(|step| format!("step-{step:08}"));
     let all = list(folder)?;
@@ -283,7 +283,7 @@ fn remove(folder: &Path) -> Result<()> {
     }
 }
 
-/// Makes renames inside a folder last through a power cut.
+/// Makes renames in a folder durable across a power failure.
 fn sync_folder(folder: &Path) -> Result<()> {
     fs::File::open(folder).and_then(|file| file.sync_all()).map_err(|e| Error::io(folder, e))
 }

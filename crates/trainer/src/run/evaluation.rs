@@ -1,4 +1,4 @@
-//! Evaluations of a run, on the way and at its end, and the best of the students that they measured.
+//! Evaluations during a run and at its end, and the best student among them.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::run::status;
 use crate::teacher::teachers::Models;
 
 impl Session<'_> {
-    /// Measures the student as it is now.
+    /// Evaluates the student in its current state.
     pub(super) fn evaluate_on_the_way(&mut self) -> Result<()> {
         let (step, steps) = (self.trainee.step, self.schedule.total_steps);
         tracing::info!("{}: evaluation after step {step} of {steps}", self.recipe.name);
@@ -26,7 +26,7 @@ impl Session<'_> {
         self.compete(&report)
     }
 
-    /// Measures the finished student, writes its folder and the results.
+    /// Evaluates the finished student, and writes its folder and the results.
     pub(super) fn finish(mut self, models: Models<'_>) -> Result<Results> {
         let counts = self.counts();
         if counts.skipped() > 0 {
@@ -46,7 +46,7 @@ impl Session<'_> {
             measure(own.recipe, &encoder, models, own.trainee.student.device())
         })?;
         self.metrics.evaluation(self.trainee.step, &student)?;
-        // A best model that an earlier sitting chose has to beat the last one, too.
+        // A best model from an earlier session must also beat the final one.
         if self.recipe.eval.every_steps > 0 || self.state.best.is_some() {
             self.compete(&student)?;
         }
@@ -59,14 +59,14 @@ impl Session<'_> {
         Ok(results)
     }
 
-    /// Keeps the student as the best model, with a checkpoint, where its score is above all earlier ones.
+    /// Saves the student as the best model, with a checkpoint, if its score exceeds all earlier ones.
     fn compete(&mut self, report: &Report) -> Result<()> {
         if report.sets.is_empty() {
             return Ok(());
         }
         let now = self.trainee.step;
         let score = report.sets.iter().map(|set| set.score.main()).sum::<f64>() / report.sets.len() as f64;
-        // One that won before a stop wins again, so that its folder is whole.
+        // A model that won before a stop wins again, so its folder becomes complete.
         if self.state.best.is_some_and(|(step, best)| score <= best && step != now) {
             return Ok(());
         }
@@ -83,7 +83,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The student as a model folder, with the tokenizer that it needs.
+    /// Writes the student as a model folder, with its tokenizer.
     fn save_model(&self, name: &str) -> Result<()> {
         let folder = self.folder.join(name);
         let (student, tokenizer) = (&self.trainee.student, self.reader.foreign_tokenizer());
@@ -99,7 +99,7 @@ impl Session<'_> {
         evaluate(&encoder, &self.recipe.eval.sets, &self.recipe.data.root, &self.recipe.name)
     }
 
-    /// Runs `f` with the averaged weights in place, where there are any.
+    /// Runs `f` with the averaged weights in place, if the run averages weights.
     fn with_final_weights<T>(&self, f: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         match &self.trainee.ema {
             Some(ema) => ema.with_averages(|| f(self)),
@@ -108,7 +108,7 @@ impl Session<'_> {
     }
 }
 
-/// Measures the finished model of a run on the recipe's sets, in place of its earlier results.
+/// Evaluates the finished model of a run on the recipe's sets, and replaces its earlier results.
 pub(crate) fn measure_again(
     recipe: &Recipe,
     folder: &Path,
@@ -121,7 +121,7 @@ pub(crate) fn measure_again(
     }
     let place = folder.join(MODEL_FOLDER).display().to_string();
     let opened = folder::open(&place, device, 0)?;
-    // The folder has the tokenizer that the student was trained with.
+    // The folder contains the tokenizer used in training.
     let reader = Processor::of_model(&place, opened.model.config(), &opened.preprocess, None)?;
     let encoder = ModelEncoder { model: &opened.model, reader: &reader };
     let (student, teacher, details) = measure(recipe, &encoder, models, device)?;

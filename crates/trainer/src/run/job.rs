@@ -1,4 +1,4 @@
-//! All runs of a recipe file, one after the other.
+//! Performs all runs of a recipe file, one after the other.
 
 use std::path::{Path, PathBuf};
 
@@ -23,23 +23,23 @@ pub enum JobOutcome {
     },
 }
 
-/// The folder of a run: the job's own where there is only one.
+/// Returns the folder of a run: the job's own folder if it has only one run.
 pub fn folder(job: &Job, out: &Path, run: &str) -> PathBuf {
     if job.is_single() { out.to_path_buf() } else { out.join(run) }
 }
 
-/// Makes the store of one run's teachers under its recipe; `out` is where the job's runs are.
+/// Creates the store of a run's teacher embeddings under its recipe. `out` is the job's folder.
 ///
 /// # Errors
-/// As [`store::reinforce`].
+/// The errors of [`store::reinforce`].
 pub fn reinforce_run(job: &Job, out: &Path, recipe: &Recipe, making: &Making<'_>) -> Result<Made> {
     store::reinforce(recipe, &|name: &str| folder(job, out, name).join(MODEL_FOLDER), making)
 }
 
-/// Makes all runs under `out`.
+/// Performs all runs under `out`.
 ///
 /// # Errors
-/// [`Error`] of the run that failed.
+/// The [`Error`] of the run that failed.
 pub fn run_job(job: &Job, out: &Path, options: &Options<'_>) -> Result<JobOutcome> {
     let mut finished = Vec::new();
     for recipe in &job.runs {
@@ -52,13 +52,13 @@ pub fn run_job(job: &Job, out: &Path, options: &Options<'_>) -> Result<JobOutcom
     Ok(JobOutcome::Finished(finished))
 }
 
-/// Names of a job's reports: Markdown, HTML and a picture of the main figures.
+/// File names of a job's reports: Markdown, HTML, and an SVG chart of the main figures.
 pub const REPORTS: [&str; 3] = ["report.md", "report.html", "report.svg"];
 
-/// Checks that a job can start in `out`, or continue there, before any of its runs does.
+/// Checks, before any run starts, that a job can start or resume in `out`.
 ///
 /// # Errors
-/// [`Error::Recipe`] where the folder of a run holds a run of another recipe, or files that are not a run's.
+/// [`Error::Recipe`] if the folder of a run contains a run of another recipe, or unrelated files.
 pub fn check_folders(job: &Job, out: &Path) -> Result<()> {
     let mut begun = false;
     for recipe in &job.runs {
@@ -72,17 +72,17 @@ pub fn check_folders(job: &Job, out: &Path) -> Result<()> {
     }
 }
 
-/// Removes what the runs of a job that is to start again left in their folders, and their reports.
+/// Removes the files that the runs of a job wrote, and the job's reports, so that the job can start again.
 ///
 /// # Errors
-/// [`Error::Recipe`] where another process works in one of them, or one holds files that are not a run's, which leaves
-/// all as they are; [`Error::Io`] where one cannot be removed.
+/// [`Error::Recipe`] if another process uses a folder, or if a folder contains unrelated files; nothing is removed
+/// then. [`Error::Io`] if a file cannot be removed.
 pub fn restart(job: &Job, out: &Path) -> Result<()> {
     let folders = job.runs.iter().map(|recipe| folder(job, out, &recipe.name));
     let folders = folders.filter(|folder| folder.exists()).collect::<Vec<_>>();
     folders.iter().try_for_each(|folder| status::check_own(folder))?;
     let _locks = folders.iter().map(|folder| status::lock(folder)).collect::<Result<Vec<_>>>()?;
-    // They belong to the runs; of others', `check_folders` is to tell.
+    // The reports belong to the runs if a run has begun. Otherwise, `check_folders` reports them as unrelated files.
     if folders.iter().any(|folder| folder.join(RECIPE_FILE).exists()) {
         for part in REPORTS {
             remove(&out.join(part), |path| std::fs::remove_file(path))?;

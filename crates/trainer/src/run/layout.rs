@@ -1,4 +1,4 @@
-//! The files of a run folder by name, and what a run takes and gives: options, outcome, results.
+//! File names in a run folder, and the options, outcome and results of a run.
 
 use std::sync::atomic::AtomicBool;
 
@@ -8,23 +8,22 @@ use zeroshot_eval::{Evaluation, Report};
 
 /// The resolved recipe in a run folder.
 pub const RECIPE_FILE: &str = "recipe.toml";
-/// The results in a run folder; written last, so its presence says that the run is finished.
+/// The results in a run folder. Written last, so its presence marks a finished run.
 pub const REPORT_FILE: &str = "report.json";
 /// The final student in a run folder.
 pub const MODEL_FOLDER: &str = "model";
-/// The best student in a run folder, where evaluations during training chose one.
+/// The best student in a run folder, if evaluations during training selected one.
 pub const BEST_FOLDER: &str = "best";
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
 
-/// What the caller decides about a run.
+/// The caller's options for a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
-    /// Set from outside (a signal) to stop after the current step.
+    /// A flag that stops the run after the current step; a signal handler sets it.
     pub stop: &'a AtomicBool,
-    /// The step after which to stop as a signal would; for slots of limited length.
+    /// The step after which to stop as if by a signal, for time slots of limited length.
     pub stop_after: Option<u64>,
-    /// Whether a run that is there already continues, or is returned as it is where it is finished; else it is an
-    /// error.
+    /// Whether to resume an existing run, or return it if it is finished. Otherwise, an existing run is an error.
     pub resume: bool,
     /// Whether to draw a progress bar (on a terminal only).
     pub progress: bool,
@@ -38,31 +37,31 @@ pub struct Options<'a> {
 pub enum Outcome {
     /// All steps are done.
     Finished(Results),
-    /// It was stopped, and can be resumed.
+    /// The run stopped and can be resumed.
     Stopped {
         /// Finished steps.
         step: u64,
     },
 }
 
-/// What a finished run measured.
+/// The results of a finished run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// The student.
     pub student: Report,
-    /// The teacher, where it is no run of the same recipe file, or the student was compared with it.
+    /// The teacher, if it is not a run of the same recipe file, or if the student was compared with it.
     pub teacher: Option<Report>,
-    /// Everything that was measured on each set.
+    /// All measurements on each set.
     #[serde(default)]
     pub details: Vec<Evaluation>,
     /// Seconds of training.
     pub seconds: f64,
     /// Parameters of the student: image tower, text tower.
     pub parameters: (u64, u64),
-    /// Training samples that were read, and those of them that were left out because they were damaged.
+    /// Number of training samples read, and number of those skipped as damaged.
     #[serde(default)]
     pub damaged: SkipCounts,
-    /// The best student, where evaluations during training chose one.
+    /// The best student, if evaluations during training selected one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
 }
@@ -70,8 +69,8 @@ pub struct Results {
 /// The best student of a run, in its folder `best`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
-    /// The step after which it was measured; the last one where the final student is the best.
+    /// The step after which it was evaluated; the last step if the final student is the best.
     pub step: u64,
-    /// Mean over the data sets of the main figure ([`zeroshot_eval::Score::main`]), 0 to 1.
+    /// Mean of the main figure ([`zeroshot_eval::Score::main`]) over the data sets, 0 to 1.
     pub score: f64,
 }

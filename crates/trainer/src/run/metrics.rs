@@ -19,12 +19,12 @@ pub struct MetricsFile {
     events: Option<EventFile>,
 }
 
-/// Where a run stands when a line is written.
+/// The progress of a run when a line is written.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StepStats {
     /// Finished steps.
     pub step: u64,
-    /// Epochs, with the part of the current one.
+    /// Epochs, including the fraction of the current one.
     pub epoch: f64,
     /// Samples seen.
     pub samples: u64,
@@ -32,16 +32,16 @@ pub struct StepStats {
     pub seconds: f64,
     /// Samples per second since the last line.
     pub rate: f64,
-    /// Share of the time since the last line that was spent waiting for data.
+    /// Fraction of the time since the last line spent waiting for data.
     pub data_wait: f64,
 }
 
 impl MetricsFile {
-    /// Opens the file of a run that goes on at `step`: lines of later steps, which will come again, are dropped;
-    /// `last` says that no step is left and only the final evaluation comes again.
+    /// Opens the file of a run that resumes at `step`. Drops the lines of later steps, because they will be written
+    /// again. `last` means that no step is left and only the final evaluation runs again.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read or written.
+    /// [`Error::Io`] if the file cannot be read or written.
     pub fn open(folder: &Path, step: u64, last: bool, tensorboard: bool) -> Result<Self> {
         let path = folder.join("metrics.jsonl");
         let old = match std::fs::read_to_string(&path) {
@@ -49,10 +49,10 @@ impl MetricsFile {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(e) => return Err(Error::io(&path, e)),
         };
-        // A line that was cut off half way is no JSON and goes, too.
+        // A truncated line is not valid JSON and is also dropped.
         let kept = old.lines().filter(|line| {
             let Ok(value) = serde_json::from_str::<Value>(line) else { return false };
-            // The evaluation of the last step comes again, too: a checkpoint is written before it.
+            // The evaluation of the last step also runs again, because the checkpoint precedes it.
             let again = value.get("eval").is_some() && value["step"].as_u64() == Some(step) && last;
             value["step"].as_u64().is_some_and(|at| at <= step && step > 0) && !again
         });
@@ -66,7 +66,7 @@ impl MetricsFile {
     /// Writes a training step: rate, loss, each term raw and weighted, gradient norm, logit scale.
     ///
     /// # Errors
-    /// [`Error::Io`] where the disk is full.
+    /// [`Error::Io`] if the disk is full.
     pub fn step(&mut self, at: &StepStats, report: &StepReport) -> Result<()> {
         let mut terms = serde_json::Map::new();
         for (name, value, weight) in &report.terms {
@@ -101,7 +101,7 @@ impl MetricsFile {
     /// Writes an evaluation.
     ///
     /// # Errors
-    /// [`Error::Io`] where the disk is full.
+    /// [`Error::Io`] if the disk is full.
     pub fn evaluation(&mut self, step: u64, report: &Report) -> Result<()> {
         let mut sets = serde_json::Map::new();
         for set in &report.sets {
@@ -132,10 +132,10 @@ impl MetricsFile {
     }
 }
 
-/// Reads the lines of a run's metrics that hold training steps.
+/// Reads the training steps of a run's metrics.
 ///
 /// # Errors
-/// [`Error::Io`] where there is no such file.
+/// [`Error::Io`] if the file does not exist.
 pub fn read_steps(folder: &Path) -> Result<Vec<Value>> {
     let path = folder.join("metrics.jsonl");
     let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;

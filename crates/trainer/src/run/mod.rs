@@ -1,4 +1,4 @@
-//! The loop: batches in, steps, metrics, checkpoints and evaluations out.
+//! The training loop: reads batches, performs steps, and writes metrics, checkpoints and evaluations.
 
 pub mod card;
 pub mod checkpoint;
@@ -47,10 +47,10 @@ use crate::teacher::classes::ClassList;
 use crate::teacher::teachers::{self, Models, Teachers, class_list};
 use crate::{Error, Result};
 
-/// Makes one run in `folder`; `models` finds the model folder of the run that `teacher.run` names.
+/// Performs one run in `folder`. `models` finds the model folder of the run named by `teacher.run`.
 ///
 /// # Errors
-/// [`Error`] of whatever fails; checkpoints that were written stay good.
+/// The [`Error`] of the operation that fails. Written checkpoints stay valid.
 pub fn run(recipe: &Recipe, folder: &Path, models: Models<'_>, options: &Options<'_>) -> Result<Outcome> {
     let _lock = status::lock(folder)?;
     match status::status(recipe, folder, options.resume)? {
@@ -59,10 +59,7 @@ pub fn run(recipe: &Recipe, folder: &Path, models: Models<'_>, options: &Options
             return Ok(Outcome::Finished(results));
         }
         RunStatus::MeasuredElsewhere(results) => {
-            tracing::info!(
-                "run {} is finished already and measured on the sets that are named now",
-                recipe.name
-            );
+            tracing::info!("run {} is finished already; evaluating it on the current sets", recipe.name);
             return measure_again(recipe, folder, models, results).map(Outcome::Finished);
         }
         RunStatus::Open => {}
@@ -78,12 +75,12 @@ pub fn run(recipe: &Recipe, folder: &Path, models: Models<'_>, options: &Options
     }
 }
 
-/// Checks what does not depend on the run folder, before anything in it is changed.
+/// Checks everything that does not depend on the run folder, before the folder is changed.
 ///
 /// # Errors
-/// As [`device`]; [`Error::Data`] where an evaluation set cannot be opened, which would show only after the training,
-/// or a store is not there; [`Error::Recipe`] where a store is for another recipe, a class list cannot be
-/// read, or a teacher is a preset, which has no weights.
+/// The errors of [`device`]; [`Error::Data`] if a store is missing, or if an evaluation set cannot be opened, which
+/// would otherwise fail only after the training; [`Error::Recipe`] if a store is for another recipe, a class list
+/// cannot be read, or a teacher is a preset, which has no weights.
 pub fn check(recipe: &Recipe) -> Result<()> {
     device(&recipe.train.device)?;
     teachers::check(recipe)?;
@@ -103,9 +100,9 @@ struct Session<'a> {
     steps_per_epoch: f64,
     metrics: MetricsFile,
     damaged_before: SkipCounts,
-    /// The step of the last checkpoint of this sitting.
+    /// The step of this session's last checkpoint.
     saved_step: Option<u64>,
-    /// When that was, or the sitting began.
+    /// The time of that checkpoint, or the start of the session.
     saved_at: Instant,
 }
 
@@ -128,7 +125,7 @@ impl<'a> Session<'a> {
         let mixture = Mixture::new(sources)?;
         let (steps, steps_per_epoch) = plan::steps(recipe, mixture.len())?;
 
-        // Fetched here where they are the hub's, with a bar; the teaching finds them in the cache.
+        // Models of the hub are downloaded here, with a bar. The teachers are then opened from the cache.
         for teacher in recipe.teachers.iter().filter(|teacher| teacher.store.is_none()) {
             teacher
                 .model
@@ -167,8 +164,10 @@ impl<'a> Session<'a> {
         let mut state = State { data, ..State::default() };
         if let Some((path, saved)) = saved {
             if saved.data != state.data {
-                let reason =
-                    format!("the training data changed since (then {:?}, now {:?})", saved.data, state.data);
+                let reason = format!(
+                    "the training data changed since it was written (then {:?}, now {:?})",
+                    saved.data, state.data
+                );
                 return Err(Error::checkpoint(path, reason));
             }
             checkpoint::restore(&path, &mut trainee, &saved)?;
@@ -176,7 +175,7 @@ impl<'a> Session<'a> {
             state = saved;
             if state.best.is_some() && checkpoint::recipe(&path)?.eval.sets != recipe.eval.sets {
                 tracing::warn!(
-                    "{}: the evaluation sets have changed, so the best model is chosen anew",
+                    "{}: the evaluation sets have changed, so the best model is selected again",
                     recipe.name
                 );
                 state.best = None;
@@ -209,7 +208,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Trains to the last step; false where it was stopped before.
+    /// Trains to the last step. Returns `false` if it stopped earlier.
     fn train(&mut self, options: &Options<'_>) -> Result<bool> {
         let steps = self.schedule.total_steps;
         let begun = self.trainee.step;
@@ -241,7 +240,7 @@ impl<'a> Session<'a> {
                 since = ThroughputMeter::new();
             }
             let every = self.recipe.eval.every_steps;
-            // A student under masks is none that could be kept.
+            // A student with masks cannot be kept as the best model.
             let whole = self.trainee.pruner.is_none() && !self.recipe.eval.sets.is_empty();
             if every > 0 && step.is_multiple_of(every) && step < steps && whole {
                 progress.pause(|| self.evaluate_on_the_way())?;
@@ -298,7 +297,7 @@ impl<'a> Session<'a> {
         checkpoint::retain(&folder, self.recipe.checkpoint.keep, self.state.best.map(|(step, _)| step))
     }
 
-    /// What was read and left out since the run began, over all sittings.
+    /// Samples read and skipped since the start of the run, over all sessions.
     fn counts(&self) -> SkipCounts {
         self.damaged_before.plus(self.loader.counts())
     }

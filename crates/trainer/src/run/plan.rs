@@ -1,4 +1,4 @@
-//! What a run will do and cost, known before it starts.
+//! The plan of a run: its length and cost, known before it starts.
 
 use std::fmt::{self, Display, Formatter};
 use std::path::Path;
@@ -33,17 +33,19 @@ pub struct Plan {
     pub steps: u64,
     /// Samples of the run.
     pub samples: u64,
-    /// What the student is.
+    /// The student.
     pub student: ModelCost,
-    /// What the teachers are, where they are known; stored embeddings need none.
+    /// The teachers, if known; stored embeddings need none.
     pub teachers: Vec<ModelCost>,
-    /// Floating-point operations of the run: a multiply-accumulate is two, a backward pass costs two forward passes. Texts count at full context, and locked towers as if they were trained; the masked pass of `mfd`, the class texts of `hinton` and what gradient checkpointing computes again do not count.
+    /// Floating-point operations of the run. A multiply-accumulate counts as two, and a backward pass as two forward
+    /// passes. Texts count at full context, and locked towers as if trained. Excludes the masked pass of `mfd`, the
+    /// class texts of `hinton` and the recomputation of gradient checkpointing.
     pub flops: f64,
-    /// Evaluation sets that cannot be opened here, and why; a run needs all of them.
+    /// Evaluation sets that cannot be opened on this machine, with the reasons. A run needs all sets.
     pub absent: Vec<String>,
     /// Estimated bytes for weights, gradients, moments, averages and the teachers.
     pub model_bytes: u64,
-    /// Estimated bytes for what the forward pass keeps for the backward pass.
+    /// Estimated bytes for the activations that the forward pass stores for the backward pass.
     pub activation_bytes: u64,
 }
 
@@ -60,15 +62,15 @@ pub struct ModelCost {
     pub image_macs: u64,
     /// Multiply-accumulates per text of full context.
     pub text_macs: u64,
-    /// Elements that the layers of both towers give for one pair.
+    /// Output elements of all layers of both towers for one pair.
     pub outputs: u64,
 }
 
 impl ModelCost {
-    /// From the configuration alone.
+    /// Computes the cost from the configuration alone.
     ///
     /// # Errors
-    /// [`Error::Model`] where it cannot be built.
+    /// [`Error::Model`] if the model cannot be built.
     pub fn new(model: &str, config: &ClipConfig) -> Result<Self> {
         let cost = cost::cost(config)?;
         Ok(ModelCost {
@@ -90,7 +92,7 @@ impl ModelCost {
     }
 }
 
-/// A source that is not on this machine, of which only the number of samples is known.
+/// A source that is not on this machine; only its number of samples is known.
 struct Absent {
     name: String,
     len: usize,
@@ -110,7 +112,7 @@ impl Source for Absent {
     }
 }
 
-/// The sources for a plan: one that cannot be opened counts as long as the recipe says.
+/// Returns the sources for a plan. A source that cannot be opened has the number of samples given in the recipe.
 fn plan_sources(recipe: &Recipe) -> Result<Vec<(Arc<dyn Source>, f64)>> {
     let open = |own: &TrainSource| match (own.source.open(&recipe.data.root), own.samples) {
         (Ok(source), _) => share(own, source),
@@ -120,15 +122,15 @@ fn plan_sources(recipe: &Recipe) -> Result<Vec<(Arc<dyn Source>, f64)>> {
     recipe.data.train.iter().map(open).collect()
 }
 
-/// The configuration behind the name of a student or teacher; of a folder no weights are read.
+/// Returns the configuration for the name of a student or teacher, without reading a folder's weights.
 ///
 /// # Errors
-/// [`Error::Model`] where it is neither a folder, a checkpoint nor a preset; those of [`locate`].
+/// [`Error::Model`] if it is neither a folder, a checkpoint nor a preset; the errors of [`locate`].
 pub fn model_config(name: &str) -> Result<ClipConfig> {
     Ok(clip_model::folder::config(&locate(name, Need::Config, false)?)?)
 }
 
-/// Steps of the run, and of one epoch.
+/// Returns the steps of the run, and of one epoch.
 pub(crate) fn steps(recipe: &Recipe, samples_per_epoch: u64) -> Result<(u64, f64)> {
     let train = &recipe.train;
     let batches = samples_per_epoch / train.batch_size as u64;
@@ -146,11 +148,11 @@ pub(crate) fn steps(recipe: &Recipe, samples_per_epoch: u64) -> Result<(u64, f64
 }
 
 impl Plan {
-    /// The plan of one run of a job; opens the sources, reads no weights. Sources that are not here count as
-    /// many samples as the recipe says, and a teacher that is not here as its `arch`.
+    /// Plans one run of a job. Opens the sources, but reads no weights. A missing source has the number of samples
+    /// given in the recipe, and a missing teacher has the architecture `arch`.
     ///
     /// # Errors
-    /// Where a source or a model's configuration cannot be read.
+    /// An error if a source or a model's configuration cannot be read.
     pub fn new(recipe: &Recipe, job: &Job) -> Result<Self> {
         let opened = plan_sources(recipe)?;
         let sources = opened.iter().map(|(s, weight)| (s.name().to_string(), s.len(), *weight)).collect();
@@ -161,7 +163,7 @@ impl Plan {
             return Err(Error::recipe(&recipe.name, format!("cross_modal: {problem}")));
         }
         if recipe.loss(Loss::Mfd).is_some() && config.vision_cfg.tower() != TowerKind::Vit {
-            let reason = "losses.mfd leaves out patches of a ViT, and the student's image tower is none";
+            let reason = "losses.mfd leaves out patches of a ViT, but the student's image tower is not one";
             return Err(Error::recipe(&recipe.name, reason));
         }
         let origin = recipe.student.run.as_ref().unwrap_or(&recipe.student.model);
@@ -188,7 +190,7 @@ impl Plan {
         let samples = per_step.and_then(|samples| samples.checked_mul(steps)).ok_or_else(|| {
             Error::recipe(&recipe.name, "batch_size x accumulate x steps is more than can be counted")
         })?;
-        // A mistake here would show only after the training.
+        // An error here would otherwise appear only after the training.
         let mut absent = Vec::new();
         for set in &recipe.eval.sets {
             set.templates.texts()?;
@@ -199,14 +201,14 @@ impl Plan {
             }
         }
         let stored = recipe.teachers.iter().any(|teacher| teacher.store.is_some());
-        // What is stored was computed once, before the run.
+        // Stored embeddings were computed once, before the run.
         let frozen = if stored { 0.0 } else { teachers.iter().map(ModelCost::macs).sum() };
-        // A CLIP below a cross-modal head has no backward pass; the head itself is small beside it.
+        // A CLIP with a cross-modal head has no backward pass, and the cost of the head is small.
         let passed = match &recipe.cross_modal {
             Some(head) => looked_at(student.clone(), head).macs(),
             None => 3.0 * student.macs(),
         };
-        // Weight, gradient, two moments, and the average where there is one.
+        // Weight, gradient, two moments, and the average if enabled.
         let copies = 4 + u64::from(recipe.train.ema.is_some());
         let model_bytes = 4
             * (copies * student.parameters()
@@ -228,10 +230,10 @@ impl Plan {
     }
 }
 
-/// The student's configuration; one that an earlier run cuts counts as uncut.
+/// Returns the student's configuration. A student that an earlier run prunes counts as unpruned.
 fn student_config(recipe: &Recipe, job: &Job) -> Result<ClipConfig> {
     let own = &recipe.student;
-    // Only earlier runs can be named, so this ends.
+    // A recipe can name only earlier runs, so the recursion ends.
     let earlier = own.run.as_ref().and_then(|run| job.runs.iter().find(|other| other.name == *run));
     let config = match earlier {
         Some(run) => student_config(run, job)?,
@@ -240,13 +242,13 @@ fn student_config(recipe: &Recipe, job: &Job) -> Result<ClipConfig> {
     Ok(own.adjust().apply(&config)?)
 }
 
-/// The configuration of the model that the student starts as a part of.
+/// Returns the configuration of the model from which the student inherits.
 fn inherited(recipe: &Recipe, job: &Job) -> Result<Option<ClipConfig>> {
     let own = &recipe.student;
     if let Some(run) = own.inherit_run.as_ref().and_then(|run| job.runs.iter().find(|own| own.name == *run)) {
         return student_config(run, job).map(Some);
     }
-    // One that is not on this machine is checked when the run starts.
+    // A model that is not on this machine is checked when the run starts.
     let here = own.inherit.as_deref().filter(|larger| Path::new(larger).exists());
     here.map(model_config).transpose()
 }
@@ -265,13 +267,13 @@ fn teacher_cost(teacher: &TeacherConfig, job: &Job) -> Result<ModelCost> {
     ModelCost::new(name, &adjust.apply(&config)?)
 }
 
-/// The cost of a CLIP that embeds images and the crops that a head wants of them.
+/// Returns the cost of a CLIP that embeds images and the crops for a head.
 fn looked_at(cost: ModelCost, head: &CrossModalConfig) -> ModelCost {
     ModelCost { image_macs: cost.image_macs * head.image_passes(), ..cost }
 }
 
-/// Norms and nonlinearities keep about as much again as the weighted layers give: a ViT block gives
-/// 9 widths per token and keeps about 16.
+/// Norms and nonlinearities store about as much again as the outputs of the weighted layers: a ViT block outputs 9
+/// widths per token and stores about 16.
 fn activation_bytes(model: &ModelCost) -> u64 {
     4 * model.outputs * 16 / 9
 }

@@ -1,4 +1,4 @@
-//! The folder of a run: whose it is, whether it is finished, and who works in it.
+//! The status of a run folder: its recipe, whether the run is finished, and the lock of the process that uses it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,30 +12,30 @@ use crate::run::layout::{BEST_FOLDER, CHECKPOINTS, MODEL_FOLDER, RECIPE_FILE, RE
 use crate::step::TrainState;
 use crate::{Error, Result};
 
-/// Held by the process that works in the folder; the system frees it when the process ends.
+/// Lock of the process that uses the folder. The system releases it when the process ends.
 const LOCK_FILE: &str = ".lock";
 
-/// By what and where a run was trained.
+/// The program and machine that trained a run.
 pub const RUN_FILE: &str = "run.json";
 
-/// Characters of a value that messages show.
+/// Maximum number of characters of a value in a message.
 const MOST_CHARACTERS: usize = 80;
 
-/// What a run folder holds of a recipe's run.
+/// The status of a recipe's run in its folder.
 #[derive(Debug)]
 pub enum RunStatus {
-    /// Nothing, or a part of the run.
+    /// Not started, or unfinished.
     Open,
-    /// The finished run.
+    /// Finished.
     Finished(Results),
-    /// The finished run, measured on other sets, or compared with another teacher, than the recipe names now.
+    /// Finished, but evaluated on other sets or compared with another teacher than in the current recipe.
     MeasuredElsewhere(Results),
 }
 
-/// Makes the folder and keeps other processes out of it for as long as the result lives.
+/// Creates the folder and locks it against other processes until the result is dropped.
 ///
 /// # Errors
-/// [`Error::Recipe`] where another process works in it, [`Error::Io`] where it cannot be made.
+/// [`Error::Recipe`] if another process uses the folder, [`Error::Io`] if it cannot be created.
 pub(crate) fn lock(folder: &Path) -> Result<File> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let path = folder.join(LOCK_FILE);
@@ -44,28 +44,28 @@ pub(crate) fn lock(folder: &Path) -> Result<File> {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
             let reason =
-                "another process trains in this folder: wait for it, or name another folder by --out";
+                "another process trains in this folder: wait for it, or name another folder with --out";
             Err(Error::recipe(folder.display().to_string(), reason))
         }
         Err(std::fs::TryLockError::Error(e)) => Err(Error::io(&path, e)),
     }
 }
 
-/// Finds out what a folder holds; with `resume`, a run of the same recipe continues.
+/// Determines the status of a run folder. With `resume`, a run of the same recipe may resume.
 ///
 /// # Errors
-/// [`Error::Recipe`] where it holds another run, a run that must not continue, or files of the same names that do not
-/// belong to a run.
+/// [`Error::Recipe`] if it contains another run, a run that may not resume, or unrelated files with the names of run
+/// files.
 pub(crate) fn status(recipe: &Recipe, folder: &Path, resume: bool) -> Result<RunStatus> {
     check_own(folder)?;
-    // Without its model a run has nothing to show; its last checkpoint makes it again.
+    // A finished run without its model is useless. Its last checkpoint restores the model.
     found(recipe, folder, resume, has_model(folder))
 }
 
-/// [`status`] of a run whose results are enough: its model may be gone.
+/// Returns the [`status`] of a run whose results are sufficient; its model may be missing.
 ///
 /// # Errors
-/// As [`status`].
+/// The errors of [`status`].
 pub fn results(recipe: &Recipe, folder: &Path) -> Result<RunStatus> {
     found(recipe, folder, true, true)
 }
@@ -82,7 +82,7 @@ fn found(recipe: &Recipe, folder: &Path, resume: bool, complete: bool) -> Result
     let differences = differences(&old, recipe)?;
     if !differences.is_empty() {
         let reason = format!(
-            "`{}` holds a run of another recipe ({}): name another folder by --out, or start again by --restart",
+            "`{}` holds a run of another recipe ({}): name another folder with --out, or start again with --restart",
             folder.display(),
             differences.join("; ")
         );
@@ -104,7 +104,7 @@ fn found(recipe: &Recipe, folder: &Path, resume: bool, complete: bool) -> Result
     })
 }
 
-/// The recipe of the run that a folder holds; none where the folder is free for one.
+/// Returns the recipe of the run in a folder, or `None` if the folder has no run.
 fn recipe_of(folder: &Path) -> Result<Option<Recipe>> {
     let file = folder.join(RECIPE_FILE);
     if !file.exists() {
@@ -114,16 +114,16 @@ fn recipe_of(folder: &Path) -> Result<Option<Recipe>> {
     toml::from_str(&text).map(Some).map_err(|e| damaged(&file, e.message()))
 }
 
-/// Fails where a run, or its removal, would destroy files in the folder that are not a run's.
+/// Fails if a run, or its removal, would destroy unrelated files in the folder.
 ///
 /// # Errors
-/// [`Error::Recipe`] naming the first of them.
+/// [`Error::Recipe`] with the name of the first such file.
 pub(crate) fn check_own(folder: &Path) -> Result<()> {
     let there = |name: &&str| folder.join(name).exists();
     let found = if there(&RUN_FILE) {
         None
     } else if there(&RECIPE_FILE) {
-        // Between these two files a run leaves a recipe as this program formats it.
+        // If a run stops between writing these two files, it leaves a recipe in this program's format.
         let text = std::fs::read_to_string(folder.join(RECIPE_FILE)).unwrap_or_default();
         let resolved =
             toml::from_str::<Recipe>(&text).is_ok_and(|r| r.to_toml().is_ok_and(|own| own == text));
@@ -134,34 +134,35 @@ pub(crate) fn check_own(folder: &Path) -> Result<()> {
     found.map_or(Ok(()), |name| Err(foreign(folder, name)))
 }
 
-/// The error of a folder with a file of others under a name that a job writes.
+/// The error for a folder in which an unrelated file has the name of a job's file.
 pub(crate) fn foreign(folder: &Path, name: &str) -> Error {
     let reason = format!(
-        "it holds `{name}`, which is not of a run and would be replaced: name another folder by --out"
+        "it holds `{name}`, which is not of a run and would be replaced: name another folder with --out"
     );
     Error::recipe(folder.display().to_string(), reason)
 }
 
-/// What a run makes in its folder.
+/// The folders that a run creates in its own folder.
 pub(crate) const OWN_FOLDERS: [&str; 4] = [CHECKPOINTS, MODEL_FOLDER, BEST_FOLDER, "tensorboard"];
-/// As [`OWN_FOLDERS`].
+/// The files that a run creates in its own folder.
 pub(crate) const OWN_FILES: [&str; 4] = [RECIPE_FILE, REPORT_FILE, "metrics.jsonl", RUN_FILE];
 
 fn damaged(file: &Path, reason: &str) -> Error {
     let reason = format!(
-        "it is damaged ({}): remove it and give the same command again, or start again by --restart",
+        "it is damaged ({}): remove it and run the same command again, or start again with --restart",
         reason.trim()
     );
     Error::recipe(file.display().to_string(), reason)
 }
 
-/// Whether a run folder holds the finished model.
+/// Whether a run folder contains the finished model.
 pub fn has_model(folder: &Path) -> bool {
     use clip_model::folder::{CONFIG_FILE, WEIGHTS_FILE};
     [CONFIG_FILE, WEIGHTS_FILE].iter().all(|file| folder.join(MODEL_FOLDER).join(file).is_file())
 }
 
-/// The settings of a recipe that shape its result: not where it runs, how often it saves and what is measured.
+/// Returns the settings of a recipe that affect its result. Excludes the machine, the checkpoint interval and the
+/// evaluations.
 pub fn shaping(recipe: &Recipe) -> Result<toml::Table> {
     let mut own = recipe.clone();
     (own.data.workers, own.data.prefetch, own.data.root) = (0, 0, PathBuf::new());
@@ -173,7 +174,7 @@ pub fn shaping(recipe: &Recipe) -> Result<toml::Table> {
     toml::Table::try_from(own).map_err(|e| Error::recipe(&recipe.name, e.to_string()))
 }
 
-/// The settings that shape the result and differ between two recipes, each as `key: new, was old`.
+/// Lists the settings that affect the result and differ between two recipes, as `key: new, was old`.
 fn differences(old: &Recipe, new: &Recipe) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let [old, new] = [shaping(old)?, shaping(new)?].map(Value::Table);
@@ -188,7 +189,7 @@ fn compare(found: &mut Vec<String>, key: &str, old: Option<&Value>, new: Option<
     let table =
         |value: Option<&Value>| value.map_or_else(|| Some(toml::Table::new()), |v| v.as_table().cloned());
     match (old, new, table(old), table(new)) {
-        // A table on one side only is told key by key, too.
+        // A table that only one recipe has is also listed key by key.
         (_, _, Some(old), Some(new)) => {
             let keys = new.keys().chain(old.keys().filter(|key| !new.contains_key(*key)));
             for name in keys {
@@ -208,7 +209,7 @@ fn compare(found: &mut Vec<String>, key: &str, old: Option<&Value>, new: Option<
     }
 }
 
-/// A value on one line; of a long one the start.
+/// Formats a value on one line, truncated if long.
 fn short(value: &Value) -> String {
     let text = value.to_string().replace('\n', " ");
     match text.char_indices().nth(MOST_CHARACTERS) {
@@ -222,14 +223,14 @@ pub(crate) fn write_recipe(folder: &Path, recipe: &Recipe) -> Result<()> {
     Ok(clip_model::weights::write_atomic(&folder.join(RECIPE_FILE), recipe.to_toml()?.as_bytes())?)
 }
 
-/// `report.json`; its presence says that the run is finished.
+/// `report.json`; its presence marks a finished run.
 pub(crate) fn write_report(folder: &Path, results: &Results) -> Result<()> {
     let json =
         serde_json::to_string_pretty(results).map_err(|e| Error::recipe(REPORT_FILE, e.to_string()))?;
     Ok(clip_model::weights::write_atomic(&folder.join(REPORT_FILE), json.as_bytes())?)
 }
 
-/// `run.json`: what is needed to know where a result came from.
+/// `run.json`: the provenance of a result.
 pub(crate) fn write_info(
     folder: &Path,
     recipe: &Recipe,

@@ -1,4 +1,4 @@
-//! TensorBoard event files: scalars only, in the TFRecord framing of protocol buffer `Event`s.
+//! TensorBoard event files with scalars: protocol buffer `Event`s in TFRecord framing.
 
 use std::fs::File;
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::{Error, Result};
 
-/// Writes scalars of one sitting; TensorBoard joins the files of a folder.
+/// Writes the scalars of one session. TensorBoard joins the files of a folder.
 #[derive(Debug)]
 pub(crate) struct EventFile {
     file: File,
@@ -60,7 +60,7 @@ fn frame(event: &[u8]) -> Vec<u8> {
     record
 }
 
-/// TFRecord stores checksums turned and shifted, so that a checksum over checksums stays useful.
+/// Masks a checksum. TFRecord stores rotated and offset checksums, so that a checksum over checksums stays useful.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }

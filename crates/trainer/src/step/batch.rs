@@ -1,4 +1,4 @@
-//! What a step takes: the samples of one pass as each model reads them.
+//! The input of a step: the samples of a pass in each model's format.
 
 use kd_losses::Embeddings;
 use tch::Tensor;
@@ -8,28 +8,28 @@ use tch::Tensor;
 pub struct ViewTensors {
     /// Float32 images.
     pub images: Tensor,
-    /// i64 token ids; cut to the longest text.
+    /// i64 token ids, trimmed to the longest text.
     pub tokens: Tensor,
-    /// Object boxes of each image, as [`clip_model::cross_modal::Boxes`]; empty where the data has none.
+    /// Object boxes of each image, as [`clip_model::cross_modal::Boxes`]; empty if the data has none.
     pub boxes: Vec<Vec<[f32; 4]>>,
 }
 
-/// One forward and backward pass' worth of samples.
+/// The samples of one forward and backward pass.
 #[derive(Debug)]
 pub struct MicroBatch {
-    /// For the student.
+    /// The student's input.
     pub student: ViewTensors,
-    /// For each teacher.
+    /// Each teacher's input.
     pub teachers: Vec<TeacherInput>,
 }
 
-/// What one teacher has of a batch.
+/// A teacher's input for a batch.
 #[derive(Debug)]
 pub enum TeacherInput {
-    /// It reads the student's images and tokens.
+    /// The student's images and tokens.
     AsStudent,
-    /// It has its own.
+    /// Its own images and tokens.
     Own(ViewTensors),
-    /// Its unit embeddings are there already.
+    /// Stored unit embeddings.
     Stored(Embeddings),
 }

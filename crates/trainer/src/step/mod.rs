@@ -19,36 +19,36 @@ use crate::teacher::classes::ClassList;
 use crate::teacher::signal::TeacherSignal;
 use crate::{Error, Result};
 
-/// What is trained, with everything that changes from step to step.
+/// The trained parts and all other state that changes from step to step.
 #[derive(Debug)]
 pub struct TrainState {
     /// The student.
     pub student: Clip,
-    /// A head on the student, which is frozen then.
+    /// A head on the student. The student is then frozen.
     pub cross_modal: Option<CrossModal>,
     /// The weighted terms with their learned parts.
     pub objective: Objective,
-    /// Moments of student and learned parts.
+    /// The optimiser, with moments of the student and the learned parts.
     pub optimizer: AdamW,
-    /// Averaged student weights, where they are wanted.
+    /// Averaged student weights, if enabled.
     pub ema: Option<Ema>,
     /// Finished steps.
     pub step: u64,
     /// Samples seen.
     pub samples: u64,
-    /// Names the random drops of the student's layers, together with the step.
+    /// Seed that, together with the step, determines the random drops of the student's layers.
     pub seed: u64,
-    /// Whether the student's blocks compute their activations again instead of keeping them.
+    /// Whether the student's blocks recompute their activations instead of storing them.
     pub grad_checkpointing: bool,
-    /// In what the student's passes compute their products.
+    /// Precision of products in the student's passes.
     pub precision: Precision,
-    /// Share of the patches that the masked pass leaves out.
+    /// Fraction of patches that the masked pass leaves out.
     pub masked_share: f64,
-    /// What losses on tokens read of the student.
+    /// The student's features that losses on tokens read.
     pub taps: FeatureHooks,
-    /// The classes of soft targets on a class list.
+    /// The classes for losses on a class list.
     pub classes: Option<ClassList>,
-    /// The masks of a student that is to be cut, until it is.
+    /// The masks of a student until it is pruned.
     pub pruner: Option<Pruner>,
 }
 
@@ -63,17 +63,17 @@ pub struct StepReport {
     pub terms: Vec<(&'static str, f64, f64)>,
     /// L2 norm of all gradients, before clipping.
     pub grad_norm: f64,
-    /// exp(logit scale) that the step used.
+    /// exp(logit scale) used in the step.
     pub logit_scale: f64,
-    /// Sparsity that the masks lead to, where there are some.
+    /// Expected sparsity from the masks, if any.
     pub sparsity: Option<f64>,
 }
 
 impl TrainState {
-    /// Puts a student, its objective and an optimiser together; locked parameters are not trained.
+    /// Combines a student, its objective and an optimiser. Locked parameters are not trained.
     ///
     /// # Errors
-    /// [`Error::Torch`] where memory runs out; [`Error::Recipe`] for an EMA decay outside 0..1.
+    /// [`Error::Torch`] if memory runs out; [`Error::Recipe`] for an EMA decay outside 0..1.
     pub fn new(
         student: Clip,
         objective: Objective,
@@ -83,10 +83,10 @@ impl TrainState {
         Self::assemble(student, None, objective, optimizer, ema)
     }
 
-    /// The same for a head on a CLIP that stays as it is.
+    /// Combines a head on a frozen CLIP with its objective and an optimiser, like [`TrainState::new`].
     ///
     /// # Errors
-    /// As [`TrainState::new`].
+    /// The errors of [`TrainState::new`].
     pub fn with_cross_modal(
         clip: Clip,
         head: CrossModal,
@@ -126,10 +126,10 @@ impl TrainState {
         })
     }
 
-    /// Trains on the micro-batches as one step: gradients are averaged over them, each is its own contrastive batch.
+    /// Trains on the micro-batches as one step. Each is a separate contrastive batch; their gradients are averaged.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] before any weight is changed; [`Error::Model`] and [`Error::Loss`] for wrong shapes.
+    /// [`Error::NonFinite`], before any weight changes; [`Error::Model`] and [`Error::Loss`] for wrong shapes.
     pub fn step(
         &mut self,
         batches: &[MicroBatch],
@@ -140,7 +140,7 @@ impl TrainState {
         let mut report = StepReport { lr, ..StepReport::default() };
         let share = 1.0 / batches.len() as f64;
         let active = self.objective.active(self.step).map(|(term, _)| term.loss).collect::<Vec<_>>();
-        // Teachers that no term asks in this step cost nothing.
+        // A teacher that no term reads in this step is not run.
         let guides = if active.iter().any(|loss| loss.needs_teacher()) { guides } else { &[] };
         self.optimizer.zero_grad();
         self.pruner.iter_mut().for_each(Pruner::zero_grad);
@@ -211,13 +211,13 @@ impl TrainState {
         Ok(report)
     }
 
-    /// What is trained beside the student and saved with it: the objective's parts, and the head.
+    /// Returns the parts that are trained and saved with the student: the objective's learned parts, and the head.
     pub(crate) fn learned(&self) -> impl Iterator<Item = (String, Tensor)> {
         let parts = self.objective.parts().map(|(name, tensor)| (name, tensor.shallow_clone()));
         parts.chain(self.cross_modal.iter().flat_map(cross_modal::named))
     }
 
-    /// The student's own passes over a micro-batch, with gradient: what the active losses read of it.
+    /// Runs the student on a micro-batch with gradient, and returns the features that the active losses read.
     fn forward<'a>(
         &'a self,
         input: &ViewTensors,
@@ -243,22 +243,22 @@ impl TrainState {
         Ok(StudentOutputs { pairs, tokens, masked, classes })
     }
 
-    /// What the student drops (paths, patches, elements) is named by seed, step and micro-batch, so a
-    /// resumed run drops the same.
+    /// Seed, step and micro-batch determine the student's random drops (paths, patches, elements), so a resumed run
+    /// repeats them.
     fn drop_seed(&self, micro_batch: usize) -> u64 {
         let place = self.step.wrapping_mul(1 << 20).wrapping_add(micro_batch as u64);
         self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ place
     }
 }
 
-/// What the student made of a micro-batch.
+/// The student's outputs for a micro-batch.
 struct StudentOutputs {
     /// Raw embeddings.
     pairs: Embeddings,
     tokens: TokenStates,
     /// Raw image embeddings of the masked pass.
     masked: Option<Tensor>,
-    /// Class weights, and the places of these classes in the list.
+    /// Class weights, and the indices of these classes in the list.
     classes: Option<(Tensor, Tensor)>,
 }
 
@@ -275,13 +275,13 @@ impl StepReport {
     }
 }
 
-/// The student's parameters that are trained.
+/// The student's trainable parameters.
 pub(crate) fn own(student: &Clip) -> impl Iterator<Item = (String, Tensor)> {
     let trained = student.params().iter().filter(|p| p.tensor.requires_grad());
     trained.map(|p| (p.name.clone(), p.tensor.shallow_clone()))
 }
 
-/// All that is trained: the student's parameters, and the losses' under `loss.`.
+/// All trainable parameters: the student's, and those of the losses with the prefix `loss.`.
 pub(crate) fn trained(student: &Clip, objective: &Objective) -> Vec<(String, Tensor)> {
     let learned = objective.parts().map(|(name, t)| (format!("loss.{name}"), t.shallow_clone()));
     own(student).chain(learned).collect()

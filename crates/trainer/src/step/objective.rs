@@ -1,4 +1,4 @@
-//! The objective of a run: its weighted losses, and the features that they read of the student and of each teacher.
+//! The objective of a run: its weighted losses, and the features that they read from the student and from each teacher.
 
 use clip_model::Clip;
 use kd_losses::tokens::evenly_spaced;
@@ -11,10 +11,11 @@ use crate::teacher::frozen::Teacher;
 use crate::teacher::teachers::Teachers;
 use crate::{Error, Result};
 
-/// The objective of a run, and what it reads of the student; the teachers are told what it reads of them.
+/// Builds the objective of a run, and returns the features that it reads from the student. Sets the features that it
+/// reads from each teacher.
 ///
 /// # Errors
-/// [`Error::Recipe`] where a model does not have what a loss on tokens reads; as [`Objective::new`].
+/// [`Error::Recipe`] if a model lacks a feature that a loss on tokens reads; the errors of [`Objective::new`].
 pub(crate) fn objective(
     recipe: &Recipe,
     terms: &[Term],
@@ -38,7 +39,7 @@ pub(crate) fn objective(
     {
         let Some(depth) = model.visual.depth() else {
             return fail(format!(
-                "the {role}'s image tower is no ViT of CLIP's kind, which alone gives its tokens"
+                "the {role}'s image tower is no ViT of CLIP's kind; other towers have no patch tokens"
             ));
         };
         depths.push((depth, model.text.depth()));
@@ -48,7 +49,7 @@ pub(crate) fn objective(
     }
     if hidden.is_some() && teaching.readers().any(|other| !reader.reads_the_same_texts(other)) {
         return fail(
-            "texts are compared token by token: a teacher has another tokenizer or context length".into(),
+            "texts are compared token by token, but a teacher has another tokenizer or context length".into(),
         );
     }
     let shallowest = |tower: fn(&(usize, usize)) -> usize| depths.iter().map(tower).min().unwrap_or(0);

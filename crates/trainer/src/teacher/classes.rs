@@ -1,4 +1,4 @@
-//! A class list as both models read it: the zero-shot classifier of soft targets.
+//! A class list for student and teacher: the zero-shot classifier of soft targets.
 
 use clip_model::{Clip, Tape};
 use data_pipeline::order::Permutation;
@@ -9,7 +9,7 @@ use zeroshot_eval::prompts::fill;
 use crate::model::processor::Processor;
 use crate::{Error, Result};
 
-/// Classes with their prompts, in a student's tokens.
+/// Classes with their prompts, tokenised for a student.
 #[derive(Debug)]
 pub struct ClassList {
     tokens: Tensor, // [classes, prompts, length]
@@ -28,10 +28,10 @@ pub(crate) fn ensemble(rows: &Tensor, prompts: i64) -> Result<Tensor> {
 }
 
 impl ClassList {
-    /// Classes of which a step draws `per_step`; none takes all of them.
+    /// Creates a class list from which a step draws `per_step` classes, or uses all if `None`.
     ///
     /// # Errors
-    /// [`Error::Recipe`] where a step is to draw more than there are.
+    /// [`Error::Recipe`] if `per_step` exceeds the number of classes.
     pub fn new(
         reader: &Processor,
         names: &[String],
@@ -41,7 +41,7 @@ impl ClassList {
     ) -> Result<Self> {
         let per_step = per_step.unwrap_or(names.len());
         if per_step > names.len() {
-            let reason = format!("{per_step} per step are more than the {} classes of the list", names.len());
+            let reason = format!("{per_step} per step is more than the {} classes of the list", names.len());
             return Err(Error::recipe("classes_per_step", reason));
         }
         let tokens = reader.tokens(&prompts(names, templates), device)?;
@@ -50,7 +50,7 @@ impl ClassList {
         Ok(ClassList { tokens, per_step })
     }
 
-    /// Places of the classes of one pass, a function of `seed`.
+    /// Returns the indices of the classes of one pass, as a function of `seed`.
     pub(crate) fn draw(&self, seed: u64, device: Device) -> Result<Tensor> {
         let classes = self.tokens.size()[0] as u64;
         let order = Permutation::new(classes, seed);
@@ -59,7 +59,7 @@ impl ClassList {
         Ok(Tensor::f_from_slice(&places.collect::<Vec<_>>())?.f_to_device(device)?)
     }
 
-    /// The student's unit class weights `[drawn, width]`, with gradient.
+    /// Returns the student's unit class weights `[drawn, width]`, with gradient.
     pub(crate) fn encode<'a>(
         &self,
         student: &'a Clip,

@@ -1,4 +1,4 @@
-//! The frozen teacher: no gradient, no training mode, its own scale.
+//! A frozen teacher: without gradient, in evaluation mode, with its own logit scale.
 
 use clip_model::folder::{self, Adjust};
 use clip_model::{Clip, CrossModal, PreprocessConfig, Tape, presets};
@@ -17,7 +17,7 @@ use crate::{Error, Result};
 pub struct Teacher {
     model: Clip,
     preprocess: PreprocessConfig,
-    /// Of a cross-modal teacher: its embeddings are of pairs alone.
+    /// The head of a cross-modal teacher, which embeds only pairs.
     head: Option<CrossModal>,
     scale: Tensor,
 }
@@ -30,23 +30,23 @@ impl Teacher {
         Teacher { model, preprocess, head: None, scale }
     }
 
-    /// Puts a cross-modal head on it, with its scale.
+    /// Adds a cross-modal head, with its logit scale.
     #[must_use]
     pub fn with_head(self, head: CrossModal) -> Self {
         head.params().set_requires_grad(false);
         Teacher { scale: head.logit_scale.detach().exp(), head: Some(head), ..self }
     }
 
-    /// Whether it reads object boxes, where the data has them.
+    /// Whether it reads object boxes, if the data has them.
     pub fn reads_boxes(&self) -> bool {
         self.head.as_ref().is_some_and(|head| head.config().boxes > 0)
     }
 
-    /// Opens a model folder, with its cross-modal head where it has one, or a checkpoint; `preset` names the architecture of a checkpoint whose shapes do not
-    /// tell it, and `image_size` moves it to images of another size.
+    /// Opens a model folder, with its cross-modal head if any, or a checkpoint. `preset` names the architecture of a
+    /// checkpoint if it cannot be inferred from the shapes. `image_size` adapts the model to another image size.
     ///
     /// # Errors
-    /// [`Error::Recipe`] where `name` is a preset, which has no weights; the model crate's errors otherwise.
+    /// [`Error::Recipe`] if `name` is a preset, which has no weights; otherwise the model crate's errors.
     pub fn open(
         name: &str,
         preset: Option<&str>,
@@ -75,11 +75,11 @@ impl Teacher {
         })
     }
 
-    /// Unit embeddings of images `[batch, 3, size, size]` and tokens `[batch, length]`, in its own preprocessing and ids;
-    /// row i of both is one pair; with them what `taps` names.
+    /// Returns the unit embeddings of images `[batch, 3, size, size]` and tokens `[batch, length]`, in its own
+    /// preprocessing and ids, with the features selected by `taps`. Row i of both is one pair.
     ///
     /// # Errors
-    /// [`Error::Model`] where the shapes are not the teacher's, or it has no such states.
+    /// [`Error::Model`] if the shapes do not match the teacher, or if it does not have these features.
     pub fn embed(&self, view: &ViewTensors, taps: &FeatureHooks) -> Result<(Embeddings, TokenStates)> {
         tch::no_grad(|| match &self.head {
             Some(head) => cross_modal::enriched(&self.model, head, view, taps),
@@ -93,13 +93,13 @@ impl Teacher {
     /// Fails for a teacher whose embeddings of images depend on their captions.
     ///
     /// # Errors
-    /// [`Error::Recipe`] with `what` cannot be had of it.
+    /// [`Error::Recipe`], which names `what` as unavailable.
     pub fn needs_no_pairs(&self, what: &str) -> Result<()> {
         if self.head.is_none() {
             return Ok(());
         }
         let reason = format!(
-            "it is cross-modal: what it says of an image depends on the caption, so there is no {what}; \
+            "it is cross-modal: its embedding of an image depends on the caption, so there is no {what}; \
              name it without a `store`, for losses that compare the pairs of a batch"
         );
         Err(Error::recipe("teacher", reason))
@@ -108,7 +108,7 @@ impl Teacher {
     /// Unit embeddings of images alone.
     ///
     /// # Errors
-    /// As [`Teacher::embed`]; [`Error::Recipe`] where it is cross-modal.
+    /// The errors of [`Teacher::embed`]; [`Error::Recipe`] if the teacher is cross-modal.
     pub fn embed_images(&self, images: &Tensor) -> Result<Tensor> {
         self.needs_no_pairs("embedding of an image alone")?;
         tch::no_grad(|| Ok(normalize(&self.model.encode_image(images)?)))
@@ -117,17 +117,17 @@ impl Teacher {
     /// Unit embeddings of tokens alone.
     ///
     /// # Errors
-    /// As [`Teacher::embed_images`].
+    /// The errors of [`Teacher::embed_images`].
     pub fn embed_texts(&self, tokens: &Tensor) -> Result<Tensor> {
         self.needs_no_pairs("embedding of a text alone")?;
         tch::no_grad(|| Ok(normalize(&self.model.encode_text(tokens)?)))
     }
 
-    /// SHA-256 over its configuration and over names, shapes and values of its weights, whatever file they came from:
-    /// the same weights under another activation are another teacher.
+    /// Returns the SHA-256 over its configuration and over names, shapes and values of its weights, independent of
+    /// their file. The same weights with another activation are another teacher.
     ///
     /// # Errors
-    /// [`Error::Torch`] where a weight cannot be read.
+    /// [`Error::Torch`] if a weight cannot be read.
     pub fn identity(&self) -> Result<String> {
         let mut hash = Sha256::new();
         let config = serde_json::to_string(self.model.config());
@@ -143,12 +143,12 @@ impl Teacher {
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// The model; of a cross-modal teacher the CLIP below its head.
+    /// The model. For a cross-modal teacher: the CLIP below its head.
     pub fn model(&self) -> &Clip {
         &self.model
     }
 
-    /// What it wants of its images.
+    /// Its image preprocessing.
     pub fn preprocess(&self) -> &PreprocessConfig {
         &self.preprocess
     }

@@ -1,4 +1,4 @@
-//! What a student learns from: frozen models, or a store of their embeddings.
+//! Teachers of a student: frozen models, or a store of their embeddings.
 
 pub mod classes;
 pub mod frozen;

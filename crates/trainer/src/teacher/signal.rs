@@ -1,4 +1,4 @@
-//! A teacher as a training step sees it: a model, or stored embeddings, with what belongs to it beyond the batch.
+//! A teacher in a training step: a model or stored embeddings, with its data beyond the batch.
 
 use kd_losses::{AuxOutputs, Embeddings, ModelOutputs, TokenStates};
 use tch::{Device, Kind, Tensor};
@@ -8,7 +8,7 @@ use crate::step::batch::{TeacherInput, ViewTensors};
 use crate::teacher::frozen::Teacher;
 use crate::{Error, Result};
 
-/// Whom the student learns from.
+/// A teacher of the student.
 #[derive(Debug)]
 pub struct TeacherSignal {
     teacher: Option<Teacher>,
@@ -16,13 +16,13 @@ pub struct TeacherSignal {
     width: i64,
     /// Its unit embeddings of pairs beyond the batch.
     pub anchors: Option<Embeddings>,
-    /// Its weights `[classes, width]` of the class list, unit rows.
+    /// Its class weights `[classes, width]` for the class list, as unit rows.
     pub classes: Option<Tensor>,
-    /// What is read of it beside its embeddings.
+    /// The features to read in addition to its embeddings.
     pub taps: FeatureHooks,
 }
 
-/// What a teacher says of one batch.
+/// The source of a teacher's embeddings of a batch.
 #[derive(Debug)]
 pub(crate) struct Taught {
     rows: Embeddings,
@@ -44,7 +44,7 @@ impl TeacherSignal {
         }
     }
 
-    /// Embeddings that come with each batch; `scale` is the teacher's exp(logit scale).
+    /// Stored embeddings that come with each batch; `scale` is the teacher's exp(logit scale).
     pub fn stored(scale: f64, width: i64, device: Device) -> Self {
         let scale = scalar(scale, device);
         TeacherSignal {
@@ -57,7 +57,7 @@ impl TeacherSignal {
         }
     }
 
-    /// Replaces the factor on its cosines.
+    /// Replaces its exp(logit scale), the factor on its cosines.
     #[must_use]
     pub fn with_scale(mut self, scale: Option<f64>) -> Self {
         if let Some(scale) = scale {
@@ -71,12 +71,12 @@ impl TeacherSignal {
         self.width
     }
 
-    /// The model, where it is in memory.
+    /// The model, if it is in memory.
     pub fn teacher(&self) -> Option<&Teacher> {
         self.teacher.as_ref()
     }
 
-    /// Its embeddings of a batch, and its weights of the classes at `places`.
+    /// Returns its embeddings of a batch, and its weights of the classes at `places`.
     pub(crate) fn read(
         &self,
         student: &ViewTensors,
@@ -103,7 +103,7 @@ impl TeacherSignal {
         Ok(Taught { rows, classes, tokens })
     }
 
-    /// As a side of the objective.
+    /// Returns the teacher's side of the objective.
     pub(crate) fn side<'a>(&'a self, taught: &'a Taught) -> ModelOutputs<'a> {
         let extra = AuxOutputs {
             classes: taught.classes.as_ref(),

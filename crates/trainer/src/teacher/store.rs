@@ -1,4 +1,4 @@
-//! Makes a store of teacher embeddings: MobileCLIP's reinforced data.
+//! Creates a store of teacher embeddings: the reinforced data of MobileCLIP.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,21 +22,22 @@ use crate::teacher::frozen::Teacher;
 use crate::teacher::teachers::{BATCH, Models, class_list, open_teacher};
 use crate::{Error, Result};
 
-/// Variants where a recipe names no number.
+/// Default number of variants.
 const VARIANTS: u64 = 2;
 
-/// How a store is made.
+/// Options for creating a store.
 #[derive(Clone, Copy, Debug)]
 pub struct Making<'a> {
     /// The store's folder.
     pub folder: &'a Path,
-    /// How numbers are stored.
+    /// The number format.
     pub kind: StoreKind,
-    /// Set from outside (a signal) to stop after the current shard.
+    /// A flag that stops after the current shard; a signal handler sets it.
     pub stop: Option<&'a AtomicBool>,
     /// Whether to draw a progress bar (on a terminal only).
     pub progress: bool,
-    /// Whether the store holds the prompts of the recipe's class list; a run that has the model itself needs none there.
+    /// Whether to store embeddings of the prompts of the recipe's class list. A run with the model itself does not need
+    /// them.
     pub class_list: bool,
 }
 
@@ -52,28 +53,28 @@ impl Default for Making<'_> {
     }
 }
 
-/// What was made.
+/// The resulting store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Made {
-    /// Shards that are there now, and all that there are to be.
+    /// Number of existing shards, and of all shards.
     pub shards: (u64, u64),
-    /// Rows per teacher: images with all variants.
+    /// Rows per teacher, counting all variants of all images.
     pub rows: u64,
-    /// What was left out.
+    /// The skipped samples.
     pub damaged: SkipCounts,
 }
 
-/// The augmentations that a recipe repeats, if it does.
+/// The fixed augmentations of a recipe, if any.
 pub(crate) fn variants(recipe: &Recipe) -> Option<Variants> {
     (recipe.data.variants > 0)
         .then_some(Variants { count: recipe.data.variants as u64, seed: recipe.data.variants_seed })
 }
 
-/// Makes the store of a recipe's teachers and data, or goes on with one; see [`Making`].
+/// Creates or resumes the store of a recipe's teachers and data; see [`Making`].
 ///
 /// # Errors
-/// [`Error::Data`] where the folder holds a store of something else, or the data cannot be read; as
-/// [`Teacher::open`] for the teachers.
+/// [`Error::Data`] if the folder contains another store, or if the data cannot be read; the errors of [`Teacher::open`]
+/// for the teachers.
 pub fn reinforce(recipe: &Recipe, models: Models<'_>, making: &Making<'_>) -> Result<Made> {
     let device = device(&recipe.train.device)?;
     if recipe.train.threads > 0 {
@@ -99,7 +100,7 @@ pub(crate) fn make(
         })
         .collect::<Result<Vec<_>>>()?;
     if teachers.is_empty() {
-        return Err(Error::recipe(&recipe.name, "it names no [teacher] whose embeddings could be stored"));
+        return Err(Error::recipe(&recipe.name, "it has no [teacher] whose embeddings could be stored"));
     }
     let mut writer = StoreWriter::open(making.folder, manifest(recipe, &teachers, sources, making)?)?;
     let manifest = writer.manifest().clone();
@@ -167,7 +168,7 @@ fn describe(sources: &[Arc<dyn Source>]) -> Result<Vec<StoredSource>> {
         .collect()
 }
 
-/// The rows of one shard; none where it was stopped on the way.
+/// Computes the rows of one shard, or returns `None` if stopped.
 fn shard(
     pass: &mut Pass,
     writer: &StoreWriter,
@@ -182,7 +183,7 @@ fn shard(
     let mut images = teachers.iter().map(|_| Vec::new()).collect::<Vec<Vec<Array2<f32>>>>();
     let mut captions = Vec::new();
     for chunk in wanted.chunks(BATCH) {
-        // Half a shard is made again; waiting for a whole one could take minutes.
+        // An incomplete shard is computed again later, because completing it could take minutes.
         if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             return Ok(None);
         }
@@ -219,7 +220,7 @@ fn joined(parts: &[Array2<f32>], width: usize) -> Result<Array2<f32>> {
     ndarray::concatenate(Axis(0), &views).map_err(|e| Error::recipe("embeddings", e.to_string()))
 }
 
-/// Checks that a store is of the data and the augmentation of a recipe, and by the model that it names, if any.
+/// Checks that a store matches a recipe's data and augmentation, and its teacher model, if the recipe names one.
 pub(crate) fn check(
     store: &Store,
     recipe: &Recipe,
@@ -238,7 +239,7 @@ pub(crate) fn check(
             let theirs = manifest.teachers.iter().map(|teacher| teacher.name.as_str()).collect::<Vec<_>>();
             let theirs = theirs.join(", ");
             return fail(format!(
-                "it was made by another teacher ({theirs}) or another preprocessing than that of `{}`: name another folder",
+                "it was made by another teacher ({theirs}) or with another preprocessing than that of `{}`: name another folder",
                 own.name
             ));
         }
@@ -255,13 +256,13 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// Samples and fingerprints of sources, for messages.
+/// Describes samples and fingerprints of sources for messages.
 fn told(sources: &[StoredSource]) -> String {
     let one = |source: &StoredSource| format!("{} samples, {}", source.samples, source.fingerprint);
     sources.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
-/// Checks what of a store can be compared with a recipe without opening models or data.
+/// Checks a store against a recipe as far as possible without opening models or data.
 ///
 /// # Errors
 /// [`Error::Recipe`] naming the setting that differs.
@@ -271,14 +272,14 @@ pub(crate) fn check_settings(manifest: &Manifest, recipe: &Recipe) -> Result<()>
     if named > 0 && named != manifest.teachers.len() {
         let count = manifest.teachers.len();
         return fail(format!(
-            "it holds {count} teachers and the recipe names {named}: name none, and all of them teach"
+            "it has {count} teachers but the recipe names {named}: name none to use all of them"
         ));
     }
     let (Variants { count, seed }, own) = (manifest.variants, &recipe.data);
     let (wanted, named) = (own.variants as u64, own.variants > 0 || own.variants_seed > 0);
     if named && ((wanted > 0 && wanted != count) || own.variants_seed != seed) {
         return fail(format!(
-            "it has {count} variants of seed {seed}, the recipe data.variants = {} and data.variants_seed = {}",
+            "it has {count} variants of seed {seed}, but the recipe has data.variants = {} and data.variants_seed = {}",
             own.variants, own.variants_seed
         ));
     }

@@ -1,4 +1,4 @@
-//! All that a run learns from: its teachers, opened, or the store that stands for them.
+//! The teachers of a run: opened models, or the store that replaces them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::teacher::signal::TeacherSignal;
 use crate::teacher::store;
 use crate::{Error, Result};
 
-/// Samples that a teacher embeds at once outside of training.
+/// Batch size of a teacher outside of training.
 pub(crate) const BATCH: usize = 256;
 
 /// Finds the model folder of an earlier run by its name.
@@ -32,20 +32,21 @@ pub type Models<'a> = &'a dyn Fn(&str) -> PathBuf;
 
 /// The teachers of one run.
 pub(crate) struct Teachers {
-    /// As the step sees them.
+    /// The teachers for the training step.
     pub(crate) guides: Vec<TeacherSignal>,
     readers: Vec<Processor>,
     store: Option<Store>,
-    /// The loader's view of each teacher; none reads the student's.
+    /// The loader's view of each teacher; `None` uses the student's view.
     views: Vec<Option<usize>>,
     device: Device,
 }
 
 impl Teachers {
-    /// Opens what the recipe names; a store that is not there yet is made.
+    /// Opens the recipe's teachers. A missing store is created.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] where that was stopped; as [`open_teacher`], [`Store::open`] and [`store::check`].
+    /// [`Error::Interrupted`] if that was stopped, and the errors of [`open_teacher`], [`Store::open`] and
+    /// [`store::check`].
     pub(crate) fn open(
         recipe: &Recipe,
         models: Models<'_>,
@@ -63,7 +64,8 @@ impl Teachers {
                         folder,
                         stop: Some(options.stop),
                         progress: options.progress,
-                        // Runs that share a store need not share a class list: [`Teachers::prompts`] asks one model itself.
+                        // Runs that share a store may have different class lists, because [`Teachers::prompts`] can use
+                        // the model itself.
                         class_list: recipe.teachers.len() > 1,
                         ..store::Making::default()
                     };
@@ -89,19 +91,19 @@ impl Teachers {
         }
     }
 
-    /// In what the teachers that are in memory compute their products from here on.
+    /// Sets the precision of the teachers in memory from now on.
     pub(crate) fn compute_in(&self, precision: Precision) {
         for teacher in self.guides.iter().filter_map(TeacherSignal::teacher) {
             teacher.model().mode().set_precision(precision);
         }
     }
 
-    /// Says where a teacher reads object boxes and the data has none.
+    /// Logs a message if a teacher reads object boxes but the data has none.
     pub(crate) fn warn_of_boxes(&self, recipe: &Recipe) {
         let reads = self.guides.iter().filter_map(TeacherSignal::teacher).any(Teacher::reads_boxes);
         if reads && !recipe.data.train.iter().any(|own| own.source.names_boxes()) {
             tracing::warn!(
-                "{}: the teacher reads object boxes, and no source names any: each image is its own region",
+                "{}: the teacher reads object boxes, but no source has any: each whole image is used as one region",
                 recipe.name
             );
         }
@@ -112,12 +114,12 @@ impl Teachers {
         self.guides.iter().map(TeacherSignal::width).collect()
     }
 
-    /// How the teachers that are in memory read.
+    /// The processors of the teachers in memory.
     pub(crate) fn readers(&self) -> impl Iterator<Item = &Processor> {
         self.readers.iter()
     }
 
-    /// Which augmentations the loader shows.
+    /// The augmentations that the loader applies.
     pub(crate) fn variants(&self, recipe: &Recipe) -> Option<Variants> {
         match &self.store {
             Some(store) => Some(store.manifest().variants),
@@ -125,7 +127,7 @@ impl Teachers {
         }
     }
 
-    /// The views of the loader, the student's first; a teacher that reads what another one reads needs none of its own.
+    /// Returns the loader's views, the student's first. Models with the same input share a view.
     pub(crate) fn views(&mut self, student: &Processor) -> Vec<InputSpec> {
         let mut read: Vec<&Processor> = vec![student];
         let mut views = vec![student.view("student")];
@@ -141,7 +143,7 @@ impl Teachers {
         views
     }
 
-    /// What each teacher has of a batch.
+    /// Returns each teacher's input for a batch.
     pub(crate) fn inputs(&self, batch: &Batch) -> Result<Vec<TeacherInput>> {
         if let Some(store) = &self.store {
             let teachers = 0..self.guides.len();
@@ -160,7 +162,7 @@ impl Teachers {
         self.views.iter().zip(&self.readers).map(input).collect()
     }
 
-    /// Computes what terms read of the teachers beyond the batch: anchors, and class weights.
+    /// Computes the teachers' data beyond the batch: anchors and class weights.
     pub(crate) fn prepare(
         &mut self,
         recipe: &Recipe,
@@ -185,7 +187,8 @@ impl Teachers {
         Ok(())
     }
 
-    /// A bank of each teacher: samples of the training data as training shows them, chosen by the recipe's seed.
+    /// Computes the anchor bank of each teacher from training samples, augmented as in training and chosen with the
+    /// recipe's seed.
     fn anchors(
         &self,
         recipe: &Recipe,
@@ -227,10 +230,11 @@ impl Teachers {
         parts.into_iter().map(bank).collect()
     }
 
-    /// Unit embeddings of a class list's prompts; a store of one teacher need not hold them where the recipe names its model.
+    /// Returns the unit embeddings of a class list's prompts. A store of one teacher may lack them if the recipe names
+    /// its model.
     fn prompts(&self, place: usize, texts: &[String], recipe: &Recipe, models: Models<'_>) -> Result<Tensor> {
         match (&self.store, recipe.teachers.as_slice()) {
-            // A store of several has them in its own order, which need not be the recipe's.
+            // A store of several teachers has its own order, which may differ from the recipe's.
             (Some(store), [config]) if config.names_a_model() && !store.holds(texts) => {
                 let (teacher, reader) = open_teacher(config, models, self.device)?;
                 embed_texts(&teacher, &reader, texts, self.device)
@@ -239,7 +243,7 @@ impl Teachers {
         }
     }
 
-    /// Unit embeddings of texts by one teacher.
+    /// Returns one teacher's unit embeddings of texts.
     fn texts(&self, place: usize, texts: &[String]) -> Result<Tensor> {
         match &self.store {
             Some(store) => self.tensor(&store.texts(place, texts)?),
@@ -264,11 +268,11 @@ fn embed_texts(teacher: &Teacher, reader: &Processor, texts: &[String], device: 
     Ok(Tensor::f_cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
 }
 
-/// Checks what can be known of a recipe's teachers, stores and class lists before the run.
+/// Checks a recipe's teachers, stores and class lists before the run.
 ///
 /// # Errors
-/// [`Error::Recipe`] where a teacher is a preset, which has no weights, or a store is for another recipe;
-/// [`Error::Data`] where a store is named alone and is not there.
+/// [`Error::Recipe`] if a teacher is a preset, which has no weights, or if a store is for another recipe;
+/// [`Error::Data`] if a store without a model is missing.
 pub(crate) fn check(recipe: &Recipe) -> Result<()> {
     class_list(recipe)?;
     for config in &recipe.teachers {
@@ -287,7 +291,7 @@ pub(crate) fn check(recipe: &Recipe) -> Result<()> {
     Ok(())
 }
 
-/// Makes a store; runs that share one and start together wait for the first of them.
+/// Creates a store. If several runs that share it start together, the others wait for the first.
 fn make_or_wait(
     recipe: &Recipe,
     models: Models<'_>,
@@ -312,7 +316,7 @@ fn make_or_wait(
     }
 }
 
-/// Names and templates of the recipe's class list, where there is one.
+/// Returns the names and templates of the recipe's class list, if any.
 pub(crate) fn class_list(recipe: &Recipe) -> Result<Option<(Vec<String>, Vec<String>)>> {
     let Some(config) = recipe.reads_classes() else { return Ok(None) };
     let Some(classes) = &config.classes else { return Ok(None) };
@@ -323,7 +327,7 @@ pub(crate) fn class_list(recipe: &Recipe) -> Result<Option<(Vec<String>, Vec<Str
     Ok(Some((classes.distinct_names(&recipe.data.root)?, templates)))
 }
 
-/// Opens the model that a recipe names, with its way of reading.
+/// Opens the teacher model of a recipe, with its processor.
 pub(crate) fn open_teacher(
     config: &TeacherConfig,
     models: Models<'_>,

@@ -105,8 +105,8 @@ pub fn agreement<P: Copy + Into<Option<usize>>>(teacher: &[P], student: &[P]) ->
     Ok(same.count() as f64 / teacher.len() as f64)
 }
 
-/// The class of each image by the best cosine of unit rows `[n, D]` and `[classes, D]`; none where several
-/// different ones are best.
+/// Returns the class of each image with the highest cosine similarity between unit rows `[n, D]` and `[classes, D]`, or
+/// `None` if several different classes tie.
 pub(super) fn predictions(
     images: ArrayView2<'_, f32>,
     classes: ArrayView2<'_, f32>,

@@ -38,7 +38,7 @@ pub struct FidelityInput<'a> {
     pub image_of: Option<&'a [usize]>,
     /// Class rows of both zero-shot classifiers ([`crate::Classifier::rows`]), as wide as each model's images.
     pub classes: Option<Sides<'a>>,
-    /// Names of those classes, where several may be equal: then they are one class.
+    /// Names of those classes. Classes with the same name count as one class.
     pub class_names: Option<&'a [String]>,
 }
 

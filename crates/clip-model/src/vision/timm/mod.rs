@@ -74,7 +74,7 @@ impl Trunk {
         }
     }
 
-    /// Path of the linear layer in which timm's model ends when it classifies.
+    /// Path of the final linear layer of timm's model as a classifier.
     pub(crate) fn classifier(&self) -> &'static str {
         match self {
             Trunk::ResNet18 => "fc",

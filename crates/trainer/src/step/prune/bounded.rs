@@ -1,4 +1,4 @@
-//! The optimiser of masks: steps in the direction of the gradient that are never longer than the learning rate.
+//! The optimiser of masks: its steps follow the gradient and never exceed the learning rate.
 
 use std::collections::HashMap;
 
@@ -11,9 +11,9 @@ const DECAY: f64 = 0.9;
 
 /// x ← x ∓ lr · clamp(g / √v̂, −1, 1), with v the decaying mean of g².
 ///
-/// Adam does not fit here. The scores start where their probability hardly moves and its gradient grows a
-/// millionfold on the way, which makes Adam's steps many times its rate; and the penalty ends in the step that
-/// reaches its target, where momentum would go on for ten more.
+/// Adam is not suitable here. The scores start where their probability hardly changes, and its gradient then grows a
+/// millionfold, which makes Adam's steps many times its rate. Moreover, the penalty ends in the step that reaches its
+/// target, while momentum would continue for ten more steps.
 #[derive(Debug)]
 pub(super) struct ClippedRmsProp {
     slots: Vec<(String, Tensor, Tensor)>, // name, parameter, mean square
@@ -21,12 +21,12 @@ pub(super) struct ClippedRmsProp {
 }
 
 impl ClippedRmsProp {
-    /// An optimiser that goes down.
+    /// Creates an optimiser that minimises.
     pub(super) fn descent(parameters: Vec<(String, Tensor)>) -> Result<Self> {
         Self::new(parameters, -1.0)
     }
 
-    /// One that goes up.
+    /// Creates an optimiser that maximises.
     pub(super) fn ascent(parameters: Vec<(String, Tensor)>) -> Result<Self> {
         Self::new(parameters, 1.0)
     }
@@ -44,7 +44,7 @@ impl ClippedRmsProp {
         self.slots.iter_mut().for_each(|(_, parameter, _)| parameter.zero_grad());
     }
 
-    /// One step, the `updates`-th (from 1).
+    /// Performs step number `updates` (from 1).
     pub(super) fn step(&mut self, lr: f64, updates: u64) {
         let correction = 1.0 - DECAY.powf(updates as f64);
         tch::no_grad(|| {
@@ -54,14 +54,14 @@ impl ClippedRmsProp {
                     continue;
                 }
                 let _ = square.lerp_(&(&gradient * &gradient), 1.0 - DECAY);
-                // The summand keeps 0 / 0 out and is far below the square of any gradient.
+                // The constant avoids 0 / 0 and is far below the square of any gradient.
                 let root = (&*square / correction + 1e-30).sqrt();
                 let _ = parameter.g_add_(&((&gradient / root).clamp(-1.0, 1.0) * (self.direction * lr)));
             }
         });
     }
 
-    /// Parameters by their names, and mean squares under `<name>.square`.
+    /// Returns the parameters by name, and mean squares under `<name>.square`.
     pub(super) fn state(&self) -> Vec<(String, Tensor)> {
         let rows = self.slots.iter().flat_map(|(name, parameter, square)| {
             [(name.clone(), parameter.shallow_clone()), (format!("{name}.square"), square.shallow_clone())]
@@ -69,7 +69,7 @@ impl ClippedRmsProp {
         rows.collect()
     }
 
-    /// Restores what [`ClippedRmsProp::state`] gave.
+    /// Restores the state from [`ClippedRmsProp::state`].
     pub(super) fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         for (name, own) in self.state() {
             let saved = state
@@ -94,7 +94,8 @@ mod tests {
         let named = |tensor: &Tensor| vec![("x".to_string(), tensor.shallow_clone())];
         let mut descent = ClippedRmsProp::descent(named(&down)).unwrap();
         let mut ascent = ClippedRmsProp::ascent(named(&up)).unwrap();
-        // The first element's gradients are 1, 100 (a step of the rate, not of many) and 1; the other's are 0.
+        // The gradients of the first element are 1, 100 (still a step of one learning rate) and 1; those of the other
+        // are 0.
         let mut expected = 1.0f64;
         let mut square = 0.0f64;
         for (update, gradient) in [1.0, 100.0, 1.0].into_iter().enumerate() {

@@ -15,12 +15,12 @@ use crate::recipe::{PruneConfig, Recipe};
 use crate::step::{TrainState, own, trained};
 use crate::{Error, Result};
 
-/// How far the cut may be from what was asked without a word.
+/// Deviation from the requested sparsity above which the cut logs a warning.
 const FAR: f64 = 0.1;
-/// The two factors on the missing sparsity at the start.
+/// Initial value of the two multipliers of the missing sparsity.
 const MULTIPLIERS: f32 = 10.0;
 
-/// The masks of a student that is to be cut.
+/// The masks of a student before its pruning.
 #[derive(Debug)]
 pub struct Pruner {
     config: PruneConfig,
@@ -32,10 +32,10 @@ pub struct Pruner {
 }
 
 impl Pruner {
-    /// Masks over a student of this configuration, all of which is kept at first.
+    /// Creates masks over a student with this configuration. They keep everything at first.
     ///
     /// # Errors
-    /// [`crate::Error::Model`] where one of its towers has no gates.
+    /// [`crate::Error::Model`] if a tower does not support gates.
     pub fn new(config: &PruneConfig, student: &ClipConfig, device: Device) -> Result<Self> {
         let masks = Masks::new(student, device)?;
         let multipliers =
@@ -51,10 +51,11 @@ impl Pruner {
         })
     }
 
-    /// The masks of a run of `steps` steps; `None` if its recipe has no `[prune]`, or its student is cut already.
+    /// Creates the masks of a run of `steps` steps, or `None` if its recipe has no `[prune]` or its student is already
+    /// pruned.
     ///
     /// # Errors
-    /// [`Error::Recipe`] if the cut would come after the last step; as [`Pruner::new`].
+    /// [`Error::Recipe`] if the cut would come after the last step, and the errors of [`Pruner::new`].
     pub(crate) fn open(recipe: &Recipe, student: &Clip, is_cut: bool, steps: u64) -> Result<Option<Self>> {
         let Some(config) = recipe.prune.as_ref() else { return Ok(None) };
         if let Some(problem) = config.too_late(steps) {
@@ -75,13 +76,13 @@ impl Pruner {
         step >= self.config.start
     }
 
-    /// Drops the gradients of the step before.
+    /// Drops the gradients of the previous step.
     pub(crate) fn zero_grad(&mut self) {
         self.descent.zero_grad();
         self.ascent.zero_grad();
     }
 
-    /// Puts gates on the student that are drawn by its mode's seed.
+    /// Adds gates to the student, drawn with its mode's seed.
     pub(crate) fn apply_masks(&mut self, student: &mut Clip, step: u64) -> Result<()> {
         if self.is_on(step) {
             let (gates, drawn) = self.masks.draw(student.mode())?;
@@ -91,7 +92,7 @@ impl Pruner {
         Ok(())
     }
 
-    /// Takes the gates off, and adds what they gathered to the scores' gradient.
+    /// Removes the gates, and adds their gradients to the scores' gradients.
     pub(crate) fn remove_masks(&mut self, student: &mut Clip) -> Result<()> {
         student.set_gates(None)?;
         match self.drawn.take() {
@@ -100,7 +101,7 @@ impl Pruner {
         }
     }
 
-    /// λ₁ (t − e)₊ + λ₂ (t − e)₊², backward; returns it with the expected sparsity e.
+    /// Computes λ₁ (t − e)₊ + λ₂ (t − e)₊² and its gradient. Returns the penalty and the expected sparsity e.
     pub(crate) fn penalty(&self, step: u64) -> Result<Penalty> {
         if !self.is_on(step) {
             return Ok(Penalty::default());
@@ -112,7 +113,7 @@ impl Pruner {
         Ok(Penalty { value: penalty.f_double_value(&[])?, sparsity: sparsity.f_double_value(&[])? })
     }
 
-    /// One step down for the scores, one up for the factors.
+    /// Updates the scores by a descent step and the multipliers by an ascent step.
     pub(crate) fn update(&mut self, step: u64) {
         if !self.is_on(step) {
             return;
@@ -122,42 +123,42 @@ impl Pruner {
         self.ascent.step(self.config.multiplier_lr, updates);
     }
 
-    /// Whether the cut comes after so many steps.
+    /// Whether the cut comes after `steps` steps.
     pub(crate) fn is_due(&self, steps: u64) -> bool {
         steps >= self.config.at_step
     }
 
-    /// Everything that changes, under names of files.
+    /// Returns the complete state, under the names of its files.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         self.descent.state().into_iter().chain(self.ascent.state()).collect()
     }
 
-    /// Restores what [`Pruner::state`] gave.
+    /// Restores the state from [`Pruner::state`].
     ///
     /// # Errors
-    /// [`crate::Error::Recipe`] where a tensor is missing or has another shape.
+    /// [`crate::Error::Recipe`] if a tensor is missing or has another shape.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         self.descent.restore(state)?;
         self.ascent.restore(state)
     }
 }
 
-/// The penalty of a step and the expected sparsity behind it.
+/// Returns the penalty of a step and its expected sparsity.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Penalty {
     pub(crate) value: f64,
     pub(crate) sparsity: f64,
 }
 
-/// Makes the student of a trainee the smaller model that its masks have decided on. Moments and averages go on
-/// as the parts of them that stay.
+/// Prunes a student to the smaller model that its masks select. The corresponding parts of moments and averages are
+/// kept.
 pub(crate) fn cut(trainee: &mut TrainState, pruner: &Pruner) -> Result<()> {
     let cut = PruningPlan::new(trainee.student.config(), &pruner.masks.harden()?)?;
     let before = pruner.masks.parameters();
     let student = cut.apply(&trainee.student)?;
     let named = || trained(&student, &trainee.objective);
     let mut optimizer = AdamW::new(trainee.optimizer.config(), named())?;
-    // Moments carry the names of their parameters with an ending, which the cut does not look at.
+    // Moments have the names of their parameters with a suffix, which the cut ignores.
     let mut moments = HashMap::new();
     for ending in [".exp_avg", ".exp_avg_sq"] {
         let own = trainee.optimizer.state().into_iter();
@@ -179,8 +180,8 @@ pub(crate) fn cut(trainee: &mut TrainState, pruner: &Pruner) -> Result<()> {
     let (gone, sparsity) = (1.0 - left as f64 / before.max(1.0), pruner.config.sparsity);
     if (gone - sparsity).abs() > FAR {
         tracing::warn!(
-            "{:.0} % of the blocks' parameters were cut, not {:.0} %: scores go at most prune.lr a step, some 12 in all; \
-             raise prune.lr or the steps before the cut where it is less, lower prune.lr where it is more",
+            "{:.0} % of the blocks' parameters were cut, not {:.0} %: scores change by at most prune.lr per step and by about 12 in total; \
+             if too little was cut, raise prune.lr or the steps before the cut; if too much, lower prune.lr",
             gone * 100.0,
             sparsity * 100.0
         );
@@ -205,7 +206,7 @@ mod tests {
     #[test]
     fn moments_and_averages_are_cut_with_the_weights() {
         let mut trainee = trainee();
-        // Moments and averages that are the weights themselves, so that they have to stay so.
+        // Moments and averages equal the weights, and must still do so after the cut.
         let weights = trained(&trainee.student, &trainee.objective);
         let copies = |ending: &str| {
             weights.iter().map(|(name, t)| (format!("{name}{ending}"), t.detach().copy())).collect::<Vec<_>>()
@@ -217,7 +218,7 @@ mod tests {
         let pruner = Pruner::new(&prune, trainee.student.config(), Device::Cpu).unwrap();
         tch::no_grad(|| {
             for (name, scores) in pruner.masks().named() {
-                // Every third goes, but no whole branch; at 60 a gate that stays is 1.
+                // Every third gate is removed, but no whole branch. At a score of 60, a remaining gate is 1.
                 let whole = name.contains("attention") || name.contains("whole");
                 let place = Tensor::arange(scores.size()[0], (Kind::Int64, Device::Cpu));
                 let gone = place.remainder(3).eq(if whole { 4 } else { 1 }).to_kind(Kind::Float);
@@ -259,7 +260,7 @@ mod tests {
         let missing = 0.4 - sparsity;
         assert!((value - 10.0 * (missing + missing * missing)).abs() < 1e-4, "{value}");
         pruner.update(5);
-        // All scores fall and both factors rise by their rates.
+        // All scores fall and both multipliers rise by their learning rates.
         assert!(
             pruner
                 .masks()
