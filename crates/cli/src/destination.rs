@@ -29,6 +29,23 @@ pub(crate) fn file(path: &Path, force: bool) -> anyhow::Result<()> {
     writable(&folder)
 }
 
+/// Checks that an output file is not one of the inputs, and does not lie in the folder of one.
+pub(crate) fn not_an_input<'a>(
+    path: &Path,
+    mut inputs: impl Iterator<Item = &'a Path>,
+) -> anyhow::Result<()> {
+    // A file that does not exist yet replaces nothing.
+    let Ok(target) = fs::canonicalize(path) else { return Ok(()) };
+    match inputs.find(|input| fs::canonicalize(input).is_ok_and(|input| target.starts_with(input))) {
+        Some(input) => bail!(
+            "`{}` is part of the input `{}` and would be replaced: name another file",
+            path.display(),
+            input.display()
+        ),
+        None => Ok(()),
+    }
+}
+
 /// Checks an output folder: it is writable, or can be created.
 pub(crate) fn folder(path: &Path) -> anyhow::Result<()> {
     let shown = path.display();

@@ -142,12 +142,34 @@ fn train_takes_no_folder_that_holds_something_else() {
             assert_eq!(fs::read(&file).unwrap(), fs::read(&recipe).unwrap());
         }
     }
+    // Another program's `run.json` does not make the folder a run's, and neither does a report beside any recipe.
+    for (folder, file) in [("e", "run.json"), ("f", "recipe.toml")] {
+        let (out, model) = (place.name(folder), place.path(folder).join("model/weights"));
+        fs::create_dir_all(model.parent().unwrap()).unwrap();
+        for (name, text) in
+            [(file, "{}"), ("model/weights", "mine"), ("report.json", "{}"), ("report.md", "mine")]
+        {
+            fs::write(place.path(folder).join(name), text).unwrap();
+        }
+        for restart in [&[][..], &["--restart"]] {
+            let error = failed(&[&["train", &recipe, "--out", &out], restart].concat());
+            assert!(error.contains("is not of a run") && error.contains(file), "{error}");
+            assert_eq!(fs::read(&model).unwrap(), b"mine");
+        }
+    }
+    // A run whose recipe was lost starts from its last checkpoint.
+    let lost = place.name("lost");
+    done(&["train", &recipe, "--out", &lost]);
+    fs::remove_file(place.path("lost/recipe.toml")).unwrap();
+    done(&["train", &recipe, "--out", &lost]);
     // Files of other names do not matter.
     fs::create_dir(place.path("d")).unwrap();
+    fs::write(place.path("d/.lock"), "mine").unwrap();
     fs::write(place.path("d/notes.txt"), "mine").unwrap();
     done(&["train", &recipe, "--out", &place.name("d")]);
     done(&["train", &recipe, "--out", &place.name("d"), "--restart"]);
     assert_eq!(fs::read(place.path("d/notes.txt")).unwrap(), b"mine");
+    assert_eq!(fs::read(place.path("d/.lock")).unwrap(), b"mine");
     let error = failed(&["train", &recipe, "--out", &recipe]);
     assert!(error.contains("is not a folder"), "{error}");
 }
@@ -413,6 +435,13 @@ fn embed_replaces_a_file_only_by_force_and_nothing_else() {
         let error = failed(&["embed", &model, "--texts", &texts, "--out", &place.name(out), "--force"]);
         assert!(error.contains(reason), "{out}: {error}");
     }
+    // An input is not an output, not even with --force or through a link.
+    symlink("texts.txt", place.path("same")).unwrap();
+    for out in ["texts.txt", "same", "tiny/open_clip_model.safetensors"] {
+        let error = failed(&["embed", &model, "--texts", &texts, "--out", &place.name(out), "--force"]);
+        assert!(error.contains("input"), "{out}: {error}");
+    }
+    assert_eq!(fs::read(place.path("texts.txt")).unwrap(), b"one\ntwo\n");
     assert!(fs::symlink_metadata(place.path("pipe")).unwrap().file_type().is_fifo());
     assert!(fs::metadata("/dev/full").unwrap().file_type().is_char_device());
     assert_eq!(fs::read(place.path("old")).unwrap(), b"old");

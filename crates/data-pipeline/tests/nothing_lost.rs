@@ -51,6 +51,13 @@ fn captions_of_a_shard_are_found_where_img2dataset_writes_them() {
     assert_eq!(found(Some("txt"), &[lists, txt]).unwrap(), ["of txt"]);
     assert_eq!(found(None, &[("a.json", b"\xEF\xBB\xBF{\"captions\": [\"marked\"]}")]).unwrap(), ["marked"]);
     assert_eq!(found(None, &[("a.txt", b"\xEF\xBB\xBFmarked")]).unwrap(), ["marked"]);
+    // An empty text file holds no caption; the `.json` file beside it may.
+    assert_eq!(found(None, &[json, ("a.txt", b" \n")]).unwrap(), ["of json"]);
+    for empty in
+        [&[("a.txt", &b""[..])][..], &[("a.txt", b"\xEF\xBB\xBF")], &[("a.json", br#"{"caption": " "}"#)]]
+    {
+        assert_eq!(found(None, empty).unwrap_err().0, "no caption", "{empty:?}");
+    }
     // The message for a missing caption lists the existing keys.
     let (kind, reason) = found(None, &[("a.json", br#"{"TEXT": "x", "url": "y"}"#)]).unwrap_err();
     assert_eq!(kind, "no caption");

@@ -1,6 +1,7 @@
 //! `clip-distill embed`.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::bail;
@@ -23,6 +24,8 @@ const BATCH: usize = 256;
 
 pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
     destination::file(&args.out, args.force)?;
+    let inputs = args.texts.iter().chain(&args.images).map(PathBuf::as_path).chain([Path::new(&args.model)]);
+    destination::not_an_input(&args.out, inputs)?;
     let (model, reader) = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
     let encoder = ModelEncoder { model: &model, reader: &reader };
     let mut rows = Array2::<f32>::zeros((0, model.config().embed_dim as usize));

@@ -99,7 +99,7 @@ impl WebDataset {
             if others > 0 {
                 self.passed_over.entries(others, key, name);
             }
-            Some(texts).filter(|texts| !texts.is_empty())
+            Some(texts).filter(|texts| texts.iter().any(|text| !is_blank(text)))
         };
         if let Some(texts) = under(wanted.unwrap_or("captions")) {
             return Ok(texts);
@@ -111,12 +111,16 @@ impl WebDataset {
             let bytes = bytes(file, span)?;
             let caption = text::decode(&bytes)
                 .map_err(|e| Problem { kind: "not UTF-8", reason: format!(".txt: {e}") })?;
-            return Ok(vec![caption.trim_end_matches(['\r', '\n']).to_string()]);
+            if !is_blank(&caption) {
+                return Ok(vec![caption.trim_end_matches(['\r', '\n']).to_string()]);
+            }
         }
         if let Some(texts) = under("caption").filter(|_| wanted.is_none()) {
             return Ok(texts);
         }
+        let has_txt = members.txt.is_some() && matches!(wanted, None | Some("txt"));
         let reason = match (wanted, json) {
+            _ if has_txt => "the .txt file is empty".into(),
             (Some("txt"), _) => "there is no .txt file".into(),
             (_, Some(Err(problem))) => return Err(problem),
             (None, None) => "there is neither a .txt file nor a .json file".into(),
@@ -132,6 +136,11 @@ impl WebDataset {
         };
         Err(Problem { kind: "no caption", reason })
     }
+}
+
+/// Whether a caption says nothing.
+fn is_blank(caption: &str) -> bool {
+    caption.trim().is_empty()
 }
 
 /// The reason why a sample is damaged.

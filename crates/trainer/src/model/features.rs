@@ -20,7 +20,7 @@ pub struct FeatureHooks {
 /// Returns the raw embeddings of a batch, with the features selected by `taps`.
 ///
 /// # Errors
-/// [`Error::Model`] if the shapes do not match the model, or if it does not have these features.
+/// [`crate::Error::Model`] if the shapes do not match the model, or if it does not have these features.
 pub(crate) fn read<'a>(
     model: &'a Clip,
     input: &ViewTensors,

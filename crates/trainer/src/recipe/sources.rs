@@ -10,7 +10,7 @@ use crate::recipe::{Recipe, TrainSource};
 /// Opens the training sources of a recipe.
 ///
 /// # Errors
-/// [`Error::Data`] if a source cannot be opened.
+/// [`crate::Error::Data`] if a source cannot be opened.
 pub(crate) fn open_sources(recipe: &Recipe) -> Result<Vec<(Arc<dyn Source>, f64)>> {
     recipe.data.train.iter().map(|own| share(own, own.source.open(&recipe.data.root)?)).collect()
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::recipe::{Job, Recipe};
-use crate::run::layout::{MODEL_FOLDER, Options, Outcome, RECIPE_FILE, Results};
+use crate::run::layout::{MODEL_FOLDER, Options, Outcome, Results};
 use crate::run::run;
 use crate::run::status;
 use crate::teacher::store::{self, Made, Making};
@@ -60,14 +60,17 @@ pub const REPORTS: [&str; 3] = ["report.md", "report.html", "report.svg"];
 /// # Errors
 /// [`Error::Recipe`] if the folder of a run contains a run of another recipe, or unrelated files.
 pub fn check_folders(job: &Job, out: &Path) -> Result<()> {
-    let mut begun = false;
-    for recipe in &job.runs {
-        let folder = folder(job, out, &recipe.name);
-        status::status(recipe, &folder, true)?;
-        begun |= folder.join(RECIPE_FILE).exists();
+    let folders = job.runs.iter().map(|recipe| (recipe, folder(job, out, &recipe.name))).collect::<Vec<_>>();
+    for (recipe, folder) in &folders {
+        status::status(recipe, folder, true)?;
     }
+    check_reports(out, folders.iter().map(|(_, folder)| folder.as_path()))
+}
+
+/// Fails if `out` contains files with the names of a job's reports although no run has begun in `folders`.
+fn check_reports<'a>(out: &Path, mut folders: impl Iterator<Item = &'a Path>) -> Result<()> {
     match REPORTS.into_iter().find(|name| out.join(name).exists()) {
-        Some(name) if !begun => Err(status::foreign(out, name)),
+        Some(name) if !folders.any(status::has_begun) => Err(status::foreign(out, name)),
         _ => Ok(()),
     }
 }
@@ -81,12 +84,10 @@ pub fn restart(job: &Job, out: &Path) -> Result<()> {
     let folders = job.runs.iter().map(|recipe| folder(job, out, &recipe.name));
     let folders = folders.filter(|folder| folder.exists()).collect::<Vec<_>>();
     folders.iter().try_for_each(|folder| status::check_own(folder))?;
+    check_reports(out, folders.iter().map(PathBuf::as_path))?;
     let _locks = folders.iter().map(|folder| status::lock(folder)).collect::<Result<Vec<_>>>()?;
-    // The reports belong to the runs if a run has begun. Otherwise, `check_folders` reports them as unrelated files.
-    if folders.iter().any(|folder| folder.join(RECIPE_FILE).exists()) {
-        for part in REPORTS {
-            remove(&out.join(part), |path| std::fs::remove_file(path))?;
-        }
+    for part in REPORTS {
+        remove(&out.join(part), |path| std::fs::remove_file(path))?;
     }
     for folder in folders {
         for part in status::OWN_FOLDERS {

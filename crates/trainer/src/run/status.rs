@@ -39,7 +39,9 @@ pub enum RunStatus {
 pub(crate) fn lock(folder: &Path) -> Result<File> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let path = folder.join(LOCK_FILE);
-    let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
+    // Not truncated: a file of this name may be the user's.
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|e| Error::io(&path, e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
@@ -62,10 +64,10 @@ pub(crate) fn status(recipe: &Recipe, folder: &Path, resume: bool) -> Result<Run
     found(recipe, folder, resume, has_model(folder))
 }
 
-/// Returns the [`status`] of a run whose results are sufficient; its model may be missing.
+/// Returns the status of a run whose results are sufficient; its model may be missing.
 ///
 /// # Errors
-/// The errors of [`status`].
+/// [`Error::Recipe`] if the folder contains another run.
 pub fn results(recipe: &Recipe, folder: &Path) -> Result<RunStatus> {
     found(recipe, folder, true, true)
 }
@@ -120,18 +122,30 @@ fn recipe_of(folder: &Path) -> Result<Option<Recipe>> {
 /// [`Error::Recipe`] with the name of the first such file.
 pub(crate) fn check_own(folder: &Path) -> Result<()> {
     let there = |name: &&str| folder.join(name).exists();
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
     let found = if there(&RUN_FILE) {
-        None
+        (!is_info(&read(RUN_FILE))).then_some(RUN_FILE)
     } else if there(&RECIPE_FILE) {
         // If a run stops between writing these two files, it leaves a recipe in this program's format.
-        let text = std::fs::read_to_string(folder.join(RECIPE_FILE)).unwrap_or_default();
+        let text = read(RECIPE_FILE);
         let resolved =
             toml::from_str::<Recipe>(&text).is_ok_and(|r| r.to_toml().is_ok_and(|own| own == text));
-        (!resolved && !there(&REPORT_FILE)).then_some(RECIPE_FILE)
+        (!resolved).then_some(RECIPE_FILE)
     } else {
         OWN_FOLDERS.into_iter().chain(OWN_FILES).find(there)
     };
     found.map_or(Ok(()), |name| Err(foreign(folder, name)))
+}
+
+/// Whether a file is the `run.json` of a run, and not another program's file of that name.
+fn is_info(text: &str) -> bool {
+    let info = serde_json::from_str::<serde_json::Value>(text).unwrap_or_default();
+    ["program", "seed", "machine"].iter().all(|key| info.get(key).is_some())
+}
+
+/// Whether a run has begun in a folder that [`check_own`] accepts.
+pub(crate) fn has_begun(folder: &Path) -> bool {
+    [RECIPE_FILE, RUN_FILE].iter().any(|name| folder.join(name).exists())
 }
 
 /// The error for a folder in which an unrelated file has the name of a job's file.
