@@ -52,6 +52,50 @@ fn convert_goes_to_other_formats_and_back() {
 }
 
 #[test]
+fn embed_replaces_a_file_only_by_force_and_nothing_else() {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+    let place = Place::new();
+    let model = place.model();
+    fs::write(place.path("texts.txt"), "one\ntwo\n").unwrap();
+    let texts = place.name("texts.txt");
+    fs::write(place.path("old"), "old").unwrap();
+    symlink("old", place.path("link")).unwrap();
+    symlink("new", place.path("dangling")).unwrap();
+    assert!(Command::new("mkfifo").arg(place.path("pipe")).status().unwrap().success());
+    // The check precedes the opening of the model, which does not exist.
+    for (out, reason) in [
+        (place.name("old"), "--force"),
+        (place.name("link"), "--force"),
+        (place.name("pipe"), "regular file"),
+        (place.name("tiny"), "folder"),
+        (place.name("none/rows"), "does not exist"),
+        ("/dev/full".into(), "regular file"),
+    ] {
+        let error = failed(&["embed", "no-such-model", "--texts", &texts, "--out", &out]);
+        assert!(error.contains(reason), "{out}: {error}");
+    }
+    for (out, reason) in [("pipe", "regular file"), ("tiny", "folder"), ("none/rows", "does not exist")] {
+        let error = failed(&["embed", &model, "--texts", &texts, "--out", &place.name(out), "--force"]);
+        assert!(error.contains(reason), "{out}: {error}");
+    }
+    // An input is not an output, not even with --force or through a link.
+    symlink("texts.txt", place.path("same")).unwrap();
+    for out in ["texts.txt", "same", "tiny/open_clip_model.safetensors"] {
+        let error = failed(&["embed", &model, "--texts", &texts, "--out", &place.name(out), "--force"]);
+        assert!(error.contains("input"), "{out}: {error}");
+    }
+    assert_eq!(fs::read(place.path("texts.txt")).unwrap(), b"one\ntwo\n");
+    assert!(fs::symlink_metadata(place.path("pipe")).unwrap().file_type().is_fifo());
+    assert!(fs::metadata("/dev/full").unwrap().file_type().is_char_device());
+    assert_eq!(fs::read(place.path("old")).unwrap(), b"old");
+    for (out, target, force) in [("link", "old", &["--force"][..]), ("dangling", "new", &[])] {
+        done(&[&["embed", &model, "--texts", &texts, "--out", &place.name(out)], force].concat());
+        assert!(fs::symlink_metadata(place.path(out)).unwrap().is_symlink(), "{out}");
+        assert!(safetensors::SafeTensors::deserialize(&fs::read(place.path(target)).unwrap()).is_ok());
+    }
+}
+
+#[test]
 fn convert_replaces_models_alone() {
     let place = Place::new();
     let model = place.model();

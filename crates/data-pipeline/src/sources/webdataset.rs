@@ -111,7 +111,7 @@ impl WebDataset {
             let bytes = bytes(file, span)?;
             let caption = text::decode(&bytes)
                 .map_err(|e| Problem { kind: "not UTF-8", reason: format!(".txt: {e}") })?;
-            if !is_blank(&caption) {
+            if !is_blank(caption) {
                 return Ok(vec![caption.trim_end_matches(['\r', '\n']).to_string()]);
             }
         }
