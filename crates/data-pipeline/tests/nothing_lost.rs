@@ -58,6 +58,7 @@ fn captions_of_a_shard_are_found_where_img2dataset_writes_them() {
     {
         assert_eq!(found(None, empty).unwrap_err().0, "no caption", "{empty:?}");
     }
+    assert_eq!(found(None, &[("a.json", br#"{"captions": ["", "one", " "]}"#)]).unwrap(), ["one"]);
     // The message for a missing caption lists the existing keys.
     let (kind, reason) = found(None, &[("a.json", br#"{"TEXT": "x", "url": "y"}"#)]).unwrap_err();
     assert_eq!(kind, "no caption");

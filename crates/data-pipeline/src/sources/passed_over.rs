@@ -27,11 +27,11 @@ impl PassedOver {
         }
     }
 
-    /// Records entries in a list of captions that are not texts.
+    /// Records entries in a list of captions that are empty or not texts.
     pub(super) fn entries(&self, count: u64, key: &str, sample: &str) {
         if self.entries.fetch_add(count, Ordering::Relaxed) == 0 {
             notice::warn_once(&format!(
-                "`{}`: left out entries of `{key}` that are not texts (first {count} of `{sample}`)",
+                "`{}`: left out entries of `{key}` that are empty or not texts (first {count} of `{sample}`)",
                 self.source
             ));
         }
@@ -42,7 +42,7 @@ impl Drop for PassedOver {
     fn drop(&mut self) {
         for (count, what) in [
             (*self.broken_json.get_mut(), "broken .json files, whose .txt files were used"),
-            (*self.entries.get_mut(), "entries of captions that are not texts"),
+            (*self.entries.get_mut(), "entries of captions that are empty or not texts"),
         ] {
             if count > 1 {
                 notice::warn_once(&format!(

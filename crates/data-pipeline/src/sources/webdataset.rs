@@ -95,11 +95,15 @@ impl WebDataset {
         };
         let under = |key: &str| {
             let Some(Ok(value)) = &json else { return None };
-            let (texts, others) = json::texts(value, key);
-            if others > 0 {
+            let (mut texts, mut others) = json::texts(value, key);
+            let all = texts.len();
+            texts.retain(|text| !is_blank(text));
+            others += (all - texts.len()) as u64;
+            // Without any text the sample is damaged, and counted as such.
+            if others > 0 && !texts.is_empty() {
                 self.passed_over.entries(others, key, name);
             }
-            Some(texts).filter(|texts| texts.iter().any(|text| !is_blank(text)))
+            Some(texts).filter(|texts| !texts.is_empty())
         };
         if let Some(texts) = under(wanted.unwrap_or("captions")) {
             return Ok(texts);
