@@ -22,5 +22,5 @@ pub mod teacher;
 mod text;
 
 pub use error::{Error, Result};
+pub use recipe::Models;
 pub use recipe::{Job, Recipe};
-pub use teacher::teachers::Models;

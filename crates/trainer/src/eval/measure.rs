@@ -6,8 +6,9 @@ use zeroshot_eval::{Evaluation, Report, StoredOptions};
 use crate::Result;
 use crate::eval::encoder::ModelEncoder;
 use crate::eval::suite::{self, Cache};
+use crate::recipe::Models;
 use crate::recipe::{Eval, Recipe};
-use crate::teacher::teachers::{Models, open_teacher};
+use crate::teacher::teachers::open_teacher;
 
 /// Returns the scores of a finished student, the scores of the teacher (if it is not one of the recipe's own runs, or
 /// if the two are compared), and all details.

@@ -2,6 +2,7 @@
 
 use tch::Device;
 
+use crate::recipe::device_named;
 use crate::{Error, Result};
 
 /// Returns the device named `cpu`, `cuda` or `cuda:N`. Loads the CUDA half of libtorch if needed.
@@ -19,19 +20,4 @@ pub fn device(name: &str) -> Result<Device> {
     let cause =
         torch_ext::cuda::explain(count).unwrap_or_else(|| format!("{count} CUDA devices are visible"));
     Err(Error::recipe("train.device", format!("`{name}` is not available: {cause}")))
-}
-
-/// Parses `cpu`, `cuda` or `cuda:N` without checking that the device exists.
-///
-/// # Errors
-/// [`Error::Recipe`] for any other name.
-pub(crate) fn device_named(name: &str) -> Result<Device> {
-    match name {
-        "cpu" => Ok(Device::Cpu),
-        "cuda" => Ok(Device::Cuda(0)),
-        _ => match name.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok()) {
-            Some(index) => Ok(Device::Cuda(index)),
-            None => Err(Error::recipe("train.device", format!("`{name}` is not cpu, cuda or cuda:N"))),
-        },
-    }
 }

@@ -8,8 +8,8 @@ use clip_model::{Clip, ClipConfig, Tower, inherit};
 use tch::Device;
 
 use crate::model::locate::{Need, locate};
+use crate::recipe::Models;
 use crate::recipe::{Recipe, Student};
-use crate::teacher::teachers::Models;
 use crate::{Error, Result};
 
 /// The state of a run that resumes from a checkpoint.

@@ -29,10 +29,13 @@ pub use precision::PrecisionConfig;
 pub use prune::PruneConfig;
 pub use targets::TargetRule;
 pub use teachers::TeacherConfig;
+pub(crate) use validate::device_named;
 
 use crate::optim::adamw::OptimizerConfig;
-use crate::teacher::teachers::Models;
 use crate::{Error, Result};
+
+/// Maps the name of an earlier run of the recipe file to its model folder.
+pub type Models<'a> = &'a dyn Fn(&str) -> PathBuf;
 
 /// A resolved run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! Checks of a recipe that its types cannot express.
 
 use kd_losses::{Loss, term};
+use tch::Device;
 
 use super::{Recipe, TeacherConfig};
 use crate::recipe::TargetRule;
@@ -14,6 +15,21 @@ const LONG_RUN: u64 = 1 << 40;
 const MAX_VARIANTS: usize = 10_000;
 /// Maximum number of threads; more than machines have cores.
 const MAX_THREADS: i32 = 4096;
+
+/// Parses `cpu`, `cuda` or `cuda:N` without checking that the device exists.
+///
+/// # Errors
+/// [`Error::Recipe`] for any other name.
+pub(crate) fn device_named(name: &str) -> Result<Device> {
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        "cuda" => Ok(Device::Cuda(0)),
+        _ => match name.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok()) {
+            Some(index) => Ok(Device::Cuda(index)),
+            None => Err(Error::recipe("train.device", format!("`{name}` is not cpu, cuda or cuda:N"))),
+        },
+    }
+}
 
 impl Recipe {
     /// Checks weights and temperatures in a run of `steps` steps, and that each step has a nonzero weight.
@@ -164,7 +180,7 @@ impl Recipe {
                 return fail(format!("student.{name} = {share} is outside 0..1"));
             }
         }
-        crate::model::device::device_named(&train.device)?;
+        device_named(&train.device)?;
         match (train.epochs, train.steps) {
             (Some(epochs), None) if epochs.is_finite() && epochs > 0.0 => {}
             (None, Some(steps)) if steps > 0 => {}

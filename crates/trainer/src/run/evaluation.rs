@@ -11,10 +11,10 @@ use crate::eval::encoder::{ModelEncoder, evaluate};
 use crate::eval::measure::measure;
 use crate::model::device::device;
 use crate::model::processor::Processor;
+use crate::recipe::Models;
 use crate::recipe::Recipe;
 use crate::run::layout::{BEST_FOLDER, Best, MODEL_FOLDER, Results};
 use crate::run::status;
-use crate::teacher::teachers::Models;
 
 impl Session<'_> {
     /// Evaluates the student in its current state.

@@ -29,6 +29,7 @@ use crate::model::processor::Processor;
 use crate::model::student::{self, Resumed};
 use crate::optim::schedule::LrSchedule;
 use crate::progress::Progress;
+use crate::recipe::Models;
 use crate::recipe::sources::open_sources;
 use crate::recipe::{LossConfig, Recipe};
 use crate::run::checkpoint::State;
@@ -44,7 +45,7 @@ use crate::step::batch::MicroBatch;
 use crate::step::objective::objective;
 use crate::step::prune::Pruner;
 use crate::teacher::classes::ClassList;
-use crate::teacher::teachers::{self, Models, Teachers, class_list};
+use crate::teacher::teachers::{self, Teachers, class_list};
 use crate::{Error, Result};
 
 /// Performs one run in `folder`. `models` finds the model folder of the run named by `teacher.run`.

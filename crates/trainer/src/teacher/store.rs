@@ -15,11 +15,12 @@ use tch::Device;
 use crate::model::device::device;
 use crate::model::processor::{Processor, image_tensor, rows};
 use crate::progress::Counter;
+use crate::recipe::Models;
 use crate::recipe::Recipe;
 use crate::recipe::sources::open_sources;
 use crate::teacher::classes::prompts;
 use crate::teacher::frozen::Teacher;
-use crate::teacher::teachers::{BATCH, Models, class_list, open_teacher};
+use crate::teacher::teachers::{BATCH, class_list, open_teacher};
 use crate::{Error, Result};
 
 /// Default number of variants.

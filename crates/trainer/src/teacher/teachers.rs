@@ -1,6 +1,6 @@
 //! The teachers of a run: opened models, or the store that replaces them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,7 +15,7 @@ use tch::{Device, Tensor};
 
 use crate::model::locate::{Need, locate};
 use crate::model::processor::{Processor, image_tensor};
-use crate::recipe::{Recipe, TeacherConfig};
+use crate::recipe::{Models, Recipe, TeacherConfig};
 use crate::run::layout::Options;
 use crate::step::batch::TeacherInput;
 use crate::teacher::classes::{ensemble, prompts};
@@ -26,9 +26,6 @@ use crate::{Error, Result};
 
 /// Batch size of a teacher outside of training.
 pub(crate) const BATCH: usize = 256;
-
-/// Finds the model folder of an earlier run by its name.
-pub type Models<'a> = &'a dyn Fn(&str) -> PathBuf;
 
 /// The teachers of one run.
 pub(crate) struct Teachers {
