@@ -31,6 +31,10 @@ fn train_writes_a_run_and_evaluate_reads_it() {
             assert!(other.contains(part), "{part}: {other}");
         }
     }
+    // A recipe without evaluation sets does not take the results away.
+    let report = fs::read(place.path("out/report.json")).unwrap();
+    assert_eq!(done(&["train", &recipe, "--out", &out, "--set", "seed=3", "--set", "eval.sets=[]"]), table);
+    assert_eq!(fs::read(place.path("out/report.json")).unwrap(), report);
     let json = done(&["train", &recipe, "--out", &out, "--restart", "--json"]);
     assert!(serde_json::from_str::<Value>(&json).unwrap()["runs"][0][1]["student"]["sets"].is_array());
 
@@ -170,8 +174,10 @@ fn train_takes_no_folder_that_holds_something_else() {
     done(&["train", &recipe, "--out", &place.name("d"), "--restart"]);
     assert_eq!(fs::read(place.path("d/notes.txt")).unwrap(), b"mine");
     assert_eq!(fs::read(place.path("d/.lock")).unwrap(), b"mine");
-    let error = failed(&["train", &recipe, "--out", &recipe]);
-    assert!(error.contains("is not a folder"), "{error}");
+    for restart in [&[][..], &["--restart"]] {
+        let error = failed(&[&["train", &recipe, "--out", &recipe], restart].concat());
+        assert!(error.contains("is not a folder"), "{error}");
+    }
 }
 
 #[test]

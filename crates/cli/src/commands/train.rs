@@ -28,11 +28,11 @@ pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
     // Before anything is removed, all is checked that can be.
     job.runs.iter().try_for_each(trainer::run::check)?;
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&job.name));
+    destination::folder(&out)?;
     if args.restart {
         job::restart(&job, &out)?;
     }
     job::check_folders(&job, &out)?;
-    destination::folder(&out)?;
     for plan in &plans {
         output::note(plan.to_string().trim_end());
     }

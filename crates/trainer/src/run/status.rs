@@ -100,7 +100,8 @@ fn found(recipe: &Recipe, folder: &Path, resume: bool, complete: bool) -> Result
         let Eval { sets, fidelity, teacher, .. } = &recipe.eval;
         (sets.clone(), *fidelity, teacher.clone())
     };
-    Ok(match asked(&old) == asked(recipe) {
+    // A recipe without evaluation sets asks for nothing that could replace the results.
+    Ok(match asked(&old) == asked(recipe) || recipe.eval.sets.is_empty() {
         true => RunStatus::Finished(results),
         false => RunStatus::MeasuredElsewhere(results),
     })
