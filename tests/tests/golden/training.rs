@@ -2,7 +2,7 @@
 
 use clip_distill_tests::fill;
 use clip_distill_tests::golden::{assert_close, files, tensors};
-use clip_model::{Clip, ClipConfig, PreprocessConfig, weights};
+use clip_model::{Clip, ClipConfig, weights};
 use data_pipeline::tokenizer::{ClipTokenizer, Tokenizer};
 use kd_losses::{Loss, Objective, Term};
 use serde_json::Value;
@@ -55,7 +55,7 @@ fn training_agrees_with_the_reference() {
         let student = build(&golden["student"], &golden["weights_prefix"]["student"]);
         let guides = (!golden["teacher"].is_null()).then(|| {
             let model = build(&golden["teacher"], &golden["weights_prefix"]["teacher"]);
-            TeacherSignal::live(Teacher::new(model, PreprocessConfig::default()))
+            TeacherSignal::live(Teacher::new(model))
         });
         let guides = guides.into_iter().collect::<Vec<_>>();
         let size = student.config().vision_cfg.image_size;

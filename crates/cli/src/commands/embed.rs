@@ -26,15 +26,15 @@ pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
     destination::file(&args.out, args.force)?;
     let inputs = args.texts.iter().chain(&args.images).map(PathBuf::as_path).chain([Path::new(&args.model)]);
     destination::not_an_input(&args.out, inputs)?;
-    let (model, reader) = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
-    let encoder = ModelEncoder { model: &model, reader: &reader };
-    let mut rows = Array2::<f32>::zeros((0, model.config().embed_dim as usize));
+    let loaded = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
+    let encoder = ModelEncoder::from(&loaded);
+    let mut rows = Array2::<f32>::zeros((0, loaded.model.config().embed_dim as usize));
     let mut names = Vec::new();
     let failed = |error: zeroshot_eval::EncodeError| anyhow::Error::from_boxed(error);
     if let Some(folder) = &args.images {
         let source: Arc<dyn Source> = Arc::new(Images::open(folder)?);
         let mut pace = Pace::new("embed", "images", Some(source.len() as u64));
-        for batch in EvalBatches::new(source, reader.preprocess().clone(), BATCH)? {
+        for batch in EvalBatches::new(source, loaded.processor.preprocess().clone(), BATCH)? {
             let batch = batch?;
             rows.append(Axis(0), encoder.encode_images(batch.images.view()).map_err(failed)?.view())?;
             pace.add(batch.keys.len() as u64);
