@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::Context;
-use clip_model::weights::write_atomic;
 use clip_model::{cost, folder};
+use file_ext::write_atomic;
 use trainer::model::processor::Processor;
 use trainer::run::card::{Card, Library};
 

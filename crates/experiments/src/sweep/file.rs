@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use file_ext::sha256_hex;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 use zeroshot_eval::report::{CLASSIFICATION_FIGURES, RETRIEVAL_FIGURES};
 
@@ -369,9 +369,8 @@ impl CellBuilder<'_> {
             format!("cell:{}{rest}", folder_name(&cell.folder))
         })?;
         let shaped = shaping(&load_one(&recipe, run, &named)?)?;
-        let digest =
-            Sha256::digest(toml::to_string(&shaped).map_err(|e| Error::sweep(&origin, e.to_string()))?);
-        let id = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>();
+        let shaped = toml::to_string(&shaped).map_err(|e| Error::sweep(&origin, e.to_string()))?;
+        let id = sha256_hex(shaped)[..12].to_string();
 
         self.fill(&mut settings, &origin, seed, &|cell, rest| format!("{}{rest}", cell.folder.display()))?;
         let mut recipe = load_one(&recipe, run, &settings)?;
