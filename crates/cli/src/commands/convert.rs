@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::Context;
 use clip_model::folder::Opened;
-use clip_model::weights::write_atomic;
 use clip_model::{cost, folder};
+use file_ext::write_atomic;
 use trainer::model::loaded::{LoadOptions, open_weights};
 use trainer::model::locate::{Need, locate};
 use trainer::model::processor::Processor;

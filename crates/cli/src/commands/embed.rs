@@ -51,11 +51,11 @@ pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
     if names.is_empty() {
         bail!("there is nothing to embed");
     }
-    let bytes = rows.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+    let bytes = file_ext::f32_to_le_bytes(&rows);
     let view = TensorView::new(Dtype::F32, vec![rows.nrows(), rows.ncols()], &bytes)?;
     let metadata = HashMap::from([("names".to_string(), serde_json::to_string(&names)?)]);
     let file = safetensors::serialize([("embeddings", view)], Some(metadata))?;
-    clip_model::weights::write_atomic(&args.out, &file)?;
+    file_ext::write_atomic(&args.out, &file)?;
     output::note(format!("wrote {} rows of {} to {}", rows.nrows(), rows.ncols(), args.out.display()));
     Ok(Code::Done)
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use clip_model::weights::write_atomic;
+use file_ext::write_atomic;
 use serde_json::Value;
 use trainer::Job;
 use trainer::run::job::{REPORTS, folder};

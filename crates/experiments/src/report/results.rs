@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use clip_model::cost;
-use clip_model::weights::write_atomic;
+use file_ext::write_atomic;
 use serde::{Deserialize, Serialize};
 use zeroshot_eval::accuracy::ClassRecall;
 use zeroshot_eval::{Evaluation, Report, Score};

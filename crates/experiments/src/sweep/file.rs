@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use file_ext::sha256_hex;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 use zeroshot_eval::report::{CLASSIFICATION_FIGURES, RETRIEVAL_FIGURES};
 
@@ -368,9 +368,8 @@ impl CellBuilder<'_> {
         };
         let named = self.resolve(recipe.clone(), &origin, seed, &hashed)?.0;
         let identity = named.experiment().identity()?;
-        let digest =
-            Sha256::digest(toml::to_string(&identity).map_err(|e| Error::sweep(&origin, e.to_string()))?);
-        let id = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>();
+        let identity = toml::to_string(&identity).map_err(|e| Error::sweep(&origin, e.to_string()))?;
+        let id = sha256_hex(identity)[..12].to_string();
 
         let (mut recipe, requires) =
             self.resolve(recipe, &origin, seed, &|cell, path| cell.folder.join(path))?;

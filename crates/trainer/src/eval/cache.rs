@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use clip_model::weights::write_atomic;
+use file_ext::{f32_from_le_bytes, f32_to_le_bytes, to_hex, write_atomic};
 use ndarray::Array2;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -42,7 +42,7 @@ pub(super) fn cache_file(cache: Cache<'_>, processor: &Processor, set: &OpenSet)
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    let name = hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect::<String>();
+    let name = to_hex(&hash.finalize()[..12]);
     Ok(cache.folder.join(format!("rows-{name}.safetensors")))
 }
 
@@ -79,10 +79,7 @@ pub(super) fn write(file: &Path, rows: &SetRows) -> Result<()> {
     let bytes = arrays
         .into_iter()
         .filter_map(|(name, rows)| Some((name, rows?)))
-        .map(|(name, rows)| {
-            let bytes = rows.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
-            (name, vec![rows.nrows(), rows.ncols()], bytes)
-        })
+        .map(|(name, rows)| (name, vec![rows.nrows(), rows.ncols()], f32_to_le_bytes(rows)))
         .collect::<Vec<_>>();
     let views = bytes
         .iter()
@@ -107,8 +104,7 @@ pub(super) fn read(file: &Path, logit_scale: f64) -> Option<SetRows> {
     let array = |name: &str| {
         let view = tensors.tensor(name).ok()?;
         let [rows, width] = *view.shape() else { return None };
-        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        Array2::from_shape_vec((rows, width), values.collect()).ok()
+        Array2::from_shape_vec((rows, width), f32_from_le_bytes(view.data()).collect()).ok()
     };
     Some(SetRows {
         images: array("images")?,

@@ -13,7 +13,6 @@ use data_pipeline::tokenizer::{
     hugging_face_files,
 };
 use ndarray::{ArrayView2, ArrayView4};
-use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
 use crate::step::batch::ViewTensors;
@@ -117,8 +116,7 @@ impl Processor {
         let (name, file, tokenizer): (_, _, Arc<dyn Tokenizer>) = match tokenizer_path {
             Some(path) => {
                 let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-                let sum = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-                let name = format!("{BY_CONTENT}{sum}");
+                let name = format!("{BY_CONTENT}{}", file_ext::sha256_hex(&bytes));
                 let wanted = config.text_cfg.hf_tokenizer_name.as_ref();
                 if let Some(wanted) =
                     wanted.filter(|wanted| wanted.starts_with(BY_CONTENT) && **wanted != name)
@@ -233,19 +231,19 @@ impl Processor {
     pub fn save_tokenizer(&self, folder: &Path) -> Result<()> {
         let Some(file) = &self.tokenizer_file else { return Ok(()) };
         let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
-        clip_model::weights::write_atomic(&folder.join(TOKENIZER_FILE), &bytes)?;
+        file_ext::write_atomic(&folder.join(TOKENIZER_FILE), &bytes)?;
         for name in PADDING_FILES {
             let beside = file.with_file_name(name);
             if beside.is_file() {
                 let bytes = std::fs::read(&beside).map_err(|e| Error::io(&beside, e))?;
-                clip_model::weights::write_atomic(&folder.join(name), &bytes)?;
+                file_ext::write_atomic(&folder.join(name), &bytes)?;
             }
         }
         let settings = PADDING_FILES[0];
         if !file.with_file_name(settings).is_file() {
             let pad = JsonTokenizer::open(file)?.pad_token();
             let bytes = foreign_settings(self.context_length, pad.as_deref());
-            clip_model::weights::write_atomic(&folder.join(settings), &bytes)?;
+            file_ext::write_atomic(&folder.join(settings), &bytes)?;
         }
         Ok(())
     }
@@ -259,7 +257,7 @@ impl Processor {
             return self.save_tokenizer(folder);
         }
         for (name, bytes) in hugging_face_files(self.context_length) {
-            clip_model::weights::write_atomic(&folder.join(name), &bytes)?;
+            file_ext::write_atomic(&folder.join(name), &bytes)?;
         }
         Ok(())
     }

@@ -9,11 +9,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clip_model::ClipConfig;
-use clip_model::weights::{self, read_safetensors, write_atomic, write_safetensors};
+use clip_model::weights::{self, read_safetensors, write_safetensors};
 use data_pipeline::loader::Position;
 use data_pipeline::policy::SkipCounts;
+use file_ext::{sha256_file, sha256_hex, write_atomic};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tch::Tensor;
 
 use crate::recipe::Recipe;
@@ -121,7 +121,7 @@ fn write(partial: &Path, train: &TrainState, state: &State, recipe: &str) -> Res
     write_atomic(&partial.join(RECIPE), recipe.as_bytes())?;
     let mut state = State { version: VERSION, own: String::new(), ..state.clone() };
     state.files = checksums(partial)?;
-    state.own = hex(&Sha256::digest(state_json(&state, partial)?.as_bytes()));
+    state.own = sha256_hex(state_json(&state, partial)?);
     write_atomic(&partial.join(STATE), state_json(&state, partial)?.as_bytes())?;
     sync_folder(partial)
 }
@@ -206,7 +206,7 @@ pub fn verify(path: &Path) -> Result<State> {
     }
     // Hash the text, because parsing may not restore a number to the last bit.
     let bare = text.replacen(&format!("\"own\": \"{}\"", state.own), "\"own\": \"\"", 1);
-    if state.own != hex(&Sha256::digest(bare.as_bytes())) {
+    if state.own != sha256_hex(bare) {
         return Err(Error::checkpoint(path, format!("{STATE} was changed after it was written")));
     }
     let found = checksums(path)?;
@@ -266,14 +266,9 @@ fn checksums(folder: &Path) -> Result<BTreeMap<String, String>> {
         if name == STATE {
             continue;
         }
-        let bytes = fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        sums.insert(name, hex(&Sha256::digest(&bytes)));
+        sums.insert(name, sha256_file(&path)?);
     }
     Ok(sums)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn remove(folder: &Path) -> Result<()> {

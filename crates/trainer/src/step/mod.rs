@@ -268,7 +268,7 @@ impl TrainState {
     /// repeats them.
     fn drop_seed(&self, micro_batch: usize) -> u64 {
         let place = self.step.wrapping_mul(1 << 20).wrapping_add(micro_batch as u64);
-        self.settings.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ place
+        self.settings.seed.wrapping_mul(file_ext::random::GOLDEN_GAMMA) ^ place
     }
 }
 

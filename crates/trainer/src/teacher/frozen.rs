@@ -117,7 +117,7 @@ impl Teacher {
             hash.update(format!("{}{:?}", entry.name, entry.tensor.size()));
             values.iter().for_each(|value| hash.update(value.to_le_bytes()));
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(file_ext::to_hex(hash.finalize()))
     }
 
     /// The model. For a cross-modal teacher: the CLIP below its head.
