@@ -20,7 +20,7 @@ use data_pipeline::loader::{Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::SkipCounts;
 use data_pipeline::sources;
-use kd_losses::Loss;
+use kd_losses::{Loss, MfdSettings};
 
 use crate::eval::suite;
 use crate::model::device::device;
@@ -156,9 +156,10 @@ impl<'a> Session<'a> {
         trainee.grad_checkpointing = recipe.train.grad_checkpointing;
         let is_cut = resumed.is_some_and(|own| own.cut_to.is_some());
         trainee.pruner = Pruner::open(recipe, &trainee.student, is_cut, steps)?;
-        trainee.masked_share = recipe.loss(Loss::Mfd).map_or(0.0, LossConfig::masked_share);
+        trainee.masked_share =
+            recipe.loss(Loss::Mfd).and_then(LossConfig::mfd).map_or(0.0, MfdSettings::masked);
         if let Some((names, templates)) = class_list(recipe)? {
-            let per_step = recipe.reads_classes().and_then(|config| config.classes_per_step);
+            let per_step = recipe.reads_classes().and_then(LossConfig::classes_per_step);
             trainee.classes = Some(ClassList::new(&reader, &names, &templates, per_step, device)?);
         }
 
