@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 /// What users look settings up in.
 const REFERENCE: &str = "docs/recipes.md";
 /// Where settings are declared, as fields of structs that are read.
-const DECLARED: [&str; 7] = [
+const DECLARED: [&str; 9] = [
+    "crates/kd-losses/src/schedule.rs",
+    "crates/kd-losses/src/settings.rs",
     "crates/trainer/src/recipe/",
     "crates/trainer/src/optim/adamw.rs",
     "crates/trainer/src/eval/suite.rs",

@@ -22,7 +22,7 @@ use data_pipeline::image::AugmentConfig;
 use data_pipeline::loader::CaptionChoice;
 use data_pipeline::policy::ErrorPolicy;
 use data_pipeline::sources::SourceConfig;
-use kd_losses::{Loss, Term};
+use kd_losses::{AnchorSettings, Loss, LossSettings, Term};
 use serde::{Deserialize, Serialize};
 
 pub use experiment::{Experiment, Runtime};
@@ -327,9 +327,11 @@ impl Recipe {
 
     /// Number of pairs in the bank for its losses, if any reads one: the largest number that they set, or 1024.
     pub fn anchor_count(&self) -> Option<usize> {
-        let losses = Loss::all().filter(|loss| loss.reads_anchors());
-        let named = losses.filter_map(|loss| self.loss(loss)).map(|config| config.count);
-        Some(named.max()?.unwrap_or(losses::ANCHORS))
+        let counts = Loss::all().filter_map(|loss| match &self.loss(loss)?.settings {
+            LossSettings::Anchors(own) => Some(own.count),
+            _ => None,
+        });
+        Some(counts.max()?.unwrap_or(AnchorSettings::COUNT))
     }
 
     /// Returns the recipe as written to the run folder.

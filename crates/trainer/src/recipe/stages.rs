@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(c.student.model, named("ViT-small-32px"));
         assert_eq!((a.optimizer.lr, b.optimizer.lr, c.optimizer.lr), (1e-3, 0.1, 5e-4));
         assert_eq!((a.seed, c.seed), (4, 4));
-        assert_eq!(b.loss(kd_losses::Loss::Task).map(|task| task.weight), Some(0.5));
+        assert_eq!(b.loss(kd_losses::Loss::Task).map(|task| task.weight.start), Some(0.5));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Checks of a recipe that its types cannot express.
 
-use kd_losses::{Loss, term};
+use kd_losses::{Loss, first_gap};
 use tch::Device;
 
 use super::Recipe;
@@ -39,7 +39,7 @@ impl Recipe {
     pub(crate) fn check_terms(&self, steps: u64, origin: &str) -> Result<()> {
         let terms = self.terms(steps);
         terms.iter().try_for_each(|term| term.check()).map_err(|e| Error::recipe(origin, e.to_string()))?;
-        match term::first_gap(&terms, steps) {
+        match first_gap(&terms, steps) {
             Some(step) => Err(Error::recipe(origin, format!("no loss has a weight at step {step}"))),
             None => Ok(()),
         }

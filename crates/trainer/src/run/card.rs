@@ -194,7 +194,7 @@ fn training(facts: &RunFacts) -> String {
     let teachers = recipe.teachers.iter().map(TeacherConfig::name).collect::<Vec<_>>().join(", ");
     let weighted = recipe.losses.iter().filter(|(_, config)| config.is_on());
     let losses =
-        weighted.map(|(loss, config)| format!("{} × {}", config.weight, loss.name())).collect::<Vec<_>>();
+        weighted.map(|(loss, config)| format!("{} × {}", config.weight.start, loss)).collect::<Vec<_>>();
     let mut text = format!(
         "## Training\n\n- student: {}\n- teacher: {}\n- losses: {}\n- seed: {}\n",
         student(&recipe.student),

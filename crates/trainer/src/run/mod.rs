@@ -18,7 +18,7 @@ use std::time::Instant;
 use clip_model::{Clip, CrossModal, PreprocessConfig, seeded};
 use data_pipeline::loader::{Loader, LoaderConfig, Position};
 use data_pipeline::policy::SkipCounts;
-use kd_losses::Loss;
+use kd_losses::{Loss, MfdSettings};
 use tch::Device;
 
 use crate::eval::open_set::{OpenSet, open_sets};
@@ -311,14 +311,14 @@ fn train_state(
         seed: recipe.seed,
         precision: recipe.train.precision.on(device),
         grad_checkpointing: recipe.train.grad_checkpointing,
-        masked_share: recipe.loss(Loss::Mfd).map_or(0.0, LossConfig::masked_share),
+        masked_share: recipe.loss(Loss::Mfd).and_then(LossConfig::mfd).map_or(0.0, MfdSettings::masked),
         hooks,
     };
     teachers.set_precision(settings.precision);
     let pruner = Pruner::open(recipe, &student, is_pruned, steps)?;
     let classes = match class_list(recipe)? {
         Some((names, templates)) => {
-            let per_step = recipe.reads_classes().and_then(|config| config.classes_per_step);
+            let per_step = recipe.reads_classes().and_then(LossConfig::classes_per_step);
             Some(ClassList::new(processor, &names, &templates, per_step, device)?)
         }
         None => None,

@@ -288,10 +288,10 @@ impl StepReport {
         self.loss += losses.total.double_value(&[]) * share;
         self.logit_scale = logit_scale;
         if self.terms.is_empty() {
-            self.terms = losses.terms.iter().map(|(loss, _, weight)| (loss.name(), 0.0, *weight)).collect();
+            self.terms = losses.terms.iter().map(|term| (term.loss.name(), 0.0, term.weight)).collect();
         }
-        for ((_, sum, _), (_, value, _)) in self.terms.iter_mut().zip(&losses.terms) {
-            *sum += value.double_value(&[]) * share;
+        for ((_, sum, _), term) in self.terms.iter_mut().zip(&losses.terms) {
+            *sum += term.value.double_value(&[]) * share;
         }
     }
 }

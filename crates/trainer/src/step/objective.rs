@@ -6,7 +6,7 @@ use kd_losses::{BlockPairs, Loss, Objective, Term, TokenWidths};
 
 use crate::model::features::FeatureHooks;
 use crate::model::processor::Processor;
-use crate::recipe::Recipe;
+use crate::recipe::{LossConfig, Recipe};
 use crate::teacher::frozen::Teacher;
 use crate::teacher::teachers::Teachers;
 use crate::{Error, Result};
@@ -29,7 +29,7 @@ pub(crate) fn objective(
         return Ok((objective, FeatureHooks::default()));
     }
     let patches = recipe.loss(Loss::PatchTokens).is_some();
-    let hidden = recipe.loss(Loss::Hidden);
+    let hidden = recipe.loss(Loss::Hidden).and_then(LossConfig::hidden);
     let loss = if patches { Loss::PatchTokens } else { Loss::Hidden };
     let fail = |reason: String| Err(Error::recipe(format!("losses.{}", loss.name()), reason));
     let live = teachers.signals.iter().filter_map(|signal| signal.teacher()).map(Teacher::model);
@@ -56,11 +56,9 @@ pub(crate) fn objective(
     let pairs = match hidden {
         None => BlockPairs::default(),
         Some(config) if config.layers.is_some_and(|count| count > image.min(text)) => {
-            return fail(format!("layers = {}: a tower has only {}", config.layer_count(), image.min(text)));
+            return fail(format!("layers = {}: a tower has only {}", config.layers(), image.min(text)));
         }
-        Some(config) => {
-            BlockPairs { image: config.layer_count().min(image), text: config.layer_count().min(text) }
-        }
+        Some(config) => BlockPairs { image: config.layers().min(image), text: config.layers().min(text) },
     };
     let widths = |model: &Clip| TokenWidths {
         image: model.config().vision_cfg.width,
