@@ -1,4 +1,4 @@
-//! `clip-distill convert`.
+//! `clip-distill convert`: model formats.
 
 use std::path::Path;
 
@@ -23,11 +23,13 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
     // Read the tokenizer first, so that a missing one does not leave an incomplete folder.
     let reader = Processor::of_model(&place, model.config(), preprocess, args.tokenizer.as_deref());
     if args.to == Format::Safetensors {
-        // Weights and configuration are complete without a tokenizer. The configuration still names it.
+        // Weights and configuration are complete without a tokenizer; the configuration names it.
         let tokenizer = reader.as_ref().ok().and_then(Processor::foreign_tokenizer);
         folder::save_file(&args.out, model, preprocess, tokenizer)?;
         if let Some(name) = tokenizer {
-            output::note(format!("the file does not contain the tokenizer: pass {name} with --tokenizer"));
+            output::note(format!(
+                "the weight file does not contain the tokenizer: pass {name} with --tokenizer when you use it"
+            ));
         }
         output::note(format!("wrote {}", args.out.display()));
         return Ok(Code::Done);
@@ -51,7 +53,7 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
         config: model.config().clone(),
         cost: cost::cost(model.config())?,
         own_tokenizer: reader.foreign_tokenizer().is_some(),
-        // A run's model folder lies beside what is known of the run.
+        // The parent of a run's model folder is the run's folder, which describes the training.
         run: Path::new(&args.model).parent().map(trainer::run::card::RunFacts::read).transpose()?.flatten(),
     };
     let file = args.out.join("README.md");
