@@ -1,4 +1,4 @@
-//! `clip-distill convert`.
+//! `clip-distill convert`: model formats.
 
 use std::path::Path;
 
@@ -22,12 +22,14 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
         format => destination::model_folder(&args.out, format, args.force)?,
     }
     if args.to == Format::Safetensors {
-        // Weights and configuration are complete without a tokenizer. The configuration still names it.
+        // Weights and configuration are complete without a tokenizer; the configuration names it.
         let (opened, processor) = open_without_tokenizer(&args)?;
         let tokenizer = processor.as_ref().and_then(Processor::foreign_tokenizer);
         folder::save_file(&args.out, &opened.model, &opened.preprocess, tokenizer)?;
         if let Some(name) = tokenizer {
-            output::note(format!("the file does not contain the tokenizer: pass {name} with --tokenizer"));
+            output::note(format!(
+                "the weight file does not contain the tokenizer: pass {name} with --tokenizer when you use it"
+            ));
         }
         output::note(format!("wrote {}", args.out.display()));
         return Ok(Code::Done);
@@ -52,7 +54,7 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
         config: model.config().clone(),
         cost: cost::cost(model.config())?,
         own_tokenizer: processor.foreign_tokenizer().is_some(),
-        // A run's model folder lies beside what is known of the run.
+        // The parent of a run's model folder is the run's folder, which describes the training.
         run: Path::new(&args.model).parent().map(trainer::run::card::RunFacts::read).transpose()?.flatten(),
     };
     let file = args.out.join("README.md");
@@ -64,7 +66,7 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
 
 /// Opens a model whose tokenizer may be missing.
 fn open_without_tokenizer(args: &Convert) -> anyhow::Result<(Opened, Option<Processor>)> {
-    let options = LoadOptions::default().with_arch(args.arch.as_ref()).with_progress(true);
+    let options = LoadOptions::default().with_arch(args.arch.as_deref()).with_progress(true);
     let origin = locate(&args.model, Need::Weights, true)?;
     let opened = open_weights(&origin, &options)?;
     if !opened.has_weights {

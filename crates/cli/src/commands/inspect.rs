@@ -1,4 +1,4 @@
-//! `clip-distill inspect`.
+//! `clip-distill inspect`: size, cost and configuration of models.
 
 use clip_model::{ClipConfig, presets};
 use serde_json::json;
@@ -16,7 +16,7 @@ pub(crate) fn run(args: Inspect) -> anyhow::Result<Code> {
             .map(|name| Ok((name.to_string(), presets::get(name)?)))
             .collect::<clip_model::Result<_>>()?,
     };
-    if args.json {
+    if args.output.json {
         let entries = named
             .iter()
             .map(|(name, config)| Ok(json!({ "cost": ModelCost::new(name, config)?, "config": config })));

@@ -1,4 +1,4 @@
-//! `clip-distill train`.
+//! `clip-distill train`: the runs of a recipe.
 
 use std::path::{Path, PathBuf};
 
@@ -15,16 +15,16 @@ pub(crate) const VERSION: &str =
     concat!("clip-distill ", env!("CARGO_PKG_VERSION"), " ", env!("CLIP_DISTILL_COMMIT"));
 
 pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
-    let job = recipe::load(&args.recipe, &args.set)?;
+    let job = recipe::load(&args.recipe, &args.overrides.set)?;
     let prepared = PreparedJob::new(&job)?;
     if args.dry_run {
-        match args.json {
+        match args.output.json {
             true => output::json(&prepared.plans())?,
             false => output::text(prepared.plans().iter().map(ToString::to_string).collect::<String>())?,
         }
         return Ok(Code::Done);
     }
-    // Before anything is removed, all is checked that can be.
+    // All checks precede the removal of earlier runs.
     let prepared = prepared.check()?;
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&job.name));
     destination::folder(&out)?;
@@ -41,27 +41,30 @@ pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
     match prepared.run(&out, &options)? {
         JobOutcome::Finished(results) => {
             experiments::job::write(&job, &out, &results)?;
-            match args.json {
+            match args.output.json {
                 true => output::json(&json!({ "out": out.to_string_lossy(), "runs": results }))?,
                 false => output::text(summary(&job, &out, &results))?,
             }
             Ok(Code::Done)
         }
         JobOutcome::Stopped { run, step } => {
-            output::note(format!("stopped run {run} after step {step}; {} continues", next(&args, step)));
+            output::note(format!(
+                "run {run} stopped after step {step}; {} resumes it",
+                resuming_command(&args, step)
+            ));
             Ok(Code::Stopped)
         }
     }
 }
 
-/// The command that resumes a run stopped after `step`.
-fn next(args: &Train, step: u64) -> String {
+/// Describes the command that resumes a run stopped after `step`.
+fn resuming_command(args: &Train, step: u64) -> String {
     let reached = args.stop_after.is_some_and(|last| step >= last);
-    let without = [("--restart", args.restart), ("this --stop-after", reached)];
-    let without = without.iter().filter(|(_, given)| *given).map(|(option, _)| *option).collect::<Vec<_>>();
-    match without.is_empty() {
+    let omitted = [("--restart", args.restart), ("this --stop-after", reached)];
+    let omitted = omitted.iter().filter(|(_, given)| *given).map(|(option, _)| *option).collect::<Vec<_>>();
+    match omitted.is_empty() {
         true => "the same command".into(),
-        false => format!("the same command without {}", without.join(" and ")),
+        false => format!("the same command without {}", omitted.join(" and ")),
     }
 }
 
@@ -71,13 +74,13 @@ fn summary(job: &Job, out: &Path, results: &[(String, Results)]) -> String {
         let Best { step, score } = results.best?;
         let folder = job::folder(job, out, run).join(BEST_FOLDER);
         Some(format!(
-            "best:    {} (step {step}: {:.1} % as the mean of the main figures)\n",
+            "best:    {} (step {step}, mean of the main metrics: {:.1} %)\n",
             folder.display(),
             score * 100.0
         ))
     });
     format!(
-        "{}\nreport:  {}\nmodel:   {} (Python's open_clip loads it as local-dir:)\n{}try:     clip-distill classify {} PICTURE --labels a,b,c\n",
+        "{}\nreport:  {}\nmodel:   {} (load it in Python's open_clip as local-dir:FOLDER)\n{}try:     clip-distill classify {} IMAGE --labels a,b,c\n",
         experiments::job::table(job, results),
         out.join("report.html").display(),
         model.display(),
@@ -86,7 +89,7 @@ fn summary(job: &Job, out: &Path, results: &[(String, Results)]) -> String {
     )
 }
 
-/// A path as a shell takes it.
+/// Quotes a path for a shell, if necessary.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+".contains(c);
