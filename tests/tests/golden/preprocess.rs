@@ -3,9 +3,7 @@
 use std::path::Path;
 
 use clip_distill_tests::golden::folder;
-use data_pipeline::image::{
-    Interpolation, OPENAI_MEAN, OPENAI_STD, Preprocess, ResizeMode, decode, eval_pixels,
-};
+use data_pipeline::image::{Preprocess, decode, eval_pixels};
 
 fn compare(root: &Path) -> usize {
     let list = std::fs::read_to_string(root.join("images.json")).unwrap();
@@ -30,13 +28,7 @@ fn compare(root: &Path) -> usize {
         assert!(!own.is_empty(), "{file} has no crop in {}", root.join("crops.safetensors").display());
         for name in own {
             let crop = crops.tensor(name).unwrap();
-            let preprocess = Preprocess {
-                size: crop.shape()[0],
-                mean: OPENAI_MEAN,
-                std: OPENAI_STD,
-                interpolation: Interpolation::Bicubic,
-                resize_mode: ResizeMode::Shortest,
-            };
+            let preprocess = Preprocess::new(crop.shape()[0]);
             let found = eval_pixels(&image, &preprocess).pixels;
             assert_eq!(found.len(), crop.data().len());
             let differences = found.iter().zip(crop.data()).map(|(a, b)| a.abs_diff(*b));

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use data_pipeline::download::Progress;
 use data_pipeline::hub::{Hub, ModelName};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -24,7 +25,7 @@ pub fn locate(name: &str, need: Need, progress: bool) -> Result<Cow<'_, str>> {
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    let found = Hub::from_env()?.fetch(&model, need, &mut |file, done, total| {
+    let found = Hub::from_env()?.fetch(&model, need, &mut |Progress { file, done, total, .. }| {
         bar.set_message(file.to_string());
         bar.set_length(total.unwrap_or(done));
         bar.set_position(done);

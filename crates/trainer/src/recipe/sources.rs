@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use data_pipeline::sources::{Share, Source};
+use data_pipeline::sources::{Source, Subset};
 
 use crate::Result;
 use crate::recipe::{Recipe, TrainSource};
@@ -18,6 +18,6 @@ pub(crate) fn open_sources(recipe: &Recipe) -> Result<Vec<(Arc<dyn Source>, f64)
 /// The part of a source that the recipe uses, with its weight.
 pub(crate) fn share(own: &TrainSource, source: Arc<dyn Source>) -> Result<(Arc<dyn Source>, f64)> {
     // If the recipe uses the whole source, the loader reads it without a wrapper.
-    let source = if own.share == 1.0 { source } else { Arc::new(Share::new(source, own.share)?) };
+    let source = if own.share == 1.0 { source } else { Arc::new(Subset::new(source, own.share)?) };
     Ok((source, own.weight))
 }

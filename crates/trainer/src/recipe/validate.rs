@@ -85,7 +85,7 @@ impl Recipe {
             return fail(format!("a [cross_modal] head is trained by `task` alone: leave out losses.{name}"));
         }
         let boxes = self.cross_modal.as_ref().is_some_and(|head| head.boxes > 0);
-        if boxes && !self.data.train.iter().any(|own| own.source.names_boxes()) {
+        if boxes && !self.data.train.iter().any(|own| own.source.has_boxes()) {
             return fail(
                 "cross_modal.boxes reads object boxes, which no source of data.train names: give a webdataset its `boxes`".into(),
             );
@@ -161,13 +161,13 @@ impl Recipe {
         if let Some(decay) = train.ema.filter(|decay| !(*decay > 0.0 && *decay < 1.0)) {
             return fail(format!("train.ema = {decay}: a decay is between 0 and 1"));
         }
-        if let Some(problem) = self.data.augment.problem() {
+        if let Err(problem) = self.data.augment.validate() {
             return fail(format!("data.augment: {problem}"));
         }
         if self.data.variants > MAX_VARIANTS {
             return fail(format!("data.variants = {} is more than {MAX_VARIANTS}", self.data.variants));
         }
-        if let Some(problem) = self.data.damaged.problem() {
+        if let Err(problem) = self.data.damaged.validate() {
             return fail(format!("data.damaged: {problem}"));
         }
         if !(self.checkpoint.every_minutes.is_finite() && self.checkpoint.every_minutes >= 0.0) {

@@ -331,19 +331,18 @@ fn open_loader(
 ) -> Result<Loader> {
     let views = teaching.views(student);
     let data = &recipe.data;
-    let config = LoaderConfig {
-        batch_size: recipe.train.batch_size,
-        seed: recipe.seed,
-        shuffle: true,
-        drop_last: true,
-        workers: data.workers,
-        prefetch: data.prefetch,
-        augment: Some(data.augment.clone()),
-        views,
-        policy: data.damaged,
-        caption: data.caption,
-        variants: teaching.variants(recipe),
-        epochs: u64::MAX,
-    };
+    let config = LoaderConfig::default()
+        .with_batch_size(recipe.train.batch_size)
+        .with_seed(recipe.seed)
+        .with_shuffle(true)
+        .with_drop_last(true)
+        .with_workers(data.workers)
+        .with_prefetch(data.prefetch)
+        .with_augment(Some(data.augment.clone()))
+        .with_views(views)
+        .with_policy(data.damaged)
+        .with_caption(data.caption)
+        .with_variants(teaching.variants(recipe))
+        .with_epochs(u64::MAX);
     Ok(Loader::new(mixture, config, position)?)
 }

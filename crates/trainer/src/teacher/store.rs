@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use data_pipeline::policy::SkipCounts;
 use data_pipeline::sources::{Source, fingerprint};
 use data_pipeline::store::{
-    Manifest, Pass, ShardRows, Store, StoreKind, StoreWriter, StoredSource, StoredTeacher, Variants,
+    Manifest, ShardEmbeddings, Store, StoreKind, StoreWriter, StoredSource, StoredTeacher, VariantPass,
+    Variants,
 };
 use ndarray::{Array2, Axis};
 use tch::Device;
@@ -106,8 +107,13 @@ pub(crate) fn make(
     let mut writer = StoreWriter::open(making.folder, manifest(recipe, &teachers, sources, making)?)?;
     let manifest = writer.manifest().clone();
     let views = teachers.iter().map(|(_, _, reader)| reader.preprocess().clone()).collect();
-    let mut pass =
-        Pass::new(sources.to_vec(), manifest.variants, manifest.augment.clone(), views, recipe.data.damaged)?;
+    let mut pass = VariantPass::new(
+        sources.to_vec(),
+        manifest.variants,
+        manifest.augment.clone(),
+        views,
+        recipe.data.damaged,
+    )?;
     let count = writer.missing_samples() * manifest.variants.count;
     let mut bar = Counter::new("reinforce", "image rows", count, making.progress);
     while let Some(number) = writer.next() {
@@ -140,11 +146,9 @@ fn manifest(
     let variants = variants(recipe).unwrap_or(Variants { count: VARIANTS, seed: recipe.data.variants_seed });
     let classes = if making.class_list { class_list(recipe)? } else { None };
     let extra_texts = classes.map(|(names, templates)| prompts(&names, &templates));
-    Ok(Manifest {
-        kind: making.kind,
-        extra_texts: extra_texts.unwrap_or_default(),
-        ..Manifest::new(variants, recipe.data.augment.clone(), describe(sources)?, teachers)
-    })
+    Ok(Manifest::new(variants, recipe.data.augment.clone(), describe(sources)?, teachers)
+        .with_kind(making.kind)
+        .with_extra_texts(extra_texts.unwrap_or_default()))
 }
 
 fn describe_teacher(name: &str, teacher: &Teacher, reader: &Processor) -> Result<StoredTeacher> {
@@ -171,14 +175,14 @@ fn describe(sources: &[Arc<dyn Source>]) -> Result<Vec<StoredSource>> {
 
 /// Computes the rows of one shard, or returns `None` if stopped.
 fn shard(
-    pass: &mut Pass,
+    pass: &mut VariantPass,
     writer: &StoreWriter,
     number: u64,
     teachers: &[(String, Teacher, Processor)],
     device: Device,
     bar: &mut Counter,
     stop: Option<&AtomicBool>,
-) -> Result<Option<ShardRows>> {
+) -> Result<Option<ShardEmbeddings>> {
     let (samples, variants) = (writer.manifest().shard(number), writer.manifest().variants.count);
     let wanted = (samples.start * variants..samples.end * variants).collect::<Vec<_>>();
     let mut images = teachers.iter().map(|_| Vec::new()).collect::<Vec<Vec<Array2<f32>>>>();
@@ -188,7 +192,7 @@ fn shard(
         if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             return Ok(None);
         }
-        let batch = pass.rows(chunk)?;
+        let batch = pass.batch(chunk)?;
         for ((_, teacher, _), (parts, pixels)) in teachers.iter().zip(images.iter_mut().zip(&batch.images)) {
             let mut embedded = rows(&teacher.embed_images(&image_tensor(pixels.view(), device)?)?)?;
             for (row, _) in batch.damaged.iter().enumerate().filter(|(_, damaged)| **damaged) {
@@ -210,7 +214,7 @@ fn shard(
     });
     let texts = texts.collect::<Result<_>>()?;
     let images = images.iter().map(|parts| joined(parts, 0)).collect::<Result<_>>()?;
-    Ok(Some(ShardRows { images, captions, texts }))
+    Ok(Some(ShardEmbeddings { images, captions, texts }))
 }
 
 fn joined(parts: &[Array2<f32>], width: usize) -> Result<Array2<f32>> {

@@ -8,7 +8,7 @@ use clip_model::Precision;
 use data_pipeline::loader::{Batch, InputSpec};
 use data_pipeline::order::Permutation;
 use data_pipeline::sources::Source;
-use data_pipeline::store::{Pass, Store, Variants, manifest};
+use data_pipeline::store::{Store, VariantPass, Variants, manifest};
 use kd_losses::Embeddings;
 use ndarray::Array2;
 use tch::{Device, Tensor};
@@ -98,7 +98,7 @@ impl Teachers {
     /// Logs a message if a teacher reads object boxes but the data has none.
     pub(crate) fn warn_of_boxes(&self, recipe: &Recipe) {
         let reads = self.guides.iter().filter_map(TeacherSignal::teacher).any(Teacher::reads_boxes);
-        if reads && !recipe.data.train.iter().any(|own| own.source.names_boxes()) {
+        if reads && !recipe.data.train.iter().any(|own| own.source.has_boxes()) {
             tracing::warn!(
                 "{}: the teacher reads object boxes, but no source has any: each whole image is used as one region",
                 recipe.name
@@ -198,10 +198,11 @@ impl Teachers {
         let rows = (0..count).map(|place| order.at(place) * variants.count).collect::<Vec<_>>();
         let views = self.readers.iter().map(|reader| reader.preprocess().clone()).collect();
         let data = &recipe.data;
-        let mut pass = Pass::new(sources.to_vec(), variants, data.augment.clone(), views, data.damaged)?;
+        let mut pass =
+            VariantPass::new(sources.to_vec(), variants, data.augment.clone(), views, data.damaged)?;
         let mut parts = self.guides.iter().map(|_| (Vec::new(), Vec::new())).collect::<Vec<_>>();
         for rows in rows.chunks(BATCH) {
-            let batch = pass.rows(rows)?;
+            let batch = pass.batch(rows)?;
             let whole = (0..rows.len()).filter(|row| !batch.damaged[*row]).collect::<Vec<_>>();
             let captions = whole.iter().map(|row| batch.captions[*row][0].clone()).collect::<Vec<_>>();
             let index = Tensor::f_from_slice(&whole.iter().map(|row| *row as i64).collect::<Vec<_>>())?;
@@ -232,7 +233,7 @@ impl Teachers {
     fn prompts(&self, place: usize, texts: &[String], recipe: &Recipe, models: Models<'_>) -> Result<Tensor> {
         match (&self.store, recipe.teachers.as_slice()) {
             // A store of several teachers has its own order, which may differ from the recipe's.
-            (Some(store), [config]) if config.names_a_model() && !store.holds(texts) => {
+            (Some(store), [config]) if config.names_a_model() && !store.has_texts(texts) => {
                 let (teacher, reader) = open_teacher(config, models, self.device)?;
                 embed_texts(&teacher, &reader, texts, self.device)
             }
