@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use data_pipeline::download::Progress;
 use data_pipeline::hub::{Hub, ModelName};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -58,7 +59,7 @@ pub fn locate(name: &str, need: Need, progress: bool) -> Result<Cow<'_, str>> {
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    let found = Hub::from_env()?.fetch(&model, need, &mut |file, done, total| {
+    let found = Hub::from_env()?.fetch(&model, need, &mut |Progress { file, done, total, .. }| {
         bar.set_message(file.to_string());
         bar.set_length(total.unwrap_or(done));
         bar.set_position(done);

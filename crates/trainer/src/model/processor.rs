@@ -9,8 +9,8 @@ use clip_model::{ClipConfig, PreprocessConfig};
 use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
 use data_pipeline::loader::{InputSpec, ViewBatch};
 use data_pipeline::tokenizer::{
-    ClipTokenizer, END_OF_TEXT, JsonTokenizer, PADDING_FILES, START_OF_TEXT, Tokenizer, foreign_settings,
-    hugging_face_files,
+    ClipTokenizer, END_OF_TEXT, JsonTokenizer, PADDING_FILES, START_OF_TEXT, Tokenizer, TokenizerFile,
+    foreign_settings, hugging_face_files,
 };
 use ndarray::{ArrayView2, ArrayView4};
 use tch::{Device, Tensor};
@@ -170,12 +170,9 @@ impl Processor {
 
     /// The loader's view for this model.
     pub fn view(&self, name: &str) -> InputSpec {
-        InputSpec {
-            name: name.into(),
-            image: self.preprocess.clone(),
-            tokenizer: Arc::clone(&self.tokenizer),
-            context_length: self.context_length,
-        }
+        InputSpec::new(name, self.preprocess.clone())
+            .with_tokenizer(Arc::clone(&self.tokenizer))
+            .with_context_length(self.context_length)
     }
 
     /// Whether another model can read the same tensors.
@@ -256,7 +253,7 @@ impl Processor {
         if self.tokenizer_file.is_some() {
             return self.save_tokenizer(folder);
         }
-        for (name, bytes) in hugging_face_files(self.context_length) {
+        for TokenizerFile { name, bytes, .. } in hugging_face_files(self.context_length) {
             file_ext::write_atomic(&folder.join(name), &bytes)?;
         }
         Ok(())
@@ -304,13 +301,10 @@ fn convert(config: &ClipConfig, preprocess: &PreprocessConfig) -> Result<Preproc
         "squash" => ResizeMode::Squash,
         other => return fail(format!("resize_mode `{other}` is not shortest, longest or squash")),
     };
-    Ok(Preprocess {
-        size: size as usize,
-        mean: preprocess.mean,
-        std: preprocess.std,
-        interpolation,
-        resize_mode,
-    })
+    Ok(Preprocess::new(size as usize)
+        .with_normalization(preprocess.mean, preprocess.std)
+        .with_interpolation(interpolation)
+        .with_resize_mode(resize_mode))
 }
 
 /// Images as a float32 tensor.

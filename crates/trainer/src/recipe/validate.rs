@@ -99,7 +99,7 @@ impl Recipe {
                 term.loss
             ));
         }
-        let has_boxes = self.data.train.iter().any(|source| source.source.names_boxes());
+        let has_boxes = self.data.train.iter().any(|source| source.source.has_boxes());
         require(head.boxes == 0 || has_boxes, || {
             "cross_modal.boxes reads object boxes, but no source of data.train has any: give a webdataset its `boxes`"
                 .into()
@@ -161,16 +161,11 @@ impl Recipe {
     fn check_data(&self) -> Check {
         let data = &self.data;
         require(!data.train.is_empty(), || "[[data.train]] is missing: name at least one source".into())?;
-        if let Some(problem) = data.augment.problem() {
-            return Err(format!("data.augment: {problem}"));
-        }
+        data.augment.validate().map_err(|error| format!("data.augment: {error}"))?;
         require(data.variants <= MAX_VARIANTS, || {
             format!("data.variants = {} is more than {MAX_VARIANTS}", data.variants)
         })?;
-        match data.damaged.problem() {
-            Some(problem) => Err(format!("data.damaged: {problem}")),
-            None => Ok(()),
-        }
+        data.damaged.validate().map_err(|error| format!("data.damaged: {error}"))
     }
 
     /// Checks the length and the batches of the run.

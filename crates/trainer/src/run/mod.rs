@@ -363,19 +363,18 @@ fn open_loader(
     position: Position,
 ) -> Result<Loader> {
     let settings = &recipe.data;
-    let config = LoaderConfig {
-        batch_size: recipe.train.batch_size,
-        seed: recipe.seed,
-        shuffle: true,
-        drop_last: true,
-        workers: settings.workers,
-        prefetch: settings.prefetch,
-        augment: Some(settings.augment.clone()),
-        views: teachers.assign_views(student)?,
-        policy: settings.damaged,
-        caption: settings.caption,
-        variants: teachers.variants(recipe),
-        epochs: u64::MAX,
-    };
+    let config = LoaderConfig::default()
+        .with_batch_size(recipe.train.batch_size)
+        .with_seed(recipe.seed)
+        .with_shuffle(true)
+        .with_drop_last(true)
+        .with_workers(settings.workers)
+        .with_prefetch(settings.prefetch)
+        .with_augment(Some(settings.augment.clone()))
+        .with_views(teachers.assign_views(student)?)
+        .with_policy(settings.damaged)
+        .with_caption(settings.caption)
+        .with_variants(teachers.variants(recipe))
+        .with_epochs(u64::MAX);
     Ok(Loader::new(data.mixture()?, config, position)?)
 }

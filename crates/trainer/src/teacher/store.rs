@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use data_pipeline::policy::SkipCounts;
 use data_pipeline::store::{
-    Manifest, Pass, ShardRows, Store, StoreKind, StoreWriter, StoredSource, StoredTeacher, Variants,
+    Manifest, ShardEmbeddings, Store, StoreKind, StoreWriter, StoredSource, StoredTeacher, VariantPass,
+    Variants,
 };
 use ndarray::{Array2, Axis};
 use tch::Device;
@@ -98,7 +99,7 @@ pub(crate) fn make(
     let manifest = writer.manifest().clone();
     let views = teachers.iter().map(|(_, opened)| opened.processor.preprocess().clone()).collect();
     let (sources, augment) = (data.sources().to_vec(), manifest.augment.clone());
-    let mut pass = Pass::new(sources, manifest.variants, augment, views, recipe.data.damaged)?;
+    let mut pass = VariantPass::new(sources, manifest.variants, augment, views, recipe.data.damaged)?;
     let count = writer.missing_samples() * manifest.variants.count;
     let mut bar = Counter::new("reinforce", "image rows", count, making.progress);
     while let Some(number) = writer.next() {
@@ -131,11 +132,9 @@ fn manifest(
     let variants = variants(recipe).unwrap_or(Variants { count: VARIANTS, seed: recipe.data.variants_seed });
     let classes = if making.class_list { recipe.class_list()? } else { None };
     let extra_texts = classes.map(|classes| classes.prompts());
-    Ok(Manifest {
-        kind: making.kind,
-        extra_texts: extra_texts.unwrap_or_default(),
-        ..Manifest::new(variants, recipe.data.augment.clone(), describe(data)?, teachers)
-    })
+    Ok(Manifest::new(variants, recipe.data.augment.clone(), describe(data)?, teachers)
+        .with_kind(making.kind)
+        .with_extra_texts(extra_texts.unwrap_or_default()))
 }
 
 fn describe_teacher(name: &str, opened: &OpenedTeacher) -> Result<StoredTeacher> {
@@ -163,14 +162,14 @@ fn describe(data: &TrainingData) -> Result<Vec<StoredSource>> {
 
 /// Computes the rows of one shard, or returns `None` if stopped.
 fn shard(
-    pass: &mut Pass,
+    pass: &mut VariantPass,
     writer: &StoreWriter,
     number: u64,
     teachers: &[(String, &OpenedTeacher)],
     device: Device,
     bar: &mut Counter,
     stop: Option<&AtomicBool>,
-) -> Result<Option<ShardRows>> {
+) -> Result<Option<ShardEmbeddings>> {
     let (samples, variants) = (writer.manifest().shard(number), writer.manifest().variants.count);
     let wanted = (samples.start * variants..samples.end * variants).collect::<Vec<_>>();
     let mut images = teachers.iter().map(|_| Vec::new()).collect::<Vec<Vec<Array2<f32>>>>();
@@ -180,7 +179,7 @@ fn shard(
         if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             return Ok(None);
         }
-        let batch = pass.rows(chunk)?;
+        let batch = pass.batch(chunk)?;
         for ((_, opened), (parts, pixels)) in teachers.iter().zip(images.iter_mut().zip(&batch.images)) {
             let mut embedded = rows(&opened.teacher.embed_images(&image_tensor(pixels.view(), device)?)?)?;
             for (row, _) in batch.damaged.iter().enumerate().filter(|(_, damaged)| **damaged) {
@@ -199,7 +198,7 @@ fn shard(
     });
     let texts = texts.collect::<Result<_>>()?;
     let images = images.iter().map(|parts| joined(parts, 0)).collect::<Result<_>>()?;
-    Ok(Some(ShardRows { images, captions, texts }))
+    Ok(Some(ShardEmbeddings { images, captions, texts }))
 }
 
 fn joined(parts: &[Array2<f32>], width: usize) -> Result<Array2<f32>> {
