@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 /// The reference of all settings.
 const REFERENCE: &str = "docs/recipes.md";
 /// Source files whose deserialised structs declare settings.
-const DECLARED: [&str; 7] = [
+const DECLARED: [&str; 9] = [
+    "crates/kd-losses/src/schedule.rs",
+    "crates/kd-losses/src/settings.rs",
     "crates/trainer/src/recipe/",
     "crates/trainer/src/optim/adamw.rs",
     "crates/trainer/src/eval/suite.rs",
