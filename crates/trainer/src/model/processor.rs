@@ -104,8 +104,8 @@ impl Processor {
     /// named.
     ///
     /// # Errors
-    /// [`Error::Data`] if the tokenizer cannot be read, [`Error::Recipe`] if the preprocessing is unknown or the
-    /// tokenizer has more ids than the text tower.
+    /// [`Error::Data`] if the tokenizer cannot be read; [`Error::Tokenizer`] if it is missing or does not fit the text
+    /// tower; [`Error::Recipe`] if the preprocessing is unknown.
     pub fn new(
         config: &ClipConfig,
         preprocess: &PreprocessConfig,
@@ -122,7 +122,7 @@ impl Processor {
                     wanted.filter(|wanted| wanted.starts_with(BY_CONTENT) && **wanted != name)
                 {
                     let reason = format!("the model reads {wanted}, and `{}` is {name}", path.display());
-                    return Err(Error::recipe("tokenizer", reason));
+                    return Err(Error::Tokenizer { reason });
                 }
                 (name, Some(path.into()), Arc::new(JsonTokenizer::open(path)?.canonical(canonical)))
             }
@@ -132,7 +132,7 @@ impl Processor {
                     let reason = format!(
                         "the model reads the tokenizer `{other}`, but its folder has no {TOKENIZER_FILE}: add the file, or name one"
                     );
-                    return Err(Error::recipe("tokenizer", reason));
+                    return Err(Error::Tokenizer { reason });
                 }
                 None => ("CLIP's".into(), None, Arc::new(ClipTokenizer::new())),
             },
@@ -141,7 +141,7 @@ impl Processor {
         if ids as i64 > vocabulary {
             let shown = tokenizer_path.map_or(name, |path| path.display().to_string());
             let reason = format!("the tokenizer `{shown}` has {ids} ids, the text tower only {vocabulary}");
-            return Err(Error::recipe("tokenizer", reason));
+            return Err(Error::Tokenizer { reason });
         }
         Ok(Processor {
             preprocess: convert(config, preprocess)?,

@@ -267,7 +267,7 @@ impl AdamW {
     /// Restores the state from [`AdamW::state`].
     ///
     /// # Errors
-    /// [`Error::Recipe`] if a moment is missing or has another shape.
+    /// [`Error::StateShape`] if a moment is missing or has another shape.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>, updates: i64) -> Result<()> {
         tch::no_grad(|| {
             for slot in &mut self.slots {
@@ -276,10 +276,7 @@ impl AdamW {
                     match state.get(&name) {
                         Some(saved) if saved.size() == moment.size() => moment.f_copy_(saved)?,
                         _ => {
-                            return Err(Error::recipe(
-                                "optimizer state",
-                                format!("`{name}` is missing or has another shape"),
-                            ));
+                            return Err(Error::StateShape { part: "optimizer moments", name });
                         }
                     }
                 }

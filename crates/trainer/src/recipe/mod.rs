@@ -1,6 +1,7 @@
 //! The fields of a recipe file, with their defaults. A table that another crate or module uses is declared there:
 //! sources, augmentation, optimiser, cross-modal head.
 
+mod classes;
 mod experiment;
 mod load;
 mod losses;
@@ -25,9 +26,11 @@ use data_pipeline::sources::SourceConfig;
 use kd_losses::{AnchorSettings, Loss, LossSettings, Term};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use classes::ClassList;
+pub use classes::Classes;
 pub use experiment::{Experiment, Runtime};
 pub use load::{Job, check_name, load, load_one, merge, parse, settings_table};
-pub use losses::{Classes, LossConfig, When};
+pub use losses::{LossConfig, When};
 pub use model_ref::{ModelRef, SharedPath, StoreRef};
 pub use precision::PrecisionConfig;
 pub use prune::PruneConfig;

@@ -5,9 +5,10 @@ use std::path::Path;
 use clip_model::ClipConfig;
 use clip_model::cost::Cost;
 
+use crate::Result;
 use crate::recipe::{Recipe, Student, TeacherConfig};
-use crate::run::layout::{RECIPE_FILE, REPORT_FILE, Results};
-use crate::{Error, Result};
+use crate::run::layout::Results;
+use crate::run::status;
 
 /// The library that loads the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,24 +32,10 @@ impl RunFacts {
     /// Reads the facts of a run folder. Returns `None` if the folder is not a run's.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Recipe`] if they exist but cannot be read.
+    /// [`crate::Error::Io`] or [`crate::Error::DamagedFile`] if they exist but cannot be read.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
-        let read = |file: &str| {
-            let path = folder.join(file);
-            match path.is_file() {
-                true => std::fs::read_to_string(&path).map(Some).map_err(|e| Error::io(&path, e)),
-                false => Ok(None),
-            }
-        };
-        let Some(recipe) = read(RECIPE_FILE)? else { return Ok(None) };
-        let broken = |file: &str, reason: String| {
-            Error::recipe(folder.join(file).display().to_string(), format!("it is damaged: {reason}"))
-        };
-        let recipe = toml::from_str(&recipe).map_err(|e| broken(RECIPE_FILE, e.message().into()))?;
-        let results = read(REPORT_FILE)?
-            .map(|text| serde_json::from_str(&text).map_err(|e| broken(REPORT_FILE, e.to_string())))
-            .transpose()?;
-        Ok(Some(RunFacts { recipe, results }))
+        let Some(recipe) = status::recipe_of(folder)? else { return Ok(None) };
+        Ok(Some(RunFacts { recipe, results: status::results_of(folder)? }))
     }
 }
 

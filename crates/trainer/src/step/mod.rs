@@ -15,7 +15,7 @@ use crate::optim::adamw::{AdamW, OptimizerConfig};
 use crate::optim::ema::Ema;
 use crate::recipe::TargetRule;
 use crate::step::prune::Pruner;
-use crate::teacher::classes::ClassList;
+use crate::teacher::classes::StudentClasses;
 use crate::teacher::signal::TeacherSignal;
 use crate::{Error, Result};
 
@@ -39,7 +39,7 @@ pub struct TrainState {
     /// Settings of the step.
     pub settings: StepSettings,
     /// The classes for losses on a class list.
-    pub classes: Option<ClassList>,
+    pub classes: Option<StudentClasses>,
     /// The masks of a student until it is pruned.
     pub pruner: Option<Pruner>,
 }
@@ -137,7 +137,7 @@ impl TrainState {
 
     /// Sets the classes for losses on a class list.
     #[must_use]
-    pub fn with_classes(self, classes: Option<ClassList>) -> Self {
+    pub fn with_classes(self, classes: Option<StudentClasses>) -> Self {
         TrainState { classes, ..self }
     }
 

@@ -16,9 +16,7 @@ use crate::model::processor::{image_tensor, rows};
 use crate::progress::Counter;
 use crate::recipe::Recipe;
 use crate::recipe::sources::{SourcePool, TrainingData};
-use crate::teacher::classes::prompts;
 use crate::teacher::model::{BATCH, OpenedTeacher, TeacherModel};
-use crate::teacher::teachers::class_list;
 use crate::{Error, Result};
 
 /// Default number of variants.
@@ -131,8 +129,8 @@ fn manifest(
     let stored = teachers.iter().map(|(name, opened)| describe_teacher(name, opened));
     let teachers = stored.collect::<Result<_>>()?;
     let variants = variants(recipe).unwrap_or(Variants { count: VARIANTS, seed: recipe.data.variants_seed });
-    let classes = if making.class_list { class_list(recipe)? } else { None };
-    let extra_texts = classes.map(|(names, templates)| prompts(&names, &templates));
+    let classes = if making.class_list { recipe.class_list()? } else { None };
+    let extra_texts = classes.map(|classes| classes.prompts());
     Ok(Manifest {
         kind: making.kind,
         extra_texts: extra_texts.unwrap_or_default(),
@@ -220,7 +218,7 @@ pub(crate) fn check(
     data: &TrainingData,
 ) -> Result<()> {
     let manifest = store.manifest();
-    let fail = |reason: String| Err(Error::recipe("teacher.store", reason));
+    let fail = |reason: String| Err(Error::StoreMismatch { reason });
     for model in models.iter().filter(|model| model.config.model.is_some()) {
         let own = describe_teacher(&model.config.name(), model.open()?)?;
         let same =
@@ -255,9 +253,9 @@ fn told(sources: &[StoredSource]) -> String {
 /// Checks a store against a recipe as far as possible without opening models or data.
 ///
 /// # Errors
-/// [`Error::Recipe`] naming the setting that differs.
+/// [`Error::StoreMismatch`] naming the setting that differs.
 pub(crate) fn check_settings(manifest: &Manifest, recipe: &Recipe) -> Result<()> {
-    let fail = |reason: String| Err(Error::recipe("teacher.store", reason));
+    let fail = |reason: String| Err(Error::StoreMismatch { reason });
     let named = recipe.teachers.iter().filter(|config| config.model.is_some()).count();
     if named > 0 && named != manifest.teachers.len() {
         let count = manifest.teachers.len();

@@ -75,7 +75,7 @@ impl ClippedRmsProp {
             let saved = state
                 .get(&name)
                 .filter(|saved| saved.size() == own.size())
-                .ok_or_else(|| Error::recipe("masks", format!("`{name}` is missing or has another shape")))?;
+                .ok_or_else(|| Error::StateShape { part: "masks", name: name.clone() })?;
             tch::no_grad(|| own.shallow_clone().f_copy_(saved))?;
         }
         Ok(())

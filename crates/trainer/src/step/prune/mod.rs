@@ -134,7 +134,7 @@ impl Pruner {
     /// Restores the state from [`Pruner::state`].
     ///
     /// # Errors
-    /// [`crate::Error::Recipe`] if a tensor is missing or has another shape.
+    /// [`crate::Error::StateShape`] if a tensor is missing or has another shape.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         self.descent.restore(state)?;
         self.ascent.restore(state)
