@@ -19,7 +19,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// An invalid recipe, or settings that cannot be combined.
-    #[error("recipe `{origin}`: {reason}")]
+    #[error("`{origin}`: {reason}")]
     Recipe {
         /// The file, or another origin of the setting.
         origin: String,
@@ -39,7 +39,7 @@ pub enum Error {
     Interrupted,
     /// The loss or a gradient is not a finite number.
     #[error(
-        "{what} is {value} at step {step}: check the data, or start again by --restart with a lower optimizer.lr or with optimizer.clip_norm"
+        "{what} is {value} at step {step}: check the data, or start again with --restart and a lower optimizer.lr, or with optimizer.clip_norm"
     )]
     NonFinite {
         /// Loss or gradient norm.

@@ -55,10 +55,10 @@ impl Suite {
             toml::from_str(&text).map_err(|e| fail(e.to_string().trim().replace('\n', "; ")))?;
         let mut names = std::collections::HashSet::new();
         if let Some(twice) = suite.sets.iter().find(|set| !names.insert(&set.name)) {
-            return Err(fail(format!("two sets are called `{}`", twice.name)));
+            return Err(fail(format!("two data sets have the name `{}`: rename one", twice.name)));
         }
         if suite.sets.is_empty() {
-            return Err(fail("it has no data set: add [[sets]]".into()));
+            return Err(fail("it has no data sets: add [[sets]]".into()));
         }
         Ok(suite)
     }
@@ -232,13 +232,17 @@ impl SetRows {
 
 fn class_names(set: &EvalSet, source: &dyn Source, root: &Path) -> Result<Vec<String>> {
     let own = source.class_names().ok_or_else(|| {
-        let reason = "it has no classes; set task = \"retrieval\", or name a folder of class folders";
+        let reason = "it has no classes: set task = \"retrieval\", or use a folder of class folders";
         Error::recipe(source.name(), reason)
     })?;
     let Some(list) = &set.class_names else { return Ok(own.to_vec()) };
     let names = list.names(root)?;
     if names.len() != own.len() {
-        let reason = format!("it has {} classes, but the class list has {}", own.len(), names.len());
+        let reason = format!(
+            "it has {} classes, but the class list has {} names: list one name per class",
+            own.len(),
+            names.len()
+        );
         return Err(Error::recipe(source.name(), reason));
     }
     Ok(names)
@@ -254,7 +258,7 @@ fn labelled(
     Ok(batches.map(|batch| {
         let batch = batch?;
         let labels = batch.labels.into_iter().collect::<Option<Vec<_>>>();
-        Ok((batch.images, labels.ok_or("a sample has no label")?))
+        Ok((batch.images, labels.ok_or("a sample has no label, which classification needs")?))
     }))
 }
 

@@ -163,7 +163,7 @@ impl Plan {
             return Err(Error::recipe(&recipe.name, format!("cross_modal: {problem}")));
         }
         if recipe.loss(Loss::Mfd).is_some() && config.vision_cfg.tower() != TowerKind::Vit {
-            let reason = "losses.mfd leaves out patches of a ViT, but the student's image tower is not one";
+            let reason = "losses.mfd leaves out patches, which needs a ViT as the student's image tower: remove the loss, or choose another student";
             return Err(Error::recipe(&recipe.name, reason));
         }
         let origin = recipe.student.run.as_ref().unwrap_or(&recipe.student.model);
@@ -183,12 +183,17 @@ impl Plan {
         }
         if recipe.train.warmup_steps > steps {
             let warmup = recipe.train.warmup_steps;
-            let reason = format!("train.warmup_steps = {warmup}, but the run has only {steps} steps");
+            let reason = format!(
+                "train.warmup_steps = {warmup}, but the run has only {steps} steps: lower it, or train longer"
+            );
             return Err(Error::recipe(&recipe.name, reason));
         }
         let per_step = (recipe.train.batch_size as u64).checked_mul(recipe.train.accumulate as u64);
         let samples = per_step.and_then(|samples| samples.checked_mul(steps)).ok_or_else(|| {
-            Error::recipe(&recipe.name, "batch_size x accumulate x steps is more than can be counted")
+            Error::recipe(
+                &recipe.name,
+                "train.batch_size x train.accumulate x steps exceeds 2^64 samples: lower one of them",
+            )
         })?;
         // An error here would otherwise appear only after the training.
         let mut absent = Vec::new();
@@ -297,11 +302,11 @@ impl Display for Plan {
         for (role, model) in std::iter::once(("student", &self.student)).chain(teachers) {
             writeln!(
                 f,
-                "  {role}     {}: {:.2} M parameters in the image tower and {:.2} M in the text tower, {:.3} G and {:.3} G MACs",
+                "  {role}     {}: image tower {:.2} M parameters, {:.3} G MACs; text tower {:.2} M parameters, {:.3} G MACs",
                 model.model,
                 model.image_parameters as f64 / 1e6,
-                model.text_parameters as f64 / 1e6,
                 model.image_macs as f64 / 1e9,
+                model.text_parameters as f64 / 1e6,
                 model.text_macs as f64 / 1e9
             )?;
         }

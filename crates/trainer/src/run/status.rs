@@ -46,7 +46,7 @@ pub(crate) fn lock(folder: &Path) -> Result<File> {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => {
             let reason =
-                "another process trains in this folder: wait for it, or name another folder with --out";
+                "another process uses this folder: wait until it ends, or choose another folder with --out";
             Err(Error::recipe(folder.display().to_string(), reason))
         }
         Err(std::fs::TryLockError::Error(e)) => Err(Error::io(&path, e)),
@@ -76,7 +76,7 @@ fn found(recipe: &Recipe, folder: &Path, resume: bool, complete: bool) -> Result
     let Some(old) = recipe_of(folder)? else { return Ok(RunStatus::Open) };
     if !resume {
         let reason = format!(
-            "`{}` holds a run already, and `Options::resume` is not set: set it, or name another folder",
+            "`{}` already contains a run: set `Options::resume` to resume it, or choose another folder",
             folder.display()
         );
         return Err(Error::recipe(&recipe.name, reason));
@@ -84,7 +84,7 @@ fn found(recipe: &Recipe, folder: &Path, resume: bool, complete: bool) -> Result
     let differences = differences(&old, recipe)?;
     if !differences.is_empty() {
         let reason = format!(
-            "`{}` holds a run of another recipe ({}): name another folder with --out, or start again with --restart",
+            "`{}` contains a run of another recipe ({}): choose another folder with --out, or replace the run with --restart",
             folder.display(),
             differences.join("; ")
         );
@@ -152,7 +152,7 @@ pub(crate) fn has_begun(folder: &Path) -> bool {
 /// The error for a folder in which an unrelated file has the name of a job's file.
 pub(crate) fn foreign(folder: &Path, name: &str) -> Error {
     let reason = format!(
-        "it holds `{name}`, which is not of a run and would be replaced: name another folder with --out"
+        "it contains `{name}`, which is not from a run and would be replaced: choose another folder with --out"
     );
     Error::recipe(folder.display().to_string(), reason)
 }
