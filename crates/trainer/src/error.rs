@@ -19,7 +19,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// An invalid recipe, or settings that cannot be combined.
-    #[error("recipe `{origin}`: {reason}")]
+    #[error("`{origin}`: {reason}")]
     Recipe {
         /// The file, or another origin of the setting.
         origin: String,
@@ -27,20 +27,22 @@ pub enum Error {
         reason: String,
     },
     /// A run folder that another process uses.
-    #[error("another process trains in `{folder}`: wait for it, or name another folder with --out")]
+    #[error("another process uses `{folder}`: wait until it ends, or choose another folder with --out")]
     Locked {
         /// The run folder.
         folder: PathBuf,
     },
     /// A run folder with a run, although an existing run must not be resumed.
-    #[error("`{folder}` contains a run: resume it (`Options::resume`), or name another folder")]
+    #[error(
+        "`{folder}` already contains a run: set `Options::resume` to resume it, or choose another folder"
+    )]
     RunExists {
         /// The run folder.
         folder: PathBuf,
     },
     /// A run folder with a run of another experiment.
     #[error(
-        "`{folder}` contains a run of another recipe ({}): name another folder with --out, or start again with --restart",
+        "`{folder}` contains a run of another recipe ({}): choose another folder with --out, or replace the run with --restart",
         changes.join("; ")
     )]
     OtherRun {
@@ -51,7 +53,7 @@ pub enum Error {
     },
     /// A run folder with a file that a run would replace, but that does not belong to a run.
     #[error(
-        "`{folder}` contains `{file}`, which is not part of a run and would be replaced: name another folder with --out"
+        "`{folder}` contains `{file}`, which is not part of a run and would be replaced: choose another folder with --out"
     )]
     UnrelatedFile {
         /// The run folder.
@@ -132,7 +134,7 @@ pub enum Error {
     Interrupted,
     /// The loss or a gradient is not a finite number.
     #[error(
-        "{what} is {value} at step {step}: check the data, or start again by --restart with a lower optimizer.lr or with optimizer.clip_norm"
+        "{what} is {value} at step {step}: check the data, or start again with --restart and a lower optimizer.lr, or with optimizer.clip_norm"
     )]
     NonFinite {
         /// Loss or gradient norm.

@@ -107,9 +107,9 @@ impl Card {
             (true, _) => "Texts are read by the tokenizer in `tokenizer.json`.",
             (false, Library::OpenClip) => "Texts are read by CLIP's tokenizer.",
             (false, Library::Transformers) => {
-                "Texts are read by CLIP's tokenizer. As for every CLIP model, transformers does not clean them before as \
-                 open_clip does: curly quotes, HTML entities and wrongly decoded letters stay as they are. \
-                 The pipeline fails on longer texts; a processor cuts them with `truncation=True`."
+                "Texts are read by CLIP's tokenizer. Unlike open_clip, transformers does not clean the texts of CLIP models: \
+                 curly quotes, HTML entities and wrongly decoded letters remain. \
+                 The pipeline fails on longer texts; a processor truncates them with `truncation=True`."
             }
         };
         let license = self.license.as_deref().unwrap_or("other");
@@ -118,11 +118,11 @@ impl Card {
             self.name
         );
         if self.license.is_none() {
-            text.push_str("The licence of these weights was not stated when they were written. It depends on the licences of the training data and of the teacher.\n\n");
+            text.push_str("The licence of these weights was not stated at export. It depends on the licences of the training data and of the teacher.\n\n");
         }
         let (image, tower) = (self.cost.image, self.cost.text);
         text.push_str(&format!(
-            "| tower | parameters | multiply-accumulates |\n|---|---:|---:|\n| image, {size} px | {:.2} M | {:.3} G |\n| text, {context} tokens | {:.2} M | {:.3} G |\n\nEmbedding width {embed}.\n\n## Load\n\n{load}\nA text has at most {context} tokens. {tokenizer}\n\n",
+            "| tower | parameters | multiply-accumulates |\n|---|---:|---:|\n| image, {size} px | {:.2} M | {:.3} G |\n| text, {context} tokens | {:.2} M | {:.3} G |\n\nEmbedding dimension: {embed}.\n\n## Load\n\n{load}\nA text has at most {context} tokens. {tokenizer}\n\n",
             image.parameters as f64 / 1e6,
             image.macs as f64 / 1e9,
             tower.parameters as f64 / 1e6,
@@ -133,7 +133,9 @@ impl Card {
         ));
         match &self.run {
             Some(facts) => text.push_str(&training(facts)),
-            None => text.push_str("## Training\n\nNot known: the weights came from elsewhere.\n"),
+            None => {
+                text.push_str("## Training\n\nUnknown: the weights were not exported from a run folder.\n")
+            }
         }
         text
     }
@@ -209,7 +211,7 @@ mod tests {
     use clip_model::{cost, presets};
 
     #[test]
-    fn a_card_says_what_is_known() {
+    fn a_card_describes_the_model_and_its_training_without_local_paths() {
         let config = presets::get("ViT-nano-32px").unwrap();
         let recipe = crate::recipe::parse(
             "name = 'r'\nseed = 4\nstudent.model = 'ViT-nano-32px'\nteacher.model = '/somewhere/models/teacher-b'\ndata.root = '/somewhere/data'\n\
@@ -254,6 +256,6 @@ mod tests {
         {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert!(text.contains("license: mit") && text.contains("Not known") && !text.contains("not stated"));
+        assert!(text.contains("license: mit") && text.contains("Unknown:") && !text.contains("not stated"));
     }
 }

@@ -93,7 +93,10 @@ pub(crate) fn make(
     let teachers = models.iter().map(|model| Ok((model.config.name(), model.open()?)));
     let teachers = teachers.collect::<Result<Vec<_>>>()?;
     if teachers.is_empty() {
-        return Err(Error::recipe(&recipe.name, "it has no [teacher] whose embeddings could be stored"));
+        return Err(Error::recipe(
+            &recipe.name,
+            "it has no teacher whose embeddings could be stored: add [teacher]",
+        ));
     }
     let mut writer = StoreWriter::open(making.folder, manifest(recipe, &teachers, data, making)?)?;
     let manifest = writer.manifest().clone();
@@ -101,7 +104,7 @@ pub(crate) fn make(
     let (sources, augment) = (data.sources().to_vec(), manifest.augment.clone());
     let mut pass = VariantPass::new(sources, manifest.variants, augment, views, recipe.data.damaged)?;
     let count = writer.missing_samples() * manifest.variants.count;
-    let mut bar = Counter::new("reinforce", "image rows", count, making.progress);
+    let mut bar = Counter::new("reinforce", "image embeddings", count, making.progress);
     while let Some(number) = writer.next() {
         if making.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             break;
@@ -226,7 +229,7 @@ pub(crate) fn check(
             let theirs = manifest.teachers.iter().map(|teacher| teacher.name.as_str()).collect::<Vec<_>>();
             let theirs = theirs.join(", ");
             return fail(format!(
-                "it was made by another teacher ({theirs}) or with another preprocessing than that of `{}`: name another folder",
+                "it holds embeddings of another teacher ({theirs}), or with another preprocessing, than `{}`: choose another store",
                 own.name
             ));
         }
@@ -235,7 +238,7 @@ pub(crate) fn check(
     let own = describe(data)?;
     if manifest.sources != own {
         return fail(format!(
-            "it was made from other data ({}) than the recipe has ({})",
+            "it holds embeddings of other data ({}) than the recipe's ({}): use the same data, or write another store",
             told(&manifest.sources),
             told(&own)
         ));
@@ -259,20 +262,22 @@ pub(crate) fn check_settings(manifest: &Manifest, recipe: &Recipe) -> Result<()>
     if named > 0 && named != manifest.teachers.len() {
         let count = manifest.teachers.len();
         return fail(format!(
-            "it has {count} teachers but the recipe names {named}: name none to use all of them"
+            "it holds {count} teachers, but the recipe names {named}: remove them from the recipe to use all that are stored"
         ));
     }
     let (Variants { count, seed }, own) = (manifest.variants, &recipe.data);
     let (wanted, named) = (own.variants as u64, own.variants > 0 || own.variants_seed > 0);
     if named && ((wanted > 0 && wanted != count) || own.variants_seed != seed) {
         return fail(format!(
-            "it has {count} variants of seed {seed}, but the recipe has data.variants = {} and data.variants_seed = {}",
+            "it has {count} variants of seed {seed}, but the recipe has data.variants = {} and data.variants_seed = {}: remove both settings, or write another store",
             own.variants, own.variants_seed
         ));
     }
     if manifest.augment != recipe.data.augment {
         let text = serde_json::to_string(&manifest.augment).unwrap_or_default();
-        return fail(format!("it was made with data.augment = {text}: set the same"));
+        return fail(format!(
+            "it holds embeddings for data.augment = {text}: use the same setting, or write another store"
+        ));
     }
     Ok(())
 }
