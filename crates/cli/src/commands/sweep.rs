@@ -1,4 +1,4 @@
-//! `clip-distill sweep`.
+//! `clip-distill sweep`: runs of several cells and seeds, and their comparison.
 
 use anyhow::Context;
 use experiments::{CellState, Limits, Progress, SweepReport, run_cells, write_reports};
@@ -12,9 +12,9 @@ use crate::processes::Processes;
 use crate::{destination, output, signals};
 
 pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
-    let sweep = experiments::Sweep::load(&args.file, &settings_table(&args.set)?, &args.out)?;
+    let sweep = experiments::Sweep::load(&args.file, &settings_table(&args.overrides.set)?, &args.out)?;
     if args.dry_run {
-        return dry_run(&sweep, args.json);
+        return dry_run(&sweep, args.output.json);
     }
     destination::folder(&args.out)?;
     let mut code = Code::Done;
@@ -26,20 +26,21 @@ pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
         let stop = signals::stop_flag()?;
         let limits =
             Limits { jobs: args.jobs, devices: args.devices.clone(), cells: args.limit, stop: &stop };
-        let program = std::env::current_exe().context("this program cannot find itself")?;
+        let program = std::env::current_exe()
+            .context("cannot find the path of this program, which runs each cell as a process")?;
         let Progress { finished, open, failed } =
             run_cells(&sweep, &Processes { program }, &limits, &|line| output::note(line))?;
-        output::note(format!("{finished} runs are finished, {open} are left, {} failed", failed.len()));
+        output::note(format!("{finished} runs finished, {open} left, {} failed", failed.len()));
         if !failed.is_empty() {
             code = Code::Failed;
         } else if open > 0 {
             code = Code::Stopped;
         }
     }
-    let report = SweepReport::read(&sweep, &made())?;
+    let report = SweepReport::read(&sweep, &provenance())?;
     let folder = args.out.join(&sweep.name);
     write_reports(&report, &folder)?;
-    match args.json {
+    match args.output.json {
         true => output::json(&report)?,
         false => output::text(format!(
             "{}\nreport:  {}\n",
@@ -79,8 +80,8 @@ fn dry_run(sweep: &experiments::Sweep, as_json: bool) -> anyhow::Result<Code> {
     Ok(Code::Done)
 }
 
-/// Program, machine class and day.
-fn made() -> String {
+/// Returns the program's version, the machine class and the date.
+fn provenance() -> String {
     let cores = std::thread::available_parallelism().map_or(0, |n| n.get());
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));

@@ -37,6 +37,16 @@ pub struct Processor {
     cut: TextTrim,
 }
 
+impl std::fmt::Debug for Processor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Processor")
+            .field("preprocess", &self.preprocess)
+            .field("tokenizer", &self.tokenizer_name)
+            .field("context_length", &self.context_length)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The position at which texts may be trimmed, so that the cost of a batch depends on its longest text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum TextTrim {
@@ -327,9 +337,9 @@ mod tests {
     #[test]
     fn texts_are_cut_to_the_longest_and_mean_the_same() {
         let config = presets::get("ViT-nano-32px").unwrap();
-        let reader = Processor::new(&config, &PreprocessConfig::default(), None).unwrap();
+        let processor = Processor::new(&config, &PreprocessConfig::default(), None).unwrap();
         let texts = ["a cat".to_string(), "a dog and a cat on a mat".to_string()];
-        let cut = reader.tokens(&texts, Device::Cpu).unwrap();
+        let cut = processor.tokens(&texts, Device::Cpu).unwrap();
         assert_eq!(cut.size(), [2, 9 + 1]);
         let mut whole = vec![0i64; 2 * 32];
         for (row, text) in whole.chunks_exact_mut(32).zip(&texts) {
@@ -357,7 +367,7 @@ mod tests {
     fn copies_of_a_tokenizer_are_one_tokenizer() {
         let config = presets::get("ViT-nano-32px").unwrap();
         let place = tempfile::tempdir().unwrap();
-        let reader = |name: &str, word: &str| {
+        let processor = |name: &str, word: &str| {
             let json = format!(
                 r#"{{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,"pre_tokenizer":null,
                 "post_processor":null,"decoder":null,"model":{{"type":"WordLevel","vocab":{{"{word}":0}},"unk_token":"{word}"}}}}"#
@@ -366,9 +376,9 @@ mod tests {
             std::fs::write(&path, json).unwrap();
             Processor::new(&config, &PreprocessConfig::default(), Some(&path)).unwrap()
         };
-        let one = reader("a.json", "cat");
-        assert!(one.reads_the_same(&reader("b.json", "cat")));
-        assert!(!one.reads_the_same(&reader("c.json", "dog")));
+        let one = processor("a.json", "cat");
+        assert!(one.reads_the_same(&processor("b.json", "cat")));
+        assert!(!one.reads_the_same(&processor("c.json", "dog")));
         assert!(!one.reads_the_same(&Processor::new(&config, &PreprocessConfig::default(), None).unwrap()));
         assert!(!one.tokenizer_name().contains("a.json"), "a store would not outlive a move of the teacher");
     }
