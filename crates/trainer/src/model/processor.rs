@@ -74,30 +74,30 @@ impl TextTrim {
             TextTrim::AfterLargest => ids.iter().max().and_then(|max| ids.iter().position(|id| id == max)),
             TextTrim::After(end) => ids.iter().position(|id| *id == end),
         };
-        end.map_or(1, |place| place + 1)
+        end.map_or(1, |index| index + 1)
     }
 }
 
 impl Processor {
-    /// Returns the processor of the model at `place`. The tokenizer is the named one, else the `tokenizer.json` of the
+    /// Returns the processor of the model at `origin`. The tokenizer is the named one, else the `tokenizer.json` of the
     /// model's folder, else CLIP's. A folder's copy of CLIP's tokenizer counts as CLIP's, including its text cleaning.
     /// A weight file that uses the configuration of its folder also uses the folder's tokenizer.
     ///
     /// # Errors
     /// The errors of [`Processor::new`].
     pub fn of_model(
-        place: &str,
+        origin: &str,
         config: &ClipConfig,
         preprocess: &PreprocessConfig,
         tokenizer: Option<&Path>,
     ) -> Result<Self> {
-        let place = Path::new(place);
-        let folder = if place.is_file() { home(place) } else { Some(place) };
-        let own = folder.map(|folder| folder.join(TOKENIZER_FILE)).unwrap_or_default();
-        if tokenizer.is_some() || !own.is_file() || JsonTokenizer::open(&own)?.is_clips() {
+        let path = Path::new(origin);
+        let folder = if path.is_file() { home(path) } else { Some(path) };
+        let beside = folder.map(|folder| folder.join(TOKENIZER_FILE)).unwrap_or_default();
+        if tokenizer.is_some() || !beside.is_file() || JsonTokenizer::open(&beside)?.is_clips() {
             return Self::new(config, preprocess, tokenizer);
         }
-        Self::new(config, preprocess, Some(&own))
+        Self::new(config, preprocess, Some(&beside))
     }
 
     /// Returns the processor of a model with this configuration, with CLIP's tokenizer unless a `tokenizer.json` is

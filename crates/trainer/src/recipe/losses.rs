@@ -70,10 +70,10 @@ impl LossConfig {
 
     fn to_table(&self) -> Result<Table, toml::ser::Error> {
         let mut table = Table::try_from(self.weight)?;
-        let mut own = Table::try_from(&self.settings)?;
+        let mut settings = Table::try_from(&self.settings)?;
         // The class list has its place before the number of classes that a step draws.
-        let per_step = own.remove("classes_per_step");
-        table.extend(own);
+        let per_step = settings.remove("classes_per_step");
+        table.extend(settings);
         if let Some(classes) = &self.classes {
             table.insert("classes".into(), toml::Value::try_from(classes)?);
         }
@@ -98,7 +98,7 @@ impl LossConfig {
     /// Settings of `mfd`.
     pub fn mfd(&self) -> Option<&MfdSettings> {
         match &self.settings {
-            LossSettings::Mfd(own) => Some(own),
+            LossSettings::Mfd(settings) => Some(settings),
             _ => None,
         }
     }
@@ -106,7 +106,7 @@ impl LossConfig {
     /// Settings of `hidden`.
     pub fn hidden(&self) -> Option<&HiddenSettings> {
         match &self.settings {
-            LossSettings::Hidden(own) => Some(own),
+            LossSettings::Hidden(settings) => Some(settings),
             _ => None,
         }
     }
@@ -114,8 +114,8 @@ impl LossConfig {
     /// Number of classes that a step draws from the list; `None` draws all.
     pub fn classes_per_step(&self) -> Option<usize> {
         match &self.settings {
-            LossSettings::Hinton(own) => own.classes_per_step,
-            LossSettings::Vocabulary(own) => own.classes_per_step,
+            LossSettings::Hinton(settings) => settings.classes_per_step,
+            LossSettings::Vocabulary(settings) => settings.classes_per_step,
             _ => None,
         }
     }

@@ -143,14 +143,14 @@ impl Card {
 
 /// Returns the recipe without machine-specific values: only the last component of absolute paths is kept.
 fn for_others(recipe: &Recipe) -> Recipe {
-    let mut own = recipe.clone();
-    (own.data.root, own.eval.cache) = (".".into(), None);
-    let shortened = toml::Table::try_from(&own).map(|table| {
+    let mut public = recipe.clone();
+    (public.data.root, public.eval.cache) = (".".into(), None);
+    let shortened = toml::Table::try_from(&public).map(|table| {
         let mut value = toml::Value::Table(table);
         shorten(&mut value);
         value
     });
-    shortened.ok().and_then(|value| value.try_into().ok()).unwrap_or(own)
+    shortened.ok().and_then(|value| value.try_into().ok()).unwrap_or(public)
 }
 
 fn shorten(value: &mut toml::Value) {
@@ -167,10 +167,10 @@ fn shorten(value: &mut toml::Value) {
     }
 }
 
-fn student(own: &Student) -> String {
-    let model = &own.model;
-    match &own.inherit {
-        Some(larger) if own.inherit_tokens => {
+fn student(config: &Student) -> String {
+    let model = &config.model;
+    match &config.inherit {
+        Some(larger) if config.inherit_tokens => {
             format!("{model}, started with the token embeddings of {larger}")
         }
         Some(larger) => format!("{model}, started as a part of {larger}"),
@@ -191,8 +191,8 @@ fn training(facts: &RunFacts) -> String {
         losses.join(" + "),
         recipe.seed
     );
-    for own in &recipe.data.train {
-        let mut table = toml::Table::try_from(own).unwrap_or_default();
+    for source in &recipe.data.train {
+        let mut table = toml::Table::try_from(source).unwrap_or_default();
         let kind =
             table.remove("source").and_then(|kind| kind.as_str().map(str::to_string)).unwrap_or_default();
         let what = ["shards", "path", "root", "split"].iter().find_map(|key| table.get(*key)?.as_str());

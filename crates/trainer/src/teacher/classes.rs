@@ -45,18 +45,18 @@ impl StudentClasses {
         let classes = self.tokens.size()[0] as u64;
         let order = Permutation::new(classes, seed);
         let all = self.per_step as u64 == classes;
-        let places = (0..self.per_step as u64).map(|place| if all { place } else { order.at(place) } as i64);
-        Ok(Tensor::f_from_slice(&places.collect::<Vec<_>>())?.f_to_device(device)?)
+        let indices = (0..self.per_step as u64).map(|index| if all { index } else { order.at(index) } as i64);
+        Ok(Tensor::f_from_slice(&indices.collect::<Vec<_>>())?.f_to_device(device)?)
     }
 
     /// Returns the student's unit class weights `[drawn, width]`, with gradient.
     pub(crate) fn encode<'a>(
         &self,
         student: &'a Clip,
-        places: &Tensor,
+        indices: &Tensor,
         tape: &mut Tape<'a>,
     ) -> Result<Tensor> {
-        let drawn = self.tokens.f_index_select(0, places)?;
+        let drawn = self.tokens.f_index_select(0, indices)?;
         let prompts = drawn.size()[1];
         ensemble(&student.encode_text_taped(&drawn.flatten(0, 1), tape)?, prompts)
     }

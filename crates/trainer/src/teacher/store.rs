@@ -222,32 +222,33 @@ pub(crate) fn check(
     let manifest = store.manifest();
     let fail = |reason: String| Err(Error::StoreMismatch { reason });
     for model in models.iter().filter(|model| model.config.model.is_some()) {
-        let own = describe_teacher(&model.config.name(), model.open()?)?;
-        let same =
-            |other: &&StoredTeacher| StoredTeacher { name: own.name.clone(), ..(*other).clone() } == own;
+        let described = describe_teacher(&model.config.name(), model.open()?)?;
+        let same = |other: &&StoredTeacher| {
+            StoredTeacher { name: described.name.clone(), ..(*other).clone() } == described
+        };
         if manifest.teachers.iter().find(same).is_none() {
             let theirs = manifest.teachers.iter().map(|teacher| teacher.name.as_str()).collect::<Vec<_>>();
             let theirs = theirs.join(", ");
             return fail(format!(
                 "it holds embeddings of another teacher ({theirs}), or with another preprocessing, than `{}`: choose another store",
-                own.name
+                described.name
             ));
         }
     }
     check_settings(manifest, recipe)?;
-    let own = describe(data)?;
-    if manifest.sources != own {
+    let sources = describe(data)?;
+    if manifest.sources != sources {
         return fail(format!(
             "it holds embeddings of other data ({}) than the recipe's ({}): use the same data, or write another store",
-            told(&manifest.sources),
-            told(&own)
+            show_sources(&manifest.sources),
+            show_sources(&sources)
         ));
     }
     Ok(())
 }
 
 /// Describes samples and fingerprints of sources for messages.
-fn told(sources: &[StoredSource]) -> String {
+fn show_sources(sources: &[StoredSource]) -> String {
     let one = |source: &StoredSource| format!("{} samples, {}", source.samples, source.fingerprint);
     sources.iter().map(one).collect::<Vec<_>>().join("; ")
 }
@@ -265,12 +266,12 @@ pub(crate) fn check_settings(manifest: &Manifest, recipe: &Recipe) -> Result<()>
             "it holds {count} teachers, but the recipe names {named}: remove them from the recipe to use all that are stored"
         ));
     }
-    let (Variants { count, seed }, own) = (manifest.variants, &recipe.data);
-    let (wanted, named) = (own.variants as u64, own.variants > 0 || own.variants_seed > 0);
-    if named && ((wanted > 0 && wanted != count) || own.variants_seed != seed) {
+    let (Variants { count, seed }, data) = (manifest.variants, &recipe.data);
+    let (wanted, named) = (data.variants as u64, data.variants > 0 || data.variants_seed > 0);
+    if named && ((wanted > 0 && wanted != count) || data.variants_seed != seed) {
         return fail(format!(
             "it has {count} variants of seed {seed}, but the recipe has data.variants = {} and data.variants_seed = {}: remove both settings, or write another store",
-            own.variants, own.variants_seed
+            data.variants, data.variants_seed
         ));
     }
     if manifest.augment != recipe.data.augment {
