@@ -1,4 +1,4 @@
-//! The training step on a batch that is there: alone, and with a teacher.
+//! The training step on a loaded batch: without and with a teacher.
 
 use clip_model::{Clip, presets};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

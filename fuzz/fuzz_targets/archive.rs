@@ -1,4 +1,4 @@
-//! A zip archive whose directory is made of the input; the bytes before it are a good pickle and storage.
+//! A zip archive with the input as its directory, behind a valid pickle and storage.
 
 #![no_main]
 
@@ -6,7 +6,7 @@ use clip_distill_fuzz::{STATE, zip};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let good = zip(&[("x/data.pkl", STATE), ("x/data/0", &[1; 16])]);
-    // The last record says where the directory starts and how long it is.
+    // The last record holds the start and the length of the directory.
     let end = good.len() - 22;
     let start = u32::from_le_bytes([good[end + 16], good[end + 17], good[end + 18], good[end + 19]]) as usize;
     let _ = clip_model::checkpoint::read_bytes(&[&good[..start], bytes].concat());

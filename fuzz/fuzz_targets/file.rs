@@ -1,4 +1,4 @@
-//! A file of any kind, told by its first bytes.
+//! A file of any container, which the reader recognises by its first bytes.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The header of a safetensors file, with a length that is right and 64 bytes of tensors behind it.
+//! The header of a safetensors file with its correct length, before 64 bytes of tensors.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What the targets build around their input, so that it gets past the outer layers of a file.
+//! Valid outer layers of a file, around the input of a target.
 
 /// The pickle of `{"w": tensor of four floats in storage 0}`.
 pub const STATE: &[u8] = b"\x80\x02}X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n\
@@ -11,7 +11,7 @@ pub fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
         let header = (bytes.len() as u32).to_le_bytes();
         let size = (content.len() as u32).to_le_bytes();
         let length = (name.len() as u16).to_le_bytes();
-        // Version, flags, method, time, date and checksum, which the reader does not ask for.
+        // Version, flags, method, time, date and checksum, which the reader ignores.
         let common = [&[0; 14], &size[..], &size, &length, &[0; 2]].concat();
         bytes.extend([b"PK\x03\x04", &common[..], name.as_bytes(), content].concat());
         directory.extend([b"PK\x01\x02\0\0", &common[..], &[0; 10], &header, name.as_bytes()].concat());
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_surrounds_the_input_is_good() {
+    fn the_outer_layers_are_valid() {
         let file = zip(&[("x/data.pkl", STATE), ("x/data/0", &[1; 16])]);
         assert_eq!(clip_model::checkpoint::read_bytes(&file).unwrap().weights["w"].size(), [4]);
     }

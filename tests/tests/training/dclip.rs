@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use clip_distill_tests::tiny;
+use clip_distill_tests::tiny::{self, term};
 use clip_model::cross_modal::{CONFIG_FILE, WEIGHTS_FILE};
 use clip_model::weights::read_safetensors;
 use tch::Tensor;
@@ -17,7 +17,7 @@ use super::no_models;
 /// The three runs of `configs/recipes/methods/dclip.toml`, small.
 fn job(folder: &Path) -> Job {
     let clip = tiny::model(folder, "start", &tiny::config(16, 8), 1);
-    let text = tiny::recipe(&clip, 4)
+    let text = tiny::recipe_of_pairs(&clip, &tiny::pairs(folder), 4)
         + "
         [[runs]]
         name = 'clip'
@@ -25,9 +25,10 @@ fn job(folder: &Path) -> Job {
         name = 'teacher'
         student.run = 'clip'
         cross_modal = { layers = 2, heads = 2 }
-        train = { steps = 30 }
+        train = { steps = 40 }
         [[runs]]
         name = 'student'
+        train = { steps = 40 }
         student.run = 'clip'
         student.lock_text = true
         teacher.run = 'teacher'
@@ -44,13 +45,8 @@ fn weights(run: &Path) -> std::collections::HashMap<String, Tensor> {
     read_safetensors(&run.join("model/open_clip_model.safetensors")).unwrap()
 }
 
-fn term(run: &Path, name: &str) -> Vec<f64> {
-    let lines = trainer::run::metrics::read_steps(run).unwrap();
-    lines.iter().map(|line| line["terms"][name]["raw"].as_f64().unwrap()).collect()
-}
-
 #[test]
-fn a_clip_its_cross_modal_teacher_and_the_student() {
+fn a_cross_modal_teacher_and_its_student_learn_from_a_frozen_clip() {
     let folder = tempfile::tempdir().unwrap();
     let (job, out) = (job(folder.path()), folder.path().join("out"));
     let stop = AtomicBool::new(false);
@@ -71,8 +67,9 @@ fn a_clip_its_cross_modal_teacher_and_the_student() {
     let head = read_safetensors(&teacher.join("model").join(WEIGHTS_FILE)).unwrap();
     assert!(head["image.output.weight"].abs().max().double_value(&[]) > 0.0);
     let task = term(&teacher, "task");
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    assert!(mean(&task[25..]) < mean(&task[..5]) - 0.2, "{task:?}");
+    println!("teacher: {task:.3?}");
+    // Half of chance: its head tells pairs apart that the CLIP below it, after 4 steps, does not.
+    assert!(task[39] < 0.5 * tiny::CHANCE, "{task:?}");
 
     // The student is a plain dual encoder from the same CLIP whose image tower moved alone.
     let learned = weights(&student);
@@ -84,11 +81,15 @@ fn a_clip_its_cross_modal_teacher_and_the_student() {
         assert!(image || !moved, "{name} of the locked text tower moved");
     }
     assert!(!learned["visual.proj"].equal(&start["visual.proj"]));
-    assert!(term(&student, "cosine").iter().all(|value| *value > 1e-3));
+    // The sum of task and cosine falls by a third. The cosine of the locked texts stays, which is most of the term.
+    let (cosine, sums) = (term(&student, "cosine"), tiny::losses(&student));
+    println!("student: {cosine:.3?} {sums:.3?}");
+    assert!(cosine[39] < 0.65, "{cosine:?}");
+    assert!(sums[39] < 1.8, "{sums:?}");
 }
 
 #[test]
-fn an_untrained_head_teaches_what_its_clip_does() {
+fn an_untrained_head_teaches_the_embeddings_of_its_clip() {
     let folder = tempfile::tempdir().unwrap();
     let start = tiny::model(folder.path(), "start", &tiny::config(16, 8), 1);
     let plain = tiny::model(folder.path(), "plain", &tiny::config(16, 8), 2);
@@ -109,7 +110,7 @@ fn an_untrained_head_teaches_what_its_clip_does() {
     for (found, expected) in cosine(&enriched, "from the enriched one").iter().zip(&expected) {
         assert!((found - expected).abs() < 1e-5, "{found} instead of {expected}");
     }
-    // A head that is not what it was says something else.
+    // A changed head gives other embeddings.
     let _ = tch::no_grad(|| head.params().get("image.output.bias").unwrap().shallow_clone().fill_(0.5));
     head.save(&enriched).unwrap();
     assert!((cosine(&enriched, "from a changed one")[0] - expected[0]).abs() > 1e-3);
@@ -165,8 +166,8 @@ fn a_tower_without_patches_is_enriched_by_crops() {
     let refused = parse(&recipe(""), &[], "test").unwrap();
     let error = run(&refused.runs[0], &out, &no_models(), &options(&stop)).unwrap_err().to_string();
     assert!(error.contains("crops = 2"), "{error}");
-    let made = parse(&recipe("crops = 2"), &[], "test").unwrap();
-    run(&made.runs[0], &folder.path().join("crops"), &no_models(), &options(&stop)).unwrap();
+    let with_crops = parse(&recipe("crops = 2"), &[], "test").unwrap();
+    run(&with_crops.runs[0], &folder.path().join("crops"), &no_models(), &options(&stop)).unwrap();
     let teacher = folder.path().join("crops/model");
     let text = tiny::recipe(&student, 2).replace("losses.task = 1.0", "losses.cosine = 1.0")
         + &format!("\nteacher.model = '{}'\n", teacher.display());
@@ -219,7 +220,7 @@ fn object_boxes_enrich_teacher_and_student() {
     // The head starts as one that changes nothing, and then learns from what it sees.
     let (plain, seen) = (term(&whole, "task"), term(&boxed, "task"));
     assert!((plain[0] - seen[0]).abs() < 1e-6 && (plain[2] - seen[2]).abs() > 1e-6, "{plain:?} {seen:?}");
-    // A student's teacher reads the boxes too.
+    // The teacher sees the boxes while a student learns from it, too.
     let distilled = |name: &str, boxes: &str| {
         let text = tiny::recipe(&student, 2).replace("losses.task = 1.0", "losses.cosine = 1.0");
         let text = text.replace(emoji, &source(boxes))
@@ -233,7 +234,7 @@ fn object_boxes_enrich_teacher_and_student() {
 }
 
 #[test]
-fn what_needs_an_image_alone_is_refused() {
+fn losses_on_single_images_or_texts_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let start = tiny::model(folder.path(), "start", &tiny::config(16, 8), 1);
     let opened = clip_model::folder::open(&start.display().to_string(), tch::Device::Cpu, 0).unwrap();
@@ -258,7 +259,7 @@ fn what_needs_an_image_alone_is_refused() {
 }
 
 #[test]
-fn recipes_that_cannot_work_are_named() {
+fn invalid_recipes_are_refused_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let clip = tiny::model(folder.path(), "start", &tiny::config(16, 8), 1);
     let base = tiny::recipe(&clip, 2);

@@ -57,7 +57,7 @@ fn a_student_inherits_at_its_start_and_not_on_resume() {
 }
 
 #[test]
-fn a_student_may_inherit_token_embeddings_alone() {
+fn a_student_can_inherit_only_token_embeddings() {
     let folder = tempfile::tempdir().unwrap();
     let (large, student) = (model(folder.path(), "large", 2, 1), model(folder.path(), "student", 1, 2));
     let recipe = tiny::recipe(&student, 1).replace("lr = 1e-2", "lr = 1e-30");
@@ -83,7 +83,7 @@ fn a_student_may_inherit_token_embeddings_alone() {
 }
 
 #[test]
-fn stages_stopped_inside_the_second_equal_the_unbroken_job() {
+fn a_job_resumed_inside_its_second_stage_equals_the_unbroken_job() {
     let folder = tempfile::tempdir().unwrap();
     let (large, small) = (model(folder.path(), "large", 2, 1), model(folder.path(), "small", 1, 2));
     let recipe = tiny::recipe(&large, 3)

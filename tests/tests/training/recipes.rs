@@ -1,4 +1,4 @@
-//! The recipes that ship: all are read, and those on embedded data are planned.
+//! The shipped recipes parse, and those on embedded data have a plan.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ fn recipes() -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_recipe_is_read() {
+fn every_shipped_recipe_parses() {
     let recipes = recipes();
     assert!(recipes.len() >= 2);
     for path in recipes {
@@ -35,7 +35,7 @@ fn every_recipe_is_read() {
 }
 
 #[test]
-fn the_quickstart_is_planned() {
+fn the_quickstart_has_a_plan() {
     let path = recipes().into_iter().find(|path| path.ends_with("quickstart.toml")).unwrap();
     let job = load(&path, &[]).unwrap();
     for recipe in &job.runs {
@@ -52,7 +52,7 @@ fn the_quickstart_is_planned() {
 }
 
 #[test]
-fn published_settings_are_planned_without_data_or_teacher() {
+fn published_settings_have_a_plan_without_data_or_teacher() {
     let published = recipes().into_iter().filter(|path| {
         let family = path.parent().and_then(Path::file_name).unwrap();
         family != "recipes" && family != "methods"

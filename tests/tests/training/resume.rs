@@ -11,7 +11,7 @@ use trainer::run::{Options, Outcome, run};
 
 use super::no_models;
 
-/// Trains in `folder`, and stops after step `stop_after` where that is given.
+/// Trains in `folder`, and stops after step `stop_after`, if given.
 fn train(recipe: &str, folder: &Path, stop_after: Option<u64>) -> Outcome {
     let job = parse(recipe, &[], "test").unwrap();
     let stop = AtomicBool::new(false);
@@ -66,7 +66,7 @@ fn assert_same_run(whole: &Path, broken: &Path, steps: u64) {
 }
 
 #[test]
-fn stopped_and_resumed_equals_unbroken() {
+fn a_resumed_run_equals_an_unbroken_one() {
     let folder = tempfile::tempdir().unwrap();
     let steps = 12;
     // A small share of the emoji makes an epoch of 3 steps; evaluations on the way choose a best model.
@@ -131,8 +131,8 @@ fn best_of(run: &Path) -> (Value, Vec<Value>) {
 
 /// Mean of the six recalls in a line of metrics.
 fn score(line: &Value) -> f64 {
-    let figures = line["eval"]["held out"].as_object().unwrap();
-    figures.values().map(|value| value.as_f64().unwrap()).sum::<f64>() / figures.len() as f64
+    let recalls = line["eval"]["held out"].as_object().unwrap();
+    recalls.values().map(|value| value.as_f64().unwrap()).sum::<f64>() / recalls.len() as f64
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn the_last_evaluation_competes_for_the_best_model() {
 }
 
 #[test]
-fn an_earlier_model_stays_the_best_where_the_last_is_worse() {
+fn an_earlier_model_stays_the_best_if_the_last_is_worse() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 16), 1);
     let text = tiny::recipe(&student, 12)
@@ -242,7 +242,7 @@ fn a_best_model_of_other_sets_does_not_compete() {
 }
 
 #[test]
-fn results_without_a_best_model_are_read() {
+fn results_without_a_best_model_parse() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
     let out = folder.path().join("run");
@@ -295,7 +295,7 @@ fn random_drops_and_running_statistics_resume_too() {
 }
 
 #[test]
-fn a_damaged_checkpoint_is_passed_over() {
+fn a_damaged_checkpoint_is_skipped() {
     let folder = tempfile::tempdir().unwrap();
     let steps = 8;
     let recipe = distillation(folder.path(), steps);
@@ -307,7 +307,7 @@ fn a_damaged_checkpoint_is_passed_over() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&newest, bytes).unwrap();
-    // A state that somebody edited is no better.
+    // An edited state counts as damaged, too.
     let state = broken.join("checkpoints/step-00000004/state.json");
     let text = fs::read_to_string(&state).unwrap();
     fs::write(&state, text.replace("\"samples\": 64", "\"samples\": 63")).unwrap();
@@ -317,7 +317,7 @@ fn a_damaged_checkpoint_is_passed_over() {
 }
 
 #[test]
-fn with_no_whole_checkpoint_the_remedy_is_named() {
+fn without_an_intact_checkpoint_the_error_names_the_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let recipe = distillation(folder.path(), 4);
     let out = folder.path().join("run");
@@ -331,7 +331,7 @@ fn with_no_whole_checkpoint_the_remedy_is_named() {
 }
 
 #[test]
-fn what_an_interrupted_save_left_is_cleared_or_comes_back() {
+fn files_of_an_interrupted_save_are_removed_or_restored() {
     let folder = tempfile::tempdir().unwrap();
     let recipe = distillation(folder.path(), 8);
     let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
@@ -349,7 +349,7 @@ fn what_an_interrupted_save_left_is_cleared_or_comes_back() {
 }
 
 #[test]
-fn old_checkpoints_go_and_the_best_stays() {
+fn old_checkpoints_are_removed_except_for_the_best() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
     let recipe =
@@ -376,7 +376,7 @@ fn old_checkpoints_go_and_the_best_stays() {
 }
 
 #[test]
-fn a_finished_run_is_measured_again_on_other_sets_and_a_lost_model_comes_back() {
+fn a_finished_run_is_evaluated_on_new_sets_and_restores_a_lost_model() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
     let recipe = tiny::recipe(&student, 3);
@@ -402,7 +402,7 @@ fn a_finished_run_is_measured_again_on_other_sets_and_a_lost_model_comes_back() 
 }
 
 #[test]
-fn two_processes_do_not_share_a_folder() {
+fn a_second_process_cannot_train_in_the_same_folder() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
     let out = folder.path().join("run");
@@ -419,7 +419,7 @@ fn two_processes_do_not_share_a_folder() {
 }
 
 #[test]
-fn a_failed_start_leaves_the_folder_free() {
+fn a_failed_start_releases_the_folder() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
     let recipe = tiny::recipe(&student, 3);
@@ -458,7 +458,7 @@ fn another_recipe_or_other_data_is_refused() {
     assert!(error.contains("data.train[0].share: 0.5, was not set"), "{error}");
     let error = attempt(&recipe, false).unwrap_err().to_string();
     assert!(error.contains("resume"), "{error}");
-    // A finished run is given as it is.
+    // A finished run is returned unchanged.
     assert!(matches!(attempt(&recipe, true), Ok(Outcome::Finished(_))));
     // Other data: a smaller part of the same source.
     fs::remove_file(out.join("report.json")).unwrap();

@@ -1,4 +1,4 @@
-//! The sweeps that ship are planned, with no data here, and the suites are read.
+//! The shipped sweeps have a plan without their data, and the shipped suites parse.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ fn files() -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_sweep_is_planned() {
+fn every_shipped_sweep_has_a_plan() {
     let out = tempfile::tempdir().unwrap();
     let nowhere: toml::Table = "data.root = 'nowhere'".parse().unwrap();
     let mut names = Vec::new();
@@ -37,7 +37,7 @@ fn every_sweep_is_planned() {
 }
 
 #[test]
-fn every_suite_is_read() {
+fn every_shipped_suite_parses() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/suites");
     let mut count = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -51,7 +51,7 @@ fn every_suite_is_read() {
 }
 
 #[test]
-fn sweeps_share_their_cells() {
+fn sweeps_share_equal_cells() {
     let out = tempfile::tempdir().unwrap();
     let folders = |name: &str| {
         let path = files().into_iter().find(|path| path.file_stem().unwrap() == name).unwrap();

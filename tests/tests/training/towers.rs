@@ -1,5 +1,4 @@
-//! Every kind of tower trains, in float32 and with products of bfloat16: a second step on the same batch finds a
-//! lower loss.
+//! Every kind of tower learns four pairs by heart in float32, and takes the same first step with products of bfloat16.
 
 use clip_distill_tests::fill;
 use clip_model::{Clip, ClipConfig, Precision};
@@ -22,8 +21,13 @@ fn batch(size: i64) -> MicroBatch {
     MicroBatch { student: ViewTensors { images, tokens, boxes: Vec::new() }, teachers: Vec::new() }
 }
 
-/// The task loss of two successive steps on one batch.
-fn losses(name: &str, json: &str, precision: Precision) -> Vec<f64> {
+/// Steps on the same batch.
+const STEPS: usize = 6;
+/// The contrastive loss that they have to reach: half of ln 4, the loss of pairs that all look alike.
+const TO_REACH: f64 = 0.69;
+
+/// The task loss of each of `steps` steps.
+fn losses(name: &str, json: &str, lr: f64, precision: Precision, steps: usize) -> Vec<f64> {
     let config = ClipConfig::from_json(name, json).unwrap();
     let student = Clip::new(&config, Device::Cpu, 2).unwrap();
     let terms = [Term::new(Loss::Task, 1.0)];
@@ -32,14 +36,18 @@ fn losses(name: &str, json: &str, precision: Precision) -> Vec<f64> {
     let mut trainee = TrainState::new(student, objective, &optimizer, None).unwrap();
     trainee.settings.precision = precision;
     let batch = [batch(config.vision_cfg.image_size)];
-    (0..2).map(|_| trainee.step(&batch, &[], TargetRule::Diagonal, 1e-4).unwrap().loss).collect()
+    (0..steps).map(|_| trainee.step(&batch, &[], TargetRule::Diagonal, lr).unwrap().loss).collect()
 }
 
-fn lowers_its_loss(name: &str, json: &str) {
-    let exact = losses(name, json, Precision::Float32);
-    assert!(exact[1] < exact[0], "{name}: {exact:?}");
-    let mixed = losses(name, json, Precision::BFloat16);
-    assert!(mixed[1] < mixed[0], "{name} in bf16: {mixed:?}");
+fn assert_learns(name: &str, json: &str, lr: f64) {
+    let exact = losses(name, json, lr, Precision::Float32, STEPS);
+    println!("{name}: {exact:.3?}");
+    assert!(exact[STEPS - 1] < TO_REACH, "{name}: {exact:?}");
+    let mixed = losses(name, json, lr, Precision::BFloat16, 2);
+    println!("{name} in bf16: {mixed:.3?}");
+    // Slow on most CPUs, so this sees one step alone: it gets at least half as far as the one in float32.
+    let half_way = (exact[0] + exact[1]) / 2.0;
+    assert!(exact[1] < exact[0] && mixed[1] < half_way, "{name} in bf16: {mixed:?}, float32: {exact:?}");
     // Another number, since operands have 8 bits of mantissa.
     assert!(mixed[0] != exact[0], "{name}: {exact:?} is the same in bf16");
     // Embeddings are nearly the same. In evaluation, since norms over a batch of four make much of a rounding.
@@ -54,7 +62,7 @@ fn lowers_its_loss(name: &str, json: &str) {
 }
 
 #[test]
-fn every_tower_lowers_its_loss() {
+fn every_tower_learns_four_pairs_by_heart() {
     let timm = |tower: &str, size: i64| {
         format!(r#"{{"timm_model_name": "{tower}", "image_size": {size}, "timm_drop_path": 0.0}}"#)
     };
@@ -83,11 +91,12 @@ fn every_tower_lowers_its_loss() {
     ];
     for (name, vision) in towers {
         let json = format!(r#"{{"embed_dim": 32, "vision_cfg": {vision}, "text_cfg": {TEXT}}}"#);
-        lowers_its_loss(name, &json);
+        assert_learns(name, &json, 1e-3);
     }
     let siglip = format!(
         r#"{{"embed_dim": 768, "custom_text": true, "vision_cfg": {{"timm_model_name": "vit_base_patch16_siglip_224",
             "image_size": 32, "timm_proj": "none", "timm_pool": "map"}}, "text_cfg": {SIGLIP_TEXT}}}"#
     );
-    lowers_its_loss("SigLIP", &siglip);
+    // Of twelve layers, which a larger rate throws off.
+    assert_learns("SigLIP", &siglip, 1e-4);
 }

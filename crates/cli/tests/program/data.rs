@@ -1,11 +1,9 @@
 //! Data as it occurs: class lists with duplicate names, texts that are not UTF-8, images in other formats.
 
-mod common;
-
 use std::fs;
 use std::process::{Command, Stdio};
 
-use common::{Place, clip_distill, done, failed, text};
+use crate::common::{Place, clip_distill, done, failed, text};
 use serde_json::Value;
 
 /// Runs `evaluate`. Returns its results as JSON, and standard error.

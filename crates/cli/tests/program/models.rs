@@ -1,12 +1,10 @@
 //! Models as input and output: folders, bare weight files, the hub's cache, other formats.
 
-mod common;
-
 use std::fs;
 use std::process::{Command, Stdio};
 
+use crate::common::{Place, clip_distill, done, failed, text};
 use clip_model::{Clip, PreprocessConfig, folder};
-use common::{Place, clip_distill, done, failed, text};
 use serde_json::Value;
 use tch::Device;
 

@@ -1,0 +1,9 @@
+//! The program from outside, as one binary: each more links libtorch again.
+
+mod commands;
+mod common;
+mod compare;
+mod data;
+mod machine;
+mod models;
+mod teacher_tokenizer;
