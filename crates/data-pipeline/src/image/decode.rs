@@ -121,7 +121,7 @@ pub(crate) fn multiply(a: u8, b: u8) -> u8 {
 ///
 /// ```
 /// use data_pipeline::DamageKind;
-/// let error = data_pipeline::image::decode(bDamageKind::NotAnImage).unwrap_err();
+/// let error = data_pipeline::image::decode(b"a text file").unwrap_err();
 /// assert_eq!(error.kind, DamageKind::NotAnImage);
 /// ```
 ///
