@@ -25,7 +25,7 @@ pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
         }
         let stop = signals::stop_flag()?;
         let limits =
-            Limits { jobs: args.jobs, devices: args.devices.clone(), cells: args.limit, stop: &stop };
+            Limits::new(&stop).with_jobs(args.jobs).with_devices(args.devices.clone()).with_cells(args.limit);
         let program = std::env::current_exe()
             .context("cannot find the path of this program, which runs each cell as a process")?;
         let Progress { finished, open, failed } =
