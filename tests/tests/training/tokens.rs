@@ -36,7 +36,7 @@ fn train(text: &str, out: &Path, stop_after: Option<u64>) -> Result<Outcome> {
 
 fn raw(run: &Path, name: &str) -> Vec<f64> {
     let lines = trainer::run::metrics::read_steps(run).unwrap();
-    lines.iter().map(|line| line["terms"][name]["raw"].as_f64().unwrap()).collect()
+    lines.iter().map(|line| line.term(name).unwrap().raw).collect()
 }
 
 #[test]
