@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clip_model::folder::{self, Adjust, Opened};
+use clip_model::folder::{self, ConfigOverrides, OpenedModel};
 use clip_model::{Clip, presets};
 use data_pipeline::manifest::Manifest;
 use data_pipeline::sources::{FolderConfig, SourceConfig, Split, WebDatasetConfig};
@@ -29,12 +29,12 @@ pub(crate) fn open_model(
 
 /// Weights with what belongs to them, and where they lie; `arch` is the preset of a bare file whose shapes do
 /// not tell it. What was decided on the way is said.
-pub(crate) fn open_weights(name: &str, arch: Option<&str>) -> anyhow::Result<(Opened, String)> {
+pub(crate) fn open_weights(name: &str, arch: Option<&str>) -> anyhow::Result<(OpenedModel, String)> {
     let located = locate(name, Need::Weights, true)?;
     let path = Path::new(&*located);
     let opened = match arch {
         Some(arch) if path.is_file() => {
-            folder::open_file(&presets::get(arch)?, path, Device::Cpu, &Adjust::default())?
+            folder::open_file(&presets::get(arch)?, path, Device::Cpu, &ConfigOverrides::default())?
         }
         Some(_) => bail!("--arch is for a bare weight file, and `{name}` is none"),
         None => folder::open(&located, Device::Cpu, 0)?,

@@ -81,10 +81,10 @@ fn folders_give_their_features_with_their_own_configuration() {
 #[test]
 fn shapes_tell_everything_but_the_heads() {
     for (parent, row, config) in rows() {
-        let read = checkpoint::read(&weight_file(&parent.join(&row.path))).unwrap();
+        let read = checkpoint::Checkpoint::open(weight_file(&parent.join(&row.path))).unwrap();
         println!("{}: {}, {:?}, dropped {:?}", row.path, read.layout, read.notes, read.dropped);
         let mut told = read.infer_config().unwrap();
-        let pruned = checkpoint::adapt_config(&config, &read.weights).unwrap();
+        let pruned = checkpoint::infer_pruned_config(&config, &read.weights).unwrap();
         if pruned.vision_cfg.blocks.is_some() {
             // Heads of 32 channels look like half as many of 64; everything else is there.
             assert_eq!((told.vision_cfg.width, told.text_cfg.width), (48, 56));
@@ -105,7 +105,7 @@ fn shapes_tell_everything_but_the_heads() {
 fn openai_weights_need_quickgelu() {
     for (parent, row, config) in rows() {
         if config.quick_gelu {
-            let plain = ClipConfig { quick_gelu: false, ..config };
+            let plain = config.with_quick_gelu(false);
             let error = folder::load_weights(&plain, &parent.join(&row.path), Device::Cpu).unwrap_err();
             assert!(error.to_string().contains("-quickgelu"), "{error}");
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clip_model::config::{TextConfig, TextPool};
-use clip_model::folder::{SpecialTokens, home};
+use clip_model::folder::{SpecialTokens, config_folder};
 use clip_model::{ClipConfig, PreprocessConfig};
 use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
 use data_pipeline::loader::{InputSpec, ViewBatch};
@@ -51,7 +51,7 @@ enum TextTrim {
 
 impl TextTrim {
     fn new(config: &TextConfig) -> Self {
-        match (config.may_be_cut(), config.pool_type) {
+        match (config.can_trim(), config.pool_type) {
             (false, _) => TextTrim::Nowhere,
             (true, TextPool::Eos) => TextTrim::After(config.eos_id.unwrap_or(0)),
             (true, _) => TextTrim::AfterLargest,
@@ -83,7 +83,7 @@ impl Processor {
         tokenizer: Option<&Path>,
     ) -> Result<Self> {
         let place = Path::new(place);
-        let folder = if place.is_file() { home(place) } else { Some(place) };
+        let folder = if place.is_file() { config_folder(place) } else { Some(place) };
         let own = folder.map(|folder| folder.join(TOKENIZER_FILE)).unwrap_or_default();
         if tokenizer.is_some() || !own.is_file() || JsonTokenizer::open(&own)?.is_clips() {
             return Self::new(config, preprocess, tokenizer);

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use clip_model::folder::{self, Opened};
+use clip_model::folder::{self, OpenedModel};
 use clip_model::{Clip, ClipConfig, Tower, inherit};
 use tch::Device;
 
@@ -27,7 +27,7 @@ pub(crate) fn open(
     device: Device,
     resumed: Option<Resumed<'_>>,
     progress: bool,
-) -> Result<(Opened, String)> {
+) -> Result<(OpenedModel, String)> {
     let own = &recipe.student;
     let origin = match own.run.as_deref() {
         Some(run) => {
@@ -39,7 +39,7 @@ pub(crate) fn open(
         }
         None => locate(&own.model, Need::Weights, progress)?.into_owned(),
     };
-    let mut opened = folder::open_adjusted(&origin, device, recipe.seed, &own.adjust())?;
+    let mut opened = folder::open_with(&origin, device, recipe.seed, &own.overrides())?;
     for note in &opened.notes {
         tracing::info!("student {origin}: {note}");
     }
@@ -64,7 +64,7 @@ fn no_model_yet(run: &str, folder: &str) -> Error {
     Error::recipe("student", format!("the run `{run}` has no model yet ({folder})"))
 }
 
-fn inherit_from(larger: &str, own: &Student, student: &Opened) -> Result<()> {
+fn inherit_from(larger: &str, own: &Student, student: &OpenedModel) -> Result<()> {
     if let Some(run) = own.inherit_run.as_deref().filter(|_| !Path::new(larger).exists()) {
         return Err(no_model_yet(run, larger));
     }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clip_model::CrossModalConfig;
-use clip_model::folder::Adjust;
+use clip_model::folder::ConfigOverrides;
 use data_pipeline::image::AugmentConfig;
 use data_pipeline::loader::CaptionChoice;
 use data_pipeline::policy::ErrorPolicy;
@@ -135,8 +135,11 @@ impl Student {
     }
 
     /// Changes to the model's own configuration.
-    pub fn adjust(&self) -> Adjust {
-        Adjust { image_size: self.image_size, patch_dropout: self.patch_dropout, drop_path: self.drop_path }
+    pub fn overrides(&self) -> ConfigOverrides {
+        ConfigOverrides::default()
+            .with_image_size(self.image_size)
+            .with_patch_dropout(self.patch_dropout)
+            .with_drop_path(self.drop_path)
     }
 }
 

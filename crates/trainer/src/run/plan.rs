@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clip_model::config::TowerKind;
-use clip_model::folder::Adjust;
+use clip_model::folder::ConfigOverrides;
 use clip_model::{ClipConfig, CrossModalConfig, cost, presets};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::sample::RawSample;
@@ -159,8 +159,11 @@ impl Plan {
         let mixture = Mixture::new(opened)?;
         let (steps, steps_per_epoch) = steps(recipe, mixture.len())?;
         let config = student_config(recipe, job)?;
-        if let Some(problem) = recipe.cross_modal.as_ref().and_then(|head| head.problem(config.embed_dim)) {
-            return Err(Error::recipe(&recipe.name, format!("cross_modal: {problem}")));
+        let head = recipe.cross_modal.as_ref();
+        if let Some(Err(clip_model::Error::Config { reason, .. })) =
+            head.map(|head| head.validate(config.embed_dim))
+        {
+            return Err(Error::recipe(&recipe.name, format!("cross_modal: {reason}")));
         }
         if recipe.loss(Loss::Mfd).is_some() && config.vision_cfg.tower() != TowerKind::Vit {
             let reason = "losses.mfd leaves out patches of a ViT, but the student's image tower is not one";
@@ -263,8 +266,8 @@ fn teacher_cost(teacher: &TeacherConfig, job: &Job) -> Result<ModelCost> {
         Some(arch) if !Path::new(name).is_dir() => presets::get(arch)?,
         _ => model_config(name)?,
     };
-    let adjust = Adjust { image_size: teacher.image_size, ..Adjust::default() };
-    ModelCost::new(name, &adjust.apply(&config)?)
+    let overrides = ConfigOverrides::default().with_image_size(teacher.image_size);
+    ModelCost::new(name, &overrides.apply(&config)?)
 }
 
 /// Returns the cost of a CLIP that embeds images and the crops for a head.

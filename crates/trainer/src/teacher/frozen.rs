@@ -1,6 +1,6 @@
 //! A frozen teacher: without gradient, in evaluation mode, with its own logit scale.
 
-use clip_model::folder::{self, Adjust};
+use clip_model::folder::{self, ConfigOverrides};
 use clip_model::{Clip, CrossModal, PreprocessConfig, Tape, presets};
 use kd_losses::embeddings::normalize;
 use kd_losses::{Embeddings, TokenStates};
@@ -54,12 +54,12 @@ impl Teacher {
         device: tch::Device,
     ) -> Result<Self> {
         let path = std::path::Path::new(name);
-        let adjust = Adjust { image_size, ..Adjust::default() };
+        let overrides = ConfigOverrides::default().with_image_size(image_size);
         let opened = match preset {
             Some(preset) if path.is_file() => {
-                folder::open_file(&presets::get(preset)?, path, device, &adjust)?
+                folder::open_file(&presets::get(preset)?, path, device, &overrides)?
             }
-            _ => folder::open_adjusted(name, device, 0, &adjust)?,
+            _ => folder::open_with(name, device, 0, &overrides)?,
         };
         for note in &opened.notes {
             tracing::info!("teacher {name}: {note}");
