@@ -67,12 +67,8 @@ impl Attention {
         path.count_macs(path.positions().saturating_mul(path.positions()).saturating_mul(2 * inner));
     }
 
-    /// Applies self-attention; input and output are `[batch, seq, width]`.
-    pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
-        self.forward_with_bias(xs, None)
-    }
-
-    /// Applies self-attention with an attention bias `[batch or 1, heads, seq, seq]`.
+    /// Applies self-attention with an optional attention bias `[batch or 1, heads, seq, seq]`. Input and output are
+    /// `[batch, seq, width]`.
     pub(crate) fn forward_with_bias(&self, xs: &Tensor, bias: Option<&Tensor>) -> Tensor {
         self.forward_gated(xs, bias, None)
     }

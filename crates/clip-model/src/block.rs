@@ -144,33 +144,19 @@ impl ResidualAttentionBlock {
 
     /// Applies the block; input and output are `[batch, seq, width]`.
     pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
-        self.forward_inner(xs, None, None)
-    }
-
-    /// Applies the block with an attention bias, as in [`Attention::forward_with_bias`].
-    pub(crate) fn forward_with_bias(&self, xs: &Tensor, bias: Option<&Tensor>) -> Tensor {
-        self.forward_inner(xs, bias, None)
+        self.forward_gated(xs, None, 0)
     }
 
     /// Applies the block with the gates of its tower; `layer` is its index in the tower.
     pub(crate) fn forward_gated(&self, xs: &Tensor, gates: Option<&TowerGates>, layer: usize) -> Tensor {
-        self.forward_inner(xs, None, gates.map(|gates| (gates, layer)))
-    }
-
-    fn forward_inner(
-        &self,
-        xs: &Tensor,
-        bias: Option<&Tensor>,
-        gates: Option<(&TowerGates, usize)>,
-    ) -> Tensor {
-        let kept = gates.and_then(|(gates, _)| gates.kept_channels());
-        let block_gates = |part| gates.map(|(gates, layer)| gates.block(part, layer));
-        let factors = |part| gates.map(|(gates, layer)| gates.branch(part, layer));
+        let kept = gates.and_then(TowerGates::kept_channels);
+        let block_gates = |part| gates.map(|gates| gates.block(part, layer));
+        let factors = |part| gates.map(|gates| gates.branch(part, layer));
         let xs = match &self.attention {
             Some(branch) => {
                 let head_gates = block_gates(Part::Heads);
                 branch.add(xs, kept, factors(Part::Attention), |attention, xs| {
-                    attention.forward_gated(xs, bias, head_gates.as_ref())
+                    attention.forward_gated(xs, None, head_gates.as_ref())
                 })
             }
             None => xs.shallow_clone(),

@@ -173,7 +173,7 @@ fn target(layout: Layout, name: &str) -> Option<Target> {
 
 /// Renames the text tower's tensors to the form that a configuration needs: below `text.` if `custom_text` is set, at
 /// the root otherwise.
-pub fn with_text_prefix(weights: HashMap<String, Tensor>, custom_text: bool) -> HashMap<String, Tensor> {
+pub(crate) fn with_text_prefix(weights: HashMap<String, Tensor>, custom_text: bool) -> HashMap<String, Tensor> {
     const ROOT: [&str; 5] =
         ["transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection"];
     weights
@@ -195,7 +195,7 @@ pub fn with_text_prefix(weights: HashMap<String, Tensor>, custom_text: bool) -> 
 /// # Errors
 /// [`Error::NotRepresentable`] for a model that this class cannot represent: another image tower, pruned blocks,
 /// layer scale, or a projection with a bias.
-pub fn to_hugging_face(
+pub(crate) fn to_hugging_face(
     weights: &HashMap<String, Tensor>,
     config: &ClipConfig,
 ) -> Result<HashMap<String, Tensor>> {

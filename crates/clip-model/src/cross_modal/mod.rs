@@ -175,7 +175,7 @@ impl CrossModal {
         let json = serde_json::to_string_pretty(&self.config)
             .map_err(|e| Error::json(&path.display().to_string(), e))?;
         write_safetensors(
-            &folder.join(WEIGHTS_FILE),
+            folder.join(WEIGHTS_FILE),
             self.params.iter().map(|p| (p.name.as_str(), &p.tensor)),
         )?;
         write_atomic(&path, json.as_bytes())

@@ -112,7 +112,7 @@ mod tests {
             let json: serde_json::Value = serde_json::from_str(&json).unwrap();
             let vision = &json["model_cfg"]["vision_cfg"];
             assert_eq!((vision["timm_pool"].as_str(), vision["timm_proj"].as_str()), (Some("avg"), Some("")));
-            let file = weights::read_safetensors(&dir.path().join(WEIGHTS_FILE)).unwrap();
+            let file = weights::read_safetensors(dir.path().join(WEIGHTS_FILE)).unwrap();
             assert_eq!(file["visual.trunk.classifier.weight"].size(), [24, 1024]);
             let written = file["visual.trunk.classifier.bias"].abs().max().double_value(&[]);
             assert_eq!(written > 0.0, bias);
@@ -134,7 +134,7 @@ mod tests {
             FolderConfig { model_cfg: model.config().clone(), preprocess_cfg: PreprocessConfig::default() };
         std::fs::write(dir.path().join(CONFIG_FILE), serde_json::to_string(&old).unwrap()).unwrap();
         let state = model.params().state().map(|p| (p.name.as_str(), &p.tensor));
-        weights::write_safetensors(&dir.path().join(WEIGHTS_FILE), state).unwrap();
+        weights::write_safetensors(dir.path().join(WEIGHTS_FILE), state).unwrap();
         let opened = folder::open(&dir.path().display().to_string(), Device::Cpu, 0).unwrap().model;
         assert_eq!(opened.config(), model.config());
         assert!(embeddings(&opened).equal(&embeddings(&model)));

@@ -61,7 +61,7 @@ pub fn save_hugging_face_with(
     for (file, value) in [(CONFIG_FILE, config), (PREPROCESS_FILE, preprocess)] {
         weights::write_atomic(&folder.join(file), format!("{value:#}\n").as_bytes())?;
     }
-    weights::write_safetensors(&folder.join(WEIGHTS_FILE), sorted)
+    weights::write_safetensors(folder.join(WEIGHTS_FILE), sorted)
 }
 
 fn refuse(what: String) -> Error {
