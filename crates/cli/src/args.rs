@@ -1,6 +1,6 @@
-//! What was typed, and nothing more.
+//! Command-line arguments.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 
@@ -9,11 +9,23 @@ use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 #[command(
     version,
     about,
-    after_help = "Exit codes: 0 done, 1 error, 2 wrong arguments, 130 stopped by a signal, --stop-after or --limit (a checkpoint of the last whole step is there; a second signal ends at once)."
+    after_help = "\
+Start with:
+  clip-distill train configs/recipes/quickstart.toml
+  clip-distill help train
+
+Exit codes:
+  0    success
+  1    error
+  2    invalid arguments
+  130  stopped by a signal, --stop-after or --limit
+
+Ctrl-C or SIGTERM stops a run after the current step, with a checkpoint; the same command resumes it. A second signal \
+ends the program at once."
 )]
 pub(crate) struct Args {
-    /// Say more about what is done.
-    #[arg(long, short, global = true)]
+    /// Log more; RUST_LOG=trainer=debug sets the level of a single crate.
+    #[arg(long, short, global = true, display_order = 100)]
     pub verbose: bool,
     #[command(subcommand)]
     pub command: Command,
@@ -21,27 +33,48 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make all runs of a recipe: train, distil, evaluate, report.
+    /// Train the runs of a recipe, evaluate them and write a report.
+    ///
+    /// A recipe (TOML) names a student, its losses, teachers and data; docs/recipes.md describes every setting. A run
+    /// writes its metrics, checkpoints, model and scores to its folder. The same command resumes stopped runs and keeps
+    /// finished ones.
     Train(Train),
-    /// Make all cells of a sweep file and compare them over seeds.
+    /// Train the cells of a sweep once per seed and compare them.
+    ///
+    /// A sweep file (TOML) lists cells, which are variations of one recipe, and seeds. Sweeps with the same --out share
+    /// equal runs. The same command resumes stopped runs and keeps finished ones. The report holds means over seeds and
+    /// paired differences to the baseline.
     Sweep(Sweep),
-    /// Store a teacher's embeddings of a recipe's data, so that students train without it.
+    /// Store the embeddings of a recipe's teachers, so that students train without them.
+    ///
+    /// Embeds a fixed number of augmentations of each training image, and all captions. A recipe trains from the store
+    /// with `teacher.store`. The same command resumes a partial store.
     Reinforce(Reinforce),
-    /// List all methods and losses, with what they do and where they come from.
+    /// List methods and losses with their papers.
     Methods(Methods),
-    /// Measure a model zero-shot on a data set.
+    /// Evaluate a model zero-shot on one data set or a suite of them.
+    ///
+    /// Measures classification or retrieval and prints a table in percent. With --teacher, also compares the model with
+    /// its teacher. Embeddings from another program can take the place of the model.
     Evaluate(Evaluate),
-    /// Write the embeddings of images or texts to a safetensors file.
+    /// Write the embeddings of images or texts to a file.
+    ///
+    /// The safetensors file holds `embeddings` [n, embed dim], not normalised. Its metadata entry `names` is a JSON list
+    /// of the image paths or texts.
     Embed(Embed),
-    /// Print how probable each label is for images.
+    /// Classify images zero-shot among labels of your choice.
     Classify(Classify),
-    /// Write a model in another format, with a model card.
+    /// Convert a model to another format.
+    ///
+    /// Folders also get the tokenizer and a model card (README.md).
     Convert(Convert),
-    /// Read lines of text and print their token ids.
+    /// Print the token ids of texts, one line of standard input each.
     Tokenize(Tokenize),
-    /// Print parameters, operations and configuration of a model or preset.
+    /// Print the size, cost and configuration of a model, or list all presets.
     Inspect(Inspect),
-    /// Say what this machine and build can do.
+    /// Check this machine: libtorch, its speed, CUDA devices, threads and the tokenizer.
+    ///
+    /// Exits with 1 if libtorch or the tokenizer computes a wrong result.
     Doctor,
 }
 
@@ -53,263 +86,390 @@ impl Command {
     }
 
     /// Whether the command can compute on a GPU, or reports on GPUs.
-    pub(crate) fn takes_a_gpu(&self) -> bool {
+    pub(crate) fn uses_gpu(&self) -> bool {
         matches!(self, Command::Train(_) | Command::Sweep(_) | Command::Reinforce(_) | Command::Doctor)
     }
 }
 
+/// Help for the argument MODEL.
+const MODEL: &str = "Model folder (open_clip or Hugging Face), weight file, or hf-hub:OWNER/NAME[@REVISION]";
+
+// Options of several commands. Their comments are not documentation, because clap would show the documentation of a
+// group as the description of the command.
+
+// Settings of a recipe.
 #[derive(Debug, Group)]
-pub(crate) struct Train {
-    /// Recipe file (TOML).
-    pub recipe: PathBuf,
-    /// Change a setting: `key.path=value`, or `runs.NAME.key.path=value` for one run only; may be repeated.
-    #[arg(long, value_name = "K=V")]
+pub(crate) struct Overrides {
+    /// Override a setting of the recipe, such as train.steps=500; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Folder of the runs [default: runs/NAME].
-    #[arg(long)]
-    pub out: Option<PathBuf>,
-    /// Resume stopped runs and keep finished ones. This is the default, so the option has no effect.
-    #[arg(long, conflicts_with = "restart")]
-    pub resume: bool,
-    /// Remove earlier runs from the folder and start again.
-    #[arg(long)]
-    pub restart: bool,
-    /// Stop each run after this step, with a checkpoint, as a signal would (for slots of limited time).
-    #[arg(long, value_name = "STEP")]
-    pub stop_after: Option<u64>,
-    /// Print steps, samples, parameters, operations and memory, and stop there.
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Print results (or the plan) as JSON.
-    #[arg(long)]
-    pub json: bool,
 }
 
+// The format of the result.
 #[derive(Debug, Group)]
-pub(crate) struct Sweep {
-    /// Sweep file (TOML).
-    pub file: PathBuf,
-    /// Folder of all sweeps: runs in `cells`, reports in a folder of each sweep's name.
-    #[arg(long, default_value = "runs/sweeps")]
-    pub out: PathBuf,
-    /// Change a setting of every cell and every shared run, a teacher too: `key.path=value`; may be repeated.
-    #[arg(long, value_name = "K=V")]
-    pub set: Vec<String>,
-    /// Cells at once.
-    #[arg(long, default_value_t = 1)]
-    pub jobs: usize,
-    /// Devices that cells take in turn, such as cuda:0,cuda:1.
-    #[arg(long, value_delimiter = ',')]
-    pub devices: Vec<String>,
-    /// Start or resume at most this many cells in this session.
-    #[arg(long, value_name = "N")]
-    pub limit: Option<usize>,
-    /// Print cells, their state and what they cost, and stop there.
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Write the reports of what is finished, and make nothing.
-    #[arg(long, conflicts_with = "dry_run")]
-    pub report: bool,
-    /// Print the report (or the plan) as JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Group)]
-pub(crate) struct Reinforce {
-    /// Recipe file (TOML) with the data and its teacher, or several.
-    pub recipe: PathBuf,
-    /// Folder of the store; one that was begun is gone on with.
-    #[arg(long)]
-    pub out: PathBuf,
-    /// The run of the recipe whose teachers are stored [default: the first with a teacher].
-    #[arg(long)]
-    pub run: Option<String>,
-    /// Where the recipe's runs are, for a teacher that is one of them [default: runs/NAME].
-    #[arg(long)]
-    pub runs: Option<PathBuf>,
-    /// Change a setting: `key.path=value`; may be repeated.
-    #[arg(long, value_name = "K=V")]
-    pub set: Vec<String>,
-    /// Augmentations per image [default: data.variants of the recipe, or 2].
-    #[arg(long, value_name = "K")]
-    pub variants: Option<usize>,
-    /// How numbers are stored.
-    #[arg(long, value_enum, default_value = "f16")]
-    pub kind: Numbers,
+pub(crate) struct Output {
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
 }
 
+// The architecture of a bare weight file.
+#[derive(Debug, Group)]
+pub(crate) struct Arch {
+    /// Architecture preset of a bare weight file, if it cannot be inferred.
+    #[arg(long, value_name = "PRESET")]
+    arch: Option<String>,
+}
+
+impl Arch {
+    pub(crate) fn as_deref(&self) -> Option<&str> {
+        self.arch.as_deref()
+    }
+}
+
+// The tokenizer of a model.
+#[derive(Debug, Group)]
+pub(crate) struct Tokenizer {
+    /// A tokenizer.json [default: the one in the model folder, or CLIP's tokenizer].
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+}
+
+impl Tokenizer {
+    pub(crate) fn as_deref(&self) -> Option<&Path> {
+        self.tokenizer.as_deref()
+    }
+}
+
+// Prompt templates.
+#[derive(Debug, Group)]
+pub(crate) struct Prompts {
+    /// Prompt templates: plain, cifar, simple-7, openai-80, or a file with one per line.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub prompts: Option<String>,
+}
+
+#[derive(Debug, Group)]
+#[command(after_help = "\
+Examples:
+  clip-distill train configs/recipes/quickstart.toml --dry-run
+  clip-distill train mine.toml --set data.root=DATA --set train.batch_size=64
+
+--set changes all runs of the recipe, or one of them as runs.NAME.KEY=VALUE.")]
+pub(crate) struct Train {
+    /// Recipe file (TOML).
+    pub recipe: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Output folder [default: runs/NAME].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Resume stopped runs and keep finished ones (the default; the option has no effect).
+    #[arg(long, conflicts_with = "restart")]
+    pub resume: bool,
+    /// Remove earlier runs from the output folder and start again.
+    #[arg(long)]
+    pub restart: bool,
+    /// Stop each run after this step, with a checkpoint; for time-limited jobs.
+    #[arg(long, value_name = "STEP")]
+    pub stop_after: Option<u64>,
+    /// Print the steps, samples, parameters, operations and memory of each run, and exit.
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Group)]
+#[command(after_help = "\
+Examples:
+  clip-distill sweep configs/sweeps/quick.toml --dry-run
+  clip-distill sweep configs/sweeps/quick.toml --jobs 2 --devices cuda:0,cuda:1
+
+--set changes all cells and all shared runs, such as teachers.")]
+pub(crate) struct Sweep {
+    /// Sweep file (TOML).
+    #[arg(value_name = "SWEEP")]
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Output folder: runs go to `cells`, reports to a folder with the sweep's name.
+    #[arg(long, value_name = "DIR", default_value = "runs/sweeps")]
+    pub out: PathBuf,
+    /// Number of runs at a time.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub jobs: usize,
+    /// Devices to assign to runs in turn, such as cuda:0,cuda:1 [default: that of the recipe].
+    #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
+    pub devices: Vec<String>,
+    /// Stop after starting or resuming this many runs; for time-limited jobs.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Print the state and cost of each run, and exit.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Write the report of the finished runs without training.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub report: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Group)]
+#[command(after_help = "\
+Example:
+  clip-distill reinforce mine.toml --out store
+  clip-distill train mine.toml --set teacher.store=store")]
+pub(crate) struct Reinforce {
+    /// Recipe file (TOML) with data and one or more teachers.
+    pub recipe: PathBuf,
+    #[command(flatten)]
+    pub overrides: Overrides,
+    /// Output folder; resumes a partial store.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Run of the recipe whose teachers to store [default: the first run with a teacher].
+    #[arg(long, value_name = "NAME")]
+    pub run: Option<String>,
+    /// Output folder of the recipe's training, if a teacher is one of its runs [default: runs/NAME].
+    #[arg(long, value_name = "DIR")]
+    pub runs: Option<PathBuf>,
+    /// Augmentations per image [default: data.variants of the recipe, or 2].
+    #[arg(long, value_name = "N")]
+    pub variants: Option<usize>,
+    /// Number format of the stored embeddings.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "f16")]
+    pub kind: Numbers,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Number format of stored embeddings.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Numbers {
+    /// float32: 4 bytes, exact.
     F32,
+    /// float16: 2 bytes, an error of about 2e-4.
     F16,
+    /// bfloat16: 2 bytes, the range of float32 with 8 bits of precision.
     Bf16,
+    /// 8-bit integers: 1 byte, with a scale per embedding.
     Int8,
 }
 
 #[derive(Debug, Group)]
+#[command(after_help = "\
+A recipe turns a loss on by its weight, such as losses.crd = 1.0; docs/methods.md has the formulas.")]
 pub(crate) struct Methods {
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub output: Output,
 }
+
+/// Options that have no meaning with a suite or with precomputed embeddings.
+const ONE_DATA_SET: [&str; 2] = ["suite", "embeddings"];
 
 #[derive(Debug, Group)]
+#[command(
+    mut_arg("prompts", |arg| arg.requires("data").conflicts_with_all(ONE_DATA_SET)),
+    after_help = "\
+Examples:
+  clip-distill evaluate runs/mine/model --data datasets/cifar10.toml
+  clip-distill evaluate runs/mine/model --data pictures --class-names names.txt --prompts openai-80
+  clip-distill evaluate MODEL --suite configs/suites/small-images.toml --teacher TEACHER --json"
+)]
 pub(crate) struct Evaluate {
-    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name.
-    #[arg(required_unless_present = "embeddings", conflicts_with = "embeddings")]
+    #[arg(help = MODEL, required_unless_present = "embeddings", conflicts_with = "embeddings")]
     pub model: Option<String>,
-    /// Folder of class folders, tar file or pattern, folder of tars, or manifest from `datasets/`.
-    #[arg(long, required_unless_present_any = ["suite", "embeddings"], conflicts_with_all = ["suite", "embeddings"])]
+    /// Data set: class folders, tars of image-text pairs, a manifest, or emoji.
+    ///
+    /// A folder of class folders is used for classification. A tar file, a pattern such as val-{000..009}.tar, a folder
+    /// of tars and the built-in data set `emoji` are used for retrieval. A manifest (TOML, see datasets/) states its task.
+    #[arg(long, required_unless_present_any = ONE_DATA_SET, conflicts_with_all = ONE_DATA_SET)]
     pub data: Option<String>,
-    /// Suite file (TOML) that names several data sets.
-    #[arg(long, conflicts_with = "embeddings")]
+    /// Suite file (TOML) with several data sets.
+    #[arg(long, value_name = "FILE", conflicts_with = "embeddings")]
     pub suite: Option<PathBuf>,
-    /// Safetensors file with embeddings from elsewhere: `images` (n x D) with `labels` (n) and `classes` (c x D),
-    /// or `texts` (m x D) with `image_of` (m); `train_images` and `train_labels` for k-NN and a linear probe.
-    #[arg(long)]
+    /// Safetensors file of embeddings from another program, instead of a model and data.
+    ///
+    /// For classification: `images` [n, d], `labels` [n] and `classes` [c, d]. For retrieval: `images`, `texts` [m, d]
+    /// and `image_of` [m], the image of each text. `train_images` and `train_labels` add k-NN and a linear probe. The
+    /// metadata entry `class_names`, a JSON list, is optional.
+    #[arg(long, value_name = "FILE")]
     pub embeddings: Option<PathBuf>,
-    /// Model (or, with --embeddings, file) to compare with: fidelity and the share of its scores that is retained.
-    #[arg(long)]
+    /// Teacher to compare with: a model, or a file of embeddings with --embeddings.
+    ///
+    /// Adds the fidelity to the teacher and the share of its scores that the model retains.
+    #[arg(long, value_name = "MODEL")]
     pub teacher: Option<String>,
-    /// What to ask; by default what the data is made for.
-    #[arg(long, requires = "data", conflicts_with_all = ["suite", "embeddings"])]
+    /// Evaluation task [default: inferred from the data].
+    #[arg(long, requires = "data", conflicts_with_all = ONE_DATA_SET)]
     pub task: Option<Task>,
-    /// Prompt templates: plain, cifar, simple-7, openai-80, or a file with one per line.
-    #[arg(long, requires = "data", conflicts_with_all = ["suite", "embeddings"])]
-    pub prompts: Option<String>,
-    /// Table with the columns `folder` and `name` [default: classes.csv beside or above the class folders].
-    #[arg(long, requires = "data", conflicts_with_all = ["suite", "embeddings"])]
+    #[command(flatten)]
+    pub prompts: Prompts,
+    /// Table (CSV) with the columns `folder` and `name` [default: classes.csv in the data folder or its parent].
+    #[arg(long, value_name = "FILE", requires = "data", conflicts_with_all = ONE_DATA_SET)]
     pub classes: Option<PathBuf>,
-    /// Text file with one class name per line, in place of the data's own names.
-    #[arg(long, requires = "data", conflicts_with_all = ["suite", "embeddings"])]
+    /// Text file with one class name per line, instead of the data set's own names.
+    #[arg(long, value_name = "FILE", requires = "data", conflicts_with_all = ONE_DATA_SET)]
     pub class_names: Option<PathBuf>,
-    /// Where the data of a manifest or suite lies [default: data/NAME, or what the suite says].
-    #[arg(long)]
+    /// Folder to which the paths of a manifest or suite are relative [default: data/NAME, or the suite's `root`].
+    #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// The preset whose weights a bare file holds.
-    #[arg(long)]
-    pub arch: Option<String>,
-    /// A `tokenizer.json`, for models that do not use CLIP's tokenizer.
-    #[arg(long)]
-    pub tokenizer: Option<PathBuf>,
-    /// Also print every class: recall, precision, support.
+    #[command(flatten)]
+    pub arch: Arch,
+    #[command(flatten)]
+    pub tokenizer: Tokenizer,
+    /// Also print recall, precision and support of every class.
     #[arg(long)]
     pub per_class: bool,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub output: Output,
 }
 
+/// Evaluation task.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Task {
+    /// Zero-shot classification: accuracy, calibration, k-NN.
     Classification,
+    /// Retrieval between images and captions: recall@k.
     Retrieval,
 }
 
 #[derive(Debug, Group)]
+#[command(after_help = "\
+Examples:
+  clip-distill embed runs/mine/model --images pictures --out images.safetensors
+  clip-distill embed hf-hub:OWNER/NAME --texts captions.txt --out texts.safetensors")]
 pub(crate) struct Embed {
-    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name, maybe with @revision.
+    #[arg(help = MODEL)]
     pub model: String,
-    /// Folder of images; all below it are taken, in the order of their paths.
-    #[arg(long, required_unless_present = "texts", conflicts_with = "texts")]
+    /// Folder of images, including subfolders, in the order of their paths.
+    #[arg(long, value_name = "DIR", required_unless_present = "texts", conflicts_with = "texts")]
     pub images: Option<PathBuf>,
-    /// File with one text per line.
-    #[arg(long)]
+    /// Text file with one text per line.
+    #[arg(long, value_name = "FILE")]
     pub texts: Option<PathBuf>,
-    /// File to write: `embeddings` [n, embed dim], not normalised, and the names in its metadata.
-    #[arg(long)]
+    /// Output file (safetensors).
+    #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Replace the file if it exists.
+    /// Replace an existing output file.
     #[arg(long)]
     pub force: bool,
-    /// The preset whose weights a bare file holds, where its shapes do not tell.
-    #[arg(long)]
-    pub arch: Option<String>,
-    /// A `tokenizer.json` [default: that of the model's folder, or CLIP's tokenizer].
-    #[arg(long)]
-    pub tokenizer: Option<PathBuf>,
+    #[command(flatten)]
+    pub arch: Arch,
+    #[command(flatten)]
+    pub tokenizer: Tokenizer,
 }
 
 #[derive(Debug, Group)]
+#[command(
+    mut_arg("prompts", |arg| arg.default_value("plain")),
+    after_help = "\
+Example:
+  clip-distill classify runs/mine/model picture.jpg --labels \"a cat,a dog\""
+)]
 pub(crate) struct Classify {
-    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name, maybe with @revision.
+    #[arg(help = MODEL)]
     pub model: String,
-    /// Images.
-    #[arg(required = true)]
+    /// Image files.
+    #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<PathBuf>,
     /// Labels, separated by commas.
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "LABEL", value_delimiter = ',', required = true)]
     pub labels: Vec<String>,
-    /// Prompt templates: plain, cifar, simple-7, openai-80, or a file with one per line.
-    #[arg(long, default_value = "plain")]
-    pub prompts: String,
-    /// The preset whose weights a bare file holds, where its shapes do not tell.
-    #[arg(long)]
-    pub arch: Option<String>,
-    /// A `tokenizer.json` [default: that of the model's folder, or CLIP's tokenizer].
-    #[arg(long)]
-    pub tokenizer: Option<PathBuf>,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub prompts: Prompts,
+    #[command(flatten)]
+    pub arch: Arch,
+    #[command(flatten)]
+    pub tokenizer: Tokenizer,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Debug, Group)]
+#[command(after_help = "\
+Examples:
+  clip-distill convert runs/mine/model mine-hf --to huggingface --license mit
+  clip-distill convert hf-hub:OWNER/NAME model.safetensors --to safetensors")]
 pub(crate) struct Convert {
-    /// Model folder (open_clip or Hugging Face), checkpoint file, or hf-hub:owner/name, maybe with @revision.
+    #[arg(help = MODEL)]
     pub model: String,
-    /// What to write.
-    #[arg(long)]
+    /// Output format.
+    #[arg(long, value_name = "FORMAT")]
     pub to: Format,
-    /// Folder to write, or file for `safetensors`.
+    /// Output folder, or output file for `safetensors`.
     pub out: PathBuf,
-    /// The preset whose weights a bare file holds, where its shapes do not tell.
-    #[arg(long)]
-    pub arch: Option<String>,
-    /// A `tokenizer.json` to write with the model [default: the one in the model's folder, or CLIP's tokenizer].
-    #[arg(long)]
-    pub tokenizer: Option<PathBuf>,
-    /// Licence of the weights, for the model card (an SPDX name).
-    #[arg(long)]
+    #[command(flatten)]
+    pub arch: Arch,
+    #[command(flatten)]
+    pub tokenizer: Tokenizer,
+    /// Licence of the weights for the model card (an SPDX name).
+    #[arg(long, value_name = "SPDX")]
     pub license: Option<String>,
-    /// Replace an existing file, or an existing model in the folder.
+    /// Replace an existing file, or the model in an existing folder.
     #[arg(long)]
     pub force: bool,
 }
 
+/// Output format of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// A folder that Python's open_clip loads as local-dir:.
+    /// A folder for Python's open_clip (local-dir:DIR).
     OpenClip,
-    /// A folder that transformers loads as a CLIPModel, a CLIPProcessor or a pipeline.
+    /// A folder for transformers: CLIPModel, CLIPProcessor and pipelines.
     #[value(name = "huggingface")]
     HuggingFace,
-    /// One weight file under open_clip's names.
+    /// A single weight file with open_clip's parameter names.
     Safetensors,
 }
 
 #[derive(Debug, Group)]
+#[command(
+    mut_arg("tokenizer", |arg| arg.help("A tokenizer.json [default: CLIP's tokenizer]")),
+    after_help = "\
+Example:
+  echo \"a photo of a cat\" | clip-distill tokenize"
+)]
 pub(crate) struct Tokenize {
-    /// Tokens per text; all ids of a text, without padding, if left out.
-    #[arg(long)]
+    /// Tokens per text, truncated or padded [default: unpadded, or 77 with --tokenizer].
+    #[arg(long, value_name = "N")]
     pub context: Option<usize>,
-    /// A `tokenizer.json` instead of CLIP's tokenizer.
-    #[arg(long)]
-    pub tokenizer: Option<PathBuf>,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub tokenizer: Tokenizer,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Debug, Group)]
+#[command(after_help = "\
+Examples:
+  clip-distill inspect
+  clip-distill inspect ViT-B-16
+  clip-distill inspect hf-hub:OWNER/NAME --json")]
 pub(crate) struct Inspect {
-    /// Model folder, checkpoint file, hf-hub:owner/name or preset; all presets if left out.
+    /// Preset, configuration file, model folder, weight file or hf-hub:OWNER/NAME [default: all presets].
     pub model: Option<String>,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent_and_shared_options_keep_the_descriptions_of_commands() {
+        let mut command = Args::command();
+        command.build();
+        command.clone().debug_assert();
+        for subcommand in command.get_subcommands().filter(|own| own.get_name() != "help") {
+            let about = subcommand.get_about().map(ToString::to_string).unwrap_or_default();
+            assert!(!about.is_empty() && !about.ends_with('.'), "{}: {about}", subcommand.get_name());
+            for argument in subcommand.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {}", subcommand.get_name(), argument.get_id());
+            }
+        }
+    }
 }

@@ -1,54 +1,32 @@
-//! From what was typed to sources, models and prompts.
+//! Opens the models, data sets and prompt templates that arguments name.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
-use clip_model::folder::{self, ConfigOverrides, OpenedModel};
-use clip_model::{Clip, presets};
+use anyhow::Context;
 use data_pipeline::manifest::Manifest;
 use data_pipeline::sources::{FolderConfig, SourceConfig, Split, WebDatasetConfig};
-use tch::Device;
-use trainer::model::locate::{Need, locate};
-use trainer::model::processor::Processor;
+use trainer::model::loaded::{LoadOptions, LoadedModel};
 use trainer::recipe::{Classes, EvalSet, EvalTask, Templates};
 
 use crate::args::{Evaluate, Task};
 use crate::output;
 
-/// A model with weights, as [`open_weights`] has it, and how it reads.
+/// Opens a trained model, and prints the decisions that were made.
 pub(crate) fn open_model(
     name: &str,
     arch: Option<&str>,
     tokenizer: Option<&Path>,
-) -> anyhow::Result<(Clip, Processor)> {
-    let (opened, place) = open_weights(name, arch)?;
-    let reader = Processor::of_model(&place, opened.model.config(), &opened.preprocess, tokenizer)?;
-    opened.model.params().set_requires_grad(false);
-    Ok((opened.model, reader))
-}
-
-/// Weights with what belongs to them, and where they lie; `arch` is the preset of a bare file whose shapes do
-/// not tell it. What was decided on the way is said.
-pub(crate) fn open_weights(name: &str, arch: Option<&str>) -> anyhow::Result<(OpenedModel, String)> {
-    let located = locate(name, Need::Weights, true)?;
-    let path = Path::new(&*located);
-    let opened = match arch {
-        Some(arch) if path.is_file() => {
-            folder::open_file(&presets::get(arch)?, path, Device::Cpu, &ConfigOverrides::default())?
-        }
-        Some(_) => bail!("--arch is for a bare weight file, and `{name}` is none"),
-        None => folder::open(&located, Device::Cpu, 0)?,
-    };
-    if !opened.has_weights {
-        bail!("`{name}` has no weights: name a model folder, such as runs/NAME/model, or a checkpoint");
-    }
-    for note in &opened.notes {
+) -> anyhow::Result<LoadedModel> {
+    let options = LoadOptions::default().with_arch(arch).with_tokenizer(tokenizer).with_progress(true);
+    let loaded = LoadedModel::open_trained(name, &options)?;
+    loaded.model.params().set_requires_grad(false);
+    for note in &loaded.notes {
         output::note(format!("{name}: {note}"));
     }
-    Ok((opened, located.into_owned()))
+    Ok(loaded)
 }
 
-/// Prompt templates by name, or from a file with one per line.
+/// Returns the prompt templates of a name, or of a file with one per line.
 pub(crate) fn templates(name: &str) -> anyhow::Result<Vec<String>> {
     let path = Path::new(name);
     if !path.is_file() {
@@ -58,11 +36,11 @@ pub(crate) fn templates(name: &str) -> anyhow::Result<Vec<String>> {
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect())
 }
 
-/// The data set that was named, and where its paths start.
+/// Returns the data set of `--data`, and the folder to which its paths are relative.
 pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, PathBuf)> {
     let path = Path::new(data);
     let name = path.file_stem().map_or_else(|| data.to_string(), |stem| stem.to_string_lossy().into_owned());
-    let wanted = args.task.map(|task| match task {
+    let task_option = args.task.map(|task| match task {
         Task::Classification => EvalTask::Classification,
         Task::Retrieval => EvalTask::Retrieval,
     });
@@ -71,7 +49,13 @@ pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, 
         let manifest = Manifest::read(path)?;
         let root = args.root.clone().unwrap_or_else(|| Path::new("data").join(&manifest.name));
         let eval = manifest.eval.as_ref();
-        let eval = eval.with_context(|| format!("`{}` has no [eval] section", path.display()))?;
+        let eval = eval.with_context(|| {
+            format!(
+                "the manifest `{}` has no [eval] section, so it states no evaluation split: add one, or pass the \
+                 folder of the images to --data",
+                path.display()
+            )
+        })?;
         let task = if eval.task == "retrieval" { EvalTask::Retrieval } else { EvalTask::Classification };
         if let (None, Some(list)) = (&class_names, &eval.classes) {
             class_names = Some(Classes::Listed(zeroshot_eval::prompts::classes(list)?));
@@ -88,17 +72,19 @@ pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, 
         let source = SourceConfig::Folder(FolderConfig::new(path, classes));
         (source, PathBuf::new(), EvalTask::Classification, None)
     };
-    // A list that was typed is the caller's, wherever the data lies.
+    // The path of --class-names is relative to the current folder, not to the data.
     if let Some(Classes::File(file)) = &mut class_names {
-        *file = std::path::absolute(&file).with_context(|| format!("cannot find `{}`", file.display()))?;
+        *file = std::path::absolute(&file)
+            .with_context(|| format!("cannot find the current folder for `{}`", file.display()))?;
     }
-    let prompts = args.prompts.clone().or(prompts).unwrap_or_else(|| "plain".into());
+    let prompts = args.prompts.prompts.clone().or(prompts).unwrap_or_else(|| "plain".into());
     let templates = Templates::Listed(templates(&prompts)?);
-    let set = EvalSet { name, task: wanted.unwrap_or(task), templates, class_names, train: None, source };
+    let set =
+        EvalSet { name, task: task_option.unwrap_or(task), templates, class_names, train: None, source };
     Ok((set, root))
 }
 
-/// The tars that were named: one, a pattern, or all of a folder.
+/// Returns the WebDataset shards of a tar file, a pattern or a folder of tars; `None` for anything else.
 fn shards(path: &Path, name: &str) -> anyhow::Result<Option<String>> {
     let is_tar = |path: &Path| path.extension().is_some_and(|end| end == "tar");
     if name.contains('{') || is_tar(path) {
@@ -118,8 +104,8 @@ fn shards(path: &Path, name: &str) -> anyhow::Result<Option<String>> {
     Ok((!tars.is_empty()).then(|| tars.join("::")))
 }
 
-/// A `classes.csv` in the folder, or beside it where the folder is one split.
+/// Finds the `classes.csv` in a folder or, if the folder is one split of a data set, in its parent.
 fn class_table(folder: &Path) -> Option<PathBuf> {
-    let places = [folder.join("classes.csv"), folder.join("../classes.csv")];
-    places.into_iter().find(|path| path.is_file()).map(|path| path.canonicalize().unwrap_or(path))
+    let candidates = [folder.join("classes.csv"), folder.join("../classes.csv")];
+    candidates.into_iter().find(|path| path.is_file()).map(|path| path.canonicalize().unwrap_or(path))
 }

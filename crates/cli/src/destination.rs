@@ -1,11 +1,11 @@
-//! Checks of output paths before a command starts work, so that no work is lost and no unrelated file is replaced.
+//! Checks output paths before a command starts work, so that no work is lost and no unrelated file is replaced.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clip_model::weights::write_target;
+use file_ext::write_target;
 
 use crate::args::Format;
 
@@ -13,18 +13,18 @@ use crate::args::Format;
 pub(crate) fn file(path: &Path, force: bool) -> anyhow::Result<()> {
     let shown = path.display();
     if path.file_name().is_none() || path.to_string_lossy().ends_with(std::path::is_separator) {
-        bail!("`{shown}` names a folder: name a file");
+        bail!("the output `{shown}` is a folder: pass the path of a file");
     }
     let target = write_target(path)?;
     let folder = parent(&target);
     if !folder.is_dir() {
         bail!(
-            "cannot write `{shown}`: the folder `{}` does not exist; create it first, or name another file",
+            "cannot write `{shown}`: the folder `{}` does not exist; create it, or choose another path",
             folder.display()
         );
     }
     if target.exists() && !force {
-        bail!("`{shown}` exists already: name another file, or replace it with --force");
+        bail!("`{shown}` already exists: choose another file, or replace it with --force");
     }
     writable(&folder)
 }
@@ -38,7 +38,7 @@ pub(crate) fn not_an_input<'a>(
     let Ok(target) = fs::canonicalize(path) else { return Ok(()) };
     match inputs.find(|input| fs::canonicalize(input).is_ok_and(|input| target.starts_with(input))) {
         Some(input) => bail!(
-            "`{}` is part of the input `{}` and would be replaced: name another file",
+            "the output `{}` is part of the input `{}` and would replace it: choose another file",
             path.display(),
             input.display()
         ),
@@ -49,54 +49,63 @@ pub(crate) fn not_an_input<'a>(
 /// Checks an output folder: it is writable, or can be created.
 pub(crate) fn folder(path: &Path) -> anyhow::Result<()> {
     let shown = path.display();
-    let mut place = path.to_path_buf();
+    let mut ancestor = path.to_path_buf();
     loop {
-        match fs::metadata(&place) {
-            Ok(found) if found.is_dir() => return writable(&place),
-            Ok(_) => bail!("`{}` is not a folder: name a place other than `{shown}`", place.display()),
-            Err(_) if fs::read_link(&place).is_ok() => {
-                bail!("`{}` is a link to nothing: name a place other than `{shown}`", place.display())
-            }
+        match fs::metadata(&ancestor) {
+            Ok(found) if found.is_dir() => return writable(&ancestor),
+            Ok(_) => bail!(
+                "cannot write to `{shown}`: `{}` is not a folder; choose another output folder",
+                ancestor.display()
+            ),
+            Err(_) if fs::read_link(&ancestor).is_ok() => bail!(
+                "cannot write to `{shown}`: `{}` is a broken link; choose another output folder",
+                ancestor.display()
+            ),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                place = parent(&place);
+                ancestor = parent(&ancestor);
             }
-            Err(e) => return Err(e).with_context(|| format!("cannot access `{}`", place.display())),
+            Err(e) => return Err(e).with_context(|| format!("cannot access `{}`", ancestor.display())),
         }
     }
 }
 
-/// Checks the output folder of a store like [`folder`]. Existing shards must belong to a store.
+/// Checks the output folder of a store, like [`folder`]. Existing shards must belong to a store.
 pub(crate) fn store(path: &Path) -> anyhow::Result<()> {
     let is_shard = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with("shard-");
-    let begun = path.join(data_pipeline::store::MANIFEST_FILE).exists();
-    if !begun && fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(is_shard)) {
-        bail!("`{}` contains shards that are not of a store: name another folder", path.display());
+    let has_manifest = path.join(data_pipeline::store::MANIFEST_FILE).exists();
+    if !has_manifest && fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(is_shard)) {
+        bail!(
+            "`{}` contains files named shard-* but no {}, so it is not a store: choose another folder",
+            path.display(),
+            data_pipeline::store::MANIFEST_FILE
+        );
     }
     folder(path)
 }
 
-/// Checks the output folder of a model like [`folder`]. It must be new or empty; with `force` it may also hold a model
+/// Checks the output folder of a model, like [`folder`]. It must be new or empty; with `force` it may also hold a model
 /// of the same format.
 pub(crate) fn model_folder(path: &Path, format: Format, force: bool) -> anyhow::Result<()> {
     let shown = path.display();
     let full = path.is_dir() && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
     if full && !force {
-        bail!("`{shown}` exists already: name another folder, or replace the model in it with --force");
+        bail!("`{shown}` is not empty: choose another folder, or replace the model in it with --force");
     }
     if full {
         let open_clip = path.join(clip_model::folder::CONFIG_FILE).is_file();
         // Many programs use this file name. The file of a model states the model's type.
         let text = fs::read_to_string(path.join("config.json")).unwrap_or_default();
         let face = text.contains("\"model_type\"");
-        let (same, other) = if format == Format::OpenClip { (open_clip, face) } else { (face, open_clip) };
-        if other {
+        let (same_format, other_format) =
+            if format == Format::OpenClip { (open_clip, face) } else { (face, open_clip) };
+        if other_format {
             bail!(
-                "`{shown}` contains a model in another format, which --force does not replace: name another folder"
+                "`{shown}` contains a model in another format, which --force does not replace: choose another folder"
             );
         }
-        if !same {
+        if !same_format {
             bail!(
-                "`{shown}` contains other files than a model's, which --force does not replace: name another folder"
+                "`{shown}` contains files but no model, and --force replaces only models: choose another folder"
             );
         }
     }
@@ -110,12 +119,13 @@ fn parent(path: &Path) -> PathBuf {
     }
 }
 
-/// Permission bits are not enough: they do not apply to every user, and a file system may be read-only.
+/// Checks that a folder is writable by creating a file. Permission bits do not suffice: they do not apply to every
+/// user, and a file system may be read-only.
 fn writable(folder: &Path) -> anyhow::Result<()> {
     let probe = folder.join(format!(".clip-distill-{}", std::process::id()));
-    File::create_new(&probe)
-        .and_then(|_| fs::remove_file(&probe))
-        .with_context(|| format!("the folder `{}` is not writable: name another place", folder.display()))
+    File::create_new(&probe).and_then(|_| fs::remove_file(&probe)).with_context(|| {
+        format!("the folder `{}` is not writable: choose another output path", folder.display())
+    })
 }
 
 #[cfg(all(test, unix))]
@@ -129,11 +139,11 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_new_or_forced_and_its_folder_exists() {
-        let place = tempfile::tempdir().unwrap();
-        let at = |name: &str| place.path().join(name);
+    fn an_existing_file_needs_force_and_a_missing_folder_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
         file(&at("new"), false).unwrap();
-        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "a check leaves nothing");
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0, "a check must leave no file");
         fs::write(at("old"), "old").unwrap();
         symlink("old", at("link")).unwrap();
         symlink("new", at("dangling")).unwrap();
@@ -154,11 +164,11 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_can_be_created_or_is_writable() {
-        let place = tempfile::tempdir().unwrap();
-        let at = |name: &str| place.path().join(name);
+    fn a_folder_must_be_writable_or_creatable() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
         folder(&at("a/b")).unwrap();
-        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "a check leaves nothing");
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0, "a check must leave no file");
         fs::create_dir_all(at("a/b")).unwrap();
         symlink("a/b", at("good")).unwrap();
         folder(&at("a/b")).unwrap();
@@ -168,7 +178,7 @@ mod tests {
         refused(folder(&at("file")), "is not a folder");
         refused(folder(&at("file/below/more")), "is not a folder");
         symlink("nowhere", at("link")).unwrap();
-        refused(folder(&at("link/below")), "link to nothing");
+        refused(folder(&at("link/below")), "broken link");
         // The superuser can write into the second folder, but nobody can create a file in the first.
         if Path::new("/proc/self").is_dir() {
             refused(folder(Path::new("/proc/self")), "not writable");
@@ -182,28 +192,28 @@ mod tests {
     }
 
     #[test]
-    fn a_store_is_new_or_goes_on() {
-        let place = tempfile::tempdir().unwrap();
-        fs::write(place.path().join("notes.txt"), "").unwrap();
-        store(place.path()).unwrap();
-        fs::write(place.path().join("shard-00000.safetensors"), "").unwrap();
-        refused(store(place.path()), "not of a store");
-        fs::write(place.path().join("store.json"), "").unwrap();
-        store(place.path()).unwrap();
+    fn a_store_is_new_or_resumes() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::write(temp.path().join("notes.txt"), "").unwrap();
+        store(temp.path()).unwrap();
+        fs::write(temp.path().join("shard-00000.safetensors"), "").unwrap();
+        refused(store(temp.path()), "not a store");
+        fs::write(temp.path().join("store.json"), "").unwrap();
+        store(temp.path()).unwrap();
     }
 
     #[test]
-    fn force_replaces_models_alone() {
-        let place = tempfile::tempdir().unwrap();
-        let at = |name: &str| place.path().join(name);
+    fn force_replaces_only_models_of_the_same_format() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
         for (name, config, text) in
             [("clip", "open_clip_config.json", "{}"), ("face", "config.json", r#"{"model_type": "clip"}"#)]
         {
             fs::create_dir(at(name)).unwrap();
             fs::write(at(name).join(config), text).unwrap();
         }
-        fs::create_dir(at("own")).unwrap();
-        fs::write(at("own/config.json"), r#"{"theme": "dark"}"#).unwrap();
+        fs::create_dir(at("theme")).unwrap();
+        fs::write(at("theme/config.json"), r#"{"theme": "dark"}"#).unwrap();
         fs::create_dir(at("empty")).unwrap();
         for (format, same, other) in
             [(Format::OpenClip, "clip", "face"), (Format::HuggingFace, "face", "clip")]
@@ -212,7 +222,7 @@ mod tests {
             refused(model_folder(&at(same), format, false), "--force");
             model_folder(&at(same), format, true).unwrap();
             refused(model_folder(&at(other), format, true), "another format");
-            refused(model_folder(&at("own"), format, true), "other files");
+            refused(model_folder(&at("theme"), format, true), "no model");
         }
     }
 }

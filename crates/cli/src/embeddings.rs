@@ -1,4 +1,4 @@
-//! Files of embeddings that were made elsewhere.
+//! Reads embeddings that another program computed.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors};
 use zeroshot_eval::{Evaluation, Labels, StoredOptions, StoredRows, StoredSet, evaluate_stored};
 
-/// More classes than any list of labels has.
+/// Maximum number of classes. A larger label is taken for an error of the file.
 const MAX_CLASSES: usize = 1_000_000;
 
-/// What one model made of one data set.
+/// The embeddings of one data set by one model.
 pub(crate) struct Embeddings {
     images: Array2<f32>,
     labels: Option<Vec<usize>>,
@@ -22,31 +22,37 @@ pub(crate) struct Embeddings {
     train_labels: Option<Vec<usize>>,
 }
 
-/// Reads a file; the help of `evaluate` says what is in it. Class names may stand in its metadata, as a JSON list
-/// under `class_names`.
+/// Reads a safetensors file with the tensors that the help of `evaluate --embeddings` lists.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Embeddings> {
-    let broken = || format!("`{}` is not a file of embeddings", path.display());
+    let invalid = || {
+        let path = path.display();
+        format!("`{path}` is not a valid file of embeddings (see `clip-distill help evaluate`)")
+    };
     let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).with_context(broken)?;
-    let tensors = SafeTensors::deserialize(&bytes).with_context(broken)?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).with_context(invalid)?;
+    let tensors = SafeTensors::deserialize(&bytes).with_context(invalid)?;
     let rows = |name: &str| tensors.tensor(name).ok().map(|view| matrix(name, &view)).transpose();
     let numbers = |name: &str| tensors.tensor(name).ok().map(|view| indices(name, &view)).transpose();
-    let images = rows("images").with_context(broken)?;
-    let labels = numbers("labels").with_context(broken)?;
-    let classes = rows("classes").with_context(broken)?;
-    let train_labels = numbers("train_labels").with_context(broken)?;
+    let images = rows("images").with_context(invalid)?;
+    let labels = numbers("labels").with_context(invalid)?;
+    let classes = rows("classes").with_context(invalid)?;
+    let train_labels = numbers("train_labels").with_context(invalid)?;
     let listed = header.metadata().as_ref().and_then(|map| map.get("class_names"));
     let class_names = match listed {
-        Some(text) => {
-            serde_json::from_str(text).context("its class_names are no JSON list").with_context(broken)?
-        }
+        Some(text) => serde_json::from_str(text)
+            .context("the metadata entry `class_names` is not a JSON list of names")
+            .with_context(invalid)?,
         None => {
-            let most =
-                labels.iter().chain(&train_labels).flatten().max().map_or(0, |most| most.saturating_add(1));
-            let count = classes.as_ref().map_or(most, Array2::nrows);
+            let from_labels = labels
+                .iter()
+                .chain(&train_labels)
+                .flatten()
+                .max()
+                .map_or(0, |largest| largest.saturating_add(1));
+            let count = classes.as_ref().map_or(from_labels, Array2::nrows);
             if count > MAX_CLASSES {
                 bail!(
-                    "`{}` counts {count} classes: more than {MAX_CLASSES} are no class list",
+                    "the labels of `{}` imply {count} classes; at most {MAX_CLASSES} are supported: check `labels` and `train_labels`",
                     path.display()
                 );
             }
@@ -54,19 +60,19 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Embeddings> {
         }
     };
     Ok(Embeddings {
-        images: images.context("it has no `images`").with_context(broken)?,
+        images: images.context("the tensor `images` is missing").with_context(invalid)?,
         labels,
         classes,
         class_names,
-        texts: rows("texts").with_context(broken)?,
-        image_of: numbers("image_of").with_context(broken)?,
-        train_images: rows("train_images").with_context(broken)?,
+        texts: rows("texts").with_context(invalid)?,
+        image_of: numbers("image_of").with_context(invalid)?,
+        train_images: rows("train_images").with_context(invalid)?,
         train_labels,
     })
 }
 
 impl Embeddings {
-    /// All figures that there are rows for.
+    /// Computes all metrics for which the file has embeddings, and fidelity if a teacher is given.
     pub(crate) fn measure(
         &self,
         name: &str,
@@ -81,7 +87,9 @@ impl Embeddings {
         if let Some(teacher) = teacher
             && (teacher.labels != self.labels || teacher.image_of != self.image_of)
         {
-            bail!("the teacher's file is of other samples: its `labels` or `image_of` differ");
+            bail!(
+                "the teacher's file has other `labels` or `image_of`: both files must hold the same samples in the same order"
+            );
         }
         let set = StoredSet { name, labels, image_of: self.image_of.as_deref() };
         let teacher = teacher.map(Embeddings::rows);
@@ -100,10 +108,12 @@ impl Embeddings {
 }
 
 fn matrix(name: &str, view: &safetensors::tensor::TensorView<'_>) -> anyhow::Result<Array2<f32>> {
-    let [rows, width] = *view.shape() else { bail!("`{name}` is not [rows, width] but {:?}", view.shape()) };
+    let [rows, width] = *view.shape() else {
+        bail!("the tensor `{name}` must have two dimensions, but has the shape {:?}", view.shape())
+    };
     let data = view.data();
     let values = match view.dtype() {
-        Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Dtype::F32 => file_ext::f32_from_le_bytes(data).collect(),
         Dtype::F64 => {
             let value =
                 |b: &[u8]| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32;
@@ -113,7 +123,7 @@ fn matrix(name: &str, view: &safetensors::tensor::TensorView<'_>) -> anyhow::Res
         Dtype::BF16 => {
             data.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
         }
-        other => bail!("`{name}` has numbers of kind {other:?}: write float32"),
+        other => bail!("the tensor `{name}` has the type {other:?}: write it as float32"),
     };
     Ok(Array2::from_shape_vec((rows, width), values)?)
 }
@@ -128,9 +138,10 @@ fn indices(name: &str, view: &safetensors::tensor::TensorView<'_>) -> anyhow::Re
         Dtype::I32 => {
             data.chunks_exact(4).map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
         }
-        other => bail!("`{name}` has numbers of kind {other:?}: write int64"),
+        other => bail!("the tensor `{name}` has the type {other:?}: write it as int64"),
     };
-    let index =
-        |value: i64| usize::try_from(value).with_context(|| format!("`{name}` has the value {value}"));
+    let index = |value: i64| {
+        usize::try_from(value).with_context(|| format!("the tensor `{name}` has the negative value {value}"))
+    };
     values.into_iter().map(index).collect()
 }

@@ -1,15 +1,15 @@
-//! Exit codes, as the help page documents them. Wrong arguments give 2, from the argument parser.
+//! Exit codes, as `clip-distill --help` documents them. The argument parser exits with 2 for invalid arguments.
 
 use std::process::ExitCode;
 
-/// How the program ended.
+/// Exit code of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
-    /// Done.
+    /// Success.
     Done = 0,
     /// An error; the message says what to do next.
     Failed = 1,
-    /// Stopped by a signal or `--stop-after` after writing a checkpoint. The same command resumes the run.
+    /// Stopped by a signal, `--stop-after` or `--limit`. The same command resumes.
     Stopped = 130,
 }
 

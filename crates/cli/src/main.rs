@@ -1,4 +1,4 @@
-//! The command line: parse, run, print an error once, exit with a documented code.
+//! The program `clip-distill`: parses arguments, runs the command, and prints its error once.
 
 mod args;
 mod busy;
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         // This loads libtorch a second time, which takes some tenths of a second.
         spin::shorten();
     }
-    if args.command.takes_a_gpu() {
+    if args.command.uses_gpu() {
         // This must precede the first use of libtorch. Loading CUDA's libraries takes about a second, so no other
         // command does it.
         torch_ext::cuda::load();

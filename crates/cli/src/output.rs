@@ -1,12 +1,11 @@
-//! All that is printed: results on standard output, everything else on standard error.
+//! Prints results to standard output and everything else to standard error.
 
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
-/// Sends log lines to standard error: warnings and what training decided (layouts, resuming), or more with
-/// `--verbose` or `RUST_LOG`.
+/// Sends log lines to standard error: warnings and the progress of runs, or more with `--verbose` or `RUST_LOG`.
 pub(crate) fn set_up(verbose: bool) {
     let level = if verbose { "info" } else { "warn,trainer=info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
@@ -14,22 +13,22 @@ pub(crate) fn set_up(verbose: bool) {
     log.without_time().with_ansi(io::stderr().is_terminal()).init();
 }
 
-/// A defect of the program is said on one line like any error; `RUST_BACKTRACE=full` shows where it is.
+/// Prints a panic on one line, like any error. `RUST_BACKTRACE=full` restores the usual report.
 pub(crate) fn one_line_panics() {
     let verbose = std::env::var("RUST_BACKTRACE").is_ok_and(|value| value == "full");
     if !verbose {
         std::panic::set_hook(Box::new(|info| {
-            let reason = info.payload_as_str().unwrap_or("no reason given");
-            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            let reason = info.payload_as_str().unwrap_or("unknown reason");
+            let location = info.location().map(ToString::to_string).unwrap_or_default();
             note(format!(
-                "error: a defect of the program at {place}: {}; please report it with the command (RUST_BACKTRACE=full shows more)",
+                "error: internal error at {location}: {}; please report it with the command that you ran and its output under RUST_BACKTRACE=full",
                 reason.replace('\n', " ")
             ));
         }));
     }
 }
 
-/// Prints a result.
+/// Prints a result as text.
 pub(crate) fn text(text: impl AsRef<str>) -> anyhow::Result<()> {
     let text = text.as_ref();
     let mut out = io::stdout().lock();
@@ -40,18 +39,18 @@ pub(crate) fn text(text: impl AsRef<str>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints a result for programs, on one line.
+/// Prints a result as JSON, on one line.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     text(serde_json::to_string(value)?)
 }
 
-/// Prints a remark for people.
+/// Prints a note to standard error.
 pub(crate) fn note(text: impl AsRef<str>) {
-    // A closed standard error is no reason to stop.
+    // The command continues if standard error is closed.
     let _ = writeln!(io::stderr(), "{}", text.as_ref());
 }
 
-/// Prints an error with its causes on one line; those that repeat what stands before them are left out.
+/// Prints an error and its causes on one line. Omits a cause that the line already contains.
 pub(crate) fn error(error: &anyhow::Error) {
     if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
         return;

@@ -6,12 +6,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use clip_model::weights::write_atomic;
 use experiments::{Cell, Ended, Error, Result, Runner};
+use file_ext::write_atomic;
 
 /// How often a process is polled.
 const POLL: Duration = Duration::from_millis(200);
-/// Exit code of a run that was stopped with a checkpoint.
+/// Exit code of a run that stopped with a checkpoint.
 const STOPPED: i32 = 130;
 
 /// Starts `program train` for each cell.
@@ -47,13 +47,13 @@ impl Runner for Processes {
             .stderr(copy)
             .spawn()
             .map_err(|e| Error::io(&self.program, e))?;
-        let mut asked = false;
+        let mut stop_sent = false;
         let status = loop {
             match child.try_wait().map_err(|e| Error::io(&self.program, e))? {
                 Some(status) => break status,
-                None if stop.load(Ordering::Relaxed) && !asked => {
+                None if stop.load(Ordering::Relaxed) && !stop_sent => {
                     ask_to_stop(&child);
-                    asked = true;
+                    stop_sent = true;
                 }
                 None => std::thread::sleep(POLL),
             }
@@ -61,28 +61,28 @@ impl Runner for Processes {
         Ok(match status.code() {
             Some(0) => Ended::Finished,
             Some(STOPPED) => Ended::Stopped,
-            _ if asked => Ended::Stopped,
+            _ if stop_sent => Ended::Stopped,
             _ => {
-                let said = std::fs::read_to_string(&log).unwrap_or_default();
-                let last = said.lines().rev().find(|line| !line.trim().is_empty());
+                let text = std::fs::read_to_string(&log).unwrap_or_default();
+                let last = text.lines().rev().find(|line| !line.trim().is_empty());
                 Ended::Failed(last.map_or_else(|| status.to_string(), |line| line.trim().to_string()))
             }
         })
     }
 }
 
-/// The files of a cell beside its folder: its recipe and the log of its process.
-fn beside(folder: &Path, ending: &str) -> PathBuf {
-    folder.with_extension(ending)
+/// Returns the path of a file beside a cell's folder: its recipe or the log of its process.
+fn beside(folder: &Path, extension: &str) -> PathBuf {
+    folder.with_extension(extension)
 }
 
-/// Asks the run to write a checkpoint and exit. The terminal's signals do not reach it.
+/// Signals a run to write a checkpoint and exit. The terminal's signals do not reach it.
 fn ask_to_stop(child: &Child) {
     if cfg!(unix) {
         let sent =
             Command::new("kill").arg("-TERM").arg(child.id().to_string()).stderr(Stdio::null()).status();
         if sent.is_err() {
-            tracing::warn!("cannot signal a running cell to stop; waiting for it to finish");
+            tracing::warn!("cannot run `kill` to stop a running cell; waiting for the cell to finish");
         }
     }
 }

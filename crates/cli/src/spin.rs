@@ -1,26 +1,27 @@
 //! Sets how long OpenMP's threads spin while they wait for work.
 //!
-//! libtorch's threads spin for a while before they sleep. GNU's OpenMP lets them spin for 300,000 turns of a loop, which
-//! takes the cores from other programs and, on a busy machine, from the training itself. A shorter spin costs nothing
-//! that could be measured on an idle machine (docs/performance.md).
+//! By default, GNU OpenMP's threads spin for 300,000 iterations before they sleep. This takes the cores from other
+//! programs and, on a busy machine, from the training itself. On an idle machine, a shorter spin has no measurable cost
+//! (docs/performance.md).
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-/// The variable with the number of iterations that a waiting thread of GNU OpenMP spins before it sleeps.
+/// Environment variable for the number of iterations that a waiting thread of GNU OpenMP spins before it sleeps.
 pub(crate) const VARIABLE: &str = "GOMP_SPINCOUNT";
-const TURNS: &str = "20000";
-/// Variables with which users set the waiting mode themselves.
-const CHOICES: [&str; 3] = [VARIABLE, "OMP_WAIT_POLICY", "KMP_BLOCKTIME"];
+/// Value of [`VARIABLE`].
+const ITERATIONS: &str = "20000";
+/// Environment variables with which users choose the waiting mode.
+const USER_CHOICES: [&str; 3] = [VARIABLE, "OMP_WAIT_POLICY", "KMP_BLOCKTIME"];
 
 /// Restarts the program with a short spin, unless the user has set the waiting mode.
 ///
 /// OpenMP is loaded before `main` and reads its settings then, so they must be in the environment when the process
 /// starts. The process keeps its id, arguments and open files.
 pub(crate) fn shorten() {
-    if !cfg!(target_os = "linux") || CHOICES.iter().any(|name| std::env::var_os(name).is_some()) {
+    if !cfg!(target_os = "linux") || USER_CHOICES.iter().any(|name| std::env::var_os(name).is_some()) {
         return;
     }
     let Ok(program) = std::env::current_exe() else { return };
@@ -32,9 +33,9 @@ pub(crate) fn shorten() {
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    let error = command.args(arguments).env(VARIABLE, TURNS).exec();
+    let error = command.args(arguments).env(VARIABLE, ITERATIONS).exec();
     // Without the restart, the program is only slower on a busy machine.
-    tracing::debug!("cannot restart `{}` with {VARIABLE}={TURNS}: {error}", program.display());
+    tracing::debug!("cannot restart `{}` with {VARIABLE}={ITERATIONS}: {error}", program.display());
 }
 
 /// Whether the program was started through the system's loader (`ld-linux-x86-64.so.2 clip-distill …`). On a restart,

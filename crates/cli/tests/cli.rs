@@ -1,4 +1,4 @@
-//! The program from outside: each command, its output, its errors and exit codes. New commands are tested here.
+//! The commands: their output, errors and exit codes. Tests of new commands go here.
 
 mod common;
 
@@ -11,7 +11,7 @@ use common::{Place, clip_distill, done, failed, text};
 use serde_json::Value;
 
 #[test]
-fn train_writes_a_run_and_evaluate_reads_it() {
+fn evaluate_reproduces_the_scores_that_train_reports() {
     let place = Place::new();
     let (recipe, out) = (place.recipe(""), place.name("out"));
     let table = done(&["train", &recipe, "--out", &out, "--set", "seed=3"]);
@@ -21,7 +21,7 @@ fn train_writes_a_run_and_evaluate_reads_it() {
     let info: Value = serde_json::from_str(&fs::read_to_string(place.path("out/run.json")).unwrap()).unwrap();
     assert!(info["program"].as_str().unwrap().starts_with("clip-distill "));
 
-    // The same command shows the results again; `--resume` changes nothing.
+    // The same command prints the results again; `--resume` has no effect.
     assert_eq!(done(&["train", &recipe, "--out", &out, "--set", "seed=3"]), table);
     assert_eq!(done(&["train", &recipe, "--out", &out, "--set", "seed=3", "--resume"]), table);
     for resume in [&[][..], &["--resume"]] {
@@ -31,7 +31,7 @@ fn train_writes_a_run_and_evaluate_reads_it() {
             assert!(other.contains(part), "{part}: {other}");
         }
     }
-    // A recipe without evaluation sets does not take the results away.
+    // A recipe without evaluation sets keeps the results.
     let report = fs::read(place.path("out/report.json")).unwrap();
     assert_eq!(done(&["train", &recipe, "--out", &out, "--set", "seed=3", "--set", "eval.sets=[]"]), table);
     assert_eq!(fs::read(place.path("out/report.json")).unwrap(), report);
@@ -46,7 +46,7 @@ fn train_writes_a_run_and_evaluate_reads_it() {
 }
 
 #[test]
-fn a_plan_is_printed_without_training() {
+fn dry_run_prints_the_plan_without_training() {
     let place = Place::new();
     let recipe = place.recipe("");
     let plan = done(&["train", &recipe, "--dry-run", "--out", &place.name("out")]);
@@ -59,7 +59,7 @@ fn a_plan_is_printed_without_training() {
 }
 
 #[test]
-fn a_signal_stops_with_a_checkpoint_and_the_same_command_continues() {
+fn a_signal_stops_with_a_checkpoint_and_the_same_command_resumes() {
     let place = Place::new();
     let (recipe, out) = (place.recipe(""), place.name("out"));
     let settings = ["--set", "train.steps=100000", "--set", "metrics.every_steps=1"];
@@ -82,7 +82,7 @@ fn a_signal_stops_with_a_checkpoint_and_the_same_command_continues() {
     assert_eq!(names.len(), 1, "{names:?}");
     let step: u64 = names[0].strip_prefix("step-").unwrap().parse().unwrap();
 
-    // The same run with another end differs in train.steps, so it is refused.
+    // A recipe with another number of steps is another run, so it is refused.
     let steps = format!("train.steps={}", step + 2);
     let refused = failed(&["train", &recipe, "--out", &out, "--set", &steps]);
     assert!(refused.contains("train.steps"), "{refused}");
@@ -92,7 +92,7 @@ fn a_signal_stops_with_a_checkpoint_and_the_same_command_continues() {
     let stopped = clip_distill(&args);
     assert_eq!(stopped.status.code(), Some(130));
     let said = text(&stopped.stderr);
-    assert!(said.contains("the same command without this --stop-after continues"), "{said}");
+    assert!(said.contains("the same command without this --stop-after resumes it"), "{said}");
     let lines = fs::read_to_string(&metrics).unwrap();
     let steps =
         lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap());
@@ -100,7 +100,7 @@ fn a_signal_stops_with_a_checkpoint_and_the_same_command_continues() {
 }
 
 #[test]
-fn restart_removes_nothing_before_all_is_checked() {
+fn restart_checks_everything_before_it_removes_anything() {
     let place = Place::new();
     let (recipe, out) = (place.recipe(""), place.name("out"));
     done(&["train", &recipe, "--out", &out]);
@@ -121,7 +121,7 @@ fn restart_removes_nothing_before_all_is_checked() {
         assert!(place.path("out/model/open_clip_model.safetensors").is_file(), "{wrong}");
         assert!(place.path("out/report.json").is_file(), "{wrong}");
     }
-    // As a process that trains there would.
+    // A process that trains in the folder holds this lock.
     let lock = fs::File::create(place.path("out/.lock")).unwrap();
     lock.lock().unwrap();
     let error = failed(&["train", &recipe, "--out", &out, "--restart"]);
@@ -130,7 +130,7 @@ fn restart_removes_nothing_before_all_is_checked() {
 }
 
 #[test]
-fn train_takes_no_folder_that_holds_something_else() {
+fn train_refuses_a_folder_with_unrelated_files_of_the_same_names() {
     let place = Place::new();
     let recipe = place.recipe("");
     for (folder, file) in
@@ -138,7 +138,7 @@ fn train_takes_no_folder_that_holds_something_else() {
     {
         let (out, file) = (place.name(folder), place.path(folder).join(file));
         fs::create_dir_all(file.parent().unwrap()).unwrap();
-        // A recipe that a user wrote differs from the one that a run writes.
+        // The user's recipe is not in the format that a run writes.
         fs::copy(&recipe, &file).unwrap();
         for restart in [&[][..], &["--restart"]] {
             let error = failed(&[&["train", &recipe, "--out", &out], restart].concat());
@@ -146,7 +146,7 @@ fn train_takes_no_folder_that_holds_something_else() {
             assert_eq!(fs::read(&file).unwrap(), fs::read(&recipe).unwrap());
         }
     }
-    // Another program's `run.json` does not make the folder a run's, and neither does a report beside any recipe.
+    // Neither another program's `run.json` nor a report beside a recipe makes a folder a run folder.
     for (folder, file) in [("e", "run.json"), ("f", "recipe.toml")] {
         let (out, model) = (place.name(folder), place.path(folder).join("model/weights"));
         fs::create_dir_all(model.parent().unwrap()).unwrap();
@@ -161,12 +161,12 @@ fn train_takes_no_folder_that_holds_something_else() {
             assert_eq!(fs::read(&model).unwrap(), b"mine");
         }
     }
-    // A run whose recipe was lost starts from its last checkpoint.
+    // A run without its recipe resumes from its last checkpoint.
     let lost = place.name("lost");
     done(&["train", &recipe, "--out", &lost]);
     fs::remove_file(place.path("lost/recipe.toml")).unwrap();
     done(&["train", &recipe, "--out", &lost]);
-    // Files of other names do not matter.
+    // Files with other names are ignored.
     fs::create_dir(place.path("d")).unwrap();
     fs::write(place.path("d/.lock"), "mine").unwrap();
     fs::write(place.path("d/notes.txt"), "mine").unwrap();
@@ -181,7 +181,7 @@ fn train_takes_no_folder_that_holds_something_else() {
 }
 
 #[test]
-fn a_log_shows_how_far_a_run_is() {
+fn log_lines_report_the_progress_of_every_long_command() {
     let place = Place::new();
     let recipe = place.recipe("eval.every_steps = 2");
     let every = ["--set", "train.steps=5", "--set", "metrics.every_steps=2"];
@@ -207,7 +207,7 @@ fn a_log_shows_how_far_a_run_is() {
         3
     );
     assert!(!said.contains('\u{1b}'), "colours or bars: {said}");
-    // The table of results is not in the log.
+    // The table of results is printed to standard output only.
     assert!(text(&output.stdout).starts_with("| data set"));
 
     let model = place.name("out/model");
@@ -224,7 +224,7 @@ fn a_log_shows_how_far_a_run_is() {
 }
 
 #[test]
-fn the_best_model_is_named_with_its_step_and_score() {
+fn the_summary_and_reports_name_the_best_model_with_step_and_score() {
     let place = Place::new();
     let (recipe, out) = (place.recipe("eval.every_steps = 1"), place.name("out"));
     let summary = done(&["train", &recipe, "--out", &out]);
@@ -233,7 +233,10 @@ fn the_best_model_is_named_with_its_step_and_score() {
     let step = report["best"]["step"].as_u64().unwrap();
     let score = format!("{:.1}", report["best"]["score"].as_f64().unwrap() * 100.0);
     let best = place.name("out/best");
-    assert!(summary.contains(&format!("best:    {best} (step {step}: {score} %")), "{summary}");
+    assert!(
+        summary.contains(&format!("best:    {best} (step {step}, mean of the main metrics: {score} %)")),
+        "{summary}"
+    );
     let markdown = fs::read_to_string(place.path("out/report.md")).unwrap();
     let row = markdown.lines().find(|line| line.starts_with("| small | best ")).unwrap();
     assert!(row.contains(&format!(" {step} ")) && row.contains(&format!(" {score} ")), "{row}");
@@ -247,7 +250,7 @@ fn the_best_model_is_named_with_its_step_and_score() {
 }
 
 #[test]
-fn a_plan_refuses_what_no_data_is_needed_for() {
+fn dry_run_refuses_invalid_class_lists_and_devices() {
     let place = Place::new();
     let recipe = place.recipe("");
     let vocabulary = |list: &str| format!("losses.vocabulary={{weight=1.0,{list}}}");
@@ -265,13 +268,13 @@ fn a_plan_refuses_what_no_data_is_needed_for() {
 }
 
 #[test]
-fn a_device_that_is_not_visible_is_refused_with_the_cause() {
+fn an_unavailable_device_is_refused_with_the_cause() {
     let place = Place::new();
     let recipe = place.recipe("");
     let out = place.name("out");
     let refused = failed(&["train", &recipe, "--out", &out, "--set", "train.device=cuda:77"]);
     assert!(refused.contains("`cuda:77` is not available"), "{refused}");
-    // Without a GPU, the cause is a library or the driver; with a GPU, it is the number of devices.
+    // Without a GPU, the cause is a missing library or driver; with a GPU, it is the number of devices.
     assert!(
         ["setup --cuda", "driver", "devices are visible"].iter().any(|cause| refused.contains(cause)),
         "{refused}"
@@ -280,7 +283,7 @@ fn a_device_that_is_not_visible_is_refused_with_the_cause() {
 }
 
 #[test]
-fn wrong_settings_are_named_with_their_place() {
+fn an_invalid_setting_is_reported_with_its_key_or_line() {
     let place = Place::new();
     let recipe = place.recipe("");
     let text = fs::read_to_string(&recipe).unwrap();
@@ -297,7 +300,7 @@ fn wrong_settings_are_named_with_their_place() {
 }
 
 #[test]
-fn weights_that_are_not_finite_are_refused() {
+fn weights_with_nan_are_refused() {
     let place = Place::new();
     let model = place.model();
     place.pictures();
@@ -311,7 +314,7 @@ fn weights_that_are_not_finite_are_refused() {
 }
 
 #[test]
-fn odd_words_give_one_line_and_no_panic() {
+fn unusual_arguments_give_one_line_and_no_panic() {
     use std::os::unix::ffi::OsStrExt;
     let place = Place::new();
     let model = place.model();
@@ -324,7 +327,7 @@ fn odd_words_give_one_line_and_no_panic() {
     for context in ["99999999999999", "18446744073709551615"] {
         failed(&["tokenize", "--context", context]);
     }
-    // A name that is no text.
+    // A file name that is not UTF-8.
     let odd = place.0.path().join(std::ffi::OsStr::from_bytes(b"y\xff.png"));
     fs::copy(&picture, &odd).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_clip-distill"))
@@ -338,7 +341,7 @@ fn odd_words_give_one_line_and_no_panic() {
 }
 
 #[test]
-fn evaluate_takes_folders_and_tars() {
+fn evaluate_reads_class_folders_and_tars() {
     let place = Place::new();
     let (model, pictures) = (place.model(), place.pictures());
     let report: Value =
@@ -367,7 +370,7 @@ fn evaluate_takes_folders_and_tars() {
 }
 
 #[test]
-fn classify_prints_probabilities_that_add_up() {
+fn classify_prints_probabilities_that_sum_to_one() {
     let place = Place::new();
     let (model, pictures) = (place.model(), place.pictures());
     let image = format!("{pictures}/red/0.png");
@@ -385,11 +388,11 @@ fn classify_prints_probabilities_that_add_up() {
         failed(&["classify", &model, &broken.display().to_string(), "--labels", "a,b"])
             .contains("broken.png")
     );
-    assert!(failed(&["classify", &model, &image, "--labels", "a,,b"]).contains("label is empty"));
+    assert!(failed(&["classify", &model, &image, "--labels", "a,,b"]).contains("empty label"));
 }
 
 #[test]
-fn embed_writes_rows_and_names() {
+fn embed_writes_embeddings_and_names() {
     let place = Place::new();
     let (model, pictures) = (place.model(), place.pictures());
     let out = place.name("images.safetensors");
@@ -415,7 +418,7 @@ fn embed_writes_rows_and_names() {
 }
 
 #[test]
-fn tokenize_reads_lines() {
+fn tokenize_prints_ids_per_line_of_standard_input() {
     let run = |args: &[&str], input: &[u8]| {
         use std::io::Write;
         let mut child = Command::new(env!("CARGO_BIN_EXE_clip-distill"))
@@ -434,7 +437,7 @@ fn tokenize_reads_lines() {
 }
 
 #[test]
-fn inspect_lists_presets_and_describes_a_model() {
+fn inspect_lists_presets_or_describes_one_model() {
     let place = Place::new();
     let presets = done(&["inspect"]);
     assert!(presets.contains("ViT-B-16 ") && presets.contains("ViT-T-16"), "{presets}");
@@ -444,7 +447,7 @@ fn inspect_lists_presets_and_describes_a_model() {
 }
 
 #[test]
-fn bad_input_is_one_clear_line() {
+fn invalid_input_gives_one_line_that_names_the_input_or_remedy() {
     let place = Place::new();
     let missing = failed(&["train", &place.name("none.toml")]);
     assert!(missing.contains("none.toml"), "{missing}");

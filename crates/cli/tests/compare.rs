@@ -1,4 +1,4 @@
-//! Commands that compare: evaluation with suites, teachers and files; stores; sweeps; the list of methods.
+//! Comparisons: evaluation with suites, teachers and precomputed embeddings; stores; sweeps; the list of methods.
 
 mod common;
 
@@ -16,7 +16,7 @@ fn json(text: &str) -> Value {
 }
 
 #[test]
-fn a_suite_is_measured_with_its_teacher() {
+fn a_model_that_is_its_own_teacher_agrees_with_it_and_retains_everything() {
     let place = Place::new();
     let (model, pictures) = (place.model(), place.pictures());
     let suite = format!(
@@ -36,7 +36,7 @@ fn a_suite_is_measured_with_its_teacher() {
     ]));
     assert_eq!(found["sets"].as_array().unwrap().len(), 2);
     let colours = &found["details"][0];
-    // A model is like itself, keeps all of itself, and knows the very pictures it was shown.
+    // The model is its own teacher, and k-NN finds each test image among the training images.
     assert_eq!(colours["fidelity"]["top1_agreement"], 1.0);
     assert_eq!(colours["knn"]["top1"], 1.0);
     assert_eq!(colours["per_class"][0]["class"], "scarlet");
@@ -53,7 +53,7 @@ fn a_suite_is_measured_with_its_teacher() {
 }
 
 #[test]
-fn embeddings_from_elsewhere_are_measured() {
+fn precomputed_embeddings_are_evaluated_like_a_model() {
     let place = Place::new();
     let file = |name: &str, rows: &[f32], labels: &[i64]| {
         let bytes = rows.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
@@ -68,7 +68,7 @@ fn embeddings_from_elsewhere_are_measured() {
         fs::write(place.path(name), safetensors::serialize(views, Some(names)).unwrap()).unwrap();
         place.name(name)
     };
-    // Three of four right, and the teacher all four.
+    // The student is right on three of four samples, the teacher on all.
     let own = file("own", &[1.0, 0.1, 0.9, 0.0, 0.1, 2.0, 3.0, 0.2], &[0, 0, 1, 1]);
     let teacher = file("teacher", &[1.0, 0.1, 0.9, 0.0, 0.1, 2.0, 0.0, 0.2], &[0, 0, 1, 1]);
     let found = json(&done(&["evaluate", "--embeddings", &own, "--teacher", &teacher, "--json"]));
@@ -82,12 +82,14 @@ fn embeddings_from_elsewhere_are_measured() {
         failed(&["evaluate", "--embeddings", &file(name, rows, labels)]);
     }
     fs::write(place.path("text"), "hello").unwrap();
-    assert!(failed(&["evaluate", "--embeddings", &place.name("text")]).contains("not a file of embeddings"));
+    assert!(
+        failed(&["evaluate", "--embeddings", &place.name("text")]).contains("not a valid file of embeddings")
+    );
     assert_eq!(clip_distill(&["evaluate", "--embeddings", &own, "--data", "emoji"]).status.code(), Some(2));
 }
 
 #[test]
-fn methods_and_losses_are_listed() {
+fn methods_lists_all_methods_and_losses() {
     let found = json(&done(&["methods", "--json"]));
     let names = |key: &str| {
         let all = found[key].as_array().unwrap().iter();
@@ -142,13 +144,13 @@ fn a_store_that_was_killed_again_and_again_becomes_the_same() {
         all
     };
     assert!(files(&whole) == files(&parts), "the stores differ");
-    // It trains a student with no teacher at hand.
+    // A student trains from the store without the teacher's model.
     fs::remove_dir_all(place.path("tiny")).unwrap();
     place.model();
     let out = place.name("out");
     let settings = format!("teacher={{ store = \"{whole}\" }}");
     done(&["train", &recipe, "--out", &out, "--set", &settings]);
-    // What cannot work is found before a finished run is removed.
+    // Errors are found before a finished run is removed.
     for (setting, part) in [
         ("teacher={ store = \"nowhere\" }", "reinforce"),
         ("teacher={ model = \"ViT-nano-32px\" }", "has no weights"),
@@ -167,7 +169,7 @@ fn a_store_that_was_killed_again_and_again_becomes_the_same() {
 }
 
 #[test]
-fn a_sweep_goes_to_its_report() {
+fn a_sweep_trains_each_run_once_and_reports_all_of_them() {
     let place = Place::new();
     place.recipe("");
     let sweep = "name = 'two'\ntitle = 'Two < cells'\nrecipe = 'small.toml'\nseeds = [0, 1]\nbaseline = 'plain'\n\
@@ -183,7 +185,7 @@ fn a_sweep_goes_to_its_report() {
         "{plan}"
     );
 
-    // The first sitting is short: the teacher and one cell.
+    // The first session runs the teacher and one cell.
     let first = clip_distill(&["sweep", &file, "--out", &out, "--limit", "2"]);
     assert_eq!(first.status.code(), Some(130), "{}", text(&first.stderr));
     assert!(text(&first.stderr).contains("2 of 5 finished"), "{}", text(&first.stderr));
@@ -207,14 +209,14 @@ fn a_sweep_goes_to_its_report() {
     let page = fs::read_to_string(place.path("sweeps/two/report.html")).unwrap();
     assert!(page.contains("<svg") && page.contains("Two &lt; cells") && !page.contains("NaN"));
     let picture = fs::read_to_string(place.path("sweeps/two/report.svg")).unwrap();
-    // A spread of two seeds, and the name of a cell.
+    // The chart has an axis and the name of a cell.
     assert!(
         picture.starts_with("<svg xmlns=")
             && picture.contains("class=\"axis\"")
             && picture.contains(">stored<")
     );
 
-    // All is there: nothing is trained again.
+    // All runs are finished, so none is trained again.
     let began = place.path("sweeps/cells");
     let times = |folder: &std::path::Path| {
         let mut times = fs::read_dir(folder)
@@ -229,7 +231,7 @@ fn a_sweep_goes_to_its_report() {
     done(&["sweep", &file, "--out", &out]);
     assert_eq!(times(&began), before);
 
-    // A set more is measured on all of them, and nothing is trained again.
+    // An additional set is evaluated on all runs without training.
     let more = format!("{sweep}[[settings.eval.sets]]\nname = 'groups'\nsource = 'emoji'\nsplit = 'test'\n");
     fs::write(place.path("two.toml"), more).unwrap();
     let table = done(&["sweep", &file, "--out", &out]);
@@ -238,7 +240,7 @@ fn a_sweep_goes_to_its_report() {
     fs::write(place.path("two.toml"), sweep).unwrap();
     done(&["sweep", &file, "--out", &out]);
 
-    // Results are enough without weights, and a shared model is made again only where an open cell builds on it.
+    // Results do not need weights. A shared model is trained again only if an open cell depends on it.
     let folders = || {
         let entries = fs::read_dir(&began).unwrap().map(|entry| entry.unwrap().path());
         entries.filter(|path| path.is_dir()).collect::<Vec<_>>()
@@ -261,7 +263,7 @@ fn a_sweep_goes_to_its_report() {
     assert!(stored.join("report.json").exists());
     assert_eq!(models(), 2);
 
-    // A cell that cannot be made is named, and the others are made all the same.
+    // A cell that fails is reported, and the other cells run.
     let broken = sweep.replace(
         "losses.fd = 10.0",
         "losses.mfd = { weight = 1.0, masked = 0.5 }, student.patch_dropout = 0.5, optimizer.lr = 1e300",

@@ -1,4 +1,4 @@
-//! Real-world data: class lists with duplicate names, texts in other encodings, images in other formats.
+//! Data as it occurs: class lists with duplicate names, texts that are not UTF-8, images in other formats.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use common::{Place, clip_distill, done, failed, text};
 use serde_json::Value;
 
-/// The results from standard output as JSON, and the lines of standard error.
+/// Runs `evaluate`. Returns its results as JSON, and standard error.
 fn evaluated(args: &[&str]) -> (Value, String) {
     let output = clip_distill(&[&["evaluate"], args, &["--json"]].concat());
     let said = text(&output.stderr);
@@ -17,7 +17,7 @@ fn evaluated(args: &[&str]) -> (Value, String) {
 }
 
 #[test]
-fn all_thousand_names_of_imagenet_are_evaluated() {
+fn imagenets_class_names_are_evaluated_with_one_warning_about_duplicates() {
     let place = Place::new();
     let (model, pictures) = (place.model(), place.pictures());
     let names = zeroshot_eval::prompts::classes("imagenet-1k").unwrap();
@@ -35,7 +35,7 @@ fn all_thousand_names_of_imagenet_are_evaluated() {
     let by_list = evaluated(&[&model, "--data", &val, "--class-names", &file]);
     for (found, said) in [&by_table, &by_list] {
         assert_eq!(found["sets"][0]["samples"], 1000);
-        // All images are equal, so all get the same class. One of them is in the folder of that class.
+        // All images are equal, so all are predicted as the same class. One image has that class.
         assert_eq!(found["sets"][0]["top1"], 0.001);
         assert_eq!(said.lines().filter(|line| line.contains("equal names")).count(), 1, "{said}");
         assert!(said.contains("missile") && said.contains("sunglasses"), "{said}");
@@ -44,7 +44,7 @@ fn all_thousand_names_of_imagenet_are_evaluated() {
 }
 
 #[test]
-fn of_two_classes_of_one_name_the_first_is_right() {
+fn the_first_of_two_classes_with_the_same_name_is_predicted() {
     let place = Place::new();
     let (model, pictures) = (place.model(), place.pictures());
     fs::create_dir(place.path("pictures/zebra")).unwrap();
@@ -55,14 +55,14 @@ fn of_two_classes_of_one_name_the_first_is_right() {
         let classes = found["sets"][0]["per_class"].as_array().unwrap();
         classes.iter().map(|class| class["recall"].as_f64().unwrap()).collect::<Vec<_>>()
     };
-    // If all classes have the same name, every image gets the first class.
+    // If all classes have the same name, every image is predicted as the first class.
     assert_eq!(recall("blue,thing\nred,thing\nzebra,thing\n"), [1.0, 0.0, 0.0]);
     // The later of two classes with the same name is never predicted.
     assert_eq!(recall("blue,a sea\nred,a fire\nzebra,a sea\n")[2], 0.0);
 }
 
 #[test]
-fn a_folder_with_equal_names_is_trained_on_and_losses_that_need_distinct_ones_say_so() {
+fn duplicate_class_names_are_accepted_in_training_data_but_not_in_losses() {
     let place = Place::new();
     let (recipe, pictures) = (place.recipe(""), place.pictures());
     fs::write(place.path("classes.csv"), "folder,name\nred,crane\nblue,crane\n").unwrap();
@@ -111,7 +111,7 @@ fn texts_that_are_not_utf8_are_refused_with_file_and_line() {
 }
 
 #[test]
-fn tokenize_refuses_what_is_not_utf8() {
+fn tokenize_refuses_input_that_is_not_utf8() {
     use std::io::Write;
     let run = |input: &[u8]| {
         let mut child = Command::new(env!("CARGO_BIN_EXE_clip-distill"))
@@ -134,7 +134,7 @@ fn tokenize_refuses_what_is_not_utf8() {
 }
 
 #[test]
-fn pictures_that_are_not_read_are_said_in_one_line() {
+fn images_in_unsupported_formats_are_reported_in_one_line() {
     let place = Place::new();
     let (model, pictures) = (place.model(), place.pictures());
     let red = format!("{pictures}/red");
@@ -150,7 +150,7 @@ fn pictures_that_are_not_read_are_said_in_one_line() {
     let out = place.name("out.safetensors");
     let output = clip_distill(&["embed", &model, "--images", &pictures, "--out", &out]);
     let embedded = text(&output.stderr);
-    assert!(embedded.contains("wrote 6 rows"), "{embedded}");
+    assert!(embedded.contains("wrote 6 embeddings"), "{embedded}");
     let source = format!("data.train=[{{source='folder',root='{pictures}'}}]");
     let recipe = place.recipe("");
     let run = place.name("out");

@@ -1,4 +1,4 @@
-//! Where models come from and go to: folders, bare files, the hub's cache, other formats.
+//! Models as input and output: folders, bare weight files, the hub's cache, other formats.
 
 mod common;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 use tch::Device;
 
 #[test]
-fn convert_goes_to_other_formats_and_back() {
+fn a_model_survives_conversion_to_other_formats_and_back() {
     let place = Place::new();
     let (recipe, out) = (place.recipe(""), place.name("out"));
     done(&["train", &recipe, "--out", &out]);
@@ -30,7 +30,7 @@ fn convert_goes_to_other_formats_and_back() {
     for part in ["license: mit", "CLIPProcessor", "pipeline(", "1 × task", "text recall@1"] {
         assert!(card.contains(part), "{part}: {card}");
     }
-    assert!(!card.contains(&place.name("")), "a card names a place on this machine: {card}");
+    assert!(!card.contains(&place.name("")), "the card contains a path of this machine: {card}");
 
     let back = place.name("back");
     done(&["convert", &face, "--to", "open-clip", &back]);
@@ -43,8 +43,8 @@ fn convert_goes_to_other_formats_and_back() {
     done(&["convert", &bare, "--to", "open-clip", &place.name("from-bare")]);
     assert!(weights("from-bare") == weights("out/model"));
 
-    let there = failed(&["convert", &model, "--to", "open-clip", &back]);
-    assert!(there.contains("--force"), "{there}");
+    let existing = failed(&["convert", &model, "--to", "open-clip", &back]);
+    assert!(existing.contains("--force"), "{existing}");
     done(&["convert", &model, "--to", "open-clip", &back, "--force"]);
     let preset = failed(&["convert", "ViT-B-16", "--to", "open-clip", &place.name("no")]);
     assert!(preset.contains("has no weights"), "{preset}");
@@ -52,7 +52,7 @@ fn convert_goes_to_other_formats_and_back() {
 }
 
 #[test]
-fn embed_replaces_a_file_only_by_force_and_nothing_else() {
+fn embed_replaces_only_regular_files_with_force_and_never_an_input() {
     use std::os::unix::fs::{FileTypeExt, symlink};
     let place = Place::new();
     let model = place.model();
@@ -78,7 +78,7 @@ fn embed_replaces_a_file_only_by_force_and_nothing_else() {
         let error = failed(&["embed", &model, "--texts", &texts, "--out", &place.name(out), "--force"]);
         assert!(error.contains(reason), "{out}: {error}");
     }
-    // An input is not an output, not even with --force or through a link.
+    // An input cannot be the output, even with --force or through a link.
     symlink("texts.txt", place.path("same")).unwrap();
     for out in ["texts.txt", "same", "tiny/open_clip_model.safetensors"] {
         let error = failed(&["embed", &model, "--texts", &texts, "--out", &place.name(out), "--force"]);
@@ -96,7 +96,7 @@ fn embed_replaces_a_file_only_by_force_and_nothing_else() {
 }
 
 #[test]
-fn convert_replaces_models_alone() {
+fn convert_replaces_only_models() {
     let place = Place::new();
     let model = place.model();
     fs::create_dir(place.path("mine")).unwrap();
@@ -124,7 +124,7 @@ fn convert_replaces_models_alone() {
 }
 
 #[test]
-fn a_layout_that_is_not_the_projects_own_is_said() {
+fn a_foreign_layout_is_reported() {
     let place = Place::new();
     let (model, face) = (place.model(), place.name("face"));
     done(&["convert", &model, "--to", "huggingface", &face]);
@@ -138,7 +138,7 @@ fn a_layout_that_is_not_the_projects_own_is_said() {
 }
 
 #[test]
-fn a_hugging_face_folder_has_clips_tokenizer_for_transformers() {
+fn a_hugging_face_folder_contains_clips_tokenizer() {
     let place = Place::new();
     let (model, face) = (place.model(), place.name("face"));
     done(&["convert", &model, "--to", "huggingface", &face]);
@@ -154,7 +154,7 @@ fn a_hugging_face_folder_has_clips_tokenizer_for_transformers() {
         assert_eq!(read("vocab.json")[named], text[format!("{token}_id")], "{token}");
     }
     assert!(place.path("face/merges.txt").is_file() && place.path("face/tokenizer.json").is_file());
-    // It is recognised as CLIP's tokenizer, including its text cleaning.
+    // The folder is recognised to use CLIP's tokenizer, including its text cleaning.
     fs::write(place.path("texts.txt"), "cats &amp;amp; dogs\na \u{201c}caf\u{c3}\u{a9}\u{201d}\n").unwrap();
     let embedded = |model: &str| {
         let out = place.name("rows.safetensors");
@@ -165,13 +165,13 @@ fn a_hugging_face_folder_has_clips_tokenizer_for_transformers() {
 }
 
 #[test]
-fn a_text_tower_of_fewer_ids_than_clips_tokenizer_gets_none() {
+fn a_text_tower_with_fewer_ids_than_clips_tokenizer_needs_another_one() {
     let place = Place::new();
     let json = r#"{"embed_dim": 8, "vision_cfg": {"image_size": 16, "layers": 1, "width": 8, "patch_size": 8, "head_width": 8},
         "text_cfg": {"context_length": 12, "vocab_size": 30, "width": 8, "heads": 1, "layers": 1}}"#;
     let config = clip_model::ClipConfig::from_json("few", json).unwrap();
     let model = Clip::new(&config, Device::Cpu, 1).unwrap();
-    folder::save(&place.path("few"), &model, &PreprocessConfig::default()).unwrap();
+    folder::save(place.path("few"), &model, &PreprocessConfig::default()).unwrap();
     for to in ["huggingface", "open-clip"] {
         let said = failed(&["convert", &place.name("few"), "--to", to, &place.name("out")]);
         assert!(said.contains("49408 ids") && said.contains("only 30"), "{said}");
@@ -195,12 +195,12 @@ fn unusual(place: &Place) -> String {
         resize_mode: "squash".into(),
         ..PreprocessConfig::default()
     };
-    folder::save(&place.path("unusual"), &model, &preprocess).unwrap();
+    folder::save(place.path("unusual"), &model, &preprocess).unwrap();
     place.name("unusual")
 }
 
 #[test]
-fn a_weight_file_is_read_as_its_folder_or_its_metadata_says() {
+fn a_weight_file_takes_its_configuration_from_its_metadata_or_folder() {
     let place = Place::new();
     let model = unusual(&place);
     fs::create_dir(place.path("wide")).unwrap();
@@ -230,7 +230,7 @@ fn a_weight_file_is_read_as_its_folder_or_its_metadata_says() {
     let inspected = done(&["inspect", &bare, "--json"]);
     assert_eq!(serde_json::from_str::<Value>(&inspected).unwrap()["config"]["quick_gelu"], true);
 
-    // Outside its folder, the file does not state its settings, and a note lists the assumed ones.
+    // Outside its folder, the file does not state its settings, and a note lists the assumptions.
     for (file, assumed) in [
         ("unusual/open_clip_model.safetensors", ["GELU (not the QuickGELU", "`shortest`", "0.48145467"]),
         ("face/model.safetensors", ["QuickGELU (OpenAI's", "bicubic", "open_clip_config.json beside it"]),
@@ -244,7 +244,7 @@ fn a_weight_file_is_read_as_its_folder_or_its_metadata_says() {
     }
     // With an explicit preset, the file's own configuration is ignored, and a note says so.
     let nano = Clip::new(&clip_model::presets::get("ViT-nano-32px").unwrap(), Device::Cpu, 1).unwrap();
-    folder::save(&place.path("nano"), &nano, &PreprocessConfig::default()).unwrap();
+    folder::save(place.path("nano"), &nano, &PreprocessConfig::default()).unwrap();
     let file = place.name("nano/open_clip_model.safetensors");
     let picture = place.name("wide/0.png");
     let output = clip_distill(&["classify", &file, "--arch", "ViT-nano-32px", &picture, "--labels", "a,b"]);
@@ -256,10 +256,10 @@ fn a_weight_file_is_read_as_its_folder_or_its_metadata_says() {
 }
 
 #[test]
-fn a_bare_file_is_read_as_the_preset_that_is_named() {
+fn arch_names_the_preset_of_a_bare_weight_file() {
     let place = Place::new();
     let model = Clip::new(&clip_model::presets::get("ViT-nano-32px").unwrap(), Device::Cpu, 1).unwrap();
-    folder::save(&place.path("nano"), &model, &PreprocessConfig::default()).unwrap();
+    folder::save(place.path("nano"), &model, &PreprocessConfig::default()).unwrap();
     let bare = place.name("bare.safetensors");
     fs::copy(place.path("nano/open_clip_model.safetensors"), &bare).unwrap();
     fs::write(place.path("texts.txt"), "a cat\na dog\n").unwrap();
@@ -281,7 +281,7 @@ fn a_bare_file_is_read_as_the_preset_that_is_named() {
 }
 
 #[test]
-fn a_model_of_the_hub_is_used_from_the_cache_offline() {
+fn a_hub_model_is_read_from_the_cache_without_network() {
     let place = Place::new();
     let model = place.model();
     let commit = "0123456789".repeat(4);

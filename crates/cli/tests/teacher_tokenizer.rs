@@ -1,5 +1,5 @@
-//! A teacher whose folder brings its own tokenizer: what the student is taught is what `embed` gives, and not
-//! what the teacher would make of the student's ids.
+//! Models whose folder contains a tokenizer: a teacher uses its own tokenizer, not the student's ids, and a student's
+//! tokenizer is saved with it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde_json::Value;
 use tch::Device;
 
 const WIDTH: usize = 8;
-/// The longest is longer than the teacher's context; one has words that its tokenizer does not know.
+/// One text exceeds the teacher's context, and one has words outside its vocabulary.
 const TEXTS: [&str; 8] = [
     "a cat",
     "a dog",
@@ -21,7 +21,7 @@ const TEXTS: [&str; 8] = [
     "unheard of",
     "dog cat a",
 ];
-/// A tokenizer of words whose end token is not its largest id, and whose padding is none of CLIP's.
+/// A word tokenizer. Unlike in CLIP's tokenizer, the end token is not the largest id, and the padding is not 0.
 const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,
     "padding":{"strategy":"BatchLongest","direction":"Right","pad_to_multiple_of":null,"pad_id":7,"pad_type_id":0,"pad_token":"[PAD]"},
     "added_tokens":[{"id":4,"content":"[END]","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],
@@ -39,7 +39,7 @@ fn done(args: &[&str]) {
 struct Place(tempfile::TempDir);
 
 impl Place {
-    /// Eight captions of one picture, as a table and as lines; with one picture no crop matters.
+    /// Writes eight captions of one picture, as a table and as lines. The picture has one color, so all crops are equal.
     fn new() -> Self {
         let place = Place(tempfile::tempdir().unwrap());
         fs::create_dir(place.path("pictures")).unwrap();
@@ -59,18 +59,19 @@ impl Place {
         self.path(name).display().to_string()
     }
 
-    /// A model folder; every id of CLIP's tokenizer is one of the text tower's, so that a mistake is no error.
+    /// Writes a model folder. Its text tower has an embedding for every id of CLIP's tokenizer, so that ids of the wrong
+    /// tokenizer give wrong embeddings instead of an error.
     fn model(&self, name: &str, context: usize, text: &str, seed: u64) -> String {
         let json = format!(
             r#"{{"embed_dim": {WIDTH}, "vision_cfg": {{"image_size": 16, "layers": 1, "width": 8, "patch_size": 8, "head_width": 8}},
             "text_cfg": {{"context_length": {context}, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1{text}}}}}"#
         );
         let model = Clip::new(&ClipConfig::from_json(name, &json).unwrap(), Device::Cpu, seed).unwrap();
-        folder::save(&self.path(name), &model, &PreprocessConfig::default()).unwrap();
+        folder::save(self.path(name), &model, &PreprocessConfig::default()).unwrap();
         self.name(name)
     }
 
-    /// What `embed` writes, as unit rows.
+    /// Returns the embeddings that `embed` writes, normalised.
     fn embedded(&self, model: &str, more: &[&str]) -> Vec<[f64; WIDTH]> {
         let out = self.name("rows.safetensors");
         done(&[&["embed", model, "--out", &out, "--force"], more].concat());
@@ -96,7 +97,7 @@ impl Place {
     }
 }
 
-/// The mean over all elements of the squared difference.
+/// Mean squared difference.
 fn distance(left: &[[f64; WIDTH]], right: &[[f64; WIDTH]]) -> f64 {
     assert_eq!(left.len(), right.len());
     let squares = left.iter().flatten().zip(right.iter().flatten()).map(|(a, b)| (a - b).powi(2));
@@ -110,11 +111,11 @@ fn first_loss(run: &Path) -> f64 {
 }
 
 #[test]
-fn a_teacher_reads_with_the_tokenizer_of_its_folder() {
+fn a_teacher_uses_the_tokenizer_of_its_folder() {
     let place = Place::new();
     let student = place.model("student", 12, "", 1);
     for (number, text) in [
-        // CLIP's tower with another end token, and one whose tokens all see each other, as SigLIP's.
+        // CLIP's tower with another end token, and one without a causal mask, like SigLIP's.
         r#", "pool_type": "eos", "eos_id": 4"#,
         r#", "pool_type": "last", "no_causal_mask": true"#,
     ]
@@ -138,7 +139,7 @@ fn a_teacher_reads_with_the_tokenizer_of_its_folder() {
         fs::write(&recipe, toml).unwrap();
         done(&["train", &recipe.display().to_string(), "--out", &out.display().to_string()]);
 
-        // The loss of the first step, from what `embed` gives for the same pictures and texts.
+        // Compute the loss of the first step from the embeddings that `embed` writes.
         let image = distance(&place.picture(&student), &place.picture(&teacher));
         let students = place.texts(&student, &[]);
         let expected = image + distance(&students, &own);
@@ -147,7 +148,7 @@ fn a_teacher_reads_with_the_tokenizer_of_its_folder() {
         let mistaken = image + distance(&students, &by_clips);
         assert!((found - mistaken).abs() > 1e-2 * expected, "{found} is also {mistaken}");
 
-        // Naming the tokenizer is the same as having it.
+        // `--tokenizer` and a tokenizer in the folder are equivalent.
         fs::rename(&tokenizer, place.path("elsewhere.json")).unwrap();
         assert_eq!(place.texts(&teacher, &["--tokenizer", &place.name("elsewhere.json")]), own);
         assert_eq!(place.texts(&teacher, &[]), by_clips);
@@ -155,7 +156,7 @@ fn a_teacher_reads_with_the_tokenizer_of_its_folder() {
 }
 
 #[test]
-fn a_student_takes_its_tokenizer_along() {
+fn a_students_tokenizer_is_saved_with_the_model_and_its_conversions() {
     let place = Place::new();
     let student = place.model("student", 10, r#", "pool_type": "eos", "eos_id": 4"#, 2);
     fs::write(Path::new(&student).join("tokenizer.json"), TOKENIZER).unwrap();
@@ -193,7 +194,7 @@ fn a_student_takes_its_tokenizer_along() {
     assert!(!place.path("face/merges.txt").exists());
     assert_eq!(place.texts(&place.name("face"), &[]), place.texts(&trained, &[]));
 
-    // A single file cannot contain the tokenizer, and no other tokenizer takes its place.
+    // A weight file cannot contain the tokenizer, and another tokenizer is refused.
     let bare = place.name("bare.safetensors");
     done(&["convert", &trained, "--to", "safetensors", &bare]);
     let own = place.name("out/model/tokenizer.json");
@@ -206,7 +207,7 @@ fn a_student_takes_its_tokenizer_along() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains("the model reads"), "{said}");
     }
-    // A model that reads with CLIP's tokenizer needs none.
+    // A folder of a model with CLIP's tokenizer does not contain one.
     let plain = place.model("plain", 12, "", 1);
     done(&["convert", &plain, "--to", "open-clip", &place.name("plain-copy")]);
     assert!(!place.path("plain-copy/tokenizer.json").exists());

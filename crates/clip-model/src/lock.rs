@@ -24,8 +24,8 @@ impl Clip {
     /// change. Parameters that are already locked stay locked.
     pub fn lock(&self, tower: Tower, unlocked: usize) -> Vec<String> {
         let names = self.params().iter().map(|p| p.name.as_str());
-        let own = names.filter(|name| tower_of(name) == Some(tower)).collect::<Vec<_>>();
-        let mut groups = own.iter().map(|name| group(name)).collect::<Vec<_>>();
+        let names = names.filter(|name| tower_of(name) == Some(tower));
+        let mut groups = names.map(group).collect::<Vec<_>>();
         groups.sort();
         groups.dedup();
         // Layers between the blocks and the projection belong to the last block.

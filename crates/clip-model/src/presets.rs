@@ -119,8 +119,8 @@ mod tests {
             let cost = crate::cost::cost(&config).unwrap();
             let embeddings = (config.text_cfg.vocab_size * config.text_cfg.width) as u64;
             let found = [cost.image.parameters, cost.text.parameters - embeddings];
-            let said = name.split('-').filter_map(|part| part.strip_suffix('M')?.parse::<f64>().ok());
-            for (millions, found) in said.zip(found) {
+            let published = name.split('-').filter_map(|part| part.strip_suffix('M')?.parse::<f64>().ok());
+            for (millions, found) in published.zip(found) {
                 let found = found as f64 / 1e6;
                 // Rounded to whole millions, and not always with the projections.
                 assert!((found - millions).abs() < 0.5 + 0.05 * millions, "{name}: {found}");

@@ -1,4 +1,4 @@
-//! `clip-distill classify`.
+//! `clip-distill classify`: zero-shot classification of single images.
 
 use anyhow::{Context, bail};
 use data_pipeline::image::{decode, eval_into};
@@ -15,27 +15,32 @@ use crate::output;
 pub(crate) fn run(args: Classify) -> anyhow::Result<Code> {
     let labels = args.labels.iter().map(|label| label.trim().to_string()).collect::<Vec<_>>();
     if labels.iter().any(String::is_empty) {
-        bail!("a label is empty: write --labels a,b,c");
+        bail!("--labels contains an empty label: separate labels by single commas, as in --labels a,b,c");
     }
-    if let Some((place, label)) =
-        labels.iter().enumerate().find(|(place, label)| labels[..*place].contains(label))
+    if let Some((_, label)) =
+        labels.iter().enumerate().find(|(index, label)| labels[..*index].contains(label))
     {
-        bail!("label {} repeats `{label}`: each label once", place + 1);
+        bail!("--labels repeats `{label}`: list each label once");
     }
     if let Some(label) = labels.iter().find(|label| label.contains("{}")) {
-        bail!("the label `{label}` holds {{}}, which stands for a label in --prompts");
+        bail!(
+            "the label `{label}` contains {{}}, the placeholder of prompt templates: remove it, or pass a template file \
+             with --prompts"
+        );
     }
-    let (model, reader) = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
-    let encoder = ModelEncoder { model: &model, reader: &reader };
-    let classifier = Classifier::new(&encoder, &labels, &templates(&args.prompts)?)?;
-    let scale = model.logit_scale.exp().double_value(&[]);
-    let side = reader.preprocess().size;
+    let loaded = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
+    let encoder = ModelEncoder::from(&loaded);
+    let classifier =
+        Classifier::new(&encoder, &labels, &templates(args.prompts.prompts.as_deref().unwrap_or("plain"))?)?;
+    let scale = loaded.model.logit_scale.exp().double_value(&[]);
+    let preprocess = loaded.processor.preprocess();
+    let size = preprocess.size;
     for path in &args.images {
         let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        let image = decode(&bytes)
-            .with_context(|| format!("`{}` is not a picture that can be read", path.display()))?;
-        let mut pixels = Array4::zeros((1, 3, side, side));
-        eval_into(&image, reader.preprocess(), pixels.as_slice_mut().context("images lie in one piece")?);
+        let image =
+            decode(&bytes).with_context(|| format!("cannot decode the image `{}`", path.display()))?;
+        let mut pixels = Array4::zeros((1, 3, size, size));
+        eval_into(&image, preprocess, pixels.as_slice_mut().context("the image tensor is not contiguous")?);
         let rows = encoder.encode_images(pixels.view()).map_err(anyhow::Error::from_boxed)?;
         let scores = classifier.scores(rows.view())?;
         let mut ranked = softmax(scores.row(0).iter().map(|score| f64::from(*score) * scale))
@@ -43,7 +48,7 @@ pub(crate) fn run(args: Classify) -> anyhow::Result<Code> {
             .zip(&labels)
             .collect::<Vec<_>>();
         ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
-        if args.json {
+        if args.output.json {
             let probabilities = ranked.iter().map(|(p, label)| json!({ "label": label, "probability": p }));
             output::json(
                 &json!({ "image": path.to_string_lossy(), "labels": probabilities.collect::<Vec<_>>() }),
@@ -59,7 +64,7 @@ pub(crate) fn run(args: Classify) -> anyhow::Result<Code> {
 fn softmax(logits: impl Iterator<Item = f64>) -> Vec<f64> {
     let logits = logits.collect::<Vec<_>>();
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let parts = logits.iter().map(|logit| (logit - largest).exp()).collect::<Vec<_>>();
-    let sum = parts.iter().sum::<f64>();
-    parts.into_iter().map(|part| part / sum).collect()
+    let exponentials = logits.iter().map(|logit| (logit - largest).exp()).collect::<Vec<_>>();
+    let sum = exponentials.iter().sum::<f64>();
+    exponentials.into_iter().map(|value| value / sum).collect()
 }

@@ -1,4 +1,4 @@
-//! `clip-distill embed`.
+//! `clip-distill embed`: embeddings of images or texts as a file.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,24 +19,25 @@ use crate::data::open_model;
 use crate::exit::Code;
 use crate::{destination, output};
 
-/// Images or texts that are encoded at once.
+/// Number of images or texts per batch.
 const BATCH: usize = 256;
 
 pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
     destination::file(&args.out, args.force)?;
     let inputs = args.texts.iter().chain(&args.images).map(PathBuf::as_path).chain([Path::new(&args.model)]);
     destination::not_an_input(&args.out, inputs)?;
-    let (model, reader) = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
-    let encoder = ModelEncoder { model: &model, reader: &reader };
-    let mut rows = Array2::<f32>::zeros((0, model.config().embed_dim as usize));
+    let loaded = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
+    let encoder = ModelEncoder::from(&loaded);
+    let mut embeddings = Array2::<f32>::zeros((0, loaded.model.config().embed_dim as usize));
     let mut names = Vec::new();
-    let failed = |error: zeroshot_eval::EncodeError| anyhow::Error::from_boxed(error);
+    let encode_error = |error: zeroshot_eval::EncodeError| anyhow::Error::from_boxed(error);
     if let Some(folder) = &args.images {
         let source: Arc<dyn Source> = Arc::new(Images::open(folder)?);
         let mut pace = Pace::new("embed", "images", Some(source.len() as u64));
-        for batch in EvalBatches::new(source, reader.preprocess().clone(), BATCH)? {
+        for batch in EvalBatches::new(source, loaded.processor.preprocess().clone(), BATCH)? {
             let batch = batch?;
-            rows.append(Axis(0), encoder.encode_images(batch.images.view()).map_err(failed)?.view())?;
+            embeddings
+                .append(Axis(0), encoder.encode_images(batch.images.view()).map_err(encode_error)?.view())?;
             pace.add(batch.keys.len() as u64);
             names.extend(batch.keys);
         }
@@ -44,18 +45,23 @@ pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
         names = data_pipeline::text::read(file)?.lines().map(str::to_string).collect();
         let mut pace = Pace::new("embed", "texts", Some(names.len() as u64));
         for batch in names.chunks(BATCH) {
-            rows.append(Axis(0), encoder.encode_texts(batch).map_err(failed)?.view())?;
+            embeddings.append(Axis(0), encoder.encode_texts(batch).map_err(encode_error)?.view())?;
             pace.add(batch.len() as u64);
         }
     }
     if names.is_empty() {
-        bail!("there is nothing to embed");
+        bail!("nothing to embed: the input contains no image and no text");
     }
-    let bytes = rows.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
-    let view = TensorView::new(Dtype::F32, vec![rows.nrows(), rows.ncols()], &bytes)?;
+    let bytes = file_ext::f32_to_le_bytes(&embeddings);
+    let view = TensorView::new(Dtype::F32, vec![embeddings.nrows(), embeddings.ncols()], &bytes)?;
     let metadata = HashMap::from([("names".to_string(), serde_json::to_string(&names)?)]);
     let file = safetensors::serialize([("embeddings", view)], Some(metadata))?;
-    clip_model::weights::write_atomic(&args.out, &file)?;
-    output::note(format!("wrote {} rows of {} to {}", rows.nrows(), rows.ncols(), args.out.display()));
+    file_ext::write_atomic(&args.out, &file)?;
+    output::note(format!(
+        "wrote {} embeddings of dimension {} to {}",
+        embeddings.nrows(),
+        embeddings.ncols(),
+        args.out.display()
+    ));
     Ok(Code::Done)
 }

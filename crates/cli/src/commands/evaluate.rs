@@ -1,10 +1,10 @@
-//! `clip-distill evaluate`.
+//! `clip-distill evaluate`: zero-shot evaluation of models and of precomputed embeddings.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde_json::json;
-use trainer::eval::encoder::ModelEncoder;
+use trainer::eval::open_set::open_sets;
 use trainer::eval::suite::{self, Suite};
 use trainer::recipe::EvalSet;
 use zeroshot_eval::{Evaluation, Report, StoredOptions, retention};
@@ -16,59 +16,64 @@ use crate::{embeddings, output};
 
 pub(crate) fn run(args: Evaluate) -> anyhow::Result<Code> {
     if let Some(file) = &args.embeddings {
-        let own = embeddings::read(file)?;
+        let student = embeddings::read(file)?;
         let teacher = args.teacher.as_ref().map(|file| embeddings::read(Path::new(file))).transpose()?;
-        let details =
-            vec![own.measure(&file.display().to_string(), teacher.as_ref(), &StoredOptions::default())?];
-        let of_teacher = match (&teacher, &args.teacher) {
+        let details = vec![student.measure(
+            &file.display().to_string(),
+            teacher.as_ref(),
+            &StoredOptions::default(),
+        )?];
+        let teacher_report = match (&teacher, &args.teacher) {
             (Some(teacher), Some(name)) => Some(suite::report(
                 name,
                 &[teacher.measure(&details[0].set, None, &StoredOptions::scores())?],
             )),
             _ => None,
         };
-        return show(&args, &file.display().to_string(), &details, of_teacher.as_ref());
+        return show(&args, &file.display().to_string(), &details, teacher_report.as_ref());
     }
-    let name = args.model.as_deref().context("no model is named")?;
+    let name = args.model.as_deref().context("MODEL is missing")?;
     let (sets, root, options) = sets(&args)?;
-    let (model, reader) = open_model(name, args.arch.as_deref(), args.tokenizer.as_deref())?;
-    let encoder = ModelEncoder { model: &model, reader: &reader };
+    let sets = open_sets(&sets, &root).map_err(|e| missing_data(e, &args, &root))?;
+    let student = open_model(name, args.arch.as_deref(), args.tokenizer.as_deref())?;
     let mut teacher = None;
     if let Some(name) = &args.teacher {
-        let (model, reader) = open_model(name, None, None)?;
-        let encoder = ModelEncoder { model: &model, reader: &reader };
+        let loaded = open_model(name, None, None)?;
         let rows =
-            suite::encode_sets(&encoder, &sets, &root, None).map_err(|e| not_there(e, &args, &root))?;
+            suite::encode_sets(&(&loaded).into(), &sets, None).map_err(|e| missing_data(e, &args, &root))?;
         teacher = Some((suite::scores(name, &sets, &rows)?, rows));
     }
     let rows = teacher.as_ref().map(|(_, rows)| rows.as_slice());
-    let details = suite::evaluate_sets(&encoder, &sets, &root, rows, &options)
-        .map_err(|e| not_there(e, &args, &root))?;
+    let details = suite::evaluate_sets(&(&student).into(), &sets, rows, &options)
+        .map_err(|e| missing_data(e, &args, &root))?;
     show(&args, name, &details, teacher.as_ref().map(|(report, _)| report))
 }
 
-/// Says of files that cannot be read where they were looked for, and what to do.
-fn not_there(error: trainer::Error, args: &Evaluate, root: &Path) -> anyhow::Error {
+/// Adds the root folder of the data, and the remedy, to an error of a file that cannot be read.
+fn missing_data(error: trainer::Error, args: &Evaluate, root: &Path) -> anyhow::Error {
     let io = matches!(&error, trainer::Error::Data(data_pipeline::Error::Io { .. }));
     let error = anyhow::Error::from(error);
     if !io {
         return error;
     }
-    let described = args.data.as_deref().is_some_and(|data| data.ends_with(".toml"));
-    let fetch = if described { ", or fetch it by `cargo xtask download`" } else { "" };
-    error.context(format!(
-        "the data's paths start at `{}`: name another place by --root{fetch}",
-        root.display()
-    ))
+    let is_manifest = args.data.as_deref().is_some_and(|data| data.ends_with(".toml"));
+    let download = if is_manifest { ", or download the data with `cargo xtask download`" } else { "" };
+    error.context(match root.as_os_str().is_empty() {
+        true => "cannot read the data: check the path of --data".to_string(),
+        false => format!(
+            "cannot read the data below `{}`: pass its root folder with --root{download}",
+            root.display()
+        ),
+    })
 }
 
-/// The data sets, where their paths start, and how they are measured.
+/// Returns the data sets, the root folder of their paths, and the options of the measurements.
 fn sets(args: &Evaluate) -> anyhow::Result<(Vec<EvalSet>, PathBuf, StoredOptions)> {
     if let Some(file) = &args.suite {
         let suite = Suite::read(file)?;
         return Ok((suite.sets, args.root.clone().unwrap_or(suite.root), suite.options));
     }
-    let data = args.data.as_deref().context("no data is named")?;
+    let data = args.data.as_deref().context("--data is missing")?;
     let (set, root) = eval_set(args, data)?;
     Ok((vec![set], root, StoredOptions::default()))
 }
@@ -80,10 +85,10 @@ fn show(
     teacher: Option<&Report>,
 ) -> anyhow::Result<Code> {
     let report = suite::report(name, details);
-    let retained = teacher.map(|teacher| retention(&report, teacher));
-    if args.json {
+    let retention_report = teacher.map(|teacher| retention(&report, teacher));
+    if args.output.json {
         output::json(&json!({
-            "model": report.model, "sets": report.sets, "details": details, "teacher": teacher, "retention": retained,
+            "model": report.model, "sets": report.sets, "details": details, "teacher": teacher, "retention": retention_report,
         }))?;
         return Ok(Code::Done);
     }
@@ -91,10 +96,10 @@ fn show(
         Some(teacher) => zeroshot_eval::report::compare(&[teacher.clone(), report], Some(0)),
         None => report.table(),
     };
-    for found in details {
-        text.push_str(&format!("\n## {}\n\n{}", found.set, found.table()));
-        if args.per_class && !found.per_class.is_empty() {
-            text.push_str(&format!("\n{}", found.class_table()));
+    for evaluation in details {
+        text.push_str(&format!("\n## {}\n\n{}", evaluation.set, evaluation.table()));
+        if args.per_class && !evaluation.per_class.is_empty() {
+            text.push_str(&format!("\n{}", evaluation.class_table()));
         }
     }
     output::text(text)?;

@@ -1,4 +1,4 @@
-//! `clip-distill methods`.
+//! `clip-distill methods`: the list of methods and losses.
 
 use kd_losses::Loss;
 use serde_json::json;
@@ -9,7 +9,7 @@ use crate::exit::Code;
 use crate::output;
 
 pub(crate) fn run(args: Methods) -> anyhow::Result<Code> {
-    if args.json {
+    if args.output.json {
         let methods = METHODS.iter().map(|method| {
             json!({ "name": method.name, "what": method.what, "recipe": method.recipe, "source": method.source })
         });
@@ -24,16 +24,14 @@ pub(crate) fn run(args: Methods) -> anyhow::Result<Code> {
         )?;
         return Ok(Code::Done);
     }
-    let mut text = String::from("methods (recipes below configs/recipes)\n");
+    let mut text = String::from("Methods (recipes in configs/recipes)\n");
     for method in METHODS {
         text.push_str(&format!(
             "  {:20} {} ({})\n  {:20}   {}\n",
             method.name, method.what, method.source, "", method.recipe
         ));
     }
-    text.push_str(
-        "\nlosses (losses.NAME = WEIGHT; they compose, but for the few that docs/recipes.md names)\n",
-    );
+    text.push_str("\nLosses (losses.NAME = WEIGHT; docs/recipes.md lists those that cannot be combined)\n");
     for loss in Loss::all() {
         text.push_str(&format!("  {:20} {} ({})\n", loss.name(), loss.summary(), loss.source()));
     }

@@ -1,4 +1,4 @@
-//! One file per command.
+//! The commands, one module each.
 
 mod classify;
 mod convert;
@@ -15,7 +15,7 @@ mod train;
 use crate::args::Command;
 use crate::exit::Code;
 
-/// Runs a command.
+/// Runs a command and returns its exit code.
 pub(crate) fn run(command: Command) -> anyhow::Result<Code> {
     match command {
         Command::Train(args) => train::run(args),

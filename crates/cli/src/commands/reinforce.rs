@@ -1,4 +1,4 @@
-//! `clip-distill reinforce`.
+//! `clip-distill reinforce`: stores of teacher embeddings.
 
 use std::path::Path;
 
@@ -15,9 +15,9 @@ use crate::{destination, output, signals};
 
 pub(crate) fn run(args: Reinforce) -> anyhow::Result<Code> {
     if args.variants == Some(0) {
-        anyhow::bail!("--variants 0: an image needs at least one augmentation");
+        anyhow::bail!("--variants 0: pass at least 1 augmentation per image");
     }
-    let mut settings = args.set.clone();
+    let mut settings = args.overrides.set.clone();
     settings.extend(args.variants.map(|count| format!("data.variants={count}")));
     let job = recipe::load(&args.recipe, &settings)?;
     let chosen = match &args.run {
@@ -25,8 +25,14 @@ pub(crate) fn run(args: Reinforce) -> anyhow::Result<Code> {
         None => job.runs.iter().find(|run| !run.teachers.is_empty()),
     };
     let chosen = chosen.with_context(|| match &args.run {
-        Some(name) => format!("the recipe has no run `{name}`"),
-        None => "no run of the recipe has a [teacher] whose embeddings could be stored".into(),
+        Some(name) => {
+            let names = job.runs.iter().map(|run| run.name.as_str()).collect::<Vec<_>>().join(", ");
+            format!("--run: the recipe has no run `{name}`; its runs are {names}")
+        }
+        None => {
+            "no run of the recipe has a teacher: add [teacher], for example with --set teacher.model=MODEL"
+                .into()
+        }
     })?;
     destination::store(&args.out)?;
     let runs = args.runs.clone().unwrap_or_else(|| Path::new("runs").join(&job.name));
@@ -38,21 +44,25 @@ pub(crate) fn run(args: Reinforce) -> anyhow::Result<Code> {
         Numbers::Int8 => StoreKind::Int8,
     };
     let making = Making { folder: &args.out, kind, stop: Some(&stop), progress: true, class_list: true };
-    let made = job::reinforce_run(&job, &runs, chosen, &making)?;
-    let (there, all) = made.shards;
-    if made.damaged.skipped() > 0 {
-        output::note(format!("{} samples were damaged: {}", made.damaged.skipped(), made.damaged.summary()));
+    let outcome = job::reinforce_run(&job, &runs, chosen, &making)?;
+    let (written, total) = outcome.shards;
+    if outcome.damaged.skipped() > 0 {
+        output::note(format!(
+            "skipped {} damaged samples: {}",
+            outcome.damaged.skipped(),
+            outcome.damaged.summary()
+        ));
     }
-    if there < all {
-        output::note(format!("stopped after shard {there} of {all}; the same command goes on"));
+    if written < total {
+        output::note(format!("stopped after shard {written} of {total}; the same command resumes"));
         return Ok(Code::Stopped);
     }
     let store = args.out.display();
-    match args.json {
-        true => output::json(&json!({ "store": store.to_string(), "shards": all, "rows": made.rows }))?,
+    match args.output.json {
+        true => output::json(&json!({ "store": store.to_string(), "shards": total, "rows": outcome.rows }))?,
         false => output::text(format!(
-            "stored {} image rows in {all} shards: {store}\ntrain from it: --set teacher.store={store}\n",
-            made.rows
+            "stored {} image embeddings in {total} shards: {store}\ntrain with: --set teacher.store={store}\n",
+            outcome.rows
         ))?,
     }
     Ok(Code::Done)

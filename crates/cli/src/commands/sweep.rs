@@ -1,4 +1,4 @@
-//! `clip-distill sweep`.
+//! `clip-distill sweep`: runs of several cells and seeds, and their comparison.
 
 use anyhow::Context;
 use experiments::{CellState, Limits, Progress, SweepReport, run_cells, write_reports};
@@ -12,9 +12,9 @@ use crate::processes::Processes;
 use crate::{destination, output, signals};
 
 pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
-    let sweep = experiments::Sweep::load(&args.file, &settings_table(&args.set)?, &args.out)?;
+    let sweep = experiments::Sweep::load(&args.file, &settings_table(&args.overrides.set)?, &args.out)?;
     if args.dry_run {
-        return dry_run(&sweep, args.json);
+        return dry_run(&sweep, args.output.json);
     }
     destination::folder(&args.out)?;
     let mut code = Code::Done;
@@ -26,20 +26,21 @@ pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
         let stop = signals::stop_flag()?;
         let limits =
             Limits { jobs: args.jobs, devices: args.devices.clone(), cells: args.limit, stop: &stop };
-        let program = std::env::current_exe().context("this program cannot find itself")?;
+        let program = std::env::current_exe()
+            .context("cannot find the path of this program, which runs each cell as a process")?;
         let Progress { finished, open, failed } =
             run_cells(&sweep, &Processes { program }, &limits, &|line| output::note(line))?;
-        output::note(format!("{finished} runs are finished, {open} are left, {} failed", failed.len()));
+        output::note(format!("{finished} runs finished, {open} left, {} failed", failed.len()));
         if !failed.is_empty() {
             code = Code::Failed;
         } else if open > 0 {
             code = Code::Stopped;
         }
     }
-    let report = SweepReport::read(&sweep, &made())?;
+    let report = SweepReport::read(&sweep, &provenance())?;
     let folder = args.out.join(&sweep.name);
     write_reports(&report, &folder)?;
-    match args.json {
+    match args.output.json {
         true => output::json(&report)?,
         false => output::text(format!(
             "{}\nreport:  {}\n",
@@ -79,40 +80,11 @@ fn dry_run(sweep: &experiments::Sweep, as_json: bool) -> anyhow::Result<Code> {
     Ok(Code::Done)
 }
 
-/// Program, machine class and day.
-fn made() -> String {
+/// Returns the program's version, the machine class and the date.
+fn provenance() -> String {
     let cores = std::thread::available_parallelism().map_or(0, |n| n.get());
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     let cpu = cpu.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
-    let days = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs() / 86_400);
-    let (year, month, day) = date(days);
-    format!("{VERSION}; {cpu}, {cores} cores; {year}-{month:02}-{day:02}")
-}
-
-/// The Gregorian date of a day counted from 1970-01-01.
-fn date(days: u64) -> (u64, u64, u64) {
-    // Counted in eras of 400 years from 0000-03-01, so that the leap day is a year's last.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let shifted = (5 * day + 2) / 153;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, day - (153 * shifted + 2) / 5 + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::date;
-
-    #[test]
-    fn dates_by_hand() {
-        assert_eq!(date(0), (1970, 1, 1));
-        assert_eq!(date(11_016), (2000, 2, 29));
-        assert_eq!(date(19_723), (2024, 1, 1));
-        assert_eq!(date(20_782), (2026, 11, 25));
-    }
+    format!("{VERSION}; {cpu}, {cores} cores; {}", time::OffsetDateTime::now_utc().date())
 }

@@ -1,4 +1,4 @@
-//! `clip-distill tokenize`.
+//! `clip-distill tokenize`: token ids of lines of text.
 
 use std::io::BufRead;
 
@@ -15,13 +15,13 @@ use crate::output;
 
 pub(crate) fn run(args: Tokenize) -> anyhow::Result<Code> {
     args.context.map(check_context).transpose()?;
-    let foreign = args.tokenizer.as_deref().map(JsonTokenizer::open).transpose()?;
+    let other = args.tokenizer.as_deref().map(JsonTokenizer::open).transpose()?;
     let mut input = std::io::stdin().lock();
     let (mut line, mut number) = (Vec::new(), 0);
     while input.read_until(b'\n', &mut line)? > 0 {
         number += 1;
         let text = decode(line.trim_ascii_end(), number).context("standard input")?;
-        let ids = match (&foreign, args.context) {
+        let ids = match (&other, args.context) {
             (None, None) => {
                 let ids = ClipTokenizer::new().encode(text).into_iter().map(i64::from);
                 std::iter::once(START_OF_TEXT).chain(ids).chain([END_OF_TEXT]).collect()
@@ -29,7 +29,7 @@ pub(crate) fn run(args: Tokenize) -> anyhow::Result<Code> {
             (None, Some(context)) => row(&ClipTokenizer::new(), text, context),
             (Some(tokenizer), context) => row(tokenizer, text, context.unwrap_or(77)),
         };
-        match args.json {
+        match args.output.json {
             true => output::json(&json!({ "text": text, "ids": ids }))?,
             false => output::text(ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))?,
         }
@@ -38,7 +38,7 @@ pub(crate) fn run(args: Tokenize) -> anyhow::Result<Code> {
     Ok(Code::Done)
 }
 
-/// The text of a line. The first line may start with a byte order mark.
+/// Decodes a line. The first line may start with a byte order mark.
 fn decode(line: &[u8], number: usize) -> Result<&str, NotUtf8> {
     if number == 1 {
         return text::decode(line);

@@ -1,12 +1,11 @@
-//! `clip-distill train`.
+//! `clip-distill train`: the runs of a recipe.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use trainer::recipe::{self, Job};
 use trainer::run::job::{self, JobOutcome};
-use trainer::run::plan::Plan;
-use trainer::run::{BEST_FOLDER, Best, Options, Results};
+use trainer::run::{BEST_FOLDER, Best, Options, PreparedJob, Results};
 
 use crate::args::Train;
 use crate::exit::Code;
@@ -16,53 +15,56 @@ pub(crate) const VERSION: &str =
     concat!("clip-distill ", env!("CARGO_PKG_VERSION"), " ", env!("CLIP_DISTILL_COMMIT"));
 
 pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
-    let job = recipe::load(&args.recipe, &args.set)?;
-    let plans = job.runs.iter().map(|recipe| Plan::new(recipe, &job)).collect::<trainer::Result<Vec<_>>>()?;
+    let job = recipe::load(&args.recipe, &args.overrides.set)?;
+    let prepared = PreparedJob::new(&job)?;
     if args.dry_run {
-        match args.json {
-            true => output::json(&plans)?,
-            false => output::text(plans.iter().map(ToString::to_string).collect::<String>())?,
+        match args.output.json {
+            true => output::json(&prepared.plans())?,
+            false => output::text(prepared.plans().iter().map(ToString::to_string).collect::<String>())?,
         }
         return Ok(Code::Done);
     }
-    // Before anything is removed, all is checked that can be.
-    job.runs.iter().try_for_each(trainer::run::check)?;
+    // All checks precede the removal of earlier runs.
+    let prepared = prepared.check()?;
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&job.name));
     destination::folder(&out)?;
     if args.restart {
         job::restart(&job, &out)?;
     }
     job::check_folders(&job, &out)?;
-    for plan in &plans {
+    for plan in prepared.plans() {
         output::note(plan.to_string().trim_end());
     }
     let stop = signals::stop_flag()?;
     let options =
         Options { stop: &stop, stop_after: args.stop_after, resume: true, progress: true, version: VERSION };
-    match job::run_job(&job, &out, &options)? {
+    match prepared.run(&out, &options)? {
         JobOutcome::Finished(results) => {
             experiments::job::write(&job, &out, &results)?;
-            match args.json {
+            match args.output.json {
                 true => output::json(&json!({ "out": out.to_string_lossy(), "runs": results }))?,
                 false => output::text(summary(&job, &out, &results))?,
             }
             Ok(Code::Done)
         }
         JobOutcome::Stopped { run, step } => {
-            output::note(format!("stopped run {run} after step {step}; {} continues", next(&args, step)));
+            output::note(format!(
+                "run {run} stopped after step {step}; {} resumes it",
+                resuming_command(&args, step)
+            ));
             Ok(Code::Stopped)
         }
     }
 }
 
-/// The command that resumes a run stopped after `step`.
-fn next(args: &Train, step: u64) -> String {
+/// Describes the command that resumes a run stopped after `step`.
+fn resuming_command(args: &Train, step: u64) -> String {
     let reached = args.stop_after.is_some_and(|last| step >= last);
-    let without = [("--restart", args.restart), ("this --stop-after", reached)];
-    let without = without.iter().filter(|(_, given)| *given).map(|(option, _)| *option).collect::<Vec<_>>();
-    match without.is_empty() {
+    let omitted = [("--restart", args.restart), ("this --stop-after", reached)];
+    let omitted = omitted.iter().filter(|(_, given)| *given).map(|(option, _)| *option).collect::<Vec<_>>();
+    match omitted.is_empty() {
         true => "the same command".into(),
-        false => format!("the same command without {}", without.join(" and ")),
+        false => format!("the same command without {}", omitted.join(" and ")),
     }
 }
 
@@ -72,13 +74,13 @@ fn summary(job: &Job, out: &Path, results: &[(String, Results)]) -> String {
         let Best { step, score } = results.best?;
         let folder = job::folder(job, out, run).join(BEST_FOLDER);
         Some(format!(
-            "best:    {} (step {step}: {:.1} % as the mean of the main figures)\n",
+            "best:    {} (step {step}, mean of the main metrics: {:.1} %)\n",
             folder.display(),
             score * 100.0
         ))
     });
     format!(
-        "{}\nreport:  {}\nmodel:   {} (Python's open_clip loads it as local-dir:)\n{}try:     clip-distill classify {} PICTURE --labels a,b,c\n",
+        "{}\nreport:  {}\nmodel:   {} (load it in Python's open_clip as local-dir:FOLDER)\n{}try:     clip-distill classify {} IMAGE --labels a,b,c\n",
         experiments::job::table(job, results),
         out.join("report.html").display(),
         model.display(),
@@ -87,7 +89,7 @@ fn summary(job: &Job, out: &Path, results: &[(String, Results)]) -> String {
     )
 }
 
-/// A path as a shell takes it.
+/// Quotes a path for a shell, if necessary.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+".contains(c);

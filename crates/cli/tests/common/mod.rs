@@ -1,4 +1,4 @@
-//! Running the program, and what its commands are run on.
+//! Helpers that run the program, and its test data.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,14 +15,14 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Standard output of a command that has to succeed.
+/// Runs a command that must succeed. Returns its standard output.
 pub(crate) fn done(args: &[&str]) -> String {
     let output = clip_distill(args);
     assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
     text(&output.stdout)
 }
 
-/// The last line of a command that has to fail with 1: the error, in one line.
+/// Runs a command that must fail with exit code 1. Returns the error, which is the last line.
 pub(crate) fn failed(args: &[&str]) -> String {
     let output = clip_distill(args);
     let said = text(&output.stderr);
@@ -48,12 +48,12 @@ impl Place {
         self.path(name).display().to_string()
     }
 
-    /// A model of a few thousand weights.
+    /// Writes a model with a small transformer layer per tower.
     pub(crate) fn model(&self) -> String {
         let json = r#"{"embed_dim": 8, "vision_cfg": {"image_size": 16, "layers": 1, "width": 8, "patch_size": 8, "head_width": 8},
             "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}}"#;
         let model = Clip::new(&ClipConfig::from_json("tiny", json).unwrap(), Device::Cpu, 1).unwrap();
-        folder::save(&self.path("tiny"), &model, &PreprocessConfig::default()).unwrap();
+        folder::save(self.path("tiny"), &model, &PreprocessConfig::default()).unwrap();
         self.name("tiny")
     }
 
@@ -68,7 +68,7 @@ impl Place {
         self.name("small.toml")
     }
 
-    /// Two classes of two pictures each.
+    /// Writes a folder of two classes with two images each.
     pub(crate) fn pictures(&self) -> String {
         for (class, color) in [("red", [255, 0, 0]), ("blue", [0, 0, 255])] {
             fs::create_dir_all(self.path("pictures").join(class)).unwrap();

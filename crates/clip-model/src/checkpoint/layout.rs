@@ -173,7 +173,10 @@ fn target(layout: Layout, name: &str) -> Option<Target> {
 
 /// Renames the text tower's tensors to the form that a configuration needs: below `text.` if `custom_text` is set, at
 /// the root otherwise.
-pub(crate) fn with_text_prefix(weights: HashMap<String, Tensor>, custom_text: bool) -> HashMap<String, Tensor> {
+pub(crate) fn with_text_prefix(
+    weights: HashMap<String, Tensor>,
+    custom_text: bool,
+) -> HashMap<String, Tensor> {
     const ROOT: [&str; 5] =
         ["transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection"];
     weights

@@ -19,7 +19,7 @@ use crate::clip::MAX_LOGIT_SCALE;
 use crate::layers::{LayerNorm, Linear};
 use crate::params::{Init, ParamBuilder, ParamStore, Params};
 use crate::states::TextStates;
-use crate::weights::{self, read_safetensors, write_atomic, write_safetensors};
+use crate::weights::{self, read_safetensors, write_safetensors};
 use crate::{Clip, Error, Result};
 
 /// Name of the head's configuration file in a model folder.
@@ -178,7 +178,7 @@ impl CrossModal {
             folder.join(WEIGHTS_FILE),
             self.params.iter().map(|p| (p.name.as_str(), &p.tensor)),
         )?;
-        write_atomic(&path, json.as_bytes())
+        Ok(file_ext::write_atomic(&path, json.as_bytes())?)
     }
 
     /// Loads the head from the model folder of `clip`; `None` if the folder has no head.

@@ -59,7 +59,7 @@ pub fn save_hugging_face_with(
 
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     for (file, value) in [(CONFIG_FILE, config), (PREPROCESS_FILE, preprocess)] {
-        weights::write_atomic(&folder.join(file), format!("{value:#}\n").as_bytes())?;
+        file_ext::write_atomic(folder.join(file), format!("{value:#}\n").as_bytes())?;
     }
     weights::write_safetensors(folder.join(WEIGHTS_FILE), sorted)
 }
@@ -68,14 +68,10 @@ fn refuse(what: String) -> Error {
     Error::NotRepresentable { format: "Hugging Face's CLIPModel", what }
 }
 
-fn config_json(config: &ClipConfig, tokens: Option<SpecialTokens>) -> std::result::Result<Value, String> {
+/// Returns the first setting of a ViT CLIP that transformers' `CLIPModel` cannot represent.
+fn unrepresentable_setting(config: &ClipConfig) -> Option<&'static str> {
     let (vision, text) = (&config.vision_cfg, &config.text_cfg);
-    let (Layers::Depth(layers), Some(patch_size), TowerKind::Vit) =
-        (vision.layers, vision.patch_size, vision.tower())
-    else {
-        return Err("an image tower other than a ViT".into());
-    };
-    for (present, what) in [
+    let settings = [
         (vision.no_ln_pre, "a ViT without a norm before its blocks"),
         (vision.pool_type != VisionPool::Tok, "a ViT with average pooling"),
         (text.no_causal_mask, "a text tower without causal mask"),
@@ -87,10 +83,19 @@ fn config_json(config: &ClipConfig, tokens: Option<SpecialTokens>) -> std::resul
         (text.pool_type == TextPool::Eos && text.eos_id == Some(LEGACY_EOS_ID), "an end token with id 2"),
         (config.init_logit_bias.is_some(), "a logit bias"),
         (vision.ls_init_value.is_some() || text.ls_init_value.is_some(), "layer scale"),
-    ] {
-        if present {
-            return Err(what.into());
-        }
+    ];
+    settings.into_iter().find_map(|(present, what)| present.then_some(what))
+}
+
+fn config_json(config: &ClipConfig, tokens: Option<SpecialTokens>) -> std::result::Result<Value, String> {
+    let (vision, text) = (&config.vision_cfg, &config.text_cfg);
+    let (Layers::Depth(layers), Some(patch_size), TowerKind::Vit) =
+        (vision.layers, vision.patch_size, vision.tower())
+    else {
+        return Err("an image tower other than a ViT".into());
+    };
+    if let Some(what) = unrepresentable_setting(config) {
+        return Err(what.into());
     }
     let act = |kwargs: &Option<ActKwargs>| {
         let tanh = kwargs.as_ref().is_some_and(|kwargs| kwargs.approximate.as_deref() == Some("tanh"));

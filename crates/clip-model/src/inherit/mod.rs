@@ -186,10 +186,10 @@ struct Strides {
 
 impl Strides {
     fn new(student: &ClipConfig, teacher: &ClipConfig) -> Self {
-        let stride = |(own, theirs): (i64, i64)| (theirs / own.max(1)).max(1);
-        let (own, theirs) = (depths(&student.vision_cfg), depths(&teacher.vision_cfg));
+        let stride = |(depth, limit): (i64, i64)| (limit / depth.max(1)).max(1);
+        let (depth, limit) = (depths(&student.vision_cfg), depths(&teacher.vision_cfg));
         Strides {
-            image: own.into_iter().zip(theirs).map(stride).collect(),
+            image: depth.into_iter().zip(limit).map(stride).collect(),
             text: stride((student.text_cfg.layers, teacher.text_cfg.layers)),
         }
     }

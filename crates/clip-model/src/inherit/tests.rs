@@ -64,28 +64,32 @@ fn slices_match_those_by_hand() {
     let student = model(&config(8, SMALL_VIT, SMALL_TEXT), 1);
     let teacher = model(&config(16, VIT, TEXT), 2);
     inherit(&student, &teacher).unwrap();
-    let own = |name: &str| student.params().get(name).unwrap().detach();
-    let theirs = |name: &str| teacher.params().get(name).unwrap().detach();
+    let inherited = |name: &str| student.params().get(name).unwrap().detach();
+    let original = |name: &str| teacher.params().get(name).unwrap().detach();
     // 2 of 5 layers: stride 2. Row 20 of the student's 48 is row 4 of its keys, which start at row 24 in the teacher.
     let block = "transformer.resblocks";
     let (found, expected) = (
-        own(&format!("visual.{block}.1.attn.in_proj_weight")),
-        theirs(&format!("visual.{block}.2.attn.in_proj_weight")),
+        inherited(&format!("visual.{block}.1.attn.in_proj_weight")),
+        original(&format!("visual.{block}.2.attn.in_proj_weight")),
     );
     assert_eq!(found.double_value(&[20, 15]), expected.double_value(&[28, 15]));
     assert_eq!(found.double_value(&[47, 0]), expected.double_value(&[48 + 15, 0]));
     let (found, expected) = (
-        own(&format!("visual.{block}.1.attn.in_proj_bias")),
-        theirs(&format!("visual.{block}.2.attn.in_proj_bias")),
+        inherited(&format!("visual.{block}.1.attn.in_proj_bias")),
+        original(&format!("visual.{block}.2.attn.in_proj_bias")),
     );
     assert_eq!(found.double_value(&[16]), expected.double_value(&[24]));
     // The text tower takes 2 of 4 layers, and 64 of 96 inner channels.
-    let (found, expected) =
-        (own(&format!("{block}.1.mlp.c_proj.weight")), theirs(&format!("{block}.2.mlp.c_proj.weight")));
+    let (found, expected) = (
+        inherited(&format!("{block}.1.mlp.c_proj.weight")),
+        original(&format!("{block}.2.mlp.c_proj.weight")),
+    );
     assert!(found.equal(&expected.narrow(0, 0, 16).narrow(1, 0, 64)));
-    assert!(own("text_projection").equal(&theirs("text_projection").narrow(0, 0, 16).narrow(1, 0, 8)));
-    assert!(own("visual.conv1.weight").equal(&theirs("visual.conv1.weight").narrow(0, 0, 16)));
-    assert!(own("logit_scale").equal(&theirs("logit_scale")));
+    assert!(
+        inherited("text_projection").equal(&original("text_projection").narrow(0, 0, 16).narrow(1, 0, 8))
+    );
+    assert!(inherited("visual.conv1.weight").equal(&original("visual.conv1.weight").narrow(0, 0, 16)));
+    assert!(inherited("logit_scale").equal(&original("logit_scale")));
 }
 
 #[test]
@@ -93,21 +97,21 @@ fn a_resnet_inherits_running_statistics() {
     let student = model(&config(8, SMALL_RESNET, SMALL_TEXT), 1);
     let teacher = model(&config(16, RESNET, TEXT), 2);
     inherit(&student, &teacher).unwrap();
-    let own = |name: &str| student.params().get(name).unwrap().detach();
-    let theirs = |name: &str| teacher.params().get(name).unwrap().detach();
+    let inherited = |name: &str| student.params().get(name).unwrap().detach();
+    let original = |name: &str| teacher.params().get(name).unwrap().detach();
     for (found, expected) in [
         // Stage 4 keeps both blocks.
         ("visual.layer4.1.bn3.running_var", "visual.layer4.1.bn3.running_var"),
         ("visual.layer1.0.downsample.1.running_mean", "visual.layer1.0.downsample.1.running_mean"),
         ("visual.bn1.weight", "visual.bn1.weight"),
     ] {
-        let width = own(found).size()[0];
-        assert!(own(found).equal(&theirs(expected).narrow(0, 0, width)), "{found}");
+        let width = inherited(found).size()[0];
+        assert!(inherited(found).equal(&original(expected).narrow(0, 0, width)), "{found}");
     }
     let name = "visual.layer2.0.conv2.weight";
-    assert!(own(name).equal(&theirs(name).narrow(0, 0, 8).narrow(1, 0, 8)));
+    assert!(inherited(name).equal(&original(name).narrow(0, 0, 8).narrow(1, 0, 8)));
     let name = "visual.attnpool.q_proj.weight";
-    assert!(own(name).equal(&theirs(name).narrow(0, 0, 128).narrow(1, 0, 128)));
+    assert!(inherited(name).equal(&original(name).narrow(0, 0, 128).narrow(1, 0, 128)));
 }
 
 /// The towers of `teacher`, computed by plain tensor operations on the leading parts only.
@@ -164,8 +168,8 @@ mod by_hand {
         for layer in [0, 2] {
             xs = block(xs, clip, &format!("transformer.resblocks.{layer}"), 2, 3, true);
         }
-        let place = tokens.argmax(1, false).view([-1, 1, 1]).expand([-1, 1, 16], false);
-        let pooled = norm(&xs, clip, "ln_final").gather(1, &place, false).squeeze_dim(1);
+        let index = tokens.argmax(1, false).view([-1, 1, 1]).expand([-1, 1, 16], false);
+        let pooled = norm(&xs, clip, "ln_final").gather(1, &index, false).squeeze_dim(1);
         pooled.matmul(&get("text_projection").narrow(0, 0, 16).narrow(1, 0, 8))
     }
 
@@ -211,11 +215,11 @@ fn a_smaller_resnet_is_the_truncated_network() {
             if skipped && last {
                 let _ = entry.tensor.shallow_clone().zero_();
             }
-            let Some(own) = student.params().get(&entry.name) else { continue };
+            let Some(kept) = student.params().get(&entry.name) else { continue };
             // The query's heads are the student's first two of four, by rows of zeros in v and columns in c_proj.
-            for (axis, (own, theirs)) in own.size().iter().zip(entry.tensor.size()).enumerate() {
-                if *own < theirs && !entry.name.ends_with("running_var") {
-                    let _ = entry.tensor.narrow(axis as i64, *own, theirs - own).zero_();
+            for (axis, (kept, whole)) in kept.size().iter().zip(entry.tensor.size()).enumerate() {
+                if *kept < whole && !entry.name.ends_with("running_var") {
+                    let _ = entry.tensor.narrow(axis as i64, *kept, whole - kept).zero_();
                 }
             }
         }
@@ -229,9 +233,9 @@ fn a_smaller_resnet_is_the_truncated_network() {
 
 /// Asserts that inheritance at another image size gives the same weights as resizing a checkpoint.
 fn assert_interpolated(teacher: &ClipConfig, image_size: i64) {
-    let mut own = teacher.clone();
-    own.vision_cfg.image_size = image_size;
-    let (teacher, student) = (model(teacher, 2), model(&own, 1));
+    let mut resized = teacher.clone();
+    resized.vision_cfg.image_size = image_size;
+    let (teacher, student) = (model(teacher, 2), model(&resized, 1));
     inherit(&student, &teacher).unwrap();
     let mut expected = teacher
         .params()

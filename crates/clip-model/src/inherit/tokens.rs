@@ -49,13 +49,13 @@ pub fn token_embeddings(student: &Clip, teacher: &Clip) -> Result<()> {
 /// [`crate::Error::Incompatible`] if the vocabulary sizes differ, or if the student's text width or context length is
 /// larger.
 pub fn check(student: &ClipConfig, teacher: &ClipConfig) -> Result<()> {
-    let (own, theirs) = (&student.text_cfg, &teacher.text_cfg);
-    check_not_larger("text width", own.width, theirs.width)?;
-    check_not_larger("text context_length", own.context_length, theirs.context_length)?;
-    if own.vocab_size != theirs.vocab_size {
+    let (student, teacher) = (&student.text_cfg, &teacher.text_cfg);
+    check_not_larger("text width", student.width, teacher.width)?;
+    check_not_larger("text context_length", student.context_length, teacher.context_length)?;
+    if student.vocab_size != teacher.vocab_size {
         return Err(refusal(format!(
             "vocab_size has to be equal, but is {} in the student and {} in the larger model",
-            own.vocab_size, theirs.vocab_size
+            student.vocab_size, teacher.vocab_size
         )));
     }
     Ok(())
@@ -123,17 +123,17 @@ mod tests {
     fn a_narrower_table_best_preserves_inner_products() {
         let (student, teacher) = (model(5, 6, false, 1), model(8, 6, false, 2));
         token_embeddings(&student, &teacher).unwrap();
-        let (own, theirs) = (table(&student, TABLES[0]), table(&teacher, TABLES[0]));
-        let (_, values, _) = theirs.svd(true, true);
+        let (inherited, original) = (table(&student, TABLES[0]), table(&teacher, TABLES[0]));
+        let (_, values, _) = original.svd(true, true);
         let lost = values.narrow(0, 5, 3).pow_tensor_scalar(4).sum(Kind::Double).sqrt().double_value(&[]);
-        let found = distance(&gram(&own), &gram(&theirs));
+        let found = distance(&gram(&inherited), &gram(&original));
         assert!((found - lost).abs() < 1e-5 * lost, "{found}, {lost}");
-        assert!(distance(&gram(&theirs.narrow(1, 0, 5)), &gram(&theirs)) > 1.05 * lost);
+        assert!(distance(&gram(&original.narrow(1, 0, 5)), &gram(&original)) > 1.05 * lost);
         // Positions use the same axes as the words, so the inner products of both are preserved too.
         let products = |clip: &Clip| table(clip, TABLES[0]).matmul(&table(clip, TABLES[1]).tr());
-        let (_, _, axes) = theirs.svd(true, true);
+        let (_, _, axes) = original.svd(true, true);
         let kept = axes.narrow(1, 0, 5).matmul(&axes.narrow(1, 0, 5).tr());
-        let expected = theirs.matmul(&kept).matmul(&table(&teacher, TABLES[1]).tr());
+        let expected = original.matmul(&kept).matmul(&table(&teacher, TABLES[1]).tr());
         assert!(distance(&products(&student), &expected) < 1e-6);
     }
 
