@@ -99,7 +99,7 @@ impl Clip {
     /// Encodes images with activation checkpointing on `tape`.
     ///
     /// # Errors
-    /// As [`Clip::encode_image`].
+    /// The errors of [`Clip::encode_image`].
     pub fn encode_image_taped<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
         self.visual.forward(images, tape)
     }
@@ -108,7 +108,7 @@ impl Clip {
     /// [`Clip::mode`] selects the patches.
     ///
     /// # Errors
-    /// As [`Clip::encode_image`]; [`crate::Error::Unsupported`] if the image tower is not a ViT.
+    /// The errors of [`Clip::encode_image`]; [`crate::Error::Unsupported`] if the image tower is not a ViT.
     pub fn encode_image_masked<'a>(
         &'a self,
         images: &Tensor,
@@ -130,7 +130,7 @@ impl Clip {
     /// Encodes token ids with activation checkpointing on `tape`.
     ///
     /// # Errors
-    /// As [`Clip::encode_text`].
+    /// The errors of [`Clip::encode_text`].
     pub fn encode_text_taped<'a>(&'a self, tokens: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
         self.text.forward(tokens, tape)
     }

@@ -18,6 +18,12 @@ impl Clip {
     /// Locks (freezes) all parameter groups of a tower except the last `unlocked` ones, like open_clip's
     /// `--lock-image` and `--lock-text`. Returns the names of the locked parameters.
     ///
+    /// ```no_run
+    /// # let model = clip_model::open("ViT-B-32", tch::Device::Cpu, 0)?.model;
+    /// let frozen = model.lock(clip_model::Tower::Image, 0);
+    /// # Ok::<(), clip_model::Error>(())
+    /// ```
+    ///
     /// From input to output, the groups are: the embeddings or the stem; each block and each step between stages; the
     /// projection. A norm or convolution between the blocks and the projection belongs to the last block. A locked
     /// BatchNorm uses its running statistics and does not update them, so the embeddings of a locked tower do not

@@ -208,7 +208,7 @@ impl ParamBuilder<'_> {
     /// element and position.
     ///
     /// # Errors
-    /// As [`ParamBuilder::parameter`].
+    /// The errors of [`ParamBuilder::parameter`].
     pub(crate) fn weight(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
         let elements = shape.iter().fold(1i64, |product, n| product.saturating_mul(*n));
         self.count_macs(elements.saturating_mul(self.positions));
@@ -250,7 +250,7 @@ impl ParamBuilder<'_> {
     /// Creates a buffer: part of the state dict, but not trained.
     ///
     /// # Errors
-    /// As [`ParamBuilder::parameter`].
+    /// The errors of [`ParamBuilder::parameter`].
     pub(crate) fn buffer(&self, name: &str, tensor: Tensor) -> Result<Tensor> {
         let name = self.new_name(name)?;
         let tensor = tensor.f_to_device(self.store.device)?;

@@ -11,6 +11,19 @@ use crate::mode::Mode;
 use crate::{Error, Result};
 
 /// The checkpointed blocks of one forward pass, in order.
+///
+/// ```no_run
+/// use clip_model::Tape;
+///
+/// # let images = tch::Tensor::new();
+/// # let model = clip_model::open("ViT-B-32", tch::Device::Cpu, 0)?.model;
+/// model.mode().train(1);
+/// let mut tape = Tape::new(true);
+/// let embeddings = model.encode_image_taped(&images, &mut tape)?;
+/// embeddings.sum(tch::Kind::Float).backward();
+/// tape.backward(model.mode())?;
+/// # Ok::<(), clip_model::Error>(())
+/// ```
 pub struct Tape<'a> {
     segments: Vec<Segment<'a>>,
     on: bool,

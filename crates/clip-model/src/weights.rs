@@ -114,7 +114,7 @@ pub fn write_safetensors<'a>(
 /// Writes the file of [`write_safetensors`] with extra metadata entries (key, value).
 ///
 /// # Errors
-/// As [`write_safetensors`].
+/// The errors of [`write_safetensors`].
 pub fn write_safetensors_with<'a>(
     path: impl AsRef<Path>,
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
@@ -176,6 +176,15 @@ fn add_metadata(file: &mut Vec<u8>, entries: &[(&str, &str)]) -> Option<()> {
 }
 
 /// Copies weights into the parameters of a model. Nothing changes unless all of them fit.
+///
+/// ```no_run
+/// use clip_model::{Clip, presets, weights};
+///
+/// let model = Clip::new(&presets::get("ViT-B-32")?, tch::Device::Cpu, 0)?;
+/// let tensors = weights::read_safetensors("model.safetensors")?;
+/// weights::load(model.params(), &tensors, "model.safetensors")?;
+/// # Ok::<(), clip_model::Error>(())
+/// ```
 ///
 /// float16, bfloat16 and float64 weights are converted to float32. `origin` names the source in error messages.
 ///

@@ -1,6 +1,18 @@
 //! Cross-modal head on a frozen CLIP: image regions and text tokens attend to each other, which enriches the
 //! embeddings of an image-text pair (DCLIP's teacher).
 //!
+//! ```no_run
+//! use clip_model::{CrossModal, CrossModalConfig, Tape};
+//!
+//! # let (images, tokens) = (tch::Tensor::new(), tch::Tensor::new());
+//! let clip = clip_model::open("models/vit-b-16", tch::Device::Cpu, 0)?.model;
+//! let head = CrossModal::new(&CrossModalConfig::default(), &clip, 0)?;
+//! let image = head.forward(&clip, &images, &[], &[])?;
+//! let text = clip.text_states(&tokens, &[], &mut Tape::off())?;
+//! let enriched = head.enrich(&image, &text)?;
+//! # Ok::<(), clip_model::Error>(())
+//! ```
+//!
 //! An enriched embedding depends on both the image and the text of a pair, so the head cannot embed an image or a
 //! text alone.
 

@@ -20,6 +20,16 @@ pub mod tokens;
 /// Positional embeddings of images are interpolated if the grid differs. A student with a shorter context length
 /// takes the leading positions of the text tower. If the teacher has no logit bias, the student keeps its own.
 ///
+/// ```no_run
+/// use clip_model::{Clip, inherit, presets};
+/// use tch::Device;
+///
+/// let teacher = clip_model::open("models/vit-b-16", Device::Cpu, 0)?.model;
+/// let student = Clip::new(&presets::get("TinyCLIP-ViT-39M-16-Text-19M")?, Device::Cpu, 0)?;
+/// inherit::inherit(&student, &teacher)?;
+/// # Ok::<(), clip_model::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Incompatible`] with the first setting or weight in which the student is larger, or that only one of the
 /// two models has (blocks skipped by the stride are allowed). The student is then unchanged.
