@@ -18,12 +18,13 @@ use crate::{Error, Result};
 /// Image tower of any architecture: maps images to embeddings.
 #[derive(Debug)]
 pub(crate) struct ImageTower {
-    kind: Kind,
+    architecture: Architecture,
     image_size: i64,
 }
 
+/// Architecture of the tower.
 #[derive(Debug)]
-enum Kind {
+enum Architecture {
     Vit(vit::VisionTransformer),
     ResNet(resnet::ModifiedResNet),
     Timm(timm::TimmTower),
@@ -37,12 +38,14 @@ impl ImageTower {
         embed_dim: i64,
         activation: Activation,
     ) -> Result<Self> {
-        let kind = match config.tower() {
-            TowerKind::Vit => Kind::Vit(vit::VisionTransformer::new(path, config, embed_dim, activation)?),
-            TowerKind::ResNet => Kind::ResNet(resnet::ModifiedResNet::new(path, config, embed_dim)?),
-            TowerKind::Timm => Kind::Timm(timm::TimmTower::new(path, config, embed_dim)?),
+        let architecture = match config.tower() {
+            TowerKind::Vit => {
+                Architecture::Vit(vit::VisionTransformer::new(path, config, embed_dim, activation)?)
+            }
+            TowerKind::ResNet => Architecture::ResNet(resnet::ModifiedResNet::new(path, config, embed_dim)?),
+            TowerKind::Timm => Architecture::Timm(timm::TimmTower::new(path, config, embed_dim)?),
         };
-        Ok(ImageTower { kind, image_size: config.image_size })
+        Ok(ImageTower { architecture, image_size: config.image_size })
     }
 
     /// Encodes normalised images `[batch, 3, size, size]` to embeddings `[batch, embed]`.
@@ -51,10 +54,10 @@ impl ImageTower {
     /// [`Error::Shape`] if the images have another shape.
     pub(crate) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
         self.check_shape(images)?;
-        let embedding = match &self.kind {
-            Kind::Vit(tower) => tower.forward(images, tape),
-            Kind::ResNet(tower) => tower.forward(images, tape),
-            Kind::Timm(tower) => tower.forward(images, tape),
+        let embedding = match &self.architecture {
+            Architecture::Vit(tower) => tower.forward(images, tape),
+            Architecture::ResNet(tower) => tower.forward(images, tape),
+            Architecture::Timm(tower) => tower.forward(images, tape),
         };
         Ok(embedding.to_kind(tch::Kind::Float))
     }
@@ -70,8 +73,8 @@ impl ImageTower {
         tape: &mut Tape<'a>,
     ) -> Result<Tensor> {
         self.check_shape(images)?;
-        match &self.kind {
-            Kind::Vit(tower) => Ok(tower.forward_masked(images, fraction, tape)),
+        match &self.architecture {
+            Architecture::Vit(tower) => Ok(tower.forward_masked(images, fraction, tape)),
             _ => Err(Error::unsupported("masked patches of an image tower other than a ViT")),
         }
     }
@@ -88,16 +91,16 @@ impl ImageTower {
         tape: &mut Tape<'a>,
     ) -> Result<ImageStates> {
         self.check_shape(images)?;
-        match &self.kind {
-            Kind::Vit(tower) => tower.states(images, blocks, tape),
+        match &self.architecture {
+            Architecture::Vit(tower) => tower.states(images, blocks, tape),
             _ => Err(Error::unsupported("patch tokens and block outputs of an image tower other than a ViT")),
         }
     }
 
     /// Number of blocks that [`ImageTower::states`] can select; `None` if the tower is not a ViT.
     pub(crate) fn depth(&self) -> Option<usize> {
-        match &self.kind {
-            Kind::Vit(tower) => Some(tower.depth()),
+        match &self.architecture {
+            Architecture::Vit(tower) => Some(tower.depth()),
             _ => None,
         }
     }
@@ -107,8 +110,8 @@ impl ImageTower {
     /// # Errors
     /// [`Error::Unsupported`] if the tower is not a ViT.
     pub(crate) fn set_gates(&mut self, gates: Option<TowerGates>) -> Result<()> {
-        match (&mut self.kind, gates) {
-            (Kind::Vit(tower), gates) => tower.gates = gates,
+        match (&mut self.architecture, gates) {
+            (Architecture::Vit(tower), gates) => tower.gates = gates,
             (_, None) => {}
             (_, Some(_)) => {
                 return Err(Error::unsupported("pruning gates of an image tower other than a ViT"));

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::write::{Pickle, archive, legacy, storages, zip, zip_with};
+use super::write::{PickleWriter, archive, legacy, storages, zip, zip_with};
 use super::{assert_equal, read, refusal, state};
 use crate::checkpoint::{Checkpoint, Layout, opcode as op};
 use crate::weights::write_safetensors;
@@ -25,7 +25,7 @@ fn archives_and_legacy_files_support_every_element_type() {
     let values = Tensor::from_slice(&[0i64, 1, 3, 100, 7, 2]).view([2, 3]);
     let state =
         KINDS.map(|kind| (format!("visual.{kind:?}"), values.to_kind(kind))).into_iter().collect::<Vec<_>>();
-    assert_equal(&read(&archive(Pickle::new().state(&state).stop(), &state)).weights, &state);
+    assert_equal(&read(&archive(PickleWriter::new().state(&state).stop(), &state)).weights, &state);
     assert_equal(&read(&legacy(&state)).weights, &state);
 }
 
@@ -33,7 +33,7 @@ fn archives_and_legacy_files_support_every_element_type() {
 fn strides_and_shared_storages_are_preserved() {
     let whole = Tensor::arange(12, (Kind::Float, tch::Device::Cpu));
     let state = vec![("visual.whole".to_string(), whole.shallow_clone())];
-    let pickle = Pickle::new()
+    let pickle = PickleWriter::new()
         .op(op::EMPTY_DICT)
         .op(op::MARK)
         .text("visual.whole")
@@ -54,7 +54,7 @@ fn strides_and_shared_storages_are_preserved() {
 fn training_checkpoints_return_their_plain_weights() {
     let state = state();
     let wrapped = state.iter().map(|(n, t)| (format!("module.module.{n}"), t.copy())).collect::<Vec<_>>();
-    let pickle = Pickle::new()
+    let pickle = PickleWriter::new()
         .op(op::EMPTY_DICT)
         .op(op::MARK)
         .text("epoch")
@@ -106,7 +106,7 @@ fn training_checkpoints_return_their_plain_weights() {
 #[test]
 fn parameters_and_untyped_storages_are_read() {
     let state = vec![("visual.proj".to_string(), Tensor::from_slice(&[1f32, 2.]))];
-    let untyped = Pickle::new()
+    let untyped = PickleWriter::new()
         .op(op::EMPTY_DICT)
         .text("visual.proj")
         .global("torch._utils", "_rebuild_parameter")
@@ -139,7 +139,7 @@ fn parameters_and_untyped_storages_are_read() {
 #[test]
 fn torchscript_returns_its_attributes() {
     let state = vec![("visual.conv1.weight".to_string(), Tensor::from_slice(&[1f32, 2.]))];
-    let module = |pickle: Pickle, class: &str| {
+    let module = |pickle: PickleWriter, class: &str| {
         pickle
             .global("__torch__.model", class)
             .op(op::EMPTY_TUPLE)
@@ -147,7 +147,7 @@ fn torchscript_returns_its_attributes() {
             .op(op::EMPTY_DICT)
             .op(op::MARK)
     };
-    let pickle = module(Pickle::new(), "Multimodal")
+    let pickle = module(PickleWriter::new(), "Multimodal")
         .text("training")
         .op(op::NEWFALSE)
         .text("input_resolution")
@@ -200,11 +200,11 @@ fn sharded_files_are_read_as_one() {
 #[test]
 fn other_files_are_refused_with_a_reason() {
     let state = state();
-    let pickle = Pickle::new().state(&state).stop();
+    let pickle = PickleWriter::new().state(&state).stop();
     let mut big = vec![("run/data.pkl", pickle.clone()), ("run/byteorder", b"big".to_vec())];
     let storages = storages(&state);
     big.extend(storages.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())));
-    let empty = Pickle::new().op(op::EMPTY_DICT).text("epoch").int(1).op(op::SETITEM).stop();
+    let empty = PickleWriter::new().op(op::EMPTY_DICT).text("epoch").int(1).op(op::SETITEM).stop();
     for (bytes, word) in [
         (Vec::new(), "empty"),
         (b"version https://git-lfs.github.com/spec/v1".to_vec(), "git lfs pull"),
@@ -217,7 +217,7 @@ fn other_files_are_refused_with_a_reason() {
         (zip_with(&[("run/data.pkl", pickle.clone())], 8), "compressed entry `data.pkl`"),
         (zip(&[("run/data.pkl", pickle)]), "is missing"),
         (archive(empty, &[]), "no named tensors, but `epoch`"),
-        (archive(Pickle::new().int(3).stop(), &[]), "no dictionary"),
+        (archive(PickleWriter::new().int(3).stop(), &[]), "no dictionary"),
     ] {
         let message = refusal(&bytes);
         assert!(message.contains(word), "{message}");

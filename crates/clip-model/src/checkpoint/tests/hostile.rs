@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::write::{Pickle, archive, legacy, storages, zip};
+use super::write::{PickleWriter, archive, legacy, storages, zip};
 use super::{refusal, state};
 use crate::checkpoint::{Checkpoint, opcode as op};
 use crate::weights::write_safetensors;
@@ -14,7 +14,11 @@ fn files() -> Vec<Vec<u8>> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x");
     write_safetensors(&path, state.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
-    vec![archive(Pickle::new().state(&state).stop(), &state), legacy(&state), std::fs::read(&path).unwrap()]
+    vec![
+        archive(PickleWriter::new().state(&state).stop(), &state),
+        legacy(&state),
+        std::fs::read(&path).unwrap(),
+    ]
 }
 
 #[test]
@@ -31,9 +35,9 @@ fn callable_globals_are_refused_by_name() {
         ("torch._utils", "_rebuild_sparse_tensor"),
         ("operator", "attrgetter"),
     ] {
-        let argument = |pickle: Pickle| pickle.text("echo").op(op::TUPLE1).op(op::REDUCE).stop();
-        let named = argument(Pickle::new().global(module, name));
-        let stacked = argument(Pickle::new().text(module).text(name).op(op::STACK_GLOBAL));
+        let argument = |pickle: PickleWriter| pickle.text("echo").op(op::TUPLE1).op(op::REDUCE).stop();
+        let named = argument(PickleWriter::new().global(module, name));
+        let stacked = argument(PickleWriter::new().text(module).text(name).op(op::STACK_GLOBAL));
         for pickle in [named, stacked] {
             let message = refusal(&archive(pickle, &[]));
             assert!(message.contains(&format!("`{module}.{name}`")), "{message}");
@@ -45,15 +49,21 @@ fn callable_globals_are_refused_by_name() {
 #[test]
 fn other_calls_are_refused() {
     for (pickle, word) in [
-        (Pickle::new().text("os.system").op(op::EMPTY_TUPLE).op(op::REDUCE), "unknown function"),
-        (Pickle::new().global("torch", "FloatStorage").op(op::EMPTY_TUPLE).op(op::REDUCE), "only occur in"),
-        (Pickle::new().global("builtins", "object").op(op::EMPTY_TUPLE).op(op::NEWOBJ), "only occur in"),
-        (Pickle::new().op(b'i').raw(b"os\nsystem\n"), "INST"),
-        (Pickle::new().op(op::MARK).op(b'o'), "OBJ"),
-        (Pickle::new().op(b'P').raw(b"id\n"), "PERSID"),
-        (Pickle::new().op(0x82).op(1), "EXT1"),
-        (Pickle::new().op(0x97), "NEXT_BUFFER"),
-        (Pickle::new().op(0xff), "0xff"),
+        (PickleWriter::new().text("os.system").op(op::EMPTY_TUPLE).op(op::REDUCE), "unknown function"),
+        (
+            PickleWriter::new().global("torch", "FloatStorage").op(op::EMPTY_TUPLE).op(op::REDUCE),
+            "only occur in",
+        ),
+        (
+            PickleWriter::new().global("builtins", "object").op(op::EMPTY_TUPLE).op(op::NEWOBJ),
+            "only occur in",
+        ),
+        (PickleWriter::new().op(b'i').raw(b"os\nsystem\n"), "INST"),
+        (PickleWriter::new().op(op::MARK).op(b'o'), "OBJ"),
+        (PickleWriter::new().op(b'P').raw(b"id\n"), "PERSID"),
+        (PickleWriter::new().op(0x82).op(1), "EXT1"),
+        (PickleWriter::new().op(0x97), "NEXT_BUFFER"),
+        (PickleWriter::new().op(0xff), "0xff"),
     ] {
         let message = refusal(&archive(pickle.stop(), &[]));
         assert!(message.contains(word), "{message}");
@@ -70,7 +80,7 @@ fn truncated_files_are_refused() {
         }
     }
     // Truncated pickles within complete archives.
-    let pickle = Pickle::new().state(&state()).stop();
+    let pickle = PickleWriter::new().state(&state()).stop();
     for length in 0..pickle.len() {
         refusal(&archive(pickle[..length].to_vec(), &state()));
     }
@@ -80,13 +90,13 @@ fn truncated_files_are_refused() {
 fn nesting_needs_no_stack() {
     let deep = 100_000;
     for (open, close) in [(op::EMPTY_LIST, op::APPEND), (op::EMPTY_LIST, op::TUPLE1)] {
-        let pickle = Pickle::new().raw(&vec![open; deep]).raw(&vec![close; deep - 1]);
+        let pickle = PickleWriter::new().raw(&vec![open; deep]).raw(&vec![close; deep - 1]);
         refusal(&archive(pickle.stop(), &[]));
     }
-    let marks = Pickle::new().raw(&vec![op::MARK; deep]).raw(&vec![op::TUPLE; deep]);
+    let marks = PickleWriter::new().raw(&vec![op::MARK; deep]).raw(&vec![op::TUPLE; deep]);
     refusal(&archive(marks.stop(), &[]));
     // Nested TorchScript modules.
-    let mut pickle = Pickle::new();
+    let mut pickle = PickleWriter::new();
     for _ in 0..5000 {
         pickle =
             pickle.global("__torch__", "M").op(op::EMPTY_TUPLE).op(op::NEWOBJ).op(op::EMPTY_DICT).text("m");
@@ -102,9 +112,10 @@ fn nesting_needs_no_stack() {
 #[test]
 fn self_containing_values_terminate() {
     // A dictionary that is its own `state_dict`, and a module that is its own attribute.
-    let dict = Pickle::new().op(op::EMPTY_DICT).op(op::BINPUT).op(0).text("state_dict").op(op::BINGET).op(0);
+    let dict =
+        PickleWriter::new().op(op::EMPTY_DICT).op(op::BINPUT).op(0).text("state_dict").op(op::BINGET).op(0);
     refusal(&archive(dict.op(op::SETITEM).stop(), &[]));
-    let module = Pickle::new()
+    let module = PickleWriter::new()
         .global("__torch__", "M")
         .op(op::EMPTY_TUPLE)
         .op(op::NEWOBJ)
@@ -119,8 +130,8 @@ fn self_containing_values_terminate() {
     let message = refusal(&zip(&[("x/data.pkl", module.stop()), ("x/constants.pkl", Vec::new())]));
     assert!(message.contains("no parameters"), "{message}");
     // A list that is copied repeatedly.
-    let mut pickle = Pickle::new().op(op::EMPTY_LIST).raw(&vec![op::NONE; 1000]).op(op::POP);
-    pickle = Pickle::new()
+    let mut pickle = PickleWriter::new().op(op::EMPTY_LIST).raw(&vec![op::NONE; 1000]).op(op::POP);
+    pickle = PickleWriter::new()
         .op(op::MARK)
         .raw(&vec![op::NONE; 60_000])
         .op(op::LIST)
@@ -154,7 +165,7 @@ fn claimed_sizes_are_not_trusted() {
         (2, 0, vec![2], vec![]),
         (2, 0, vec![1; 40], vec![1; 40]),
     ] {
-        let pickle = Pickle::new().op(op::EMPTY_DICT).text("w");
+        let pickle = PickleWriter::new().op(op::EMPTY_DICT).text("w");
         let pickle = pickle.tensor("FloatStorage", "0", count, offset, &size, &stride).op(op::SETITEM).stop();
         let state = vec![("w".to_string(), tch::Tensor::from_slice(&[1f32, 2.]))];
         let message = refusal(&archive(pickle, &state));
@@ -173,7 +184,7 @@ fn claimed_sizes_are_not_trusted() {
         &[op::NONE, op::MARK, op::APPEND],
         &[op::PROTO, 77],
     ] {
-        refusal(&archive(Pickle::new().raw(header).stop(), &[]));
+        refusal(&archive(PickleWriter::new().raw(header).stop(), &[]));
     }
     for header in [
         r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,16]}}"#,
@@ -197,7 +208,7 @@ fn overlapping_entries_are_refused() {
         .map(|i| (format!("w{i}"), tch::Tensor::zeros([64], (tch::Kind::Float, tch::Device::Cpu))))
         .collect::<Vec<_>>();
     let entries = storages(&state);
-    let mut file = zip(&[("run/data.pkl", Pickle::new().state(&state).stop())]
+    let mut file = zip(&[("run/data.pkl", PickleWriter::new().state(&state).stop())]
         .into_iter()
         .chain(entries.iter().take(20).map(|(name, bytes)| (name.as_str(), bytes.clone())))
         .collect::<Vec<_>>());
@@ -206,7 +217,7 @@ fn overlapping_entries_are_refused() {
     let whole = [("w".to_string(), tch::Tensor::zeros([4096], (tch::Kind::Float, tch::Device::Cpu)))];
     let many = (0..8).map(|key| (format!("w{key}"), whole[0].1.shallow_clone())).collect::<Vec<_>>();
     let bytes = super::write::bytes_of(&whole[0].1);
-    file = zip(&[("run/data.pkl", Pickle::new().state(&many).stop()), ("run/data/0", bytes)]);
+    file = zip(&[("run/data.pkl", PickleWriter::new().state(&many).stop()), ("run/data/0", bytes)]);
     // Point seven more names to the same header.
     let end = file.len() - 22;
     let start = u32::from_le_bytes(file[end + 16..end + 20].try_into().unwrap()) as usize;
@@ -242,6 +253,6 @@ proptest! {
 
     #[test]
     fn random_opcodes_never_panic(codes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = Checkpoint::from_bytes(&archive(Pickle::new().raw(&codes).stop(), &[]));
+        let _ = Checkpoint::from_bytes(&archive(PickleWriter::new().raw(&codes).stop(), &[]));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
-use super::write::{Pickle, archive, legacy};
+use super::write::{PickleWriter, archive, legacy};
 use super::{assert_equal, read};
 use crate::checkpoint::layout::{plan_renames, to_hugging_face, with_text_prefix};
 use crate::checkpoint::{Layout, infer_config, infer_pruned_config};
@@ -44,7 +44,7 @@ proptest! {
         let wrapper = ["", "module.", "_orig_mod.module.", "module.module."][wrapper];
 
         let plain = renamed(&state, |name| format!("{wrapper}{name}"));
-        let found = read(&archive(Pickle::new().state(&plain).stop(), &plain));
+        let found = read(&archive(PickleWriter::new().state(&plain).stop(), &plain));
         assert_equal(&found.weights, &state);
         prop_assert_eq!(found.layout, Layout::OpenClip);
 
@@ -64,7 +64,7 @@ proptest! {
         let mut theirs = theirs.into_iter().collect::<Vec<_>>();
         theirs.push(("text_model.embeddings.position_ids".into(), Tensor::arange(6, (Kind::Int64, Device::Cpu))));
         let theirs = renamed(&theirs, |name| format!("{wrapper}{name}"));
-        let found = read(&archive(Pickle::new().state(&theirs).stop(), &theirs));
+        let found = read(&archive(PickleWriter::new().state(&theirs).stop(), &theirs));
         assert_equal(&found.weights, &state);
         prop_assert_eq!(found.layout, Layout::HuggingFaceClip);
         prop_assert_eq!(found.dropped.len(), 1);
@@ -96,7 +96,7 @@ fn siglip_converts_to_timms_and_open_clips_names() {
         theirs.push((format!("{tower}_model.encoder.layers.0.mlp.fc1.weight"), f(&[32, 8])));
     }
     let theirs_by_name = theirs.iter().map(|(n, t)| (n.as_str(), t)).collect::<HashMap<_, _>>();
-    let found = read(&archive(Pickle::new().state(&theirs).stop(), &theirs));
+    let found = read(&archive(PickleWriter::new().state(&theirs).stop(), &theirs));
     assert_eq!(found.layout, Layout::HuggingFaceSiglip);
     let get = |name: &str| found.weights[name].shallow_clone();
     assert!(get("logit_bias").size().is_empty() && get("logit_scale").size().is_empty());
@@ -151,13 +151,13 @@ fn losses_teachers_and_buffers_are_dropped_and_listed() {
 fn duplicate_names_are_an_error() {
     let one = || Tensor::from_slice(&[1f32]);
     let state = vec![("visual.x".to_string(), one()), ("module.visual.x".to_string(), one())];
-    let message = super::refusal(&archive(Pickle::new().state(&state).stop(), &state));
+    let message = super::refusal(&archive(PickleWriter::new().state(&state).stop(), &state));
     assert!(message.contains("two of its tensors are named `visual.x`"), "{message}");
     let state = vec![
         ("vision_model.encoder.layers.0.self_attn.q_proj.bias".to_string(), one()),
         ("vision_model.encoder.layers.0.self_attn.k_proj.bias".to_string(), one()),
     ];
-    let message = super::refusal(&archive(Pickle::new().state(&state).stop(), &state));
+    let message = super::refusal(&archive(PickleWriter::new().state(&state).stop(), &state));
     assert!(message.contains("query, key or value is missing"), "{message}");
 }
 

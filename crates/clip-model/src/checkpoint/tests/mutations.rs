@@ -5,7 +5,7 @@ use file_ext::SplitMix64;
 
 use super::memory::largest_request;
 use super::state;
-use super::write::{Pickle, archive, legacy, zip};
+use super::write::{PickleWriter, archive, legacy, zip};
 use crate::checkpoint::{Checkpoint, opcode as op};
 use crate::weights::write_safetensors;
 
@@ -85,10 +85,10 @@ fn safetensors() -> Vec<u8> {
 /// Returns an archive of nested TorchScript modules.
 fn script() -> Vec<u8> {
     let state = state();
-    let module = |pickle: Pickle| {
+    let module = |pickle: PickleWriter| {
         pickle.global("__torch__", "M").op(op::EMPTY_TUPLE).op(op::NEWOBJ).op(op::EMPTY_DICT).op(op::MARK)
     };
-    let pickle = module(module(Pickle::new()).text("visual"))
+    let pickle = module(module(PickleWriter::new()).text("visual"))
         .text("proj")
         .tensor("FloatStorage", "1", 12, 0, &[4, 3], &[3, 1])
         .op(op::SETITEMS)
@@ -129,7 +129,7 @@ fn assert_mixed(name: &str, survivors: u64) {
 
 #[test]
 fn mutated_archives_are_read_or_refused() {
-    let pickle = Pickle::new().state(&state()).stop();
+    let pickle = PickleWriter::new().state(&state()).stop();
     let file = archive(pickle.clone(), &state());
     assert_mixed("archive", survivors(1, &file, &legacy(&state()), |bytes| bytes));
     assert_mixed("TorchScript", survivors(2, &script(), &file, |bytes| bytes));
@@ -141,7 +141,7 @@ fn mutated_archives_are_read_or_refused() {
 #[test]
 fn mutated_legacy_files_are_read_or_refused() {
     let file = legacy(&state());
-    let other = archive(Pickle::new().state(&state()).stop(), &state());
+    let other = archive(PickleWriter::new().state(&state()).stop(), &state());
     assert_mixed("legacy", survivors(4, &file, &other, |bytes| bytes));
 }
 

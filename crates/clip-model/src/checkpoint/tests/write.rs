@@ -7,11 +7,11 @@ use crate::checkpoint::opcode as op;
 
 /// A pickle under construction.
 #[derive(Clone, Default)]
-pub(super) struct Pickle(pub(super) Vec<u8>);
+pub(super) struct PickleWriter(pub(super) Vec<u8>);
 
-impl Pickle {
+impl PickleWriter {
     pub(super) fn new() -> Self {
-        Pickle(vec![op::PROTO, 2])
+        PickleWriter(vec![op::PROTO, 2])
     }
 
     pub(super) fn op(mut self, code: u8) -> Self {
@@ -166,11 +166,11 @@ pub(super) fn storages(state: &[(String, Tensor)]) -> Vec<(String, Vec<u8>)> {
 /// Writes a legacy file (torch before 1.6).
 pub(super) fn legacy(state: &[(String, Tensor)]) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
-    bytes.extend(Pickle::new().int(1001).stop());
-    let system = Pickle::new().op(op::EMPTY_DICT).text("little_endian").op(op::NEWTRUE).op(op::SETITEM);
+    bytes.extend(PickleWriter::new().int(1001).stop());
+    let system = PickleWriter::new().op(op::EMPTY_DICT).text("little_endian").op(op::NEWTRUE).op(op::SETITEM);
     bytes.extend(system.stop());
-    bytes.extend(Pickle::new().state(state).stop());
-    let keys = Pickle::new().op(op::EMPTY_LIST).op(op::MARK);
+    bytes.extend(PickleWriter::new().state(state).stop());
+    let keys = PickleWriter::new().op(op::EMPTY_LIST).op(op::MARK);
     let keys = (0..state.len()).fold(keys, |pickle, key| pickle.text(&key.to_string()));
     bytes.extend(keys.op(op::APPENDS).stop());
     for (_, tensor) in state {
