@@ -164,7 +164,7 @@ mod tests {
         let error = vit.image_states(&images, &[3], &mut Tape::off()).unwrap_err().to_string();
         assert!(error.contains("no block 3"), "{error}");
         let error = vit.text_states(&tokens, &[2], &mut Tape::off()).unwrap_err().to_string();
-        assert!(error.contains("the text tower has 2"), "{error}");
+        assert!(error.contains("the text tower has no block 2: it has 2 blocks"), "{error}");
         // A tower that pools the last position uses its padding as well.
         let text = vit.text_states(&tokens, &[], &mut Tape::off()).unwrap();
         assert!(text.mask.all().int64_value(&[]) == 1);
