@@ -30,7 +30,8 @@ pub(crate) fn open_model(
 pub(crate) fn templates(name: &str) -> anyhow::Result<Vec<String>> {
     let path = Path::new(name);
     if !path.is_file() {
-        return Ok(zeroshot_eval::prompts::templates(name)?);
+        return zeroshot_eval::prompts::templates(name)
+            .with_context(|| format!("`{name}` is not a file of prompt templates"));
     }
     let text = data_pipeline::text::read(path)?;
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect())
@@ -62,14 +63,16 @@ pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, 
         }
         (manifest.source(&eval.split)?, root, task, eval.prompts.clone())
     } else if let Some(shards) = shards(path, data)? {
-        let source = SourceConfig::WebDataset(WebDatasetConfig { shards, caption: None, boxes: None });
+        let source = SourceConfig::WebDataset(WebDatasetConfig::new(shards));
         (source, PathBuf::new(), EvalTask::Retrieval, None)
     } else if data == "emoji" {
-        let held_out = data_pipeline::sources::EmojiConfig { split: Split::Test };
+        let held_out = data_pipeline::sources::EmojiConfig::default().with_split(Split::Test);
         (SourceConfig::Emoji(held_out), PathBuf::new(), EvalTask::Retrieval, None)
     } else {
         let classes = args.classes.clone().or_else(|| class_table(path));
-        let source = SourceConfig::Folder(FolderConfig::new(path, classes));
+        let mut config = FolderConfig::new(path);
+        config.classes = classes;
+        let source = SourceConfig::Folder(config);
         (source, PathBuf::new(), EvalTask::Classification, None)
     };
     // The path of --class-names is relative to the current folder, not to the data.

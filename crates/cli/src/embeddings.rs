@@ -52,7 +52,8 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Embeddings> {
             let count = classes.as_ref().map_or(from_labels, Array2::nrows);
             if count > MAX_CLASSES {
                 bail!(
-                    "the labels of `{}` imply {count} classes; at most {MAX_CLASSES} are supported: check `labels` and `train_labels`",
+                    "the labels of `{}` imply {count} classes, more than the maximum of {MAX_CLASSES}: check `labels` \
+                     and `train_labels`",
                     path.display()
                 );
             }
@@ -88,7 +89,8 @@ impl Embeddings {
             && (teacher.labels != self.labels || teacher.image_of != self.image_of)
         {
             bail!(
-                "the teacher's file has other `labels` or `image_of`: both files must hold the same samples in the same order"
+                "the teacher's file has other `labels` or `image_of`: both files must hold the same samples in the same \
+                 order"
             );
         }
         let set = StoredSet { name, labels, image_of: self.image_of.as_deref() };

@@ -334,7 +334,7 @@ fn a_hub_model_is_read_from_the_cache_without_network() {
     for (wrong, word) in [
         ("hf-hub:owner/other", "HF_HUB_OFFLINE"),
         ("hf-hub:owner/tiny@v2", "HF_HUB_OFFLINE"),
-        ("hf-hub:../..", "no model of the hub"),
+        ("hf-hub:../..", "not a model of the hub"),
         ("hf-hub:tiny", "hf-hub:owner/name"),
     ] {
         let (done, _, said) = offline(&["inspect", wrong]);

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_in_words_by_hand() {
+    fn a_step_line_lists_weighted_terms_that_sum_to_the_loss() {
         let report = StepReport {
             lr: 5e-4,
             loss: 3.5,
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_left_is_by_the_mean_of_all_steps_of_the_sitting() {
+    fn the_eta_uses_the_mean_speed_of_the_session() {
         // 100 steps in 1000 s in an earlier session; 10 steps in 20 s in this one.
         let progress = Progress::new("run", (100, 200), 1000.0, false);
         assert_eq!(progress.left(&at(110, 1020.0)), 180.0);

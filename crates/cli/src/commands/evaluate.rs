@@ -59,9 +59,10 @@ fn missing_data(error: trainer::Error, args: &Evaluate, root: &Path) -> anyhow::
     let is_manifest = args.data.as_deref().is_some_and(|data| data.ends_with(".toml"));
     let download = if is_manifest { ", or download the data with `cargo xtask download`" } else { "" };
     error.context(match root.as_os_str().is_empty() {
-        true => "cannot read the data: check the path of --data".to_string(),
+        true if args.classes.is_some() => "cannot read the data set: check --data and --classes".into(),
+        true => "cannot read the data set: check --data".into(),
         false => format!(
-            "cannot read the data below `{}`: pass its root folder with --root{download}",
+            "cannot read the data set in `{}`: pass its root folder with --root{download}",
             root.display()
         ),
     })

@@ -25,7 +25,7 @@ pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
         }
         let stop = signals::stop_flag()?;
         let limits =
-            Limits { jobs: args.jobs, devices: args.devices.clone(), cells: args.limit, stop: &stop };
+            Limits { jobs: args.jobs.get(), devices: args.devices.clone(), cells: args.limit, stop: &stop };
         let program = std::env::current_exe()
             .context("cannot find the path of this program, which runs each cell as a process")?;
         let Progress { finished, open, failed } =

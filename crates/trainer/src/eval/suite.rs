@@ -51,10 +51,10 @@ impl Suite {
             toml::from_str(&text).map_err(|e| fail(e.to_string().trim().replace('\n', "; ")))?;
         let mut names = std::collections::HashSet::new();
         if let Some(twice) = suite.sets.iter().find(|set| !names.insert(&set.name)) {
-            return Err(fail(format!("two sets are called `{}`", twice.name)));
+            return Err(fail(format!("two data sets have the name `{}`: rename one", twice.name)));
         }
         if suite.sets.is_empty() {
-            return Err(fail("it has no data set: add [[sets]]".into()));
+            return Err(fail("it has no data sets: add [[sets]]".into()));
         }
         Ok(suite)
     }
@@ -216,7 +216,7 @@ fn labelled(
     Ok(batches.map(|batch| {
         let batch = batch?;
         let labels = batch.labels.into_iter().collect::<Option<Vec<_>>>();
-        Ok((batch.images, labels.ok_or("a sample has no label")?))
+        Ok((batch.images, labels.ok_or("a sample has no label, which classification needs")?))
     }))
 }
 

@@ -128,7 +128,7 @@ fn write(partial: &Path, train: &TrainState, state: &State, recipe: &str) -> Res
 
 fn state_json(state: &State, path: &Path) -> Result<String> {
     serde_json::to_string_pretty(state)
-        .map_err(|e| Error::checkpoint(path, format!("cannot write its state: {e}")))
+        .map_err(|e| Error::checkpoint(path, format!("cannot serialize {STATE}: {e}")))
 }
 
 /// Restores a run from a verified checkpoint.
@@ -152,7 +152,12 @@ pub fn restore(path: &Path, train: &mut TrainState, state: &State) -> Result<()>
     let learned = read(LEARNED)?;
     for (name, tensor) in train.learned() {
         let saved = learned.get(&name).filter(|saved| saved.size() == tensor.size()).ok_or_else(|| {
-            Error::checkpoint(path, format!("the learned part `{name}` is missing or has another shape"))
+            Error::checkpoint(
+                path,
+                format!(
+                    "the learned part `{name}` is missing or has another shape: start again with --restart"
+                ),
+            )
         })?;
         let mut tensor = tensor;
         tch::no_grad(|| tensor.f_copy_(saved))?;
@@ -201,7 +206,8 @@ pub fn verify(path: &Path) -> Result<State> {
     let state: State = serde_json::from_str(&text)
         .map_err(|e| Error::checkpoint(path, format!("{STATE} is damaged: {e}")))?;
     if state.version != VERSION {
-        let reason = format!("it has format {}, but this program reads {VERSION}", state.version);
+        let reason =
+            format!("it has format version {}, but this program reads version {VERSION}", state.version);
         return Err(Error::checkpoint(path, reason));
     }
     // Hash the text, because parsing may not restore a number to the last bit.

@@ -12,7 +12,7 @@ use self::bounded::ClippedRmsProp;
 use crate::optim::adamw::AdamW;
 use crate::optim::ema::Ema;
 use crate::recipe::{PruneConfig, Recipe};
-use crate::step::{TrainState, own, trained};
+use crate::step::{TrainState, trainable, trained};
 use crate::{Error, Result};
 
 /// Deviation from the requested sparsity above which the cut logs a warning.
@@ -134,7 +134,7 @@ impl Pruner {
     /// Restores the state from [`Pruner::state`].
     ///
     /// # Errors
-    /// [`crate::Error::Recipe`] if a tensor is missing or has another shape.
+    /// [`crate::Error::StateShape`] if a tensor is missing or has another shape.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         self.descent.restore(state)?;
         self.ascent.restore(state)
@@ -159,14 +159,14 @@ pub(crate) fn cut(train: &mut TrainState, pruner: &Pruner) -> Result<()> {
     // Moments have the names of their parameters with a suffix, which the cut ignores.
     let mut moments = HashMap::new();
     for ending in [".exp_avg", ".exp_avg_sq"] {
-        let own = train.optimizer.state().into_iter();
-        let own = own.filter_map(|(name, moment)| Some((name.strip_suffix(ending)?.to_string(), moment)));
-        moments.extend(cut.state(own, false)?.into_iter().map(|(name, t)| (format!("{name}{ending}"), t)));
+        let state = train.optimizer.state().into_iter();
+        let state = state.filter_map(|(name, moment)| Some((name.strip_suffix(ending)?.to_string(), moment)));
+        moments.extend(cut.state(state, false)?.into_iter().map(|(name, t)| (format!("{name}{ending}"), t)));
     }
     optimizer.restore(&moments, train.optimizer.updates())?;
     let ema = match &train.ema {
         Some(old) => {
-            let mut ema = Ema::new(old.decay(), own(&student))?;
+            let mut ema = Ema::new(old.decay(), trainable(&student))?;
             ema.restore(&cut.state(old.state(), true)?)?;
             Some(ema)
         }
