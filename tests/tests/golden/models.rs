@@ -33,7 +33,7 @@ fn families(config: &ClipConfig) -> [String; 3] {
         kind => format!("{kind:?}"),
     };
     let image = image.split('(').next().unwrap();
-    let text = if config.text_cfg.may_be_cut() { "causal" } else { "without causal mask" };
+    let text = if config.text_cfg.can_trim() { "causal" } else { "without causal mask" };
     let activation = if config.quick_gelu { "QuickGELU" } else { "GELU" };
     [format!("image tower {image}"), format!("text tower {text}"), activation.into()]
 }
@@ -94,7 +94,7 @@ fn towers_agree_with_the_reference() {
                 None => logits,
             };
             assert_close(&logits, &reference["logits_per_image"], 1e-4, &format!("{name}: logits"));
-            if model.config().text_cfg.may_be_cut() {
+            if model.config().text_cfg.can_trim() {
                 // Cut to the longest text, the same embeddings come out.
                 let longest = tokens.argmax(1, false).max().int64_value(&[]) + 1;
                 let cut = model.encode_text(&tokens.narrow(1, 0, longest)).unwrap();
