@@ -33,6 +33,7 @@ impl DecodeError {
 
 /// Colour mode of decoded pixels, 8 bits per channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "formats"), expect(dead_code, reason = "JPEG has no alpha"))]
 pub(crate) enum Mode {
     L,
     La,

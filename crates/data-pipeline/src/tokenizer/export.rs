@@ -121,7 +121,7 @@ mod tests {
         for TokenizerFile { name, bytes } in hugging_face_files(context) {
             std::fs::write(folder.path().join(name), bytes).unwrap();
         }
-        let tokenizer = JsonTokenizer::open(&folder.path().join("tokenizer.json")).unwrap();
+        let tokenizer = JsonTokenizer::open(folder.path().join("tokenizer.json")).unwrap();
         (folder, tokenizer)
     }
 
