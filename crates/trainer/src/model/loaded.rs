@@ -143,7 +143,11 @@ impl LoadedModel {
     ///
     /// # Errors
     /// The errors of [`Processor::of_model`]; [`Error::Model`] if the head does not fit the model.
-    pub(crate) fn with_processor(origin: String, opened: OpenedModel, tokenizer: Option<&Path>) -> Result<Self> {
+    pub(crate) fn with_processor(
+        origin: String,
+        opened: OpenedModel,
+        tokenizer: Option<&Path>,
+    ) -> Result<Self> {
         let OpenedModel { model, preprocess, has_weights, notes, .. } = opened;
         let processor = Processor::of_model(&origin, model.config(), &preprocess, tokenizer)?;
         let head = CrossModal::open(Path::new(&origin), &model)?;
@@ -172,5 +176,5 @@ pub fn open_weights(origin: &str, options: &LoadOptions) -> Result<OpenedModel> 
 /// # Errors
 /// [`Error::Model`] if it is neither a folder, a checkpoint nor a preset; the errors of [`locate`].
 pub fn config(name: &str) -> Result<ClipConfig> {
-    Ok(folder::config(&locate(name, Need::Config, false)?)?)
+    Ok(folder::config(&*locate(name, Need::Config, false)?)?)
 }

@@ -137,11 +137,7 @@ fn state_json(state: &State, path: &Path) -> Result<String> {
 /// [`Error::Checkpoint`] if tensors are missing or have other shapes; [`Error::Model`] if files are broken.
 pub fn restore(path: &Path, train: &mut TrainState, state: &State) -> Result<()> {
     let explain = |error: Error| Error::checkpoint(path, error.to_string());
-    weights::load(
-        train.student.params(),
-        &read_safetensors(path.join(MODEL))?,
-        &path.display().to_string(),
-    )?;
+    weights::load(train.student.params(), &read_safetensors(path.join(MODEL))?, &path.display().to_string())?;
     train.optimizer.restore(&read_safetensors(path.join(OPTIMIZER))?, state.updates).map_err(explain)?;
     let read = |file: &str| -> Result<HashMap<String, Tensor>> {
         if path.join(file).exists() { Ok(read_safetensors(path.join(file))?) } else { Ok(HashMap::new()) }
