@@ -118,10 +118,10 @@ mod tests {
             assert_eq!(written > 0.0, bias);
             assert!(!file.contains_key("visual.head.proj.weight"));
 
-            let name = dir.path().display().to_string();
-            let opened = folder::open(&name, Device::Cpu, 0).unwrap().model;
+            let name = dir.path();
+            let opened = folder::open(name, Device::Cpu, 0).unwrap().model;
             assert_eq!(opened.config(), model.config());
-            assert_eq!(folder::config(&name).unwrap(), *model.config());
+            assert_eq!(folder::config(name).unwrap(), *model.config());
             assert!(embeddings(&opened).equal(&embeddings(&model)));
         }
     }
@@ -135,7 +135,7 @@ mod tests {
         std::fs::write(dir.path().join(CONFIG_FILE), serde_json::to_string(&old).unwrap()).unwrap();
         let state = model.params().state().map(|p| (p.name.as_str(), &p.tensor));
         weights::write_safetensors(dir.path().join(WEIGHTS_FILE), state).unwrap();
-        let opened = folder::open(&dir.path().display().to_string(), Device::Cpu, 0).unwrap().model;
+        let opened = folder::open(dir.path(), Device::Cpu, 0).unwrap().model;
         assert_eq!(opened.config(), model.config());
         assert!(embeddings(&opened).equal(&embeddings(&model)));
     }
@@ -150,7 +150,7 @@ mod tests {
         let bias = Tensor::arange(24, (Kind::Float, Device::Cpu));
         file.insert("visual.trunk.classifier.bias".into(), bias.shallow_clone());
         weights::write_safetensors(&path, file.iter().map(|(name, t)| (name.as_str(), t))).unwrap();
-        let opened = folder::open(&dir.path().display().to_string(), Device::Cpu, 0).unwrap().model;
+        let opened = folder::open(dir.path(), Device::Cpu, 0).unwrap().model;
         let difference = embeddings(&opened) - embeddings(&model) - bias;
         assert!(difference.abs().max().double_value(&[]) < 1e-5);
     }

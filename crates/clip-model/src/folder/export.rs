@@ -194,8 +194,8 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let preprocess = PreprocessConfig::default().with_interpolation("bilinear");
             save_hugging_face_with(dir.path(), &model, &preprocess, tokens).unwrap();
-            let name = dir.path().display().to_string();
-            let opened = folder::open(&name, Device::Cpu, 0).unwrap();
+            let name = dir.path();
+            let opened = folder::open(name, Device::Cpu, 0).unwrap();
             assert_eq!(opened.model.config().quick_gelu, quick_gelu);
             assert_eq!(opened.preprocess.interpolation, "bilinear");
             assert_eq!((opened.preprocess.mean, opened.preprocess.std), (preprocess.mean, preprocess.std));

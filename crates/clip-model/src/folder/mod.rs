@@ -406,9 +406,9 @@ mod tests {
         let broken = CONFIG.replace("\"embed_dim\": 8", "\"embed_dim\": 0");
         for text in ["", "{", "[]", "{\"model_cfg\": 3}", &broken, &CONFIG.replace("width", "breadth")] {
             std::fs::write(&path, text).unwrap();
-            let error = open(&path.display().to_string(), Device::Cpu, 0).unwrap_err().to_string();
+            let error = open(&path, Device::Cpu, 0).unwrap_err().to_string();
             assert!(error.contains("mine.json"), "{text}: {error}");
-            assert!(config(&path.display().to_string()).is_err(), "{text}");
+            assert!(config(&path).is_err(), "{text}");
         }
     }
 }

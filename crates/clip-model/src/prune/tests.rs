@@ -288,7 +288,7 @@ fn a_pruned_model_is_smaller_on_disk_and_reopens() {
     let pruned = PruningPlan::new(&config, &hard).unwrap().apply(&clip).unwrap();
     let parent = tempfile::tempdir().unwrap();
     let bytes = |name: &str, clip: &Clip| {
-        folder::save(&parent.path().join(name), clip, &PreprocessConfig::default()).unwrap();
+        folder::save(parent.path().join(name), clip, &PreprocessConfig::default()).unwrap();
         std::fs::metadata(parent.path().join(name).join(folder::WEIGHTS_FILE)).unwrap().len()
     };
     let (whole, small) = (bytes("whole", &clip), bytes("small", &pruned));
