@@ -53,7 +53,7 @@ fn entry(loss: Loss) -> String {
 fn every_loss_changes_what_is_learned() {
     let folder = tempfile::tempdir().unwrap();
     models(folder.path());
-    let weights = |run: &Path| read_safetensors(&run.join("model/open_clip_model.safetensors")).unwrap();
+    let weights = |run: &Path| read_safetensors(run.join("model/open_clip_model.safetensors")).unwrap();
     let plain = weights(&train(folder.path(), "plain", "task = 1.0", ""));
     for loss in Loss::all().filter(|loss| *loss != Loss::Task) {
         let name = loss.name();
@@ -106,7 +106,7 @@ fn several_teachers_teach_at_once() {
     let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
     let out = folder.path().join("out");
     run(&job.runs[0], &out, &no_models(), &options).unwrap();
-    let learned = read_safetensors(&out.join("checkpoints/step-00000003/learned.safetensors")).unwrap();
+    let learned = read_safetensors(out.join("checkpoints/step-00000003/learned.safetensors")).unwrap();
     // Each of the two, and the factor, counts.
     let loss = |teachers: &str, name: &str| {
         let text = text.replace(&text[text.find("teacher = [").unwrap()..], teachers);

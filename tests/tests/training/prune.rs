@@ -67,7 +67,7 @@ fn a_run_reaches_its_sparsity_and_leaves_a_smaller_model() {
     assert!((0.3..0.65).contains(&share), "{left} of {whole}");
     let size = |folder: &Path| fs::metadata(folder.join(file)).unwrap().len();
     assert!(size(&out.join("model")) < size(&student));
-    let cut = FolderConfig::read(&out.join("model")).unwrap().model_cfg;
+    let cut = FolderConfig::load(out.join("model")).unwrap().model_cfg;
     assert!(cut.vision_cfg.blocks.is_some() && cut.text_cfg.blocks.is_some());
     let cost = clip_model::cost::cost(&cut).unwrap();
     assert_eq!(results.parameters, (cost.image.parameters, cost.text.parameters));

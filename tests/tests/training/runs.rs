@@ -143,7 +143,7 @@ fn averages_are_what_is_saved() {
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
     let out = folder.path().join("run");
     job(&tiny::recipe(&student, 5).replace("threads = 1", "threads = 1, ema = 0.99"), &out).unwrap();
-    let read = |file: &str| weights::read_safetensors(&out.join(file)).unwrap();
+    let read = |file: &str| weights::read_safetensors(out.join(file)).unwrap();
     let saved = read("model/open_clip_model.safetensors");
     let (last, averages) = (
         read("checkpoints/step-00000005/model.safetensors"),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clip_model::config::{TextConfig, TextPool};
-use clip_model::folder::{SpecialTokens, home};
+use clip_model::folder::{SpecialTokens, config_folder};
 use clip_model::{ClipConfig, PreprocessConfig};
 use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
 use data_pipeline::loader::{InputSpec, ViewBatch};
@@ -60,7 +60,7 @@ enum TextTrim {
 
 impl TextTrim {
     fn new(config: &TextConfig) -> Self {
-        match (config.may_be_cut(), config.pool_type) {
+        match (config.can_trim(), config.pool_type) {
             (false, _) => TextTrim::Nowhere,
             (true, TextPool::Eos) => TextTrim::After(config.eos_id.unwrap_or(0)),
             (true, _) => TextTrim::AfterLargest,
@@ -92,7 +92,7 @@ impl Processor {
         tokenizer: Option<&Path>,
     ) -> Result<Self> {
         let path = Path::new(origin);
-        let folder = if path.is_file() { home(path) } else { Some(path) };
+        let folder = if path.is_file() { config_folder(path) } else { Some(path) };
         let beside = folder.map(|folder| folder.join(TOKENIZER_FILE)).unwrap_or_default();
         if tokenizer.is_some() || !beside.is_file() || JsonTokenizer::open(&beside)?.is_clips() {
             return Self::new(config, preprocess, tokenizer);
