@@ -38,7 +38,7 @@ pub fn write(job: &Job, out: impl AsRef<Path>, finished: &[(String, Results)]) -
     let html = html(&job.name, &table, &best, finished, &curves.collect::<Result<Vec<_>>>()?);
     let texts = [markdown(job, finished), html, picture(finished)];
     for (name, text) in REPORTS.iter().zip(texts) {
-        write_atomic(&out.join(name), text.as_bytes())?;
+        write_atomic(out.join(name), text.as_bytes())?;
     }
     Ok(())
 }

@@ -254,7 +254,7 @@ pub fn write_reports(report: &SweepReport, folder: impl AsRef<Path>) -> Result<(
         ("report.html", page::html(report)?),
         ("report.svg", page::picture(report)),
     ] {
-        write_atomic(&folder.join(file), text.as_bytes())?;
+        write_atomic(folder.join(file), text.as_bytes())?;
     }
     Ok(())
 }
