@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 /// use zeroshot_eval::table::{Cell, Table};
 ///
 /// let mut table = Table::new(["model"]).with_numbers(["top-1, %"]);
-/// table.push([Cell::from("ViT-B-32"), Cell::percent(0.6334)]);
+/// table.push([Cell::from("ViT-B-32"), Cell::percent(0.625)]);
 /// assert_eq!(
 ///     table.to_string(),
-///     "| model    | top-1, % |\n|----------|---------:|\n| ViT-B-32 |     63.3 |\n"
+///     "| model    | top-1, % |\n|----------|---------:|\n| ViT-B-32 |     62.5 |\n"
 /// );
-/// assert_eq!(table.to_csv(), "model,\"top-1, %\"\nViT-B-32,63.34\n");
+/// assert_eq!(table.to_csv(), "model,\"top-1, %\"\nViT-B-32,62.5\n");
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table {

@@ -578,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_named() {
+    fn invalid_sweeps_are_refused_with_the_reason() {
         for (text, part) in [
             ("cells = []", "no cell"),
             ("[[cells]]\nname = 'a'\n[[cells]]\nname = 'a'", "two entries"),
@@ -596,7 +596,7 @@ mod tests {
             ("seeds = []\n[[cells]]\nname = 'a'", "no cell"),
             ("seeds = [1, 2, 1]\n[[cells]]\nname = 'a'", "seed 1 is listed twice"),
             ("seeds = [9223372036854775807, 9223372036854775808]\n[[cells]]\nname = 'a'", "seed"),
-            ("[grid]\nseed = [1, 2]\n[[cells]]\nname = 'a'", "no setting"),
+            ("[grid]\nseed = [1, 2]\n[[cells]]\nname = 'a'", "not a setting"),
             ("mean = [{ set = 'x', figure = 'top-1' }]\n[[cells]]\nname = 'a'", "`x`"),
             (
                 "mean = [{ set = 's', metric = 'text recall@1' }]\n\
