@@ -1,6 +1,6 @@
 //! The training step on a batch that is there: alone, and with a teacher.
 
-use clip_model::{Clip, PreprocessConfig, presets};
+use clip_model::{Clip, presets};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kd_losses::{Loss, Objective, Term};
 use tch::{Device, Kind, Tensor};
@@ -35,8 +35,7 @@ fn steps(c: &mut Criterion) {
         ),
     ];
     for (name, terms) in cases {
-        let teacher =
-            (terms.len() > 1).then(|| Teacher::new(model("ViT-micro-32px"), PreprocessConfig::default()));
+        let teacher = (terms.len() > 1).then(|| Teacher::new(model("ViT-micro-32px")));
         let guides = teacher.map(TeacherSignal::live).into_iter().collect::<Vec<_>>();
         let widths = guides.iter().map(TeacherSignal::width).collect::<Vec<_>>();
         let student = model("ViT-nano-32px");

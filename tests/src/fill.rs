@@ -1,5 +1,6 @@
 //! Named tensors that every language can rebuild bit for bit: inputs and weights of the golden values.
 
+use file_ext::SplitMix64;
 use tch::{Kind, Tensor};
 
 /// Float32 values in [-1, 1), named by `name`: splitmix64 over the FNV-1a hash of the name.
@@ -7,15 +8,8 @@ pub fn unit_values(name: &str, count: usize) -> Vec<f32> {
     let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
     });
-    (1..=count as u64)
-        .map(|i| {
-            let mut z = hash.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            z ^= z >> 31;
-            (2.0 * ((z >> 40) as f64 / f64::from(1 << 24)) - 1.0) as f32
-        })
-        .collect()
+    let mut random = SplitMix64::new(hash);
+    (0..count).map(|_| (2.0 * ((random.next_u64() >> 40) as f64 / f64::from(1 << 24)) - 1.0) as f32).collect()
 }
 
 /// [`unit_values`] as a tensor.

@@ -9,11 +9,11 @@ use crate::program::{self, with_libtorch};
 use crate::shell::{cargo, root, run as run_program, say};
 use crate::{setup, train};
 
-/// Where the sweep files are.
+/// Folder of the sweep files.
 const SWEEPS: &str = "configs/sweeps";
-/// What runs where nothing is named: on the embedded emoji, within 15 minutes.
+/// The default sweep: on the embedded emoji, within 15 minutes.
 const QUICK: &str = "configs/sweeps/quick.toml";
-/// Options of `clip-distill sweep` that take the next word as their value.
+/// Options of `clip-distill sweep` that take a value.
 const VALUED: [&str; 5] = ["--set", "--out", "--jobs", "--devices", "--limit"];
 
 pub(crate) fn run(rest: &[String]) -> Result<()> {
@@ -26,13 +26,13 @@ pub(crate) fn run(rest: &[String]) -> Result<()> {
         Some((kind, rest)) if kind == "micro" => micro(rest),
         Some((other, _)) => {
             bail!(
-                "`{other}` is neither `sweep FILE` nor `micro [WORD]`; without a word, the sweeps are listed and a small one is run"
+                "unknown benchmark `{other}`: use `sweep FILE` or `micro [FILTER]`; without arguments, lists the sweeps and runs a small one"
             )
         }
     }
 }
 
-/// Says which sweeps there are: name and the first line of each.
+/// Lists the sweep files, each with the first line of its comment.
 fn list() -> Result<()> {
     let folder = root().join(SWEEPS);
     let entries =
@@ -49,7 +49,7 @@ fn list() -> Result<()> {
             text.lines().next().unwrap_or_default().trim_start_matches("# ")
         ));
     }
-    say("micro-benchmarks: cargo xtask bench micro [WORD]");
+    say("micro-benchmarks: cargo xtask bench micro [FILTER]");
     Ok(())
 }
 
@@ -61,13 +61,13 @@ fn sweep(args: Vec<String>) -> Result<()> {
     let mut sweep = Command::new(program::build()?);
     sweep.arg("sweep").args(&args).current_dir(root());
     train::say_where(&caller);
-    // Taking the place of this process, the program gets signals itself.
+    // The program replaces this process, so it receives signals directly.
     let error = std::os::unix::process::CommandExt::exec(with_libtorch(&mut sweep, &libtorch)?);
     Err(error).context("cannot start clip-distill")
 }
 
-fn micro(words: &[String]) -> Result<()> {
+fn micro(filters: &[String]) -> Result<()> {
     let libtorch = setup::run(false)?;
     let mut bench = cargo(&["bench", "--package", "clip-distill-benches", "--"]);
-    run_program(with_libtorch(bench.args(words), &libtorch)?)
+    run_program(with_libtorch(bench.args(filters), &libtorch)?)
 }

@@ -1,4 +1,4 @@
-//! The gate: `check` and `test`.
+//! The commands that every change has to pass: `check` and `test`.
 
 use anyhow::{Context, Result};
 
@@ -6,10 +6,11 @@ use crate::program::with_libtorch;
 use crate::shell::{cargo, run as run_program, say};
 use crate::{setup, tidy};
 
-/// Format, tidiness, lints, documentation; cheapest first.
+/// Checks format, repository rules, lints and documentation, the cheapest first.
 pub(crate) fn run() -> Result<()> {
     step("format");
-    run_program(&mut cargo(&["fmt", "--all", "--check"])).context("`cargo fmt --all` repairs the format")?;
+    run_program(&mut cargo(&["fmt", "--all", "--check"]))
+        .context("run `cargo fmt --all` to fix the format")?;
     step("tidy");
     tidy::run()?;
     setup::run(false)?;
@@ -30,7 +31,7 @@ pub(crate) fn run() -> Result<()> {
     run_program(doc.env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-/// All tests; words are handed to `cargo test`.
+/// Runs all tests; `rest` are arguments for `cargo test`.
 pub(crate) fn test(rest: &[String]) -> Result<()> {
     let libtorch = setup::run(false)?;
     step("tests");

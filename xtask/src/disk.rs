@@ -1,4 +1,4 @@
-//! Whether a download fits, asked before it starts.
+//! Free disk space, checked before a download starts.
 
 use std::path::Path;
 
@@ -6,22 +6,22 @@ use anyhow::{Result, bail};
 
 use crate::shell::output;
 
-/// Free KiB of the disk that a path is (or will be) on; nothing where nobody can tell.
+/// Returns the free space, in KiB, of the disk that holds a path; `None` if it is unknown.
 pub(crate) type FreeKib = fn(&Path) -> Option<u64>;
 
-/// What is fetched, and the room that it needs with the download beside the unpacked files.
+/// Size of a download, and the peak disk space that it needs (archive and unpacked files).
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
     pub download: &'static str,
     pub disk_kib: u64,
 }
 
-/// The wheel of torch without what only CUDA devices need.
+/// The torch wheel without the CUDA libraries.
 pub(crate) const CPU: Size = Size { download: "about 530 MB", disk_kib: 2 << 20 };
-/// The wheel of torch with all of CUDA.
+/// The torch wheel with the CUDA libraries.
 pub(crate) const CUDA: Size = Size { download: "about 3 GB", disk_kib: 9 << 20 };
 
-/// Fails where `folder` has less room than `what` needs; `remedy` says where else it can go.
+/// Fails if `folder` has less free space than `what` needs; the error ends with `remedy`.
 pub(crate) fn check_room(what: &str, size: Size, folder: &Path, free: FreeKib, remedy: &str) -> Result<()> {
     match free(folder) {
         Some(free) if free < size.disk_kib => bail!(
@@ -34,10 +34,10 @@ pub(crate) fn check_room(what: &str, size: Size, folder: &Path, free: FreeKib, r
     }
 }
 
-/// Free space of the disk that a path (or the nearest folder above it) is on, as `df` says.
+/// Returns the free space of the disk that holds a path or its nearest existing ancestor, from `df`.
 pub(crate) fn free_kib(path: &Path) -> Option<u64> {
-    let there = path.ancestors().find(|path| path.exists())?;
-    let text = output("df", &["-Pk", there.to_str()?])?;
+    let existing = path.ancestors().find(|path| path.exists())?;
+    let text = output("df", &["-Pk", existing.to_str()?])?;
     text.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()
 }
 
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn free_space_is_known() {
+    fn free_space_of_a_missing_path_is_that_of_its_ancestor() {
         assert!(free_kib(Path::new("/nowhere/at/all")).is_some_and(|free| free > 0));
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask doctor`: what is there, what is missing, what to do.
+//! `cargo xtask doctor`: requirements of the workspace, with a remedy for each missing one.
 
 use std::path::{Path, PathBuf};
 
@@ -7,18 +7,18 @@ use anyhow::{Result, bail};
 use crate::shell::{cargo, output, run as run_program, say};
 use crate::{program, setup};
 
-/// What was found on this machine.
+/// Result of the search for requirements on this machine.
 struct Found {
     rust: Option<String>,
     compiler: Option<String>,
     pip: Option<String>,
-    /// Where it is, or why it cannot be used.
+    /// Path, or the reason why it cannot be used.
     libtorch: Result<PathBuf, String>,
     cache: Result<PathBuf, String>,
     target: Result<PathBuf, String>,
 }
 
-/// One line of the answer.
+/// One line of the report.
 struct Fact {
     name: &'static str,
     text: String,
@@ -26,13 +26,13 @@ struct Fact {
 }
 
 pub(crate) fn run() -> Result<()> {
-    let found = look();
+    let found = search();
     let facts = facts(&found);
     for fact in &facts {
         say(&format!("{:<20} {}", fact.name, fact.text));
     }
     if facts.iter().any(|fact| fact.is_missing) {
-        bail!("something is missing");
+        bail!("some requirements are missing");
     }
     let mut doctor = cargo(&["run", "--quiet", "--package", "clip-distill", "--", "doctor"]);
     if let Ok(libtorch) = &found.libtorch {
@@ -41,7 +41,7 @@ pub(crate) fn run() -> Result<()> {
     run_program(&mut doctor)
 }
 
-fn look() -> Found {
+fn search() -> Found {
     let text = |result: Result<PathBuf>| result.map_err(|error| format!("{error:#}"));
     Found {
         rust: output("rustc", &["--version"]),
@@ -70,8 +70,8 @@ fn facts(found: &Found) -> Vec<Fact> {
         tool("rust", &found.rust, "install rustup"),
         tool("C++ compiler", &found.compiler, "install g++ or clang"),
         match (&found.pip, &found.libtorch) {
-            // Pip has no other use than to fetch libtorch.
-            (None, Ok(_)) => fact(pip, "none, and none is needed: libtorch is there".into()),
+            // Only the installation of libtorch needs pip.
+            (None, Ok(_)) => fact(pip, "not found; not needed, because libtorch is installed".into()),
             (line, _) => tool(pip, line, "install python3-pip, or set LIBTORCH"),
         },
         match &found.libtorch {
@@ -113,10 +113,10 @@ mod tests {
     }
 
     #[test]
-    fn pip_is_only_missed_where_libtorch_is() {
+    fn pip_counts_as_missing_only_without_libtorch() {
         assert!(missing(&found()).is_empty());
         assert!(missing(&Found { pip: None, ..found() }).is_empty());
-        let none = Err("not there".to_string());
+        let none = Err("missing".to_string());
         assert_eq!(missing(&Found { libtorch: none.clone(), ..found() }), ["libtorch"]);
         assert_eq!(
             missing(&Found { pip: None, libtorch: none, ..found() }),
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_of_a_target_folder_elsewhere_is_told() {
+    fn a_target_folder_outside_the_workspace_is_reported_with_its_limit() {
         let folder = tempfile::tempdir().unwrap();
         let facts = facts(&Found { target: Ok(folder.path().into()), ..found() });
         let line = &facts.iter().find(|fact| fact.name == "target folder").unwrap().text;

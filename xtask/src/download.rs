@@ -1,4 +1,4 @@
-//! `cargo xtask download`.
+//! `cargo xtask download`: data sets by their manifests.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub(crate) fn run(name: Option<&str>, to: &Path) -> Result<()> {
     if !path.is_file() {
         let known =
             manifests(&folder)?.into_iter().map(|manifest| manifest.name).collect::<Vec<_>>().join(", ");
-        bail!("there is no data set `{name}`; there are {known}");
+        bail!("unknown data set `{name}`; available: {known}");
     }
     let manifest = Manifest::read(&path)?;
     say(&format!("{}: {}", manifest.title, manifest.license));
@@ -36,10 +36,11 @@ pub(crate) fn run(name: Option<&str>, to: &Path) -> Result<()> {
         bar.set_position(done);
     })?;
     bar.finish_and_clear();
-    say(&format!("{} is in {}", manifest.title, place.display()));
+    say(&format!("downloaded {} to {}", manifest.title, place.display()));
     Ok(())
 }
 
+/// Reads all manifests of a folder, sorted by file name.
 pub(crate) fn manifests(folder: &Path) -> Result<Vec<Manifest>> {
     let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
     let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;

@@ -1,4 +1,4 @@
-//! `cargo xtask install`: a program that finds libtorch from anywhere.
+//! `cargo xtask install`: a program that finds libtorch from any folder.
 
 use std::path::PathBuf;
 
@@ -13,9 +13,9 @@ pub(crate) fn run() -> Result<()> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
     let bin = home.context("neither CARGO_HOME nor HOME is set")?.join("bin");
-    std::fs::create_dir_all(&bin).with_context(|| format!("cannot make `{}`", bin.display()))?;
+    std::fs::create_dir_all(&bin).with_context(|| format!("cannot create `{}`", bin.display()))?;
     let place = bin.join("clip-distill");
-    // A program that runs cannot be written over, but its name can be given to another file.
+    // A running program cannot be overwritten, but another file can be renamed to its name.
     let fresh = bin.join(".clip-distill.new");
     std::fs::copy(built, &fresh)
         .and_then(|_| std::fs::rename(&fresh, &place))

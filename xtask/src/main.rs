@@ -1,4 +1,4 @@
-//! The workspace's own commands: `cargo xtask --help`.
+//! Commands of the workspace: `cargo xtask --help`.
 
 mod bench;
 mod check;
@@ -29,58 +29,58 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Find libtorch or install it into the per-user cache, once per machine, and link it as `.libtorch`.
+    /// Install libtorch into the per-user cache, unless `LIBTORCH` names one, and link it as `.libtorch`.
     Setup(Setup),
-    /// Set up, build, and make all runs of a recipe; without one, the quickstart on the embedded emoji.
+    /// Set up, build and train all runs of a recipe; without a recipe, the quickstart on the embedded emoji.
     ///
-    /// The recipe and --out are relative to the current folder; paths inside the recipe and of --set,
-    /// and the default folder of the runs, are relative to the workspace.
+    /// The recipe and --out are relative to the current folder. Paths inside the recipe, paths in --set and
+    /// the default output folder are relative to the workspace.
     Train(Forwarded),
-    /// Fetch a data set of `datasets/` with checksums, and go on where a download was cut.
+    /// Download a data set of `datasets/` and verify its checksums; resumes a partial download.
     Download(Download),
-    /// Set up and run all tests of the workspace, or those against Python's packages.
+    /// Set up and run all tests of the workspace, or the tests against Python's packages (--python).
     Test(Test),
-    /// Set up and check format, tidiness, lints and documentation, cheapest first.
+    /// Set up and check format, repository rules, lints and documentation.
     Check,
-    /// `sweep FILE`: set up, build, and compare the cells of a sweep over seeds; `micro [WORD]`: the micro-benchmarks.
+    /// `sweep FILE`: set up, build and run a sweep; `micro [FILTER]`: run the micro-benchmarks.
     ///
-    /// Without a word, lists the sweeps and runs a small one on the embedded emoji.
+    /// Without arguments, lists the sweeps and runs a small one on the embedded emoji.
     Bench(Forwarded),
-    /// Say what this machine has and what is missing.
+    /// Report which requirements this machine meets and which are missing.
     Doctor,
-    /// Build `clip-distill` for use outside the workspace and put it into cargo's folder of programs.
+    /// Build `clip-distill` in release mode and install it into cargo's `bin` folder.
     Install,
 }
 
 #[derive(Debug, Args)]
 struct Setup {
-    /// Install libtorch with CUDA (several GB more).
+    /// Install libtorch with CUDA (a download of about 3 GB, 9 GB on disk).
     #[arg(long)]
     cuda: bool,
 }
 
 #[derive(Debug, Args)]
 struct Download {
-    /// Name of a manifest; all names if left out.
+    /// Name of a manifest in `datasets/`; lists all of them if omitted.
     name: Option<String>,
-    /// Folder of all data.
+    /// Output folder; the data set gets a subfolder with its name.
     #[arg(long, default_value = "data")]
     to: std::path::PathBuf,
 }
 
 #[derive(Debug, Args)]
 struct Forwarded {
-    /// Handed on as they are.
+    /// Arguments for `clip-distill`.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 struct Test {
-    /// Run only the scripts of `tests/python`, with their packages in `.venv` (several GB on Linux).
+    /// Run only the scripts in `tests/python`; installs their packages into `.venv` (9 GB on Linux).
     #[arg(long)]
     python: bool,
-    /// Handed on to `cargo test`; with --python, words that the names of scripts contain.
+    /// Arguments for `cargo test`; with --python, substrings of script names.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_test_are_handed_on() {
+    fn test_arguments_are_passed_through() {
         check_test("", false, &[]);
         check_test("-p kd-losses -- --nocapture", false, &["-p", "kd-losses", "--", "--nocapture"]);
         check_test("--python", true, &[]);

@@ -1,8 +1,8 @@
-//! Programs on libtorch: where cargo puts them, and how they find the library.
+//! Programs that link libtorch: how xtask builds them and how they find the library.
 //!
-//! `.cargo/config.toml` gives programs run paths that lead from a target folder in the workspace to
-//! `.libtorch`. What xtask starts gets the folder of libraries besides, so that it runs from any
-//! other target folder too, and whatever the user's own RUSTFLAGS are.
+//! `.cargo/config.toml` gives programs run paths from a target folder in the workspace to `.libtorch`.
+//! Programs that xtask starts also get the library folder in their search path, so they run from any
+//! target folder and with any RUSTFLAGS of the user.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -14,13 +14,13 @@ use serde_json::Value;
 
 use crate::shell::{cargo, describe, root};
 
-/// Where the loader of this system looks for libraries.
+/// Environment variable of the dynamic loader's search path.
 pub(crate) const SEARCH_PATH: &str =
     if cfg!(target_os = "macos") { "DYLD_FALLBACK_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
 
-/// How programs on Linux get memory: each step of a training allocates its activations anew, and by default the C
-/// library gives large ones back to the kernel at once, which has to clear them again for the next step. So memory is
-/// kept, in huge pages where the kernel gives them on request.
+/// Allocator settings on Linux. Each training step allocates its activations anew. By default the C library returns
+/// large blocks to the kernel, which clears them again for the next step. These settings keep the memory, in huge pages
+/// if the kernel grants them on request.
 const MEMORY: [(&str, &str); 4] = [
     ("THP_MEM_ALLOC_ENABLE", "1"),
     ("MALLOC_MMAP_MAX_", "0"),
@@ -28,9 +28,9 @@ const MEMORY: [(&str, &str); 4] = [
     ("MALLOC_TOP_PAD_", "268435456"),
 ];
 
-/// Lets a command and the programs that it starts find libtorch, and sets how they get memory unless the user does.
+/// Adds libtorch to the library path of a command, and the allocator settings that the user has not set.
 pub(crate) fn with_libtorch<'a>(command: &'a mut Command, libtorch: &Path) -> Result<&'a mut Command> {
-    let libraries = libtorch.canonicalize().context("libtorch has moved")?.join("lib");
+    let libraries = libtorch.canonicalize().context("libtorch was moved")?.join("lib");
     let path = search_path(&libraries, env::var_os(SEARCH_PATH).as_deref())?;
     if cfg!(target_os = "linux") {
         command.envs(MEMORY.into_iter().filter(|(name, _)| env::var_os(name).is_none()));
@@ -38,25 +38,32 @@ pub(crate) fn with_libtorch<'a>(command: &'a mut Command, libtorch: &Path) -> Re
     Ok(command.env(SEARCH_PATH, path))
 }
 
-fn search_path(libraries: &Path, now: Option<&OsStr>) -> Result<OsString> {
-    let now = match now {
-        Some(now) if !now.is_empty() => now.to_os_string(),
-        // What macOS searches if the variable is not set, and else no longer does.
+/// Returns the search path that starts with `libraries` and continues with the folders of `current`.
+fn search_path(libraries: &Path, current: Option<&OsStr>) -> Result<OsString> {
+    let current = match current {
+        Some(current) if !current.is_empty() => current.to_os_string(),
+        // The folders that macOS searches only if the variable is not set.
         _ if cfg!(target_os = "macos") => "/usr/local/lib:/usr/lib".into(),
         _ => return Ok(libraries.into()),
     };
-    env::join_paths([libraries.to_path_buf()].into_iter().chain(env::split_paths(&now)))
-        .with_context(|| format!("`{}` cannot be in {SEARCH_PATH}: move it", libraries.display()))
+    env::join_paths([libraries.to_path_buf()].into_iter().chain(env::split_paths(&current))).with_context(
+        || {
+            format!(
+                "`{}` contains a path separator, which {SEARCH_PATH} does not allow: move the folder",
+                libraries.display()
+            )
+        },
+    )
 }
 
-/// Builds `clip-distill` for [`with_libtorch`].
+/// Builds `clip-distill`; the program has to be started through [`with_libtorch`].
 pub(crate) fn build() -> Result<PathBuf> {
     build_with(&mut cargo(&["build", "--package", "clip-distill", "--bin", "clip-distill", MESSAGES]))
 }
 
-/// Builds `clip-distill` with the place of libtorch inside, so that it runs from anywhere by itself.
+/// Builds `clip-distill` with the absolute path of libtorch as run path, so that it runs from any folder.
 pub(crate) fn build_for_anywhere(libtorch: &Path, release: bool) -> Result<PathBuf> {
-    let libraries = libtorch.canonicalize().context("libtorch has moved")?.join("lib");
+    let libraries = libtorch.canonicalize().context("libtorch was moved")?.join("lib");
     let mut rustc = cargo(&["rustc", "--package", "clip-distill", "--bin", "clip-distill", MESSAGES]);
     if release {
         rustc.arg("--release");
@@ -64,12 +71,12 @@ pub(crate) fn build_for_anywhere(libtorch: &Path, release: bool) -> Result<PathB
     build_with(rustc.args(["--", "-C"]).arg(format!("link-arg=-Wl,-rpath,{}", libraries.display())))
 }
 
-/// Has cargo say what it has made; problems are still told as usual.
+/// Makes cargo print its artifacts as JSON; diagnostics stay readable.
 const MESSAGES: &str = "--message-format=json-render-diagnostics";
 
-/// Runs a cargo command with [`MESSAGES`] and returns the program that it has made.
+/// Runs a cargo command with [`MESSAGES`] and returns the program that it built.
 ///
-/// Cargo is asked, since target folder and target come from many places.
+/// The path comes from cargo, because many settings affect the target folder and the target.
 fn build_with(command: &mut Command) -> Result<PathBuf> {
     let line = describe(command);
     let output =
@@ -77,16 +84,16 @@ fn build_with(command: &mut Command) -> Result<PathBuf> {
     if !output.status.success() {
         bail!("`{line}` failed ({})", output.status);
     }
-    program_in(&String::from_utf8_lossy(&output.stdout)).with_context(|| format!("`{line}` made no program"))
+    program_in(&String::from_utf8_lossy(&output.stdout)).with_context(|| format!("`{line}` built no program"))
 }
 
-/// The program among cargo's messages, one JSON object a line.
+/// Returns the last program in cargo's messages, which are one JSON object per line.
 fn program_in(messages: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back()
 }
 
-/// The target folder of the workspace, as cargo sees it.
+/// Returns the target folder of the workspace, from `cargo metadata`.
 pub(crate) fn target_folder() -> Result<PathBuf> {
     target_folder_of(&mut cargo(&["metadata", "--no-deps", "--format-version", "1"]))
 }
@@ -99,10 +106,10 @@ fn target_folder_of(command: &mut Command) -> Result<PathBuf> {
     }
     let metadata = serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default();
     let folder = metadata["target_directory"].as_str();
-    folder.map(PathBuf::from).with_context(|| format!("`{line}` says no target folder"))
+    folder.map(PathBuf::from).with_context(|| format!("`{line}` reports no target folder"))
 }
 
-/// What does not work with a target folder that run paths do not lead from, if it is one.
+/// Describes the limits of a target folder outside the workspace, for which the run paths do not hold.
 pub(crate) fn limit_of(target: &Path) -> Option<String> {
     let real = target.canonicalize().unwrap_or_else(|_| target.to_path_buf());
     if real.parent() == Some(&root().canonicalize().unwrap_or_else(|_| root())) {
@@ -121,22 +128,22 @@ mod tests {
     use crate::testing::write;
 
     #[test]
-    fn libtorch_comes_first_and_the_users_own_folders_stay() {
+    fn the_search_path_starts_with_libtorch_and_keeps_the_users_folders() {
         let path = search_path(Path::new("/t/lib"), Some("/a:/b".as_ref())).unwrap();
         assert_eq!(path, "/t/lib:/a:/b");
         for nothing in [None, Some("".as_ref())] {
             let path = search_path(Path::new("/t/lib"), nothing).unwrap().into_string().unwrap();
-            // An empty entry would mean the current folder.
+            // An empty entry stands for the current folder.
             assert!(path.starts_with("/t/lib") && !path.contains("::") && !path.ends_with(':'), "{path}");
         }
         assert!(search_path(Path::new("/a:b"), Some("/c".as_ref())).is_err());
     }
 
     #[test]
-    fn started_programs_get_the_libraries() {
+    fn started_programs_find_libtorch() {
         let libtorch = tempfile::tempdir().unwrap();
         let mut command = Command::new("sh");
-        // Asked of the shell's own environment, since macOS takes DYLD_ variables from its programs.
+        // Read from the command, because macOS removes DYLD_ variables from the environment of its programs.
         with_libtorch(command.args(["-c", "true"]), libtorch.path()).unwrap();
         let (_, value) = command.get_envs().find(|(name, _)| *name == SEARCH_PATH).unwrap();
         let first = env::split_paths(value.unwrap()).next().unwrap();
@@ -144,7 +151,7 @@ mod tests {
         assert!(with_libtorch(&mut command, Path::new("nowhere")).is_err());
     }
 
-    /// A workspace of one program, and cargo in it, with the settings of this process taken away.
+    /// Creates a workspace with one program, and a cargo command in it without the target settings of this process.
     fn project(args: &[&str]) -> (tempfile::TempDir, Command) {
         let folder = tempfile::tempdir().unwrap();
         write(
@@ -182,25 +189,25 @@ mod tests {
     }
 
     #[test]
-    fn a_target_folder_of_cargos_settings_is_found() {
+    fn a_target_folder_in_cargos_configuration_is_found() {
         let (folder, mut metadata) = project(&["metadata", "--no-deps", "--format-version", "1"]);
         write(&folder.path().join(".cargo/config.toml"), "[build]\ntarget-dir = \"built\"\n");
         assert_eq!(target_folder_of(&mut metadata).unwrap().file_name(), Some("built".as_ref()));
     }
 
     #[test]
-    fn a_build_that_fails_is_told() {
+    fn a_failed_build_is_an_error() {
         let (folder, mut build) = project(&["build", "--quiet", MESSAGES]);
         std::fs::remove_file(folder.path().join("src/main.rs")).unwrap();
         assert!(build_with(&mut build).unwrap_err().to_string().contains("failed"));
     }
 
     #[test]
-    fn the_limit_is_told_only_outside_the_workspace() {
+    fn only_a_target_folder_outside_the_workspace_has_a_limit() {
         assert_eq!(limit_of(&root().join("target")), None);
         let elsewhere = tempfile::tempdir().unwrap();
         assert!(limit_of(elsewhere.path()).unwrap().contains(SEARCH_PATH));
-        // Run paths have one depth.
+        // The run paths hold for direct children of the workspace only.
         assert!(limit_of(&root().join("a/b")).is_some());
     }
 }

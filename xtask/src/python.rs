@@ -1,6 +1,6 @@
-//! `cargo xtask test --python`: the program against the packages that others use.
+//! `cargo xtask test --python`: tests against Python's open_clip and transformers.
 //!
-//! A step of its own, since it fetches far more than everything else together.
+//! Separate from the other tests, because its downloads are far larger.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,28 +12,28 @@ use crate::disk::{CPU, CUDA, FreeKib, Size, check_room, free_kib};
 use crate::shell::{root, run as run_program, say};
 use crate::{program, setup};
 
-/// What the scripts may import, besides what these bring along.
+/// Packages that the scripts may import, besides their dependencies.
 const PACKAGES: [&str; 4] =
     ["open_clip_torch==3.3.0", "transformers", "torch==2.11.0", "torchvision==0.26.0"];
-/// Inside the environment, the packages that are whole.
+/// File inside the environment that lists the packages of a complete installation.
 const STAMP: &str = "clip-distill-packages";
-/// Tells a script where the program is.
+/// Environment variable with the path of `clip-distill`, for the scripts.
 const PROGRAM: &str = "CLIP_DISTILL_BIN";
 
 /// Runs the scripts whose names contain one of `words`, or all of them.
 pub(crate) fn run(words: &[String]) -> Result<()> {
-    // Asked first: without scripts nothing needs to be fetched or built.
+    // First, because without scripts nothing needs to be installed or built.
     let scripts = scripts(&root().join("tests/python"), words)?;
     let python = environment(&["python3".into(), "python".into()], &root().join(".venv"), free_kib)?;
     let libtorch = setup::run(false)?;
     say("building clip-distill");
-    // Scripts must not get the folder of our libtorch: Python's torch would load its libraries.
+    // The scripts must not inherit the library path: Python's torch would load this libtorch.
     let built = program::build_for_anywhere(&libtorch, false)?;
     run_all(&python, &scripts, &built)
 }
 
 fn scripts(folder: &Path, words: &[String]) -> Result<Vec<PathBuf>> {
-    let none = || format!("there are no scripts in `{}`: nothing to run with --python", folder.display());
+    let none = || format!("no scripts found in `{}` for --python", folder.display());
     let entries = fs::read_dir(folder).with_context(none)?;
     let mut scripts = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     scripts.retain(|path| path.extension().is_some_and(|ending| ending == "py"));
@@ -45,12 +45,12 @@ fn scripts(folder: &Path, words: &[String]) -> Result<Vec<PathBuf>> {
     let known = scripts.iter().map(|path| name(path)).collect::<Vec<_>>().join(", ");
     scripts.retain(|path| words.is_empty() || words.iter().any(|word| name(path).contains(word)));
     if scripts.is_empty() {
-        bail!("no script's name contains `{}`; there are {known}", words.join("` or `"));
+        bail!("no script name contains `{}`; available: {known}", words.join("` or `"));
     }
     Ok(scripts)
 }
 
-/// Makes a virtual environment with the packages, if it is not there and whole; returns its Python.
+/// Creates the virtual environment with the packages unless it is complete; returns its Python.
 fn environment(pythons: &[PathBuf], folder: &Path, free: FreeKib) -> Result<PathBuf> {
     let own = folder.join("bin/python");
     let (stamp, packages) = (folder.join(STAMP), PACKAGES.join("\n"));
@@ -71,22 +71,22 @@ fn environment(pythons: &[PathBuf], folder: &Path, free: FreeKib) -> Result<Path
     let python = pythons.iter().find(has_venv).context(
         "python3 with venv is needed for --python: install it (such as the packages python3 and python3-venv)",
     )?;
-    // Over what a cut one has left; what is whole in it is kept.
+    // An interrupted installation is completed; packages that are already installed are kept.
     run_program(Command::new(python).args(["-m", "venv"]).arg(folder))?;
-    // On the disk whose room was checked, as in setup.
+    // On the disk whose free space was checked, as in `setup`.
     let temporary = folder.join("tmp");
-    fs::create_dir_all(&temporary).with_context(|| format!("cannot make `{}`", temporary.display()))?;
+    fs::create_dir_all(&temporary).with_context(|| format!("cannot create `{}`", temporary.display()))?;
     let mut pip = Command::new(&own);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "10"]);
     let result = run_program(pip.args(PACKAGES).env("TMPDIR", &temporary));
-    // A killed pip may have left its files too.
+    // A killed pip leaves files behind, too.
     let _ = fs::remove_dir_all(&temporary);
     result.context("the packages could not be installed: check the connection and the disk, then run `cargo xtask test --python` again")?;
     fs::write(&stamp, packages).with_context(|| format!("cannot write `{}`", stamp.display()))?;
     Ok(own)
 }
 
-/// The registry's torch brings all of CUDA on Linux, and is for the CPU elsewhere.
+/// Size of the registry's torch: with CUDA on Linux, CPU only elsewhere.
 fn size() -> Size {
     if cfg!(target_os = "linux") { CUDA } else { CPU }
 }
@@ -95,7 +95,7 @@ fn run_all(python: &Path, scripts: &[PathBuf], built: &Path) -> Result<()> {
     for script in scripts {
         say(&format!("== {}", script.file_name().unwrap_or_default().to_string_lossy()));
         let mut command = Command::new(python);
-        // Without compiled copies, nothing is written beside the scripts.
+        // Keeps Python from writing bytecode beside the scripts.
         command.arg(script).current_dir(root()).env("PYTHONDONTWRITEBYTECODE", "1").env(PROGRAM, built);
         run_program(&mut command)?;
     }
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use crate::testing::{FakePython, write};
 
-    /// Makes environments of itself; fails at `pip` in the mode `cut`, and at scripts called `bad.py`.
+    /// Creates environments that hold a link to itself; fails at `pip` in the mode `cut`, and at scripts named `bad.py`.
     const PYTHON: &str = r#"
 case "$*" in
 "-c import"*) ;;
@@ -119,7 +119,7 @@ esac
 "#;
 
     #[test]
-    fn an_environment_is_made_once_and_after_a_cut_completed() {
+    fn an_environment_is_created_once_and_completed_after_an_interruption() {
         let python = FakePython::new(PYTHON);
         let folder = tempfile::tempdir().unwrap();
         let venv = folder.path().join(".venv");
@@ -134,14 +134,14 @@ esac
         assert_eq!(log.len(), 4, "{log:?}");
         assert!(PACKAGES.iter().all(|package| log[3].contains(package)), "{log:?}");
         assert!(!venv.join("tmp").exists());
-        // Other packages than those that are there.
+        // The installed packages are not the wanted ones.
         fs::write(venv.join(STAMP), "torch==1.0.0").unwrap();
         make().unwrap();
         assert_eq!(python.log().len(), 6);
     }
 
     #[test]
-    fn too_little_room_is_told_before_anything_is_made() {
+    fn too_little_disk_space_fails_before_anything_is_written() {
         let python = FakePython::new(PYTHON);
         let venv = python.folder.path().join(".venv");
         let error = environment(std::slice::from_ref(&python.program), &venv, |_| Some(7 << 10)).unwrap_err();
@@ -168,11 +168,11 @@ esac
     }
 
     #[test]
-    fn an_absent_or_empty_folder_is_told() {
+    fn an_absent_or_empty_folder_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         for folder in [folder.path(), &folder.path().join("absent")] {
             let error = format!("{:#}", scripts(folder, &[]).unwrap_err());
-            assert!(error.contains("there are no scripts") && error.contains("--python"), "{error}");
+            assert!(error.contains("no scripts found") && error.contains("--python"), "{error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Running programs and talking to the person in front.
+//! Programs that xtask starts, and messages to the user.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -8,19 +8,19 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// The root of the workspace.
+/// Returns the root of the workspace.
 pub(crate) fn root() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own).to_path_buf()
 }
 
-/// Says something on standard error, which stays apart from results.
+/// Prints a message to standard error; standard output is for results.
 pub(crate) fn say(text: &str) {
-    // A closed standard error is no reason to stop.
+    // A closed standard error must not stop the command.
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// The cargo that runs this, at the root of the workspace.
+/// Returns a command for the cargo that runs xtask, in the root of the workspace.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(root());
@@ -30,15 +30,15 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     command
 }
 
-/// The variables that say where to build, as the user meant them.
+/// Returns the environment variables of the target folder as absolute paths.
 ///
-/// Cargo takes them relative to where it runs, which for us is another folder than for the user.
+/// Cargo resolves them in its working directory, which differs from the user's.
 fn target_folders(caller: &Path, var: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static str, PathBuf)> {
     let set = |name| var(name).filter(|folder| !folder.is_empty()).map(|folder| (name, caller.join(folder)));
     ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR"].into_iter().filter_map(set).collect()
 }
 
-/// Runs a program to its end; anything but success is an error.
+/// Runs a program and waits for it; an exit status other than 0 is an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = describe(command);
     let status = command.status().with_context(|| format!("cannot start `{line}`"))?;
@@ -48,13 +48,13 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Standard output of a program, if it can be started and succeeds.
+/// Returns the standard output of a program, or `None` if it cannot be started or fails.
 pub(crate) fn output(program: impl AsRef<OsStr>, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())
 }
 
-/// The words of a command, for messages.
+/// Returns a command line as text, for messages.
 pub(crate) fn describe(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")

@@ -1,4 +1,4 @@
-//! `cargo xtask train`: from nothing to a report.
+//! `cargo xtask train`: setup, build and all runs of a recipe.
 
 use std::path::Path;
 
@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 use crate::shell::{root, say};
 use crate::{program, setup};
 
-/// What is trained where no recipe is named.
+/// The default recipe.
 const QUICKSTART: &str = "configs/recipes/quickstart.toml";
-/// Options of `clip-distill train` that take the next word as their value.
+/// Options of `clip-distill train` that take a value.
 const VALUED: [&str; 3] = ["--set", OUT, "--stop-after"];
-/// The one whose value is a path.
+/// The option of [`VALUED`] whose value is a path.
 const OUT: &str = "--out";
 
 pub(crate) fn run(args: Vec<String>) -> Result<()> {
@@ -22,20 +22,20 @@ pub(crate) fn run(args: Vec<String>) -> Result<()> {
     let mut train = std::process::Command::new(program::build()?);
     train.arg("train").args(&args).current_dir(root());
     say_where(&caller);
-    // Taking the place of this process, the program gets signals itself.
+    // The program replaces this process, so it receives signals directly.
     let error = std::os::unix::process::CommandExt::exec(program::with_libtorch(&mut train, &libtorch)?);
     Err(error).context("cannot start clip-distill")
 }
 
-/// Says that the program runs at the root, where the caller is elsewhere.
+/// Prints that paths are relative to the root, if the caller is in another folder.
 pub(crate) fn say_where(caller: &Path) {
     if caller != root() {
-        say(&format!("paths inside recipes, of --set and of results are relative to {}", root().display()));
+        say(&format!("paths in recipes, in --set and in the results are relative to {}", root().display()));
     }
 }
 
-/// The words for a program that runs at the root, where they were typed in the folder `caller`.
-/// `valued` are the options that take a value, `default` is the file where none is named.
+/// Converts arguments typed in the folder `caller` for a program that runs in the root: the file comes first, and it
+/// and the value of --out are absolute. `valued` are the options that take a value; `default` is the default file.
 pub(crate) fn from_root(args: Vec<String>, caller: &Path, valued: &[&str], default: &str) -> Vec<String> {
     let absolute = |path: &str| caller.join(path).display().to_string();
     let (recipe, rest) = split(args, valued);
@@ -54,7 +54,7 @@ pub(crate) fn from_root(args: Vec<String>, caller: &Path, valued: &[&str], defau
     args
 }
 
-/// The recipe, wherever it stands among the options, and everything else in order.
+/// Splits arguments into the first positional one, the recipe, and all others in their order.
 fn split(args: Vec<String>, valued: &[&str]) -> (Option<String>, Vec<String>) {
     let (mut recipe, mut rest) = (None, Vec::new());
     let mut is_value = false;
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_recipe_is_found_among_options() {
+    fn the_recipe_is_the_first_positional_argument() {
         check_split("", None, "");
         check_split("a.toml", Some("a.toml"), "");
         check_split("a.toml --dry-run", Some("a.toml"), "--dry-run");
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_no_option_and_a_second_recipe_stays_to_be_refused() {
+    fn a_value_that_looks_like_an_option_stays_a_value_and_a_second_recipe_is_passed_on() {
         check_split("--set --out a.toml", Some("a.toml"), "--set --out");
         check_split("a.toml b.toml", Some("a.toml"), "b.toml");
         check_split("--set", None, "--set");
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn typed_paths_are_the_callers() {
+    fn typed_paths_are_relative_to_the_caller() {
         check_from_root("a.toml --out o", "/here/a.toml --out /here/o");
         check_from_root("--out=o ../a.toml", "/here/../a.toml --out=/here/o");
         check_from_root("/x/a.toml --out /o", "/x/a.toml --out /o");
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_quickstart_is_the_workspaces() {
+    fn the_default_recipe_is_relative_to_the_workspace() {
         check_from_root("", QUICKSTART);
         check_from_root("--out o --dry-run", &format!("{QUICKSTART} --out /here/o --dry-run"));
         assert!(root().join(QUICKSTART).is_file());

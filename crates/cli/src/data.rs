@@ -2,50 +2,28 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
-use clip_model::folder::{self, Adjust, Opened};
-use clip_model::{Clip, presets};
+use anyhow::Context;
 use data_pipeline::manifest::Manifest;
 use data_pipeline::sources::{FolderConfig, SourceConfig, Split, WebDatasetConfig};
-use tch::Device;
-use trainer::model::locate::{Need, locate};
-use trainer::model::processor::Processor;
+use trainer::model::loaded::{LoadOptions, LoadedModel};
 use trainer::recipe::{Classes, EvalSet, EvalTask, Templates};
 
 use crate::args::{Evaluate, Task};
 use crate::output;
 
-/// A model with weights, as [`open_weights`] has it, and how it reads.
+/// Opens a trained model, and prints its notes, such as the settings that were inferred.
 pub(crate) fn open_model(
     name: &str,
     arch: Option<&str>,
     tokenizer: Option<&Path>,
-) -> anyhow::Result<(Clip, Processor)> {
-    let (opened, place) = open_weights(name, arch)?;
-    let reader = Processor::of_model(&place, opened.model.config(), &opened.preprocess, tokenizer)?;
-    opened.model.params().set_requires_grad(false);
-    Ok((opened.model, reader))
-}
-
-/// Weights with what belongs to them, and where they lie; `arch` is the preset of a bare file whose shapes do
-/// not tell it. What was decided on the way is said.
-pub(crate) fn open_weights(name: &str, arch: Option<&str>) -> anyhow::Result<(Opened, String)> {
-    let located = locate(name, Need::Weights, true)?;
-    let path = Path::new(&*located);
-    let opened = match arch {
-        Some(arch) if path.is_file() => {
-            folder::open_file(&presets::get(arch)?, path, Device::Cpu, &Adjust::default())?
-        }
-        Some(_) => bail!("--arch is for a bare weight file, and `{name}` is none"),
-        None => folder::open(&located, Device::Cpu, 0)?,
-    };
-    if !opened.has_weights {
-        bail!("`{name}` has no weights: name a model folder, such as runs/NAME/model, or a checkpoint");
-    }
-    for note in &opened.notes {
+) -> anyhow::Result<LoadedModel> {
+    let options = LoadOptions::default().with_arch(arch).with_tokenizer(tokenizer).with_progress(true);
+    let loaded = LoadedModel::open_trained(name, &options)?;
+    loaded.model.params().set_requires_grad(false);
+    for note in &loaded.notes {
         output::note(format!("{name}: {note}"));
     }
-    Ok((opened, located.into_owned()))
+    Ok(loaded)
 }
 
 /// Returns the prompt templates of a name, or of a file with one per line.

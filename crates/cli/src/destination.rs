@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clip_model::weights::write_target;
+use file_ext::write_target;
 
 use crate::args::Format;
 

@@ -115,7 +115,7 @@ fn matrix(name: &str, view: &safetensors::tensor::TensorView<'_>) -> anyhow::Res
     };
     let data = view.data();
     let values = match view.dtype() {
-        Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Dtype::F32 => file_ext::f32_from_le_bytes(data).collect(),
         Dtype::F64 => {
             let value =
                 |b: &[u8]| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32;

@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use clip_model::weights::write_atomic;
 use experiments::{Cell, Ended, Error, Result, Runner};
+use file_ext::write_atomic;
 
 /// How often a process is polled.
 const POLL: Duration = Duration::from_millis(200);

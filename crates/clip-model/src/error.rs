@@ -78,6 +78,12 @@ pub enum Error {
     Torch(#[from] tch::TchError),
 }
 
+impl From<file_ext::Error> for Error {
+    fn from(error: file_ext::Error) -> Self {
+        Error::Io { path: error.path().into(), source: error.into() }
+    }
+}
+
 impl Error {
     pub(crate) fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Error::Io { path: path.into(), source }

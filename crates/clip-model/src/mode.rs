@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use file_ext::random::{GOLDEN_GAMMA, finalize};
 use tch::{Device, Kind, Tensor};
 
 /// In which numbers a model computes its matrix products and convolutions.
@@ -113,10 +114,10 @@ impl Mode {
     /// `count` numbers in 0..1 for the layer of this key, in the current pass.
     pub fn uniform(&self, layer: u64, count: usize) -> Vec<f32> {
         let seed = self.0.seed.load(Ordering::Relaxed);
-        let start = mix(seed.wrapping_mul(GOLDEN) ^ layer);
+        let start = finalize(seed.wrapping_mul(GOLDEN_GAMMA) ^ layer);
         (0..count as u64)
             .map(|place| {
-                let bits = mix(start.wrapping_add(GOLDEN.wrapping_mul(place + 1)));
+                let bits = finalize(start.wrapping_add(GOLDEN_GAMMA.wrapping_mul(place + 1)));
                 // 24 bits are what an f32 below 1 holds.
                 (bits >> 40) as f32 / (1u64 << 24) as f32
             })
@@ -124,18 +125,9 @@ impl Mode {
     }
 }
 
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-
-/// The finaliser of SplitMix64 (Steele et al. 2014).
-fn mix(mut bits: u64) -> u64 {
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    bits ^ (bits >> 31)
-}
-
 /// FNV-1a of the name, mixed with the seed; the top bit is clear, since torch takes a signed seed.
 pub(crate) fn name_seed(seed: u64, name: &str) -> u64 {
-    let mut hash = 0xCBF2_9CE4_8422_2325_u64 ^ seed.wrapping_mul(GOLDEN);
+    let mut hash = 0xCBF2_9CE4_8422_2325_u64 ^ seed.wrapping_mul(GOLDEN_GAMMA);
     for byte in name.bytes() {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
     }

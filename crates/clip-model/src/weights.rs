@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use file_ext::write_atomic;
 use safetensors::tensor::{Dtype, TensorView};
 use tch::{Device, Kind, Tensor};
 
@@ -126,7 +126,7 @@ pub fn write_safetensors_with<'a>(
             reason: "its header cannot be extended".into(),
         })?;
     }
-    write_atomic(path, &bytes)
+    Ok(write_atomic(path, &bytes)?)
 }
 
 /// Adds entries to the metadata of a safetensors file. The library would take them from a hash map and write them in a
@@ -143,75 +143,6 @@ fn add_metadata(file: &mut Vec<u8>, entries: &[(&str, &str)]) -> Option<()> {
     let length = (header.len() as u64).to_le_bytes();
     file.splice(..end, length.into_iter().chain(header));
     Some(())
-}
-
-/// Returns the file that [`write_atomic`] writes for `path`: the path itself, or the target of a symbolic link.
-///
-/// # Errors
-/// [`Error::Io`] if `path` is a folder, a device, a pipe or a socket, or if its links form a loop.
-pub fn write_target(path: &Path) -> Result<PathBuf> {
-    let find = || -> std::io::Result<PathBuf> {
-        match fs::metadata(path) {
-            Ok(found) if found.is_file() => {
-                if fs::symlink_metadata(path)?.is_symlink() {
-                    fs::canonicalize(path)
-                } else {
-                    Ok(path.into())
-                }
-            }
-            Ok(found) => {
-                let reason = match found.is_dir() {
-                    true => "it is a folder: name a file",
-                    false => "it is a device, a pipe or a socket: name a regular file",
-                };
-                Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, reason))
-            }
-            // The path does not exist, or it is a link to a missing file, which is then created.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let mut target = path.to_path_buf();
-                while let Ok(next) = fs::read_link(&target) {
-                    target = target.parent().unwrap_or(Path::new("")).join(next);
-                }
-                Ok(target)
-            }
-            Err(e) => Err(e),
-        }
-    };
-    find().map_err(|e| Error::io(path, e))
-}
-
-/// Writes a file under a temporary name in the same folder, syncs it and renames it. A symbolic link stays, and its
-/// target is replaced; a replaced file keeps its permissions.
-///
-/// # Errors
-/// [`Error::Io`] if writing fails, and the errors of [`write_target`]. An existing file then stays unchanged.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    use std::io::Write;
-    let target = write_target(path)?;
-    let mut name = target.file_name().unwrap_or_default().to_os_string();
-    name.push(".partial");
-    let partial = target.with_file_name(name);
-    let write = || -> std::io::Result<()> {
-        // A killed process may have left a temporary file. Remove it instead of opening it: it could be a link or a
-        // pipe.
-        match fs::remove_file(&partial) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut file = fs::File::create_new(&partial)?;
-        if let Ok(old) = fs::metadata(&target) {
-            // Some file systems do not support permissions.
-            let _ = file.set_permissions(old.permissions());
-        }
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, &target)
-    };
-    write().map_err(|e| {
-        // On a full disk, what is there of it would only be in the way.
-        let _ = fs::remove_file(&partial);
-        Error::io(path, e)
-    })
 }
 
 /// Copies weights into a model's parameters; nothing is changed unless all of them fit.
@@ -268,82 +199,4 @@ pub fn compare(params: &Params, weights: &HashMap<String, Tensor>) -> LoadReport
     report.surplus = weights.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
     report.surplus.sort();
     report
-}
-
-#[cfg(all(test, unix))]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
-
-    #[test]
-    fn a_link_stays_and_its_target_is_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| folder.path().join(name);
-        fs::create_dir(place("below")).unwrap();
-        fs::write(place("below/target"), "old").unwrap();
-        symlink("below/target", place("link")).unwrap();
-        symlink("link", place("second")).unwrap();
-        symlink("below/new", place("dangling")).unwrap();
-        for (link, target) in
-            [("link", "below/target"), ("second", "below/target"), ("dangling", "below/new")]
-        {
-            write_atomic(&place(link), link.as_bytes()).unwrap();
-            assert!(fs::symlink_metadata(place(link)).unwrap().is_symlink(), "{link}");
-            assert!(fs::symlink_metadata(place(target)).unwrap().is_file(), "{target}");
-            assert_eq!(fs::read_to_string(place(target)).unwrap(), link);
-        }
-        assert_eq!(fs::read_dir(place("below")).unwrap().count(), 2, "a temporary file is left");
-    }
-
-    #[test]
-    fn links_that_lead_nowhere_are_refused_and_stay() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| folder.path().join(name);
-        symlink("nowhere/file", place("dangling")).unwrap();
-        symlink("loop", place("loop")).unwrap();
-        for link in ["dangling", "loop"] {
-            let error = write_atomic(&place(link), b"new").unwrap_err().to_string();
-            assert!(error.contains(link), "{error}");
-            assert!(fs::symlink_metadata(place(link)).unwrap().is_symlink());
-        }
-    }
-
-    #[test]
-    fn what_is_no_regular_file_is_refused_and_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| folder.path().join(name);
-        fs::create_dir(place("folder")).unwrap();
-        let _socket = std::os::unix::net::UnixListener::bind(place("socket")).unwrap();
-        symlink("/dev/full", place("device")).unwrap();
-        for (name, reason) in [("folder", "folder"), ("socket", "regular file"), ("device", "regular file")] {
-            let error = write_atomic(&place(name), b"new").unwrap_err();
-            let Error::Io { source, .. } = error else { panic!("{error}") };
-            assert!(source.to_string().contains(reason), "{name}: {source}");
-        }
-        assert!(place("folder").is_dir());
-        assert!(fs::symlink_metadata(place("socket")).unwrap().file_type().is_socket());
-        assert!(fs::metadata("/dev/full").unwrap().file_type().is_char_device());
-    }
-
-    #[test]
-    fn a_replaced_file_keeps_its_permissions() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("file");
-        fs::write(&file, "old").unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        write_atomic(&file, b"new").unwrap();
-        assert_eq!(fs::read(&file).unwrap(), b"new");
-        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_link_under_the_temporary_name_is_not_written_through() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| folder.path().join(name);
-        fs::write(place("other"), "other").unwrap();
-        symlink("other", place("file.partial")).unwrap();
-        write_atomic(&place("file"), b"new").unwrap();
-        assert_eq!(fs::read(place("file")).unwrap(), b"new");
-        assert_eq!(fs::read(place("other")).unwrap(), b"other");
-    }
 }

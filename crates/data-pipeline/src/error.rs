@@ -135,6 +135,12 @@ pub enum Error {
     },
 }
 
+impl From<file_ext::Error> for Error {
+    fn from(error: file_ext::Error) -> Self {
+        Error::Io { path: error.path().into(), source: error.into() }
+    }
+}
+
 impl Error {
     /// An [`Error::Io`] with its path.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::order::Permutation;
-use crate::random::mix;
 use crate::sources::Source;
 use crate::{Error, Result};
+use file_ext::random::mix;
 
 /// Weighted sources. A weight of 1 shows every sample once per epoch, 0.5 a different random
 /// half each epoch, 2.5 every sample twice and half of them once more.

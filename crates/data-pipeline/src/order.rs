@@ -4,7 +4,7 @@
 //! permutation of all samples, raw bytes are only in memory while their batch is made, and a
 //! position is two numbers.
 
-use crate::random::mix;
+use file_ext::random::mix;
 
 /// A permutation of `0..len`, chosen by a key: a Feistel network over the next power of four,
 /// walked until it lands inside (Black and Rogaway 2002).

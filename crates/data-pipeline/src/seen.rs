@@ -4,9 +4,9 @@ use crate::boxes::in_view;
 use crate::image::{
     AugmentConfig, AugmentParams, Decoded, Preprocess, augment_frame, augment_into, eval_frame, eval_into,
 };
-use crate::random::mix;
 use crate::sources::Source;
 use crate::{Error, Result};
+use file_ext::random::mix;
 
 /// A decoded sample with its random parameters.
 pub(crate) struct AugmentedSample {

@@ -10,7 +10,6 @@ use std::time::Duration;
 use data_pipeline::Error;
 use data_pipeline::download::{Download, fetch, fetch_file};
 use data_pipeline::manifest::{Manifest, RemoteFile};
-use sha2::{Digest, Sha256};
 
 /// How a server treats requests.
 #[derive(Clone, Copy, PartialEq)]
@@ -98,7 +97,7 @@ fn content(length: usize) -> Vec<u8> {
 }
 
 fn remote(url: &str, content: &[u8]) -> RemoteFile {
-    let sha256 = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = file_ext::sha256_hex(content);
     RemoteFile {
         url: url.into(),
         path: "file.bin".into(),

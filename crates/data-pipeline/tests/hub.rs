@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex};
 use data_pipeline::Error;
 use data_pipeline::download::Token;
 use data_pipeline::hub::{Hub, ModelName, Need};
-use sha2::{Digest, Sha256};
 
 const COMMIT: &str = "00112233445566778899aabbccddeeff00112233";
 const SECOND: &str = "ffeeddccbbaa99887766554433221100ffeeddcc";
@@ -87,7 +86,7 @@ fn content(seed: usize, length: usize) -> Vec<u8> {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    file_ext::sha256_hex(bytes)
 }
 
 /// A model `o/m` of these files; those above 100 bytes are large ones, with a checksum.

@@ -37,6 +37,12 @@ pub enum Error {
     Data(#[from] data_pipeline::Error),
 }
 
+impl From<file_ext::Error> for Error {
+    fn from(error: file_ext::Error) -> Self {
+        Error::Io { path: error.path().into(), source: error.into() }
+    }
+}
+
 impl Error {
     /// Returns an [`Error::Io`] for a path.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {

@@ -31,10 +31,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         report.total.backward();
         tch::no_grad(|| student -= student.grad() * 0.002);
         if step % 50 == 0 {
-            let values = report
-                .terms
-                .iter()
-                .map(|(loss, value, _)| format!("{} {:.5}", loss.name(), value.double_value(&[])));
+            let values =
+                report.terms.iter().map(|term| format!("{} {:.5}", term.loss, term.value.double_value(&[])));
             writeln!(std::io::stdout(), "step {step:3}: {}", values.collect::<Vec<_>>().join(", "))?;
         }
     }

@@ -27,11 +27,11 @@ pub fn task(logits: &Logits, targets: &Targets) -> Result<Tensor> {
 /// a scalar; row i matches column `offset + i`. Source: Zhai et al. 2023, algorithm 1.
 ///
 /// # Errors
-/// [`Error::Setting`] if the diagonal does not lie inside the columns.
+/// [`Error::Argument`] if the diagonal does not lie inside the columns.
 pub fn siglip(logits: &Tensor, bias: &Tensor, offset: i64) -> Result<Tensor> {
     let (rows, columns) = (logits.size()[0], logits.size()[1]);
     if offset < 0 || offset + rows > columns {
-        return Err(Error::Setting(format!(
+        return Err(Error::Argument(format!(
             "rows {offset}..{} have no matching column among {columns}: check the offset of the diagonal",
             offset + rows
         )));

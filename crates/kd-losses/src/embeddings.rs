@@ -194,7 +194,7 @@ pub(crate) fn cross_entropy(logits: &Tensor, diagonal: Option<i64>, soft: Option
     let (rows, columns) = (logits.size()[0], logits.size()[1]);
     if let Some(offset) = diagonal {
         if offset < 0 || offset + rows > columns {
-            return Err(Error::Setting(format!(
+            return Err(Error::Argument(format!(
                 "rows {offset}..{} have no matching column among {columns}: check the offset of the diagonal",
                 offset + rows
             )));
@@ -213,6 +213,6 @@ pub(crate) fn cross_entropy(logits: &Tensor, diagonal: Option<i64>, soft: Option
             right_shape: targets.size(),
             rule: "soft targets have one entry per logit",
         }),
-        None => Err(Error::Setting("cross-entropy without targets".into())),
+        None => Err(Error::Argument("cross-entropy without targets".into())),
     }
 }

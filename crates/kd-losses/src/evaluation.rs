@@ -8,11 +8,8 @@ use crate::embeddings::{Embeddings, Logits, Targets};
 use crate::learned::LearnedParts;
 use crate::objective::ModelOutputs;
 use crate::structure::{self, AnchorScope, Block};
-use crate::term::{Loss, Term};
 use crate::tokens::{self, TokenStates};
-use crate::{
-    Error, Result, clip_rd, contrastive, feature, fusion, gradient, interactive, logit, relation, rkd,
-};
+use crate::{Error, Loss, LossSettings, Result, clip_rd, contrastive, feature, fusion, interactive, logit};
 
 /// Values that depend only on the student.
 pub(crate) struct StudentTerms<'a> {
@@ -49,7 +46,8 @@ impl<'a> StudentTerms<'a> {
 
     pub(crate) fn siglip(&self, parts: &LearnedParts) -> Result<Tensor> {
         let Targets::Diagonal { offset } = *self.targets else {
-            return Err(Error::Setting("`siglip` has no soft targets: take the diagonal".into()));
+            let reason = "soft targets are not possible: use the diagonal".into();
+            return Err(Error::Setting { loss: Loss::Siglip, reason });
         };
         let bias = match self.side.extra.logit_bias {
             Some(bias) => bias,
@@ -79,78 +77,83 @@ impl<'a> PairTerms<'a> {
         PairTerms { student, teacher, parts, projected, logits, cross_logits }
     }
 
-    pub(crate) fn term(&self, term: &Term) -> Result<Tensor> {
-        let (parts, teacher, targets) = (self.parts, self.teacher, self.student.targets);
-        match term.loss {
-            Loss::Task => self.student.task(),
-            Loss::Siglip => self.student.siglip(parts),
-            Loss::Hinton => {
-                let student = class_logits(&self.student.own().image, self.student.side)?;
-                let teacher = class_logits(&teacher.local.image, teacher)?;
-                logit::hinton(&student, &teacher, term.temperatures()[0])
-            }
-            Loss::Crd => relation::crd(self.student.logits()?, self.logits()?),
-            Loss::Affinity => relation::affinity(self.student.logits()?, self.logits()?),
-            Loss::Fd => feature::fd(self.projected(), teacher.local),
-            Loss::Cosine => feature::cosine(self.projected(), teacher.local),
-            Loss::PatchTokens => self.patch_tokens(),
-            Loss::Hidden => self.hidden(),
-            Loss::Mfd => {
-                let missing = || Error::Setting("`mfd` needs the student's masked images".into());
-                let image = self.student.side.extra.masked_image.ok_or_else(missing)?;
-                let text = self.projected().text.shallow_clone();
-                feature::fd(&Embeddings::new(parts.project_image(image), text)?, teacher.local)
-            }
-            Loss::Gd => gradient::gd(self.projected(), self.student.side.scale, teacher.local, teacher.scale),
-            Loss::Icl => interactive::icl(self.cross_logits()?, targets),
-            Loss::CrossKd => interactive::cross_kd(self.cross_logits()?, self.logits()?),
-            Loss::Afd => {
-                let (fusion, scale) = parts.fusion()?;
-                fusion::afd(self.projected(), teacher.local, fusion, scale, targets)
-            }
-            Loss::RkdDistance => rkd::distance(self.student.own(), teacher.local),
-            Loss::RkdAngle => rkd::angle(self.student.own(), teacher.local),
-            Loss::ClipRdVrd => {
-                let (image, text) = parts.modality_scales()?;
-                clip_rd::vrd(self.projected(), teacher.local, image, text)
-            }
-            Loss::ClipRdXrd => clip_rd::xrd(self.projected(), teacher.local, parts.cross_scale()?),
-            Loss::Gram => self.gram(Block::Joint, term),
-            Loss::GramImageImage => self.gram(Block::ImageImage, term),
-            Loss::GramTextText => self.gram(Block::TextText, term),
-            Loss::GramImageText => self.gram(Block::ImageText, term),
-            Loss::Anchors => self.anchors(AnchorScope::Joint, term),
-            Loss::AnchorsWithin => self.anchors(AnchorScope::Within, term),
-            Loss::AnchorsAcross => self.anchors(AnchorScope::Across, term),
-            Loss::Vocabulary => {
-                let missing = || Error::Setting("`vocabulary` needs the prompts of a class list".into());
-                let own = self.student.side.extra.classes.ok_or_else(missing)?;
-                let theirs = teacher.extra.classes.ok_or_else(missing)?;
-                let (student, teacher) = (&self.student.own().image, &teacher.local.image);
-                structure::vocabulary((student, own), (teacher, theirs), term.temperatures())
-            }
-        }
+    /// The student's unit rows in its own embed dim.
+    pub(crate) fn student(&self) -> &Embeddings {
+        self.student.own()
+    }
+
+    /// The teacher's unit rows.
+    pub(crate) fn teacher(&self) -> &Embeddings {
+        self.teacher.local
+    }
+
+    pub(crate) fn student_scale(&self) -> &Tensor {
+        self.student.side.scale
+    }
+
+    pub(crate) fn teacher_scale(&self) -> &Tensor {
+        self.teacher.scale
+    }
+
+    pub(crate) fn targets(&self) -> &Targets {
+        self.student.targets
+    }
+
+    /// The student's logits against itself.
+    pub(crate) fn student_logits(&self) -> Result<&Logits> {
+        self.student.logits()
+    }
+
+    pub(crate) fn hinton(&self, settings: &LossSettings) -> Result<Tensor> {
+        let student = class_logits(&self.student().image, self.student.side)?;
+        let teacher = class_logits(&self.teacher().image, self.teacher)?;
+        logit::hinton(&student, &teacher, settings.temperatures()[0])
+    }
+
+    pub(crate) fn mfd(&self) -> Result<Tensor> {
+        let input = "the student's masked images";
+        let missing = || Error::MissingInput { loss: Loss::Mfd, input };
+        let image = self.student.side.extra.masked_image.ok_or_else(missing)?;
+        let text = self.projected().text.shallow_clone();
+        feature::fd(&Embeddings::new(self.parts.project_image(image), text)?, self.teacher())
+    }
+
+    pub(crate) fn afd(&self) -> Result<Tensor> {
+        let (fusion, scale) = self.parts.fusion()?;
+        fusion::afd(self.projected(), self.teacher(), fusion, scale, self.targets())
+    }
+
+    pub(crate) fn vrd(&self) -> Result<Tensor> {
+        let (image, text) = self.parts.modality_scales()?;
+        clip_rd::vrd(self.projected(), self.teacher(), image, text)
+    }
+
+    pub(crate) fn vocabulary(&self, settings: &LossSettings) -> Result<Tensor> {
+        let missing = || Error::MissingInput { loss: Loss::Vocabulary, input: "the prompts of a class list" };
+        let own = self.student.side.extra.classes.ok_or_else(missing)?;
+        let theirs = self.teacher.extra.classes.ok_or_else(missing)?;
+        let (student, teacher) = (&self.student().image, &self.teacher().image);
+        structure::vocabulary((student, own), (teacher, theirs), settings.temperatures())
     }
 
     /// Token states of student and teacher.
     fn tokens(&self, loss: Loss) -> Result<(&TokenStates, &TokenStates)> {
-        let missing = |whose: &str| {
-            Error::Setting(format!("`{}` needs the states of the {whose}'s tokens", loss.name()))
-        };
-        let student = self.student.side.extra.tokens.ok_or_else(|| missing("student"))?;
-        Ok((student, self.teacher.extra.tokens.ok_or_else(|| missing("teacher"))?))
+        let missing = |input| Error::MissingInput { loss, input };
+        let student = self.student.side.extra.tokens.ok_or_else(|| missing("the student's token states"))?;
+        Ok((student, self.teacher.extra.tokens.ok_or_else(|| missing("the teacher's token states"))?))
     }
 
-    fn patch_tokens(&self) -> Result<Tensor> {
+    pub(crate) fn patch_tokens(&self) -> Result<Tensor> {
         let (student, teacher) = self.tokens(Loss::PatchTokens)?;
         let (Some(student), Some(teacher)) = (&student.patches, &teacher.patches) else {
-            return Err(Error::Setting("`patch-tokens` needs the patch tokens of both models".into()));
+            let input = "the patch tokens of both models";
+            return Err(Error::MissingInput { loss: Loss::PatchTokens, input });
         };
         tokens::patch_tokens(&self.parts.project_patches(student), teacher)
     }
 
     /// Adds the losses of image towers and text towers, each averaged over its pairs of blocks.
-    fn hidden(&self) -> Result<Tensor> {
+    pub(crate) fn hidden(&self) -> Result<Tensor> {
         let (student, teacher) = self.tokens(Loss::Hidden)?;
         let image = paired(&student.image_blocks, &teacher.image_blocks, |place, student, teacher| {
             tokens::image_block(&self.parts.project_image_block(place, student), teacher)
@@ -162,19 +165,18 @@ impl<'a> PairTerms<'a> {
         Ok(image + text)
     }
 
-    fn gram(&self, block: Block, term: &Term) -> Result<Tensor> {
-        structure::gram(self.student.own(), self.teacher.local, block, term.temperatures())
+    pub(crate) fn gram(&self, block: Block, settings: &LossSettings) -> Result<Tensor> {
+        structure::gram(self.student(), self.teacher(), block, settings.temperatures())
     }
 
-    fn anchors(&self, reach: AnchorScope, term: &Term) -> Result<Tensor> {
-        let name = term.loss.name();
-        let missing = || Error::Setting(format!("`{name}` needs a bank of teacher embeddings"));
+    pub(crate) fn anchors(&self, loss: Loss, scope: AnchorScope, settings: &LossSettings) -> Result<Tensor> {
+        let missing = || Error::MissingInput { loss, input: "a bank of teacher embeddings" };
         let bank = self.teacher.extra.anchors.ok_or_else(missing)?;
-        structure::anchors(self.projected(), self.teacher.local, bank, reach, term.temperatures())
+        structure::anchors(self.projected(), self.teacher(), bank, scope, settings.temperatures())
     }
 
     /// The student's unit rows in the teacher's width.
-    fn projected(&self) -> &Embeddings {
+    pub(crate) fn projected(&self) -> &Embeddings {
         if self.parts.projects() {
             self.projected.get_or_init(|| self.parts.project(self.student.side.local))
         } else {
@@ -183,14 +185,19 @@ impl<'a> PairTerms<'a> {
     }
 
     /// The teacher's logits against itself.
-    fn logits(&self) -> Result<&Logits> {
+    pub(crate) fn teacher_logits(&self) -> Result<&Logits> {
         let ModelOutputs { local, all, scale, .. } = *self.teacher;
         once(&self.logits, || Logits::new(local, all, scale))
     }
 
+    /// The learned scale of the logits between the models.
+    pub(crate) fn cross_scale(&self) -> Result<&Tensor> {
+        self.parts.cross_scale()
+    }
+
     /// Student rows against teacher columns.
-    fn cross_logits(&self) -> Result<&Logits> {
-        let scale = self.parts.cross_scale()?;
+    pub(crate) fn cross_logits(&self) -> Result<&Logits> {
+        let scale = self.cross_scale()?;
         once(&self.cross_logits, || interactive::logits(self.projected(), self.teacher.all, scale))
     }
 }
@@ -214,9 +221,8 @@ fn paired(
 ) -> Result<Tensor> {
     if student.is_empty() || student.len() != teacher.len() {
         let (own, theirs) = (student.len(), teacher.len());
-        let reason =
-            format!("`hidden` compares {own} blocks of a student's tower with {theirs} of the teacher's");
-        return Err(Error::Setting(reason));
+        let reason = format!("it compares {own} blocks of a student's tower with {theirs} of the teacher's");
+        return Err(Error::Setting { loss: Loss::Hidden, reason });
     }
     let pairs = student.iter().zip(teacher).enumerate();
     let values = pairs.map(|(place, (student, teacher))| distance(place, student, teacher));
@@ -225,7 +231,8 @@ fn paired(
 
 /// Scaled cosines `[rows, classes]` of unit image rows with a side's classifier.
 fn class_logits(images: &Tensor, side: &ModelOutputs<'_>) -> Result<Tensor> {
-    let missing = || Error::Setting("`hinton` needs the weights of a zero-shot classifier".into());
+    let missing =
+        || Error::MissingInput { loss: Loss::Hinton, input: "the weights of a zero-shot classifier" };
     let classes = side.extra.classes.ok_or_else(missing)?;
     if classes.dim() != 2 || classes.size()[1] != images.size()[1] {
         return Err(Error::Shapes {

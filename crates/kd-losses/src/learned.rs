@@ -4,18 +4,36 @@ use tch::{Device, Kind, Tensor};
 
 use crate::embeddings::{Embeddings, normalize};
 use crate::fusion::Fusion;
-use crate::term::{Loss, Term};
 use crate::tokens::{BlockPairs, TokenWidths};
-use crate::{Error, Result};
+use crate::{Error, Result, Term};
 
 /// ln(1/0.07): CLIP-KD's initial factors, which multiply the similarities without an exponential.
 const INITIAL_FACTOR: f64 = 2.659_260_036_932_778;
 /// SigLIP's initial bias.
 const INITIAL_BIAS: f64 = -10.0;
 
+/// A learned part that a loss brings along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Maps of the student's embeddings to the teacher's width, if the widths differ.
+    Projections,
+    /// AFD's fusion and its scale.
+    Fusion,
+    /// The scale of the logits between the models.
+    CrossScale,
+    /// One scale for images and one for texts.
+    ModalityScales,
+    /// SigLIP's bias.
+    LogitBias,
+    /// Map of patch tokens to the teacher's width, if the widths differ.
+    PatchMap,
+    /// Maps of block outputs to the teacher's widths, if the widths differ.
+    BlockMaps,
+}
+
 /// Tensors that are trained with the student and dropped after training.
 #[derive(Debug, Default)]
-pub struct LearnedParts {
+pub(crate) struct LearnedParts {
     projections: Option<Projections>,
     fusion: Option<(Fusion, Tensor)>,
     cross_logit_scale: Option<Tensor>,
@@ -46,35 +64,35 @@ impl LearnedParts {
     ///
     /// # Errors
     /// [`Error::Torch`] if memory runs out.
-    pub fn new<'a>(
+    pub(crate) fn new<'a>(
         terms: impl Iterator<Item = &'a Term>,
         student_width: i64,
         teacher_width: i64,
         device: Device,
     ) -> Result<Self> {
         let losses = terms.map(|term| term.loss).collect::<Vec<_>>();
-        let any = |wanted: fn(Loss) -> bool| losses.iter().any(|loss| wanted(*loss));
+        let any = |part: Part| losses.iter().any(|loss| loss.learns(part));
         let mut parts = LearnedParts::default();
-        if student_width != teacher_width && any(Loss::works_in_teacher_width) {
+        if student_width != teacher_width && any(Part::Projections) {
             let visual = parts.affine("visual_proj", student_width, teacher_width, device)?;
             let text = parts.affine("text_proj", student_width, teacher_width, device)?;
             parts.projections = Some(Projections { visual, text });
         }
-        if any(|loss| loss == Loss::Afd) {
+        if any(Part::Fusion) {
             let visual = parts.affine("visual_fusion_proj", 2 * teacher_width, teacher_width, device)?;
             let text = parts.affine("text_fusion_proj", 2 * teacher_width, teacher_width, device)?;
             let scale = parts.scalar("fusion_logit_scale", INITIAL_FACTOR, device)?;
             parts.fusion = Some((Fusion { visual, text }, scale));
         }
-        if any(Loss::reads_cross_scale) {
+        if any(Part::CrossScale) {
             parts.cross_logit_scale = Some(parts.scalar("cross_logit_scale", INITIAL_FACTOR, device)?);
         }
-        if any(|loss| loss == Loss::ClipRdVrd) {
+        if any(Part::ModalityScales) {
             let image = parts.scalar("image_logit_scale", INITIAL_FACTOR, device)?;
             let text = parts.scalar("text_logit_scale", INITIAL_FACTOR, device)?;
             parts.modality_logit_scales = Some((image, text));
         }
-        if any(|loss| loss == Loss::Siglip) {
+        if any(Part::LogitBias) {
             parts.logit_bias = Some(parts.scalar("logit_bias", INITIAL_BIAS, device)?);
         }
         Ok(parts)
@@ -92,17 +110,17 @@ impl LearnedParts {
         pairs: BlockPairs,
         device: Device,
     ) -> Result<()> {
-        let any = |loss: Loss| terms.iter().any(|term| term.loss == loss);
-        if any(Loss::PatchTokens) && student.image != teacher.image {
+        let any = |part: Part| terms.iter().any(|term| term.loss.learns(part));
+        if any(Part::PatchMap) && student.image != teacher.image {
             self.tokens.patches = Some(self.affine("patch_proj", student.image, teacher.image, device)?);
         }
-        if any(Loss::Hidden) && student.image != teacher.image {
+        if any(Part::BlockMaps) && student.image != teacher.image {
             let maps = (0..pairs.image).map(|place| {
                 self.affine(&format!("image_block_proj.{place}"), student.image, teacher.image, device)
             });
             self.tokens.image_blocks = maps.collect::<Result<_>>()?;
         }
-        if any(Loss::Hidden) && student.text != teacher.text {
+        if any(Part::BlockMaps) && student.text != teacher.text {
             let maps = (0..pairs.text).map(|place| {
                 self.affine(&format!("text_block_proj.{place}"), student.text, teacher.text, device)
             });
@@ -127,7 +145,7 @@ impl LearnedParts {
     }
 
     /// Names (those of CLIP-KD's published code) and tensors, for the optimiser and checkpoints.
-    pub fn named(&self) -> &[(String, Tensor)] {
+    pub(crate) fn named(&self) -> &[(String, Tensor)] {
         &self.named
     }
 
@@ -202,5 +220,5 @@ fn mapped(xs: &Tensor, map: Option<&(Tensor, Tensor)>) -> Tensor {
 }
 
 fn lacking(part: &str) -> Error {
-    Error::Setting(format!("the learned parts were made for other terms: they lack `{part}`"))
+    Error::Argument(format!("the learned parts belong to other terms: they lack `{part}`"))
 }

@@ -27,23 +27,32 @@
 pub mod clip_rd;
 pub mod contrastive;
 pub mod embeddings;
-pub mod error;
+mod error;
 mod evaluation;
 pub mod feature;
 pub mod fusion;
 pub mod gradient;
 pub mod interactive;
-pub mod learned;
+mod learned;
 pub mod logit;
-pub mod objective;
+mod loss;
+mod objective;
 pub mod relation;
 pub mod rkd;
+mod schedule;
+mod settings;
 pub mod structure;
-pub mod term;
+mod term;
 pub mod tokens;
 
 pub use embeddings::{Embeddings, Logits, Targets};
 pub use error::{Error, Result};
-pub use objective::{AuxOutputs, LossReport, ModelOutputs, Objective};
-pub use term::{Curve, Loss, Term, WeightSchedule};
+pub use loss::Loss;
+pub use objective::{AuxOutputs, LossReport, ModelOutputs, Objective, TermValue};
+pub use schedule::{Curve, WeightSchedule, WeightSettings, When};
+pub use settings::{
+    AnchorSettings, GramSettings, HiddenSettings, HintonSettings, LossSettings, MfdSettings,
+    VocabularySettings,
+};
+pub use term::{Term, first_gap};
 pub use tokens::{BlockPairs, TokenStates, TokenWidths};

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// Source: Hinton et al. 2015.
 ///
 /// # Errors
-/// [`Error::Shapes`] if the two differ; [`Error::Setting`] if the temperature is not positive.
+/// [`Error::Shapes`] if the two differ; [`Error::Argument`] if the temperature is not positive.
 pub fn hinton(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Tensor> {
     if student.dim() != 2 || student.size() != teacher.size() {
         return Err(Error::Shapes {
@@ -23,7 +23,7 @@ pub fn hinton(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Te
         });
     }
     if !(temperature.is_finite() && temperature > 0.0) {
-        return Err(Error::Setting(format!("temperature {temperature} is not a positive number")));
+        return Err(Error::Argument(format!("temperature {temperature} is not a positive number")));
     }
     Ok(kl(&(student / temperature), &(teacher / temperature)) * (temperature * temperature))
 }

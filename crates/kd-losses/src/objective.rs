@@ -5,9 +5,9 @@ use tch::{Device, Tensor};
 use crate::embeddings::{Embeddings, Targets};
 use crate::evaluation::{PairTerms, StudentTerms};
 use crate::learned::LearnedParts;
-use crate::term::{Loss, Term};
+use crate::loss::{PairValue, Value};
 use crate::tokens::{BlockPairs, TokenStates, TokenWidths};
-use crate::{Error, Result};
+use crate::{Error, Loss, Result, Term};
 
 /// The outputs of one side (student or teacher): raw or unit embeddings, and its scale.
 #[derive(Clone, Copy, Debug)]
@@ -57,33 +57,43 @@ pub struct Objective {
 
 /// Values of one evaluation of the objective.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct LossReport {
     /// The weighted sum, with gradient.
     pub total: Tensor,
-    /// Each active term: its loss, raw value (scalar tensor without gradient) and weight.
-    pub terms: Vec<(Loss, Tensor, f64)>,
+    /// The active terms.
+    pub terms: Vec<TermValue>,
+}
+
+/// Value of one term for one batch.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct TermValue {
+    /// The loss.
+    pub loss: Loss,
+    /// The unweighted value, a scalar without gradient.
+    pub value: Tensor,
+    /// The weight in the sum.
+    pub weight: f64,
 }
 
 impl Objective {
     /// Creates an objective with these terms for models with these embed dims.
     ///
     /// # Errors
-    /// [`Error::Setting`] if there is no term, or if a term is a duplicate or lacks its teacher; the errors of
+    /// [`Error::NoTerm`], [`Error::DuplicateTerm`], [`Error::MissingInput`] for a term without its teacher; the errors of
     /// [`Term::check`].
     pub fn new(terms: &[Term], student_width: i64, teacher_widths: &[i64], device: Device) -> Result<Self> {
         if terms.is_empty() {
-            return Err(Error::Setting(
-                "the objective has no term: give at least one loss a weight, such as task = 1.0".into(),
-            ));
+            return Err(Error::NoTerm);
         }
         for (index, term) in terms.iter().enumerate() {
-            let name = term.loss.name();
             term.check()?;
             if terms[..index].iter().any(|t| t.loss == term.loss) {
-                return Err(Error::Setting(format!("the term `{name}` is given twice")));
+                return Err(Error::DuplicateTerm(term.loss));
             }
             if term.loss.needs_teacher() && teacher_widths.is_empty() {
-                return Err(Error::Setting(format!("the term `{name}` needs a teacher, and there is none")));
+                return Err(Error::MissingInput { loss: term.loss, input: "a teacher" });
             }
         }
         let widths = if teacher_widths.is_empty() { &[student_width] } else { teacher_widths };
@@ -98,7 +108,7 @@ impl Objective {
     /// Adds the maps for terms on tokens, from the student's widths to those of each teacher if they differ.
     ///
     /// # Errors
-    /// [`Error::Setting`] if there are other teachers than the objective was made for, [`Error::Torch`] where
+    /// [`Error::TeacherCount`] if the number of teachers differs from that in [`Objective::new`], [`Error::Torch`] if
     /// memory runs out.
     pub fn with_tokens(
         mut self,
@@ -108,9 +118,7 @@ impl Objective {
         device: Device,
     ) -> Result<Self> {
         if teachers.len() != self.parts.len() {
-            let (given, made) = (teachers.len(), self.parts.len());
-            let reason = format!("the objective is for {made} teachers, and widths of {given} are given");
-            return Err(Error::Setting(reason));
+            return Err(Error::TeacherCount { expected: self.parts.len(), given: teachers.len() });
         }
         for (parts, teacher) in self.parts.iter_mut().zip(teachers) {
             parts.add_tokens(&self.terms, student, *teacher, pairs, device)?;
@@ -143,8 +151,8 @@ impl Objective {
     /// needs one.
     ///
     /// # Errors
-    /// [`Error::Setting`] if no term has a weight, or one lacks what it needs of a side; [`Error::Shapes`]
-    /// where the batches do not fit together.
+    /// [`Error::NoWeight`] if no term has a weight at this step, [`Error::MissingInput`] if one lacks an input of a side,
+    /// [`Error::Shapes`] if the batches do not match.
     pub fn evaluate(
         &self,
         step: u64,
@@ -153,10 +161,7 @@ impl Objective {
         targets: &Targets,
     ) -> Result<LossReport> {
         if !teachers.is_empty() && teachers.len() != self.parts.len() {
-            let (given, made) = (teachers.len(), self.parts.len());
-            return Err(Error::Setting(format!(
-                "the objective is for {made} teachers, and {given} are given"
-            )));
+            return Err(Error::TeacherCount { expected: self.parts.len(), given: teachers.len() });
         }
         let student = StudentTerms::new(student, targets);
         let pairs = teachers
@@ -167,32 +172,29 @@ impl Objective {
         let mut total: Option<Tensor> = None;
         let mut terms = Vec::with_capacity(self.terms.len());
         for (term, weight) in self.active(step) {
-            let value = match term.loss {
-                Loss::Task => student.task()?,
-                Loss::Siglip => student.siglip(&self.parts[0])?,
-                _ => mean(&pairs, term)?,
+            let value = match term.loss.value() {
+                Value::Student(value) => value(&student, &self.parts[0])?,
+                Value::Pair(value) => mean(&pairs, term, value)?,
             };
-            terms.push((term.loss, value.detach(), weight));
+            terms.push(TermValue { loss: term.loss, value: value.detach(), weight });
             let weighted = value * weight;
             total = Some(match total {
                 None => weighted,
                 Some(sum) => sum + weighted,
             });
         }
-        let total = total.ok_or_else(|| Error::Setting(format!("no term has a weight at step {step}")))?;
+        let total = total.ok_or(Error::NoWeight(step))?;
         Ok(LossReport { total, terms })
     }
 }
 
 /// Averages a term over all teachers.
-fn mean(pairs: &[PairTerms<'_>], term: &Term) -> Result<Tensor> {
+fn mean(pairs: &[PairTerms<'_>], term: &Term, value: PairValue) -> Result<Tensor> {
     let mut sum: Option<Tensor> = None;
     for pair in pairs {
-        let value = pair.term(term)?;
+        let value = value(pair, &term.settings)?;
         sum = Some(sum.map_or_else(|| value.shallow_clone(), |sum| sum + &value));
     }
-    let sum = sum.ok_or_else(|| {
-        Error::Setting(format!("`{}` needs a teacher's embeddings, and none were given", term.loss.name()))
-    })?;
+    let sum = sum.ok_or(Error::MissingInput { loss: term.loss, input: "a teacher's embeddings" })?;
     Ok(if pairs.len() == 1 { sum } else { sum / pairs.len() as f64 })
 }

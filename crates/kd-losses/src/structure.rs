@@ -46,7 +46,7 @@ pub enum AnchorScope {
 /// Both hold unit rows of the same pairs; the widths may differ.
 ///
 /// # Errors
-/// [`Error::Shapes`] if the rows differ, or are fewer than two; [`Error::Setting`] if there is no
+/// [`Error::Shapes`] if the rows differ, or are fewer than two; [`Error::Argument`] if there is no
 /// temperature, or one is not positive.
 pub fn gram(
     student: &Embeddings,
@@ -66,7 +66,7 @@ pub fn gram(
 /// student's rows are unit rows in the teacher's width.
 ///
 /// # Errors
-/// [`Error::Shapes`] if rows or widths differ; [`Error::Setting`] as for [`gram`].
+/// [`Error::Shapes`] if rows or widths differ; [`Error::Argument`] as for [`gram`].
 pub fn anchors(
     student: &Embeddings,
     teacher: &Embeddings,
@@ -105,7 +105,7 @@ pub fn anchors(
 /// the batch contains.
 ///
 /// # Errors
-/// [`Error::Shapes`] if the rows of the two sides differ; [`Error::Setting`] as for [`gram`].
+/// [`Error::Shapes`] if the rows of the two sides differ; [`Error::Argument`] as for [`gram`].
 pub fn vocabulary(
     student: (&Tensor, &Tensor),
     teacher: (&Tensor, &Tensor),
@@ -160,10 +160,10 @@ fn compare(student: &[Tensor], teacher: &[Tensor], temperatures: &[f64]) -> Tens
 
 fn check_temperatures(temperatures: &[f64]) -> Result<()> {
     if temperatures.is_empty() {
-        return Err(Error::Setting("structure transfer needs at least one temperature".into()));
+        return Err(Error::Argument("structure transfer needs at least one temperature".into()));
     }
     match temperatures.iter().find(|t| !(t.is_finite() && **t > 0.0)) {
-        Some(bad) => Err(Error::Setting(format!("temperature {bad} is not a positive number"))),
+        Some(bad) => Err(Error::Argument(format!("temperature {bad} is not a positive number"))),
         None => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kd_losses::{
-    AuxOutputs, BlockPairs, Curve, Embeddings, Loss, ModelOutputs, Objective, Targets, Term, TokenStates,
+    AuxOutputs, BlockPairs, Embeddings, Loss, ModelOutputs, Objective, Targets, Term, TokenStates,
     TokenWidths, WeightSchedule, contrastive, logit,
 };
 use tch::{Device, Kind, Tensor};
@@ -152,13 +152,13 @@ fn terms_without_weight_are_left_out() {
     let (scale, targets) = (Tensor::from(2.0f32), Targets::Diagonal { offset: 0 });
     let mut late = Term::new(Loss::Fd, 5.0);
     (late.weight.from, late.weight.until) = (2, 4);
-    let early = WeightSchedule { shape: Curve::Linear, start: 1.0, end: 0.0, from: 0, until: 4 };
-    let terms = [Term { weight: early, ..Term::new(Loss::Task, 1.0) }, late];
+    let early = WeightSchedule::linear(1.0, 0.0).between(0, 4);
+    let terms = [Term::new(Loss::Task, 1.0).with_schedule(early), late];
     let objective = Objective::new(&terms, 4, &[4], Device::Cpu).unwrap();
     let side = ModelOutputs::new(&pairs, &scale);
     let weights = |step: u64, teachers: &[ModelOutputs<'_>]| {
         let terms = objective.evaluate(step, &side, teachers, &targets)?.terms;
-        Ok::<_, kd_losses::Error>(terms.into_iter().map(|(loss, _, w)| (loss, w)).collect::<Vec<_>>())
+        Ok::<_, kd_losses::Error>(terms.into_iter().map(|term| (term.loss, term.weight)).collect::<Vec<_>>())
     };
     assert_eq!(weights(0, &[]).unwrap(), [(Loss::Task, 1.0)]);
     assert!(weights(2, &[]).is_err(), "the late term needs a teacher");

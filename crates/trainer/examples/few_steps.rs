@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options =
         Options { stop: &stop, stop_after: None, resume: false, progress: true, version: "example" };
     let mut out = std::io::stdout();
-    match run(&job.runs[0], &folder, &|name| name.into(), &options)? {
+    match run(&job.runs[0], &folder, &trainer::RunModels::default(), &options)? {
         Outcome::Finished(results) => write!(out, "{}", results.student.table())?,
         Outcome::Stopped { step } => writeln!(out, "stopped after step {step}")?,
     }

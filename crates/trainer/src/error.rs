@@ -34,6 +34,20 @@ pub enum Error {
         /// The problem and the next step.
         reason: String,
     },
+    /// A preset or a configuration file where a trained model is needed.
+    #[error("`{name}` has no weights: name a model folder, such as runs/NAME/model, or a checkpoint")]
+    NoWeights {
+        /// The name of the model.
+        name: String,
+    },
+    /// An architecture preset for a model that states its own architecture.
+    #[error("the architecture `{arch}` applies only to weight files, and `{name}` is not one: leave it out")]
+    NotAWeightFile {
+        /// The preset.
+        arch: String,
+        /// The name of the model.
+        name: String,
+    },
     /// A requested stop before the first step, while a store was being written.
     #[error("stopped while writing the store of the teacher's embeddings; the same command resumes")]
     Interrupted,
@@ -64,6 +78,12 @@ pub enum Error {
     /// An error of the tensor library.
     #[error("tensor library: {0}")]
     Torch(#[from] tch::TchError),
+}
+
+impl From<file_ext::Error> for Error {
+    fn from(error: file_ext::Error) -> Self {
+        Error::Io { path: error.path().into(), source: error.into() }
+    }
 }
 
 impl Error {

@@ -22,5 +22,6 @@ pub mod teacher;
 mod text;
 
 pub use error::{Error, Result};
-pub use recipe::Models;
-pub use recipe::{Job, Recipe};
+pub use model::loaded::{LoadOptions, LoadedModel};
+pub use model::locate::RunModels;
+pub use recipe::{Job, ModelRef, Recipe};

@@ -1,17 +1,20 @@
 //! Image size: weights of one size moved to another give the reference's features.
 
 use clip_distill_tests::fill;
-use clip_distill_tests::golden::{assert_close, files, tensors};
+use clip_distill_tests::golden::{Coverage, assert_close, files, tensors_of};
 use clip_model::{Clip, ClipConfig, resize, weights};
 use serde_json::Value;
 use tch::Device;
 
+/// A table of positions with a class token, and that of an attention pool.
+const EXPECTED: [&str; 2] = ["image-size/openai--rn50-at-160", "image-size/openai--vit-b-32-at-160"];
+
 #[test]
 fn resized_towers_agree_with_the_reference() {
-    let mut compared = 0;
-    for path in files("image-size", "json") {
-        let name = path.display().to_string();
-        let golden: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let mut coverage = Coverage::new("image-size");
+    for file in files("image-size", "json") {
+        let name = file.path.display().to_string();
+        let golden: Value = serde_json::from_str(&std::fs::read_to_string(&file.path).unwrap()).unwrap();
         let config = ClipConfig::from_json(&name, &golden["config"].to_string()).unwrap();
         let mut original = config.clone();
         original.vision_cfg.image_size = golden["weights_image_size"].as_i64().unwrap();
@@ -27,10 +30,9 @@ fn resized_towers_agree_with_the_reference() {
         let shape = serde_json::from_value::<Vec<i64>>(golden["image_input"]["shape"].clone()).unwrap();
         let images = fill::unit("input.image", &shape) * golden["image_input"]["scale"].as_f64().unwrap();
         let features = tch::no_grad(|| model.encode_image(&images)).unwrap();
-        let reference = tensors(&path.with_extension("safetensors"));
+        let reference = tensors_of(&file.path.with_extension("safetensors"), &["image_features"]);
         assert_close(&features, &reference["image_features"], 1e-4, &name);
-        compared += 1;
+        coverage.add(&file, &file.name);
     }
-    println!("image-size: {compared} compared");
-    assert!(compared > 0, "no golden model of another size");
+    coverage.assert_exactly(EXPECTED);
 }

@@ -1,12 +1,26 @@
-//! Checkpoints as they are published: every container and layout gives the features that it has to (1e-4 of the largest value).
+//! Published checkpoints: every container and layout gives the expected features (1e-4 of the largest value).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clip_distill_tests::fill;
-use clip_distill_tests::golden::{assert_close, files, tensors};
-use clip_model::config::Layers;
+use clip_distill_tests::golden::{Coverage, Golden, assert_close, folders, tensors_of};
+use clip_model::checkpoint::Layout;
 use clip_model::{Clip, ClipConfig, checkpoint, folder};
 use tch::{Device, Kind};
+
+/// The checkpoints that the project holds, with the layout that has to be recognised.
+///
+/// The folder of a `SiglipModel` is missing, since the widths of SigLIP's towers are fixed: even the smallest file has
+/// 340 MB. The tests of `clip_model::checkpoint` compare its names and shapes.
+const EXPECTED: [(&str, Layout); 7] = [
+    ("hugging-face-folder", Layout::HuggingFaceClip),
+    ("legacy.bin", Layout::OpenClip),
+    ("open-clip-folder", Layout::OpenClip),
+    ("openai-torchscript.pt", Layout::OpenAi),
+    ("tinyclip-auto.pt", Layout::TinyClip),
+    ("tinyclip.pt", Layout::TinyClip),
+    ("training-checkpoint.pt", Layout::OpenClip),
+];
 
 /// One row of `layouts.json`.
 #[derive(serde::Deserialize)]
@@ -16,98 +30,134 @@ struct Row {
     expected: String,
 }
 
-/// All rows with the folder that they lie in, and the configuration that each was made with.
-fn rows() -> Vec<(PathBuf, Row, ClipConfig)> {
-    let mut rows = Vec::new();
-    for path in files("layouts", "json") {
-        if path.file_name().is_some_and(|name| name == "layouts.json") {
-            let parent = path.parent().unwrap().to_path_buf();
-            let found: Vec<Row> = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-            for row in found {
-                let config = ClipConfig::from_json(&row.path, &row.config.to_string()).unwrap();
-                rows.push((parent.clone(), row, config));
-            }
+/// A checkpoint, the configuration of its model, and the file of its features.
+struct Published {
+    golden: Golden,
+    name: String,
+    path: PathBuf,
+    config: ClipConfig,
+    expected: PathBuf,
+}
+
+impl Published {
+    /// Returns the weight file, which may be in a folder.
+    fn weight_file(&self) -> PathBuf {
+        ["open_clip_model.safetensors", "model.safetensors"]
+            .iter()
+            .map(|name| self.path.join(name))
+            .find(|path| path.is_file())
+            .unwrap_or_else(|| self.path.clone())
+    }
+
+    fn compare(&self, model: &Clip) {
+        let reference = tensors_of(&self.expected, &["tokens", "image_features", "text_features"]);
+        let images = fill::unit("input.image", &[2, 3, 32, 32]) * 2.0;
+        tch::no_grad(|| {
+            let image = model.encode_image(&images).unwrap();
+            let text = model.encode_text(&reference["tokens"].to_kind(Kind::Int64)).unwrap();
+            let what = self.path.display();
+            assert_close(&image, &reference["image_features"], 1e-4, &format!("{what}: image features"));
+            assert_close(&text, &reference["text_features"], 1e-4, &format!("{what}: text features"));
+        });
+    }
+}
+
+/// Returns all checkpoints of all `layouts.json`, and fails if a folder holds a file that its list does not name.
+fn published() -> Vec<Published> {
+    let mut found = Vec::new();
+    for golden in folders("layouts") {
+        let list = std::fs::read_to_string(golden.path.join("layouts.json")).unwrap();
+        let rows: Vec<Row> = serde_json::from_str(&list).unwrap();
+        assert!(!rows.is_empty(), "{} lists no checkpoint", golden.path.display());
+        for entry in std::fs::read_dir(&golden.path).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let known =
+                name == "layouts.json" || rows.iter().any(|row| row.path == name || row.expected == name);
+            assert!(known, "{}: `{name}` is not in layouts.json", golden.path.display());
+        }
+        for row in rows {
+            found.push(Published {
+                path: golden.path.join(&row.path),
+                config: ClipConfig::from_json(&row.path, &row.config.to_string()).unwrap(),
+                expected: golden.path.join(&row.expected),
+                golden: golden.clone(),
+                name: row.path,
+            });
         }
     }
-    println!("layouts: {} found", rows.len());
-    rows
+    found
 }
 
-/// The weight file of a row, which may be in a folder.
-fn weight_file(path: &Path) -> PathBuf {
-    ["open_clip_model.safetensors", "model.safetensors"]
-        .iter()
-        .map(|name| path.join(name))
-        .find(|path| path.is_file())
-        .unwrap_or_else(|| path.to_path_buf())
-}
-
-fn compare(model: &Clip, expected: &Path, what: &str) {
-    let reference = tensors(expected);
-    let images = fill::unit("input.image", &[2, 3, 32, 32]) * 2.0;
-    tch::no_grad(|| {
-        let image = model.encode_image(&images).unwrap();
-        let text = model.encode_text(&reference["tokens"].to_kind(Kind::Int64)).unwrap();
-        assert_close(&image, &reference["image_features"], 1e-4, &format!("{what}: image features"));
-        assert_close(&text, &reference["text_features"], 1e-4, &format!("{what}: text features"));
-    });
+/// The layout that [`EXPECTED`] gives for one of the project's own checkpoints.
+fn expected_layout(name: &str) -> Layout {
+    EXPECTED.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("`{name}` is not expected")).1
 }
 
 #[test]
 fn every_layout_gives_its_features_with_its_configuration() {
-    let rows = rows();
-    assert!(!rows.is_empty(), "no golden layout");
-    for (parent, row, config) in rows {
-        let file = weight_file(&parent.join(&row.path));
-        let model = folder::load_weights(&config, &file, Device::Cpu).unwrap();
-        compare(&model, &parent.join(&row.expected), &row.path);
+    let mut coverage = Coverage::new("layouts");
+    for published in published() {
+        let model = folder::load_weights(&published.config, &published.weight_file(), Device::Cpu).unwrap();
+        published.compare(&model);
+        coverage.add(&published.golden, &published.name);
     }
+    coverage.assert_exactly(EXPECTED.map(|(name, _)| name));
 }
 
 #[test]
 fn folders_give_their_features_with_their_own_configuration() {
-    for (parent, row, config) in rows() {
-        let path = parent.join(&row.path);
-        if path.is_dir() {
-            let opened = folder::open(&path.display().to_string(), Device::Cpu, 0).unwrap();
-            assert!(opened.has_weights);
-            assert_eq!(opened.model.config(), &config, "{}", row.path);
-            assert_eq!(opened.preprocess.resize_mode, "shortest", "{}", row.path);
-            compare(&opened.model, &parent.join(&row.expected), &row.path);
-        }
+    let mut coverage = Coverage::new("folders of layouts");
+    for published in published().into_iter().filter(|published| published.path.is_dir()) {
+        let name = &published.name;
+        let opened = folder::open(&published.path.display().to_string(), Device::Cpu, 0).unwrap();
+        assert!(opened.has_weights);
+        assert_eq!(opened.model.config(), &published.config, "{name}");
+        assert_eq!(opened.preprocess.resize_mode, "shortest", "{name}");
+        published.compare(&opened.model);
+        coverage.add(&published.golden, name);
     }
+    coverage.assert_exactly(["hugging-face-folder", "open-clip-folder"]);
 }
 
 #[test]
-fn shapes_tell_everything_but_the_heads() {
-    for (parent, row, config) in rows() {
-        let read = checkpoint::read(&weight_file(&parent.join(&row.path))).unwrap();
-        println!("{}: {}, {:?}, dropped {:?}", row.path, read.layout, read.notes, read.dropped);
-        let mut told = read.infer_config().unwrap();
-        let pruned = checkpoint::adapt_config(&config, &read.weights).unwrap();
-        if pruned.vision_cfg.blocks.is_some() {
-            // Heads of 32 channels look like half as many of 64; everything else is there.
-            assert_eq!((told.vision_cfg.width, told.text_cfg.width), (48, 56));
-            assert_eq!(told.vision_cfg.layers, Layers::Depth(3));
-            let model = Clip::new(&pruned, Device::Cpu, 0).unwrap();
-            clip_model::weights::load(model.params(), &read.weights, &row.path).unwrap();
-            compare(&model, &parent.join(&row.expected), &row.path);
+fn shapes_determine_the_configuration_except_for_the_heads() {
+    let mut coverage = Coverage::new("configurations of layouts");
+    for published in published() {
+        let (name, config) = (&published.name, &published.config);
+        let read = checkpoint::read(&published.weight_file()).unwrap();
+        println!("{name}: {}, {:?}, dropped {:?}", read.layout, read.notes, read.dropped);
+        if published.golden.own {
+            assert_eq!(read.layout, expected_layout(name), "{name}");
+        }
+        coverage.add(&published.golden, name);
+        let mut inferred = read.infer_config().unwrap();
+        let adapted = checkpoint::adapt_config(config, &read.weights).unwrap();
+        if adapted.vision_cfg.blocks.is_some() {
+            // Heads of 32 channels look like half as many of 64; the shapes determine everything else.
+            assert_eq!(inferred.vision_cfg.width, adapted.vision_cfg.width, "{name}");
+            assert_eq!(inferred.text_cfg.width, adapted.text_cfg.width, "{name}");
+            assert_eq!(inferred.vision_cfg.layers, adapted.vision_cfg.layers, "{name}");
+            let model = Clip::new(&adapted, Device::Cpu, 0).unwrap();
+            clip_model::weights::load(model.params(), &read.weights, name).unwrap();
+            published.compare(&model);
             continue;
         }
-        told.vision_cfg.head_width = config.vision_cfg.head_width;
-        told.text_cfg.heads = config.text_cfg.heads;
-        assert_eq!(told, config, "{}", row.path);
-        assert_eq!(pruned, config, "{}: nothing was pruned", row.path);
+        inferred.vision_cfg.head_width = config.vision_cfg.head_width;
+        inferred.text_cfg.heads = config.text_cfg.heads;
+        assert_eq!(&inferred, config, "{name}");
+        assert_eq!(&adapted, config, "{name}: nothing was pruned");
     }
+    coverage.assert_exactly(EXPECTED.map(|(name, _)| name));
 }
 
 #[test]
 fn openai_weights_need_quickgelu() {
-    for (parent, row, config) in rows() {
-        if config.quick_gelu {
-            let plain = ClipConfig { quick_gelu: false, ..config };
-            let error = folder::load_weights(&plain, &parent.join(&row.path), Device::Cpu).unwrap_err();
-            assert!(error.to_string().contains("-quickgelu"), "{error}");
-        }
+    let mut coverage = Coverage::new("layouts with QuickGELU");
+    for published in published().into_iter().filter(|published| published.config.quick_gelu) {
+        let plain = ClipConfig { quick_gelu: false, ..published.config.clone() };
+        let error = folder::load_weights(&plain, &published.path, Device::Cpu).unwrap_err().to_string();
+        assert!(error.contains("-quickgelu"), "{error}");
+        coverage.add(&published.golden, &published.name);
     }
+    coverage.assert_exactly(["openai-torchscript.pt"]);
 }

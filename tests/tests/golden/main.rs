@@ -1,7 +1,8 @@
-//! Golden tests: everything in the golden folder of a kind that the project knows is compared.
+//! Golden tests: outputs of the reference implementations, compared file by file.
 //!
-//! The folder is `CLIP_DISTILL_GOLDEN`, or the project's own copy. Each test prints how many
-//! files it compared and fails where there is none, so a new file is checked without a new line.
+//! The files are the project's own (`tests/golden`) and, if `CLIP_DISTILL_GOLDEN` names a folder, all files of that
+//! folder too. A test knows the names that the project's own folder has to hold, and fails if one of them was not
+//! compared, if a file holds an unknown name, or if a folder has nothing of its kind.
 
 mod image_size;
 mod layouts;

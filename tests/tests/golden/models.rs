@@ -1,17 +1,50 @@
 //! Towers: named weights and inputs in, published embeddings out (1e-4 of the largest value).
 
+use std::collections::BTreeSet;
+
 use clip_distill_tests::fill;
-use clip_distill_tests::golden::{assert_close, files, tensors};
-use clip_model::{Clip, ClipConfig, weights};
+use clip_distill_tests::golden::{Coverage, assert_close, files, tensors_of};
+use clip_model::config::TowerKind;
+use clip_model::{Clip, ClipConfig, presets, weights};
 use tch::{Device, Kind};
+
+/// The models whose reference outputs the project holds.
+const EXPECTED: [&str; 13] = [
+    "models/clip-kd/efficientnet-b0",
+    "models/clip-kd/mobilenetv3-small-100",
+    "models/clip-kd/mobilevit-s",
+    "models/clip-kd/resnet18",
+    "models/clip-kd/swin-tiny",
+    "models/clip-kd/vit-t-16",
+    "models/open-clip/vit-b-16",
+    "models/openai/rn50",
+    "models/openai/vit-b-32",
+    "models/siglip/vit-b-16",
+    "models/tiny/vit-32px",
+    "models/tinyclip/resnet-19m-text-19m",
+    "models/tinyclip/vit-8m-16-text-3m",
+];
+
+/// The families of a model's two towers and of its activation. Sizes of one family share their code.
+fn families(config: &ClipConfig) -> [String; 3] {
+    let vision = &config.vision_cfg;
+    let image = match vision.tower() {
+        TowerKind::Timm => format!("{:?}", vision.trunk().unwrap()),
+        kind => format!("{kind:?}"),
+    };
+    let image = image.split('(').next().unwrap();
+    let text = if config.text_cfg.may_be_cut() { "causal" } else { "without causal mask" };
+    let activation = if config.quick_gelu { "QuickGELU" } else { "GELU" };
+    [format!("image tower {image}"), format!("text tower {text}"), activation.into()]
+}
 
 #[test]
 fn towers_agree_with_the_reference() {
-    let mut compared = 0;
-    for path in files("models", "json") {
-        let name = path.display().to_string();
+    let (mut coverage, mut compared) = (Coverage::new("models"), BTreeSet::new());
+    for file in files("models", "json") {
+        let name = file.path.display().to_string();
         let golden: serde_json::Value =
-            serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+            serde_json::from_str(&std::fs::read_to_string(&file.path).unwrap()).unwrap();
         let config = &golden["config"];
         let config = ClipConfig::from_json(&name, &config.to_string()).unwrap();
         let model = Clip::new(&config, Device::Cpu, 0).unwrap();
@@ -20,6 +53,12 @@ fn towers_agree_with_the_reference() {
             model.params().count() as u64,
             golden["parameters"].as_u64().unwrap(),
             "{name}: parameters"
+        );
+        let of_images = model.params().iter().filter(|p| p.name.starts_with("visual."));
+        assert_eq!(
+            of_images.map(|p| p.tensor.numel() as u64).sum::<u64>(),
+            golden["vision_parameters"].as_u64().unwrap(),
+            "{name}: parameters of the image tower"
         );
         let mut ours = model.params().state().map(|p| (p.name.clone(), p.tensor.size())).collect::<Vec<_>>();
         let mut theirs = expected_dict
@@ -37,7 +76,8 @@ fn towers_agree_with_the_reference() {
         let named = ours.iter().map(|(name, shape)| (name.clone(), fill::parameter(name, shape))).collect();
         weights::load(model.params(), &named, &name).unwrap();
 
-        let reference = tensors(&path.with_extension("safetensors"));
+        let keys = ["tokens", "image_features", "text_features", "logits_per_image"];
+        let reference = tensors_of(&file.path.with_extension("safetensors"), &keys);
         let shape = serde_json::from_value::<Vec<i64>>(golden["image_input"]["shape"].clone()).unwrap();
         let scale = golden["image_input"]["scale"].as_f64().unwrap();
         let images = fill::unit(golden["image_input"]["name"].as_str().unwrap(), &shape) * scale;
@@ -62,8 +102,12 @@ fn towers_agree_with_the_reference() {
                 assert_close(&cut, &reference["text_features"], 1e-4, &what);
             }
         });
-        compared += 1;
+        coverage.add(&file, &file.name);
+        if file.own {
+            compared.extend(families(&config));
+        }
     }
-    println!("models: {compared} compared");
-    assert!(compared > 0, "no golden model");
+    coverage.assert_exactly(EXPECTED);
+    let presets = presets::names().flat_map(|name| families(&presets::get(name).unwrap()));
+    assert_eq!(compared, presets.collect(), "families compared, and families of the presets");
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use clip_distill_tests::golden::{files, own_folder};
+use clip_distill_tests::golden::{Coverage, files};
 use data_pipeline::tokenizer::{ClipTokenizer, END_OF_TEXT, Tokenizer};
 
 /// Context length of the golden rows.
@@ -31,24 +31,21 @@ fn different(path: &Path) -> (usize, Vec<String>) {
 
 #[test]
 fn ids_agree_with_the_reference() {
-    let (mut compared, mut repaired) = (0, 0);
-    for path in files("tokenizer", "json") {
-        let (count, wrong) = different(&path);
-        assert!(count > 0, "{} has no row", path.display());
-        if path.file_stem().is_some_and(|stem| stem.to_string_lossy().starts_with("repair")) {
-            let unexpected =
-                wrong.iter().filter(|text| !DIFFERENT.contains(&text.as_str())).collect::<Vec<_>>();
-            println!("{}: {} of {count} rows differ", path.display(), wrong.len());
-            assert!(wrong.len() * 20 <= count, "{}: {unexpected:#?}", path.display());
-            if path.starts_with(own_folder()) {
-                assert!(unexpected.is_empty(), "{unexpected:#?}");
-            }
-            repaired += 1;
+    let mut coverage = Coverage::new("tokenizer");
+    for file in files("tokenizer", "json") {
+        let path = file.path.display();
+        let (count, wrong) = different(&file.path);
+        assert!(count > 0, "{path} has no row");
+        let is_repair = file.name.starts_with("tokenizer/repair");
+        println!("{path}: {} of {count} rows differ", wrong.len());
+        if is_repair && !file.own {
+            assert!(wrong.len() * 20 <= count, "{path}: {wrong:#?}");
         } else {
-            assert!(wrong.is_empty(), "{}: {} of {count} differ: {wrong:#?}", path.display(), wrong.len());
+            let allowed = |text: &String| is_repair && DIFFERENT.contains(&text.as_str());
+            let unexpected = wrong.iter().filter(|text| !allowed(text)).collect::<Vec<_>>();
+            assert!(unexpected.is_empty(), "{path}: {unexpected:#?}");
         }
-        compared += 1;
+        coverage.add(&file, &file.name);
     }
-    println!("tokenizer: {compared} files compared, {repaired} of them of broken text");
-    assert!(compared > repaired && repaired > 0, "golden tokenizer files are missing");
+    coverage.assert_exactly(["tokenizer/clip", "tokenizer/repair"]);
 }

@@ -102,7 +102,7 @@ fn an_untrained_head_teaches_what_its_clip_does() {
             .replace("losses.task = 1.0", "losses = { cosine = 1.0, crd = 1.0 }")
             + &format!("\nteacher.model = '{}'\n", teacher.display());
         let out = folder.path().join(out);
-        run(&parse(&text, &[], "test").unwrap().runs[0], &out, &no_models, &options(&stop)).unwrap();
+        run(&parse(&text, &[], "test").unwrap().runs[0], &out, &no_models(), &options(&stop)).unwrap();
         [term(&out, "cosine"), term(&out, "crd")].concat()
     };
     let expected = cosine(&plain, "from the plain one");
@@ -117,7 +117,8 @@ fn an_untrained_head_teaches_what_its_clip_does() {
     let _ = tch::no_grad(|| head.logit_scale.shallow_clone().fill_(1.0));
     head.save(&enriched).unwrap();
     let place = enriched.display().to_string();
-    let teacher = trainer::teacher::frozen::Teacher::open(&place, None, None, tch::Device::Cpu).unwrap();
+    let loaded = trainer::LoadedModel::open(&place, &trainer::LoadOptions::default()).unwrap();
+    let teacher = trainer::teacher::frozen::Teacher::from(loaded);
     assert!((teacher.scale().double_value(&[]) - 1.0f64.exp()).abs() < 1e-5);
 }
 
@@ -132,12 +133,12 @@ fn a_cross_modal_run_resumes_bit_for_bit() {
     assert_eq!(again, *recipe);
     let stop = AtomicBool::new(false);
     let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
-    run(recipe, &whole, &no_models, &options(&stop)).unwrap();
+    run(recipe, &whole, &no_models(), &options(&stop)).unwrap();
     for last in [2, 5] {
         let sitting = Options { stop_after: Some(last), ..options(&stop) };
-        assert_eq!(run(recipe, &broken, &no_models, &sitting).unwrap(), Outcome::Stopped { step: last });
+        assert_eq!(run(recipe, &broken, &no_models(), &sitting).unwrap(), Outcome::Stopped { step: last });
     }
-    run(recipe, &broken, &no_models, &options(&stop)).unwrap();
+    run(recipe, &broken, &no_models(), &options(&stop)).unwrap();
     assert_eq!(term(&whole, "task"), term(&broken, "task"));
     let files = ["model", "optimizer", "learned", "ema"]
         .map(|name| format!("checkpoints/step-00000006/{name}.safetensors"));
@@ -162,15 +163,15 @@ fn a_tower_without_patches_is_enriched_by_crops() {
     let out = folder.path().join("teacher");
     let recipe = |head: &str| tiny::recipe(&clip, 2) + "\n[cross_modal]\n" + head;
     let refused = parse(&recipe(""), &[], "test").unwrap();
-    let error = run(&refused.runs[0], &out, &no_models, &options(&stop)).unwrap_err().to_string();
+    let error = run(&refused.runs[0], &out, &no_models(), &options(&stop)).unwrap_err().to_string();
     assert!(error.contains("crops = 2"), "{error}");
     let made = parse(&recipe("crops = 2"), &[], "test").unwrap();
-    run(&made.runs[0], &folder.path().join("crops"), &no_models, &options(&stop)).unwrap();
+    run(&made.runs[0], &folder.path().join("crops"), &no_models(), &options(&stop)).unwrap();
     let teacher = folder.path().join("crops/model");
     let text = tiny::recipe(&student, 2).replace("losses.task = 1.0", "losses.cosine = 1.0")
         + &format!("\nteacher.model = '{}'\n", teacher.display());
     let out = folder.path().join("distilled");
-    run(&parse(&text, &[], "test").unwrap().runs[0], &out, &no_models, &options(&stop)).unwrap();
+    run(&parse(&text, &[], "test").unwrap().runs[0], &out, &no_models(), &options(&stop)).unwrap();
     assert!(term(&out, "cosine").iter().all(|value| *value > 1e-3));
 }
 
@@ -204,7 +205,7 @@ fn object_boxes_enrich_teacher_and_student() {
     let stop = AtomicBool::new(false);
     let train = |name: &str, text: String| {
         let out = folder.path().join(name);
-        run(&parse(&text, &[], "test")?.runs[0], &out, &no_models, &options(&stop))?;
+        run(&parse(&text, &[], "test")?.runs[0], &out, &no_models(), &options(&stop))?;
         Ok::<_, trainer::Error>(out)
     };
     let emoji = "{ source = \"emoji\" }";
@@ -244,7 +245,7 @@ fn what_needs_an_image_alone_is_refused() {
         let text = tiny::recipe(&start, 2).replace("losses.task = 1.0", losses)
             + &format!("\n[teacher]\nmodel = '{}'\n{more}\n", teacher.display());
         let recipe = parse(&text, &[], "test").unwrap().runs.remove(0);
-        run(&recipe, &folder.path().join("out"), &no_models, &options(&stop)).unwrap_err().to_string()
+        run(&recipe, &folder.path().join("out"), &no_models(), &options(&stop)).unwrap_err().to_string()
     };
     let store = folder.path().join("store");
     let refused = error("losses.cosine = 1.0", &format!("store = '{}'", store.display()));

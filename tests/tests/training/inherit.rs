@@ -33,11 +33,11 @@ fn a_student_inherits_at_its_start_and_not_on_resume() {
     let out = folder.path().join("run");
     let stop = AtomicBool::new(false);
     let job = parse(&recipe, &[], "test").unwrap();
-    run(&job.runs[0], &out, &no_models, &options(&stop, Some(2))).unwrap();
+    run(&job.runs[0], &out, &no_models(), &options(&stop, Some(2))).unwrap();
     // What is inherited is needed no more.
     let theirs = read_safetensors(&large.join("open_clip_model.safetensors")).unwrap();
     fs::remove_dir_all(&large).unwrap();
-    run(&job.runs[0], &out, &no_models, &options(&stop, None)).unwrap();
+    run(&job.runs[0], &out, &no_models(), &options(&stop, None)).unwrap();
     let own = read_safetensors(&out.join("model/open_clip_model.safetensors")).unwrap();
     for (name, value) in &own {
         let mut expected = theirs[name].shallow_clone();
@@ -51,7 +51,8 @@ fn a_student_inherits_at_its_start_and_not_on_resume() {
         assert!(value.allclose(&expected, 1e-6, 1e-7, false), "{name}");
     }
     // Another run of the recipe finds it missing.
-    let error = run(&job.runs[0], &folder.path().join("new"), &no_models, &options(&stop, None)).unwrap_err();
+    let error =
+        run(&job.runs[0], &folder.path().join("new"), &no_models(), &options(&stop, None)).unwrap_err();
     assert!(error.to_string().contains("large"), "{error}");
 }
 
@@ -67,7 +68,7 @@ fn a_student_may_inherit_token_embeddings_alone() {
     let job = parse(&format!("{recipe}{tokens}{inherit}"), &[], "test").unwrap();
     let out = folder.path().join("run");
     let stop = AtomicBool::new(false);
-    run(&job.runs[0], &out, &no_models, &options(&stop, None)).unwrap();
+    run(&job.runs[0], &out, &no_models(), &options(&stop, None)).unwrap();
     let read = |folder: &Path| read_safetensors(&folder.join("open_clip_model.safetensors")).unwrap();
     let (own, start, theirs) = (read(&out.join("model")), read(&student), read(&large));
     for (name, value) in &own {

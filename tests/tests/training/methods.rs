@@ -27,7 +27,7 @@ fn train(folder: &Path, name: &str, losses: &str, more: &str) -> PathBuf {
     let out = folder.join(name);
     let stop = AtomicBool::new(false);
     let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
-    run(&parse(&text, &[], name).unwrap().runs[0], &out, &no_models, &options).unwrap();
+    run(&parse(&text, &[], name).unwrap().runs[0], &out, &no_models(), &options).unwrap();
     out
 }
 
@@ -105,13 +105,13 @@ fn several_teachers_teach_at_once() {
     let stop = AtomicBool::new(false);
     let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
     let out = folder.path().join("out");
-    run(&job.runs[0], &out, &no_models, &options).unwrap();
+    run(&job.runs[0], &out, &no_models(), &options).unwrap();
     let learned = read_safetensors(&out.join("checkpoints/step-00000003/learned.safetensors")).unwrap();
     // Each of the two, and the factor, counts.
     let loss = |teachers: &str, name: &str| {
         let text = text.replace(&text[text.find("teacher = [").unwrap()..], teachers);
         let out = folder.path().join(name);
-        run(&parse(&text, &[], "test").unwrap().runs[0], &out, &no_models, &options).unwrap();
+        run(&parse(&text, &[], "test").unwrap().runs[0], &out, &no_models(), &options).unwrap();
         trainer::run::metrics::read_steps(&out).unwrap()[0]["loss"].as_f64().unwrap()
     };
     let both = trainer::run::metrics::read_steps(&out).unwrap()[0]["loss"].as_f64().unwrap();

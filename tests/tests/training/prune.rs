@@ -33,7 +33,7 @@ fn train(recipe: &str, folder: &Path, stop_after: Option<u64>) -> Outcome {
     let job = parse(recipe, &[], "test").unwrap();
     let stop = AtomicBool::new(false);
     let options = Options { stop: &stop, stop_after, resume: true, progress: false, version: "test" };
-    run(&job.runs[0], folder, &no_models, &options).unwrap()
+    run(&job.runs[0], folder, &no_models(), &options).unwrap()
 }
 
 fn lines(folder: &Path) -> Vec<Value> {
@@ -168,7 +168,7 @@ fn masks_that_cannot_work_are_named() {
     let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
     let start = |text: &str, name: &str| {
         let job = parse(text, &[], "test").unwrap();
-        run(&job.runs[0], &folder.path().join(name), &no_models, &options).unwrap_err().to_string()
+        run(&job.runs[0], &folder.path().join(name), &no_models(), &options).unwrap_err().to_string()
     };
     assert!(start(&epochs, "late").contains("no step after the cut"));
     let mut config = config();

@@ -64,7 +64,7 @@ fn published_settings_are_planned_without_data_or_teacher() {
             let plan = Plan::new(recipe, &job).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             assert!(plan.samples > 200_000_000 && !plan.teachers.is_empty(), "{}", path.display());
             assert!(plan.to_string().contains("not here"), "{}", path.display());
-            students.insert(recipe.student.model.clone());
+            students.insert(recipe.student.model.to_string());
         }
     }
     // Every tower that a student can have; larger ones are teachers.

@@ -54,7 +54,7 @@ impl Bed {
     fn make(&self, store: &str, kind: StoreKind) {
         let folder = self.path(store);
         let making = Making { folder: &folder, kind, ..Making::default() };
-        let made = reinforce(&self.live(), &no_models, &making).unwrap();
+        let made = reinforce(&self.live(), &no_models(), &making).unwrap();
         assert_eq!(made.shards.0, made.shards.1);
     }
 
@@ -63,7 +63,7 @@ impl Bed {
         let options =
             Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
         let out = self.path(name);
-        run(recipe, &out, &no_models, &options)?;
+        run(recipe, &out, &no_models(), &options)?;
         let lines = trainer::run::metrics::read_steps(&out)?;
         Ok(lines.iter().map(|line| line["loss"].as_f64().unwrap()).collect())
     }
@@ -169,7 +169,7 @@ fn students_are_compared_with_the_teacher_behind_a_store() {
     assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 2);
     // A finished run that is to be compared with another teacher is compared again, and not by kept rows.
     let mut other = recipe.clone();
-    other.eval.teacher.as_mut().unwrap().model = Some(bed.path("stranger").display().to_string());
+    other.eval.teacher.as_mut().unwrap().model = Some(bed.path("stranger").as_path().into());
     bed.losses(&other, "second").unwrap();
     let text = std::fs::read_to_string(bed.path("second").join("report.json")).unwrap();
     let again: trainer::run::Results = serde_json::from_str(&text).unwrap();

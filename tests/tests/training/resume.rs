@@ -16,7 +16,7 @@ fn train(recipe: &str, folder: &Path, stop_after: Option<u64>) -> Outcome {
     let job = parse(recipe, &[], "test").unwrap();
     let stop = AtomicBool::new(false);
     let options = Options { stop: &stop, stop_after, resume: true, progress: false, version: "test" };
-    run(&job.runs[0], folder, &no_models, &options).unwrap()
+    run(&job.runs[0], folder, &no_models(), &options).unwrap()
 }
 
 /// Everything of the metrics that does not depend on the clock.
@@ -113,6 +113,15 @@ fn pairs(folder: &Path, count: usize) -> String {
     format!("source = 'csv'\npath = '{}'\n", file.display())
 }
 
+fn move_images(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "png") {
+            fs::rename(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+}
+
 fn best_of(run: &Path) -> (Value, Vec<Value>) {
     let report: Value = serde_json::from_str(&fs::read_to_string(run.join("report.json")).unwrap()).unwrap();
     let lines = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
@@ -167,13 +176,14 @@ fn the_last_evaluation_competes_for_the_best_model() {
     // Stops between the last checkpoint and the report, because the last evaluation finds no images.
     train(&start, &broken, Some(3));
     let elsewhere = folder.path().join("elsewhere");
-    fs::rename(&measured, &elsewhere).unwrap();
+    fs::create_dir(&elsewhere).unwrap();
+    move_images(&measured, &elsewhere);
     let job = parse(&rest, &[], "test").unwrap();
     let stop = AtomicBool::new(false);
     let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
-    run(&job.runs[0], &broken, &no_models, &options).unwrap_err();
+    run(&job.runs[0], &broken, &no_models(), &options).unwrap_err();
     assert_eq!(state(&broken)[0], 2);
-    fs::rename(&elsewhere, &measured).unwrap();
+    move_images(&elsewhere, &measured);
     train(&rest, &broken, None);
     assert_eq!(best_of(&broken), (best.clone(), lines.clone()));
     assert_eq!(state(&broken), state(&whole));
@@ -316,7 +326,7 @@ fn with_no_whole_checkpoint_the_remedy_is_named() {
     let job = parse(&recipe, &[], "test").unwrap();
     let stop = AtomicBool::new(false);
     let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
-    let error = run(&job.runs[0], &out, &no_models, &options).unwrap_err().to_string();
+    let error = run(&job.runs[0], &out, &no_models(), &options).unwrap_err().to_string();
     assert!(error.contains("--restart") && error.contains("model.safetensors"), "{error}");
 }
 
@@ -402,7 +412,7 @@ fn two_processes_do_not_share_a_folder() {
     let job = parse(&tiny::recipe(&student, 3), &[], "test").unwrap();
     let stop = AtomicBool::new(false);
     let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
-    let attempt = || run(&job.runs[0], &out, &no_models, &options);
+    let attempt = || run(&job.runs[0], &out, &no_models(), &options);
     assert!(attempt().unwrap_err().to_string().contains("another process"));
     drop(held);
     assert!(matches!(attempt(), Ok(Outcome::Finished(_))));
@@ -416,7 +426,7 @@ fn a_failed_start_leaves_the_folder_free() {
     let out = folder.path().join("run");
     let stop = AtomicBool::new(false);
     let options = Options { stop: &stop, stop_after: None, resume: false, progress: false, version: "test" };
-    let attempt = |text: &str| run(&parse(text, &[], "test").unwrap().runs[0], &out, &no_models, &options);
+    let attempt = |text: &str| run(&parse(text, &[], "test").unwrap().runs[0], &out, &no_models(), &options);
     let wrong = recipe.replace("threads = 1", "threads = 1, device = 'cuda:77'");
     assert!(attempt(&wrong).unwrap_err().to_string().contains("cuda:77"));
     assert!(matches!(attempt(&recipe), Ok(Outcome::Finished(_))));
@@ -433,7 +443,7 @@ fn another_recipe_or_other_data_is_refused() {
     let attempt = |text: &str, resume: bool| {
         let job = parse(text, &[], "test").unwrap();
         let options = Options { stop: &stop, stop_after: None, resume, progress: false, version: "test" };
-        run(&job.runs[0], &out, &no_models, &options)
+        run(&job.runs[0], &out, &no_models(), &options)
     };
     let error = attempt(&recipe.replace("1e-2", "1e-3"), true).unwrap_err().to_string();
     assert!(error.contains("optimizer.lr"), "{error}");
@@ -466,6 +476,6 @@ fn another_recipe_or_other_data_is_refused() {
     fs::write(&table, format!("filepath,title\n{}", rows(17))).unwrap();
     let job = parse(&own, &[], "test").unwrap();
     let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
-    let error = run(&job.runs[0], &out, &no_models, &options).unwrap_err().to_string();
+    let error = run(&job.runs[0], &out, &no_models(), &options).unwrap_err().to_string();
     assert!(error.contains("training data changed"), "{error}");
 }

@@ -31,7 +31,7 @@ fn text(student: &Path, teacher: &Path, steps: u64, losses: &str) -> String {
 fn train(text: &str, out: &Path, stop_after: Option<u64>) -> Result<Outcome> {
     let stop = AtomicBool::new(false);
     let options = Options { stop: &stop, stop_after, resume: true, progress: false, version: "test" };
-    run(&parse(text, &[], "test")?.runs[0], out, &no_models, &options)
+    run(&parse(text, &[], "test")?.runs[0], out, &no_models(), &options)
 }
 
 fn raw(run: &Path, name: &str) -> Vec<f64> {

@@ -30,7 +30,7 @@ fn losses(name: &str, json: &str, precision: Precision) -> Vec<f64> {
     let objective = Objective::new(&terms, config.embed_dim, &[], Device::Cpu).unwrap();
     let optimizer = OptimizerConfig { weight_decay: 0.0, ..OptimizerConfig::default() };
     let mut trainee = TrainState::new(student, objective, &optimizer, None).unwrap();
-    trainee.precision = precision;
+    trainee.settings.precision = precision;
     let batch = [batch(config.vision_cfg.image_size)];
     (0..2).map(|_| trainee.step(&batch, &[], TargetRule::Diagonal, 1e-4).unwrap().loss).collect()
 }

@@ -1,20 +1,20 @@
-//! What makes a folder a libtorch that this workspace can be built on.
+//! Checks that a folder holds a complete libtorch of the right version, and the link to it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// The release that the tch binding fits.
+/// The libtorch version that the tch binding requires.
 pub(crate) const VERSION: &str = "2.11.0";
-/// Libraries that every program is linked with.
+/// Libraries that every program links.
 const LIBRARIES: [&str; 3] = ["torch", "torch_cpu", "c10"];
-/// One header of each folder that the binding is compiled with.
+/// One header of each folder that the binding includes.
 const HEADERS: [&str; 3] =
     ["include/torch/csrc/api/include/torch/torch.h", "include/ATen/ATen.h", "include/c10/core/Device.h"];
-/// What the CPU's part of the wheel loads from beside itself, on Linux x86-64.
+/// Libraries of other wheels that the CPU libraries load, on Linux x86-64.
 const BESIDE: [&str; 2] = ["nvidia/cu13/lib/libcudart.so.13", "nvidia/cu13/lib/libcupti.so.13"];
-/// The dependencies of `libtorch_cuda` from its `NEEDED` entries, and the solver libraries that it loads on first use.
+/// Dependencies of `libtorch_cuda` (its `NEEDED` entries), and the solver libraries that it loads on first use.
 const CUDA: [&str; 18] = [
     "torch/lib/libtorch_cuda.so",
     "torch/lib/libc10_cuda.so",
@@ -36,27 +36,27 @@ const CUDA: [&str; 18] = [
     "nvidia/nvshmem/lib/libnvshmem_host.so.3",
 ];
 
-/// The kind of wheels in a folder.
+/// Variant of the wheels in a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wheels {
     Cpu,
     Cuda,
 }
 
-/// Fails unless a folder is a whole libtorch of the version that fits.
+/// Fails unless a folder is a complete libtorch of the required version.
 ///
-/// A cache that someone cleans is often half deleted, so one library is no sign of the others.
+/// Checks several files, because cleaning tools often delete only a part of a cache.
 pub(crate) fn check_version(libtorch: &Path) -> Result<()> {
     check_parts(libtorch, libtorch)
 }
 
-/// [`check_version`] of the user's own libtorch, whose headers may be elsewhere, as the binding allows.
+/// Like [`check_version`], for the user's libtorch, whose headers may be in `LIBTORCH_INCLUDE`.
 pub(crate) fn check_own(libtorch: &Path) -> Result<()> {
     let headers = std::env::var_os("LIBTORCH_INCLUDE").map(PathBuf::from);
     check_parts(libtorch, headers.as_deref().unwrap_or(libtorch))
 }
 
-/// [`check_version`] of `torch` inside a folder of unpacked wheels, and of the wheels beside it.
+/// Like [`check_version`], for a folder of unpacked wheels: checks `torch` and the wheels beside it.
 pub(crate) fn check_wheels(folder: &Path, wheels: Wheels) -> Result<()> {
     check_version(&folder.join("torch"))?;
     require(folder, beside(wheels).map(PathBuf::from))
@@ -72,11 +72,11 @@ fn beside(wheels: Wheels) -> impl Iterator<Item = &'static str> {
 fn check_parts(libtorch: &Path, headers: &Path) -> Result<()> {
     require(libtorch, LIBRARIES.iter().map(|name| library(name)))?;
     require(headers, HEADERS.iter().map(PathBuf::from))?;
-    // Wheels say their version in version.py, zip files in build-version.
+    // Wheels store their version in version.py, zip files in build-version.
     let texts = ["version.py", "build-version"]
         .map(|file| fs::read_to_string(libtorch.join(file)).unwrap_or_default());
     if !texts.iter().any(|text| text.contains(VERSION)) {
-        bail!("`{}` is not libtorch {VERSION}, which this workspace is made for", libtorch.display());
+        bail!("`{}` is not libtorch {VERSION}, which this workspace requires", libtorch.display());
     }
     Ok(())
 }
@@ -88,26 +88,26 @@ fn library(name: &str) -> PathBuf {
 
 fn require(folder: &Path, mut parts: impl Iterator<Item = PathBuf>) -> Result<()> {
     match parts.find(|part| !folder.join(part).exists()) {
-        Some(part) => bail!("`{}` is not there", folder.join(part).display()),
+        Some(part) => bail!("`{}` is missing", folder.join(part).display()),
         None => Ok(()),
     }
 }
 
-/// Makes the link, or changes where it points, in one go.
+/// Creates the link or changes its target atomically.
 pub(crate) fn point(link: &Path, target: &Path) -> Result<()> {
     let target = target.canonicalize().with_context(|| format!("cannot find `{}`", target.display()))?;
-    if fs::read_link(link).is_ok_and(|now| now == target) {
+    if fs::read_link(link).is_ok_and(|current| current == target) {
         return Ok(());
     }
     let fresh = link.with_extension(format!("{}", std::process::id()));
-    // One of a killed process whose number came round again.
+    // A killed process with the same id may have left one.
     let _ = fs::remove_file(&fresh);
     std::os::unix::fs::symlink(&target, &fresh)
         .and_then(|()| fs::rename(&fresh, link))
-        .with_context(|| format!("cannot make the link `{}`", link.display()))
+        .with_context(|| format!("cannot create the link `{}`", link.display()))
 }
 
-/// All files that the checks above look for, relative to a folder of unpacked wheels.
+/// Returns all files that [`check_wheels`] requires, relative to a folder of unpacked wheels.
 #[cfg(test)]
 pub(crate) fn parts(wheels: Wheels) -> Vec<PathBuf> {
     let torch = Path::new("torch");
@@ -123,15 +123,15 @@ mod tests {
     use crate::testing::{fake_wheels, write};
 
     #[test]
-    fn only_the_version_that_fits_is_taken() {
+    fn only_the_required_version_passes() {
         assert!(check_version(&fake_wheels("2.11.0+cu130").path().join("torch")).is_ok());
         let other = fake_wheels("2.10.0");
         assert!(check_version(&other.path().join("torch")).unwrap_err().to_string().contains("2.11.0"));
-        assert!(check_version(Path::new("nowhere")).unwrap_err().to_string().contains("not there"));
+        assert!(check_version(Path::new("nowhere")).unwrap_err().to_string().contains("is missing"));
     }
 
     #[test]
-    fn each_missing_part_is_noticed_and_named() {
+    fn each_missing_file_is_an_error_that_names_it() {
         for part in parts(Wheels::Cuda) {
             let wheels = fake_wheels(VERSION);
             check_wheels(wheels.path(), Wheels::Cuda).unwrap();
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_may_be_elsewhere() {
+    fn headers_may_be_in_another_folder() {
         let wheels = fake_wheels(VERSION);
         let (torch, headers) = (wheels.path().join("torch"), tempfile::tempdir().unwrap());
         for header in HEADERS {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_link_is_made_and_changed() {
+    fn the_link_is_created_and_changed() {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let place = tempfile::tempdir().unwrap();
         let link = place.path().join(".libtorch");

@@ -1,4 +1,4 @@
-//! libtorch, once per machine: found where the user says, or installed from its Python wheel.
+//! libtorch, once per machine: the one in `LIBTORCH`, or installed from its Python wheel.
 
 mod installer;
 mod libtorch;
@@ -14,11 +14,13 @@ use installer::Installer;
 pub(crate) use libtorch::{Wheels, parts};
 use libtorch::{check_own, check_version, point};
 
-/// Makes `.libtorch` point at a libtorch, and returns where it is.
+const UNUSABLE: &str = "LIBTORCH points at a libtorch that cannot be used";
+
+/// Links `.libtorch` to a libtorch, installs one if necessary, and returns its path.
 pub(crate) fn run(cuda: bool) -> Result<PathBuf> {
     let link = root().join(".libtorch");
     if let Some(own) = own() {
-        check_own(&own).context("LIBTORCH points at a libtorch that cannot be used")?;
+        check_own(&own).context(UNUSABLE)?;
         point(&link, &own)?;
         return Ok(own);
     }
@@ -26,12 +28,10 @@ pub(crate) fn run(cuda: bool) -> Result<PathBuf> {
     Installer { pythons: &pythons, cache: &cache()?, link: &link, free: free_kib }.ensure(cuda)
 }
 
-/// The libtorch that would be used now, if it can be; changes nothing.
+/// Returns the installed libtorch, or an error if it cannot be used; changes nothing.
 pub(crate) fn found() -> Result<PathBuf> {
     match own() {
-        Some(own) => {
-            check_own(&own).context("LIBTORCH points at a libtorch that cannot be used").map(|()| own)
-        }
+        Some(own) => check_own(&own).context(UNUSABLE).map(|()| own),
         None => {
             let link = root().join(".libtorch");
             check_version(&link)?;
@@ -40,13 +40,13 @@ pub(crate) fn found() -> Result<PathBuf> {
     }
 }
 
-/// The libtorch that the user has chosen with `LIBTORCH`.
+/// Returns the libtorch that the user has set in `LIBTORCH`.
 fn own() -> Option<PathBuf> {
-    // Cargo itself sets LIBTORCH to the link for what it runs; anything else is the user's choice.
+    // Cargo sets LIBTORCH to the link for the programs that it runs; any other value is the user's.
     std::env::var_os("LIBTORCH").map(PathBuf::from).filter(|path| *path != root().join(".libtorch"))
 }
 
-/// Where per-user files that can be made again go.
+/// Returns the per-user cache folder: `CLIP_DISTILL_CACHE`, or `clip-distill` in the system's cache folder.
 pub(crate) fn cache() -> Result<PathBuf> {
     if let Some(own) = std::env::var_os("CLIP_DISTILL_CACHE") {
         return Ok(own.into());

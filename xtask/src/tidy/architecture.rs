@@ -1,9 +1,9 @@
-//! Documents that are missing, and crates and sections of ARCHITECTURE.md that do not fit each other.
+//! Required documents, and one section of ARCHITECTURE.md for each crate.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Documents that every change keeps true.
+/// Files that the repository must have.
 const DOCUMENTS: [&str; 8] = [
     "README.md",
     "ARCHITECTURE.md",
@@ -18,7 +18,7 @@ const DOCUMENTS: [&str; 8] = [
 pub(super) fn check(root: &Path, files: &[PathBuf]) -> Vec<String> {
     let mut findings = Vec::new();
     for document in DOCUMENTS.iter().filter(|document| !root.join(document).is_file()) {
-        findings.push(format!("{document}: is missing"));
+        findings.push(format!("{document}: missing"));
     }
     let architecture = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap_or_default();
     let sections = architecture
@@ -31,14 +31,14 @@ pub(super) fn check(root: &Path, files: &[PathBuf]) -> Vec<String> {
         let folder = manifest.parent().unwrap_or(manifest);
         members.push(folder.display().to_string());
         if !root.join(folder).join("README.md").is_file() && folder.starts_with("crates") {
-            findings.push(format!("{}: has no README.md", folder.display()));
+            findings.push(format!("{}: no README.md", folder.display()));
         }
     }
     for member in members.iter().filter(|member| !sections.contains(&member.as_str())) {
-        findings.push(format!("ARCHITECTURE.md: has no section \"### `{member}`\""));
+        findings.push(format!("ARCHITECTURE.md: no section \"### `{member}`\""));
     }
     for section in sections.iter().filter(|section| !members.iter().any(|member| member == *section)) {
-        findings.push(format!("ARCHITECTURE.md: the section `{section}` is of no crate"));
+        findings.push(format!("ARCHITECTURE.md: the section `{section}` has no crate"));
     }
     let invariants = architecture.matches("\nInvariant: ").count();
     if invariants < members.len() {
@@ -56,7 +56,7 @@ mod tests {
     use crate::testing::write;
 
     #[test]
-    fn crates_and_sections_have_to_fit() {
+    fn crates_and_sections_must_match() {
         let root = tempfile::tempdir().unwrap();
         for document in DOCUMENTS {
             write(&root.path().join(document), "");
@@ -70,7 +70,7 @@ mod tests {
         fs::remove_file(root.path().join("NOTICE.md")).unwrap();
         assert_eq!(
             check(root.path(), &[]),
-            ["NOTICE.md: is missing", "ARCHITECTURE.md: the section `crates/a` is of no crate"]
+            ["NOTICE.md: missing", "ARCHITECTURE.md: the section `crates/a` has no crate"]
         );
     }
 }

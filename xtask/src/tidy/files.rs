@@ -1,33 +1,32 @@
-//! Files that are too large, do not say what they are for, or hold what was left behind.
+//! File sizes, opening comments of source files, and leftovers such as local paths.
 
 use std::path::Path;
 
-/// Lines of a source file, without the tests at its end, above which it surely holds a second idea.
-/// Around 400 is where to look for one.
+/// Highest number of lines of a source file, without the tests at its end.
 const MOST_LINES: usize = 500;
-/// Bytes of a file above which it does not belong into the repository.
+/// Highest number of bytes of a file.
 const MOST_BYTES: u64 = 3 << 20;
 
 pub(super) fn check_size(file: &Path, bytes: u64) -> Option<String> {
-    (bytes > MOST_BYTES).then(|| format!("{}: {bytes} bytes are too many for the repository", file.display()))
+    (bytes > MOST_BYTES).then(|| format!("{}: {bytes} bytes, more than {MOST_BYTES}", file.display()))
 }
 
 pub(super) fn check_source(file: &Path, text: &str) -> Vec<String> {
     let mut findings = Vec::new();
     if !text.starts_with("//!") {
-        findings.push(format!("{}: does not open with a //! line that says what it is for", file.display()));
+        findings.push(format!("{}: has no `//!` line at its start that describes it", file.display()));
     }
     let lines = lines_before_tests(text);
     if lines > MOST_LINES {
         findings.push(format!(
-            "{}: has {lines} lines before its tests, more than {MOST_LINES}: move an idea to a file of its own",
+            "{}: {lines} lines before its tests, more than {MOST_LINES}: split the file",
             file.display()
         ));
     }
     findings
 }
 
-/// Lines before the module of tests, which is the last thing in a file.
+/// Returns the number of lines before the test module, which ends a file.
 fn lines_before_tests(text: &str) -> usize {
     let lines = text.lines().collect::<Vec<_>>();
     let is_start =
@@ -44,7 +43,7 @@ pub(super) fn check_leftovers(file: &Path, text: &str) -> Vec<String> {
         .collect()
 }
 
-/// What no file may contain; put together here, so that this one does not.
+/// Returns the words that no file may contain, assembled from parts so that this file does not contain them.
 fn leftovers() -> Vec<String> {
     [
         ["todo", "!("],
@@ -66,13 +65,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_counted_up_to_the_tests() {
+    fn lines_of_the_test_module_do_not_count() {
         let tests = format!("#[cfg(test)]\nmod tests {{\n{}}}\n", "    // a test\n".repeat(900));
         let file = Path::new("a.rs");
         for (lines, count) in [(MOST_LINES, 0), (MOST_LINES + 1, 1)] {
             let code = format!("//! A.\n{}", "fn a() {}\n".repeat(lines - 1));
             assert_eq!(check_source(file, &format!("{code}{tests}")).len(), count);
-            // What is only declared here, or is one function for tests, ends nothing.
+            // A declared test module or a single test function does not end the count.
             let early = code.replacen("fn a() {}\nfn a() {}\n", "#[cfg(test)]\nmod testing;\n", 1);
             assert_eq!(check_source(file, &format!("{early}{tests}")).len(), count);
         }
@@ -81,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_or_left_behind_is_found() {
+    fn large_files_and_leftovers_are_found() {
         let file = Path::new("a.md");
         assert!(check_size(file, MOST_BYTES).is_none() && check_size(file, MOST_BYTES + 1).is_some());
         let text = format!("fine\nsee {}someone", leftovers()[4]);

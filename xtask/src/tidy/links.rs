@@ -1,16 +1,16 @@
-//! Documents that lead nowhere or are not filled in.
+//! Dead links and unfilled placeholders in documents.
 
 use std::path::{Component, Path, PathBuf};
 
-/// What stands for a text that someone has still to write.
+/// Finds placeholders for text that is not written yet.
 pub(super) fn check_placeholders(file: &Path, text: &str) -> Vec<String> {
     let lines = text.lines().enumerate().filter(|(_, line)| line.contains("@@"));
-    lines.map(|(index, _)| format!("{}:{}: `@@` is to be filled in", file.display(), index + 1)).collect()
+    lines.map(|(index, _)| format!("{}:{}: `@@` is a placeholder", file.display(), index + 1)).collect()
 }
 
-/// Relative links of a document to what is not among the files of the repository.
+/// Finds relative links to files outside the repository.
 ///
-/// The list counts, not the disk: a file that git does not know is missing for everyone else.
+/// `files` decides, not the disk: a file that git does not track is missing for everyone else.
 pub(super) fn check(file: &Path, text: &str, files: &[PathBuf]) -> Vec<String> {
     let folder = file.parent().unwrap_or(Path::new(""));
     let mut findings = Vec::new();
@@ -24,7 +24,7 @@ pub(super) fn check(file: &Path, text: &str, files: &[PathBuf]) -> Vec<String> {
         }
         for target in targets(&without_code(line)) {
             if !leads_somewhere(folder, target, files) {
-                findings.push(format!("{}:{}: `{target}` is not there", file.display(), index + 1));
+                findings.push(format!("{}:{}: `{target}` does not exist", file.display(), index + 1));
             }
         }
     }
@@ -46,12 +46,13 @@ fn targets(line: &str) -> Vec<&str> {
     rests.into_iter().map(|rest| rest.trim()[..first_word(rest)].trim_matches(['<', '>'])).collect()
 }
 
+/// Returns whether a link points at a file of the repository, inside the document, or has a scheme.
 fn leads_somewhere(folder: &Path, target: &str, files: &[PathBuf]) -> bool {
-    // What has a scheme is elsewhere, and nothing here asks the network.
+    // Links with a scheme are not checked: this command uses no network.
     let has_scheme = target.split_once(':').is_some_and(|(scheme, _)| !scheme.contains(['/', '.', '#']));
     let path = target.split(['#', '?']).next().unwrap_or_default();
     if has_scheme || path.is_empty() {
-        // Without a path, it is a part of this document or nothing.
+        // Without a path, only a heading of this document is valid.
         return has_scheme || target.starts_with('#');
     }
     let mut place = PathBuf::new();
@@ -59,7 +60,7 @@ fn leads_somewhere(folder: &Path, target: &str, files: &[PathBuf]) -> bool {
         match part {
             Component::Normal(part) => place.push(part),
             Component::CurDir => {}
-            // Above the root of the repository, or from the root of a disk.
+            // Absolute paths, and paths above the root of the repository, are dead.
             Component::ParentDir if place.pop() => {}
             _ => return false,
         }
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn other_links_and_code_are_left_alone() {
+    fn external_links_and_code_are_ignored() {
         check_links(
             "README.md",
             "[a](https://a.b/c.md) [b](mailto:a@b.c) [c](#part) [d](docs/results.md#part)",
@@ -107,6 +108,6 @@ mod tests {
     #[test]
     fn placeholders_are_found() {
         let found = check_placeholders(Path::new("README.md"), "fine, a@b.c\n\n@@TABLE@@");
-        assert_eq!(found, ["README.md:3: `@@` is to be filled in"]);
+        assert_eq!(found, ["README.md:3: `@@` is a placeholder"]);
     }
 }

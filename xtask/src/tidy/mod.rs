@@ -1,4 +1,4 @@
-//! What a compiler does not see: documents that keep up, files that stay small, nothing left behind.
+//! Rules of the repository that the compiler does not check: documents, file sizes, leftovers.
 //!
 //! All findings are listed at once.
 
@@ -21,7 +21,7 @@ pub(crate) fn run() -> Result<()> {
         "git",
         &["-C", &root.display().to_string(), "ls-files", "--cached", "--others", "--exclude-standard"],
     );
-    let files = listed.context("git is needed to list the files")?;
+    let files = listed.context("listing the files requires git")?;
     let files = files.lines().map(PathBuf::from).filter(|path| root.join(path).is_file()).collect::<Vec<_>>();
     let findings = check(&root, &files)?;
     for finding in &findings {
@@ -30,7 +30,7 @@ pub(crate) fn run() -> Result<()> {
     if findings.is_empty() { Ok(()) } else { bail!("{} findings", findings.len()) }
 }
 
-/// All findings in a tree whose files are listed relative to its root.
+/// Returns all findings in a tree; `files` are relative to its root.
 fn check(root: &Path, files: &[PathBuf]) -> Result<Vec<String>> {
     let mut findings = architecture::check(root, files);
     findings.extend(settings::check(root, files));
@@ -64,7 +64,7 @@ mod tests {
     use crate::testing::write;
 
     #[test]
-    fn every_check_is_made_on_a_tree() {
+    fn all_checks_run_on_a_tree() {
         let root = tempfile::tempdir().unwrap();
         let texts = [
             ("README.md", "[a](gone.md)\n@@HERE@@"),
@@ -78,9 +78,9 @@ mod tests {
         for part in [
             "README.md:1: `gone.md`",
             "README.md:2: `@@`",
-            "a.toml: does not open",
-            "a.rs: does not open",
-            "NOTICE.md: is missing",
+            "a.toml: has no comment",
+            "a.rs: has no `//!`",
+            "NOTICE.md: missing",
         ] {
             assert!(findings.contains(part), "{part} is not in\n{findings}");
         }

@@ -1,8 +1,8 @@
-//! Recipes that do not say how they are launched.
+//! Opening comments of recipes, which hold their launch command.
 
 use std::path::Path;
 
-/// The recipe that runs where none is named.
+/// The default recipe, whose launch command needs no path.
 const QUICKSTART: &str = "configs/recipes/quickstart.toml";
 
 pub(super) fn check(file: &Path, text: &str) -> Option<String> {
@@ -13,13 +13,13 @@ pub(super) fn check(file: &Path, text: &str) -> Option<String> {
     let mut comment = text.lines().take_while(|line| line.starts_with('#')).peekable();
     if comment.peek().is_none() {
         return Some(format!(
-            "{name}: does not open with a comment: launch line, hardware, time, expected score"
+            "{name}: has no comment at its start (launch command, hardware, time, expected score)"
         ));
     }
     if !file.starts_with("configs/recipes") {
         return None;
     }
-    // With its own path, so that a copied comment is noticed.
+    // Requires the file's own path, which detects copied comments.
     let is_launch = |line: &str| {
         let line = line.trim_start_matches('#').trim();
         let words =
@@ -27,7 +27,7 @@ pub(super) fn check(file: &Path, text: &str) -> Option<String> {
         words.is_some_and(|words| name == QUICKSTART || words.split_whitespace().any(|word| word == name))
     };
     (!comment.any(is_launch)).then(|| {
-        format!("{name}: the comment that it opens with has no line `clip-distill train {name}` to launch it")
+        format!("{name}: the comment at its start has no launch command `clip-distill train {name}`")
     })
 }
 
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recipe_opens_with_its_launch_line() {
+    fn a_recipe_starts_with_its_launch_command() {
         check_text(FILE, &format!("# A.\n#\n#   clip-distill train {FILE} --set a=b\nname = \"a\""), true);
         check_text(FILE, &format!("# cargo xtask train --set a=b {FILE}\n"), true);
         check_text(QUICKSTART, "# A.\n#   cargo xtask train\n", true);
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_need_less() {
+    fn other_configuration_files_need_only_a_comment() {
         check_text("configs/other.toml", "# A.\n", true);
         check_text("configs/other.toml", "a = 1", false);
         check_text("datasets/a.toml", "a = 1", true);

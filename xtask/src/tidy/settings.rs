@@ -1,13 +1,15 @@
-//! Settings that the reference does not name.
+//! Settings that the reference does not document.
 
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What users look settings up in.
+/// The reference of all settings.
 const REFERENCE: &str = "docs/recipes.md";
-/// Where settings are declared, as fields of structs that are read.
-const DECLARED: [&str; 7] = [
+/// Source files whose deserialised structs declare settings.
+const DECLARED: [&str; 9] = [
+    "crates/kd-losses/src/schedule.rs",
+    "crates/kd-losses/src/settings.rs",
     "crates/trainer/src/recipe/",
     "crates/trainer/src/optim/adamw.rs",
     "crates/trainer/src/eval/suite.rs",
@@ -16,9 +18,9 @@ const DECLARED: [&str; 7] = [
     "crates/data-pipeline/src/image/augment.rs",
     "crates/clip-model/src/cross_modal/mod.rs",
 ];
-/// What is read in these files and has no rows of its own.
+/// Deserialised structs in these files whose fields are not settings.
 const OTHER: [&str; 3] = ["AugmentParams", "MeanPart", "SetRows"];
-/// The structs of a sweep file, which are private; other private ones are those of data files.
+/// Private structs that declare settings (of sweep files); all other private structs describe data files.
 const PRIVATE: [&str; 2] = ["File", "Entry"];
 
 pub(super) fn check(root: &Path, files: &[PathBuf]) -> Vec<String> {
@@ -27,30 +29,29 @@ pub(super) fn check(root: &Path, files: &[PathBuf]) -> Vec<String> {
     let declares = |file: &&PathBuf| DECLARED.iter().any(|place| file.to_string_lossy().starts_with(place));
     let is_declared = |place: &&str| files.iter().any(|file| file.to_string_lossy().starts_with(*place));
     let mut findings = Vec::new();
-    // A file that was moved would no longer be checked.
+    // Settings in a moved file would not be checked.
     for place in DECLARED.iter().filter(|place| !is_declared(place)) {
-        findings.push(format!(
-            "{place}: declares settings according to xtask/src/tidy/settings.rs, and does not exist"
-        ));
+        findings.push(format!("{place}: does not exist, but xtask/src/tidy/settings.rs lists it"));
     }
     for file in files.iter().filter(declares) {
         let text = fs::read_to_string(root.join(file)).unwrap_or_default();
         let unknown = settings(&text).into_iter().filter(|setting| !known.contains(setting));
         findings.extend(
-            unknown.map(|setting| format!("{}: no table of {REFERENCE} has `{setting}`", file.display())),
+            unknown
+                .map(|setting| format!("{}: `{setting}` is not in a table of {REFERENCE}", file.display())),
         );
     }
     findings
 }
 
-/// The names in the first two columns of all tables.
+/// Returns the names in the first two columns of all tables.
 fn keys(reference: &str) -> HashSet<&str> {
     let rows = reference.lines().filter(|line| line.starts_with('|'));
     let columns = rows.flat_map(|row| row.split('|').skip(1).take(2));
     columns.flat_map(|cell| cell.split(|c: char| !c.is_alphanumeric() && c != '_')).collect()
 }
 
-/// The fields of the structs that are read from files.
+/// Returns the fields of the deserialised structs in a source file.
 fn settings(text: &str) -> Vec<&str> {
     let (code, _) = text.split_once("#[cfg(test)]").unwrap_or((text, ""));
     let mut found = Vec::new();
@@ -102,14 +103,14 @@ mod tests {
         write(&root.path().join(FILE), text);
         write(&root.path().join(REFERENCE), reference);
         let files = [PathBuf::from(FILE), PathBuf::from("crates/other/src/lib.rs")];
-        let expected = missing.iter().map(|key| format!("{FILE}: no table of {REFERENCE} has `{key}`"));
+        let expected = missing.iter().map(|key| format!("{FILE}: `{key}` is not in a table of {REFERENCE}"));
         let mut findings = check(root.path(), &files);
-        findings.retain(|finding| finding.contains("no table"));
+        findings.retain(|finding| finding.contains("not in a table"));
         assert_eq!(findings, expected.collect::<Vec<_>>());
     }
 
     #[test]
-    fn a_place_of_settings_that_was_moved_is_found() {
+    fn a_listed_file_that_does_not_exist_is_found() {
         let root = tempfile::tempdir().unwrap();
         write(&root.path().join(REFERENCE), "");
         let mut files = DECLARED.map(PathBuf::from).to_vec();
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_without_a_row_is_found() {
+    fn an_undocumented_setting_is_found() {
         check_findings("| `lr`, `until`, `name` | - |\n| kind | `a.steps` | 0 |", &[]);
         check_findings(
             "steps\n| `lr` | 1 | until, `steps` |\n| `warmup_steps` | 0 |",
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_reference_there_is_nothing_to_compare() {
+    fn without_a_reference_nothing_is_compared() {
         assert!(check(tempfile::tempdir().unwrap().path(), &[PathBuf::from(FILE)]).is_empty());
     }
 }

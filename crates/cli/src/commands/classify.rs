@@ -28,22 +28,19 @@ pub(crate) fn run(args: Classify) -> anyhow::Result<Code> {
              with --prompts"
         );
     }
-    let (model, reader) = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
-    let encoder = ModelEncoder { model: &model, reader: &reader };
+    let loaded = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
+    let encoder = ModelEncoder::from(&loaded);
     let classifier =
         Classifier::new(&encoder, &labels, &templates(args.prompts.prompts.as_deref().unwrap_or("plain"))?)?;
-    let scale = model.logit_scale.exp().double_value(&[]);
-    let size = reader.preprocess().size;
+    let scale = loaded.model.logit_scale.exp().double_value(&[]);
+    let preprocess = loaded.processor.preprocess();
+    let size = preprocess.size;
     for path in &args.images {
         let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         let image =
             decode(&bytes).with_context(|| format!("cannot decode the image `{}`", path.display()))?;
         let mut pixels = Array4::zeros((1, 3, size, size));
-        eval_into(
-            &image,
-            reader.preprocess(),
-            pixels.as_slice_mut().context("the image tensor is not contiguous")?,
-        );
+        eval_into(&image, preprocess, pixels.as_slice_mut().context("the image tensor is not contiguous")?);
         let rows = encoder.encode_images(pixels.view()).map_err(anyhow::Error::from_boxed)?;
         let scores = classifier.scores(rows.view())?;
         let mut ranked = softmax(scores.row(0).iter().map(|score| f64::from(*score) * scale))

@@ -3,13 +3,16 @@
 use std::path::Path;
 
 use anyhow::Context;
-use clip_model::weights::write_atomic;
+use clip_model::folder::Opened;
 use clip_model::{cost, folder};
+use file_ext::write_atomic;
+use trainer::model::loaded::{LoadOptions, open_weights};
+use trainer::model::locate::{Need, locate};
 use trainer::model::processor::Processor;
 use trainer::run::card::{Card, Library};
 
 use crate::args::{Convert, Format};
-use crate::data::open_weights;
+use crate::data::open_model;
 use crate::exit::Code;
 use crate::{destination, output};
 
@@ -18,14 +21,11 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
         Format::Safetensors => destination::file(&args.out, args.force)?,
         format => destination::model_folder(&args.out, format, args.force)?,
     }
-    let (opened, place) = open_weights(&args.model, args.arch.as_deref())?;
-    let (model, preprocess) = (&opened.model, &opened.preprocess);
-    // Read the tokenizer first, so that a missing one does not leave an incomplete folder.
-    let reader = Processor::of_model(&place, model.config(), preprocess, args.tokenizer.as_deref());
     if args.to == Format::Safetensors {
         // Weights and configuration are complete without a tokenizer; the configuration names it.
-        let tokenizer = reader.as_ref().ok().and_then(Processor::foreign_tokenizer);
-        folder::save_file(&args.out, model, preprocess, tokenizer)?;
+        let (opened, processor) = open_without_tokenizer(&args)?;
+        let tokenizer = processor.as_ref().and_then(Processor::foreign_tokenizer);
+        folder::save_file(&args.out, &opened.model, &opened.preprocess, tokenizer)?;
         if let Some(name) = tokenizer {
             output::note(format!(
                 "the weight file does not contain the tokenizer: pass {name} with --tokenizer when you use it"
@@ -34,14 +34,15 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
         output::note(format!("wrote {}", args.out.display()));
         return Ok(Code::Done);
     }
-    let reader = reader?;
+    let loaded = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
+    let (model, preprocess, processor) = (&loaded.model, &loaded.preprocess, &loaded.processor);
     let library = if args.to == Format::OpenClip {
-        folder::save_with(&args.out, model, preprocess, reader.foreign_tokenizer())?;
-        reader.save_tokenizer(&args.out)?;
+        folder::save_with(&args.out, model, preprocess, processor.foreign_tokenizer())?;
+        processor.save_tokenizer(&args.out)?;
         Library::OpenClip
     } else {
-        folder::save_hugging_face_with(&args.out, model, preprocess, reader.special_tokens())?;
-        reader.save_for_transformers(&args.out)?;
+        folder::save_hugging_face_with(&args.out, model, preprocess, processor.special_tokens())?;
+        processor.save_for_transformers(&args.out)?;
         Library::Transformers
     };
     let name =
@@ -52,7 +53,7 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
         license: args.license,
         config: model.config().clone(),
         cost: cost::cost(model.config())?,
-        own_tokenizer: reader.foreign_tokenizer().is_some(),
+        own_tokenizer: processor.foreign_tokenizer().is_some(),
         // The parent of a run's model folder is the run's folder, which describes the training.
         run: Path::new(&args.model).parent().map(trainer::run::card::RunFacts::read).transpose()?.flatten(),
     };
@@ -61,4 +62,20 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
         .with_context(|| format!("cannot write `{}`", file.display()))?;
     output::note(format!("wrote {}", args.out.display()));
     Ok(Code::Done)
+}
+
+/// Opens a model whose tokenizer may be missing.
+fn open_without_tokenizer(args: &Convert) -> anyhow::Result<(Opened, Option<Processor>)> {
+    let options = LoadOptions::default().with_arch(args.arch.as_deref()).with_progress(true);
+    let origin = locate(&args.model, Need::Weights, true)?;
+    let opened = open_weights(&origin, &options)?;
+    if !opened.has_weights {
+        return Err(trainer::Error::NoWeights { name: args.model.clone() }.into());
+    }
+    for note in &opened.notes {
+        output::note(format!("{}: {note}", args.model));
+    }
+    let tokenizer = args.tokenizer.as_deref();
+    let processor = Processor::of_model(&origin, opened.model.config(), &opened.preprocess, tokenizer);
+    Ok((opened, processor.ok()))
 }

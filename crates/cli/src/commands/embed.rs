@@ -26,15 +26,15 @@ pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
     destination::file(&args.out, args.force)?;
     let inputs = args.texts.iter().chain(&args.images).map(PathBuf::as_path).chain([Path::new(&args.model)]);
     destination::not_an_input(&args.out, inputs)?;
-    let (model, reader) = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
-    let encoder = ModelEncoder { model: &model, reader: &reader };
-    let mut embeddings = Array2::<f32>::zeros((0, model.config().embed_dim as usize));
+    let loaded = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
+    let encoder = ModelEncoder::from(&loaded);
+    let mut embeddings = Array2::<f32>::zeros((0, loaded.model.config().embed_dim as usize));
     let mut names = Vec::new();
     let encode_error = |error: zeroshot_eval::EncodeError| anyhow::Error::from_boxed(error);
     if let Some(folder) = &args.images {
         let source: Arc<dyn Source> = Arc::new(Images::open(folder)?);
         let mut pace = Pace::new("embed", "images", Some(source.len() as u64));
-        for batch in EvalBatches::new(source, reader.preprocess().clone(), BATCH)? {
+        for batch in EvalBatches::new(source, loaded.processor.preprocess().clone(), BATCH)? {
             let batch = batch?;
             embeddings
                 .append(Axis(0), encoder.encode_images(batch.images.view()).map_err(encode_error)?.view())?;
@@ -53,11 +53,11 @@ pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
         let input = args.texts.as_ref().or(args.images.as_ref()).map(|path| path.display().to_string());
         bail!("`{}` is empty: there is nothing to embed", input.unwrap_or_default());
     }
-    let bytes = embeddings.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+    let bytes = file_ext::f32_to_le_bytes(&embeddings);
     let view = TensorView::new(Dtype::F32, vec![embeddings.nrows(), embeddings.ncols()], &bytes)?;
     let metadata = HashMap::from([("names".to_string(), serde_json::to_string(&names)?)]);
     let file = safetensors::serialize([("embeddings", view)], Some(metadata))?;
-    clip_model::weights::write_atomic(&args.out, &file)?;
+    file_ext::write_atomic(&args.out, &file)?;
     output::note(format!(
         "wrote {} embeddings of dimension {} to {}",
         embeddings.nrows(),

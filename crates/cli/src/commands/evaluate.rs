@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde_json::json;
-use trainer::eval::encoder::ModelEncoder;
+use trainer::eval::open_set::open_sets;
 use trainer::eval::suite::{self, Suite};
 use trainer::recipe::EvalSet;
 use zeroshot_eval::{Evaluation, Report, StoredOptions, retention};
@@ -34,18 +34,17 @@ pub(crate) fn run(args: Evaluate) -> anyhow::Result<Code> {
     }
     let name = args.model.as_deref().context("MODEL is missing")?;
     let (sets, root, options) = sets(&args)?;
-    let (model, reader) = open_model(name, args.arch.as_deref(), args.tokenizer.as_deref())?;
-    let encoder = ModelEncoder { model: &model, reader: &reader };
+    let sets = open_sets(&sets, &root).map_err(|e| missing_data(e, &args, &root))?;
+    let student = open_model(name, args.arch.as_deref(), args.tokenizer.as_deref())?;
     let mut teacher = None;
     if let Some(name) = &args.teacher {
-        let (model, reader) = open_model(name, None, None)?;
-        let encoder = ModelEncoder { model: &model, reader: &reader };
+        let loaded = open_model(name, None, None)?;
         let rows =
-            suite::encode_sets(&encoder, &sets, &root, None).map_err(|e| missing_data(e, &args, &root))?;
+            suite::encode_sets(&(&loaded).into(), &sets, None).map_err(|e| missing_data(e, &args, &root))?;
         teacher = Some((suite::scores(name, &sets, &rows)?, rows));
     }
     let rows = teacher.as_ref().map(|(_, rows)| rows.as_slice());
-    let details = suite::evaluate_sets(&encoder, &sets, &root, rows, &options)
+    let details = suite::evaluate_sets(&(&student).into(), &sets, rows, &options)
         .map_err(|e| missing_data(e, &args, &root))?;
     show(&args, name, &details, teacher.as_ref().map(|(report, _)| report))
 }

@@ -2,7 +2,8 @@
 
 use clip_model::{ClipConfig, presets};
 use serde_json::json;
-use trainer::run::plan::{ModelCost, model_config};
+use trainer::model::loaded;
+use trainer::run::plan::ModelCost;
 
 use crate::args::Inspect;
 use crate::exit::Code;
@@ -10,7 +11,7 @@ use crate::output;
 
 pub(crate) fn run(args: Inspect) -> anyhow::Result<Code> {
     let named = match &args.model {
-        Some(name) => vec![(name.clone(), model_config(name)?)],
+        Some(name) => vec![(name.clone(), loaded::config(name)?)],
         None => presets::names()
             .map(|name| Ok((name.to_string(), presets::get(name)?)))
             .collect::<clip_model::Result<_>>()?,

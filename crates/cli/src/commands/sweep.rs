@@ -86,34 +86,5 @@ fn provenance() -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     let cpu = cpu.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
-    let days = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs() / 86_400);
-    let (year, month, day) = date(days);
-    format!("{VERSION}; {cpu}, {cores} cores; {year}-{month:02}-{day:02}")
-}
-
-/// Returns the Gregorian date (year, month, day) of a day counted from 1970-01-01.
-fn date(days: u64) -> (u64, u64, u64) {
-    // Counts in eras of 400 years from 0000-03-01, so that the leap day is the last day of a year.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let shifted = (5 * day + 2) / 153;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, day - (153 * shifted + 2) / 5 + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::date;
-
-    #[test]
-    fn days_convert_to_dates() {
-        assert_eq!(date(0), (1970, 1, 1));
-        assert_eq!(date(11_016), (2000, 2, 29));
-        assert_eq!(date(19_723), (2024, 1, 1));
-        assert_eq!(date(20_782), (2026, 11, 25));
-    }
+    format!("{VERSION}; {cpu}, {cores} cores; {}", time::OffsetDateTime::now_utc().date())
 }

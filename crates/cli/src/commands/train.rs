@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use trainer::recipe::{self, Job};
 use trainer::run::job::{self, JobOutcome};
-use trainer::run::plan::Plan;
-use trainer::run::{BEST_FOLDER, Best, Options, Results};
+use trainer::run::{BEST_FOLDER, Best, Options, PreparedJob, Results};
 
 use crate::args::Train;
 use crate::exit::Code;
@@ -17,29 +16,29 @@ pub(crate) const VERSION: &str =
 
 pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
     let job = recipe::load(&args.recipe, &args.overrides.set)?;
-    let plans = job.runs.iter().map(|recipe| Plan::new(recipe, &job)).collect::<trainer::Result<Vec<_>>>()?;
+    let prepared = PreparedJob::new(&job)?;
     if args.dry_run {
         match args.output.json {
-            true => output::json(&plans)?,
-            false => output::text(plans.iter().map(ToString::to_string).collect::<String>())?,
+            true => output::json(&prepared.plans())?,
+            false => output::text(prepared.plans().iter().map(ToString::to_string).collect::<String>())?,
         }
         return Ok(Code::Done);
     }
     // All checks precede the removal of earlier runs.
-    job.runs.iter().try_for_each(trainer::run::check)?;
+    let prepared = prepared.check()?;
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&job.name));
     destination::folder(&out)?;
     if args.restart {
         job::restart(&job, &out)?;
     }
     job::check_folders(&job, &out)?;
-    for plan in &plans {
+    for plan in prepared.plans() {
         output::note(plan.to_string().trim_end());
     }
     let stop = signals::stop_flag()?;
     let options =
         Options { stop: &stop, stop_after: args.stop_after, resume: true, progress: true, version: VERSION };
-    match job::run_job(&job, &out, &options)? {
+    match prepared.run(&out, &options)? {
         JobOutcome::Finished(results) => {
             experiments::job::write(&job, &out, &results)?;
             match args.output.json {

@@ -17,7 +17,7 @@ use crate::clip::MAX_LOGIT_SCALE;
 use crate::layers::{LayerNorm, Linear};
 use crate::params::{Builder, Init, Params, Store};
 use crate::states::TextStates;
-use crate::weights::{self, read_safetensors, write_atomic, write_safetensors};
+use crate::weights::{self, read_safetensors, write_safetensors};
 use crate::{Clip, Error, Result};
 
 /// Name of the head's configuration in a model folder.
@@ -240,7 +240,7 @@ impl CrossModal {
             &folder.join(WEIGHTS_FILE),
             self.params.iter().map(|p| (p.name.as_str(), &p.tensor)),
         )?;
-        write_atomic(&path, json.as_bytes())
+        Ok(file_ext::write_atomic(&path, json.as_bytes())?)
     }
 
     /// Reads the head of a model folder whose CLIP is `clip`; `None` where the folder has none.

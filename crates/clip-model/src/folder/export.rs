@@ -56,7 +56,7 @@ pub fn save_hugging_face_with(
 
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     for (file, value) in [(CONFIG_FILE, config), (PREPROCESS_FILE, preprocess)] {
-        weights::write_atomic(&folder.join(file), format!("{value:#}\n").as_bytes())?;
+        file_ext::write_atomic(&folder.join(file), format!("{value:#}\n").as_bytes())?;
     }
     weights::write_safetensors(&folder.join(WEIGHTS_FILE), sorted)
 }

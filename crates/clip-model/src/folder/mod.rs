@@ -319,7 +319,7 @@ pub fn save_with(
     let path = folder.join(CONFIG_FILE);
     let json = serde_json::to_string_pretty(&config)
         .map_err(|e| Error::config(path.display().to_string(), e.to_string()))?;
-    weights::write_atomic(&path, json.as_bytes())?;
+    file_ext::write_atomic(&path, json.as_bytes())?;
     let state = state.iter().map(|(name, tensor)| (name.as_str(), tensor));
     weights::write_safetensors(&folder.join(WEIGHTS_FILE), state)
 }

@@ -5,10 +5,9 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use md5::Md5;
-use sha2::{Digest, Sha256};
+use file_ext::{sha256_file, with_suffix};
+use md5::{Digest, Md5};
 
-use crate::files::with_ending;
 use crate::manifest::{Manifest, RemoteFile};
 use crate::{Error, Result};
 
@@ -84,7 +83,7 @@ impl Download {
         for file in &manifest.files {
             let path = folder.join(&file.path);
             let is_done = || match file.unpack {
-                Some(_) => with_ending(&path, STAMP).exists(),
+                Some(_) => with_suffix(&path, STAMP).exists(),
                 None => path.exists(),
             };
             if is_done() {
@@ -128,11 +127,11 @@ impl Download {
 
     /// Two downloads that append to one partial file would mix their bytes.
     fn lock(&self, file: &RemoteFile, path: &Path) -> Result<Lock> {
-        Lock::take(with_ending(path, "lock"), &file.url)
+        Lock::take(with_suffix(path, "lock"), &file.url)
     }
 
     fn fetch_locked(&self, file: &RemoteFile, path: &Path, on_progress: &mut OnProgress<'_>) -> Result<()> {
-        let partial = with_ending(path, "partial");
+        let partial = with_suffix(path, "partial");
         let name = file.path.display().to_string();
         let mut fruitless = 0;
         loop {
@@ -234,8 +233,8 @@ fn checksum_problem(file: &RemoteFile, path: &Path) -> Result<Option<String>> {
         return Ok(Some(format!("it has {found} bytes instead of {bytes}")));
     }
     for (kind, expected, found) in [
-        ("SHA-256", &file.sha256, file.sha256.as_ref().map(|_| hash::<Sha256>(path)).transpose()?),
-        ("MD5", &file.md5, file.md5.as_ref().map(|_| hash::<Md5>(path)).transpose()?),
+        ("SHA-256", &file.sha256, file.sha256.as_ref().map(|_| sha256_file(path)).transpose()?),
+        ("MD5", &file.md5, file.md5.as_ref().map(|_| md5(path)).transpose()?),
     ] {
         if let (Some(expected), Some(found)) = (expected, found)
             && !expected.eq_ignore_ascii_case(&found)
@@ -248,14 +247,14 @@ fn checksum_problem(file: &RemoteFile, path: &Path) -> Result<Option<String>> {
     Ok(None)
 }
 
-fn hash<D: Digest>(path: &Path) -> Result<String> {
+fn md5(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let mut hash = D::new();
+    let mut hash = Md5::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
         let count = file.read(&mut buffer).map_err(|e| Error::io(path, e))?;
         if count == 0 {
-            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+            return Ok(file_ext::to_hex(hash.finalize()));
         }
         hash.update(&buffer[..count]);
     }

@@ -6,7 +6,8 @@ use std::fs::{self, File};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use crate::files::with_ending;
+use file_ext::with_suffix;
+
 use crate::manifest::Packing;
 use crate::{Error, Result};
 
@@ -21,7 +22,7 @@ const MOVING: &str = "moving";
 /// [`Error::Format`] where the archive is damaged, [`Error::Config`] where something that did not come
 /// from an archive has the name of one of its parts; then nothing is changed.
 pub(super) fn unpack(archive: &Path, packing: Packing, folder: &Path) -> Result<()> {
-    let staging = with_ending(archive, "unpacking");
+    let staging = with_suffix(archive, "unpacking");
     if staging.exists() {
         fs::remove_dir_all(&staging).map_err(|e| Error::io(&staging, e))?;
     }
@@ -33,7 +34,7 @@ pub(super) fn unpack(archive: &Path, packing: Packing, folder: &Path) -> Result<
         names.iter().find(|name| folder.join(name).symlink_metadata().is_ok() && !earlier.contains(*name));
     if let Some(name) = foreign {
         fs::remove_dir_all(&staging).map_err(|e| Error::io(&staging, e))?;
-        let (there, stamp) = (folder.join(name), with_ending(archive, STAMP));
+        let (there, stamp) = (folder.join(name), with_suffix(archive, STAMP));
         return Err(Error::Config(format!(
             "`{}` is there already and did not come from `{}`: move it away, or make an empty file `{}` if it is that data set",
             there.display(),
@@ -42,14 +43,14 @@ pub(super) fn unpack(archive: &Path, packing: Packing, folder: &Path) -> Result<
         )));
     }
     // Written before the first part is moved, so that a run that is stopped in between can go on.
-    let moving = with_ending(archive, MOVING);
+    let moving = with_suffix(archive, MOVING);
     let list = names.iter().flat_map(|name| [name.as_bytes(), b"\n"].concat()).collect::<Vec<_>>();
     fs::write(&moving, list).map_err(|e| Error::io(&moving, e))?;
     for name in &names {
         merge(&staging.join(name), &folder.join(name))?;
     }
     fs::remove_dir_all(&staging).map_err(|e| Error::io(&staging, e))?;
-    let stamp = with_ending(archive, STAMP);
+    let stamp = with_suffix(archive, STAMP);
     fs::rename(&moving, &stamp).map_err(|e| Error::io(&stamp, e))
 }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::name::{ModelName, is_commit};
 use super::{CONFIG_FILES, INDEX_ENDING, WEIGHT_FILES};
-use crate::files::fresh;
+
 use crate::{Error, Result};
 
 /// One model in the cache.
@@ -62,7 +62,7 @@ impl Cached {
         }
         let io = |e| Error::io(&link, e);
         // Renamed into place: another process sees the old link or the new one.
-        let fresh = fresh(&link);
+        let fresh = temporary(&link);
         let _ = fs::remove_file(&fresh);
         std::os::unix::fs::symlink(target, &fresh).map_err(io)?;
         fs::rename(&fresh, &link).map_err(io)
@@ -78,10 +78,15 @@ impl Cached {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(io)?;
         }
-        let fresh = fresh(&path);
+        let fresh = temporary(&path);
         fs::write(&fresh, commit).map_err(io)?;
         fs::rename(&fresh, &path).map_err(io)
     }
+}
+
+/// Returns a temporary name that no other process uses.
+fn temporary(path: &Path) -> PathBuf {
+    file_ext::with_suffix(path, &format!("{}.partial", std::process::id()))
 }
 
 /// Whether a snapshot says what its model is.

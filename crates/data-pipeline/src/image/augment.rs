@@ -7,7 +7,7 @@ use crate::image::decode::Decoded;
 use crate::image::resize::Rect;
 use crate::image::transform::{normalize_into, resized};
 use crate::image::{Preprocess, color};
-use crate::random::Random;
+use file_ext::SplitMix64;
 
 /// What the training transform may do; the default is open_clip's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -112,7 +112,7 @@ pub enum ColorChange {
 impl AugmentParams {
     /// Draws for a picture of `width` x `height`; a pure function of its arguments.
     pub fn draw(config: &AugmentConfig, seed: u64, width: usize, height: usize) -> Self {
-        let mut random = Random::new(seed);
+        let mut random = SplitMix64::new(seed);
         let crop = draw_crop(config, &mut random, width, height);
         let flip = random.chance(config.flip);
         let jitter =
@@ -123,7 +123,7 @@ impl AugmentParams {
 }
 
 /// torchvision's `RandomResizedCrop.get_params`: ten tries, then the largest centred crop of an allowed ratio.
-fn draw_crop(config: &AugmentConfig, random: &mut Random, width: usize, height: usize) -> [usize; 4] {
+fn draw_crop(config: &AugmentConfig, random: &mut SplitMix64, width: usize, height: usize) -> [usize; 4] {
     let area = (width * height) as f64;
     let [narrow, wide] = config.ratio;
     for _ in 0..10 {
@@ -148,7 +148,7 @@ fn draw_crop(config: &AugmentConfig, random: &mut Random, width: usize, height: 
     [(width - w) / 2, (height - h) / 2, w, h]
 }
 
-fn draw_jitter(jitter: &ColorJitter, random: &mut Random) -> Vec<ColorChange> {
+fn draw_jitter(jitter: &ColorJitter, random: &mut SplitMix64) -> Vec<ColorChange> {
     if !random.chance(jitter.probability) {
         return Vec::new();
     }
@@ -166,7 +166,7 @@ fn draw_jitter(jitter: &ColorJitter, random: &mut Random) -> Vec<ColorChange> {
 }
 
 /// torchvision's `RandomErasing`: 2 % to 33 % of the area, ratio 0.3 to 3.3, ten tries.
-fn draw_erase(random: &mut Random) -> Option<[f64; 4]> {
+fn draw_erase(random: &mut SplitMix64) -> Option<[f64; 4]> {
     for _ in 0..10 {
         let area = random.between(0.02, 0.33);
         let ratio = random.between(0.3f64.ln(), 3.3f64.ln()).exp();

@@ -9,9 +9,9 @@ use rayon::prelude::*;
 use super::{Batch, CaptionChoice, LoaderConfig, Position, ViewBatch};
 use crate::mixture::Mixture;
 use crate::policy::SkipCounts;
-use crate::random::mix;
 use crate::seen::AugmentedSample;
 use crate::{Error, Result};
+use file_ext::random::mix;
 
 pub(super) struct BatchBuilder {
     mixture: Mixture,

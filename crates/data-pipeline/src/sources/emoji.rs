@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use twemoji_assets::png::PngTwemojiAsset;
 
 use crate::image::{RgbImage, decode};
-use crate::random::{Random, mix};
 use crate::sample::{RawImage, RawSample};
 use crate::sources::{Source, Split};
 use crate::{Error, Result};
+use file_ext::SplitMix64;
+use file_ext::random::mix;
 
 /// Settings of [`Emoji`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -179,7 +180,7 @@ struct Scene {
 
 impl Scene {
     fn draw(draw: u64, picture: usize) -> Self {
-        let mut random = Random::new(mix(&[draw, 3]));
+        let mut random = SplitMix64::new(mix(&[draw, 3]));
         let side = (picture as f64 / random.between(0.6, 1.0)) as usize;
         let mut color = || [0, 1, 2].map(|_| random.between(0.0, 255.0));
         let background = [color(), color()];

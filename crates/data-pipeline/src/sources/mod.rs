@@ -161,6 +161,5 @@ pub fn fingerprint(source: &dyn Source) -> Result<String> {
             Err(error) => return Err(error),
         }
     }
-    let digest = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
-    Ok(format!("{}-{digest}", source.len()))
+    Ok(format!("{}-{}", source.len(), file_ext::to_hex(&hash.finalize()[..8])))
 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::random::mix;
 use crate::sample::RawSample;
 use crate::sources::{CorruptShards, Source};
 use crate::{Error, Result};
+use file_ext::random::mix;
 
 /// A share of the samples of a source. Which ones depends on the length of the source alone, so every run
 /// sees the same ones; a smaller share is part of a larger one.

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::image::{AugmentConfig, Preprocess};
-use crate::random::mix;
 use crate::{Error, Result};
+use file_ext::random::mix;
 
 pub use pass::{Pass, PassBatch};
 pub use read::{Store, manifest};

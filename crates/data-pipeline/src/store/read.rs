@@ -98,9 +98,7 @@ impl ShardFile {
                 StoreKind::Int8 => {
                     let view =
                         tensors.tensor(&format!("{name}.factor")).map_err(|e| damaged(e.to_string()))?;
-                    let bytes = view.data().chunks_exact(4);
-                    let factors =
-                        bytes.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect::<Vec<_>>();
+                    let factors = file_ext::f32_from_le_bytes(view.data()).collect::<Vec<_>>();
                     if factors.len() != rows {
                         return Err(damaged(format!("`{name}.factor` has {} rows", factors.len())));
                     }

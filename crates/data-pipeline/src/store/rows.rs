@@ -1,5 +1,6 @@
 //! Rows of embeddings as bytes and back.
 
+use file_ext::{f32_from_le_bytes, f32_to_le_bytes};
 use half::{bf16, f16};
 use ndarray::{Array2, ArrayView2};
 use safetensors::Dtype;
@@ -30,7 +31,7 @@ impl StoreKind {
 pub(super) fn encode(rows: ArrayView2<'_, f32>, kind: StoreKind) -> (Vec<u8>, Option<Vec<f32>>) {
     let values = rows.iter();
     let bytes = match kind {
-        StoreKind::F32 => values.flat_map(|x| x.to_le_bytes()).collect(),
+        StoreKind::F32 => f32_to_le_bytes(values),
         StoreKind::F16 => values.flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
         StoreKind::Bf16 => values.flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
         StoreKind::Int8 => {
@@ -50,9 +51,7 @@ pub(super) fn encode(rows: ArrayView2<'_, f32>, kind: StoreKind) -> (Vec<u8>, Op
 /// Writes one row's numbers into `out`.
 pub(super) fn decode(bytes: &[u8], factor: f32, kind: StoreKind, out: &mut [f32]) {
     match kind {
-        StoreKind::F32 => out.iter_mut().zip(bytes.chunks_exact(4)).for_each(|(out, b)| {
-            *out = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-        }),
+        StoreKind::F32 => out.iter_mut().zip(f32_from_le_bytes(bytes)).for_each(|(out, x)| *out = x),
         StoreKind::F16 => out.iter_mut().zip(bytes.chunks_exact(2)).for_each(|(out, b)| {
             *out = f16::from_le_bytes([b[0], b[1]]).to_f32();
         }),
@@ -76,11 +75,11 @@ pub(super) fn normalize(rows: &mut Array2<f32>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Random;
+    use file_ext::SplitMix64;
 
     #[test]
     fn what_comes_back_is_close() {
-        let mut random = Random::new(3);
+        let mut random = SplitMix64::new(3);
         let mut rows = Array2::from_shape_fn((7, 33), |_| random.between(-1.0, 1.0) as f32);
         normalize(&mut rows);
         rows.row_mut(6).fill(0.0);

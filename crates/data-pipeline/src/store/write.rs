@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use file_ext::{f32_to_le_bytes, to_hex, write_atomic};
 use ndarray::{Array2, ArrayView2};
 use safetensors::{Dtype, tensor::TensorView};
 use sha2::{Digest, Sha256};
 
 use super::read::{ShardFile, caption_key};
 use super::{MANIFEST_FILE, Manifest, error, rows, shard_file};
-use crate::files::write_atomic;
 use crate::{Error, Result};
 
 /// Name of the checksum in a shard's metadata.
@@ -152,7 +152,7 @@ impl StoreWriter {
                     bytes,
                 ));
                 if let Some(factors) = factors {
-                    let bytes = factors.iter().flat_map(|x| x.to_le_bytes()).collect();
+                    let bytes = f32_to_le_bytes(&factors);
                     tensors.push((format!("{what}.{place}.factor"), Dtype::F32, vec![count], bytes));
                 }
             }
@@ -204,7 +204,7 @@ pub(super) fn checksum_of<'a>(parts: &mut dyn Iterator<Item = (&'a str, &'a [usi
         hash.update(format!("{name}{shape:?}"));
         hash.update(bytes);
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    to_hex(hash.finalize())
 }
 
 fn lock(folder: &Path) -> Result<File> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use clip_model::weights::write_atomic;
+use file_ext::write_atomic;
 use serde_json::Value;
 use trainer::Job;
 use trainer::run::job::{REPORTS, folder};
@@ -33,8 +33,8 @@ pub fn write(job: &Job, out: &Path, finished: &[(String, Results)]) -> Result<()
 /// Returns a Markdown table with the results of all runs, and of the teacher if it is not one of them.
 pub fn table(job: &Job, finished: &[(String, Results)]) -> String {
     let mut reports = finished.iter().map(|(_, results)| results.student.clone()).collect::<Vec<_>>();
-    let own = job.runs.iter().find_map(|recipe| recipe.teachers.first()?.run.as_ref());
-    let mut teacher = own.and_then(|name| job.runs.iter().position(|recipe| recipe.name == *name));
+    let own = job.runs.iter().find_map(|recipe| recipe.teachers.first()?.model.as_ref()?.run());
+    let mut teacher = own.and_then(|name| job.runs.iter().position(|recipe| recipe.name == name));
     if teacher.is_none()
         && let Some(external) = finished.iter().find_map(|(_, results)| results.teacher.clone())
     {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use clip_model::cost;
-use clip_model::weights::write_atomic;
+use file_ext::write_atomic;
 use serde::{Deserialize, Serialize};
 use zeroshot_eval::accuracy::ClassRecall;
 use zeroshot_eval::{Evaluation, Report, Score};
@@ -13,7 +13,7 @@ use super::page;
 use super::stats::{Difference, Summary, correlation};
 use crate::sweep::file::{Cell, CellState, MeanPart, Sweep};
 use crate::{Error, Result};
-use trainer::run::plan;
+use trainer::model::loaded;
 use trainer::run::status::RUN_FILE;
 use trainer::run::{MODEL_FOLDER, REPORT_FILE, Results};
 
@@ -185,7 +185,7 @@ impl CellResults {
 
     fn new(cell: &Cell, results: &Results) -> Result<Self> {
         // The final configuration, if the run changed it.
-        let config = plan::model_config(&cell.folder.join(MODEL_FOLDER).display().to_string())?;
+        let config = loaded::config(&cell.folder.join(MODEL_FOLDER).display().to_string())?;
         let cost = cost::cost(&config)?;
         let (image, text) = results.parameters;
         Ok(CellResults {

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use file_ext::sha256_hex;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 use zeroshot_eval::report::{CLASSIFICATION_FIGURES, RETRIEVAL_FIGURES};
 
 use crate::{Error, Result};
-use trainer::recipe::{EvalTask, Job, Recipe, check_name, load_one, merge};
+use trainer::recipe::{EvalTask, Job, ModelRef, Recipe, SharedPath, StoreRef, check_name, load_one, merge};
 use trainer::run::MODEL_FOLDER;
 use trainer::run::plan::Plan;
-use trainer::run::status::{RunStatus, has_model, results, shaping};
+use trainer::run::status::{RunStatus, has_model, results};
 
 /// Maximum number of cells; more than any one machine can run.
 const MAX_CELLS: usize = 10_000;
@@ -51,10 +51,12 @@ pub struct Cell {
     pub name: String,
     /// The seed.
     pub seed: u64,
-    /// The run, with the paths of shared runs filled in.
+    /// The run. Its references to shared runs are resolved to paths.
     pub recipe: Recipe,
     /// Its run folder.
     pub folder: PathBuf,
+    /// The folders of the shared runs that it refers to.
+    pub requires: Vec<PathBuf>,
 }
 
 /// The progress of a cell.
@@ -141,10 +143,9 @@ impl Cell {
         }
     }
 
-    /// Whether it depends on this shared run.
-    fn builds_on(&self, shared: &Cell) -> bool {
-        let folder = shared.folder.display().to_string();
-        self.recipe.to_toml().is_ok_and(|recipe| recipe.contains(&folder))
+    /// Whether it refers to this shared run.
+    fn requires(&self, shared: &Cell) -> bool {
+        self.requires.contains(&shared.folder)
     }
 
     /// Name and seed, for messages.
@@ -241,35 +242,31 @@ impl Sweep {
     /// # Errors
     /// The errors of [`Plan::new`].
     pub fn plan(&self, cell: &Cell) -> Result<Plan> {
-        let mut recipe = cell.recipe.clone();
-        let to_come = |name: &str| {
-            let is_model = |own: &&Cell| Path::new(name) == own.folder.join(MODEL_FOLDER);
-            self.shared.iter().find(is_model).filter(|own| !own.folder.join(MODEL_FOLDER).exists())
-        };
-        // A shared run may continue an earlier one, and the first of these has a model of its own.
-        let settle = |model: &mut String, image_size: &mut Option<i64>| {
-            while let Some(own) = to_come(model) {
-                *image_size = image_size.or(own.recipe.student.image_size);
-                *model = own.recipe.student.model.clone();
-            }
-        };
-        for teacher in &mut recipe.teachers {
-            if let Some(model) = &mut teacher.model {
-                settle(model, &mut teacher.image_size);
-            }
-        }
-        settle(&mut recipe.student.model, &mut recipe.student.image_size);
         let mut runs = Vec::new();
-        if let Some(own) = recipe.student.inherit.as_deref().and_then(to_come) {
-            recipe.student.inherit = None;
-            recipe.student.inherit_run = Some(own.recipe.name.clone());
-            let mut own = own.recipe.clone();
-            settle(&mut own.student.model, &mut own.student.image_size);
-            runs.push(own);
-        }
+        let recipe = self.planned(cell, &mut runs);
         runs.push(recipe);
         let job = Job { name: cell.name.clone(), runs };
         Ok(Plan::new(&job.runs[job.runs.len() - 1], &job)?)
+    }
+
+    /// Returns the recipe of a cell in which a shared run without a model is an earlier run of the same job. Adds such
+    /// runs to `runs`.
+    fn planned(&self, cell: &Cell, runs: &mut Vec<Recipe>) -> Recipe {
+        let mut recipe = cell.recipe.clone();
+        recipe.name = cell.name.clone();
+        for (_, model) in recipe.models_mut() {
+            let pending = self.shared.iter().find(|shared| {
+                let folder = shared.folder.join(MODEL_FOLDER);
+                *model == ModelRef::from(folder.as_path()) && !folder.exists()
+            });
+            let Some(shared) = pending else { continue };
+            if !runs.iter().any(|run| run.name == shared.name) {
+                let run = self.planned(shared, runs);
+                runs.push(run);
+            }
+            *model = ModelRef::Run(shared.name.clone());
+        }
+        recipe
     }
 
     /// Returns all runs in execution order, each folder once: first the runs that all cells share, then, for each seed,
@@ -289,7 +286,7 @@ impl Sweep {
     pub fn is_open(&self, run: &Cell) -> bool {
         let open = |cell: &Cell| cell.state() != CellState::Finished;
         let missed = || {
-            let waits = |cell: &Cell| open(cell) && cell.builds_on(run);
+            let waits = |cell: &Cell| open(cell) && cell.requires(run);
             self.is_shared(run) && !has_model(&run.folder) && self.shared.iter().chain(&self.cells).any(waits)
         };
         open(run) || missed()
@@ -363,65 +360,79 @@ impl CellBuilder<'_> {
         }
         settings.insert("seed".into(), Value::Integer(i64::try_from(seed).unwrap_or(i64::MAX)));
         settings.insert("name".into(), "cell".into());
+        let written = references(&Value::Table(settings.clone()));
+        let recipe = load_one(&recipe, run, &settings)?;
         // The hash covers all settings that affect the result. Shared runs contribute their own hash, not their path.
-        let mut named = settings.clone();
-        self.fill(&mut named, &origin, seed, &|cell, rest| {
-            format!("cell:{}{rest}", folder_name(&cell.folder))
-        })?;
-        let shaped = shaping(&load_one(&recipe, run, &named)?)?;
-        let digest =
-            Sha256::digest(toml::to_string(&shaped).map_err(|e| Error::sweep(&origin, e.to_string()))?);
-        let id = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hashed = |cell: &Cell, path: &Path| {
+            PathBuf::from(format!("cell:{}", folder_name(&cell.folder))).join(path)
+        };
+        let named = self.resolve(recipe.clone(), &origin, seed, &hashed)?.0;
+        let identity = named.experiment().identity()?;
+        let identity = toml::to_string(&identity).map_err(|e| Error::sweep(&origin, e.to_string()))?;
+        let id = sha256_hex(identity)[..12].to_string();
 
-        self.fill(&mut settings, &origin, seed, &|cell, rest| format!("{}{rest}", cell.folder.display()))?;
-        let mut recipe = load_one(&recipe, run, &settings)?;
+        let (mut recipe, requires) =
+            self.resolve(recipe, &origin, seed, &|cell, path| cell.folder.join(path))?;
+        let left = Value::try_from(&recipe).map_err(|e| Error::sweep(&origin, e.to_string()))?;
+        if let Some(text) = references(&left).into_iter().find(|text| written.contains(text)) {
+            let reason = "only the model of a student or teacher, and its store, can be a shared run";
+            return Err(Error::sweep(&origin, format!("`{text}`: {reason}")));
+        }
         recipe.name = format!("cell-{id}");
         if recipe.eval.fidelity && recipe.eval.cache.is_none() {
             recipe.eval.cache = Some(self.out.join("cache"));
         }
-        Ok(Cell { name: name.into(), seed, folder: self.out.join("cells").join(&id), recipe })
+        Ok(Cell { name: name.into(), seed, folder: self.out.join("cells").join(&id), recipe, requires })
     }
 
-    /// Replaces `@NAME` by the model of a shared run, and `@NAME/PATH` by a path in its folder.
-    fn fill(
+    /// Replaces references to shared runs by the paths that `place` returns. Also returns the folders of these runs.
+    fn resolve(
         &self,
-        table: &mut Table,
+        mut recipe: Recipe,
         origin: &str,
         seed: u64,
-        place: &dyn Fn(&Cell, &str) -> String,
-    ) -> Result<()> {
-        table.iter_mut().try_for_each(|(_, value)| self.fill_value(value, origin, seed, place))
-    }
-
-    fn fill_value(
-        &self,
-        value: &mut Value,
-        origin: &str,
-        seed: u64,
-        place: &dyn Fn(&Cell, &str) -> String,
-    ) -> Result<()> {
-        match value {
-            Value::Table(table) => self.fill(table, origin, seed, place),
-            Value::Array(values) => {
-                values.iter_mut().try_for_each(|value| self.fill_value(value, origin, seed, place))
+        place: &dyn Fn(&Cell, &Path) -> PathBuf,
+    ) -> Result<(Recipe, Vec<PathBuf>)> {
+        let mut requires = Vec::new();
+        for (_, model) in recipe.models_mut() {
+            if let ModelRef::Shared(shared) = model {
+                let cell = self.shared_run(shared, origin, seed)?;
+                requires.push(cell.folder.clone());
+                *model = ModelRef::from(place(cell, &shared.path).as_path());
             }
-            Value::String(text) => {
-                let Some(reference) = text.strip_prefix('@') else { return Ok(()) };
-                let (name, rest) = reference.split_once('/').unwrap_or((reference, MODEL_FOLDER));
-                let fail = |reason: String| Err(Error::sweep(origin, reason));
-                let cell = match self.shared.get(name).map(Vec::as_slice) {
-                    None | Some([]) => return fail(format!("`@{name}` is not an earlier [[shared]] run")),
-                    Some([one]) => one,
-                    Some(several) => match several.iter().find(|own| own.seed == seed) {
-                        Some(own) => own,
-                        None => return fail(format!("`@{name}` has several seeds, but not {seed}")),
-                    },
-                };
-                *text = place(cell, &format!("/{rest}"));
-                Ok(())
-            }
-            _ => Ok(()),
         }
+        for store in recipe.stores_mut() {
+            if let StoreRef::Shared(shared) = store {
+                let cell = self.shared_run(shared, origin, seed)?;
+                requires.push(cell.folder.clone());
+                *store = StoreRef::Folder(place(cell, &shared.path));
+            }
+        }
+        Ok((recipe, requires))
+    }
+
+    /// Returns the shared run that a cell with this seed uses.
+    fn shared_run(&self, shared: &SharedPath, origin: &str, seed: u64) -> Result<&Cell> {
+        let fail = |reason: String| Err(Error::sweep(origin, reason));
+        let name = &shared.run;
+        match self.shared.get(name).map(Vec::as_slice) {
+            None | Some([]) => fail(format!("`@{name}` is not an earlier [[shared]] run")),
+            Some([one]) => Ok(one),
+            Some(several) => match several.iter().find(|cell| cell.seed == seed) {
+                Some(cell) => Ok(cell),
+                None => fail(format!("`@{name}` has several seeds, but not {seed}")),
+            },
+        }
+    }
+}
+
+/// Returns all strings that have the form of a reference to a shared run.
+fn references(value: &Value) -> Vec<String> {
+    match value {
+        Value::String(text) if text.starts_with('@') => vec![text.clone()],
+        Value::Array(values) => values.iter().flat_map(references).collect(),
+        Value::Table(table) => table.values().flat_map(references).collect(),
+        _ => Vec::new(),
     }
 }
 
@@ -457,13 +468,14 @@ mod tests {
         assert_eq!((last.name.as_str(), last.seed, last.recipe.seed), ("crd, train.steps = 6", 4, 4));
         assert_eq!(last.recipe.train.steps, Some(6));
         let teacher = &last.recipe.teachers[0];
-        assert_eq!(
-            teacher.model.as_deref().map(Path::new),
-            Some(sweep.shared[0].folder.join("model").as_path())
-        );
-        assert_eq!(teacher.store.as_deref(), Some(sweep.shared[0].folder.join("store").as_path()));
+        let shared = &sweep.shared[0];
+        assert_eq!(teacher.model, Some(ModelRef::from(shared.folder.join("model").as_path())));
+        assert_eq!(teacher.store, Some(StoreRef::Folder(shared.folder.join("store"))));
+        assert!(last.requires(shared) && !sweep.cells[0].requires(shared));
         let plan = sweep.plan(last).unwrap();
-        assert_eq!((plan.steps, plan.teachers[0].model.as_str()), (6, "ViT-nano-32px"));
+        assert_eq!((plan.steps, plan.teachers[0].model.as_str()), (6, "teacher"));
+        let nano = sweep.plan(&sweep.cells[0]).unwrap().student;
+        assert_eq!(plan.teachers[0].image_macs, nano.image_macs);
         assert_eq!(last.state(), CellState::Open);
         let seeds = sweep.runs().iter().skip(1).map(|cell| cell.seed).collect::<Vec<_>>();
         assert_eq!(seeds, [3, 3, 3, 3, 4, 4, 4, 4]);
@@ -483,8 +495,8 @@ mod tests {
         assert_eq!(order, [&[("all", 0)][..], &cells(1), &cells(2)].concat());
         for cell in swept.cells.iter().filter(|cell| cell.name == "crd") {
             let own = swept.shared.iter().find(|own| own.name == "teacher" && own.seed == cell.seed).unwrap();
-            let model = cell.recipe.teachers[0].model.as_deref().map(Path::new);
-            assert_eq!(model, Some(own.folder.join("model").as_path()));
+            let model = cell.recipe.teachers[0].model.clone();
+            assert_eq!(model, Some(ModelRef::from(own.folder.join("model").as_path())));
         }
         let refused = text("[1, 2, 3]").unwrap_err().to_string();
         assert!(refused.contains("`@teacher` has several seeds, but not 3"), "{refused}");
@@ -526,7 +538,7 @@ mod tests {
             .replace("'@t'", "'@u'")
             .replace("[[cells]]", "[[shared]]\nname = 'u'\nsettings.student.model = '@t'\nsettings.student.image_size = 16\n[[cells]]");
         let swept = sweep(&gone_on).unwrap();
-        assert_eq!(swept.plan(&swept.shared[1]).unwrap().student.model, "ViT-micro-32px");
+        assert_eq!(swept.plan(&swept.shared[1]).unwrap().student.model, "t");
         assert_eq!(swept.plan(&swept.cells[0]).unwrap_err().to_string(), refused);
         let macs = |text: &str| {
             let swept = sweep(text).unwrap();
@@ -549,6 +561,10 @@ mod tests {
             (
                 "[[cells]]\nname = 'a'\nsettings.teacher.model = '@nobody'\nsettings.losses.crd = 1.0",
                 "@nobody",
+            ),
+            (
+                "[[shared]]\nname = 't'\n[[cells]]\nname = 'a'\nsettings.student.tokenizer = '@t/model/tokenizer.json'",
+                "`@t/model/tokenizer.json`: only the model",
             ),
             ("[[cells]]\nname = 'a'\nrecipe = 'missing.toml'", "missing.toml"),
             ("[[cells]]\nname = 'a'\nsettings.losses.unknown = 1.0", "unknown"),

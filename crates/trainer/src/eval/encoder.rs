@@ -1,15 +1,14 @@
 //! Zero-shot evaluation of a model on a recipe's data sets.
 
-use std::path::Path;
-
 use clip_model::Clip;
 use ndarray::{Array2, ArrayView4};
 use zeroshot_eval::{EncodeError, Encoder, Report, StoredOptions};
 
 use crate::Result;
+use crate::eval::open_set::OpenSet;
 use crate::eval::suite;
+use crate::model::loaded::LoadedModel;
 use crate::model::processor::{Processor, image_tensor, rows};
-use crate::recipe::EvalSet;
 
 /// Number of samples per encoding batch.
 pub(crate) const BATCH: usize = 256;
@@ -19,7 +18,13 @@ pub struct ModelEncoder<'a> {
     /// The model.
     pub model: &'a Clip,
     /// Its processor.
-    pub reader: &'a Processor,
+    pub processor: &'a Processor,
+}
+
+impl<'a> From<&'a LoadedModel> for ModelEncoder<'a> {
+    fn from(loaded: &'a LoadedModel) -> Self {
+        ModelEncoder { model: &loaded.model, processor: &loaded.processor }
+    }
 }
 
 impl Encoder for ModelEncoder<'_> {
@@ -32,16 +37,16 @@ impl Encoder for ModelEncoder<'_> {
 
     fn encode_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncodeError> {
         tch::no_grad(|| {
-            let tokens = self.reader.tokens(texts, self.model.device())?;
+            let tokens = self.processor.tokens(texts, self.model.device())?;
             Ok(rows(&self.model.encode_text(&tokens)?)?)
         })
     }
 }
 
-/// Returns only the zero-shot scores of a model on all sets. Relative paths start at `root`; the report uses `name`.
+/// Returns only the zero-shot scores of a model on all sets. The report uses `name`.
 ///
 /// # Errors
 /// [`crate::Error::Data`] if a set cannot be read, [`crate::Error::Eval`] if nothing can be measured on it.
-pub fn evaluate(encoder: &ModelEncoder<'_>, sets: &[EvalSet], root: &Path, name: &str) -> Result<Report> {
-    Ok(suite::report(name, &suite::evaluate_sets(encoder, sets, root, None, &StoredOptions::scores())?))
+pub fn evaluate(encoder: &ModelEncoder<'_>, sets: &[OpenSet], name: &str) -> Result<Report> {
+    Ok(suite::report(name, &suite::evaluate_sets(encoder, sets, None, &StoredOptions::scores())?))
 }

@@ -12,7 +12,7 @@ use crate::step::batch::ViewTensors;
 const PREFIX: &str = "cross_modal.";
 
 /// Returns the unit embeddings of pairs, where each image attends to its own caption and vice versa, with the CLIP
-/// features selected by `taps`.
+/// features selected by `hooks`.
 ///
 /// The CLIP is frozen: it runs in evaluation mode and receives no gradient.
 ///
@@ -22,16 +22,16 @@ pub(crate) fn enriched(
     clip: &Clip,
     head: &CrossModal,
     input: &ViewTensors,
-    taps: &FeatureHooks,
+    hooks: &FeatureHooks,
 ) -> Result<(Embeddings, TokenStates)> {
     clip.mode().eval();
     let (image, text) = tch::no_grad(|| -> Result<_> {
-        let image = head.look(clip, &input.images, &input.boxes, &taps.image_blocks)?;
-        Ok((image, clip.text_states(&input.tokens, &taps.text_blocks, &mut Tape::off())?))
+        let image = head.look(clip, &input.images, &input.boxes, &hooks.image_blocks)?;
+        Ok((image, clip.text_states(&input.tokens, &hooks.text_blocks, &mut Tape::off())?))
     })?;
     let enriched = head.enrich(&image, &text)?;
     let states = TokenStates {
-        patches: taps.patches.then_some(image.states.patches),
+        patches: hooks.patches.then_some(image.states.patches),
         image_blocks: image.states.blocks,
         text_blocks: text.blocks,
         text_counts: Some(text.counts),

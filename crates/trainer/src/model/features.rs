@@ -17,28 +17,28 @@ pub struct FeatureHooks {
     pub text_blocks: Vec<usize>,
 }
 
-/// Returns the raw embeddings of a batch, with the features selected by `taps`.
+/// Returns the raw embeddings of a batch, with the features selected by `hooks`.
 ///
 /// # Errors
 /// [`crate::Error::Model`] if the shapes do not match the model, or if it does not have these features.
 pub(crate) fn read<'a>(
     model: &'a Clip,
     input: &ViewTensors,
-    taps: &FeatureHooks,
+    hooks: &FeatureHooks,
     tape: &mut Tape<'a>,
 ) -> Result<(Embeddings, TokenStates)> {
     let mut states = TokenStates::default();
-    let image = if taps.patches || !taps.image_blocks.is_empty() {
-        let image = model.image_states(&input.images, &taps.image_blocks, tape)?;
-        (states.patches, states.image_blocks) = (taps.patches.then_some(image.patches), image.blocks);
+    let image = if hooks.patches || !hooks.image_blocks.is_empty() {
+        let image = model.image_states(&input.images, &hooks.image_blocks, tape)?;
+        (states.patches, states.image_blocks) = (hooks.patches.then_some(image.patches), image.blocks);
         image.embedding
     } else {
         model.encode_image_taped(&input.images, tape)?
     };
-    let text = if taps.text_blocks.is_empty() {
+    let text = if hooks.text_blocks.is_empty() {
         model.encode_text_taped(&input.tokens, tape)?
     } else {
-        let text = model.text_states(&input.tokens, &taps.text_blocks, tape)?;
+        let text = model.text_states(&input.tokens, &hooks.text_blocks, tape)?;
         (states.text_blocks, states.text_counts) = (text.blocks, Some(text.counts));
         text.embedding
     };

@@ -1,16 +1,55 @@
-//! Resolves the name of a model to its location, for students, teachers and every command.
+//! Finds the file or folder of a model: the one place that resolves a [`ModelRef`].
 //!
 //! Names of presets, folders and files are used directly. `hf-hub:owner/name` is looked up in the cache of the Hugging
-//! Face hub, and downloaded into it if missing.
+//! Face hub, and downloaded into it if missing. An earlier run is looked up in the folders of its recipe file.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use data_pipeline::hub::{Hub, ModelName};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::Result;
+use crate::recipe::ModelRef;
+use crate::{Error, Result};
 
 pub use data_pipeline::hub::Need;
+
+/// The model folders of the runs of a recipe file, by name of the run.
+#[derive(Clone, Debug, Default)]
+pub struct RunModels {
+    folders: BTreeMap<String, PathBuf>,
+}
+
+impl RunModels {
+    /// Adds the model folder of a run.
+    pub fn insert(&mut self, run: impl Into<String>, folder: impl Into<PathBuf>) {
+        self.folders.insert(run.into(), folder.into());
+    }
+
+    /// Returns the preset, folder or file of a model. `progress` draws a bar for downloads (on a terminal only).
+    ///
+    /// # Errors
+    /// [`Error::Data`] if a model of the hub is not available; [`Error::Recipe`] if an earlier run has no model yet, and
+    /// for a shared run, which only a sweep can resolve.
+    pub fn locate<'a>(&self, model: &'a ModelRef, need: Need, progress: bool) -> Result<Cow<'a, str>> {
+        match model {
+            ModelRef::Named(name) => locate(name, need, progress),
+            ModelRef::Run(run) => match self.folders.get(run) {
+                Some(folder) if folder.exists() => Ok(Cow::Owned(folder.display().to_string())),
+                folder => Err(no_model_yet(run, folder.map(PathBuf::as_path))),
+            },
+            ModelRef::Shared(_) => {
+                Err(Error::recipe(model.to_string(), "only a sweep file has shared runs: name a model"))
+            }
+        }
+    }
+}
+
+fn no_model_yet(run: &str, folder: Option<&Path>) -> Error {
+    let place = folder.map_or_else(String::new, |folder| format!(": `{}` does not exist", folder.display()));
+    Error::recipe(format!("run {run}"), format!("it has no model yet{place}"))
+}
 
 /// Returns the preset, folder or file for a name. The environment sets the location of the hub's cache
 /// ([`Hub::from_env`]). `progress` draws a bar for downloads (on a terminal only).

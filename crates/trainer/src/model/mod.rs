@@ -3,6 +3,7 @@
 pub(crate) mod cross_modal;
 pub mod device;
 pub mod features;
+pub mod loaded;
 pub mod locate;
 pub mod processor;
 pub(crate) mod student;

@@ -13,7 +13,6 @@ use data_pipeline::tokenizer::{
     hugging_face_files,
 };
 use ndarray::{ArrayView2, ArrayView4};
-use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
 use crate::step::batch::ViewTensors;
@@ -36,6 +35,16 @@ pub struct Processor {
     tokenizer_file: Option<PathBuf>,
     context_length: usize,
     cut: TextTrim,
+}
+
+impl std::fmt::Debug for Processor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Processor")
+            .field("preprocess", &self.preprocess)
+            .field("tokenizer", &self.tokenizer_name)
+            .field("context_length", &self.context_length)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The position at which texts may be trimmed, so that the cost of a batch depends on its longest text.
@@ -107,8 +116,7 @@ impl Processor {
         let (name, file, tokenizer): (_, _, Arc<dyn Tokenizer>) = match tokenizer_path {
             Some(path) => {
                 let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-                let sum = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-                let name = format!("{BY_CONTENT}{sum}");
+                let name = format!("{BY_CONTENT}{}", file_ext::sha256_hex(&bytes));
                 let wanted = config.text_cfg.hf_tokenizer_name.as_ref();
                 if let Some(wanted) =
                     wanted.filter(|wanted| wanted.starts_with(BY_CONTENT) && **wanted != name)
@@ -223,19 +231,19 @@ impl Processor {
     pub fn save_tokenizer(&self, folder: &Path) -> Result<()> {
         let Some(file) = &self.tokenizer_file else { return Ok(()) };
         let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
-        clip_model::weights::write_atomic(&folder.join(TOKENIZER_FILE), &bytes)?;
+        file_ext::write_atomic(&folder.join(TOKENIZER_FILE), &bytes)?;
         for name in PADDING_FILES {
             let beside = file.with_file_name(name);
             if beside.is_file() {
                 let bytes = std::fs::read(&beside).map_err(|e| Error::io(&beside, e))?;
-                clip_model::weights::write_atomic(&folder.join(name), &bytes)?;
+                file_ext::write_atomic(&folder.join(name), &bytes)?;
             }
         }
         let settings = PADDING_FILES[0];
         if !file.with_file_name(settings).is_file() {
             let pad = JsonTokenizer::open(file)?.pad_token();
             let bytes = foreign_settings(self.context_length, pad.as_deref());
-            clip_model::weights::write_atomic(&folder.join(settings), &bytes)?;
+            file_ext::write_atomic(&folder.join(settings), &bytes)?;
         }
         Ok(())
     }
@@ -249,7 +257,7 @@ impl Processor {
             return self.save_tokenizer(folder);
         }
         for (name, bytes) in hugging_face_files(self.context_length) {
-            clip_model::weights::write_atomic(&folder.join(name), &bytes)?;
+            file_ext::write_atomic(&folder.join(name), &bytes)?;
         }
         Ok(())
     }
@@ -335,9 +343,9 @@ mod tests {
     #[test]
     fn texts_are_cut_to_the_longest_and_mean_the_same() {
         let config = presets::get("ViT-nano-32px").unwrap();
-        let reader = Processor::new(&config, &PreprocessConfig::default(), None).unwrap();
+        let processor = Processor::new(&config, &PreprocessConfig::default(), None).unwrap();
         let texts = ["a cat".to_string(), "a dog and a cat on a mat".to_string()];
-        let cut = reader.tokens(&texts, Device::Cpu).unwrap();
+        let cut = processor.tokens(&texts, Device::Cpu).unwrap();
         assert_eq!(cut.size(), [2, 9 + 1]);
         let mut whole = vec![0i64; 2 * 32];
         for (row, text) in whole.chunks_exact_mut(32).zip(&texts) {
@@ -365,7 +373,7 @@ mod tests {
     fn copies_of_a_tokenizer_are_one_tokenizer() {
         let config = presets::get("ViT-nano-32px").unwrap();
         let place = tempfile::tempdir().unwrap();
-        let reader = |name: &str, word: &str| {
+        let processor = |name: &str, word: &str| {
             let json = format!(
                 r#"{{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,"pre_tokenizer":null,
                 "post_processor":null,"decoder":null,"model":{{"type":"WordLevel","vocab":{{"{word}":0}},"unk_token":"{word}"}}}}"#
@@ -374,9 +382,9 @@ mod tests {
             std::fs::write(&path, json).unwrap();
             Processor::new(&config, &PreprocessConfig::default(), Some(&path)).unwrap()
         };
-        let one = reader("a.json", "cat");
-        assert!(one.reads_the_same(&reader("b.json", "cat")));
-        assert!(!one.reads_the_same(&reader("c.json", "dog")));
+        let one = processor("a.json", "cat");
+        assert!(one.reads_the_same(&processor("b.json", "cat")));
+        assert!(!one.reads_the_same(&processor("c.json", "dog")));
         assert!(!one.reads_the_same(&Processor::new(&config, &PreprocessConfig::default(), None).unwrap()));
         assert!(!one.tokenizer_name().contains("a.json"), "a store would not outlive a move of the teacher");
     }

@@ -1,85 +1,68 @@
 //! The initial student of a run: newly initialised, opened, or inherited from a larger model; locked if the recipe says
 //! so.
 
-use std::path::Path;
-
-use clip_model::folder::{self, Opened};
+use clip_model::folder::{self};
 use clip_model::{Clip, ClipConfig, Tower, inherit};
 use tch::Device;
 
-use crate::model::locate::{Need, locate};
-use crate::recipe::Models;
-use crate::recipe::{Recipe, Student};
+use crate::model::loaded::{LoadOptions, LoadedModel};
+use crate::model::locate::{Need, RunModels};
+use crate::recipe::{ModelRef, Recipe};
 use crate::{Error, Result};
 
-/// The state of a run that resumes from a checkpoint.
+/// The student of a run that resumes from a checkpoint.
 #[derive(Clone, Copy)]
 pub(crate) struct Resumed<'a> {
     /// Configuration of a student that was pruned before the checkpoint.
-    pub(crate) cut_to: Option<&'a ClipConfig>,
+    pub(crate) pruned: Option<&'a ClipConfig>,
 }
 
-/// Opens the student and returns it with its origin. A new run inherits from the model that the recipe names. A resumed
-/// run takes its weights from the checkpoint, so it does not need that model.
+/// Opens the student. A new run inherits from the model that the recipe names. A resumed run takes its weights from the
+/// checkpoint, so it does not need that model.
 pub(crate) fn open(
     recipe: &Recipe,
-    models: Models<'_>,
+    runs: &RunModels,
     device: Device,
     resumed: Option<Resumed<'_>>,
     progress: bool,
-) -> Result<(Opened, String)> {
-    let own = &recipe.student;
-    let origin = match own.run.as_deref() {
-        Some(run) => {
-            let folder = models(run).display().to_string();
-            if !Path::new(&folder).exists() {
-                return Err(no_model_yet(run, &folder));
-            }
-            folder
-        }
-        None => locate(&own.model, Need::Weights, progress)?.into_owned(),
-    };
-    let mut opened = folder::open_adjusted(&origin, device, recipe.seed, &own.adjust())?;
-    for note in &opened.notes {
+) -> Result<LoadedModel> {
+    let config = &recipe.student;
+    let origin = runs.locate(&config.model, Need::Weights, progress)?;
+    let options = LoadOptions::default()
+        .with_adjust(config.adjust())
+        .with_device(device)
+        .with_seed(recipe.seed)
+        .with_tokenizer(config.tokenizer.as_ref());
+    let mut student = LoadedModel::open(&origin, &options)?;
+    for note in &student.notes {
         tracing::info!("student {origin}: {note}");
     }
-    if let Some(larger) = own.larger(models).filter(|_| resumed.is_none()) {
-        inherit_from(&larger, own, &opened)?;
+    if let Some(larger) = config.inherit.as_ref().filter(|_| resumed.is_none()) {
+        inherit_from(larger, config.inherit_tokens, runs, &student.model)?;
     }
-    if let Some(config) = resumed.and_then(|own| own.cut_to) {
-        opened.model = Clip::new(config, device, recipe.seed)?;
+    if let Some(config) = resumed.and_then(|resumed| resumed.pruned) {
+        student.model = Clip::new(config, device, recipe.seed)?;
     }
-    for (tower, locked, unlocked) in [
-        (Tower::Image, own.lock_image, own.lock_image_unlocked_groups),
-        (Tower::Text, own.lock_text, own.lock_text_unlocked_groups),
-    ] {
-        if locked {
-            opened.model.lock(tower, unlocked);
+    for (tower, lock) in [(Tower::Image, config.lock_image), (Tower::Text, config.lock_text)] {
+        if lock.locked {
+            student.model.lock(tower, lock.unlocked_groups);
         }
     }
-    Ok((opened, origin))
+    Ok(student)
 }
 
-fn no_model_yet(run: &str, folder: &str) -> Error {
-    Error::recipe("student", format!("the run `{run}` has no model yet ({folder})"))
-}
-
-fn inherit_from(larger: &str, own: &Student, student: &Opened) -> Result<()> {
-    if let Some(run) = own.inherit_run.as_deref().filter(|_| !Path::new(larger).exists()) {
-        return Err(no_model_yet(run, larger));
-    }
-    let larger = &*locate(larger, Need::Weights, false)?;
+fn inherit_from(larger: &ModelRef, only_tokens: bool, runs: &RunModels, student: &Clip) -> Result<()> {
+    let larger = &*runs.locate(larger, Need::Weights, false)?;
     let opened = folder::open(larger, Device::Cpu, 0)?;
     if !opened.has_weights {
-        let reason = format!("inherit = \"{larger}\" has no weights: name a model folder or file");
-        return Err(Error::recipe("student", reason));
+        return Err(Error::NoWeights { name: larger.into() });
     }
-    if own.inherit_tokens {
-        inherit::tokens::token_embeddings(&student.model, &opened.model)?;
-        tracing::info!("the student's token embeddings are those of {larger}");
+    if only_tokens {
+        inherit::tokens::token_embeddings(student, &opened.model)?;
+        tracing::info!("the student inherits the token embeddings of {larger}");
     } else {
-        inherit::inherit(&student.model, &opened.model)?;
-        tracing::info!("the student's weights are a part of {larger}");
+        inherit::inherit(student, &opened.model)?;
+        tracing::info!("the student inherits a part of the weights of {larger}");
     }
     Ok(())
 }

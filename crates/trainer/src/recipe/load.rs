@@ -4,8 +4,9 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::Recipe;
+use super::model_ref::{ModelRef, StoreRef};
 use super::stages::{self, Draft};
+use super::{Recipe, TeacherConfig};
 use crate::{Error, Result};
 
 /// Maximum depth of files that extend each other.
@@ -21,6 +22,16 @@ pub struct Job {
 }
 
 impl Job {
+    /// A job of a single run.
+    pub fn single(recipe: Recipe) -> Self {
+        Job { name: recipe.name.clone(), runs: vec![recipe] }
+    }
+
+    /// Returns the run with this name.
+    pub fn run(&self, name: &str) -> Option<&Recipe> {
+        self.runs.iter().find(|run| run.name == name)
+    }
+
     /// Whether the file has a single run, which then needs no separate folder.
     pub fn is_single(&self) -> bool {
         self.runs.len() == 1
@@ -55,7 +66,8 @@ pub fn settings_table(settings: &[String]) -> Result<Table> {
 /// Loads one run of a recipe file, with `over` merged last. `run` selects the run if the file has several.
 ///
 /// # Errors
-/// The errors of [`load`]; [`Error::Recipe`] if the run is ambiguous, or if its teacher is another run of the file.
+/// The errors of [`load`]; [`Error::Recipe`] if the run is ambiguous, or if it refers to another run of the file.
+/// References to shared runs ([`ModelRef::Shared`]) are left to the caller, a sweep.
 pub fn load_one(path: &Path, run: Option<&str>, over: &Table) -> Result<Recipe> {
     let origin = path.display().to_string();
     let fail = |reason: String| Err(Error::recipe(&origin, reason));
@@ -88,7 +100,7 @@ pub fn load_one(path: &Path, run: Option<&str>, over: &Table) -> Result<Recipe> 
     let recipe = toml::from_str::<Recipe>(&text).map_err(|e| Error::recipe(&origin, setting(&text, &e)))?;
     recipe.validate(&origin)?;
     check_name(&recipe.name, &origin)?;
-    if let Some((key, other)) = named_runs(&recipe).first() {
+    if let Some((key, other)) = named_runs(&recipe).next() {
         return fail(format!("{key} is the run `{other}`: name a model here"));
     }
     Ok(recipe)
@@ -164,12 +176,13 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
         let recipe =
             toml::from_str::<Recipe>(&text).map_err(|e| Error::recipe(&place, setting(&text, &e)))?;
         recipe.validate(&place)?;
+        check_not_shared(&recipe, &place)?;
         check_name(&recipe.name, &place)?;
         if resolved.iter().any(|other| other.name == recipe.name) {
             return Err(Error::recipe(&place, format!("two runs are called `{}`", recipe.name)));
         }
         let missing = |run: &str| !resolved.iter().any(|other| other.name == run);
-        if let Some((key, earlier)) = named_runs(&recipe).into_iter().find(|(_, run)| missing(run)) {
+        if let Some((key, earlier)) = named_runs(&recipe).find(|(_, run)| missing(run)) {
             let reason = format!("{key} = \"{earlier}\" is not an earlier run of this file");
             return Err(Error::recipe(&place, reason));
         }
@@ -183,13 +196,29 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
     Ok(Job { name, runs: resolved })
 }
 
-/// The runs that a recipe depends on, with the settings that name them.
-fn named_runs(recipe: &Recipe) -> Vec<(&'static str, &String)> {
-    let own = &recipe.student;
-    let students = [("student.inherit_run", &own.inherit_run), ("student.run", &own.run)];
-    let teachers = recipe.teachers.iter().map(|teacher| ("teacher.run", &teacher.run));
-    let compared = recipe.eval.teacher.iter().map(|teacher| ("eval.teacher.run", &teacher.run));
-    teachers.chain(compared).chain(students).filter_map(|(key, run)| Some((key, run.as_ref()?))).collect()
+/// The earlier runs that a recipe refers to, each with the setting that names it.
+fn named_runs(recipe: &Recipe) -> impl Iterator<Item = (String, &str)> {
+    recipe.models().filter_map(|(key, model)| {
+        // `student.inherit` refers to a run as `student.inherit_run`, the others as `run`.
+        let key =
+            key.strip_suffix("model").map_or_else(|| format!("{key}_run"), |table| format!("{table}run"));
+        Some((key, model.run()?))
+    })
+}
+
+/// Refuses references to the shared runs of a sweep.
+fn check_not_shared(recipe: &Recipe, origin: &str) -> Result<()> {
+    let models = recipe.models().find(|(_, model)| matches!(model, ModelRef::Shared(_)));
+    let models = models.map(|(key, model)| format!("{key} = \"{model}\""));
+    let stored = |teacher: &&TeacherConfig| matches!(teacher.store, Some(StoreRef::Shared(_)));
+    let stores = recipe.teachers.iter().find(stored).map(|t| format!("store of {}", t.name()));
+    match models.or(stores) {
+        Some(setting) => Err(Error::recipe(
+            origin,
+            format!("{setting} refers to a shared run, which only a sweep file has"),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Line and reason for a file that is not TOML.

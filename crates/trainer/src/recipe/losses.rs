@@ -3,76 +3,32 @@
 use std::path::PathBuf;
 
 use data_pipeline::notice;
-use kd_losses::{Curve, Loss, Term, WeightSchedule};
+use kd_losses::{Error as LossError, HiddenSettings, Loss, LossSettings, MfdSettings, Term, WeightSettings};
 use serde::{Deserialize, Serialize};
+use toml::Table;
 use zeroshot_eval::names::repeated;
 
-use super::Templates;
+use super::{Templates, take};
 use crate::{Error, Result};
 
-/// Fraction of patches that CLIP-KD masks in masked feature distillation.
-const MASKED_SHARE: f64 = 0.75;
-/// Default number of anchors.
-pub(super) const ANCHORS: usize = 1024;
-/// Default number of blocks of each tower that `hidden` compares; fewer if a tower has fewer.
-const LAYERS: usize = 3;
+pub use kd_losses::When;
+
+/// Settings of a class list, which losses that read one have in addition to those of [`LossSettings`].
+const CLASS_KEYS: [&str; 2] = ["classes", "prompts"];
 /// Maximum number of duplicate names that a warning lists.
 const NAMED: usize = 5;
 
 /// One entry of `losses`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LossConfig {
-    /// The weight at the first step.
-    pub weight: f64,
-    /// How the weight changes over the run.
-    #[serde(default)]
-    pub schedule: Curve,
-    /// The weight at the end of a schedule that is not constant.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub end: f64,
-    /// First step with a nonzero weight.
-    #[serde(default = "start", skip_serializing_if = "is_start")]
-    pub from: When,
-    /// End of the schedule; default: the last step.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub until: Option<When>,
-    /// Temperatures, for losses that use them; if empty, the loss's defaults.
-    #[serde(
-        default,
-        skip_serializing_if = "Vec::is_empty",
-        alias = "temperature",
-        deserialize_with = "one_or_many"
-    )]
-    pub temperatures: Vec<f64>,
-    /// `mfd`: fraction of the patches that are masked for the student.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub masked: Option<f64>,
-    /// `anchors`, `anchors-within`, `anchors-across`: number of pairs in the bank, which they share.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub count: Option<usize>,
-    /// `hidden`: number of blocks of each tower to compare.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub layers: Option<usize>,
+    /// The weight over the run.
+    pub weight: WeightSettings,
+    /// The loss's own settings.
+    pub settings: LossSettings,
     /// `hinton`, `vocabulary`: the class list.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<Classes>,
     /// `hinton`, `vocabulary`: templates for the class names.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts: Option<Templates>,
-    /// `hinton`, `vocabulary`: number of classes that a step draws from the list; default: all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub classes_per_step: Option<usize>,
-}
-
-/// A point in a run.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum When {
-    /// A number of steps.
-    Step(u64),
-    /// A fraction of the run, 0..=1, written with a decimal point.
-    Share(f64),
 }
 
 /// A class list: names, or their file.
@@ -88,100 +44,106 @@ pub enum Classes {
     File(PathBuf),
 }
 
-impl When {
-    fn step(self, steps: u64) -> u64 {
-        match self {
-            When::Step(step) => step,
-            When::Share(share) => (share * steps as f64).round() as u64,
-        }
-    }
-}
-
 impl LossConfig {
-    /// A constant weight.
-    pub fn new(weight: f64) -> Self {
+    /// Creates an entry with a constant weight and the loss's default settings.
+    pub fn new(loss: Loss, weight: f64) -> Self {
         LossConfig {
-            weight,
-            schedule: Curve::Constant,
-            end: 0.0,
-            from: When::Step(0),
-            until: None,
-            temperatures: Vec::new(),
-            masked: None,
-            count: None,
-            layers: None,
+            weight: WeightSettings::constant(weight),
+            settings: loss.default_settings(),
             classes: None,
             prompts: None,
-            classes_per_step: None,
         }
+    }
+
+    /// Reads the table of a loss. The message of an error does not name the loss.
+    fn from_table(loss: Loss, mut table: Table) -> Result<Self, String> {
+        let text = |e: toml::de::Error| e.message().to_string();
+        let mut weight = Table::new();
+        for key in WeightSettings::KEYS {
+            weight.extend(table.remove(key).map(|value| (key.to_string(), value)));
+        }
+        let (mut classes, mut prompts) = (None, None);
+        if loss.reads_classes() {
+            classes = take(&mut table, "classes").map_err(text)?;
+            prompts = take(&mut table, "prompts").map_err(text)?;
+        }
+        for key in table.keys() {
+            if CLASS_KEYS.contains(&key.as_str()) {
+                return Err(format!(
+                    "`{key}` belongs to `hinton` and `vocabulary`; `{loss}` has no such setting"
+                ));
+            }
+            loss.check_setting(key).map_err(|error| match error {
+                LossError::UnknownSetting { owners, .. } if owners.is_empty() => {
+                    format!("unknown setting `{key}`; possible are {}", possible_keys(loss))
+                }
+                error => error.to_string(),
+            })?;
+        }
+        Ok(LossConfig {
+            weight: weight.try_into().map_err(text)?,
+            settings: loss.read_settings(toml::Value::Table(table)).map_err(text)?,
+            classes,
+            prompts,
+        })
+    }
+
+    fn to_table(&self) -> Result<Table, toml::ser::Error> {
+        let mut table = Table::try_from(self.weight)?;
+        let mut own = Table::try_from(&self.settings)?;
+        // The class list has its place before the number of classes that a step draws.
+        let per_step = own.remove("classes_per_step");
+        table.extend(own);
+        if let Some(classes) = &self.classes {
+            table.insert("classes".into(), toml::Value::try_from(classes)?);
+        }
+        if let Some(prompts) = &self.prompts {
+            table.insert("prompts".into(), toml::Value::try_from(prompts)?);
+        }
+        table.extend(per_step.map(|value| ("classes_per_step".to_string(), value)));
+        Ok(table)
     }
 
     /// Whether the term ever has a weight.
     pub fn is_on(&self) -> bool {
-        self.weight != 0.0 || (self.schedule != Curve::Constant && self.end != 0.0)
+        self.weight.is_on()
     }
 
     /// Returns the term for a run of `steps` steps.
     pub fn term(&self, loss: Loss, steps: u64) -> Term {
-        let until = match (self.until, self.schedule) {
-            (Some(when), _) => when.step(steps),
-            (None, Curve::Constant) => u64::MAX,
-            (None, _) => steps,
-        };
-        let end = if self.schedule == Curve::Constant { self.weight } else { self.end };
-        let weight = WeightSchedule {
-            shape: self.schedule,
-            start: self.weight,
-            end,
-            from: self.from.step(steps),
-            until,
-        };
-        Term { loss, weight, temperatures: self.temperatures.clone() }
+        let weight = self.weight.schedule(steps);
+        Term::new(loss, weight.start).with_schedule(weight).with_settings(self.settings.clone())
     }
 
-    /// Fraction of masked patches.
-    pub fn masked_share(&self) -> f64 {
-        self.masked.unwrap_or(MASKED_SHARE)
+    /// Settings of `mfd`.
+    pub fn mfd(&self) -> Option<&MfdSettings> {
+        match &self.settings {
+            LossSettings::Mfd(own) => Some(own),
+            _ => None,
+        }
     }
 
-    /// Number of blocks of each tower to compare.
-    pub fn layer_count(&self) -> usize {
-        self.layers.unwrap_or(LAYERS)
+    /// Settings of `hidden`.
+    pub fn hidden(&self) -> Option<&HiddenSettings> {
+        match &self.settings {
+            LossSettings::Hidden(own) => Some(own),
+            _ => None,
+        }
+    }
+
+    /// Number of classes that a step draws from the list; `None` draws all.
+    pub fn classes_per_step(&self) -> Option<usize> {
+        match &self.settings {
+            LossSettings::Hinton(own) => own.classes_per_step,
+            LossSettings::Vocabulary(own) => own.classes_per_step,
+            _ => None,
+        }
     }
 
     /// Returns the reason why the settings are invalid, if they are.
     pub fn problem(&self, loss: Loss) -> Option<String> {
-        let only = |given: bool, owner: Loss, key: &str| {
-            (given && loss != owner).then(|| format!("`{key}` belongs to `{}`", owner.name()))
-        };
-        let of_lists = |given: bool, key: &str| {
-            (given && !loss.reads_classes()).then(|| format!("`{key}` belongs to `hinton` and `vocabulary`"))
-        };
-        let of_banks = |given: bool, key: &str| {
-            (given && !loss.reads_anchors()).then(|| format!("`{key}` belongs to `anchors` and its parts"))
-        };
-        let share = |when: When| matches!(when, When::Share(share) if !(0.0..=1.0).contains(&share));
-        if [Some(self.from), self.until].into_iter().flatten().any(share) {
-            return Some(
-                "a fraction of the run is between 0.0 and 1.0; write steps without a decimal point".into(),
-            );
-        }
-        if self.schedule == Curve::Constant && self.end != 0.0 {
-            return Some("`end` needs schedule = \"linear\" or \"cosine\"".into());
-        }
-        if self.masked.is_some_and(|share| !(share > 0.0 && share < 1.0)) {
-            return Some(format!("masked = {} is not between 0 and 1", self.masked_share()));
-        }
-        for (key, number, least) in [
-            ("count", self.count, 1),
-            ("layers", self.layers, 1),
-            ("classes_per_step", self.classes_per_step, 2),
-        ] {
-            if let Some(number) = number.filter(|number| *number < least) {
-                return Some(format!(
-                    "{key} = {number} is too small to compare anything: set at least {least}"
-                ));
-            }
+        if let Err(error) = self.weight.validate().and_then(|()| self.settings.validate()) {
+            return Some(error.to_string());
         }
         if loss.reads_classes() && self.classes.is_none() {
             return Some("it needs `classes`: names, or a file with one name per line".into());
@@ -189,18 +151,18 @@ impl LossConfig {
         if let Some(Err(error)) = self.prompts.as_ref().map(Templates::texts) {
             return Some(format!("prompts: {error}"));
         }
-        if let Some(Classes::Listed(names)) = self.classes.as_ref().filter(|_| loss.reads_classes())
-            && let Some(reason) = problem_of(names).or_else(|| equal_names(names))
-        {
-            return Some(reason);
+        match &self.classes {
+            Some(Classes::Listed(names)) => problem_of(names).or_else(|| equal_names(names)),
+            _ => None,
         }
-        only(self.masked.is_some(), Loss::Mfd, "masked")
-            .or_else(|| of_banks(self.count.is_some(), "count"))
-            .or_else(|| only(self.layers.is_some(), Loss::Hidden, "layers"))
-            .or_else(|| of_lists(self.classes.is_some(), "classes"))
-            .or_else(|| of_lists(self.prompts.is_some(), "prompts"))
-            .or_else(|| of_lists(self.classes_per_step.is_some(), "classes_per_step"))
     }
+}
+
+/// Names the settings that the table of a loss may have.
+fn possible_keys(loss: Loss) -> String {
+    let lists = CLASS_KEYS.iter().filter(|_| loss.reads_classes());
+    let keys = WeightSettings::KEYS.iter().chain(loss.setting_keys()).chain(lists);
+    keys.map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
 }
 
 impl Classes {
@@ -288,13 +250,12 @@ pub(super) mod written {
     ) -> Result<BTreeMap<Loss, LossConfig>, D::Error> {
         let read = |(loss, value): (Loss, toml::Value)| {
             let config = match value {
-                toml::Value::Float(weight) => LossConfig::new(weight),
-                toml::Value::Integer(weight) => LossConfig::new(weight as f64),
-                table => table.try_into().map_err(|e: toml::de::Error| {
-                    de::Error::custom(format!("{}: {}", loss.name(), e.message()))
-                })?,
+                toml::Value::Float(weight) => Ok(LossConfig::new(loss, weight)),
+                toml::Value::Integer(weight) => Ok(LossConfig::new(loss, weight as f64)),
+                toml::Value::Table(table) => LossConfig::from_table(loss, table),
+                other => Err(format!("a loss is a weight or a table, not a {}", other.type_str())),
             };
-            Ok((loss, config))
+            Ok((loss, config.map_err(|reason| de::Error::custom(format!("{loss}: {reason}")))?))
         };
         BTreeMap::<Loss, toml::Value>::deserialize(from)?.into_iter().map(read).collect()
     }
@@ -303,45 +264,22 @@ pub(super) mod written {
         losses: &BTreeMap<Loss, LossConfig>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
-        let write = |(loss, config): (&Loss, &LossConfig)| {
-            let value = match *config == LossConfig::new(config.weight) {
-                true => toml::Value::Float(config.weight),
-                false => toml::Value::try_from(config).map_err(ser::Error::custom)?,
+        let write = |(&loss, config): (&Loss, &LossConfig)| {
+            let weight = config.weight.start;
+            let value = match *config == LossConfig::new(loss, weight) {
+                true => toml::Value::Float(weight),
+                false => toml::Value::Table(config.to_table().map_err(ser::Error::custom)?),
             };
-            Ok((*loss, value))
+            Ok((loss, value))
         };
         losses.iter().map(write).collect::<Result<BTreeMap<_, _>, _>>()?.serialize(to)
     }
 }
 
-fn start() -> When {
-    When::Step(0)
-}
-
-fn is_start(when: &When) -> bool {
-    *when == start()
-}
-
-fn is_zero(value: &f64) -> bool {
-    *value == 0.0
-}
-
-/// A single temperature needs no brackets.
-fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        One(f64),
-        Many(Vec<f64>),
-    }
-    Ok(match Either::deserialize(deserializer)? {
-        Either::One(value) => vec![value],
-        Either::Many(values) => values,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use kd_losses::AnchorSettings;
+
     use super::*;
     use crate::recipe::{Recipe, parse};
 
@@ -371,8 +309,8 @@ mod tests {
             [0.0, 1000.0, 2000.0, 2000.0]
         );
         assert_eq!([39, 40].map(|step| find(Loss::Icl).weight.at(step)), [1.0, 0.0]);
-        assert_eq!(find(Loss::Gram).temperatures(), [0.1, 1.0]);
-        assert_eq!(find(Loss::Hinton).temperatures(), [3.0]);
+        assert_eq!(find(Loss::Gram).settings.temperatures(), [0.1, 1.0]);
+        assert_eq!(find(Loss::Hinton).settings.temperatures(), [3.0]);
     }
 
     #[test]
@@ -380,7 +318,7 @@ mod tests {
         let count = |losses: &str| recipe(losses).unwrap().anchor_count();
         assert_eq!(
             (count("crd = 1"), count("anchors = 1"), count("anchors = 0, crd = 1")),
-            (None, Some(ANCHORS), None)
+            (None, Some(AnchorSettings::COUNT), None)
         );
         let small = "anchors-within = { weight = 1.0, count = 16 }, anchors-across = 1";
         assert_eq!(count(small), Some(16), "one that names no number asks for none");
@@ -407,7 +345,7 @@ mod tests {
             ("fd = { weight = 1.0, layers = 2 }", "`layers` belongs to `hidden`"),
             ("hidden = { weight = 1.0, layers = 0 }", "layers = 0"),
             ("fd = { weight = 1.0, until = 1.5 }", "between 0.0 and 1.0"),
-            ("fd = { weight = 1.0, temperature = 1.0 }", "no temperature"),
+            ("fd = { weight = 1.0, temperature = 1.0 }", "`temperature` belongs to `hinton`"),
             ("hinton = 1.0", "classes"),
             ("vocabulary = 1.0", "classes"),
             ("crd = { weight = 1.0, classes = ['a', 'b'] }", "`hinton` and `vocabulary`"),
@@ -418,7 +356,8 @@ mod tests {
             ("hinton = { weight = 1.0, classes = ['a', 'b'], classes_per_step = 1 }", "classes_per_step = 1"),
             ("fd = { weight = 1.0, until = 10 }", "step 10"),
             ("fd = { weight = 1.0, from = 10 }", "step 0"),
-            ("fd = { wieght = 1.0 }", "wieght"),
+            ("fd = { wieght = 1.0 }", "unknown setting `wieght`; possible are `weight`"),
+            ("hinton = { weight = 1.0, classes = ['a', 'b'], temperatures = [1.0, 2.0] }", "not several"),
             ("fd = 'much'", "fd"),
         ] {
             let error = recipe(losses).unwrap_err().to_string();

@@ -1,12 +1,15 @@
 //! The fields of a recipe file, with their defaults. A table that another crate or module uses is declared there:
 //! sources, augmentation, optimiser, cross-modal head.
 
+mod experiment;
 mod load;
 mod losses;
+mod model_ref;
 mod precision;
 mod prune;
 pub(crate) mod sources;
 mod stages;
+mod student;
 mod targets;
 mod teachers;
 mod validate;
@@ -15,27 +18,26 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clip_model::CrossModalConfig;
-use clip_model::folder::Adjust;
 use data_pipeline::image::AugmentConfig;
 use data_pipeline::loader::CaptionChoice;
 use data_pipeline::policy::ErrorPolicy;
 use data_pipeline::sources::SourceConfig;
-use kd_losses::{Loss, Term};
+use kd_losses::{AnchorSettings, Loss, LossSettings, Term};
 use serde::{Deserialize, Serialize};
 
+pub use experiment::{Experiment, Runtime};
 pub use load::{Job, check_name, load, load_one, merge, parse, settings_table};
 pub use losses::{Classes, LossConfig, When};
+pub use model_ref::{ModelRef, SharedPath, StoreRef};
 pub use precision::PrecisionConfig;
 pub use prune::PruneConfig;
+pub use student::{Student, TowerLock};
 pub use targets::TargetRule;
 pub use teachers::TeacherConfig;
 pub(crate) use validate::device_named;
 
 use crate::optim::adamw::OptimizerConfig;
 use crate::{Error, Result};
-
-/// Maps the name of an earlier run of the recipe file to its model folder.
-pub type Models<'a> = &'a dyn Fn(&str) -> PathBuf;
 
 /// A resolved run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,65 +81,6 @@ pub struct Recipe {
     /// Evaluations.
     #[serde(default)]
     pub eval: Eval,
-}
-
-/// The model that is trained.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Student {
-    /// A preset, a configuration in open_clip's format (`*.json`), or a model to start from: a folder, a checkpoint
-    /// file or `hf-hub:owner/name`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub model: String,
-    /// An earlier run of the recipe file whose final model, of any shape, is the start instead of `model`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<String>,
-    /// Side of its images in pixels, where it is to be another than the model's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image_size: Option<i64>,
-    /// Patch dropout rate of a ViT in training; default: the model's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub patch_dropout: Option<f64>,
-    /// Maximum drop path rate of a timm tower; default: the model's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drop_path: Option<f64>,
-    /// Whether to lock (freeze) the image tower, except its last groups.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub lock_image: bool,
-    /// Number of groups of a locked image tower that stay trainable, counted from the projection.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub lock_image_unlocked_groups: usize,
-    /// Whether to lock (freeze) the text tower, except its last groups.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub lock_text: bool,
-    /// Number of groups of a locked text tower that stay trainable, counted from the projection.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub lock_text_unlocked_groups: usize,
-    /// A `tokenizer.json`; default: the one in the model's folder, or CLIP's tokenizer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokenizer: Option<PathBuf>,
-    /// A larger model (folder or file) from which the student inherits its initial weights.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub inherit: Option<String>,
-    /// An earlier run of the recipe file from whose model the student inherits its initial weights.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub inherit_run: Option<String>,
-    /// Whether to inherit only the token and positional embeddings, projected to the student's width.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub inherit_tokens: bool,
-}
-
-impl Student {
-    /// The model from which it inherits, if any.
-    pub fn larger(&self, models: Models<'_>) -> Option<String> {
-        let run = || self.inherit_run.as_deref().map(|run| models(run).display().to_string());
-        self.inherit.clone().or_else(run)
-    }
-
-    /// Changes to the model's own configuration.
-    pub fn adjust(&self) -> Adjust {
-        Adjust { image_size: self.image_size, patch_dropout: self.patch_dropout, drop_path: self.drop_path }
-    }
 }
 
 /// Training data.
@@ -347,11 +290,48 @@ impl Recipe {
         Loss::all().filter(|loss| loss.reads_classes()).find_map(|loss| self.loss(loss))
     }
 
+    /// The models that the recipe refers to, each with the setting that names it, such as `student.inherit`.
+    pub fn models_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut ModelRef)> {
+        let Recipe { student, teachers, eval, .. } = self;
+        let students =
+            [("student.model", Some(&mut student.model)), ("student.inherit", student.inherit.as_mut())];
+        let teachers = teachers.iter_mut().map(|teacher| ("teacher.model", teacher.model.as_mut()));
+        let compared = eval.teacher.iter_mut().map(|teacher| ("eval.teacher.model", teacher.model.as_mut()));
+        students.into_iter().chain(teachers).chain(compared).filter_map(|(key, model)| Some((key, model?)))
+    }
+
+    /// The models that the recipe refers to, like [`Recipe::models_mut`].
+    pub fn models(&self) -> impl Iterator<Item = (&'static str, &ModelRef)> {
+        let Recipe { student, teachers, eval, .. } = self;
+        let students =
+            [("student.model", Some(&student.model)), ("student.inherit", student.inherit.as_ref())];
+        let teachers = teachers.iter().map(|teacher| ("teacher.model", teacher.model.as_ref()));
+        let compared = eval.teacher.iter().map(|teacher| ("eval.teacher.model", teacher.model.as_ref()));
+        students.into_iter().chain(teachers).chain(compared).filter_map(|(key, model)| Some((key, model?)))
+    }
+
+    /// The stores that the recipe refers to.
+    pub fn stores_mut(&mut self) -> impl Iterator<Item = &mut StoreRef> {
+        self.teachers.iter_mut().chain(&mut self.eval.teacher).filter_map(|teacher| teacher.store.as_mut())
+    }
+
+    /// The teacher with which the evaluation compares the student, or whose scores it reports.
+    pub(crate) fn compared_teacher(&self) -> Option<&TeacherConfig> {
+        let named = |teacher: &&TeacherConfig| teacher.model.is_some();
+        match self.eval.fidelity {
+            true => self.eval.teacher.iter().chain(&self.teachers).find(named),
+            // A teacher that is a run of the recipe file has its own report.
+            false => self.teachers.iter().filter(named).find(|t| !matches!(t.model, Some(ModelRef::Run(_)))),
+        }
+    }
+
     /// Number of pairs in the bank for its losses, if any reads one: the largest number that they set, or 1024.
     pub fn anchor_count(&self) -> Option<usize> {
-        let losses = Loss::all().filter(|loss| loss.reads_anchors());
-        let named = losses.filter_map(|loss| self.loss(loss)).map(|config| config.count);
-        Some(named.max()?.unwrap_or(losses::ANCHORS))
+        let counts = Loss::all().filter_map(|loss| match &self.loss(loss)?.settings {
+            LossSettings::Anchors(own) => Some(own.count),
+            _ => None,
+        });
+        Some(counts.max()?.unwrap_or(AnchorSettings::COUNT))
     }
 
     /// Returns the recipe as written to the run folder.

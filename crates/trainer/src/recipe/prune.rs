@@ -33,30 +33,40 @@ impl PruneConfig {
         self.sparsity * (since as f64 / self.warmup_steps.max(1) as f64).min(1.0)
     }
 
-    /// Returns the reason why the settings are invalid, if they are.
-    pub(super) fn problem(&self, train: &Train) -> Option<String> {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// The setting that cannot work, and why.
+    pub(super) fn validate(&self, train: &Train) -> Result<(), String> {
         if !(self.sparsity > 0.0 && self.sparsity < 1.0) {
-            return Some(format!("prune.sparsity = {} is not between 0 and 1", self.sparsity));
+            return Err(format!("prune.sparsity = {} is not between 0 and 1", self.sparsity));
         }
         for (name, value) in [("lr", self.lr), ("multiplier_lr", self.multiplier_lr)] {
             if !(value.is_finite() && value > 0.0) {
-                return Some(format!("prune.{name} = {value} cannot work"));
+                return Err(format!("prune.{name} = {value} cannot work"));
             }
         }
         if self.start.saturating_add(self.warmup_steps) > self.at_step || self.start >= self.at_step {
-            return Some(format!(
+            return Err(format!(
                 "prune.start + prune.warmup_steps = {} + {} is after the cut (prune.at_step = {})",
                 self.start, self.warmup_steps, self.at_step
             ));
         }
-        train.steps.and_then(|steps| self.too_late(steps))
+        train.steps.map_or(Ok(()), |steps| self.check_end(steps))
     }
 
-    /// Returns the reason if the cut does not come before the end of a run of `steps` steps.
-    pub(crate) fn too_late(&self, steps: u64) -> Option<String> {
-        (self.at_step >= steps).then(|| {
-            format!("prune.at_step = {} leaves no step after the cut: the run has {steps}", self.at_step)
-        })
+    /// Checks that a run of `steps` steps continues after the cut.
+    ///
+    /// # Errors
+    /// The reason, if it does not.
+    pub(crate) fn check_end(&self, steps: u64) -> Result<(), String> {
+        match self.at_step < steps {
+            true => Ok(()),
+            false => Err(format!(
+                "prune.at_step = {} leaves no step after the cut: the run has {steps}",
+                self.at_step
+            )),
+        }
     }
 }
 

@@ -79,7 +79,7 @@ fn forget(table: &mut Table, keys: &[&str]) {
 
 #[cfg(test)]
 mod tests {
-    use crate::recipe::{Job, parse};
+    use crate::recipe::{Job, ModelRef, parse};
 
     const BASE: &str = r#"
         name = "thin"
@@ -111,15 +111,16 @@ mod tests {
         let job = job(stages, &["runs.thin.seed=4", "runs.thin-2.optimizer.lr=0.1"]).unwrap();
         let [a, b, c] = job.runs.as_slice() else { panic!("{} runs", job.runs.len()) };
         assert_eq!([&a.name, &b.name, &c.name], ["thin-1", "thin-2", "thin-3"]);
-        let larger = |run: &crate::Recipe| (run.student.inherit.clone(), run.student.inherit_run.clone());
-        assert_eq!(larger(a), (Some("models/large".into()), None));
-        assert_eq!(larger(b), (None, Some("thin-1".into())));
-        assert_eq!(larger(c), (Some("models/other".into()), None));
+        let named = |name: &str| ModelRef::Named(name.into());
+        assert_eq!(a.student.inherit, Some(named("models/large")));
+        assert_eq!(b.student.inherit, Some(ModelRef::Run("thin-1".into())));
+        assert_eq!(c.student.inherit, Some(named("models/other")));
         assert_eq!((b.train.epochs, b.train.steps, c.train.steps), (Some(2.0), None, Some(3)));
-        assert_eq!((&*b.student.model, &*c.student.model), ("ViT-micro-32px", "ViT-small-32px"));
+        assert_eq!(b.student.model, named("ViT-micro-32px"));
+        assert_eq!(c.student.model, named("ViT-small-32px"));
         assert_eq!((a.optimizer.lr, b.optimizer.lr, c.optimizer.lr), (1e-3, 0.1, 5e-4));
         assert_eq!((a.seed, c.seed), (4, 4));
-        assert_eq!(b.loss(kd_losses::Loss::Task).map(|task| task.weight), Some(0.5));
+        assert_eq!(b.loss(kd_losses::Loss::Task).map(|task| task.weight.start), Some(0.5));
     }
 
     #[test]
@@ -160,14 +161,12 @@ mod tests {
         let (base, data) = BASE.split_once("[[data.train]]").unwrap();
         let text = format!("{base}{stages}[[data.train]]{data}");
         let job = parse(&text, &[], "test").unwrap();
-        let of = |run: usize| {
-            let own = &job.runs[run].student;
-            (own.model.as_str(), own.run.as_deref(), own.inherit_run.as_deref())
-        };
-        assert_eq!(of(0), ("ViT-small-32px", None, None));
-        assert_eq!(of(1), ("", Some("thin-1"), None));
-        assert_eq!(of(2), ("ViT-micro-32px", None, Some("thin-2")));
-        assert_eq!(job.runs[1].student.inherit, None);
+        let student = |run: usize| &job.runs[run].student;
+        let run = |name: &str| ModelRef::Run(name.into());
+        assert_eq!(student(0).model, ModelRef::Named("ViT-small-32px".into()));
+        assert_eq!((&student(1).model, &student(1).inherit), (&run("thin-1"), &None));
+        assert_eq!(student(2).model, ModelRef::Named("ViT-micro-32px".into()));
+        assert_eq!(student(2).inherit, Some(run("thin-2")));
         let neither = text.replace("student.model = \"ViT-small-32px\"", "");
         assert!(parse(&neither, &[], "test").unwrap_err().to_string().contains("either `model` or `run`"));
     }

@@ -1,70 +1,117 @@
-//! The teachers in a recipe.
+//! `[teacher]` of a recipe: one table, or a list of them.
 
 use std::path::PathBuf;
 
+use clip_model::folder::Adjust;
 use serde::{Deserialize, Serialize};
 
-/// Maximum logit scale: a larger factor concentrates every distribution on a single class.
+use super::model_ref::{ModelRef, StoreRef};
+
+/// Maximum logit scale: a larger one concentrates every distribution on a single class.
 const MAX_SCALE: f64 = 1e4;
 
-/// A frozen teacher. Requires one of `model` and `run`; with `store`, both are optional.
+/// A frozen teacher: a model, a store of its embeddings, or both.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Keys", into = "Keys")]
 pub struct TeacherConfig {
-    /// A model folder, `hf-hub:owner/name`, or a checkpoint file (of the architecture `arch`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-    /// An earlier run of the same recipe file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub run: Option<String>,
-    /// A folder of stored embeddings (`clip-distill reinforce`) that replaces the model. If a model is also named, the
-    /// store must come from it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub store: Option<PathBuf>,
-    /// Logit scale (factor on its cosines) that replaces the model's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The model. With a store, the model must be the one whose embeddings are stored.
+    pub model: Option<ModelRef>,
+    /// A store of embeddings that replaces the model in training.
+    pub store: Option<StoreRef>,
+    /// Logit scale that replaces the model's own.
     pub logit_scale: Option<f64>,
     /// Image size in pixels that replaces the model's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_size: Option<i64>,
-    /// The preset of a bare weight file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Architecture preset of a bare weight file.
     pub arch: Option<String>,
     /// A `tokenizer.json`; default: the one in the model's folder, or CLIP's tokenizer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
 }
 
 impl TeacherConfig {
     /// Name for messages and reports: the model, the run or the store.
     pub fn name(&self) -> String {
-        let store = || self.store.as_ref().map(|path| path.display().to_string());
-        self.model.clone().or_else(|| self.run.clone()).or_else(store).unwrap_or_default()
+        let store = || self.store.as_ref().map(ToString::to_string);
+        self.model.as_ref().map(ToString::to_string).or_else(store).unwrap_or_default()
     }
 
-    /// Whether it names a model or run, with or without a store.
-    pub fn names_a_model(&self) -> bool {
-        self.model.is_some() || self.run.is_some()
+    /// Changes to the model's own configuration.
+    pub fn adjust(&self) -> Adjust {
+        Adjust { image_size: self.image_size, ..Adjust::default() }
     }
+}
 
-    /// Returns the reason why the settings are invalid, if they are.
-    pub fn problem(&self) -> Option<String> {
-        let named = usize::from(self.model.is_some()) + usize::from(self.run.is_some());
-        if named > 1 || (named == 0 && self.store.is_none()) {
-            return Some("[teacher] needs either `model`, `run` or `store`".into());
+/// The keys of `[teacher]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Keys {
+    /// A model folder, `hf-hub:owner/name`, or a checkpoint file (of the architecture `arch`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    /// An earlier run of the same recipe file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    run: Option<String>,
+    /// A folder of stored embeddings (`clip-distill reinforce`) that replaces the model. If a model is also named, the
+    /// store must come from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    store: Option<StoreRef>,
+    /// Logit scale that replaces the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    logit_scale: Option<f64>,
+    /// Image size in pixels that replaces the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image_size: Option<i64>,
+    /// Architecture preset of a bare weight file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    arch: Option<String>,
+    /// A `tokenizer.json`; default: the one in the model's folder, or CLIP's tokenizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tokenizer: Option<PathBuf>,
+}
+
+impl TryFrom<Keys> for TeacherConfig {
+    type Error = String;
+
+    fn try_from(keys: Keys) -> Result<Self, String> {
+        let needs = "[teacher] needs either `model`, `run` or `store`";
+        let model = ModelRef::from_keys(keys.model, keys.run).map_err(|_| needs)?;
+        if model.is_none() && keys.store.is_none() {
+            return Err(needs.into());
         }
-        let of_a_model = [self.image_size.is_some(), self.arch.is_some(), self.tokenizer.is_some()];
-        if named == 0 && of_a_model.contains(&true) {
-            return Some(
+        let of_a_model = [keys.image_size.is_some(), keys.arch.is_some(), keys.tokenizer.is_some()];
+        if model.is_none() && of_a_model.contains(&true) {
+            return Err(
                 "teacher.image_size, arch and tokenizer belong to a model, and only its store is named"
                     .into(),
             );
         }
-        match self.logit_scale {
-            Some(scale) if !(scale > 0.0 && scale <= MAX_SCALE) => Some(format!(
+        if let Some(scale) = keys.logit_scale.filter(|scale| !(*scale > 0.0 && *scale <= MAX_SCALE)) {
+            return Err(format!(
                 "teacher.logit_scale = {scale} is not in (0, {MAX_SCALE}] (CLIP's scales are up to 100)"
-            )),
-            _ => None,
+            ));
+        }
+        Ok(TeacherConfig {
+            model,
+            store: keys.store,
+            logit_scale: keys.logit_scale,
+            image_size: keys.image_size,
+            arch: keys.arch,
+            tokenizer: keys.tokenizer,
+        })
+    }
+}
+
+impl From<TeacherConfig> for Keys {
+    fn from(teacher: TeacherConfig) -> Self {
+        let (model, run) = teacher.model.map(ModelRef::into_keys).unwrap_or_default();
+        Keys {
+            model,
+            run,
+            store: teacher.store,
+            logit_scale: teacher.logit_scale,
+            image_size: teacher.image_size,
+            arch: teacher.arch,
+            tokenizer: teacher.tokenizer,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Checks of a recipe that its types cannot express.
 
-use kd_losses::{Loss, term};
+use kd_losses::{Loss, first_gap};
 use tch::Device;
 
-use super::{Recipe, TeacherConfig};
+use super::Recipe;
 use crate::recipe::TargetRule;
 use crate::{Error, Result};
 
@@ -39,7 +39,7 @@ impl Recipe {
     pub(crate) fn check_terms(&self, steps: u64, origin: &str) -> Result<()> {
         let terms = self.terms(steps);
         terms.iter().try_for_each(|term| term.check()).map_err(|e| Error::recipe(origin, e.to_string()))?;
-        match term::first_gap(&terms, steps) {
+        match first_gap(&terms, steps) {
             Some(step) => Err(Error::recipe(origin, format!("no loss has a weight at step {step}"))),
             None => Ok(()),
         }
@@ -74,9 +74,6 @@ impl Recipe {
                 "losses.siglip knows the diagonal alone: leave out targets = \"equal-captions\"".into(),
             );
         }
-        if let Some(problem) = self.teachers.iter().find_map(TeacherConfig::problem) {
-            return fail(problem);
-        }
         if !self.teachers.is_empty() && !terms.iter().any(|term| term.loss.needs_teacher()) {
             return fail("there is a [teacher], but no loss uses it: give one such as `losses.crd = 1.0`, or remove it".into());
         }
@@ -100,28 +97,15 @@ impl Recipe {
                 "losses.{name} reads the teacher's tokens, and a store holds embeddings alone: name `model` or `run` without `store`"
             ));
         }
-        for (tower, locked, unlocked) in [
-            ("image", self.student.lock_image, self.student.lock_image_unlocked_groups),
-            ("text", self.student.lock_text, self.student.lock_text_unlocked_groups),
-        ] {
-            if unlocked > 0 && !locked {
+        for (tower, lock) in [("image", self.student.lock_image), ("text", self.student.lock_text)] {
+            if lock.unlocked_groups > 0 && !lock.locked {
                 return fail(format!(
                     "student.lock_{tower}_unlocked_groups needs student.lock_{tower} = true"
                 ));
             }
         }
-        if self.student.model.is_empty() == self.student.run.is_none() {
-            return fail("[student] needs either `model` or `run`".into());
-        }
-        let own = &self.student;
-        if [&own.inherit, &own.inherit_run, &own.run].into_iter().flatten().count() > 1 {
-            return fail("give one of student.inherit, student.inherit_run and student.run".into());
-        }
-        if own.inherit_tokens && own.inherit.is_none() && own.inherit_run.is_none() {
-            return fail("student.inherit_tokens needs student.inherit or student.inherit_run: the model to inherit from".into());
-        }
         if let Some(prune) = &self.prune {
-            if self.student.lock_image || self.student.lock_text {
+            if self.student.lock_image.locked || self.student.lock_text.locked {
                 return fail("[prune] changes both towers: neither can be locked".into());
             }
             if self.cross_modal.is_some() {
@@ -135,9 +119,7 @@ impl Recipe {
                     "losses.{name} learns maps of the student's width, which [prune] changes"
                 ));
             }
-            if let Some(problem) = prune.problem(&self.train) {
-                return fail(problem);
-            }
+            prune.validate(&self.train).or_else(fail)?;
         }
         let train = &self.train;
         if self.data.train.is_empty() {
@@ -211,20 +193,14 @@ impl Recipe {
         if self.checkpoint.keep == 0 {
             return fail("checkpoint.keep = 0: keep at least one checkpoint".into());
         }
-        let compared = self.eval.teacher.iter().chain(&self.teachers);
-        if self.eval.fidelity && !compared.clone().any(TeacherConfig::names_a_model) {
+        if self.eval.fidelity && self.compared_teacher().is_none() {
             return fail("eval.fidelity needs a model to compare with: [teacher] or [eval.teacher]".into());
         }
-        if let Some(teacher) = &self.eval.teacher {
-            if let Some(problem) = teacher.problem() {
-                return fail(format!("eval: {problem}"));
-            }
-            if !self.eval.fidelity || !teacher.names_a_model() {
-                return fail(
-                    "eval.teacher is the model to compare with: it needs eval.fidelity = true, and a model"
-                        .into(),
-                );
-            }
+        if self.eval.teacher.as_ref().is_some_and(|teacher| !self.eval.fidelity || teacher.model.is_none()) {
+            return fail(
+                "eval.teacher is the model to compare with: it needs eval.fidelity = true, and a model"
+                    .into(),
+            );
         }
         let mut names = std::collections::HashSet::new();
         if let Some(set) = self.eval.sets.iter().find(|set| !names.insert(&set.name)) {

@@ -181,13 +181,13 @@ fn shorten(value: &mut toml::Value) {
 }
 
 fn student(own: &Student) -> String {
-    let model = own.run.as_ref().unwrap_or(&own.model);
-    match own.inherit.as_ref().or(own.inherit_run.as_ref()) {
+    let model = &own.model;
+    match &own.inherit {
         Some(larger) if own.inherit_tokens => {
             format!("{model}, started with the token embeddings of {larger}")
         }
         Some(larger) => format!("{model}, started as a part of {larger}"),
-        None => model.clone(),
+        None => model.to_string(),
     }
 }
 
@@ -196,7 +196,7 @@ fn training(facts: &RunFacts) -> String {
     let teachers = recipe.teachers.iter().map(TeacherConfig::name).collect::<Vec<_>>().join(", ");
     let weighted = recipe.losses.iter().filter(|(_, config)| config.is_on());
     let losses =
-        weighted.map(|(loss, config)| format!("{} × {}", config.weight, loss.name())).collect::<Vec<_>>();
+        weighted.map(|(loss, config)| format!("{} × {}", config.weight.start, loss)).collect::<Vec<_>>();
     let mut text = format!(
         "## Training\n\n- student: {}\n- teacher: {}\n- losses: {}\n- seed: {}\n",
         student(&recipe.student),

@@ -9,11 +9,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clip_model::ClipConfig;
-use clip_model::weights::{self, read_safetensors, write_atomic, write_safetensors};
+use clip_model::weights::{self, read_safetensors, write_safetensors};
 use data_pipeline::loader::Position;
 use data_pipeline::policy::SkipCounts;
+use file_ext::{sha256_file, sha256_hex, write_atomic};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tch::Tensor;
 
 use crate::recipe::Recipe;
@@ -68,13 +68,13 @@ pub struct State {
 ///
 /// # Errors
 /// [`Error::Io`] and [`Error::Model`] if it cannot be written. Earlier checkpoints stay intact.
-pub fn save(folder: &Path, trainee: &TrainState, state: &State, recipe: &str) -> Result<PathBuf> {
+pub fn save(folder: &Path, train: &TrainState, state: &State, recipe: &str) -> Result<PathBuf> {
     let target = folder.join(format!("step-{:08}", state.step));
     let partial = folder.join(format!(".step-{:08}{PARTIAL}", state.step));
     clear(folder)?;
     fs::create_dir_all(&partial).map_err(|e| Error::io(&partial, e))?;
     // An incomplete checkpoint would only waste disk space.
-    write(&partial, trainee, state, recipe).inspect_err(|_| drop(remove(&partial)))?;
+    write(&partial, train, state, recipe).inspect_err(|_| drop(remove(&partial)))?;
     // An existing checkpoint of the same step is renamed first, so that a complete one exists at every moment.
     let old = folder.join(format!(".step-{:08}.old{PARTIAL}", state.step));
     match fs::rename(&target, &old) {
@@ -109,19 +109,19 @@ fn clear(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write(partial: &Path, trainee: &TrainState, state: &State, recipe: &str) -> Result<()> {
-    let named = trainee.student.params().state().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
-    let mut groups = vec![(MODEL, named.collect::<Vec<_>>()), (OPTIMIZER, trainee.optimizer.state())];
-    groups.push((LEARNED, trainee.learned().collect()));
-    groups.push((MASKS, trainee.pruner.as_ref().map_or_else(Vec::new, |pruner| pruner.state())));
-    groups.push((EMA, trainee.ema.as_ref().map_or_else(Vec::new, |ema| ema.state())));
+fn write(partial: &Path, train: &TrainState, state: &State, recipe: &str) -> Result<()> {
+    let named = train.student.params().state().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
+    let mut groups = vec![(MODEL, named.collect::<Vec<_>>()), (OPTIMIZER, train.optimizer.state())];
+    groups.push((LEARNED, train.learned().collect()));
+    groups.push((MASKS, train.pruner.as_ref().map_or_else(Vec::new, |pruner| pruner.state())));
+    groups.push((EMA, train.ema.as_ref().map_or_else(Vec::new, |ema| ema.state())));
     for (file, tensors) in groups.iter().filter(|(_, tensors)| !tensors.is_empty()) {
         write_safetensors(&partial.join(file), tensors.iter().map(|(name, t)| (name.as_str(), t)))?;
     }
     write_atomic(&partial.join(RECIPE), recipe.as_bytes())?;
     let mut state = State { version: VERSION, own: String::new(), ..state.clone() };
     state.files = checksums(partial)?;
-    state.own = hex(&Sha256::digest(state_json(&state, partial)?.as_bytes()));
+    state.own = sha256_hex(state_json(&state, partial)?);
     write_atomic(&partial.join(STATE), state_json(&state, partial)?.as_bytes())?;
     sync_folder(partial)
 }
@@ -135,22 +135,22 @@ fn state_json(state: &State, path: &Path) -> Result<String> {
 ///
 /// # Errors
 /// [`Error::Checkpoint`] if tensors are missing or have other shapes; [`Error::Model`] if files are broken.
-pub fn restore(path: &Path, trainee: &mut TrainState, state: &State) -> Result<()> {
+pub fn restore(path: &Path, train: &mut TrainState, state: &State) -> Result<()> {
     let explain = |error: Error| Error::checkpoint(path, error.to_string());
     weights::load(
-        trainee.student.params(),
+        train.student.params(),
         &read_safetensors(&path.join(MODEL))?,
         &path.display().to_string(),
     )?;
-    trainee.optimizer.restore(&read_safetensors(&path.join(OPTIMIZER))?, state.updates).map_err(explain)?;
+    train.optimizer.restore(&read_safetensors(&path.join(OPTIMIZER))?, state.updates).map_err(explain)?;
     let read = |file: &str| -> Result<HashMap<String, Tensor>> {
         if path.join(file).exists() { Ok(read_safetensors(&path.join(file))?) } else { Ok(HashMap::new()) }
     };
-    if let Some(pruner) = &mut trainee.pruner {
+    if let Some(pruner) = &mut train.pruner {
         pruner.restore(&read(MASKS)?).map_err(explain)?;
     }
     let learned = read(LEARNED)?;
-    for (name, tensor) in trainee.learned() {
+    for (name, tensor) in train.learned() {
         let saved = learned.get(&name).filter(|saved| saved.size() == tensor.size()).ok_or_else(|| {
             Error::checkpoint(
                 path,
@@ -162,10 +162,10 @@ pub fn restore(path: &Path, trainee: &mut TrainState, state: &State) -> Result<(
         let mut tensor = tensor;
         tch::no_grad(|| tensor.f_copy_(saved))?;
     }
-    if let Some(ema) = &mut trainee.ema {
+    if let Some(ema) = &mut train.ema {
         ema.restore(&read(EMA)?).map_err(explain)?;
     }
-    (trainee.step, trainee.samples) = (state.step, state.samples);
+    (train.step, train.samples) = (state.step, state.samples);
     Ok(())
 }
 
@@ -212,7 +212,7 @@ pub fn verify(path: &Path) -> Result<State> {
     }
     // Hash the text, because parsing may not restore a number to the last bit.
     let bare = text.replacen(&format!("\"own\": \"{}\"", state.own), "\"own\": \"\"", 1);
-    if state.own != hex(&Sha256::digest(bare.as_bytes())) {
+    if state.own != sha256_hex(bare) {
         return Err(Error::checkpoint(path, format!("{STATE} was changed after it was written")));
     }
     let found = checksums(path)?;
@@ -272,14 +272,9 @@ fn checksums(folder: &Path) -> Result<BTreeMap<String, String>> {
         if name == STATE {
             continue;
         }
-        let bytes = fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        sums.insert(name, hex(&Sha256::digest(&bytes)));
+        sums.insert(name, sha256_file(&path)?);
     }
     Ok(sums)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn remove(folder: &Path) -> Result<()> {

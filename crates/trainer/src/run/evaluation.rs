@@ -2,24 +2,25 @@
 
 use std::path::Path;
 
-use clip_model::folder;
+use clip_model::{Precision, folder};
 use zeroshot_eval::Report;
 
-use super::Session;
+use super::{Session, set_threads};
 use crate::Result;
 use crate::eval::encoder::{ModelEncoder, evaluate};
-use crate::eval::measure::measure;
+use crate::eval::measure::{Measured, measure};
 use crate::model::device::device;
-use crate::model::processor::Processor;
-use crate::recipe::Models;
-use crate::recipe::Recipe;
+use crate::model::loaded::{LoadOptions, LoadedModel};
+use crate::model::locate::RunModels;
 use crate::run::layout::{BEST_FOLDER, Best, MODEL_FOLDER, Results};
+use crate::run::prepare::PreparedRun;
 use crate::run::status;
+use crate::teacher::model::TeacherModel;
 
 impl Session<'_> {
     /// Evaluates the student in its current state.
     pub(super) fn evaluate_on_the_way(&mut self) -> Result<()> {
-        let (step, steps) = (self.trainee.step, self.schedule.total_steps);
+        let (step, steps) = (self.train.step, self.schedule.total_steps);
         tracing::info!("{}: evaluation after step {step} of {steps}", self.recipe.name);
         let report = self.with_final_weights(|own| own.evaluate())?;
         self.metrics.evaluation(step, &report)?;
@@ -27,7 +28,7 @@ impl Session<'_> {
     }
 
     /// Evaluates the finished student, and writes its folder and the results.
-    pub(super) fn finish(mut self, models: Models<'_>) -> Result<Results> {
+    pub(super) fn finish(mut self) -> Result<Results> {
         let counts = self.counts();
         if counts.skipped() > 0 {
             tracing::warn!(
@@ -37,20 +38,21 @@ impl Session<'_> {
                 counts.summary()
             );
         }
-        if !self.recipe.eval.sets.is_empty() {
+        if !self.sets.is_empty() {
             tracing::info!("{}: evaluation after the last step", self.recipe.name);
         }
-        let (student, teacher, details) = self.with_final_weights(|own| {
+        // The evaluation uses float32.
+        self.teachers.set_precision(Precision::Float32);
+        let Measured { student, teacher, details } = self.with_final_weights(|own| {
             own.save_model(MODEL_FOLDER)?;
-            let encoder = ModelEncoder { model: &own.trainee.student, reader: &own.reader };
-            measure(own.recipe, &encoder, models, own.trainee.student.device())
+            measure(own.recipe, &own.encoder(), own.teachers.compared(own.recipe), own.sets)
         })?;
-        self.metrics.evaluation(self.trainee.step, &student)?;
+        self.metrics.evaluation(self.train.step, &student)?;
         // A best model from an earlier session must also beat the final one.
         if self.recipe.eval.every_steps > 0 || self.state.best.is_some() {
             self.compete(&student)?;
         }
-        let cost = clip_model::cost::cost(self.trainee.student.config())?;
+        let cost = clip_model::cost::cost(self.train.student.config())?;
         let parameters = (cost.image.parameters, cost.text.parameters);
         let seconds = self.state.seconds;
         let best = self.state.best.map(|(step, score)| Best { step, score });
@@ -64,7 +66,7 @@ impl Session<'_> {
         if report.sets.is_empty() {
             return Ok(());
         }
-        let now = self.trainee.step;
+        let now = self.train.step;
         let score = report.sets.iter().map(|set| set.score.main()).sum::<f64>() / report.sets.len() as f64;
         // A model that won before a stop wins again, so its folder becomes complete.
         if self.state.best.is_some_and(|(step, best)| score <= best && step != now) {
@@ -86,22 +88,25 @@ impl Session<'_> {
     /// Writes the student as a model folder, with its tokenizer.
     fn save_model(&self, name: &str) -> Result<()> {
         let folder = self.folder.join(name);
-        let (student, tokenizer) = (&self.trainee.student, self.reader.foreign_tokenizer());
+        let (student, tokenizer) = (&self.train.student, self.processor.foreign_tokenizer());
         folder::save_with(&folder, student, &self.preprocess, tokenizer)?;
-        if let Some(head) = &self.trainee.cross_modal {
+        if let Some(head) = &self.train.cross_modal {
             head.save(&folder)?;
         }
-        self.reader.save_tokenizer(&folder)
+        self.processor.save_tokenizer(&folder)
     }
 
     fn evaluate(&self) -> Result<Report> {
-        let encoder = ModelEncoder { model: &self.trainee.student, reader: &self.reader };
-        evaluate(&encoder, &self.recipe.eval.sets, &self.recipe.data.root, &self.recipe.name)
+        evaluate(&self.encoder(), self.sets, &self.recipe.name)
+    }
+
+    fn encoder(&self) -> ModelEncoder<'_> {
+        ModelEncoder { model: &self.train.student, processor: &self.processor }
     }
 
     /// Runs `f` with the averaged weights in place, if the run averages weights.
     fn with_final_weights<T>(&self, f: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
-        match &self.trainee.ema {
+        match &self.train.ema {
             Some(ema) => ema.with_averages(|| f(self)),
             None => f(self),
         }
@@ -109,23 +114,22 @@ impl Session<'_> {
 }
 
 /// Evaluates the finished model of a run on the recipe's sets, and replaces its earlier results.
-pub(crate) fn measure_again(
-    recipe: &Recipe,
+pub(super) fn measure_again(
+    prepared: &PreparedRun<'_>,
     folder: &Path,
-    models: Models<'_>,
-    old: Results,
+    models: &RunModels,
+    earlier: Results,
 ) -> Result<Results> {
+    let recipe = prepared.recipe;
     let device = device(&recipe.train.device)?;
-    if recipe.train.threads > 0 {
-        tch::set_num_threads(recipe.train.threads);
-    }
-    let place = folder.join(MODEL_FOLDER).display().to_string();
-    let opened = folder::open(&place, device, 0)?;
+    set_threads(recipe);
     // The folder contains the tokenizer used in training.
-    let reader = Processor::of_model(&place, opened.model.config(), &opened.preprocess, None)?;
-    let encoder = ModelEncoder { model: &opened.model, reader: &reader };
-    let (student, teacher, details) = measure(recipe, &encoder, models, device)?;
-    let results = Results { student, teacher, details, ..old };
+    let place = folder.join(MODEL_FOLDER).display().to_string();
+    let loaded = LoadedModel::open(&place, &LoadOptions::default().with_device(device))?;
+    let teacher = recipe.compared_teacher().map(|config| TeacherModel::new(config, models, device));
+    let Measured { student, teacher, details } =
+        measure(recipe, &(&loaded).into(), teacher.as_ref(), &prepared.sets)?;
+    let results = Results { student, teacher, details, ..earlier };
     status::write_report(folder, &results)?;
     status::write_recipe(folder, recipe)?;
     Ok(results)

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::model::locate::RunModels;
 use crate::recipe::{Job, Recipe};
-use crate::run::layout::{MODEL_FOLDER, Options, Outcome, Results};
-use crate::run::run;
+use crate::run::layout::{MODEL_FOLDER, Options, Results};
+use crate::run::prepare::PreparedJob;
 use crate::run::status;
 use crate::teacher::store::{self, Made, Making};
 use crate::{Error, Result};
@@ -28,28 +29,29 @@ pub fn folder(job: &Job, out: &Path, run: &str) -> PathBuf {
     if job.is_single() { out.to_path_buf() } else { out.join(run) }
 }
 
+/// Returns the model folders of a job's runs, in which later runs find the models of earlier ones.
+pub fn models(job: &Job, out: &Path) -> RunModels {
+    let mut models = RunModels::default();
+    for recipe in &job.runs {
+        models.insert(&recipe.name, folder(job, out, &recipe.name).join(MODEL_FOLDER));
+    }
+    models
+}
+
 /// Creates the store of a run's teacher embeddings under its recipe. `out` is the job's folder.
 ///
 /// # Errors
 /// The errors of [`store::reinforce`].
 pub fn reinforce_run(job: &Job, out: &Path, recipe: &Recipe, making: &Making<'_>) -> Result<Made> {
-    store::reinforce(recipe, &|name: &str| folder(job, out, name).join(MODEL_FOLDER), making)
+    store::reinforce(recipe, &models(job, out), making)
 }
 
-/// Performs all runs under `out`.
+/// Checks and performs all runs of a job under `out`.
 ///
 /// # Errors
-/// The [`Error`] of the run that failed.
+/// The errors of [`PreparedJob::new`], [`PreparedJob::check`] and [`PreparedJob::run`].
 pub fn run_job(job: &Job, out: &Path, options: &Options<'_>) -> Result<JobOutcome> {
-    let mut finished = Vec::new();
-    for recipe in &job.runs {
-        let models = |name: &str| folder(job, out, name).join(MODEL_FOLDER);
-        match run(recipe, &folder(job, out, &recipe.name), &models, options)? {
-            Outcome::Finished(results) => finished.push((recipe.name.clone(), results)),
-            Outcome::Stopped { step } => return Ok(JobOutcome::Stopped { run: recipe.name.clone(), step }),
-        }
-    }
-    Ok(JobOutcome::Finished(finished))
+    PreparedJob::new(job)?.check()?.run(out, options)
 }
 
 /// File names of a job's reports: Markdown, HTML, and an SVG chart of the main figures.

@@ -57,7 +57,7 @@ impl MetricsFile {
             value["step"].as_u64().is_some_and(|at| at <= step && step > 0) && !again
         });
         let kept = kept.map(|line| format!("{line}\n")).collect::<String>();
-        clip_model::weights::write_atomic(&path, kept.as_bytes())?;
+        file_ext::write_atomic(&path, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path).map_err(|e| Error::io(&path, e))?;
         let events = tensorboard.then(|| EventFile::create(&folder.join("tensorboard"))).transpose()?;
         Ok(MetricsFile { path, file, events })

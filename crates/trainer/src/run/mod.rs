@@ -7,30 +7,29 @@ pub mod job;
 pub mod layout;
 pub mod metrics;
 pub mod plan;
+pub(crate) mod prepare;
 pub mod status;
 mod tensorboard;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use clip_model::{CrossModal, PreprocessConfig, seeded};
+use clip_model::{Clip, CrossModal, PreprocessConfig, seeded};
 use data_pipeline::loader::{Loader, LoaderConfig, Position};
-use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::SkipCounts;
-use data_pipeline::sources;
-use kd_losses::Loss;
+use kd_losses::{Loss, MfdSettings};
+use tch::Device;
 
-use crate::eval::suite;
+use crate::eval::open_set::{OpenSet, open_sets};
 use crate::model::device::device;
-use crate::model::locate::{Need, locate};
+use crate::model::loaded::LoadedModel;
+use crate::model::locate::RunModels;
 use crate::model::processor::Processor;
 use crate::model::student::{self, Resumed};
 use crate::optim::schedule::LrSchedule;
 use crate::progress::Progress;
-use crate::recipe::Models;
-use crate::recipe::sources::open_sources;
+use crate::recipe::sources::{SourcePool, TrainingData};
 use crate::recipe::{LossConfig, Recipe};
 use crate::run::checkpoint::State;
 use crate::run::evaluation::measure_again;
@@ -39,62 +38,80 @@ pub use crate::run::layout::{
     BEST_FOLDER, Best, MODEL_FOLDER, Options, Outcome, RECIPE_FILE, REPORT_FILE, Results,
 };
 use crate::run::metrics::{MetricsFile, StepStats};
+pub use crate::run::prepare::PreparedJob;
+use crate::run::prepare::PreparedRun;
 use crate::run::status::RunStatus;
-use crate::step::TrainState;
 use crate::step::batch::MicroBatch;
 use crate::step::objective::objective;
 use crate::step::prune::Pruner;
+use crate::step::{StepSettings, TrainState};
 use crate::teacher::classes::ClassList;
 use crate::teacher::teachers::{self, Teachers, class_list};
 use crate::{Error, Result};
 
-/// Performs one run in `folder`. `models` finds the model folder of the run named by `teacher.run`.
+/// Performs one run in `folder`. `models` holds the model folders of the earlier runs that the recipe names.
 ///
 /// # Errors
 /// The [`Error`] of the operation that fails. Written checkpoints stay valid.
-pub fn run(recipe: &Recipe, folder: &Path, models: Models<'_>, options: &Options<'_>) -> Result<Outcome> {
+pub fn run(recipe: &Recipe, folder: &Path, models: &RunModels, options: &Options<'_>) -> Result<Outcome> {
+    let prepare = || PreparedRun::open(recipe, &mut SourcePool::default())?.check();
+    perform(recipe, folder, models, options, prepare)
+}
+
+/// Performs one run with the data that `prepare` opens. A finished run needs no data.
+fn perform<'a>(
+    recipe: &'a Recipe,
+    folder: &Path,
+    models: &RunModels,
+    options: &Options<'_>,
+    prepare: impl FnOnce() -> Result<PreparedRun<'a>>,
+) -> Result<Outcome> {
     let _lock = status::lock(folder)?;
-    match status::status(recipe, folder, options.resume)? {
+    let earlier = match status::status(recipe, folder, options.resume)? {
         RunStatus::Finished(results) => {
             tracing::info!("run {} is finished already: {}", recipe.name, folder.display());
             return Ok(Outcome::Finished(results));
         }
-        RunStatus::MeasuredElsewhere(results) => {
-            tracing::info!("run {} is finished already; evaluating it on the current sets", recipe.name);
-            return measure_again(recipe, folder, models, results).map(Outcome::Finished);
-        }
-        RunStatus::Open => {}
+        RunStatus::MeasuredElsewhere(results) => Some(results),
+        RunStatus::Open => None,
+    };
+    let prepared = prepare()?;
+    if let Some(results) = earlier {
+        tracing::info!("run {} is finished already; evaluating it on the current sets", recipe.name);
+        return measure_again(&prepared, folder, models, results).map(Outcome::Finished);
     }
-    let mut session = match Session::open(recipe, folder, models, options) {
+    let mut session = match Session::open(&prepared, folder, models, options) {
         Err(Error::Interrupted) => return Ok(Outcome::Stopped { step: 0 }),
         session => session?,
     };
     if session.train(options)? {
-        session.finish(models).map(Outcome::Finished)
+        session.finish().map(Outcome::Finished)
     } else {
-        Ok(Outcome::Stopped { step: session.trainee.step })
+        Ok(Outcome::Stopped { step: session.train.step })
     }
 }
 
-/// Checks everything that does not depend on the run folder, before the folder is changed.
+/// Checks everything of a run that depends neither on its folder nor on its training data.
 ///
 /// # Errors
 /// The errors of [`device`]; [`Error::Data`] if a store is missing, or if an evaluation set cannot be opened, which
-/// would otherwise fail only after the training; [`Error::Recipe`] if a store is for another recipe, a class list
-/// cannot be read, or a teacher is a preset, which has no weights.
+/// would otherwise fail only after the training; [`Error::Recipe`] if a store is for another recipe, or if a class list
+/// cannot be read; [`Error::NoWeights`] if a teacher is a preset.
 pub fn check(recipe: &Recipe) -> Result<()> {
     device(&recipe.train.device)?;
     teachers::check(recipe)?;
-    recipe.eval.sets.iter().try_for_each(|set| suite::check(set, &recipe.data.root))
+    open_sets(&recipe.eval.sets, &recipe.data.root).map(drop)
 }
 
+/// A run in progress.
 struct Session<'a> {
     recipe: &'a Recipe,
     folder: &'a Path,
-    trainee: TrainState,
+    sets: &'a [OpenSet],
+    train: TrainState,
     preprocess: PreprocessConfig,
-    reader: Processor,
-    teaching: Teachers,
+    processor: Processor,
+    teachers: Teachers,
     loader: Loader,
     schedule: LrSchedule,
     state: State,
@@ -108,83 +125,31 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn open(recipe: &'a Recipe, folder: &'a Path, models: Models<'_>, options: &Options<'_>) -> Result<Self> {
+    fn open(
+        prepared: &'a PreparedRun<'a>,
+        folder: &'a Path,
+        models: &RunModels,
+        options: &Options<'_>,
+    ) -> Result<Self> {
+        let PreparedRun { recipe, data, sets, .. } = prepared;
         let device = device(&recipe.train.device)?;
-        if recipe.train.threads > 0 {
-            tch::set_num_threads(recipe.train.threads);
-        }
+        set_threads(recipe);
         let saved = checkpoint::newest(&folder.join(CHECKPOINTS))?;
-        let resumed = saved.as_ref().map(|(_, state)| Resumed { cut_to: state.pruned.as_ref() });
-        let (opened, place) = student::open(recipe, models, device, resumed, options.progress)?;
-        let (student, preprocess) = (opened.model, opened.preprocess);
-        let tokenizer = recipe.student.tokenizer.as_deref();
-        let reader = Processor::of_model(&place, student.config(), &preprocess, tokenizer)?;
-        let sources = open_sources(recipe)?;
-        let data =
-            sources.iter().map(|(s, _)| sources::fingerprint(s.as_ref())).collect::<Result<Vec<_>, _>>()?;
-        let plain = sources.iter().map(|(source, _)| Arc::clone(source)).collect::<Vec<_>>();
-        let mixture = Mixture::new(sources)?;
-        let (steps, steps_per_epoch) = plan::steps(recipe, mixture.len())?;
-
-        // Models of the hub are downloaded here, with a bar. The teachers are then opened from the cache.
-        for teacher in recipe.teachers.iter().filter(|teacher| teacher.store.is_none()) {
-            teacher
-                .model
-                .as_deref()
-                .map(|model| locate(model, Need::Weights, options.progress))
-                .transpose()?;
-        }
+        let resumed = saved.as_ref().map(|(_, state)| Resumed { pruned: state.pruned.as_ref() });
+        let student = student::open(recipe, models, device, resumed, options.progress)?;
+        let LoadedModel { model, processor, preprocess, .. } = student;
+        let (steps, steps_per_epoch) = plan::steps(recipe, data.mixture()?.len())?;
         recipe.check_terms(steps, &recipe.name)?;
-        let mut teaching = Teachers::open(recipe, models, &plain, device, options)?;
-        teaching.warn_of_boxes(recipe);
-        teaching.prepare(recipe, models, &plain)?;
-        let terms = recipe.terms(steps);
-        let made = || objective(recipe, &terms, &student, &reader, &mut teaching);
-        let (objective, taps) = seeded(recipe.seed, made)?;
-        let (optimizer, ema) = (&recipe.optimizer, recipe.train.ema);
-        let mut trainee = match &recipe.cross_modal {
-            Some(config) => {
-                let head = CrossModal::new(config, &student, recipe.seed)?;
-                TrainState::with_cross_modal(student, head, objective, optimizer, ema)?
-            }
-            None => TrainState::new(student, objective, optimizer, ema)?,
-        };
-        trainee.seed = recipe.seed;
-        trainee.taps = taps;
-        trainee.precision = recipe.train.precision.on(device);
-        teaching.compute_in(trainee.precision);
-        trainee.grad_checkpointing = recipe.train.grad_checkpointing;
-        let is_cut = resumed.is_some_and(|own| own.cut_to.is_some());
-        trainee.pruner = Pruner::open(recipe, &trainee.student, is_cut, steps)?;
-        trainee.masked_share = recipe.loss(Loss::Mfd).map_or(0.0, LossConfig::masked_share);
-        if let Some((names, templates)) = class_list(recipe)? {
-            let per_step = recipe.reads_classes().and_then(|config| config.classes_per_step);
-            trainee.classes = Some(ClassList::new(&reader, &names, &templates, per_step, device)?);
-        }
-
-        let mut state = State { data, ..State::default() };
-        if let Some((path, saved)) = saved {
-            if saved.data != state.data {
-                let reason = format!(
-                    "the training data changed since it was written (then {:?}, now {:?})",
-                    saved.data, state.data
-                );
-                return Err(Error::checkpoint(path, reason));
-            }
-            checkpoint::restore(&path, &mut trainee, &saved)?;
-            tracing::info!("resumed {} after step {}", recipe.name, saved.step);
-            state = saved;
-            if state.best.is_some() && checkpoint::recipe(&path)?.eval.sets != recipe.eval.sets {
-                tracing::warn!(
-                    "{}: the evaluation sets have changed, so the best model is selected again",
-                    recipe.name
-                );
-                state.best = None;
-            }
-        }
+        let mut teachers = Teachers::open(recipe, models, data, device, options)?;
+        teachers.warn_of_boxes(recipe);
+        teachers.prepare(recipe, data)?;
+        teachers.release(recipe);
+        let is_pruned = resumed.is_some_and(|student| student.pruned.is_some());
+        let mut train = train_state(recipe, model, &processor, &mut teachers, steps, is_pruned, device)?;
+        let state = restore(recipe, data, &mut train, saved)?;
         status::write_recipe(folder, recipe)?;
-        status::write_info(folder, recipe, &state, options.version, &trainee)?;
-        let loader = open_loader(recipe, &reader, &mut teaching, mixture, state.position)?;
+        status::write_info(folder, recipe, &state, options.version, &train)?;
+        let loader = open_loader(recipe, &processor, &mut teachers, data, state.position)?;
         let schedule = LrSchedule {
             base_lr: recipe.optimizer.lr,
             warmup_steps: recipe.train.warmup_steps,
@@ -197,10 +162,11 @@ impl<'a> Session<'a> {
             saved_at: Instant::now(),
             recipe,
             folder,
-            trainee,
+            sets,
+            train,
             preprocess,
-            reader,
-            teaching,
+            processor,
+            teachers,
             loader,
             schedule,
             state,
@@ -212,40 +178,40 @@ impl<'a> Session<'a> {
     /// Trains to the last step. Returns `false` if it stopped earlier.
     fn train(&mut self, options: &Options<'_>) -> Result<bool> {
         let steps = self.schedule.total_steps;
-        let begun = self.trainee.step;
+        let begun = self.train.step;
         let progress = Progress::new(&self.recipe.name, (begun, steps), self.state.seconds, options.progress);
-        let mut since = ThroughputMeter::new();
-        while self.trainee.step < steps {
-            let enough = options.stop_after.is_some_and(|last| self.trainee.step >= last);
+        let mut meter = ThroughputMeter::new();
+        while self.train.step < steps {
+            let enough = options.stop_after.is_some_and(|last| self.train.step >= last);
             if enough || options.stop.load(Ordering::Relaxed) {
                 progress.finish();
-                if self.trainee.step > self.saved_step.unwrap_or(begun) {
+                if self.train.step > self.saved_step.unwrap_or(begun) {
                     self.save()?;
                 }
                 return Ok(false);
             }
             let started = Instant::now();
             let batches = self.next_batches()?;
-            since.waited += started.elapsed().as_secs_f64();
-            let lr = self.schedule.lr_at(self.trainee.step);
-            let report = self.trainee.step(&batches, &self.teaching.guides, self.recipe.targets, lr)?;
+            meter.waited += started.elapsed().as_secs_f64();
+            let lr = self.schedule.lr_at(self.train.step);
+            let report = self.train.step(&batches, &self.teachers.signals, self.recipe.targets, lr)?;
             self.state.seconds += started.elapsed().as_secs_f64();
-            since.samples += (self.recipe.train.batch_size * self.recipe.train.accumulate) as u64;
+            meter.samples += (self.recipe.train.batch_size * self.recipe.train.accumulate) as u64;
 
-            let step = self.trainee.step;
-            progress.update(&self.moment(&since), &report);
+            let step = self.train.step;
+            progress.update(&self.stats(&meter), &report);
             if step.is_multiple_of(self.recipe.metrics.every_steps) || step == steps {
-                let at = self.moment(&since);
+                let at = self.stats(&meter);
                 self.metrics.step(&at, &report)?;
                 progress.line(&at, &report);
-                since = ThroughputMeter::new();
+                meter = ThroughputMeter::new();
             }
             let every = self.recipe.eval.every_steps;
             // A student with masks cannot be kept as the best model.
-            let whole = self.trainee.pruner.is_none() && !self.recipe.eval.sets.is_empty();
+            let whole = self.train.pruner.is_none() && !self.sets.is_empty();
             if every > 0 && step.is_multiple_of(every) && step < steps && whole {
                 progress.pause(|| self.evaluate_on_the_way())?;
-                since = ThroughputMeter::new();
+                meter = ThroughputMeter::new();
             }
             let config = &self.recipe.checkpoint;
             let minutes = self.saved_at.elapsed().as_secs_f64() / 60.0;
@@ -261,40 +227,40 @@ impl<'a> Session<'a> {
     }
 
     fn next_batches(&mut self) -> Result<Vec<MicroBatch>> {
-        let device = self.trainee.student.device();
+        let device = self.train.student.device();
         let mut batches = Vec::with_capacity(self.recipe.train.accumulate);
         for _ in 0..self.recipe.train.accumulate {
             let Some(batch) = self.loader.next_batch()? else {
                 return Err(Error::recipe(&self.recipe.name, "the training data ended before the last step"));
             };
             self.state.position = batch.position;
-            let teachers = self.teaching.inputs(&batch)?;
-            batches.push(MicroBatch { student: self.reader.tensors(&batch.views[0], device)?, teachers });
+            let teachers = self.teachers.inputs(&batch)?;
+            batches.push(MicroBatch { student: self.processor.tensors(&batch.views[0], device)?, teachers });
         }
         Ok(batches)
     }
 
-    fn moment(&self, since: &ThroughputMeter) -> StepStats {
+    fn stats(&self, meter: &ThroughputMeter) -> StepStats {
         StepStats {
-            step: self.trainee.step,
-            epoch: self.trainee.step as f64 / self.steps_per_epoch,
-            samples: self.trainee.samples,
+            step: self.train.step,
+            epoch: self.train.step as f64 / self.steps_per_epoch,
+            samples: self.train.samples,
             seconds: self.state.seconds,
-            rate: since.rate(),
-            data_wait: since.waited / since.start.elapsed().as_secs_f64().max(1e-9),
+            rate: meter.rate(),
+            data_wait: meter.waited / meter.start.elapsed().as_secs_f64().max(1e-9),
         }
     }
 
     fn save(&mut self) -> Result<()> {
-        self.state.step = self.trainee.step;
-        self.state.samples = self.trainee.samples;
-        self.state.updates = self.trainee.optimizer.updates();
+        self.state.step = self.train.step;
+        self.state.samples = self.train.samples;
+        self.state.updates = self.train.optimizer.updates();
         self.state.damaged = self.counts();
-        let is_cut = self.recipe.prune.is_some() && self.trainee.pruner.is_none();
-        self.state.pruned = is_cut.then(|| self.trainee.student.config().clone());
+        let is_pruned = self.recipe.prune.is_some() && self.train.pruner.is_none();
+        self.state.pruned = is_pruned.then(|| self.train.student.config().clone());
         (self.saved_step, self.saved_at) = (Some(self.state.step), Instant::now());
         let folder = self.folder.join(CHECKPOINTS);
-        checkpoint::save(&folder, &self.trainee, &self.state, &self.recipe.to_toml()?)?;
+        checkpoint::save(&folder, &self.train, &self.state, &self.recipe.to_toml()?)?;
         checkpoint::retain(&folder, self.recipe.checkpoint.keep, self.state.best.map(|(step, _)| step))
     }
 
@@ -321,29 +287,101 @@ impl ThroughputMeter {
     }
 }
 
-/// The loader over all views.
+/// Sets the number of threads of the tensor library, if the recipe gives one.
+fn set_threads(recipe: &Recipe) {
+    if recipe.train.threads > 0 {
+        tch::set_num_threads(recipe.train.threads);
+    }
+}
+
+/// Builds the state of a run before its first step.
+fn train_state(
+    recipe: &Recipe,
+    student: Clip,
+    processor: &Processor,
+    teachers: &mut Teachers,
+    steps: u64,
+    is_pruned: bool,
+    device: Device,
+) -> Result<TrainState> {
+    let terms = recipe.terms(steps);
+    let built = || objective(recipe, &terms, &student, processor, teachers);
+    let (objective, hooks) = seeded(recipe.seed, built)?;
+    let settings = StepSettings {
+        seed: recipe.seed,
+        precision: recipe.train.precision.on(device),
+        grad_checkpointing: recipe.train.grad_checkpointing,
+        masked_share: recipe.loss(Loss::Mfd).and_then(LossConfig::mfd).map_or(0.0, MfdSettings::masked),
+        hooks,
+    };
+    teachers.set_precision(settings.precision);
+    let pruner = Pruner::open(recipe, &student, is_pruned, steps)?;
+    let classes = match class_list(recipe)? {
+        Some((names, templates)) => {
+            let per_step = recipe.reads_classes().and_then(LossConfig::classes_per_step);
+            Some(ClassList::new(processor, &names, &templates, per_step, device)?)
+        }
+        None => None,
+    };
+    let (optimizer, ema) = (&recipe.optimizer, recipe.train.ema);
+    let train = match &recipe.cross_modal {
+        Some(config) => {
+            let head = CrossModal::new(config, &student, recipe.seed)?;
+            TrainState::with_cross_modal(student, head, objective, optimizer, ema)?
+        }
+        None => TrainState::new(student, objective, optimizer, ema)?,
+    };
+    Ok(train.with_settings(settings).with_classes(classes).with_pruner(pruner))
+}
+
+/// Restores a checkpoint, if there is one, and returns the state with which the run continues.
+fn restore(
+    recipe: &Recipe,
+    data: &TrainingData,
+    train: &mut TrainState,
+    saved: Option<(std::path::PathBuf, State)>,
+) -> Result<State> {
+    let data = data.fingerprints()?;
+    let Some((path, mut state)) = saved else { return Ok(State { data: data.to_vec(), ..State::default() }) };
+    if state.data != data {
+        let reason =
+            format!("the training data changed since it was written (then {:?}, now {data:?})", state.data);
+        return Err(Error::checkpoint(path, reason));
+    }
+    checkpoint::restore(&path, train, &state)?;
+    tracing::info!("resumed {} after step {}", recipe.name, state.step);
+    if state.best.is_some() && checkpoint::recipe(&path)?.eval.sets != recipe.eval.sets {
+        tracing::warn!(
+            "{}: the evaluation sets have changed, so the best model is selected again",
+            recipe.name
+        );
+        state.best = None;
+    }
+    Ok(state)
+}
+
+/// Opens the loader over all views.
 fn open_loader(
     recipe: &Recipe,
     student: &Processor,
-    teaching: &mut Teachers,
-    mixture: Mixture,
+    teachers: &mut Teachers,
+    data: &TrainingData,
     position: Position,
 ) -> Result<Loader> {
-    let views = teaching.views(student);
-    let data = &recipe.data;
+    let settings = &recipe.data;
     let config = LoaderConfig {
         batch_size: recipe.train.batch_size,
         seed: recipe.seed,
         shuffle: true,
         drop_last: true,
-        workers: data.workers,
-        prefetch: data.prefetch,
-        augment: Some(data.augment.clone()),
-        views,
-        policy: data.damaged,
-        caption: data.caption,
-        variants: teaching.variants(recipe),
+        workers: settings.workers,
+        prefetch: settings.prefetch,
+        augment: Some(settings.augment.clone()),
+        views: teachers.assign_views(student)?,
+        policy: settings.damaged,
+        caption: settings.caption,
+        variants: teachers.variants(recipe),
         epochs: u64::MAX,
     };
-    Ok(Loader::new(mixture, config, position)?)
+    Ok(Loader::new(data.mixture()?, config, position)?)
 }

@@ -2,20 +2,16 @@
 
 use std::fmt::{self, Display, Formatter};
 use std::path::Path;
-use std::sync::Arc;
 
 use clip_model::config::TowerKind;
-use clip_model::folder::Adjust;
 use clip_model::{ClipConfig, CrossModalConfig, cost, presets};
-use data_pipeline::mixture::Mixture;
-use data_pipeline::sample::RawSample;
-use data_pipeline::sources::Source;
 use kd_losses::Loss;
 use serde::Serialize;
 
-use crate::model::locate::{Need, locate};
-use crate::recipe::sources::share;
-use crate::recipe::{Job, Recipe, TeacherConfig, TrainSource};
+use crate::model::loaded;
+use crate::recipe::sources::SourcePool;
+use crate::recipe::{Job, ModelRef, Recipe, TeacherConfig};
+use crate::run::prepare::PreparedRun;
 use crate::{Error, Result};
 
 /// Numbers of a run.
@@ -23,8 +19,8 @@ use crate::{Error, Result};
 pub struct Plan {
     /// The run.
     pub name: String,
-    /// Sources: name, samples, visits per epoch and sample.
-    pub sources: Vec<(String, usize, f64)>,
+    /// The training sources.
+    pub sources: Vec<SourcePlan>,
     /// Samples of one epoch.
     pub samples_per_epoch: u64,
     /// Steps of one epoch.
@@ -47,6 +43,17 @@ pub struct Plan {
     pub model_bytes: u64,
     /// Estimated bytes for the activations that the forward pass stores for the backward pass.
     pub activation_bytes: u64,
+}
+
+/// A training source of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SourcePlan {
+    /// Its name.
+    pub name: String,
+    /// Number of samples.
+    pub samples: usize,
+    /// Visits per sample and epoch.
+    pub weight: f64,
 }
 
 /// Cost of one model.
@@ -92,44 +99,6 @@ impl ModelCost {
     }
 }
 
-/// A source that is not on this machine; only its number of samples is known.
-struct Absent {
-    name: String,
-    len: usize,
-}
-
-impl Source for Absent {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn len(&self) -> usize {
-        self.len
-    }
-
-    fn read(&self, _: usize, _: u64) -> data_pipeline::Result<RawSample> {
-        Err(data_pipeline::Error::Empty(self.name.clone()))
-    }
-}
-
-/// Returns the sources for a plan. A source that cannot be opened has the number of samples given in the recipe.
-fn plan_sources(recipe: &Recipe) -> Result<Vec<(Arc<dyn Source>, f64)>> {
-    let open = |own: &TrainSource| match (own.source.open(&recipe.data.root), own.samples) {
-        (Ok(source), _) => share(own, source),
-        (Err(error), Some(len)) => share(own, Arc::new(Absent { name: format!("(not here: {error})"), len })),
-        (Err(error), None) => Err(error.into()),
-    };
-    recipe.data.train.iter().map(open).collect()
-}
-
-/// Returns the configuration for the name of a student or teacher, without reading a folder's weights.
-///
-/// # Errors
-/// [`Error::Model`] if it is neither a folder, a checkpoint nor a preset; the errors of [`locate`].
-pub fn model_config(name: &str) -> Result<ClipConfig> {
-    Ok(clip_model::folder::config(&locate(name, Need::Config, false)?)?)
-}
-
 /// Returns the steps of the run, and of one epoch.
 pub(crate) fn steps(recipe: &Recipe, samples_per_epoch: u64) -> Result<(u64, f64)> {
     let train = &recipe.train;
@@ -154,63 +123,44 @@ impl Plan {
     /// # Errors
     /// An error if a source or a model's configuration cannot be read.
     pub fn new(recipe: &Recipe, job: &Job) -> Result<Self> {
-        let opened = plan_sources(recipe)?;
-        let sources = opened.iter().map(|(s, weight)| (s.name().to_string(), s.len(), *weight)).collect();
-        let mixture = Mixture::new(opened)?;
-        let (steps, steps_per_epoch) = steps(recipe, mixture.len())?;
+        Self::of(&PreparedRun::open(recipe, &mut SourcePool::default())?, job)
+    }
+
+    /// Plans a run whose data is open.
+    ///
+    /// # Errors
+    /// The errors of [`Plan::new`].
+    pub(crate) fn of(prepared: &PreparedRun<'_>, job: &Job) -> Result<Self> {
+        let recipe = prepared.recipe;
+        let sources = prepared.data.weighted().map(|(source, weight)| SourcePlan {
+            name: source.name().to_string(),
+            samples: source.len(),
+            weight,
+        });
+        let sources = sources.collect();
+        let samples_per_epoch = prepared.data.mixture()?.len();
+        let (steps, steps_per_epoch) = steps(recipe, samples_per_epoch)?;
         let config = student_config(recipe, job)?;
-        if let Some(problem) = recipe.cross_modal.as_ref().and_then(|head| head.problem(config.embed_dim)) {
-            return Err(Error::recipe(&recipe.name, format!("cross_modal: {problem}")));
-        }
-        if recipe.loss(Loss::Mfd).is_some() && config.vision_cfg.tower() != TowerKind::Vit {
-            let reason = "losses.mfd leaves out patches, which needs a ViT as the student's image tower: remove the loss, or choose another student";
-            return Err(Error::recipe(&recipe.name, reason));
-        }
-        let origin = recipe.student.run.as_ref().unwrap_or(&recipe.student.model);
-        let student = ModelCost::new(origin, &config)?;
-        if let Some(larger) = inherited(recipe, job)? {
-            if recipe.student.inherit_tokens {
-                clip_model::inherit::tokens::check(&config, &larger)?;
-            } else {
-                clip_model::inherit::check(&config, &larger)?;
-            }
-        }
-        let named = recipe.teachers.iter().filter(|teacher| teacher.names_a_model());
-        let teachers = named.map(|teacher| teacher_cost(teacher, job)).collect::<Result<Vec<_>>>()?;
-        recipe.check_terms(steps, &recipe.name)?;
-        if let Some(problem) = recipe.prune.as_ref().and_then(|prune| prune.too_late(steps)) {
-            return Err(Error::recipe(&recipe.name, problem));
-        }
-        if recipe.train.warmup_steps > steps {
-            let warmup = recipe.train.warmup_steps;
-            let reason = format!(
-                "train.warmup_steps = {warmup}, but the run has only {steps} steps: lower it, or train longer"
-            );
-            return Err(Error::recipe(&recipe.name, reason));
-        }
+        check_student(recipe, &config, job)?;
+        let student = ModelCost::new(&recipe.student.model.to_string(), &config)?;
+        let teachers = recipe.teachers.iter().filter_map(|config| Some((config, config.model.as_ref()?)));
+        let teachers = teachers.map(|(config, model)| teacher_cost(config, model, job));
+        let teachers = teachers.collect::<Result<Vec<_>>>()?;
+        check_length(recipe, steps)?;
         let per_step = (recipe.train.batch_size as u64).checked_mul(recipe.train.accumulate as u64);
         let samples = per_step.and_then(|samples| samples.checked_mul(steps)).ok_or_else(|| {
             Error::recipe(
                 &recipe.name,
-                "train.batch_size x train.accumulate x steps exceeds 2^64 samples: lower one of them",
+                "train.batch_size x train.accumulate x steps exceeds 2^64: lower one of them",
             )
         })?;
-        // An error here would otherwise appear only after the training.
-        let mut absent = Vec::new();
-        for set in &recipe.eval.sets {
-            set.templates.texts()?;
-            for source in std::iter::once(&set.source).chain(&set.train) {
-                if let Err(error) = source.open(&recipe.data.root) {
-                    absent.push(format!("{}: {error}", set.name));
-                }
-            }
-        }
+        let absent = prepared.absent_sets.iter().map(|(name, error)| format!("{name}: {error}")).collect();
         let stored = recipe.teachers.iter().any(|teacher| teacher.store.is_some());
         // Stored embeddings were computed once, before the run.
         let frozen = if stored { 0.0 } else { teachers.iter().map(ModelCost::macs).sum() };
         // A CLIP with a cross-modal head has no backward pass, and the cost of the head is small.
         let passed = match &recipe.cross_modal {
-            Some(head) => looked_at(student.clone(), head).macs(),
+            Some(head) => with_crops(student.clone(), head).macs(),
             None => 3.0 * student.macs(),
         };
         // Weight, gradient, two moments, and the average if enabled.
@@ -221,7 +171,7 @@ impl Plan {
         Ok(Plan {
             name: recipe.name.clone(),
             sources,
-            samples_per_epoch: mixture.len(),
+            samples_per_epoch,
             steps_per_epoch,
             steps,
             samples,
@@ -235,45 +185,77 @@ impl Plan {
     }
 }
 
+/// Checks the student against the parts of the recipe that depend on its architecture.
+fn check_student(recipe: &Recipe, config: &ClipConfig, job: &Job) -> Result<()> {
+    if let Some(problem) = recipe.cross_modal.as_ref().and_then(|head| head.problem(config.embed_dim)) {
+        return Err(Error::recipe(&recipe.name, format!("cross_modal: {problem}")));
+    }
+    if recipe.loss(Loss::Mfd).is_some() && config.vision_cfg.tower() != TowerKind::Vit {
+        let reason = "losses.mfd leaves out patches, so the student's image tower must be a ViT: choose another student";
+        return Err(Error::recipe(&recipe.name, reason));
+    }
+    let Some(larger) = inherited(recipe, job)? else { return Ok(()) };
+    Ok(match recipe.student.inherit_tokens {
+        true => clip_model::inherit::tokens::check(config, &larger)?,
+        false => clip_model::inherit::check(config, &larger)?,
+    })
+}
+
+/// Checks the settings that depend on the number of steps.
+fn check_length(recipe: &Recipe, steps: u64) -> Result<()> {
+    recipe.check_terms(steps, &recipe.name)?;
+    if let Some(prune) = &recipe.prune {
+        prune.check_end(steps).map_err(|reason| Error::recipe(&recipe.name, reason))?;
+    }
+    if recipe.train.warmup_steps > steps {
+        let warmup = recipe.train.warmup_steps;
+        let reason = format!("train.warmup_steps = {warmup}, but the run has only {steps} steps: lower it");
+        return Err(Error::recipe(&recipe.name, reason));
+    }
+    Ok(())
+}
+
+/// Returns the configuration of a model. The model of an earlier run does not exist yet, so its recipe gives the
+/// configuration.
+fn model_config(model: &ModelRef, job: &Job) -> Result<ClipConfig> {
+    match model {
+        ModelRef::Named(name) => loaded::config(name),
+        // A recipe can name only earlier runs, so the recursion ends.
+        ModelRef::Run(run) => student_config(earlier(run, job)?, job),
+        ModelRef::Shared(_) => Err(Error::recipe(model.to_string(), "only a sweep file has shared runs")),
+    }
+}
+
+fn earlier<'a>(run: &str, job: &'a Job) -> Result<&'a Recipe> {
+    job.run(run).ok_or_else(|| Error::recipe(&job.name, format!("it has no run `{run}`")))
+}
+
 /// Returns the student's configuration. A student that an earlier run prunes counts as unpruned.
 fn student_config(recipe: &Recipe, job: &Job) -> Result<ClipConfig> {
-    let own = &recipe.student;
-    // A recipe can name only earlier runs, so the recursion ends.
-    let earlier = own.run.as_ref().and_then(|run| job.runs.iter().find(|other| other.name == *run));
-    let config = match earlier {
-        Some(run) => student_config(run, job)?,
-        None => model_config(&own.model)?,
-    };
-    Ok(own.adjust().apply(&config)?)
+    Ok(recipe.student.adjust().apply(&model_config(&recipe.student.model, job)?)?)
 }
 
 /// Returns the configuration of the model from which the student inherits.
 fn inherited(recipe: &Recipe, job: &Job) -> Result<Option<ClipConfig>> {
-    let own = &recipe.student;
-    if let Some(run) = own.inherit_run.as_ref().and_then(|run| job.runs.iter().find(|own| own.name == *run)) {
-        return student_config(run, job).map(Some);
+    match &recipe.student.inherit {
+        // A model that is not on this machine is checked when the run starts.
+        Some(ModelRef::Named(name)) if !Path::new(name).exists() => Ok(None),
+        larger => larger.as_ref().map(|larger| model_config(larger, job)).transpose(),
     }
-    // A model that is not on this machine is checked when the run starts.
-    let here = own.inherit.as_deref().filter(|larger| Path::new(larger).exists());
-    here.map(model_config).transpose()
 }
 
-fn teacher_cost(teacher: &TeacherConfig, job: &Job) -> Result<ModelCost> {
-    if let Some(run) = teacher.run.as_ref().and_then(|run| job.runs.iter().find(|own| own.name == *run)) {
-        let cost = ModelCost::new(&run.name, &student_config(run, job)?)?;
-        return Ok(run.cross_modal.iter().fold(cost, looked_at));
-    }
-    let name = teacher.model.as_deref().unwrap_or_default();
-    let config = match &teacher.arch {
-        Some(arch) if !Path::new(name).is_dir() => presets::get(arch)?,
-        _ => model_config(name)?,
+fn teacher_cost(teacher: &TeacherConfig, model: &ModelRef, job: &Job) -> Result<ModelCost> {
+    let config = match (&teacher.arch, model) {
+        (Some(arch), ModelRef::Named(name)) if !Path::new(name).is_dir() => presets::get(arch)?,
+        _ => model_config(model, job)?,
     };
-    let adjust = Adjust { image_size: teacher.image_size, ..Adjust::default() };
-    ModelCost::new(name, &adjust.apply(&config)?)
+    let cost = ModelCost::new(&model.to_string(), &teacher.adjust().apply(&config)?)?;
+    let head = model.run().map(|run| earlier(run, job)).transpose()?.and_then(|run| run.cross_modal.as_ref());
+    Ok(head.into_iter().fold(cost, with_crops))
 }
 
 /// Returns the cost of a CLIP that embeds images and the crops for a head.
-fn looked_at(cost: ModelCost, head: &CrossModalConfig) -> ModelCost {
+fn with_crops(cost: ModelCost, head: &CrossModalConfig) -> ModelCost {
     ModelCost { image_macs: cost.image_macs * head.image_passes(), ..cost }
 }
 
@@ -290,7 +272,7 @@ fn mebibytes(bytes: u64) -> f64 {
 impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "run {}", self.name)?;
-        for (name, samples, weight) in &self.sources {
+        for SourcePlan { name, samples, weight } in &self.sources {
             writeln!(f, "  source      {name}: {samples} samples, weight {weight}")?;
         }
         writeln!(

@@ -1,25 +1,20 @@
 //! The status of a run folder: its recipe, whether the run is finished, and the lock of the process that uses it.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
-
-use serde_json::json;
-use toml::Value;
+use std::path::Path;
 
 use crate::recipe::{Eval, Recipe};
 use crate::run::checkpoint::State;
 use crate::run::layout::{BEST_FOLDER, CHECKPOINTS, MODEL_FOLDER, RECIPE_FILE, REPORT_FILE, Results};
 use crate::step::TrainState;
 use crate::{Error, Result};
+use serde_json::json;
 
 /// Lock of the process that uses the folder. The system releases it when the process ends.
 const LOCK_FILE: &str = ".lock";
 
 /// The program and machine that trained a run.
 pub const RUN_FILE: &str = "run.json";
-
-/// Maximum number of characters of a value in a message.
-const MOST_CHARACTERS: usize = 80;
 
 /// The status of a recipe's run in its folder.
 #[derive(Debug)]
@@ -81,7 +76,7 @@ fn found(recipe: &Recipe, folder: &Path, resume: bool, complete: bool) -> Result
         );
         return Err(Error::recipe(&recipe.name, reason));
     }
-    let differences = differences(&old, recipe)?;
+    let differences = recipe.experiment().changes_since(&old.experiment())?;
     if !differences.is_empty() {
         let reason = format!(
             "`{}` contains a run of another recipe ({}): choose another folder with --out, or replace the run with --restart",
@@ -176,73 +171,16 @@ pub fn has_model(folder: &Path) -> bool {
     [CONFIG_FILE, WEIGHTS_FILE].iter().all(|file| folder.join(MODEL_FOLDER).join(file).is_file())
 }
 
-/// Returns the settings of a recipe that affect its result. Excludes the machine, the checkpoint interval and the
-/// evaluations.
-pub fn shaping(recipe: &Recipe) -> Result<toml::Table> {
-    let mut own = recipe.clone();
-    (own.data.workers, own.data.prefetch, own.data.root) = (0, 0, PathBuf::new());
-    own.train.threads = 0;
-    own.train.device = "cpu".into();
-    own.checkpoint = Default::default();
-    own.metrics = Default::default();
-    own.eval = Default::default();
-    toml::Table::try_from(own).map_err(|e| Error::recipe(&recipe.name, e.to_string()))
-}
-
-/// Lists the settings that affect the result and differ between two recipes, as `key: new, was old`.
-fn differences(old: &Recipe, new: &Recipe) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    let [old, new] = [shaping(old)?, shaping(new)?].map(Value::Table);
-    compare(&mut found, "", Some(&old), Some(&new));
-    Ok(found)
-}
-
-fn compare(found: &mut Vec<String>, key: &str, old: Option<&Value>, new: Option<&Value>) {
-    if old == new {
-        return;
-    }
-    let table =
-        |value: Option<&Value>| value.map_or_else(|| Some(toml::Table::new()), |v| v.as_table().cloned());
-    match (old, new, table(old), table(new)) {
-        // A table that only one recipe has is also listed key by key.
-        (_, _, Some(old), Some(new)) => {
-            let keys = new.keys().chain(old.keys().filter(|key| !new.contains_key(*key)));
-            for name in keys {
-                let inner = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
-                compare(found, &inner, old.get(name), new.get(name));
-            }
-        }
-        (Some(Value::Array(old)), Some(Value::Array(new)), ..) if old.len() == new.len() => {
-            for (place, (old, new)) in old.iter().zip(new).enumerate() {
-                compare(found, &format!("{key}[{place}]"), Some(old), Some(new));
-            }
-        }
-        _ => {
-            let told = |value: Option<&Value>| value.map_or_else(|| "not set".into(), short);
-            found.push(format!("{key}: {}, was {}", told(new), told(old)));
-        }
-    }
-}
-
-/// Formats a value on one line, truncated if long.
-fn short(value: &Value) -> String {
-    let text = value.to_string().replace('\n', " ");
-    match text.char_indices().nth(MOST_CHARACTERS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
-}
-
 /// `recipe.toml`, resolved.
 pub(crate) fn write_recipe(folder: &Path, recipe: &Recipe) -> Result<()> {
-    Ok(clip_model::weights::write_atomic(&folder.join(RECIPE_FILE), recipe.to_toml()?.as_bytes())?)
+    Ok(file_ext::write_atomic(&folder.join(RECIPE_FILE), recipe.to_toml()?.as_bytes())?)
 }
 
 /// `report.json`; its presence marks a finished run.
 pub(crate) fn write_report(folder: &Path, results: &Results) -> Result<()> {
     let json =
         serde_json::to_string_pretty(results).map_err(|e| Error::recipe(REPORT_FILE, e.to_string()))?;
-    Ok(clip_model::weights::write_atomic(&folder.join(REPORT_FILE), json.as_bytes())?)
+    Ok(file_ext::write_atomic(&folder.join(REPORT_FILE), json.as_bytes())?)
 }
 
 /// `run.json`: the provenance of a result.
@@ -251,7 +189,7 @@ pub(crate) fn write_info(
     recipe: &Recipe,
     state: &State,
     version: &str,
-    trainee: &TrainState,
+    train: &TrainState,
 ) -> Result<()> {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
@@ -265,11 +203,11 @@ pub(crate) fn write_info(
             "cores": std::thread::available_parallelism().map_or(0, |n| n.get()),
             "threads": tch::get_num_threads(),
             "device": recipe.train.device,
-            "precision": format!("{:?}", trainee.precision),
+            "precision": format!("{:?}", train.settings.precision),
         },
-        "parameters": trainee.student.params().count(),
+        "parameters": train.student.params().count(),
         "data": state.data,
     });
     let path = folder.join(RUN_FILE);
-    Ok(clip_model::weights::write_atomic(&path, format!("{info:#}\n").as_bytes())?)
+    Ok(file_ext::write_atomic(&path, format!("{info:#}\n").as_bytes())?)
 }

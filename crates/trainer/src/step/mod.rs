@@ -36,20 +36,27 @@ pub struct TrainState {
     pub step: u64,
     /// Samples seen.
     pub samples: u64,
-    /// Seed that, together with the step, determines the random drops of the student's layers.
-    pub seed: u64,
-    /// Whether the student's blocks recompute their activations instead of storing them.
-    pub grad_checkpointing: bool,
-    /// Precision of products in the student's passes.
-    pub precision: Precision,
-    /// Fraction of patches that the masked pass leaves out.
-    pub masked_share: f64,
-    /// The student's features that losses on tokens read.
-    pub taps: FeatureHooks,
+    /// Settings of the step.
+    pub settings: StepSettings,
     /// The classes for losses on a class list.
     pub classes: Option<ClassList>,
     /// The masks of a student until it is pruned.
     pub pruner: Option<Pruner>,
+}
+
+/// Settings of the training step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepSettings {
+    /// Seed that, together with the step, determines the random drops of the student's layers.
+    pub seed: u64,
+    /// Precision of the student's matrix products and convolutions.
+    pub precision: Precision,
+    /// Whether the student's blocks recompute their activations instead of storing them.
+    pub grad_checkpointing: bool,
+    /// Fraction of patches that the masked pass leaves out.
+    pub masked_share: f64,
+    /// The student's features that losses on tokens read.
+    pub hooks: FeatureHooks,
 }
 
 /// Values of one step, averaged over its micro-batches.
@@ -116,14 +123,28 @@ impl TrainState {
             cross_modal,
             step: 0,
             samples: 0,
-            seed: 0,
-            grad_checkpointing: false,
-            precision: Precision::default(),
-            masked_share: 0.0,
-            taps: FeatureHooks::default(),
+            settings: StepSettings::default(),
             classes: None,
             pruner: None,
         })
+    }
+
+    /// Replaces the settings of the step.
+    #[must_use]
+    pub fn with_settings(self, settings: StepSettings) -> Self {
+        TrainState { settings, ..self }
+    }
+
+    /// Sets the classes for losses on a class list.
+    #[must_use]
+    pub fn with_classes(self, classes: Option<ClassList>) -> Self {
+        TrainState { classes, ..self }
+    }
+
+    /// Sets the masks that prune the student.
+    #[must_use]
+    pub fn with_pruner(self, pruner: Option<Pruner>) -> Self {
+        TrainState { pruner, ..self }
     }
 
     /// Trains on the micro-batches as one step. Each is a separate contrastive batch; their gradients are averaged.
@@ -133,7 +154,7 @@ impl TrainState {
     pub fn step(
         &mut self,
         batches: &[MicroBatch],
-        guides: &[TeacherSignal],
+        signals: &[TeacherSignal],
         rule: TargetRule,
         lr: f64,
     ) -> Result<StepReport> {
@@ -141,29 +162,29 @@ impl TrainState {
         let share = 1.0 / batches.len() as f64;
         let active = self.objective.active(self.step).map(|(term, _)| term.loss).collect::<Vec<_>>();
         // A teacher that no term reads in this step is not run.
-        let guides = if active.iter().any(|loss| loss.needs_teacher()) { guides } else { &[] };
+        let signals = if active.iter().any(|loss| loss.needs_teacher()) { signals } else { &[] };
         self.optimizer.zero_grad();
         self.pruner.iter_mut().for_each(Pruner::zero_grad);
         for (index, batch) in batches.iter().enumerate() {
             let input = &batch.student;
             self.student.mode().train(self.drop_seed(index));
-            self.student.mode().set_precision(self.precision);
+            self.student.mode().set_precision(self.settings.precision);
             if let Some(pruner) = &mut self.pruner {
                 pruner.apply_masks(&mut self.student, self.step)?;
             }
-            let mut tape = Tape::new(self.grad_checkpointing);
+            let mut tape = Tape::new(self.settings.grad_checkpointing);
             let seen = self.forward(input, &active, index, &mut tape)?;
             let own_scale =
                 self.cross_modal.as_ref().map_or(&self.student.logit_scale, |head| &head.logit_scale);
             let scale = own_scale.exp();
 
-            let taught = guides
+            let taught = signals
                 .iter()
                 .zip(&batch.teachers)
-                .map(|(guide, own)| guide.read(input, own, seen.classes.as_ref().map(|(_, places)| places)))
+                .map(|(signal, own)| signal.read(input, own, seen.classes.as_ref().map(|(_, places)| places)))
                 .collect::<Result<Vec<_>>>()?;
             let sides =
-                guides.iter().zip(&taught).map(|(guide, taught)| guide.side(taught)).collect::<Vec<_>>();
+                signals.iter().zip(&taught).map(|(signal, taught)| signal.side(taught)).collect::<Vec<_>>();
 
             let targets = match rule {
                 TargetRule::Diagonal => Targets::Diagonal { offset: 0 },
@@ -226,12 +247,12 @@ impl TrainState {
         tape: &mut Tape<'a>,
     ) -> Result<StudentOutputs> {
         let (pairs, tokens) = match &self.cross_modal {
-            Some(head) => cross_modal::enriched(&self.student, head, input, &self.taps)?,
-            None => features::read(&self.student, input, &self.taps, tape)?,
+            Some(head) => cross_modal::enriched(&self.student, head, input, &self.settings.hooks)?,
+            None => features::read(&self.student, input, &self.settings.hooks, tape)?,
         };
         let masked = active
             .contains(&Loss::Mfd)
-            .then(|| self.student.encode_image_masked(&input.images, self.masked_share, tape))
+            .then(|| self.student.encode_image_masked(&input.images, self.settings.masked_share, tape))
             .transpose()?;
         let classes = match &self.classes {
             Some(classes) if active.iter().any(|loss| loss.reads_classes()) => {
@@ -247,7 +268,7 @@ impl TrainState {
     /// repeats them.
     fn drop_seed(&self, micro_batch: usize) -> u64 {
         let place = self.step.wrapping_mul(1 << 20).wrapping_add(micro_batch as u64);
-        self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ place
+        self.settings.seed.wrapping_mul(file_ext::random::GOLDEN_GAMMA) ^ place
     }
 }
 
@@ -267,10 +288,10 @@ impl StepReport {
         self.loss += losses.total.double_value(&[]) * share;
         self.logit_scale = logit_scale;
         if self.terms.is_empty() {
-            self.terms = losses.terms.iter().map(|(loss, _, weight)| (loss.name(), 0.0, *weight)).collect();
+            self.terms = losses.terms.iter().map(|term| (term.loss.name(), 0.0, term.weight)).collect();
         }
-        for ((_, sum, _), (_, value, _)) in self.terms.iter_mut().zip(&losses.terms) {
-            *sum += value.double_value(&[]) * share;
+        for ((_, sum, _), term) in self.terms.iter_mut().zip(&losses.terms) {
+            *sum += term.value.double_value(&[]) * share;
         }
     }
 }

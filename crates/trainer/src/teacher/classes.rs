@@ -33,7 +33,7 @@ impl ClassList {
     /// # Errors
     /// [`Error::Recipe`] if `per_step` exceeds the number of classes.
     pub fn new(
-        reader: &Processor,
+        processor: &Processor,
         names: &[String],
         templates: &[String],
         per_step: Option<usize>,
@@ -44,7 +44,7 @@ impl ClassList {
             let reason = format!("{per_step} per step is more than the {} classes of the list", names.len());
             return Err(Error::recipe("classes_per_step", reason));
         }
-        let tokens = reader.tokens(&prompts(names, templates), device)?;
+        let tokens = processor.tokens(&prompts(names, templates), device)?;
         let length = tokens.size()[1];
         let tokens = tokens.f_view([names.len() as i64, templates.len() as i64, length])?;
         Ok(ClassList { tokens, per_step })

@@ -1,7 +1,6 @@
 //! A frozen teacher: without gradient, in evaluation mode, with its own logit scale.
 
-use clip_model::folder::{self, Adjust};
-use clip_model::{Clip, CrossModal, PreprocessConfig, Tape, presets};
+use clip_model::{Clip, CrossModal, Tape};
 use kd_losses::embeddings::normalize;
 use kd_losses::{Embeddings, TokenStates};
 use sha2::{Digest, Sha256};
@@ -9,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::model::cross_modal;
 use crate::model::features::{self, FeatureHooks};
+use crate::model::loaded::LoadedModel;
 use crate::step::batch::ViewTensors;
 use crate::{Error, Result};
 
@@ -16,18 +16,28 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Teacher {
     model: Clip,
-    preprocess: PreprocessConfig,
     /// The head of a cross-modal teacher, which embeds only pairs.
     head: Option<CrossModal>,
     scale: Tensor,
 }
 
+impl From<LoadedModel> for Teacher {
+    /// Freezes a model, with its cross-modal head if it has one.
+    fn from(loaded: LoadedModel) -> Self {
+        let teacher = Teacher::new(loaded.model);
+        match loaded.head {
+            Some(head) => teacher.with_head(head),
+            None => teacher,
+        }
+    }
+}
+
 impl Teacher {
     /// Freezes a model.
-    pub fn new(model: Clip, preprocess: PreprocessConfig) -> Self {
+    pub fn new(model: Clip) -> Self {
         model.params().set_requires_grad(false);
         let scale = model.logit_scale.detach().exp();
-        Teacher { model, preprocess, head: None, scale }
+        Teacher { model, head: None, scale }
     }
 
     /// Adds a cross-modal head, with its logit scale.
@@ -42,49 +52,16 @@ impl Teacher {
         self.head.as_ref().is_some_and(|head| head.config().boxes > 0)
     }
 
-    /// Opens a model folder, with its cross-modal head if any, or a checkpoint. `preset` names the architecture of a
-    /// checkpoint if it cannot be inferred from the shapes. `image_size` adapts the model to another image size.
-    ///
-    /// # Errors
-    /// [`Error::Recipe`] if `name` is a preset, which has no weights; otherwise the model crate's errors.
-    pub fn open(
-        name: &str,
-        preset: Option<&str>,
-        image_size: Option<i64>,
-        device: tch::Device,
-    ) -> Result<Self> {
-        let path = std::path::Path::new(name);
-        let adjust = Adjust { image_size, ..Adjust::default() };
-        let opened = match preset {
-            Some(preset) if path.is_file() => {
-                folder::open_file(&presets::get(preset)?, path, device, &adjust)?
-            }
-            _ => folder::open_adjusted(name, device, 0, &adjust)?,
-        };
-        for note in &opened.notes {
-            tracing::info!("teacher {name}: {note}");
-        }
-        if !opened.has_weights {
-            return Err(without_weights(name));
-        }
-        let head = CrossModal::open(path, &opened.model)?;
-        let teacher = Self::new(opened.model, opened.preprocess);
-        Ok(match head {
-            Some(head) => teacher.with_head(head),
-            None => teacher,
-        })
-    }
-
     /// Returns the unit embeddings of images `[batch, 3, size, size]` and tokens `[batch, length]`, in its own
-    /// preprocessing and ids, with the features selected by `taps`. Row i of both is one pair.
+    /// preprocessing and ids, with the features selected by `hooks`. Row i of both is one pair.
     ///
     /// # Errors
     /// [`Error::Model`] if the shapes do not match the teacher, or if it does not have these features.
-    pub fn embed(&self, view: &ViewTensors, taps: &FeatureHooks) -> Result<(Embeddings, TokenStates)> {
+    pub fn embed(&self, view: &ViewTensors, hooks: &FeatureHooks) -> Result<(Embeddings, TokenStates)> {
         tch::no_grad(|| match &self.head {
-            Some(head) => cross_modal::enriched(&self.model, head, view, taps),
+            Some(head) => cross_modal::enriched(&self.model, head, view, hooks),
             None => {
-                let (pairs, states) = features::read(&self.model, view, taps, &mut Tape::off())?;
+                let (pairs, states) = features::read(&self.model, view, hooks, &mut Tape::off())?;
                 Ok((pairs.normalized(), states))
             }
         })
@@ -140,7 +117,7 @@ impl Teacher {
             hash.update(format!("{}{:?}", entry.name, entry.tensor.size()));
             values.iter().for_each(|value| hash.update(value.to_le_bytes()));
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(file_ext::to_hex(hash.finalize()))
     }
 
     /// The model. For a cross-modal teacher: the CLIP below its head.
@@ -148,18 +125,8 @@ impl Teacher {
         &self.model
     }
 
-    /// Its image preprocessing.
-    pub fn preprocess(&self) -> &PreprocessConfig {
-        &self.preprocess
-    }
-
     /// exp(logit scale), a constant scalar.
     pub fn scale(&self) -> &Tensor {
         &self.scale
     }
-}
-
-pub(crate) fn without_weights(name: &str) -> Error {
-    let reason = format!("`{name}` has no weights: name a model folder or a safetensors file");
-    Error::recipe("teacher", reason)
 }

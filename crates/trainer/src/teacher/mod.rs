@@ -2,6 +2,7 @@
 
 pub mod classes;
 pub mod frozen;
+pub(crate) mod model;
 pub mod signal;
 pub mod store;
 pub(crate) mod teachers;

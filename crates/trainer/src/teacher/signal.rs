@@ -1,5 +1,7 @@
 //! A teacher in a training step: a model or stored embeddings, with its data beyond the batch.
 
+use std::rc::Rc;
+
 use kd_losses::{AuxOutputs, Embeddings, ModelOutputs, TokenStates};
 use tch::{Device, Kind, Tensor};
 
@@ -11,7 +13,7 @@ use crate::{Error, Result};
 /// A teacher of the student.
 #[derive(Debug)]
 pub struct TeacherSignal {
-    teacher: Option<Teacher>,
+    teacher: Option<Rc<Teacher>>,
     scale: Tensor,
     width: i64,
     /// Its unit embeddings of pairs beyond the batch.
@@ -19,7 +21,7 @@ pub struct TeacherSignal {
     /// Its class weights `[classes, width]` for the class list, as unit rows.
     pub classes: Option<Tensor>,
     /// The features to read in addition to its embeddings.
-    pub taps: FeatureHooks,
+    pub hooks: FeatureHooks,
 }
 
 /// The source of a teacher's embeddings of a batch.
@@ -32,7 +34,8 @@ pub(crate) struct Taught {
 
 impl TeacherSignal {
     /// A model in memory.
-    pub fn live(teacher: Teacher) -> Self {
+    pub fn live(teacher: impl Into<Rc<Teacher>>) -> Self {
+        let teacher = teacher.into();
         let (scale, width) = (teacher.scale().shallow_clone(), teacher.model().config().embed_dim);
         TeacherSignal {
             teacher: Some(teacher),
@@ -40,7 +43,7 @@ impl TeacherSignal {
             width,
             anchors: None,
             classes: None,
-            taps: FeatureHooks::default(),
+            hooks: FeatureHooks::default(),
         }
     }
 
@@ -53,11 +56,11 @@ impl TeacherSignal {
             width,
             anchors: None,
             classes: None,
-            taps: FeatureHooks::default(),
+            hooks: FeatureHooks::default(),
         }
     }
 
-    /// Replaces its exp(logit scale), the factor on its cosines.
+    /// Replaces its exp(logit scale).
     #[must_use]
     pub fn with_scale(mut self, scale: Option<f64>) -> Self {
         if let Some(scale) = scale {
@@ -73,7 +76,7 @@ impl TeacherSignal {
 
     /// The model, if it is in memory.
     pub fn teacher(&self) -> Option<&Teacher> {
-        self.teacher.as_ref()
+        self.teacher.as_deref()
     }
 
     /// Returns its embeddings of a batch, and its weights of the classes at `places`.
@@ -86,11 +89,11 @@ impl TeacherSignal {
         let live = || {
             let missing =
                 || Error::recipe("teacher", "a batch without stored embeddings needs the model itself");
-            self.teacher.as_ref().ok_or_else(missing)
+            self.teacher.as_deref().ok_or_else(missing)
         };
         let (rows, tokens) = match own {
-            TeacherInput::AsStudent => live()?.embed(student, &self.taps)?,
-            TeacherInput::Own(view) => live()?.embed(view, &self.taps)?,
+            TeacherInput::AsStudent => live()?.embed(student, &self.hooks)?,
+            TeacherInput::Own(view) => live()?.embed(view, &self.hooks)?,
             TeacherInput::Stored(rows) => {
                 let rows = Embeddings::new(rows.image.shallow_clone(), rows.text.shallow_clone())?;
                 (rows, TokenStates::default())

@@ -1,11 +1,9 @@
 //! Creates a store of teacher embeddings: the reinforced data of MobileCLIP.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use data_pipeline::policy::SkipCounts;
-use data_pipeline::sources::{Source, fingerprint};
 use data_pipeline::store::{
     Manifest, Pass, ShardRows, Store, StoreKind, StoreWriter, StoredSource, StoredTeacher, Variants,
 };
@@ -13,14 +11,14 @@ use ndarray::{Array2, Axis};
 use tch::Device;
 
 use crate::model::device::device;
-use crate::model::processor::{Processor, image_tensor, rows};
+use crate::model::locate::RunModels;
+use crate::model::processor::{image_tensor, rows};
 use crate::progress::Counter;
-use crate::recipe::Models;
 use crate::recipe::Recipe;
-use crate::recipe::sources::open_sources;
+use crate::recipe::sources::{SourcePool, TrainingData};
 use crate::teacher::classes::prompts;
-use crate::teacher::frozen::Teacher;
-use crate::teacher::teachers::{BATCH, class_list, open_teacher};
+use crate::teacher::model::{BATCH, OpenedTeacher, TeacherModel};
+use crate::teacher::teachers::class_list;
 use crate::{Error, Result};
 
 /// Default number of variants.
@@ -74,43 +72,38 @@ pub(crate) fn variants(recipe: &Recipe) -> Option<Variants> {
 /// Creates or resumes the store of a recipe's teachers and data; see [`Making`].
 ///
 /// # Errors
-/// [`Error::Data`] if the folder contains another store, or if the data cannot be read; the errors of [`Teacher::open`]
-/// for the teachers.
-pub fn reinforce(recipe: &Recipe, models: Models<'_>, making: &Making<'_>) -> Result<Made> {
+/// [`Error::Data`] if the folder contains another store, or if the data cannot be read; the errors of opening the
+/// teachers.
+pub fn reinforce(recipe: &Recipe, runs: &RunModels, making: &Making<'_>) -> Result<Made> {
     let device = device(&recipe.train.device)?;
     if recipe.train.threads > 0 {
         tch::set_num_threads(recipe.train.threads);
     }
-    let sources = open_sources(recipe)?.into_iter().map(|(source, _)| source).collect::<Vec<_>>();
-    make(recipe, models, &sources, device, making)
+    let data = TrainingData::open(recipe, &mut SourcePool::default())?.complete()?;
+    let models = recipe.teachers.iter().map(|config| TeacherModel::new(config, runs, device));
+    make(recipe, &models.collect::<Vec<_>>(), &data, device, making)
 }
 
 pub(crate) fn make(
     recipe: &Recipe,
-    models: Models<'_>,
-    sources: &[Arc<dyn Source>],
+    models: &[TeacherModel],
+    data: &TrainingData,
     device: Device,
     making: &Making<'_>,
 ) -> Result<Made> {
-    let teachers = recipe
-        .teachers
-        .iter()
-        .map(|config| {
-            let (teacher, reader) = open_teacher(config, models, device)?;
-            Ok((config.name(), teacher, reader))
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let teachers = models.iter().map(|model| Ok((model.config.name(), model.open()?)));
+    let teachers = teachers.collect::<Result<Vec<_>>>()?;
     if teachers.is_empty() {
         return Err(Error::recipe(
             &recipe.name,
             "it has no teacher whose embeddings could be stored: add [teacher]",
         ));
     }
-    let mut writer = StoreWriter::open(making.folder, manifest(recipe, &teachers, sources, making)?)?;
+    let mut writer = StoreWriter::open(making.folder, manifest(recipe, &teachers, data, making)?)?;
     let manifest = writer.manifest().clone();
-    let views = teachers.iter().map(|(_, _, reader)| reader.preprocess().clone()).collect();
-    let mut pass =
-        Pass::new(sources.to_vec(), manifest.variants, manifest.augment.clone(), views, recipe.data.damaged)?;
+    let views = teachers.iter().map(|(_, opened)| opened.processor.preprocess().clone()).collect();
+    let (sources, augment) = (data.sources().to_vec(), manifest.augment.clone());
+    let mut pass = Pass::new(sources, manifest.variants, augment, views, recipe.data.damaged)?;
     let count = writer.missing_samples() * manifest.variants.count;
     let mut bar = Counter::new("reinforce", "image embeddings", count, making.progress);
     while let Some(number) = writer.next() {
@@ -134,11 +127,11 @@ pub(crate) fn make(
 
 fn manifest(
     recipe: &Recipe,
-    teachers: &[(String, Teacher, Processor)],
-    sources: &[Arc<dyn Source>],
+    teachers: &[(String, &OpenedTeacher)],
+    data: &TrainingData,
     making: &Making<'_>,
 ) -> Result<Manifest> {
-    let stored = teachers.iter().map(|(name, teacher, reader)| describe_teacher(name, teacher, reader));
+    let stored = teachers.iter().map(|(name, opened)| describe_teacher(name, opened));
     let teachers = stored.collect::<Result<_>>()?;
     let variants = variants(recipe).unwrap_or(Variants { count: VARIANTS, seed: recipe.data.variants_seed });
     let classes = if making.class_list { class_list(recipe)? } else { None };
@@ -146,30 +139,31 @@ fn manifest(
     Ok(Manifest {
         kind: making.kind,
         extra_texts: extra_texts.unwrap_or_default(),
-        ..Manifest::new(variants, recipe.data.augment.clone(), describe(sources)?, teachers)
+        ..Manifest::new(variants, recipe.data.augment.clone(), describe(data)?, teachers)
     })
 }
 
-fn describe_teacher(name: &str, teacher: &Teacher, reader: &Processor) -> Result<StoredTeacher> {
+fn describe_teacher(name: &str, opened: &OpenedTeacher) -> Result<StoredTeacher> {
+    let OpenedTeacher { teacher, processor } = opened;
     teacher.needs_no_pairs("store of it")?;
     Ok(StoredTeacher {
         name: name.into(),
         identity: teacher.identity()?,
         width: teacher.model().config().embed_dim as usize,
         scale: teacher.scale().double_value(&[]),
-        image: reader.preprocess().clone(),
-        tokenizer: reader.tokenizer_name().into(),
-        context_length: reader.context_length(),
+        image: processor.preprocess().clone(),
+        tokenizer: processor.tokenizer_name().into(),
+        context_length: processor.context_length(),
     })
 }
 
-fn describe(sources: &[Arc<dyn Source>]) -> Result<Vec<StoredSource>> {
-    sources
-        .iter()
-        .map(|source| {
-            Ok(StoredSource { samples: source.len() as u64, fingerprint: fingerprint(source.as_ref())? })
-        })
-        .collect()
+fn describe(data: &TrainingData) -> Result<Vec<StoredSource>> {
+    let sources = data.sources().iter().zip(data.fingerprints()?);
+    let stored = sources.map(|(source, fingerprint)| StoredSource {
+        samples: source.len() as u64,
+        fingerprint: fingerprint.clone(),
+    });
+    Ok(stored.collect())
 }
 
 /// Computes the rows of one shard, or returns `None` if stopped.
@@ -177,7 +171,7 @@ fn shard(
     pass: &mut Pass,
     writer: &StoreWriter,
     number: u64,
-    teachers: &[(String, Teacher, Processor)],
+    teachers: &[(String, &OpenedTeacher)],
     device: Device,
     bar: &mut Counter,
     stop: Option<&AtomicBool>,
@@ -192,8 +186,8 @@ fn shard(
             return Ok(None);
         }
         let batch = pass.rows(chunk)?;
-        for ((_, teacher, _), (parts, pixels)) in teachers.iter().zip(images.iter_mut().zip(&batch.images)) {
-            let mut embedded = rows(&teacher.embed_images(&image_tensor(pixels.view(), device)?)?)?;
+        for ((_, opened), (parts, pixels)) in teachers.iter().zip(images.iter_mut().zip(&batch.images)) {
+            let mut embedded = rows(&opened.teacher.embed_images(&image_tensor(pixels.view(), device)?)?)?;
             for (row, _) in batch.damaged.iter().enumerate().filter(|(_, damaged)| **damaged) {
                 embedded.row_mut(row).fill(0.0);
             }
@@ -204,12 +198,9 @@ fn shard(
     }
     let extra = if number == 0 { writer.manifest().extra_texts.as_slice() } else { &[] };
     let captions = writer.unknown(extra.iter().chain(&captions).map(String::as_str));
-    let texts = teachers.iter().map(|(_, teacher, reader)| {
-        let parts = captions
-            .chunks(BATCH)
-            .map(|texts| rows(&teacher.embed_texts(&reader.tokens(texts, device)?)?))
-            .collect::<Result<Vec<_>>>()?;
-        joined(&parts, teacher.model().config().embed_dim as usize)
+    let texts = teachers.iter().map(|(_, opened)| {
+        let parts = captions.chunks(BATCH).map(|texts| rows(&opened.embed_texts(texts)?));
+        joined(&parts.collect::<Result<Vec<_>>>()?, opened.teacher.model().config().embed_dim as usize)
     });
     let texts = texts.collect::<Result<_>>()?;
     let images = images.iter().map(|parts| joined(parts, 0)).collect::<Result<_>>()?;
@@ -228,15 +219,13 @@ fn joined(parts: &[Array2<f32>], width: usize) -> Result<Array2<f32>> {
 pub(crate) fn check(
     store: &Store,
     recipe: &Recipe,
-    models: Models<'_>,
-    sources: &[Arc<dyn Source>],
-    device: Device,
+    models: &[TeacherModel],
+    data: &TrainingData,
 ) -> Result<()> {
     let manifest = store.manifest();
     let fail = |reason: String| Err(Error::recipe("teacher.store", reason));
-    for config in recipe.teachers.iter().filter(|config| config.names_a_model()) {
-        let (teacher, reader) = open_teacher(config, models, device)?;
-        let own = describe_teacher(&config.name(), &teacher, &reader)?;
+    for model in models.iter().filter(|model| model.config.model.is_some()) {
+        let own = describe_teacher(&model.config.name(), model.open()?)?;
         let same =
             |other: &&StoredTeacher| StoredTeacher { name: own.name.clone(), ..(*other).clone() } == own;
         if manifest.teachers.iter().find(same).is_none() {
@@ -249,7 +238,7 @@ pub(crate) fn check(
         }
     }
     check_settings(manifest, recipe)?;
-    let own = describe(sources)?;
+    let own = describe(data)?;
     if manifest.sources != own {
         return fail(format!(
             "it holds embeddings of other data ({}) than the recipe's ({}): use the same data, or write another store",
@@ -272,7 +261,7 @@ fn told(sources: &[StoredSource]) -> String {
 /// [`Error::Recipe`] naming the setting that differs.
 pub(crate) fn check_settings(manifest: &Manifest, recipe: &Recipe) -> Result<()> {
     let fail = |reason: String| Err(Error::recipe("teacher.store", reason));
-    let named = recipe.teachers.iter().filter(|config| config.names_a_model()).count();
+    let named = recipe.teachers.iter().filter(|config| config.model.is_some()).count();
     if named > 0 && named != manifest.teachers.len() {
         let count = manifest.teachers.len();
         return fail(format!(

@@ -1,39 +1,39 @@
 //! The teachers of a run: opened models, or the store that replaces them.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use clip_model::Precision;
 use data_pipeline::loader::{Batch, InputSpec};
 use data_pipeline::order::Permutation;
-use data_pipeline::sources::Source;
-use data_pipeline::store::{Pass, Store, Variants, manifest};
+use data_pipeline::store::{Pass, Store, StoredTeacher, Variants, manifest};
 use kd_losses::Embeddings;
 use ndarray::Array2;
 use tch::{Device, Tensor};
 
-use crate::model::locate::{Need, locate};
+use crate::model::locate::RunModels;
 use crate::model::processor::{Processor, image_tensor};
-use crate::recipe::{Models, Recipe, TeacherConfig};
+use crate::recipe::sources::TrainingData;
+use crate::recipe::{ModelRef, Recipe, StoreRef, TeacherConfig};
 use crate::run::layout::Options;
 use crate::step::batch::TeacherInput;
 use crate::teacher::classes::{ensemble, prompts};
-use crate::teacher::frozen::{Teacher, without_weights};
+use crate::teacher::frozen::Teacher;
+use crate::teacher::model::{BATCH, TeacherModel};
 use crate::teacher::signal::TeacherSignal;
 use crate::teacher::store;
 use crate::{Error, Result};
 
-/// Batch size of a teacher outside of training.
-pub(crate) const BATCH: usize = 256;
-
 /// The teachers of one run.
 pub(crate) struct Teachers {
     /// The teachers for the training step.
-    pub(crate) guides: Vec<TeacherSignal>,
-    readers: Vec<Processor>,
+    pub(crate) signals: Vec<TeacherSignal>,
+    /// The models of the recipe's teachers. With a store, they are opened only to check it, or for the evaluation.
+    models: Vec<TeacherModel>,
+    /// The model of `eval.teacher`.
+    compared: Option<TeacherModel>,
     store: Option<Store>,
-    /// The loader's view of each teacher; `None` uses the student's view.
+    /// The loader's view of each teacher in memory; `None` uses the student's view.
     views: Vec<Option<usize>>,
     device: Device,
 }
@@ -42,63 +42,81 @@ impl Teachers {
     /// Opens the recipe's teachers. A missing store is created.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] if that was stopped, and the errors of [`open_teacher`], [`Store::open`] and
+    /// [`Error::Interrupted`] if that was stopped, and the errors of [`TeacherModel::open`], [`Store::open`] and
     /// [`store::check`].
     pub(crate) fn open(
         recipe: &Recipe,
-        models: Models<'_>,
-        sources: &[Arc<dyn Source>],
+        runs: &RunModels,
+        data: &TrainingData,
         device: Device,
         options: &Options<'_>,
     ) -> Result<Self> {
-        let stored = recipe.teachers.iter().find_map(|teacher| Some((teacher, teacher.store.as_deref()?)));
-        let none =
-            Teachers { guides: Vec::new(), readers: Vec::new(), store: None, views: Vec::new(), device };
-        match stored {
-            Some((config, folder)) => {
-                if config.names_a_model() && !Store::is_finished(folder) {
-                    let making = store::Making {
-                        folder,
-                        stop: Some(options.stop),
-                        progress: options.progress,
-                        // Runs that share a store may have different class lists, because [`Teachers::prompts`] can use
-                        // the model itself.
-                        class_list: recipe.teachers.len() > 1,
-                        ..store::Making::default()
-                    };
-                    make_or_wait(recipe, models, sources, device, &making)?;
-                }
-                let store = Store::open(folder)?;
-                store::check(&store, recipe, models, sources, device)?;
-                let guide = |teacher: &data_pipeline::store::StoredTeacher| {
-                    TeacherSignal::stored(teacher.scale, teacher.width as i64, device)
-                        .with_scale(config.logit_scale)
-                };
-                let guides = store.manifest().teachers.iter().map(guide).collect();
-                Ok(Teachers { guides, store: Some(store), ..none })
-            }
+        let model = |config: &TeacherConfig| TeacherModel::new(config, runs, device);
+        let mut teachers = Teachers {
+            signals: Vec::new(),
+            models: recipe.teachers.iter().map(model).collect(),
+            compared: recipe.eval.teacher.as_ref().map(model),
+            store: None,
+            views: Vec::new(),
+            device,
+        };
+        match stored(recipe) {
+            Some((config, folder)) => teachers.open_store(recipe, config, folder, data, options)?,
             None => {
-                let opened = recipe.teachers.iter().map(|config| {
-                    let (teacher, reader) = open_teacher(config, models, device)?;
-                    Ok((TeacherSignal::live(teacher).with_scale(config.logit_scale), reader))
-                });
-                let (guides, readers) = opened.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-                Ok(Teachers { guides, readers, ..none })
+                for model in &teachers.models {
+                    if options.progress {
+                        model.download()?;
+                    }
+                    let signal = TeacherSignal::live(model.open()?.teacher.clone());
+                    teachers.signals.push(signal.with_scale(model.config.logit_scale));
+                }
             }
         }
+        Ok(teachers)
+    }
+
+    fn open_store(
+        &mut self,
+        recipe: &Recipe,
+        config: &TeacherConfig,
+        folder: &Path,
+        data: &TrainingData,
+        options: &Options<'_>,
+    ) -> Result<()> {
+        if config.model.is_some() && !Store::is_finished(folder) {
+            let making = store::Making {
+                folder,
+                stop: Some(options.stop),
+                progress: options.progress,
+                // Runs that share a store may have different class lists, because [`Teachers::prompts`] can use the
+                // model itself.
+                class_list: recipe.teachers.len() > 1,
+                ..store::Making::default()
+            };
+            make_or_wait(recipe, &self.models, data, self.device, &making)?;
+        }
+        let store = Store::open(folder)?;
+        store::check(&store, recipe, &self.models, data)?;
+        let signal = |teacher: &StoredTeacher| {
+            TeacherSignal::stored(teacher.scale, teacher.width as i64, self.device)
+                .with_scale(config.logit_scale)
+        };
+        self.signals = store.manifest().teachers.iter().map(signal).collect();
+        self.store = Some(store);
+        Ok(())
     }
 
     /// Sets the precision of the teachers in memory from now on.
-    pub(crate) fn compute_in(&self, precision: Precision) {
-        for teacher in self.guides.iter().filter_map(TeacherSignal::teacher) {
+    pub(crate) fn set_precision(&self, precision: Precision) {
+        for teacher in self.signals.iter().filter_map(TeacherSignal::teacher) {
             teacher.model().mode().set_precision(precision);
         }
     }
 
     /// Logs a message if a teacher reads object boxes but the data has none.
     pub(crate) fn warn_of_boxes(&self, recipe: &Recipe) {
-        let reads = self.guides.iter().filter_map(TeacherSignal::teacher).any(Teacher::reads_boxes);
-        if reads && !recipe.data.train.iter().any(|own| own.source.names_boxes()) {
+        let reads = self.signals.iter().filter_map(TeacherSignal::teacher).any(Teacher::reads_boxes);
+        if reads && !recipe.data.train.iter().any(|source| source.source.names_boxes()) {
             tracing::warn!(
                 "{}: the teacher reads object boxes, but no source has any: each whole image is used as one region",
                 recipe.name
@@ -108,12 +126,33 @@ impl Teachers {
 
     /// Widths of the teachers' embeddings.
     pub(crate) fn widths(&self) -> Vec<i64> {
-        self.guides.iter().map(TeacherSignal::width).collect()
+        self.signals.iter().map(TeacherSignal::width).collect()
     }
 
-    /// The processors of the teachers in memory.
-    pub(crate) fn readers(&self) -> impl Iterator<Item = &Processor> {
-        self.readers.iter()
+    /// Returns the processors of the teachers in memory.
+    ///
+    /// # Errors
+    /// The errors of [`TeacherModel::open`].
+    pub(crate) fn processors(&self) -> Result<Vec<&Processor>> {
+        let live = if self.store.is_none() { self.models.as_slice() } else { &[] };
+        live.iter().map(|model| Ok(&model.open()?.processor)).collect()
+    }
+
+    /// Returns the model with which the evaluation compares the student, if any; see [`Recipe::compared_teacher`].
+    pub(crate) fn compared(&self, recipe: &Recipe) -> Option<&TeacherModel> {
+        let config = recipe.compared_teacher()?;
+        self.models.iter().chain(&self.compared).find(|model| model.config == *config)
+    }
+
+    /// Frees the models that neither the training nor the final evaluation needs. With a store, the training needs none.
+    pub(crate) fn release(&mut self, recipe: &Recipe) {
+        let compared = recipe.compared_teacher().filter(|_| !recipe.eval.sets.is_empty());
+        if self.store.is_some() {
+            self.models
+                .iter_mut()
+                .filter(|model| Some(&model.config) != compared)
+                .for_each(TeacherModel::close);
+        }
     }
 
     /// The augmentations that the loader applies.
@@ -125,25 +164,30 @@ impl Teachers {
     }
 
     /// Returns the loader's views, the student's first. Models with the same input share a view.
-    pub(crate) fn views(&mut self, student: &Processor) -> Vec<InputSpec> {
-        let mut read: Vec<&Processor> = vec![student];
+    ///
+    /// # Errors
+    /// The errors of [`Teachers::processors`].
+    pub(crate) fn assign_views(&mut self, student: &Processor) -> Result<Vec<InputSpec>> {
+        let mut distinct = vec![student];
         let mut views = vec![student.view("student")];
-        self.views.clear();
-        for reader in &self.readers {
-            let place = read.iter().position(|other| other.reads_the_same(reader)).unwrap_or_else(|| {
-                read.push(reader);
-                views.push(reader.view(&format!("teacher {}", read.len() - 1)));
-                read.len() - 1
+        let mut assigned = Vec::new();
+        for processor in self.processors()? {
+            let equal = distinct.iter().position(|other| other.reads_the_same(processor));
+            let view = equal.unwrap_or_else(|| {
+                distinct.push(processor);
+                views.push(processor.view(&format!("teacher {}", distinct.len() - 1)));
+                distinct.len() - 1
             });
-            self.views.push((place > 0).then_some(place));
+            assigned.push((view > 0).then_some(view));
         }
-        views
+        self.views = assigned;
+        Ok(views)
     }
 
     /// Returns each teacher's input for a batch.
     pub(crate) fn inputs(&self, batch: &Batch) -> Result<Vec<TeacherInput>> {
         if let Some(store) = &self.store {
-            let teachers = 0..self.guides.len();
+            let teachers = 0..self.signals.len();
             return teachers
                 .map(|teacher| {
                     let image = self.tensor(&store.images(teacher, &batch.store_rows)?)?;
@@ -152,33 +196,28 @@ impl Teachers {
                 })
                 .collect();
         }
-        let input = |(view, reader): (&Option<usize>, &Processor)| match view {
+        let input = |(view, processor): (&Option<usize>, &Processor)| match view {
             None => Ok(TeacherInput::AsStudent),
-            Some(place) => Ok(TeacherInput::Own(reader.tensors(&batch.views[*place], self.device)?)),
+            Some(view) => Ok(TeacherInput::Own(processor.tensors(&batch.views[*view], self.device)?)),
         };
-        self.views.iter().zip(&self.readers).map(input).collect()
+        self.views.iter().zip(self.processors()?).map(input).collect()
     }
 
     /// Computes the teachers' data beyond the batch: anchors and class weights.
-    pub(crate) fn prepare(
-        &mut self,
-        recipe: &Recipe,
-        models: Models<'_>,
-        sources: &[Arc<dyn Source>],
-    ) -> Result<()> {
+    pub(crate) fn prepare(&mut self, recipe: &Recipe, data: &TrainingData) -> Result<()> {
         if let Some(count) = recipe.anchor_count() {
-            let samples = sources.iter().map(|source| source.len() as u64).sum::<u64>();
+            let samples = data.sources().iter().map(|source| source.len() as u64).sum::<u64>();
             let count = (count as u64).min(samples);
-            let banks = self.anchors(recipe, sources, samples, count)?;
-            for (guide, bank) in self.guides.iter_mut().zip(banks) {
-                guide.anchors = Some(bank);
+            let banks = self.anchors(recipe, data, samples, count)?;
+            for (signal, bank) in self.signals.iter_mut().zip(banks) {
+                signal.anchors = Some(bank);
             }
         }
         if let Some((names, templates)) = class_list(recipe)? {
             let texts = prompts(&names, &templates);
-            for place in 0..self.guides.len() {
-                let rows = self.prompts(place, &texts, recipe, models)?;
-                self.guides[place].classes = Some(ensemble(&rows, templates.len() as i64)?);
+            for teacher in 0..self.signals.len() {
+                let embeddings = self.prompts(teacher, &texts)?;
+                self.signals[teacher].classes = Some(ensemble(&embeddings, templates.len() as i64)?);
             }
         }
         Ok(())
@@ -189,35 +228,35 @@ impl Teachers {
     fn anchors(
         &self,
         recipe: &Recipe,
-        sources: &[Arc<dyn Source>],
+        data: &TrainingData,
         samples: u64,
         count: u64,
     ) -> Result<Vec<Embeddings>> {
         let variants = self.variants(recipe).unwrap_or(Variants { count: 1, seed: recipe.seed });
         let order = Permutation::new(samples, recipe.seed ^ 0x0A1C_0125);
         let rows = (0..count).map(|place| order.at(place) * variants.count).collect::<Vec<_>>();
-        let views = self.readers.iter().map(|reader| reader.preprocess().clone()).collect();
-        let data = &recipe.data;
-        let mut pass = Pass::new(sources.to_vec(), variants, data.augment.clone(), views, data.damaged)?;
-        let mut parts = self.guides.iter().map(|_| (Vec::new(), Vec::new())).collect::<Vec<_>>();
+        let views = self.processors()?.iter().map(|processor| processor.preprocess().clone()).collect();
+        let augment = recipe.data.augment.clone();
+        let mut pass = Pass::new(data.sources().to_vec(), variants, augment, views, recipe.data.damaged)?;
+        let mut parts = self.signals.iter().map(|_| (Vec::new(), Vec::new())).collect::<Vec<_>>();
         for rows in rows.chunks(BATCH) {
             let batch = pass.rows(rows)?;
             let whole = (0..rows.len()).filter(|row| !batch.damaged[*row]).collect::<Vec<_>>();
             let captions = whole.iter().map(|row| batch.captions[*row][0].clone()).collect::<Vec<_>>();
             let index = Tensor::f_from_slice(&whole.iter().map(|row| *row as i64).collect::<Vec<_>>())?;
-            for (place, (images, texts)) in parts.iter_mut().enumerate() {
+            for (teacher, (images, texts)) in parts.iter_mut().enumerate() {
                 images.push(match &self.store {
                     Some(store) => {
                         let rows = whole.iter().map(|row| rows[*row]).collect::<Vec<_>>();
-                        self.tensor(&store.images(place, &rows)?)?
+                        self.tensor(&store.images(teacher, &rows)?)?
                     }
                     None => {
-                        let pixels = image_tensor(batch.images[place].view(), Device::Cpu)?;
+                        let pixels = image_tensor(batch.images[teacher].view(), Device::Cpu)?;
                         let pixels = pixels.f_index_select(0, &index)?.f_to_device(self.device)?;
-                        self.live(place)?.embed_images(&pixels)?
+                        self.models[teacher].open()?.teacher.embed_images(&pixels)?
                     }
                 });
-                texts.push(self.texts(place, &captions)?);
+                texts.push(self.texts(teacher, &captions)?);
             }
         }
         pass.finish()?;
@@ -229,28 +268,22 @@ impl Teachers {
 
     /// Returns the unit embeddings of a class list's prompts. A store of one teacher may lack them if the recipe names
     /// its model.
-    fn prompts(&self, place: usize, texts: &[String], recipe: &Recipe, models: Models<'_>) -> Result<Tensor> {
-        match (&self.store, recipe.teachers.as_slice()) {
+    fn prompts(&self, teacher: usize, texts: &[String]) -> Result<Tensor> {
+        match (&self.store, self.models.as_slice()) {
             // A store of several teachers has its own order, which may differ from the recipe's.
-            (Some(store), [config]) if config.names_a_model() && !store.holds(texts) => {
-                let (teacher, reader) = open_teacher(config, models, self.device)?;
-                embed_texts(&teacher, &reader, texts, self.device)
+            (Some(store), [model]) if model.config.model.is_some() && !store.holds(texts) => {
+                model.open()?.embed_texts(texts)
             }
-            _ => self.texts(place, texts),
+            _ => self.texts(teacher, texts),
         }
     }
 
     /// Returns one teacher's unit embeddings of texts.
-    fn texts(&self, place: usize, texts: &[String]) -> Result<Tensor> {
+    fn texts(&self, teacher: usize, texts: &[String]) -> Result<Tensor> {
         match &self.store {
-            Some(store) => self.tensor(&store.texts(place, texts)?),
-            None => embed_texts(self.live(place)?, &self.readers[place], texts, self.device),
+            Some(store) => self.tensor(&store.texts(teacher, texts)?),
+            None => self.models[teacher].open()?.embed_texts(texts),
         }
-    }
-
-    fn live(&self, place: usize) -> Result<&Teacher> {
-        let missing = || Error::recipe("teacher", "the model itself is not in memory");
-        self.guides[place].teacher().ok_or_else(missing)
     }
 
     fn tensor(&self, rows: &Array2<f32>) -> Result<Tensor> {
@@ -260,27 +293,27 @@ impl Teachers {
     }
 }
 
-fn embed_texts(teacher: &Teacher, reader: &Processor, texts: &[String], device: Device) -> Result<Tensor> {
-    let parts = texts.chunks(BATCH).map(|texts| teacher.embed_texts(&reader.tokens(texts, device)?));
-    Ok(Tensor::f_cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
+/// The teacher with a store, if any, and the store's folder.
+fn stored(recipe: &Recipe) -> Option<(&TeacherConfig, &Path)> {
+    recipe.teachers.iter().find_map(|config| Some((config, config.store.as_ref()?.folder()?)))
 }
 
 /// Checks a recipe's teachers, stores and class lists before the run.
 ///
 /// # Errors
-/// [`Error::Recipe`] if a teacher is a preset, which has no weights, or if a store is for another recipe;
-/// [`Error::Data`] if a store without a model is missing.
+/// [`Error::NoWeights`] if a teacher is a preset; [`Error::Recipe`] if a store is for another recipe; [`Error::Data`] if
+/// a store without a model is missing.
 pub(crate) fn check(recipe: &Recipe) -> Result<()> {
     class_list(recipe)?;
     for config in &recipe.teachers {
-        if let Some(name) = config.model.as_deref()
+        if let Some(ModelRef::Named(name)) = &config.model
             && !Path::new(name).exists()
             && clip_model::presets::get(name).is_ok()
         {
-            return Err(without_weights(name));
+            return Err(Error::NoWeights { name: name.clone() });
         }
-        if let Some(folder) = config.store.as_deref()
-            && (Store::is_finished(folder) || !config.names_a_model())
+        if let Some(folder) = config.store.as_ref().and_then(StoreRef::folder)
+            && (Store::is_finished(folder) || config.model.is_none())
         {
             store::check_settings(&manifest(folder)?, recipe)?;
         }
@@ -291,13 +324,13 @@ pub(crate) fn check(recipe: &Recipe) -> Result<()> {
 /// Creates a store. If several runs that share it start together, the others wait for the first.
 fn make_or_wait(
     recipe: &Recipe,
-    models: Models<'_>,
-    sources: &[Arc<dyn Source>],
+    models: &[TeacherModel],
+    data: &TrainingData,
     device: Device,
     making: &store::Making<'_>,
 ) -> Result<()> {
     loop {
-        match store::make(recipe, models, sources, device, making) {
+        match store::make(recipe, models, data, device, making) {
             Err(Error::Data(data_pipeline::Error::StoreBusy(path))) => {
                 tracing::info!("another process writes the store `{}`; waiting for it", path.display());
                 std::thread::sleep(std::time::Duration::from_secs(1));
@@ -322,25 +355,4 @@ pub(crate) fn class_list(recipe: &Recipe) -> Result<Option<(Vec<String>, Vec<Str
         None => zeroshot_eval::prompts::templates("plain")?,
     };
     Ok(Some((classes.distinct_names(&recipe.data.root)?, templates)))
-}
-
-/// Opens the teacher model of a recipe, with its processor.
-pub(crate) fn open_teacher(
-    config: &TeacherConfig,
-    models: Models<'_>,
-    device: Device,
-) -> Result<(Teacher, Processor)> {
-    let run = || config.run.as_deref().map(|name| models(name).display().to_string());
-    let name = config.model.clone().or_else(run).ok_or_else(|| {
-        Error::recipe("teacher", "only its store is named: name its `model` or `run` for this")
-    })?;
-    if config.model.is_none() && !Path::new(&name).exists() {
-        let run = config.run.as_deref().unwrap_or_default();
-        return Err(Error::recipe("teacher", format!("the run `{run}` has no model yet ({name})")));
-    }
-    let name = locate(&name, Need::Weights, false)?;
-    let teacher = Teacher::open(&name, config.arch.as_deref(), config.image_size, device)?;
-    let (own, preprocess) = (teacher.model().config(), teacher.preprocess());
-    let reader = Processor::of_model(&name, own, preprocess, config.tokenizer.as_deref())?;
-    Ok((teacher, reader))
 }

@@ -1,8 +1,8 @@
-//! From wheels to a libtorch in the cache, whole or not at all.
+//! Atomic installation of libtorch from its wheels into the cache.
 //!
-//! Wheels are unpacked under a temporary name inside the cache, which is renamed when all is there,
-//! under a lock: a cut connection, a full disk, a killed process or a second set-up at the same
-//! time leave either nothing or all of it.
+//! Wheels are unpacked under a temporary name inside the cache, which is renamed when it is complete,
+//! under a lock. A lost connection, a full disk, a killed process or a second setup at the same time
+//! leave either nothing or a complete installation.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,14 +14,14 @@ use crate::disk::{CPU, CUDA, FreeKib, check_room};
 use crate::setup::libtorch::{VERSION, Wheels, check_version, check_wheels, point};
 use crate::shell::{output, run as run_program, say};
 
-/// Wheels are fetched for this Python, whatever the user's own version; no Python runs them.
+/// Python version of the wheels, independent of the user's version; no Python runs them.
 const WHEEL_PYTHON: &str = "3.11";
-/// What the wheel's run paths need besides itself, on Linux x86-64 without CUDA devices.
+/// Wheels with libraries that the CPU libraries load, on Linux x86-64.
 const CPU_WHEELS: [&str; 2] = ["nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cupti==13.0.85"];
 
-/// Where libtorch comes from and goes to; parameters, so that tests have their own.
+/// Installer with its programs and folders as parameters, so that tests can replace them.
 pub(crate) struct Installer<'a> {
-    /// Programs to try; the first with pip fetches the wheels.
+    /// Candidates; the first one with pip downloads the wheels.
     pub pythons: &'a [PathBuf],
     pub cache: &'a Path,
     /// The link that builds and programs use.
@@ -30,7 +30,7 @@ pub(crate) struct Installer<'a> {
 }
 
 impl Installer<'_> {
-    /// Makes the link point at a whole libtorch, installed if need be, and returns where it is.
+    /// Links a complete libtorch, installs it if necessary, and returns its path.
     pub(crate) fn ensure(&self, cuda: bool) -> Result<PathBuf> {
         let (kind, wheels) = if cuda { ("cuda", Wheels::Cuda) } else { ("cpu", Wheels::Cpu) };
         let folder = self.cache.join(format!("libtorch-{VERSION}-{kind}"));
@@ -39,16 +39,16 @@ impl Installer<'_> {
             return Ok(self.link.to_path_buf());
         }
         let lock = self.lock()?;
-        // Another set-up may have done it by now.
+        // Another setup may have installed it while this one waited for the lock.
         if check_wheels(&folder, wheels).is_err() {
             self.install(&folder, cuda, &lock)?;
         }
         point(self.link, &libtorch)?;
-        say(&format!("libtorch {VERSION} ({kind}) is in {}", libtorch.display()));
+        say(&format!("using libtorch {VERSION} ({kind}) in {}", libtorch.display()));
         Ok(libtorch)
     }
 
-    /// Whether the link leads to a whole libtorch, in the cache or elsewhere.
+    /// Returns whether the link points at a complete libtorch, in the cache or elsewhere.
     fn is_linked(&self, libtorch: &Path) -> bool {
         let Ok(target) = self.link.canonicalize() else { return false };
         match libtorch.canonicalize().is_ok_and(|cached| cached == target) {
@@ -57,14 +57,15 @@ impl Installer<'_> {
         }
     }
 
-    /// Waits until no other set-up is at work.
+    /// Takes the lock of the cache; waits while another setup holds it.
     fn lock(&self) -> Result<File> {
-        fs::create_dir_all(self.cache).with_context(|| format!("cannot make `{}`", self.cache.display()))?;
+        fs::create_dir_all(self.cache)
+            .with_context(|| format!("cannot create `{}`", self.cache.display()))?;
         let path = self.cache.join("setup.lock");
         let lock = File::create(&path).with_context(|| format!("cannot write `{}`", path.display()))?;
         if lock.try_lock().is_err() {
-            say("another set-up is at work; waiting for it");
-            lock.lock().context("cannot wait for the other set-up")?;
+            say("waiting for another setup to finish");
+            lock.lock().context("cannot wait for the other setup")?;
         }
         Ok(lock)
     }
@@ -73,9 +74,9 @@ impl Installer<'_> {
         let size = if cuda { CUDA } else { CPU };
         let has_pip = |python: &&PathBuf| output(python, &["-m", "pip", "--version"]).is_some();
         let python = self.pythons.iter().find(has_pip).context(
-            "python3 with pip is needed to fetch libtorch: install it (such as the packages python3 and python3-pip), or set LIBTORCH to a libtorch of your own",
+            "downloading libtorch requires python3 with pip: install it (on Debian, python3 and python3-pip), or set LIBTORCH to an installed libtorch",
         )?;
-        // What a killed set-up has left.
+        // A killed setup may have left one.
         let mut partial = folder.as_os_str().to_os_string();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
@@ -85,7 +86,7 @@ impl Installer<'_> {
             size,
             self.cache,
             self.free,
-            "make room, or set CLIP_DISTILL_CACHE to a folder with more",
+            "free some space, or set CLIP_DISTILL_CACHE to a folder on a larger disk",
         )?;
         say(&format!(
             "installing libtorch {VERSION} into {}: a download of {}, {} MB on disk; once per machine",
@@ -97,23 +98,23 @@ impl Installer<'_> {
         let kind = if cuda { Wheels::Cuda } else { Wheels::Cpu };
         let result = fetch(python, &partial, &wheels, cuda, lock).and_then(|()| check_wheels(&wheels, kind));
         if let Err(error) = result {
-            // Nothing half done stays; what pip has fetched is in its own cache for the next time.
+            // Pip keeps its downloads in its own cache for the next attempt.
             let _ = fs::remove_dir_all(&partial);
             return Err(error.context("libtorch could not be installed: check the connection and the disk, then run `cargo xtask setup` again"));
         }
-        // Where there is one, it is half deleted.
+        // An existing folder is incomplete.
         remove(folder)?;
-        fs::rename(&wheels, folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+        fs::rename(&wheels, folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
         remove(&partial)
     }
 }
 
-/// Has pip unpack the wheels into `wheels`; what else it writes goes into `partial`.
+/// Unpacks the wheels into `wheels` with pip, which writes its other files into `partial`.
 fn fetch(python: &Path, partial: &Path, wheels: &Path, cuda: bool, lock: &File) -> Result<()> {
-    // Pip unpacks in its temporary folder first, and /tmp is often small or in memory. On the disk
-    // whose room was checked there is nothing else to run full, and a killed pip leaves nothing elsewhere.
+    // Pip unpacks in its temporary folder first, and /tmp is often small or in memory. Here it uses the
+    // disk whose free space was checked, and a killed pip leaves no files outside the cache.
     let temporary = partial.join("tmp");
-    fs::create_dir_all(&temporary).with_context(|| format!("cannot make `{}`", temporary.display()))?;
+    fs::create_dir_all(&temporary).with_context(|| format!("cannot create `{}`", temporary.display()))?;
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]);
     pip.args(["--only-binary=:all:", "--python-version", WHEEL_PYTHON, "--retries", "10"]);
@@ -124,10 +125,10 @@ fn fetch(python: &Path, partial: &Path, wheels: &Path, cuda: bool, lock: &File) 
             pip.args(CPU_WHEELS);
         }
     }
-    // Into a folder of its own, a system-wide user is no danger.
+    // Running pip as the system administrator is harmless, because it writes into its own folder only.
     pip.env("TMPDIR", &temporary).env("PIP_ROOT_USER_ACTION", "ignore");
-    // As its input, pip holds the lock too: it may outlive a killed set-up, and the next one then
-    // must not clear the folder under its hands.
+    // Pip inherits the lock as its input. It may outlive a killed setup, and the next setup must not
+    // remove the folder while pip still writes into it.
     pip.stdin(lock.try_clone().context("cannot share the lock")?);
     run_program(&mut pip)
 }

@@ -1,4 +1,4 @@
-//! Set-ups that are cut, killed, out of room or two at once, with a script in the place of pip.
+//! Setups that are interrupted, killed, out of disk space or concurrent, with a script in place of pip.
 
 use std::sync::Barrier;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::setup::libtorch::parts;
 use crate::testing::FakePython;
 
-/// Unpacks half of the files, and what comes then depends on the mode.
+/// Unpacks half of the files; the rest depends on the mode.
 const PIP: &str = r#"
 [ "$*" = "-m pip --version" ] && exit 0
 while [ $# -gt 0 ]; do [ "$1" = --target ] && target=$2; shift; done
@@ -39,7 +39,7 @@ impl Place {
     fn new() -> Self {
         let pip = FakePython::new(PIP);
         let wheels = crate::testing::fake_wheels(VERSION);
-        // The script copies this folder on every system.
+        // The script copies this folder on all systems, even if it is empty.
         fs::create_dir_all(wheels.path().join("nvidia")).unwrap();
         fs::rename(wheels.keep(), pip.folder.path().join("wheels")).unwrap();
         Self { pip, folder: tempfile::tempdir().unwrap() }
@@ -57,7 +57,7 @@ impl Place {
         ensure(&self.pip.program, self.folder.path(), free)
     }
 
-    /// What is in the cache besides the lock.
+    /// Returns the names in the cache, without the lock.
     fn cached(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.cache()) else { return Vec::new() };
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -69,7 +69,7 @@ impl Place {
         assert_eq!(self.cached(), [format!("libtorch-{VERSION}-cpu")]);
         let folder = self.cache().join(&self.cached()[0]);
         check_wheels(&folder, Wheels::Cpu).unwrap();
-        assert!(!folder.join("half").exists(), "files of an earlier try are among the wheels");
+        assert!(!folder.join("half").exists(), "files of an earlier attempt are among the wheels");
         check_version(&self.folder.path().join(".libtorch")).unwrap();
     }
 }
@@ -81,7 +81,7 @@ fn ensure(python: &Path, folder: &Path, free: FreeKib) -> Result<PathBuf> {
 }
 
 #[test]
-fn a_second_set_up_finds_what_the_first_has_installed() {
+fn a_second_setup_installs_nothing() {
     let place = Place::new();
     for _ in 0..2 {
         place.ensure().unwrap();
@@ -91,7 +91,7 @@ fn a_second_set_up_finds_what_the_first_has_installed() {
 }
 
 #[test]
-fn two_set_ups_at_once_fetch_once() {
+fn concurrent_setups_download_once() {
     let place = Place::new();
     place.pip.set_mode("slow");
     let barrier = Barrier::new(2);
@@ -108,8 +108,8 @@ fn two_set_ups_at_once_fetch_once() {
 }
 
 #[test]
-fn a_pip_that_fails_half_way_leaves_nothing_and_the_next_try_works() {
-    // The last one says that all went well, and half is missing.
+fn a_failed_pip_leaves_nothing_and_the_next_setup_succeeds() {
+    // `forgetful` exits with success, but half of the files are missing.
     for mode in ["cut", "killed", "forgetful"] {
         let place = Place::new();
         place.pip.set_mode(mode);
@@ -123,31 +123,31 @@ fn a_pip_that_fails_half_way_leaves_nothing_and_the_next_try_works() {
     }
 }
 
-/// Only something in the process that the next test starts and has killed.
+/// Does nothing, except in the process that the next test starts and kills.
 #[test]
-fn a_set_up_in_a_process_of_its_own() {
+fn a_setup_in_another_process() {
     if let (Some(python), Some(folder)) = (std::env::var_os("FAKE_PYTHON"), std::env::var_os("FAKE_FOLDER")) {
         let _ = ensure(Path::new(&python), Path::new(&folder), |_| None);
     }
 }
 
 #[test]
-fn what_a_killed_set_up_leaves_is_cleared_and_not_before_its_pip_has_ended() {
+fn files_of_a_killed_setup_are_removed_after_its_pip_has_ended() {
     let place = Place::new();
     place.pip.set_mode("orphan");
     let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "setup::installer::tests::a_set_up_in_a_process_of_its_own"])
+        .args(["--exact", "setup::installer::tests::a_setup_in_another_process"])
         .env("FAKE_PYTHON", &place.pip.program)
         .env("FAKE_FOLDER", place.folder.path())
         .stdout(std::process::Stdio::null())
         .status()
         .unwrap();
-    assert!(!status.success(), "the script did not kill the set-up");
+    assert!(!status.success(), "the script did not kill the setup");
     assert_eq!(place.cached(), [format!("libtorch-{VERSION}-cpu.partial")]);
     place.pip.set_mode("whole");
     std::thread::scope(|scope| {
         scope.spawn(|| place.ensure().unwrap());
-        // Time for a set-up that does not wait to show it; one that waits passes however long this is.
+        // Time for a setup that does not wait to fail; one that waits passes for any duration.
         std::thread::sleep(std::time::Duration::from_millis(300));
         fs::write(place.pip.folder.path().join("go"), "").unwrap();
     });
@@ -156,7 +156,7 @@ fn what_a_killed_set_up_leaves_is_cleared_and_not_before_its_pip_has_ended() {
 }
 
 #[test]
-fn too_little_room_is_told_before_anything_is_fetched() {
+fn too_little_disk_space_fails_before_the_download() {
     let place = Place::new();
     let error = place.ensure_with(|_| Some(1 << 20)).unwrap_err().to_string();
     assert!(error.contains("2048 MB") && error.contains("1024 MB free"), "{error}");
@@ -165,9 +165,9 @@ fn too_little_room_is_told_before_anything_is_fetched() {
 }
 
 #[test]
-fn pip_has_its_temporary_files_on_the_disk_that_was_asked() {
+fn pip_keeps_its_temporary_files_on_the_checked_disk() {
     let place = Place::new();
-    // Every other disk is full, as a small /tmp may be.
+    // All other disks are full, as a small /tmp may be.
     place.ensure_with(|path| Some(if path.ends_with("cache") { 3 << 20 } else { 0 })).unwrap();
     let temporary = fs::read_to_string(place.pip.folder.path().join("tmpdir")).unwrap();
     assert!(Path::new(temporary.trim()).starts_with(place.cache()), "{temporary}");
@@ -175,7 +175,7 @@ fn pip_has_its_temporary_files_on_the_disk_that_was_asked() {
 }
 
 #[test]
-fn a_half_deleted_cache_is_installed_again() {
+fn an_incomplete_installation_is_replaced() {
     let place = Place::new();
     place.ensure().unwrap();
     for part in parts(Wheels::Cpu) {
@@ -187,7 +187,7 @@ fn a_half_deleted_cache_is_installed_again() {
 }
 
 #[test]
-fn without_pip_the_remedy_is_told() {
+fn without_pip_the_error_names_the_remedy() {
     let place = Place::new();
     let error = ensure(Path::new("no-python-either"), place.folder.path(), |_| None).unwrap_err().to_string();
     assert!(error.contains("python3-pip") && error.contains("LIBTORCH"), "{error}");

@@ -1,6 +1,8 @@
 //! Good files with some bytes changed, cut, moved or repeated, the same ones in every run: each is read or
 //! refused, without a panic, and without asking for more memory than a few times its own size.
 
+use file_ext::SplitMix64;
+
 use super::memory::largest_request;
 use super::state;
 use super::write::{Pickle, archive, legacy, zip};
@@ -14,16 +16,12 @@ const BUFFERS: usize = 1 << 17;
 /// A value of a pickle takes more memory than its opcode takes bytes.
 const EXPANSION: usize = 64;
 
-/// Splitmix64.
-struct Draw(u64);
+/// Random draws for mutations.
+struct Draw(SplitMix64);
 
 impl Draw {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        self.0.next_u64()
     }
 
     fn below(&mut self, end: usize) -> usize {
@@ -107,7 +105,7 @@ fn script() -> Vec<u8> {
 /// Reads mutations of a file; how many of them could be read.
 fn survivors(seed: u64, file: &[u8], other: &[u8], wrap: impl Fn(Vec<u8>) -> Vec<u8>) -> u64 {
     read_bytes(&wrap(file.to_vec())).unwrap();
-    let mut draw = Draw(seed);
+    let mut draw = Draw(SplitMix64::new(seed));
     (0..MUTATIONS)
         .map(|number| {
             let bytes = wrap(mutated(file, other, &mut draw));
@@ -164,7 +162,7 @@ fn mutated_indices_are_read_or_refused() {
     std::fs::write(folder.path().join("a"), safetensors()).unwrap();
     let index = br#"{"metadata":{"total_size":1},"weight_map":{"logit_scale":"a","visual.proj":"a"}}"#;
     let path = folder.path().join("model.safetensors.index.json");
-    let mut draw = Draw(7);
+    let mut draw = Draw(SplitMix64::new(7));
     let mut good = 0;
     for _ in 0..MUTATIONS / 4 {
         std::fs::write(&path, mutated(index, index, &mut draw)).unwrap();

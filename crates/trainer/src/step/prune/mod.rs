@@ -58,9 +58,7 @@ impl Pruner {
     /// [`Error::Recipe`] if the cut would come after the last step, and the errors of [`Pruner::new`].
     pub(crate) fn open(recipe: &Recipe, student: &Clip, is_cut: bool, steps: u64) -> Result<Option<Self>> {
         let Some(config) = recipe.prune.as_ref() else { return Ok(None) };
-        if let Some(problem) = config.too_late(steps) {
-            return Err(Error::recipe(&recipe.name, problem));
-        }
+        config.check_end(steps).map_err(|reason| Error::recipe(&recipe.name, reason))?;
         if is_cut {
             return Ok(None);
         }
@@ -152,21 +150,21 @@ pub(crate) struct Penalty {
 
 /// Prunes a student to the smaller model that its masks select. The corresponding parts of moments and averages are
 /// kept.
-pub(crate) fn cut(trainee: &mut TrainState, pruner: &Pruner) -> Result<()> {
-    let cut = PruningPlan::new(trainee.student.config(), &pruner.masks.harden()?)?;
+pub(crate) fn cut(train: &mut TrainState, pruner: &Pruner) -> Result<()> {
+    let cut = PruningPlan::new(train.student.config(), &pruner.masks.harden()?)?;
     let before = pruner.masks.parameters();
-    let student = cut.apply(&trainee.student)?;
-    let named = || trained(&student, &trainee.objective);
-    let mut optimizer = AdamW::new(trainee.optimizer.config(), named())?;
+    let student = cut.apply(&train.student)?;
+    let named = || trained(&student, &train.objective);
+    let mut optimizer = AdamW::new(train.optimizer.config(), named())?;
     // Moments have the names of their parameters with a suffix, which the cut ignores.
     let mut moments = HashMap::new();
     for ending in [".exp_avg", ".exp_avg_sq"] {
-        let own = trainee.optimizer.state().into_iter();
+        let own = train.optimizer.state().into_iter();
         let own = own.filter_map(|(name, moment)| Some((name.strip_suffix(ending)?.to_string(), moment)));
         moments.extend(cut.state(own, false)?.into_iter().map(|(name, t)| (format!("{name}{ending}"), t)));
     }
-    optimizer.restore(&moments, trainee.optimizer.updates())?;
-    let ema = match &trainee.ema {
+    optimizer.restore(&moments, train.optimizer.updates())?;
+    let ema = match &train.ema {
         Some(old) => {
             let mut ema = Ema::new(old.decay(), own(&student))?;
             ema.restore(&cut.state(old.state(), true)?)?;
@@ -176,7 +174,7 @@ pub(crate) fn cut(trainee: &mut TrainState, pruner: &Pruner) -> Result<()> {
     };
     let blocks = student.params().iter().filter(|p| p.name.contains(".resblocks."));
     let left = blocks.map(|p| p.tensor.numel()).sum::<usize>();
-    tracing::info!("cut after step {}: {left} of {before} parameters of the blocks stay", trainee.step);
+    tracing::info!("cut after step {}: {left} of {before} parameters of the blocks stay", train.step);
     let (gone, sparsity) = (1.0 - left as f64 / before.max(1.0), pruner.config.sparsity);
     if (gone - sparsity).abs() > FAR {
         tracing::warn!(
@@ -186,7 +184,7 @@ pub(crate) fn cut(trainee: &mut TrainState, pruner: &Pruner) -> Result<()> {
             sparsity * 100.0
         );
     }
-    (trainee.student, trainee.optimizer, trainee.ema) = (student, optimizer, ema);
+    (train.student, train.optimizer, train.ema) = (student, optimizer, ema);
     Ok(())
 }
 
@@ -196,7 +194,7 @@ mod tests {
     use crate::optim::adamw::OptimizerConfig;
     use kd_losses::{Loss, Objective, Term};
 
-    fn trainee() -> TrainState {
+    fn train() -> TrainState {
         let config = clip_model::presets::get("ViT-nano-32px").unwrap();
         let student = Clip::new(&config, Device::Cpu, 1).unwrap();
         let objective = Objective::new(&[Term::new(Loss::Fd, 1.0)], 128, &[64], Device::Cpu).unwrap();
@@ -205,17 +203,17 @@ mod tests {
 
     #[test]
     fn moments_and_averages_are_cut_with_the_weights() {
-        let mut trainee = trainee();
+        let mut train = train();
         // Moments and averages equal the weights, and must still do so after the cut.
-        let weights = trained(&trainee.student, &trainee.objective);
+        let weights = trained(&train.student, &train.objective);
         let copies = |ending: &str| {
             weights.iter().map(|(name, t)| (format!("{name}{ending}"), t.detach().copy())).collect::<Vec<_>>()
         };
         let moments = copies(".exp_avg").into_iter().chain(copies(".exp_avg_sq")).collect();
-        trainee.optimizer.restore(&moments, 17).unwrap();
+        train.optimizer.restore(&moments, 17).unwrap();
         let prune =
             PruneConfig { sparsity: 0.5, start: 0, warmup_steps: 1, at_step: 1, lr: 1.0, multiplier_lr: 1.0 };
-        let pruner = Pruner::new(&prune, trainee.student.config(), Device::Cpu).unwrap();
+        let pruner = Pruner::new(&prune, train.student.config(), Device::Cpu).unwrap();
         tch::no_grad(|| {
             for (name, scores) in pruner.masks().named() {
                 // Every third gate is removed, but no whole branch. At a score of 60, a remaining gate is 1.
@@ -225,23 +223,23 @@ mod tests {
                 scores.shallow_clone().copy_(&(gone * -120.0 + 60.0));
             }
         });
-        let before = trainee.student.params().count();
+        let before = train.student.params().count();
         let hard = pruner.masks().harden().unwrap();
-        let gates = hard.gates(trainee.student.config(), Device::Cpu).unwrap();
-        trainee.student.set_gates(Some(gates)).unwrap();
+        let gates = hard.gates(train.student.config(), Device::Cpu).unwrap();
+        train.student.set_gates(Some(gates)).unwrap();
         let tokens = Tensor::arange(32, (Kind::Int64, Device::Cpu)).view([1, 32]);
-        let masked = trainee.student.encode_text(&tokens).unwrap();
-        trainee.student.set_gates(None).unwrap();
-        let plain = trainee.student.encode_text(&tokens).unwrap();
-        cut(&mut trainee, &pruner).unwrap();
-        assert!(trainee.student.params().count() < before);
-        let text = trainee.student.encode_text(&tokens).unwrap();
+        let masked = train.student.encode_text(&tokens).unwrap();
+        train.student.set_gates(None).unwrap();
+        let plain = train.student.encode_text(&tokens).unwrap();
+        cut(&mut train, &pruner).unwrap();
+        assert!(train.student.params().count() < before);
+        let text = train.student.encode_text(&tokens).unwrap();
         assert!(text.allclose(&masked, 1e-4, 1e-5, false) && !text.allclose(&plain, 1e-2, 1e-3, false));
-        assert_eq!(trainee.student.config().vision_cfg.width, 64);
-        assert_eq!(trainee.optimizer.updates(), 17);
-        let state = trainee.optimizer.state().into_iter().collect::<HashMap<_, _>>();
-        let averages = trainee.ema.as_ref().unwrap().state().into_iter().collect::<HashMap<_, _>>();
-        for (name, weight) in trained(&trainee.student, &trainee.objective) {
+        assert_eq!(train.student.config().vision_cfg.width, 64);
+        assert_eq!(train.optimizer.updates(), 17);
+        let state = train.optimizer.state().into_iter().collect::<HashMap<_, _>>();
+        let averages = train.ema.as_ref().unwrap().state().into_iter().collect::<HashMap<_, _>>();
+        for (name, weight) in trained(&train.student, &train.objective) {
             for moment in ["exp_avg", "exp_avg_sq"] {
                 assert!(state[&format!("{name}.{moment}")].equal(&weight), "{name}.{moment}");
             }
@@ -254,7 +252,7 @@ mod tests {
         let prune =
             PruneConfig { sparsity: 0.4, start: 2, warmup_steps: 4, at_step: 9, lr: 1.0, multiplier_lr: 0.5 };
         assert_eq!([0, 1, 2, 5, 8].map(|step| prune.target(step)), [0.0, 0.0, 0.1, 0.4, 0.4]);
-        let mut pruner = Pruner::new(&prune, trainee().student.config(), Device::Cpu).unwrap();
+        let mut pruner = Pruner::new(&prune, train().student.config(), Device::Cpu).unwrap();
         assert_eq!(pruner.penalty(1).unwrap().value, 0.0);
         let Penalty { value, sparsity } = pruner.penalty(5).unwrap();
         let missing = 0.4 - sparsity;

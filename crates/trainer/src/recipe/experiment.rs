@@ -1,0 +1,227 @@
+//! The two parts of a recipe: the experiment, which determines the result of a run, and the runtime, which does not.
+
+use std::path::PathBuf;
+
+use toml::{Table, Value};
+
+use super::{Checkpoints, Data, Eval, Metrics, Recipe, Train};
+use crate::{Error, Result};
+
+/// Maximum number of characters of a value in a message.
+const MOST_CHARACTERS: usize = 80;
+
+/// The settings of a recipe that do not affect the trained weights: machine, checkpoints, logs and evaluations.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Runtime {
+    /// `data.root`.
+    pub root: PathBuf,
+    /// `data.workers`.
+    pub workers: usize,
+    /// `data.prefetch`.
+    pub prefetch: usize,
+    /// `train.threads`.
+    pub threads: i32,
+    /// `train.device`.
+    pub device: String,
+    /// `[checkpoint]`.
+    pub checkpoint: Checkpoints,
+    /// `[metrics]`.
+    pub metrics: Metrics,
+    /// `[eval]`.
+    pub eval: Eval,
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Runtime {
+            root: PathBuf::new(),
+            workers: 0,
+            prefetch: 0,
+            threads: 0,
+            device: "cpu".into(),
+            checkpoint: Checkpoints::default(),
+            metrics: Metrics::default(),
+            eval: Eval::default(),
+        }
+    }
+}
+
+/// The settings of a recipe that affect the trained weights. Two runs with equal experiments are the same run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Experiment {
+    /// The recipe with the default [`Runtime`].
+    recipe: Recipe,
+}
+
+impl Recipe {
+    /// Splits the recipe into its experiment and its runtime.
+    pub fn split(self) -> (Experiment, Runtime) {
+        // Every field is named, so that a new setting does not compile until it belongs to one of the parts.
+        let Recipe {
+            name,
+            seed,
+            student,
+            teachers,
+            cross_modal,
+            data:
+                Data {
+                    root,
+                    train: sources,
+                    augment,
+                    caption,
+                    variants,
+                    variants_seed,
+                    damaged,
+                    workers,
+                    prefetch,
+                },
+            losses,
+            targets,
+            optimizer,
+            prune,
+            train:
+                Train {
+                    batch_size,
+                    accumulate,
+                    epochs,
+                    steps,
+                    warmup_steps,
+                    ema,
+                    grad_checkpointing,
+                    precision,
+                    threads,
+                    device,
+                },
+            checkpoint,
+            metrics,
+            eval,
+        } = self;
+        let runtime = Runtime { root, workers, prefetch, threads, device, checkpoint, metrics, eval };
+        let neutral = Runtime::default();
+        let recipe = Recipe {
+            name,
+            seed,
+            student,
+            teachers,
+            cross_modal,
+            data: Data {
+                root: neutral.root,
+                train: sources,
+                augment,
+                caption,
+                variants,
+                variants_seed,
+                damaged,
+                workers: neutral.workers,
+                prefetch: neutral.prefetch,
+            },
+            losses,
+            targets,
+            optimizer,
+            prune,
+            train: Train {
+                batch_size,
+                accumulate,
+                epochs,
+                steps,
+                warmup_steps,
+                ema,
+                grad_checkpointing,
+                precision,
+                threads: neutral.threads,
+                device: neutral.device,
+            },
+            checkpoint: neutral.checkpoint,
+            metrics: neutral.metrics,
+            eval: neutral.eval,
+        };
+        (Experiment { recipe }, runtime)
+    }
+
+    /// Returns the experiment of the recipe.
+    pub fn experiment(&self) -> Experiment {
+        self.clone().split().0
+    }
+}
+
+impl Experiment {
+    /// Returns the identity of the experiment: equal tables train equal weights.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] if TOML cannot represent a number.
+    pub fn identity(&self) -> Result<Table> {
+        Table::try_from(&self.recipe).map_err(|e| Error::recipe(&self.recipe.name, e.to_string()))
+    }
+
+    /// Lists the settings that differ from an earlier experiment, as `key: new, was old`.
+    ///
+    /// # Errors
+    /// The errors of [`Experiment::identity`].
+    pub fn changes_since(&self, earlier: &Experiment) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        let [old, new] = [earlier.identity()?, self.identity()?].map(Value::Table);
+        compare(&mut found, "", Some(&old), Some(&new));
+        Ok(found)
+    }
+}
+
+fn compare(found: &mut Vec<String>, key: &str, old: Option<&Value>, new: Option<&Value>) {
+    if old == new {
+        return;
+    }
+    let table = |value: Option<&Value>| value.map_or_else(|| Some(Table::new()), |v| v.as_table().cloned());
+    match (old, new, table(old), table(new)) {
+        // A table that only one recipe has is also listed key by key.
+        (_, _, Some(old), Some(new)) => {
+            let keys = new.keys().chain(old.keys().filter(|key| !new.contains_key(*key)));
+            for name in keys {
+                let inner = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                compare(found, &inner, old.get(name), new.get(name));
+            }
+        }
+        (Some(Value::Array(old)), Some(Value::Array(new)), ..) if old.len() == new.len() => {
+            for (place, (old, new)) in old.iter().zip(new).enumerate() {
+                compare(found, &format!("{key}[{place}]"), Some(old), Some(new));
+            }
+        }
+        _ => {
+            let shown = |value: Option<&Value>| value.map_or_else(|| "not set".into(), short);
+            found.push(format!("{key}: {}, was {}", shown(new), shown(old)));
+        }
+    }
+}
+
+/// Formats a value on one line, truncated if long.
+fn short(value: &Value) -> String {
+    let text = value.to_string().replace('\n', " ");
+    match text.char_indices().nth(MOST_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::recipe::{Recipe, parse};
+
+    fn recipe(settings: &[&str]) -> Recipe {
+        let text = "name = 'r'\nstudent.model = 'ViT-nano-32px'\nlosses.task = 1.0\n\
+                    train = { batch_size = 8, steps = 3 }\ndata.train = [{ source = 'emoji' }]";
+        let settings = settings.iter().map(ToString::to_string).collect::<Vec<_>>();
+        parse(text, &settings, "test").unwrap().runs.remove(0)
+    }
+
+    #[test]
+    fn only_the_experiment_identifies_a_run() {
+        let plain = recipe(&[]).experiment();
+        let machine = ["train.device=cuda:1", "train.threads=3", "data.workers=5", "checkpoint.keep=9"];
+        assert_eq!(recipe(&machine).experiment(), plain);
+        assert_eq!(
+            recipe(&["data.root=elsewhere", "metrics.every_steps=1", "eval.every_steps=1"]).experiment(),
+            plain
+        );
+        let changed = recipe(&["seed=4", "train.steps=5"]).experiment();
+        assert_eq!(changed.changes_since(&plain).unwrap(), ["seed: 4, was 0", "train.steps: 5, was 3"]);
+        assert_eq!(recipe(&machine).split().1.threads, 3);
+    }
+}
