@@ -1,28 +1,14 @@
 //! The data pipeline: tokenising, decoding, resizing, and whole batches of emoji.
 
 use std::hint::black_box;
-use std::path::Path;
-use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use data_pipeline::image::{
-    AugmentConfig, Interpolation, OPENAI_MEAN, OPENAI_STD, Preprocess, ResizeMode, decode, eval_pixels,
+use data_pipeline::image::{AugmentConfig, decode, eval_pixels};
+use data_pipeline::sources::EmojiConfig;
+use data_pipeline::{
+    ClipTokenizer, ErrorPolicy, InputSpec, Loader, LoaderConfig, Mixture, Position, Preprocess, SourceConfig,
+    Tokenizer,
 };
-use data_pipeline::loader::{CaptionChoice, InputSpec, Loader, LoaderConfig, Position};
-use data_pipeline::mixture::Mixture;
-use data_pipeline::policy::ErrorPolicy;
-use data_pipeline::sources::{EmojiConfig, SourceConfig};
-use data_pipeline::tokenizer::{ClipTokenizer, Tokenizer};
-
-fn preprocess(size: usize) -> Preprocess {
-    Preprocess {
-        size,
-        mean: OPENAI_MEAN,
-        std: OPENAI_STD,
-        interpolation: Interpolation::Bicubic,
-        resize_mode: ResizeMode::Shortest,
-    }
-}
 
 fn tokenizer(c: &mut Criterion) {
     let tokenizer = ClipTokenizer::new();
@@ -34,6 +20,16 @@ fn tokenizer(c: &mut Criterion) {
         ("broken caption", "A cafÃ© &amp; its â€œterraceâ€ on a Sunday, naïve crème brûlée"),
     ] {
         group.bench_function(name, |b| b.iter(|| tokenizer.encode_into(black_box(text), &mut row)));
+    }
+    group.finish();
+    // Hostile texts of a megabyte; a quadratic step would take hours.
+    let mut group = c.benchmark_group("tokenize a megabyte");
+    group.throughput(Throughput::Bytes(1 << 20)).sample_size(10);
+    for unit in ["x", "&amp;", "Ã©", "â€™ б", "\u{300}", "\n"] {
+        let text = unit.repeat((1 << 20) / unit.len());
+        group.bench_function(format!("{unit:?}"), |b| {
+            b.iter(|| tokenizer.encode_into(black_box(&text), &mut row))
+        });
     }
     group.finish();
 }
@@ -56,7 +52,7 @@ fn images(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     group.bench_function("decode jpeg", |b| b.iter(|| decode(black_box(&bytes))));
     for size in [224, 32] {
-        let wanted = preprocess(size);
+        let wanted = Preprocess::new(size);
         group.bench_function(format!("evaluation transform to {size}"), |b| {
             b.iter(|| eval_pixels(black_box(&decoded), &wanted));
         });
@@ -67,28 +63,15 @@ fn images(c: &mut Criterion) {
 fn batches(c: &mut Criterion) {
     let mut group = c.benchmark_group("loader");
     group.throughput(Throughput::Elements(128)).sample_size(20);
-    let source =
-        SourceConfig::Emoji(EmojiConfig::default()).open(Path::new(".")).expect("emoji are embedded");
-    let config = LoaderConfig {
-        batch_size: 128,
-        seed: 0,
-        shuffle: true,
-        drop_last: true,
-        workers: 0,
-        prefetch: 1,
-        augment: Some(AugmentConfig::default()),
-        views: vec![InputSpec {
-            name: "student".into(),
-            image: preprocess(32),
-            tokenizer: Arc::new(ClipTokenizer::new()),
-            context_length: 32,
-        }],
-        policy: ErrorPolicy::Fail,
-        caption: CaptionChoice::Random,
-        variants: None,
-        epochs: u64::MAX,
-    };
-    let mixture = Mixture::single(source).expect("there are emoji");
+    let source = SourceConfig::Emoji(EmojiConfig::default()).open(".").expect("emoji are embedded");
+    let config = LoaderConfig::default()
+        .with_batch_size(128)
+        .with_prefetch(1)
+        .with_augment(Some(AugmentConfig::default()))
+        .with_views(vec![InputSpec::new("student", Preprocess::new(32)).with_context_length(32)])
+        .with_policy(ErrorPolicy::Fail)
+        .with_epochs(u64::MAX);
+    let mixture = Mixture::single(source).expect("a source with emoji");
     let mut loader = Loader::new(mixture, config, Position::default()).expect("a loader");
     group.bench_function("emoji batch of 128 at 32 px", |b| b.iter(|| loader.next_batch()));
     group.finish();

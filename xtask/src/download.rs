@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use data_pipeline::download::fetch;
+use data_pipeline::download::{Progress, fetch};
 use data_pipeline::manifest::Manifest;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -30,7 +30,7 @@ pub(crate) fn run(name: Option<&str>, to: &Path) -> Result<()> {
     bar.set_style(ProgressStyle::with_template(
         "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}",
     )?);
-    fetch(&manifest, &place, &mut |file, done, total| {
+    fetch(&manifest, &place, &mut |Progress { file, done, total, .. }| {
         bar.set_message(file.to_string());
         bar.set_length(total.unwrap_or(done));
         bar.set_position(done);

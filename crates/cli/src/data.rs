@@ -63,14 +63,16 @@ pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, 
         }
         (manifest.source(&eval.split)?, root, task, eval.prompts.clone())
     } else if let Some(shards) = shards(path, data)? {
-        let source = SourceConfig::WebDataset(WebDatasetConfig { shards, caption: None, boxes: None });
+        let source = SourceConfig::WebDataset(WebDatasetConfig::new(shards));
         (source, PathBuf::new(), EvalTask::Retrieval, None)
     } else if data == "emoji" {
-        let held_out = data_pipeline::sources::EmojiConfig { split: Split::Test };
+        let held_out = data_pipeline::sources::EmojiConfig::default().with_split(Split::Test);
         (SourceConfig::Emoji(held_out), PathBuf::new(), EvalTask::Retrieval, None)
     } else {
         let classes = args.classes.clone().or_else(|| class_table(path));
-        let source = SourceConfig::Folder(FolderConfig::new(path, classes));
+        let mut config = FolderConfig::new(path);
+        config.classes = classes;
+        let source = SourceConfig::Folder(config);
         (source, PathBuf::new(), EvalTask::Classification, None)
     };
     // The path of --class-names is relative to the current folder, not to the data.

@@ -1,27 +1,27 @@
-//! Object boxes: as a sample has them, and where they are in a view of it.
+//! Object boxes of a sample, and their positions in a view.
 
 use serde_json::Value;
 
-/// A box that a view shows less of than this share of its area is not in it.
-const LEAST_SHARE: f64 = 0.25;
+/// Minimum visible fraction of a box's area. A view leaves out boxes with less.
+const MIN_VISIBLE: f64 = 0.25;
 
-/// How a view lies over a picture: a point p of the picture is at p · scale − corner, in pixels of the view.
+/// The position of a view in an image: a point p of the image is at p · scale − corner in pixels of the view.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
-    /// Along x and y.
+    /// Scale along x and y.
     pub scale: [f64; 2],
-    /// The view's corner in the scaled picture; negative where the view is padded.
+    /// The view's corner in the scaled image; negative if the view is padded.
     pub corner: [f64; 2],
     /// Whether the view is mirrored.
     pub flip: bool,
-    /// Side of the view.
+    /// Side of the view in pixels.
     pub side: usize,
 }
 
-/// Reads a list of boxes `[x, y, width, height]` in pixels of the stored picture, as COCO has them. Boxes without an
-/// area are left out.
+/// Parses a list of boxes `[x, y, width, height]` in pixels of the stored image (COCO's form). Boxes without an area are
+/// left out.
 pub(crate) fn from_json(value: &Value) -> Result<Vec<[f32; 4]>, String> {
-    let wrong = || "boxes are a list of [x, y, width, height], in pixels".to_string();
+    let wrong = || "the value is not a list of boxes [x, y, width, height] in pixels".to_string();
     let mut boxes = Vec::new();
     for own in value.as_array().ok_or_else(wrong)? {
         let numbers = own.as_array().ok_or_else(wrong)?;
@@ -35,13 +35,14 @@ pub(crate) fn from_json(value: &Value) -> Result<Vec<[f32; 4]>, String> {
     Ok(boxes)
 }
 
-/// The boxes that a view shows: left, top, right and bottom as shares of its side, cut at its edges.
+/// Returns the boxes that are visible in a view: left, top, right and bottom as fractions of its side, clipped at its
+/// edges.
 ///
-/// A box of which less than a quarter is left, or not even a pixel, is left out.
+/// Boxes with less than a quarter or less than a pixel visible are left out.
 pub(crate) fn in_view(boxes: &[[f32; 4]], frame: &Frame) -> Vec<[f32; 4]> {
     let side = frame.side as f64;
-    let seen = |[x, y, width, height]: &[f32; 4]| {
-        // Start and end along x and y, in shares of the view.
+    let visible = |[x, y, width, height]: &[f32; 4]| {
+        // Start and end along an axis as fractions of the view, before and after clipping.
         let span = |start: f32, length: f32, axis: usize| {
             let [start, end] = [f64::from(start), f64::from(start) + f64::from(length)]
                 .map(|p| (p * frame.scale[axis] - frame.corner[axis]) / side);
@@ -49,13 +50,13 @@ pub(crate) fn in_view(boxes: &[[f32; 4]], frame: &Frame) -> Vec<[f32; 4]> {
         };
         let (x, y) = (span(*x, *width, 0), span(*y, *height, 1));
         let (whole, left) = ((x.1 - x.0) * (y.1 - y.0), (x.3 - x.2) * (y.3 - y.2));
-        if left < LEAST_SHARE * whole || (x.3 - x.2).min(y.3 - y.2) * side < 1.0 {
+        if left < MIN_VISIBLE * whole || (x.3 - x.2).min(y.3 - y.2) * side < 1.0 {
             return None;
         }
         let (start, end) = if frame.flip { (1.0 - x.3, 1.0 - x.2) } else { (x.2, x.3) };
-        Some([start, y.2, end, y.3].map(|share| share as f32))
+        Some([start, y.2, end, y.3].map(|fraction| fraction as f32))
     };
-    boxes.iter().filter_map(seen).collect()
+    boxes.iter().filter_map(visible).collect()
 }
 
 #[cfg(test)]
@@ -64,7 +65,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn boxes_are_read_and_what_is_none_is_named() {
+    fn malformed_boxes_are_refused() {
         let found = from_json(&json!([[1, 2.5, 3, 4], [5, 5, 0, 9]])).unwrap();
         assert_eq!(found, [[1.0, 2.5, 3.0, 4.0]]);
         for wrong in [
@@ -79,15 +80,15 @@ mod tests {
     }
 
     #[test]
-    fn boxes_follow_the_crop_and_the_mirror() {
-        // The right half of a picture of 40 x 20 in a view of 10 x 10: half its size.
+    fn boxes_follow_the_crop_and_the_flip() {
+        // The right half of an image of 40 x 20, in a view of 10 x 10 at half scale.
         let frame = Frame { scale: [0.5, 0.5], corner: [10.0, 0.0], flip: false, side: 10 };
         let boxes =
             [[20.0, 0.0, 10.0, 20.0], [0.0, 0.0, 19.0, 20.0], [10.0, 4.0, 20.0, 8.0], [30.0, 0.0, 1.0, 20.0]];
         assert_eq!(in_view(&boxes, &frame), [[0.0, 0.0, 0.5, 1.0], [0.0, 0.2, 0.5, 0.6]]);
         let mirrored = in_view(&boxes, &Frame { flip: true, ..frame });
         assert_eq!(mirrored, [[0.5, 0.0, 1.0, 1.0], [0.5, 0.2, 1.0, 0.6]]);
-        // A box of which a fifth is left is gone.
+        // A fifth of the box is visible.
         assert_eq!(in_view(&[[12.0, 0.0, 10.0, 20.0]], &frame), [[0.0f32; 4]; 0]);
     }
 }

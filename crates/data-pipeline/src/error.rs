@@ -1,44 +1,73 @@
 //! The crate's error type.
 
+use std::fmt;
 use std::path::PathBuf;
+
+use crate::DamageKind;
 
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong between a file on disk and a batch.
+/// An error between a file on disk and a batch.
+///
+/// ```
+/// use data_pipeline::{Error, SourceConfig};
+/// let config: SourceConfig =
+///     serde_json::from_str(r#"{"source": "webdataset", "shards": "missing/{00..09}.tar"}"#)?;
+/// match config.open(".").err() {
+///     Some(Error::Io { path, source }) if source.kind() == std::io::ErrorKind::NotFound => {
+///         assert!(path.ends_with("00.tar"));
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file or folder could not be read or written.
+    /// A file or folder that cannot be read or written.
     #[error("cannot access `{path}`")]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// A setting that cannot work; says which, and what would.
-    #[error("{0}")]
-    Config(String),
-    /// One sample could not be decoded; `key` names it with its shard or folder.
-    #[error("damaged sample `{key}` ({kind}): {reason}")]
-    Sample {
-        /// Shard or folder and key.
-        key: String,
-        /// A short kind for counting, such as `no caption`.
-        kind: &'static str,
-        /// What is wrong with it.
+    /// An invalid setting.
+    #[error("{reason}")]
+    Setting {
+        /// The setting, such as `workers`.
+        name: &'static str,
+        /// The problem and a remedy.
         reason: String,
     },
-    /// A file whose content is not what its kind says.
-    #[error("`{path}` is not a valid {kind}: {reason}")]
+    /// A source or format that this build leaves out.
+    #[error("{what} is not built in: build data-pipeline with the feature `{feature}`")]
+    MissingFeature {
+        /// The source or format.
+        what: &'static str,
+        /// The Cargo feature that adds it.
+        feature: &'static str,
+    },
+    /// A damaged sample.
+    #[error("damaged sample `{key}` ({kind}): {reason}")]
+    Sample {
+        /// Shard or folder, and key.
+        key: String,
+        /// The kind of damage.
+        kind: DamageKind,
+        /// The problem.
+        reason: String,
+    },
+    /// A file whose content does not match its format.
+    #[error("`{path}` is not a valid {format}: {reason}")]
     Format {
         /// The file.
         path: PathBuf,
-        /// What it should have been.
-        kind: &'static str,
-        /// What is wrong, with line or offset where known.
+        /// The expected format.
+        format: FileFormat,
+        /// The problem, with its line or offset if known.
         reason: String,
     },
     /// A text file that is not UTF-8.
@@ -49,10 +78,10 @@ pub enum Error {
         /// The line and the likely encoding.
         problem: crate::text::NotUtf8,
     },
-    /// A source that holds no sample.
-    #[error("`{0}` holds no sample: check the path, or what the pattern matches")]
+    /// A source without samples.
+    #[error("`{0}` has no samples: check the path, or what the pattern matches")]
     Empty(String),
-    /// More samples were damaged than the error policy allows.
+    /// More damaged samples than the error policy allows.
     #[error(
         "{skipped} of {seen} samples were damaged, more than the policy allows ({max_fraction}): {summary}; repair them, \
          or allow more by a skip policy with a larger max_fraction"
@@ -62,12 +91,12 @@ pub enum Error {
         skipped: u64,
         /// Samples read.
         seen: u64,
-        /// The budget.
+        /// Allowed fraction.
         max_fraction: f64,
         /// Counts by kind, with the first few names.
         summary: String,
     },
-    /// Shards of a source that are broken beyond what the error policy allows.
+    /// More damage in the shards of a source than the error policy allows.
     #[error(
         "`{name}`: {summary}; about {:.2} % of the bytes are lost and the policy allows {:.2} %: fetch those shards again, \
          or allow the loss by a skip policy with a larger max_fraction",
@@ -77,62 +106,170 @@ pub enum Error {
     BrokenShards {
         /// The source.
         name: String,
-        /// The first of the broken shards, with byte and reason.
+        /// The first broken shards, with byte and reason.
         summary: String,
-        /// Estimated share of bytes that is lost.
+        /// Estimated fraction of the bytes that is lost.
         lost_fraction: f64,
-        /// The budget.
+        /// Allowed fraction.
         max_fraction: f64,
     },
-    /// An epoch that gave no batch at all: the next ones would not either.
+    /// An epoch without a batch. Later epochs would have none either.
     #[error(
         "epoch {epoch} gave no batch, {skipped} of {seen} samples being damaged: check the data, or take a smaller batch ({summary})"
     )]
     NothingLeft {
         /// The epoch, from 0.
         epoch: u64,
-        /// What was left out.
+        /// Damaged samples.
         skipped: u64,
         /// Samples read.
         seen: u64,
         /// Counts by kind, with the first few names.
         summary: String,
     },
-    /// A store of teacher embeddings that is damaged, unfinished, or made for something else.
+    /// An array whose size does not match its shape.
+    #[error("a batch has the wrong shape")]
+    Shape(#[from] ndarray::ShapeError),
+    /// A thread of the loader that cannot start or that panicked.
+    #[error("{0}")]
+    Thread(String),
+    /// An unusable store of teacher embeddings.
     #[error("the store `{path}` {reason}")]
     Store {
         /// Its folder, or one of its files.
         path: PathBuf,
-        /// What is wrong and what to do next.
+        /// The kind of problem.
+        problem: StoreProblem,
+        /// The problem in words, and the next step.
         reason: String,
     },
     /// A store that another process is writing.
     #[error("the store `{0}` is being written by another process: wait for it")]
     StoreBusy(PathBuf),
-    /// A download that did not succeed.
+    /// A failed download.
     #[error("download of `{url}` failed: {reason}")]
     Download {
-        /// Where from.
+        /// The address.
         url: String,
-        /// What happened and what to do next.
+        /// The kind of problem.
+        problem: DownloadProblem,
+        /// The problem in words, and the next step.
         reason: String,
     },
     /// A download that the server refuses.
     #[error("download of `{url}` failed: the server answers {status}")]
     Refused {
-        /// Where from.
+        /// The address.
         url: String,
-        /// The answer, from 400 to 499.
+        /// The HTTP status, from 400 to 499.
         status: u16,
     },
-    /// A model of the Hugging Face hub that cannot be had.
+    /// An unavailable model of the Hugging Face hub.
     #[error("model `{model}`: {reason}")]
     Hub {
         /// Its name.
         model: String,
-        /// What happened and what to do next.
+        /// The kind of problem.
+        problem: HubProblem,
+        /// The problem in words, and the next step.
         reason: String,
     },
+}
+
+/// A file format that a source or tool reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FileFormat {
+    /// CSV or TSV with images and captions.
+    Table,
+    /// Names of class folders.
+    ClassTable,
+    /// Class folders of images.
+    LabelList,
+    /// Annotations with A. Karpathy's splits.
+    Karpathy,
+    /// Binary archive of CIFAR-10 or CIFAR-100.
+    Cifar,
+    /// Manifest of a data set.
+    Manifest,
+    /// Gzipped tar.
+    TarGz,
+    /// Zip.
+    Zip,
+    /// Index of sharded weights.
+    WeightIndex,
+    /// `tokenizer.json`.
+    Tokenizer,
+    /// Settings beside a `tokenizer.json`.
+    TokenizerSettings,
+}
+
+impl fmt::Display for FileFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FileFormat::Table => "table",
+            FileFormat::ClassTable => "class table",
+            FileFormat::LabelList => "list of labels",
+            FileFormat::Karpathy => "Karpathy split",
+            FileFormat::Cifar => "CIFAR binary archive",
+            FileFormat::Manifest => "manifest",
+            FileFormat::TarGz => "gzipped tar",
+            FileFormat::Zip => "zip",
+            FileFormat::WeightIndex => "index of weights",
+            FileFormat::Tokenizer => "tokenizer.json",
+            FileFormat::TokenizerSettings => "tokenizer settings",
+        })
+    }
+}
+
+/// The kind of problem of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreProblem {
+    /// A folder that is not a store.
+    Missing,
+    /// Shards that are still missing.
+    Unfinished,
+    /// A damaged manifest or shard.
+    Damaged,
+    /// A store of other data, teachers or settings.
+    Mismatch,
+    /// Embeddings of the wrong number, width or length.
+    Shape,
+    /// A sample, text or teacher that the store lacks.
+    Lacking,
+}
+
+/// The kind of problem of a download.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DownloadProblem {
+    /// A server that cannot be reached, or a broken connection.
+    Network,
+    /// A file with another length or checksum than expected.
+    Checksum,
+    /// A file that another process downloads.
+    Busy,
+    /// Files that a person must download because of their terms of use.
+    Manual,
+    /// A download that lacks an expected file.
+    Incomplete,
+}
+
+/// The kind of problem of a model on the hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HubProblem {
+    /// A model or revision that does not exist.
+    NotFound,
+    /// A gated or private model.
+    Restricted,
+    /// A model that is not cached while offline mode is on.
+    Offline,
+    /// An answer of the hub that cannot be used.
+    BadAnswer,
+    /// A model without weight files.
+    NoWeights,
 }
 
 impl From<file_ext::Error> for Error {
@@ -142,8 +279,18 @@ impl From<file_ext::Error> for Error {
 }
 
 impl Error {
-    /// An [`Error::Io`] with its path.
+    /// Returns an [`Error::Io`] for a path.
+    ///
+    /// ```
+    /// let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+    /// let error = data_pipeline::Error::io("captions.csv", missing);
+    /// assert_eq!(error.to_string(), "cannot access `captions.csv`");
+    /// ```
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Error::Io { path: path.into(), source }
+    }
+
+    pub(crate) fn setting(name: &'static str, reason: impl Into<String>) -> Self {
+        Error::Setting { name, reason: reason.into() }
     }
 }

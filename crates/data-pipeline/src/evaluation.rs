@@ -1,4 +1,4 @@
-//! Batches for evaluation: every sample once, in order, with all its captions, by the evaluation transform.
+//! Batches for evaluation: each sample once and in order, with all its captions.
 
 use std::sync::Arc;
 
@@ -10,20 +10,30 @@ use crate::policy::ErrorPolicy;
 use crate::sources::Source;
 use crate::{Error, Result};
 
-/// Samples of an [`EvalBatches`].
+/// A batch of evaluation samples.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct EvalBatch {
-    /// Normalised images `[batch, 3, size, size]`.
+    /// Normalized images `[batch, 3, size, size]`.
     pub images: Array4<f32>,
-    /// Classes, where the source has them.
+    /// Classes, if the source has them.
     pub labels: Vec<Option<usize>>,
     /// All captions of each sample.
     pub captions: Vec<Vec<String>>,
-    /// Names.
+    /// Names of the samples.
     pub keys: Vec<String>,
 }
 
-/// All samples of a source in order. A damaged sample is an error: figures are over whole data sets.
+/// An iterator over all samples of a source in order. Metrics need the whole data set, so a damaged sample is an error.
+///
+/// ```no_run
+/// use data_pipeline::{EvalBatches, Preprocess, SourceConfig};
+/// # let config: SourceConfig = serde_json::from_str("{}")?;
+/// for batch in EvalBatches::new(config.open("data")?, Preprocess::new(224), 256)? {
+///     println!("{:?}", batch?.images.dim());
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct EvalBatches {
     source: Arc<dyn Source>,
     preprocess: Preprocess,
@@ -32,19 +42,20 @@ pub struct EvalBatches {
 }
 
 impl EvalBatches {
-    /// Starts at the first sample.
+    /// Creates an iterator that starts at the first sample.
     ///
     /// # Errors
-    /// [`Error::Config`] for a batch or pictures of size 0, [`Error::BrokenShards`] where a shard is not whole.
+    /// [`Error::Setting`] for a batch or images of size 0, [`Error::BrokenShards`] if a shard is broken.
     pub fn new(source: Arc<dyn Source>, preprocess: Preprocess, batch_size: usize) -> Result<Self> {
         if batch_size == 0 || preprocess.size == 0 {
-            return Err(Error::Config("an evaluation batch needs at least one sample of one pixel".into()));
+            let reason = "an evaluation batch needs at least one sample of one pixel";
+            return Err(Error::setting("batch_size", reason));
         }
         ErrorPolicy::Fail.check_shards(source.as_ref())?;
         Ok(EvalBatches { source, preprocess, batch_size, next: 0 })
     }
 
-    fn make(&self, start: usize, end: usize) -> Result<EvalBatch> {
+    fn read(&self, start: usize, end: usize) -> Result<EvalBatch> {
         let side = self.preprocess.size;
         let mut pixels = vec![0f32; (end - start) * 3 * side * side];
         let facts = pixels
@@ -57,8 +68,7 @@ impl EvalBatches {
                 Ok((sample.label, sample.captions, sample.key))
             })
             .collect::<Result<Vec<_>>>()?;
-        let images = Array4::from_shape_vec((end - start, 3, side, side), pixels)
-            .map_err(|e| Error::Config(format!("a batch has the wrong shape: {e}")))?;
+        let images = Array4::from_shape_vec((end - start, 3, side, side), pixels)?;
         let mut batch = EvalBatch { images, labels: Vec::new(), captions: Vec::new(), keys: Vec::new() };
         for (label, captions, key) in facts {
             batch.labels.push(label);
@@ -77,7 +87,7 @@ impl Iterator for EvalBatches {
         if self.next >= end {
             return None;
         }
-        let batch = self.make(self.next, end);
+        let batch = self.read(self.next, end);
         self.next = if batch.is_ok() { end } else { self.source.len() };
         Some(batch)
     }

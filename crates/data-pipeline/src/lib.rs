@@ -1,24 +1,40 @@
-//! Image-text data for CLIP training: sources, tokenizer, transforms, batches and the loader.
-
+//! Image-text data for CLIP training: sources, CLIP's tokenizer, transforms and a deterministic loader.
 #![doc = include_str!("../README.md")]
 
+mod augmented;
 mod boxes;
+pub mod damage;
+#[cfg(feature = "download")]
 pub mod download;
 pub mod error;
 pub mod evaluation;
+#[cfg(feature = "hub")]
 pub mod hub;
 pub mod image;
 pub mod loader;
+#[cfg(feature = "download")]
 pub mod manifest;
 pub mod mixture;
 pub mod notice;
 pub mod order;
 pub mod policy;
 pub mod sample;
-mod seen;
 pub mod sources;
+#[cfg(feature = "store")]
 pub mod store;
 pub mod text;
 pub mod tokenizer;
+pub mod variants;
 
+pub use damage::DamageKind;
 pub use error::{Error, Result};
+pub use evaluation::{EvalBatch, EvalBatches};
+pub use image::{AugmentConfig, Preprocess};
+pub use loader::{Batch, InputSpec, Loader, LoaderConfig, Position};
+pub use mixture::{Mixture, WeightedSource};
+pub use policy::ErrorPolicy;
+pub use sample::{RawImage, RawSample};
+pub use sources::{Source, SourceConfig};
+#[cfg(feature = "hf-tokenizers")]
+pub use tokenizer::JsonTokenizer;
+pub use tokenizer::{ClipTokenizer, Tokenizer};

@@ -1,64 +1,102 @@
-//! Manifests of data sets: where they come from, licence, checksums, splits, and how they are evaluated.
+//! Manifests of data sets: origin, licence, checksums, splits and evaluation.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::error::FileFormat;
 use crate::sources::SourceConfig;
 use crate::{Error, Result, text};
 
-/// A file of `datasets/`.
+/// The manifest of a data set, a file of `datasets/`.
+///
+/// ```no_run
+/// use data_pipeline::manifest::Manifest;
+/// let manifest = Manifest::read("datasets/flickr8k.toml")?;
+/// let source = manifest.source("test")?.open("data/flickr8k")?;
+/// println!("{}: {} samples", manifest.title, source.len());
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Manifest {
-    /// The name on the command line, and of the data folder.
+    /// Name on the command line, and of the data folder.
     pub name: String,
-    /// The name for people.
+    /// Title for display.
     pub title: String,
-    /// Where its authors describe it.
+    /// Web page of the authors.
     pub homepage: String,
-    /// The terms of use.
+    /// Terms of use.
     pub license: String,
-    /// What to fetch.
+    /// Files to download.
     #[serde(default)]
     pub files: Vec<RemoteFile>,
-    /// What a person has to do, where the terms need one.
+    /// Instructions for a manual download, if the terms require one.
     #[serde(default)]
     pub manual: Option<String>,
-    /// Paths below the data folder that are there when it is complete.
+    /// Paths below the data folder that exist after a complete download.
     #[serde(default)]
     pub expect: Vec<PathBuf>,
-    /// The splits as sources, with paths below the data folder.
+    /// Splits as sources, with paths below the data folder.
     pub splits: BTreeMap<String, SourceConfig>,
-    /// How it is evaluated.
+    /// Settings of the evaluation.
     #[serde(default)]
     pub eval: Option<ManifestEval>,
 }
 
-/// A file to fetch.
+/// A file to download.
+///
+/// ```
+/// use data_pipeline::manifest::RemoteFile;
+/// let file = RemoteFile::new("https://example.org/images.zip", "images.zip").with_bytes(1_024);
+/// assert_eq!(file.bytes, Some(1_024));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct RemoteFile {
-    /// Where from.
+    /// Address.
     pub url: String,
-    /// Its name below the data folder.
+    /// Path below the data folder.
     pub path: PathBuf,
-    /// Its length, where known.
+    /// Length in bytes, if known.
     #[serde(default)]
     pub bytes: Option<u64>,
-    /// Its checksum.
+    /// SHA-256 in hexadecimal.
     #[serde(default)]
     pub sha256: Option<String>,
-    /// Its checksum, where the publisher gives only this.
+    /// MD5 in hexadecimal, if the publisher gives no other checksum.
     #[serde(default)]
     pub md5: Option<String>,
-    /// Whether to unpack it into the data folder.
+    /// Archive format, if the file is to be unpacked into the data folder.
     #[serde(default)]
     pub unpack: Option<Packing>,
 }
 
-/// Kinds of archives.
+impl RemoteFile {
+    /// Creates a file without length and checksum.
+    pub fn new(url: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        RemoteFile { url: url.into(), path: path.into(), bytes: None, sha256: None, md5: None, unpack: None }
+    }
+
+    /// Sets the length in bytes.
+    #[must_use]
+    pub fn with_bytes(mut self, bytes: u64) -> Self {
+        self.bytes = Some(bytes);
+        self
+    }
+
+    /// Sets the SHA-256 in hexadecimal.
+    #[must_use]
+    pub fn with_sha256(mut self, sha256: impl Into<String>) -> Self {
+        self.sha256 = Some(sha256.into());
+        self
+    }
+}
+
+/// Archive formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum Packing {
     /// A gzipped tar.
@@ -69,18 +107,19 @@ pub enum Packing {
     Zip,
 }
 
-/// How a data set is evaluated.
+/// Settings of a data set's evaluation.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ManifestEval {
-    /// The split.
+    /// Name of the split.
     pub split: String,
     /// `classification` or `retrieval`.
     pub task: String,
-    /// The name of built-in prompt templates.
+    /// Name of built-in prompt templates.
     #[serde(default)]
     pub prompts: Option<String>,
-    /// The name of a built-in class list, in the order of the class folders, that replaces their names.
+    /// Name of a built-in class list that replaces the names of the class folders, in their order.
     #[serde(default)]
     pub classes: Option<String>,
 }
@@ -89,17 +128,19 @@ impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// [`Error::Io`] where it is missing, [`Error::Format`] with the line that is wrong.
-    pub fn read(path: &Path) -> Result<Self> {
+    /// [`Error::Io`] if the file is missing, [`Error::Format`] with the malformed line.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let text = text::read(path)?;
-        let format = |reason: String| Error::Format { path: path.into(), kind: "manifest", reason };
+        let format =
+            |reason: String| Error::Format { path: path.into(), format: FileFormat::Manifest, reason };
         let manifest: Manifest = toml::from_str(&text).map_err(|e| format(e.to_string()))?;
         if manifest.files.is_empty() == manifest.manual.is_none() {
             return Err(format("it needs either [[files]] or `manual`".into()));
         }
         if let Some(eval) = &manifest.eval {
             if !manifest.splits.contains_key(&eval.split) {
-                return Err(format(format!("eval.split = \"{}\" is none of its splits", eval.split)));
+                return Err(format(format!("eval.split = \"{}\" is not one of its splits", eval.split)));
             }
             if !matches!(eval.task.as_str(), "classification" | "retrieval") {
                 return Err(format(format!(
@@ -117,14 +158,14 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The source of a split.
+    /// Returns the source of a split.
     ///
     /// # Errors
-    /// [`Error::Config`] where there is no such split.
+    /// [`Error::Setting`] for an unknown split.
     pub fn source(&self, split: &str) -> Result<SourceConfig> {
         self.splits.get(split).cloned().ok_or_else(|| {
             let known = self.splits.keys().cloned().collect::<Vec<_>>().join(", ");
-            Error::Config(format!("`{}` has no split `{split}`, but {known}", self.name))
+            Error::setting("split", format!("`{}` has no split `{split}`, but {known}", self.name))
         })
     }
 }

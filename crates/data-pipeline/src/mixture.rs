@@ -1,14 +1,41 @@
-//! Several sources as one: each is seen as often per epoch as its weight says.
+//! Mixtures of sources; a source's weight is its number of visits per sample and epoch.
 
 use std::sync::Arc;
+
+use file_ext::random::mix;
 
 use crate::order::Permutation;
 use crate::sources::Source;
 use crate::{Error, Result};
-use file_ext::random::mix;
 
-/// Weighted sources. A weight of 1 shows every sample once per epoch, 0.5 a different random
-/// half each epoch, 2.5 every sample twice and half of them once more.
+/// A source with its weight in a [`Mixture`].
+#[derive(Clone)]
+pub struct WeightedSource {
+    /// The source.
+    pub source: Arc<dyn Source>,
+    /// Visits per sample and epoch: 1 for each sample once, 0.5 for a different random half in each epoch, 2.5 for each
+    /// sample twice and a random half once more.
+    pub weight: f64,
+}
+
+impl From<(Arc<dyn Source>, f64)> for WeightedSource {
+    fn from((source, weight): (Arc<dyn Source>, f64)) -> Self {
+        WeightedSource { source, weight }
+    }
+}
+
+/// Weighted sources as one stream of samples.
+///
+/// ```no_run
+/// use data_pipeline::{Mixture, SourceConfig, WeightedSource};
+/// # let (photos, drawings): (SourceConfig, SourceConfig) = (serde_json::from_str("{}")?, serde_json::from_str("{}")?);
+/// let mixture = Mixture::new([
+///     WeightedSource { source: photos.open("data")?, weight: 1.0 },
+///     WeightedSource { source: drawings.open("data")?, weight: 0.5 },
+/// ])?;
+/// println!("{} samples per epoch", mixture.len());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Mixture {
     parts: Vec<Part>,
@@ -24,51 +51,53 @@ impl Mixture {
     /// Mixes sources by weight.
     ///
     /// # Errors
-    /// [`Error::Empty`] where a source has no sample, [`Error::Config`] where a weight cannot work or there is no source.
-    pub fn new(sources: Vec<(Arc<dyn Source>, f64)>) -> Result<Self> {
-        if sources.is_empty() {
-            return Err(Error::Config("no source of samples: name at least one".into()));
-        }
-        let part = |(source, weight): (Arc<dyn Source>, f64)| {
+    /// [`Error::Empty`] if a source has no samples, [`Error::Setting`] for an invalid weight or without sources.
+    pub fn new(sources: impl IntoIterator<Item = impl Into<WeightedSource>>) -> Result<Self> {
+        let part = |WeightedSource { source, weight }: WeightedSource| {
             if source.is_empty() {
                 return Err(Error::Empty(source.name().into()));
             }
             if !(weight > 0.0 && weight <= 1e6) {
                 let name = source.name();
-                return Err(Error::Config(format!(
-                    "the weight {weight} of `{name}` is not a positive number of at most 1e6"
-                )));
+                return Err(Error::setting(
+                    "weight",
+                    format!("the weight {weight} of `{name}` is not a positive number of at most 1e6"),
+                ));
             }
             let visits = ((source.len() as f64 * weight).round() as u64).max(1);
             Ok(Part { source, visits })
         };
-        Ok(Mixture { parts: sources.into_iter().map(part).collect::<Result<_>>()? })
+        let parts = sources.into_iter().map(|own| part(own.into())).collect::<Result<Vec<_>>>()?;
+        if parts.is_empty() {
+            return Err(Error::setting("sources", "a mixture needs at least one source"));
+        }
+        Ok(Mixture { parts })
     }
 
-    /// One source, each sample once per epoch.
+    /// Creates a mixture of one source with each sample once per epoch.
     ///
     /// # Errors
-    /// [`Error::Empty`] where it has no sample.
+    /// [`Error::Empty`] if the source has no samples.
     pub fn single(source: Arc<dyn Source>) -> Result<Self> {
-        Self::new(vec![(source, 1.0)])
+        Self::new([(source, 1.0)])
     }
 
-    /// Samples per epoch.
+    /// Returns the number of samples per epoch.
     pub fn len(&self) -> u64 {
         self.parts.iter().map(|part| part.visits).sum()
     }
 
-    /// Never true: a mixture without samples cannot be made.
+    /// Always false, because a mixture has at least one sample.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The sources in their order.
+    /// Returns the sources in their order.
     pub fn sources(&self) -> impl Iterator<Item = &Arc<dyn Source>> {
         self.parts.iter().map(|part| &part.source)
     }
 
-    /// Source and sample index at a place of an epoch; a pure function of its arguments.
+    /// Returns the source and the sample index at a place of an epoch. Equal arguments give equal results.
     pub(crate) fn locate(&self, place: u64, epoch: u64, seed: u64, shuffle: bool) -> (usize, usize) {
         let mut visit =
             if shuffle { Permutation::new(self.len(), mix(&[seed, epoch])).at(place) } else { place };
@@ -76,7 +105,7 @@ impl Mixture {
             if visit < part.visits {
                 let len = part.source.len() as u64;
                 let (round, index) = (visit / len, visit % len);
-                // Only an incomplete round has to choose its samples.
+                // Only an incomplete round chooses among its samples.
                 let index = if part.visits - round * len < len {
                     Permutation::new(len, mix(&[seed, epoch, number as u64, round])).at(index)
                 } else {
@@ -89,7 +118,7 @@ impl Mixture {
         (0, 0)
     }
 
-    /// Place of a source's first sample where all samples of all sources are counted through.
+    /// Returns the number of samples in all sources before this one.
     pub(crate) fn first_sample(&self, number: usize) -> u64 {
         self.parts[..number].iter().map(|part| part.source.len() as u64).sum()
     }
@@ -117,7 +146,7 @@ mod tests {
         }
 
         fn read(&self, index: usize, _: u64) -> Result<RawSample> {
-            Err(Error::Config(index.to_string()))
+            Err(Error::setting("index", index.to_string()))
         }
     }
 
@@ -139,6 +168,8 @@ mod tests {
         assert!((0..4).all(|i| (2..=3).contains(&first[&(2, i)])));
         assert_ne!(first, second);
         assert!(Mixture::single(Arc::new(Numbers(0))).is_err());
-        assert!(Mixture::new(vec![(Arc::new(Numbers(1)), f64::NAN)]).is_err());
+        let wrong: (Arc<dyn Source>, f64) = (Arc::new(Numbers(1)), f64::NAN);
+        assert!(matches!(Mixture::new([wrong]), Err(Error::Setting { name: "weight", .. })));
+        assert!(matches!(Mixture::new(Vec::<WeightedSource>::new()), Err(Error::Setting { .. })));
     }
 }

@@ -5,14 +5,23 @@ use std::sync::{Mutex, PoisonError};
 
 static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Logs a warning, unless this line was logged before.
+/// Logs a warning, unless the same line was logged before.
+///
+/// ```
+/// data_pipeline::notice::warn_once("`photos`: left out 3 files");
+/// data_pipeline::notice::warn_once("`photos`: left out 3 files"); // not logged again
+/// ```
 pub fn warn_once(line: &str) {
     if is_new(line) {
         tracing::warn!("{line}");
     }
 }
 
-/// Logs a line for `--verbose`, unless it was logged before.
+/// Logs an information line, unless the same line was logged before.
+///
+/// ```
+/// data_pipeline::notice::info_once("`photos`: left out 2 text files");
+/// ```
 pub fn info_once(line: &str) {
     if is_new(line) {
         tracing::info!("{line}");
@@ -28,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_new_once() {
+    fn line_is_new_only_once() {
         assert!(is_new("of this test alone"));
         assert!(!is_new("of this test alone"));
         assert!(is_new("another one of it"));

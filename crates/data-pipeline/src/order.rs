@@ -1,13 +1,20 @@
-//! The order of samples: a keyed permutation that needs no memory, so any position of any epoch is found at once.
+//! The order of samples: a keyed permutation in constant memory, with random access to any position of any epoch.
 //!
-//! Sources are read at random, so a shuffle buffer is not needed: every epoch is an exact
-//! permutation of all samples, raw bytes are only in memory while their batch is made, and a
-//! position is two numbers.
+//! Sources are read by index, so shuffling needs no buffer: every epoch is a permutation of all samples, and a position
+//! is two numbers.
 
 use file_ext::random::mix;
 
-/// A permutation of `0..len`, chosen by a key: a Feistel network over the next power of four,
-/// walked until it lands inside (Black and Rogaway 2002).
+/// A permutation of `0..len` that a key selects: a Feistel network over the next power of four with cycle walking
+/// (Black and Rogaway 2002).
+///
+/// ```
+/// use data_pipeline::order::Permutation;
+/// let order = Permutation::new(10, 42);
+/// let mut indices = (0..10).map(|place| order.at(place)).collect::<Vec<_>>();
+/// indices.sort();
+/// assert_eq!(indices, (0..10).collect::<Vec<_>>());
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Permutation {
     len: u64,
@@ -18,17 +25,17 @@ pub struct Permutation {
 const ROUNDS: u64 = 4;
 
 impl Permutation {
-    /// The permutation of `0..len` under `key`.
+    /// Creates the permutation of `0..len` for a key.
     pub fn new(len: u64, key: u64) -> Self {
         let bits = u64::BITS - len.saturating_sub(1).leading_zeros();
         Permutation { len, half_bits: bits.div_ceil(2).max(1), key }
     }
 
-    /// Where `index` goes; the argument must be below the length.
+    /// Returns the image of `index`, which must be below the length.
     pub fn at(&self, index: u64) -> u64 {
         debug_assert!(index < self.len);
         let mut value = self.scramble(index);
-        // The domain is less than four times the length, so this ends after a few turns.
+        // The domain is less than four times the length, so this ends after a few iterations.
         while value >= self.len {
             value = self.scramble(value);
         }
@@ -52,7 +59,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_index_once(len in 1u64..3000, key: u64) {
+        fn every_index_occurs_once(len in 1u64..3000, key: u64) {
             let permutation = Permutation::new(len, key);
             let mut seen = (0..len).map(|i| permutation.at(i)).collect::<Vec<_>>();
             seen.sort_unstable();
@@ -61,8 +68,8 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_part() {
-        // In a shuffled order about half of all neighbouring pairs ascend.
+    fn neighbours_are_separated() {
+        // In a shuffled order, about half of all neighbouring pairs ascend.
         let permutation = Permutation::new(10_000, 5);
         let ascending = (1..10_000).filter(|&i| permutation.at(i) > permutation.at(i - 1)).count();
         assert!((4_700..5_300).contains(&ascending), "{ascending}");

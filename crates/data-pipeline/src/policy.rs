@@ -1,118 +1,127 @@
-//! What happens with damaged samples: a named policy with a budget, and the counts of what was left out.
+//! Handling of damaged samples: a policy with a budget, and the counts of skipped samples.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::sources::Source;
-use crate::{Error, Result};
+use crate::{DamageKind, Error, Result};
 
-/// What to do with a sample that cannot be read or decoded.
+/// Handling of samples that cannot be read or decoded.
+///
+/// ```
+/// use data_pipeline::ErrorPolicy;
+/// ErrorPolicy::Skip { max_fraction: 0.05 }.validate()?;
+/// assert!(ErrorPolicy::Skip { max_fraction: 5.0 }.validate().is_err());
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ErrorPolicy {
-    /// Stop at the first one.
+    /// Stops at the first damaged sample.
     Fail,
-    /// Take the next sample in order instead, unless more than this share is damaged.
+    /// Replaces a damaged sample by the next one in order, up to a fraction of damaged samples.
     Skip {
-        /// Largest share of damaged samples, 0..=1.
+        /// Largest fraction of damaged samples, 0..=1.
         max_fraction: f64,
     },
 }
 
 impl Default for ErrorPolicy {
-    /// One in a hundred: web data has some, a wrong path has more.
+    /// Skips up to 1 %: web data has a few damaged samples, a wrong path has many.
     fn default() -> Self {
         ErrorPolicy::Skip { max_fraction: 0.01 }
     }
 }
 
 impl ErrorPolicy {
-    /// What is wrong with the setting, if anything.
-    pub fn problem(self) -> Option<String> {
+    /// Checks the range of the fraction.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a fraction outside of 0..=1.
+    pub fn validate(self) -> Result<()> {
         match self {
             ErrorPolicy::Skip { max_fraction } if !(0.0..=1.0).contains(&max_fraction) => {
-                Some(format!("max_fraction = {max_fraction} is not a share"))
+                let reason = format!("max_fraction = {max_fraction} is not between 0 and 1");
+                Err(Error::setting("max_fraction", reason))
             }
-            _ => None,
+            _ => Ok(()),
         }
     }
 
-    /// Judges the broken shards of a source by the share of bytes that is lost with them.
+    /// Checks the broken shards of a source by the fraction of bytes that they lose.
     ///
     /// # Errors
-    /// [`Error::BrokenShards`] where there is any under [`ErrorPolicy::Fail`], or more is lost than the budget.
+    /// [`Error::BrokenShards`] for any loss with [`ErrorPolicy::Fail`], or for a larger loss than the budget.
     pub fn check_shards(self, source: &dyn Source) -> Result<()> {
-        let Some(damage) = source.damage() else { return Ok(()) };
+        let Some(corrupt) = source.corrupt_shards() else { return Ok(()) };
         let allowed = match self {
             ErrorPolicy::Fail => None,
             ErrorPolicy::Skip { max_fraction } => Some(max_fraction),
         };
-        if allowed.is_some_and(|most| damage.lost_fraction() <= most) {
+        if allowed.is_some_and(|most| corrupt.lost_fraction() <= most) {
             return Ok(());
         }
         Err(Error::BrokenShards {
             name: source.name().into(),
-            summary: damage.summary(),
-            lost_fraction: damage.lost_fraction(),
+            summary: corrupt.summary(),
+            lost_fraction: corrupt.lost_fraction(),
             max_fraction: allowed.unwrap_or(0.0),
         })
     }
 }
 
-/// How many samples were read and left out, by kind, with the first names.
+/// Counts of read and damaged samples, by kind, with the first names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SkipCounts {
-    /// Samples read, damaged ones included.
+    /// Samples read, including damaged ones.
     pub seen: u64,
-    /// Damaged samples by kind; of the kind `damaged shard` the shards are counted.
+    /// Damaged samples by the names of [`crate::DamageKind`], and shards under `damaged shard`.
     pub kinds: BTreeMap<String, u64>,
-    /// The first damaged samples: name and cause.
+    /// Names and causes of the first damaged samples.
     pub examples: Vec<String>,
 }
 
-/// Shares are judged from this many samples on, so that one bad file at the start does not stop a run.
-const ENOUGH_TO_JUDGE: u64 = 1000;
+/// Minimum number of samples for a fraction, so that one damaged file at the start does not stop a run.
+const MIN_JUDGED: u64 = 1000;
 const MAX_EXAMPLES: usize = 10;
 const DAMAGED_SHARD: &str = "damaged shard";
 
 impl SkipCounts {
-    /// What was left out, of all kinds.
+    /// Returns the number of damaged samples and shards.
     pub fn skipped(&self) -> u64 {
         self.kinds.values().sum()
     }
 
-    /// Damaged samples; shards are judged by their bytes ([`ErrorPolicy::check_shards`]).
+    /// Returns the number of damaged samples without shards, which [`ErrorPolicy::check_shards`] checks by their bytes.
     fn skipped_samples(&self) -> u64 {
         self.skipped() - self.kinds.get(DAMAGED_SHARD).copied().unwrap_or(0)
     }
 
-    /// Kinds with their counts and the first names, on one line.
+    /// Returns the counts by kind and the first names on one line.
     pub fn summary(&self) -> String {
         let kinds =
             self.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect::<Vec<_>>().join(", ");
         format!("{kinds}; first: {}", self.examples.join("; "))
     }
 
-    /// Judges the broken shards of a source, and counts and names those that the policy allows.
+    /// Checks the broken shards of a source, and counts and names those that the policy allows.
     pub(crate) fn record_shards(&mut self, source: &dyn Source, policy: ErrorPolicy) -> Result<()> {
         policy.check_shards(source)?;
-        for shard in source.damage().iter().flat_map(|damage| &damage.broken) {
-            tracing::warn!(
-                "broken shard {shard}; about {} bytes are lost: fetch it again to have them",
-                shard.lost_bytes
-            );
+        for shard in source.corrupt_shards().iter().flat_map(|corrupt| &corrupt.broken) {
+            tracing::warn!("broken shard {shard}; about {} bytes are lost: fetch it again", shard.lost_bytes);
             self.count(DAMAGED_SHARD, || shard.to_string());
         }
         Ok(())
     }
 
-    /// These counts and those of a later sitting with the same sources, together.
+    /// Adds the counts of a later session with the same sources.
     pub fn plus(&self, later: &SkipCounts) -> SkipCounts {
         let mut all = SkipCounts { seen: self.seen + later.seen, ..self.clone() };
         for (kind, count) in &later.kinds {
             let own = all.kinds.entry(kind.clone()).or_default();
-            // A shard is met again in every sitting, a sample's visit happens once.
+            // Every session counts the same broken shards again.
             *own = if kind == DAMAGED_SHARD { *count } else { *own + count };
         }
         for example in &later.examples {
@@ -124,14 +133,17 @@ impl SkipCounts {
     }
 
     /// Records one damaged sample.
-    pub(crate) fn record(&mut self, error: &Error, policy: ErrorPolicy) -> Result<()> {
-        let Error::Sample { key, kind, reason } = error else {
-            return Err(Error::Config(error.to_string()));
-        };
+    pub(crate) fn record(
+        &mut self,
+        key: &str,
+        kind: DamageKind,
+        reason: &str,
+        policy: ErrorPolicy,
+    ) -> Result<()> {
         if policy == ErrorPolicy::Fail {
-            return Err(Error::Sample { key: key.clone(), kind, reason: reason.clone() });
+            return Err(Error::Sample { key: key.into(), kind, reason: reason.into() });
         }
-        self.count(kind, || format!("{key}: {reason}"));
+        self.count(kind.as_str(), || format!("{key}: {reason}"));
         Ok(())
     }
 
@@ -142,10 +154,10 @@ impl SkipCounts {
         }
     }
 
-    /// Fails where more than the policy's share is damaged; `complete` says that an epoch is over.
+    /// Checks the fraction of damaged samples; `complete` at the end of an epoch.
     pub(crate) fn check(&self, policy: ErrorPolicy, complete: bool) -> Result<()> {
         let ErrorPolicy::Skip { max_fraction } = policy else { return Ok(()) };
-        let judged = if complete { self.seen } else { self.seen.max(ENOUGH_TO_JUDGE) };
+        let judged = if complete { self.seen } else { self.seen.max(MIN_JUDGED) };
         let skipped = self.skipped_samples();
         if skipped as f64 > max_fraction * judged as f64 {
             return Err(Error::TooManyDamaged {
@@ -164,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sittings_add_up_and_shards_are_counted_once() {
+    fn sessions_add_up_and_shards_count_once() {
         let counts = |seen, samples, example: &str| SkipCounts {
             seen,
             kinds: [("truncated".to_string(), samples), (DAMAGED_SHARD.to_string(), 2)].into(),

@@ -1,37 +1,75 @@
-//! One sample as a source hands it over: raw image bytes, captions, an optional class.
+//! A sample before decoding: image, captions, class and object boxes.
 
 use crate::image::{Decoded, RgbImage, decode};
 use crate::{Error, Result};
 
-/// One image with its texts, before decoding.
+/// An image with its captions, before decoding.
+///
+/// ```
+/// use data_pipeline::{RawImage, RawSample};
+/// let jpeg = vec![0xFF, 0xD8, 0xFF];
+/// let sample = RawSample::new("00000.tar:000000042", RawImage::Encoded(jpeg))
+///     .with_captions(["a photo of a dog"])
+///     .with_label(3);
+/// assert_eq!(sample.label, Some(3));
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct RawSample {
-    /// Shard or folder and key: names the sample in errors and in stored embeddings.
+    /// Shard or folder, and key: names the sample in errors.
     pub key: String,
-    /// The picture.
+    /// The image.
     pub image: RawImage,
-    /// The texts; at least one.
+    /// The captions, at least one for training.
     pub captions: Vec<String>,
-    /// Index into the source's class names, where it has classes.
+    /// Index into [`crate::Source::class_names`].
     pub label: Option<usize>,
-    /// Object boxes `[x, y, width, height]` in pixels of the picture, where the source has them.
+    /// Object boxes `[x, y, width, height]` in pixels of the image.
     pub boxes: Vec<[f32; 4]>,
 }
 
-/// A picture as its source holds it.
+impl RawSample {
+    /// Creates a sample without captions, class and boxes.
+    pub fn new(key: impl Into<String>, image: RawImage) -> Self {
+        RawSample { key: key.into(), image, captions: Vec::new(), label: None, boxes: Vec::new() }
+    }
+
+    /// Sets the captions.
+    #[must_use]
+    pub fn with_captions<S: Into<String>>(mut self, captions: impl IntoIterator<Item = S>) -> Self {
+        self.captions = captions.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets the class.
+    #[must_use]
+    pub fn with_label(mut self, label: usize) -> Self {
+        self.label = Some(label);
+        self
+    }
+
+    /// Sets the object boxes.
+    #[must_use]
+    pub fn with_boxes(mut self, boxes: Vec<[f32; 4]>) -> Self {
+        self.boxes = boxes;
+        self
+    }
+}
+
+/// An image in the form in which its source holds it.
 #[derive(Clone, Debug)]
 pub enum RawImage {
-    /// An encoded file (JPEG, PNG, WebP, …), decoded later on a worker thread.
+    /// An encoded file, which a worker thread decodes later.
     Encoded(Vec<u8>),
-    /// Pixels that never were a file (CIFAR's binary archives, rendered pictures).
+    /// Pixels of a source without image files, such as CIFAR's archives or rendered images.
     Rgb(RgbImage),
 }
 
 impl RawImage {
-    /// The pixels; `key` names the sample in the error.
+    /// Decodes the image; `key` names the sample in the error.
     ///
     /// # Errors
-    /// [`Error::Sample`] where the file cannot be decoded.
+    /// [`Error::Sample`] if the file cannot be decoded.
     pub fn into_pixels(self, key: &str) -> Result<Decoded> {
         match self {
             RawImage::Rgb(pixels) => Ok(Decoded::from(pixels)),

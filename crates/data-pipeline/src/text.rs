@@ -1,4 +1,4 @@
-//! Reads texts that users supply. Text that is not UTF-8 is an error with the line and the likely encoding.
+//! Reads text files of users. For text that is not UTF-8, the error names the line and the likely encoding.
 
 use std::fmt;
 use std::path::Path;
@@ -7,17 +7,18 @@ use crate::{Error, Result};
 
 const BOM: &str = "\u{FEFF}";
 
-/// Bytes that are not UTF-8.
+/// The problem of bytes that are not UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotUtf8 {
-    /// The line, from 1.
+    /// Line, from 1.
     pub line: usize,
-    /// The likely encoding of the text.
+    /// Likely encoding of the text.
     pub likely: Encoding,
 }
 
 /// The likely encoding of bytes that are not UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Encoding {
     /// Single accented letters among ASCII: Latin-1, or Windows-1252, which contains it.
     Western,
@@ -49,6 +50,12 @@ impl std::error::Error for NotUtf8 {}
 
 /// Decodes UTF-8 bytes, without a byte order mark at their start.
 ///
+/// ```
+/// use data_pipeline::text::{Encoding, decode};
+/// assert_eq!(decode(b"caf\xC3\xA9").unwrap(), "café");
+/// assert_eq!(decode(b"caf\xE9").unwrap_err().likely, Encoding::Western);
+/// ```
+///
 /// # Errors
 /// [`NotUtf8`] with the first line that is not UTF-8.
 pub fn decode(bytes: &[u8]) -> Result<&str, NotUtf8> {
@@ -70,9 +77,16 @@ pub fn decode(bytes: &[u8]) -> Result<&str, NotUtf8> {
 
 /// Reads a whole text file, without a byte order mark at its start.
 ///
+/// ```no_run
+/// let names = data_pipeline::text::read("classes.txt")?;
+/// println!("{} classes", names.lines().count());
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Io`] if the file cannot be read, [`Error::NotUtf8`] if it is not UTF-8.
-pub fn read(path: &Path) -> Result<String> {
+pub fn read(path: impl AsRef<Path>) -> Result<String> {
+    let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     Ok(decode(&bytes).map_err(|problem| Error::NotUtf8 { path: path.into(), problem })?.to_string())
 }
@@ -104,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn utf8_is_read_without_its_byte_order_mark() {
+    fn byte_order_mark_is_skipped() {
         assert_eq!(decode(b"caf\xC3\xA9\n"), Ok("café\n"));
         assert_eq!(decode(b"\xEF\xBB\xBFfolder,name\n"), Ok("folder,name\n"));
         assert_eq!(decode(b""), Ok(""));
@@ -113,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_and_the_likely_encoding_are_named() {
+    fn line_and_likely_encoding_are_named() {
         let found = |bytes: &[u8]| decode(bytes).map(String::from).map_err(|e| (e.line, e.likely));
         assert_eq!(found(b"a\nb\ncaf\xE9 cr\xE8me\n"), Err((3, Encoding::Western)));
         assert_eq!(found(b"caf\xE9"), Err((1, Encoding::Western)));
@@ -135,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_named() {
+    fn error_names_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("names.txt");
         std::fs::write(&path, b"\xEF\xBB\xBFcat\n").unwrap();

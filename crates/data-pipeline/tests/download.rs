@@ -1,4 +1,4 @@
-//! Downloads from a server that the test starts, which cuts connections, changes files and refuses.
+//! Downloads from a local server that breaks connections, changes files and refuses.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,17 +8,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use data_pipeline::Error;
-use data_pipeline::download::{Download, fetch, fetch_file};
+use data_pipeline::download::{Download, Progress, fetch, fetch_file};
 use data_pipeline::manifest::{Manifest, RemoteFile};
 
-/// How a server treats requests.
+/// Behaviour of a server.
 #[derive(Clone, Copy, PartialEq)]
 enum Manner {
-    /// Sends at most so many bytes per connection.
+    /// Sends at most this many bytes per connection.
     Cuts(usize),
-    /// Cuts the first connection and does not know ranges.
+    /// Breaks the first connection and does not support ranges.
     CutsWithoutRanges,
-    /// Sends half on the first connection, then nothing, and keeps it open.
+    /// Sends half of the file on the first connection, then stalls.
     Stalls,
     /// Answers 404.
     Refuses,
@@ -41,7 +41,7 @@ impl Server {
             for stream in listener.incoming().flatten() {
                 let number = count.fetch_add(1, Ordering::Relaxed);
                 let content = content.clone();
-                // A client that hangs up is part of the game; each has a thread, as one may be stalled.
+                // Clients may hang up. Each has a thread, because one may be stalled.
                 std::thread::spawn(move || answer(stream, &content, manner, number));
             }
         });
@@ -86,7 +86,7 @@ fn answer(mut stream: TcpStream, content: &[u8], manner: Manner, number: usize) 
     };
     stream.write_all(&rest[..sent])?;
     if manner == Manner::Stalls && number == 0 {
-        // Until the client hangs up.
+        // Waits until the client hangs up.
         let _ = stream.read(&mut [0]);
     }
     Ok(())
@@ -97,28 +97,24 @@ fn content(length: usize) -> Vec<u8> {
 }
 
 fn remote(url: &str, content: &[u8]) -> RemoteFile {
-    let sha256 = file_ext::sha256_hex(content);
-    RemoteFile {
-        url: url.into(),
-        path: "file.bin".into(),
-        bytes: Some(content.len() as u64),
-        sha256: Some(sha256),
-        md5: None,
-        unpack: None,
-    }
+    RemoteFile::new(url, "file.bin")
+        .with_bytes(content.len() as u64)
+        .with_sha256(file_ext::sha256_hex(content))
 }
 
 #[test]
-fn a_connection_that_is_cut_is_gone_on_with() {
+fn broken_connection_is_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file.bin");
     let content = content(250_000);
     let server = Server::start(content.clone(), Manner::Cuts(100_000));
     let mut seen = Vec::new();
-    fetch_file(&remote(&server.url, &content), &path, &mut |_, done, total| seen.push((done, total)))
-        .unwrap();
+    fetch_file(&remote(&server.url, &content), &path, &mut |progress| {
+        seen.push((progress.done, progress.total))
+    })
+    .unwrap();
     assert!(fs::read(&path).unwrap() == content);
-    // Three parts, none of which was sent twice.
+    // Three parts, each sent once.
     assert_eq!(server.requests(), 3);
     assert!(seen.is_sorted());
     assert_eq!(*seen.last().unwrap(), (250_000, Some(250_000)));
@@ -126,22 +122,24 @@ fn a_connection_that_is_cut_is_gone_on_with() {
 }
 
 #[test]
-fn a_connection_that_stalls_is_replaced() {
+fn stalled_connection_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file.bin");
     let content = content(100_000);
     let server = Server::start(content.clone(), Manner::Stalls);
-    let download = Download { stall_timeout: Duration::from_millis(300), ..Download::default() };
+    let download = Download::default().with_stall_timeout(Duration::from_millis(300));
     let mut seen = Vec::new();
-    download.fetch_file(&remote(&server.url, &content), &path, &mut |_, done, _| seen.push(done)).unwrap();
+    download
+        .fetch_file(&remote(&server.url, &content), &path, &mut |progress| seen.push(progress.done))
+        .unwrap();
     assert!(fs::read(&path).unwrap() == content);
     assert_eq!(server.requests(), 2);
-    // What came before the stall was not sent again.
+    // The bytes before the stall were sent once.
     assert!(seen.is_sorted() && seen.contains(&50_000), "{seen:?}");
 }
 
 #[test]
-fn one_download_of_a_file_at_a_time() {
+fn second_download_of_a_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file.bin");
     let content = content(1000);
@@ -149,25 +147,25 @@ fn one_download_of_a_file_at_a_time() {
     let remote = remote(&server.url, &content);
     let lock = fs::File::create(folder.path().join("file.bin.lock")).unwrap();
     lock.lock().unwrap();
-    let error = fetch_file(&remote, &path, &mut |_, _, _| {}).unwrap_err().to_string();
+    let error = fetch_file(&remote, &path, &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("another download") && error.contains("file.bin.lock"), "{error}");
     assert_eq!(server.requests(), 0);
-    // A lock file that nobody holds, as after a crash, is no obstacle.
+    // A lock file without a holder, such as after a crash, is ignored.
     drop(lock);
-    fetch_file(&remote, &path, &mut |_, _, _| {}).unwrap();
+    fetch_file(&remote, &path, &mut |_| {}).unwrap();
     assert!(fs::read(&path).unwrap() == content);
     assert!(!folder.path().join("file.bin.lock").exists());
 }
 
 #[test]
-fn a_program_that_was_stopped_goes_on_where_it_was() {
+fn stopped_download_resumes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file.bin");
     let content = content(50_000);
     fs::write(folder.path().join("file.bin.partial"), &content[..20_000]).unwrap();
     let server = Server::start(content.clone(), Manner::Cuts(usize::MAX));
     let mut first = None;
-    fetch_file(&remote(&server.url, &content), &path, &mut |_, done, _| {
+    fetch_file(&remote(&server.url, &content), &path, &mut |Progress { done, .. }| {
         first.get_or_insert(done);
     })
     .unwrap();
@@ -176,22 +174,22 @@ fn a_program_that_was_stopped_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_server_without_ranges_sends_everything_again() {
+fn server_without_ranges_sends_everything_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file.bin");
     let content = content(80_000);
     let server = Server::start(content.clone(), Manner::CutsWithoutRanges);
-    fetch_file(&remote(&server.url, &content), &path, &mut |_, _, _| {}).unwrap();
+    fetch_file(&remote(&server.url, &content), &path, &mut |_| {}).unwrap();
     assert!(fs::read(&path).unwrap() == content);
 }
 
 #[test]
-fn a_busy_server_is_asked_again() {
+fn busy_server_is_asked_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file.bin");
     let content = content(1000);
     let server = Server::start(content.clone(), Manner::IsBusy);
-    fetch_file(&remote(&server.url, &content), &path, &mut |_, _, _| {}).unwrap();
+    fetch_file(&remote(&server.url, &content), &path, &mut |_| {}).unwrap();
     assert!(fs::read(&path).unwrap() == content);
     assert_eq!(server.requests(), 2);
 }
@@ -204,16 +202,16 @@ fn changed_files_and_refusals_are_errors() {
     let mut changed = content.clone();
     changed[500] ^= 1;
     let server = Server::start(changed, Manner::Cuts(usize::MAX));
-    let error = fetch_file(&remote(&server.url, &content), &path, &mut |_, _, _| {}).unwrap_err();
+    let error = fetch_file(&remote(&server.url, &content), &path, &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("SHA-256"), "{error}");
     assert!(!path.exists() && !folder.path().join("file.bin.partial").exists());
 
     let server = Server::start(content[..900].to_vec(), Manner::Cuts(usize::MAX));
-    let error = fetch_file(&remote(&server.url, &content), &path, &mut |_, _, _| {}).unwrap_err();
+    let error = fetch_file(&remote(&server.url, &content), &path, &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("900 bytes instead of 1000"), "{error}");
 
     let server = Server::start(content.clone(), Manner::Refuses);
-    let error = fetch_file(&remote(&server.url, &content), &path, &mut |_, _, _| {}).unwrap_err();
+    let error = fetch_file(&remote(&server.url, &content), &path, &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("404"), "{error}");
     assert!(matches!(error, Error::Refused { status: 404, .. }));
     assert_eq!(server.requests(), 1, "a server that says no is not asked again");
@@ -248,16 +246,16 @@ fn archives_are_unpacked_once() {
         format!("{HEAD}[[files]]\nurl = '{}'\npath = 'm.tar.gz'\nunpack = 'tar.gz'\n{SPLIT}", server.url);
     let folder = tempfile::tempdir().unwrap();
     let manifest = manifest(&text);
-    fetch(&manifest, folder.path(), &mut |_, _, _| {}).unwrap();
+    fetch(&manifest, folder.path(), &mut |_| {}).unwrap();
     assert_eq!(fs::read_to_string(folder.path().join("data/a.txt")).unwrap(), "hello");
     let requests = server.requests();
     assert!(requests > 1);
-    fetch(&manifest, folder.path(), &mut |_, _, _| {}).unwrap();
-    assert_eq!(server.requests(), requests, "what is there is not fetched again");
+    fetch(&manifest, folder.path(), &mut |_| {}).unwrap();
+    assert_eq!(server.requests(), requests, "an existing file is downloaded again");
 }
 
 #[test]
-fn what_is_the_users_own_is_not_replaced() {
+fn files_of_the_user_are_not_replaced() {
     let server = Server::start(packed(), Manner::Cuts(usize::MAX));
     let text =
         format!("{HEAD}[[files]]\nurl = '{}'\npath = 'm.tar.gz'\nunpack = 'tar.gz'\n{SPLIT}", server.url);
@@ -266,13 +264,13 @@ fn what_is_the_users_own_is_not_replaced() {
     let manifest = manifest(&text);
     fs::create_dir(at("data")).unwrap();
     fs::write(at("data/mine.txt"), "mine").unwrap();
-    let error = fetch(&manifest, folder.path(), &mut |_, _, _| {}).unwrap_err().to_string();
-    assert!(error.contains("data` is there already") && error.contains("m.tar.gz.unpacked"), "{error}");
+    let error = fetch(&manifest, folder.path(), &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("data` exists already") && error.contains("m.tar.gz.unpacked"), "{error}");
     assert_eq!(fs::read_to_string(at("data/mine.txt")).unwrap(), "mine");
     assert!(!at("data/a.txt").exists() && !at("m.tar.gz.unpacked").exists());
-    // What a run that was stopped had moved in is gone on with.
+    // A stopped run had already moved a part.
     fs::write(at("m.tar.gz.moving"), "data\n").unwrap();
-    fetch(&manifest, folder.path(), &mut |_, _, _| {}).unwrap();
+    fetch(&manifest, folder.path(), &mut |_| {}).unwrap();
     assert_eq!(fs::read_to_string(at("data/a.txt")).unwrap(), "hello");
     assert_eq!(fs::read_to_string(at("data/mine.txt")).unwrap(), "mine");
     assert_eq!(fs::read_to_string(at("m.tar.gz.unpacked")).unwrap(), "data\n");
@@ -280,30 +278,30 @@ fn what_is_the_users_own_is_not_replaced() {
 }
 
 #[test]
-fn an_archive_that_is_none_is_an_error() {
-    let server = Server::start(b"this is no archive".to_vec(), Manner::Cuts(usize::MAX));
+fn malformed_archive_is_an_error() {
+    let server = Server::start(b"this is not an archive".to_vec(), Manner::Cuts(usize::MAX));
     let folder = tempfile::tempdir().unwrap();
     for packing in ["tar.gz", "zip"] {
         let text =
             format!("{HEAD}[[files]]\nurl = '{}'\npath = 'm'\nunpack = '{packing}'\n{SPLIT}", server.url);
-        let error = fetch(&manifest(&text), folder.path(), &mut |_, _, _| {}).unwrap_err();
+        let error = fetch(&manifest(&text), folder.path(), &mut |_| {}).unwrap_err();
         assert!(matches!(error, Error::Format { .. }), "{error}");
     }
 }
 
 #[test]
-fn what_a_person_must_fetch_is_explained() {
+fn manual_downloads_are_explained() {
     let folder = tempfile::tempdir().unwrap();
     let manifest = manifest(&format!("manual = 'ask for it'\n{HEAD}{SPLIT}"));
-    let error = fetch(&manifest, folder.path(), &mut |_, _, _| {}).unwrap_err().to_string();
+    let error = fetch(&manifest, folder.path(), &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("ask for it") && error.contains("a.txt"), "{error}");
     fs::create_dir(folder.path().join("data")).unwrap();
     fs::write(folder.path().join("data/a.txt"), b"").unwrap();
-    fetch(&manifest, folder.path(), &mut |_, _, _| {}).unwrap();
+    fetch(&manifest, folder.path(), &mut |_| {}).unwrap();
 }
 
 #[test]
-fn manifests_that_ship_are_whole_and_paths_stay_inside() {
+fn shipped_manifests_are_complete_and_paths_stay_inside() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets");
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {

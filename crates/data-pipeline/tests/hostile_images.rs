@@ -1,4 +1,4 @@
-//! Pictures that are broken on purpose: an error each, never a panic.
+//! Damaged images give an error, never a panic.
 
 use data_pipeline::image::decode;
 
@@ -43,7 +43,7 @@ fn flipped_bytes_never_panic() {
 }
 
 #[test]
-fn no_pictures_at_all() {
+fn other_files_are_errors() {
     for bytes in
         [&b""[..], b"x", b"GIF89a", b"\xFF\xD8", b"\xFF\xD8\xFF\xD9", b"\x89PNG\r\n\x1a\n", &[0; 4096]]
     {

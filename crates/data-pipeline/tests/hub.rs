@@ -1,4 +1,4 @@
-//! Models of a hub that the test starts: what is fetched, what is not asked for twice, and what is refused.
+//! Models of a local hub: downloads, cached requests and refusals.
 
 use std::collections::HashMap;
 use std::fs;
@@ -8,19 +8,19 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use data_pipeline::Error;
-use data_pipeline::download::Token;
+use data_pipeline::download::{Progress, Token};
 use data_pipeline::hub::{Hub, ModelName, Need};
 
 const COMMIT: &str = "00112233445566778899aabbccddeeff00112233";
 const SECOND: &str = "ffeeddccbbaa99887766554433221100ffeeddcc";
 const BLOB: &str = "1111111111111111111111111111111111111111";
 
-/// What the server answers to a path: a status, and bytes.
+/// Status and bytes of the answer for each path.
 type Answers = HashMap<String, (u16, Vec<u8>)>;
-/// The paths that were asked for, each with who asked.
+/// Requested paths with the sent tokens.
 type Asked = Vec<(String, Option<String>)>;
 
-/// A hub of one model; each connection brings at most `most` bytes.
+/// A hub with one model that sends at most `most` bytes per connection.
 struct Server {
     url: String,
     asked: Arc<Mutex<Asked>>,
@@ -41,13 +41,13 @@ impl Server {
         Server { url, asked, answers }
     }
 
-    /// The paths that were asked for since the last look.
+    /// Returns and clears the requested paths.
     fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().drain(..).map(|(path, _)| path).collect()
     }
 
     fn hub(&self, cache: &Path) -> Hub {
-        Hub { cache: cache.into(), endpoint: self.url.clone(), token: None, offline: false }
+        Hub::new(cache).with_endpoint(&self.url)
     }
 }
 
@@ -77,7 +77,7 @@ fn answer(
     let rest = bytes.get(start..).unwrap_or_default();
     let status = if status == 200 && start > 0 { 206 } else { status };
     write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", rest.len())?;
-    // A listing comes whole.
+    // Listings are never truncated.
     stream.write_all(&rest[..if path.starts_with("/api/") { rest.len() } else { rest.len().min(most) }])
 }
 
@@ -89,7 +89,7 @@ fn sha256(bytes: &[u8]) -> String {
     file_ext::sha256_hex(bytes)
 }
 
-/// A model `o/m` of these files; those above 100 bytes are large ones, with a checksum.
+/// A model `o/m` with these files. Files above 100 bytes have a checksum.
 fn model(commit: &str, files: &[(&str, Vec<u8>)]) -> Answers {
     let mut answers = Answers::new();
     let mut siblings = Vec::new();
@@ -110,7 +110,7 @@ fn model(commit: &str, files: &[(&str, Vec<u8>)]) -> Answers {
     answers
 }
 
-/// A model as they are published, with more files than are needed.
+/// A typical published model, with files that are not needed.
 fn published() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("README.md", content(1, 5000)),
@@ -129,7 +129,7 @@ fn name(text: &str) -> ModelName {
 }
 
 fn fetch(hub: &Hub, model: &str, need: Need) -> Result<std::path::PathBuf, Error> {
-    hub.fetch(&name(model), need, &mut |_, _, _| {})
+    hub.fetch(&name(model), need, &mut |_| {})
 }
 
 fn files(folder: &Path) -> Vec<String> {
@@ -142,13 +142,13 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_model_is_fetched_once_over_cut_connections_and_read_without_the_hub() {
+fn model_is_downloaded_once_over_broken_connections() {
     let place = tempfile::tempdir().unwrap();
     let server = Server::start(model(COMMIT, &published()), 100_000);
     let hub = server.hub(place.path());
     let mut seen = Vec::new();
     let folder = hub
-        .fetch(&name("hf-hub:o/m"), Need::Weights, &mut |file, done, total| {
+        .fetch(&name("hf-hub:o/m"), Need::Weights, &mut |Progress { file, done, total, .. }| {
             seen.push((file.to_string(), done, total));
         })
         .unwrap();
@@ -158,7 +158,7 @@ fn a_model_is_fetched_once_over_cut_connections_and_read_without_the_hub() {
         files(&folder),
         ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"]
     );
-    // The layout of Python's library: links to blobs that have the names of their hashes.
+    // The layout of Python's library: links to blobs that are named by hashes.
     let weights = content(5, 250_000);
     let link = fs::read_link(folder.join("model.safetensors")).unwrap();
     assert_eq!(link, Path::new("../../blobs").join(sha256(&weights)));
@@ -170,16 +170,16 @@ fn a_model_is_fetched_once_over_cut_connections_and_read_without_the_hub() {
     assert_eq!((of_weights, asked.len()), (3, 7), "three parts, none of them twice: {asked:?}");
     assert_eq!(seen.last().unwrap(), &("o/m/model.safetensors".to_string(), 250_000, Some(250_000)));
 
-    // Again: the branch may have moved, so that is asked, and nothing else.
+    // The branch may have moved, so the second call requests the listing only.
     assert_eq!(fetch(&hub, "hf:o/m", Need::Weights).unwrap(), folder);
     assert_eq!(server.asked().len(), 1);
-    // A commit does not move; and offline nothing is asked.
-    let offline = Hub { offline: true, ..hub.clone() };
+    // A commit does not move, and offline mode forbids requests.
+    let offline = hub.clone().with_offline(true);
     assert_eq!(fetch(&hub, &format!("hf:o/m@{COMMIT}"), Need::Weights).unwrap(), folder);
     assert_eq!(fetch(&offline, "hf:o/m", Need::Weights).unwrap(), folder);
     assert!(server.asked().is_empty());
     // The hub is down.
-    let down = Hub { endpoint: "http://127.0.0.1:1".into(), ..hub.clone() };
+    let down = hub.clone().with_endpoint("http://127.0.0.1:1");
     assert_eq!(fetch(&down, "hf:o/m", Need::Weights).unwrap(), folder);
     let error = fetch(&down, "hf:o/other", Need::Weights).unwrap_err();
     assert!(matches!(error, Error::Download { .. }) && error.to_string().contains("127.0.0.1:1"), "{error}");
@@ -190,7 +190,7 @@ fn a_model_is_fetched_once_over_cut_connections_and_read_without_the_hub() {
 }
 
 #[test]
-fn a_branch_that_moved_brings_what_changed() {
+fn moved_branch_downloads_changed_files() {
     let place = tempfile::tempdir().unwrap();
     let server = Server::start(model(COMMIT, &published()), usize::MAX);
     let hub = server.hub(place.path());
@@ -204,25 +204,25 @@ fn a_branch_that_moved_brings_what_changed() {
     assert_eq!(server.asked().len(), 2, "the listing and the tokenizer");
     assert!(fs::read(new.join("tokenizer.json")).unwrap() == content(9, 4000));
     assert!(fs::read(old.join("tokenizer.json")).unwrap() == content(2, 3000));
-    let offline = Hub { offline: true, ..hub.clone() };
+    let offline = hub.clone().with_offline(true);
     assert_eq!(fetch(&offline, &format!("hf:o/m@{COMMIT}"), Need::Weights).unwrap(), old);
     assert_eq!(fetch(&offline, "hf:o/m", Need::Weights).unwrap(), new);
-    // A revision with a slash has a file of its own.
+    // A revision with a slash has a file in a subfolder.
     assert_eq!(fetch(&hub, "hf:o/m@refs/pr/1", Need::Weights).unwrap(), new);
     assert_eq!(fetch(&offline, "hf:o/m@refs/pr/1", Need::Weights).unwrap(), new);
 }
 
 #[test]
-fn a_configuration_comes_without_weights() {
+fn configuration_is_downloaded_without_weights() {
     let place = tempfile::tempdir().unwrap();
     let server = Server::start(model(COMMIT, &published()), usize::MAX);
     let hub = server.hub(place.path());
     let folder = fetch(&hub, "hf:o/m", Need::Config).unwrap();
     assert_eq!(files(&folder), ["config.json", "preprocessor_config.json"]);
-    let offline = Hub { offline: true, ..hub.clone() };
+    let offline = hub.clone().with_offline(true);
     assert_eq!(fetch(&offline, "hf:o/m", Need::Config).unwrap(), folder);
-    assert!(fetch(&offline, "hf:o/m", Need::Weights).is_err(), "a configuration alone is no model");
-    // A model without one is known by its weights.
+    assert!(fetch(&offline, "hf:o/m", Need::Weights).is_err(), "a configuration alone counts as a model");
+    // A model without a configuration needs its weights.
     let bare = published().split_off(5);
     let server = Server::start(model(SECOND, &bare), usize::MAX);
     let file = fetch(&server.hub(place.path()), "hf:o/m", Need::Config).unwrap();
@@ -230,7 +230,7 @@ fn a_configuration_comes_without_weights() {
 }
 
 #[test]
-fn one_weight_file_is_taken_with_all_its_parts() {
+fn one_weight_file_is_downloaded_with_all_its_parts() {
     let place = tempfile::tempdir().unwrap();
     let index = br#"{"weight_map":{"a":"model-1-of-2.safetensors","b":"model-2-of-2.safetensors","c":"model-1-of-2.safetensors"}}"#;
     let config = ("open_clip_config.json", b"{}".to_vec());
@@ -252,8 +252,8 @@ fn one_weight_file_is_taken_with_all_its_parts() {
             "open_clip_config.json"
         ]
     );
-    // With a part missing it is not in full.
-    let offline = Hub { offline: true, ..server.hub(place.path()) };
+    // A missing part makes the copy incomplete.
+    let offline = server.hub(place.path()).with_offline(true);
     assert!(fetch(&offline, "hf:o/m", Need::Weights).is_ok());
     fs::remove_file(folder.join("model-2-of-2.safetensors")).unwrap();
     assert!(fetch(&offline, "hf:o/m", Need::Weights).is_err());
@@ -276,7 +276,7 @@ fn one_weight_file_is_taken_with_all_its_parts() {
 }
 
 #[test]
-fn what_the_hub_refuses_is_explained_and_not_asked_twice() {
+fn refusals_are_explained_and_not_retried() {
     let place = tempfile::tempdir().unwrap();
     let refuse = |path: &str, status: u16| {
         let server = Server::start(model(COMMIT, &published()), usize::MAX);
@@ -288,7 +288,7 @@ fn what_the_hub_refuses_is_explained_and_not_asked_twice() {
         server
     };
     for status in [401, 403] {
-        // The listing of a gated model is for everyone, its files are not.
+        // The listing of a gated model is public, its files are not.
         for path in ["/api/", "/model.safetensors"] {
             let server = refuse(path, status);
             let error = fetch(&server.hub(place.path()), "hf:o/m", Need::Weights).unwrap_err();
@@ -306,8 +306,8 @@ fn what_the_hub_refuses_is_explained_and_not_asked_twice() {
         assert!(error.contains(word), "{error}");
         assert_eq!(server.asked().len(), 1);
     }
-    // A token is shown to the hub with every question.
-    let hub = Hub { token: Some(Token::new("secret").unwrap()), ..server.hub(&place.path().join("other")) };
+    // Each request has the token.
+    let hub = server.hub(&place.path().join("other")).with_token(Some(Token::new("secret").unwrap()));
     fetch(&hub, "hf:o/m", Need::Weights).unwrap();
     let asked = server.asked.lock().unwrap().clone();
     assert_eq!(asked.len(), 5);
@@ -315,7 +315,7 @@ fn what_the_hub_refuses_is_explained_and_not_asked_twice() {
 }
 
 #[test]
-fn hostile_answers_touch_nothing() {
+fn hostile_answers_change_nothing() {
     let outside = tempfile::tempdir().unwrap();
     let cache = outside.path().join("a/b/cache");
     for file in ["../../../../x.json", "/tmp/x.json", "a/../../x", ".."] {
@@ -338,21 +338,21 @@ fn hostile_answers_touch_nothing() {
         let server = Server::start(model(COMMIT, &files), usize::MAX);
         let cache = tempfile::tempdir().unwrap();
         let error = fetch(&server.hub(cache.path()), "hf:o/m", Need::Weights).unwrap_err().to_string();
-        assert!(error.contains("no file beside it"), "{part}: {error}");
+        assert!(error.contains("not a file beside it"), "{part}: {error}");
     }
-    // A cache that someone else wrote.
+    // A cache that another program wrote.
     let root = outside.path().join("models--o--m");
     fs::create_dir_all(root.join("refs")).unwrap();
     fs::create_dir_all(root.join("secret")).unwrap();
     fs::write(root.join("secret/config.json"), "{}").unwrap();
     fs::create_dir_all(root.join("snapshots")).unwrap();
     fs::write(root.join("refs/main"), "../secret").unwrap();
-    let hub = Hub { cache: outside.path().into(), endpoint: String::new(), token: None, offline: true };
+    let hub = Hub::new(outside.path()).with_offline(true);
     assert!(fetch(&hub, "hf:o/m", Need::Config).is_err());
 }
 
 #[test]
-fn content_that_differs_from_its_checksum_is_refused() {
+fn file_with_a_wrong_checksum_is_refused() {
     let place = tempfile::tempdir().unwrap();
     let server = Server::start(model(COMMIT, &published()), usize::MAX);
     let path = format!("/o/m/resolve/{COMMIT}/model.safetensors");
@@ -360,6 +360,6 @@ fn content_that_differs_from_its_checksum_is_refused() {
     let hub = server.hub(place.path());
     let error = fetch(&hub, "hf:o/m", Need::Weights).unwrap_err().to_string();
     assert!(error.contains("SHA-256"), "{error}");
-    let offline = Hub { offline: true, ..hub };
+    let offline = hub.with_offline(true);
     assert!(fetch(&offline, "hf:o/m", Need::Weights).is_err());
 }

@@ -1,4 +1,4 @@
-//! The loader: same batches for any number of threads, exact positions, damaged samples by policy.
+//! The loader: equal batches for any number of threads, exact positions, and damaged samples.
 
 mod common;
 
@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use common::{png, tar};
 use data_pipeline::Error;
-use data_pipeline::image::{AugmentConfig, Interpolation, Preprocess, ResizeMode};
-use data_pipeline::loader::{Batch, CaptionChoice, InputSpec, Loader, LoaderConfig, Position};
+use data_pipeline::image::{AugmentConfig, Preprocess, ResizeMode};
+use data_pipeline::loader::{Batch, InputSpec, Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::ErrorPolicy;
 use data_pipeline::sources::{Source, SourceConfig};
 use data_pipeline::tokenizer::Tokenizer;
 use proptest::prelude::*;
 
-/// Bytes as ids: enough to see which text came.
+/// A tokenizer whose ids are the bytes of the text.
 struct Bytes;
 
 impl Tokenizer for Bytes {
@@ -33,35 +33,18 @@ impl Tokenizer for Bytes {
 
 /// One view of 4 px and 16 tokens; shuffled, batches of 4, one epoch.
 fn config() -> LoaderConfig {
-    let image = Preprocess {
-        size: 4,
-        mean: [0.5; 3],
-        std: [0.5; 3],
-        interpolation: Interpolation::Bicubic,
-        resize_mode: ResizeMode::Shortest,
-    };
-    LoaderConfig {
-        batch_size: 4,
-        seed: 1,
-        shuffle: true,
-        drop_last: false,
-        workers: 2,
-        prefetch: 2,
-        augment: None,
-        views: vec![InputSpec {
-            name: "student".into(),
-            image,
-            tokenizer: Arc::new(Bytes),
-            context_length: 16,
-        }],
-        policy: ErrorPolicy::Fail,
-        caption: CaptionChoice::Random,
-        variants: None,
-        epochs: 1,
-    }
+    let image = Preprocess::new(4).with_normalization([0.5; 3], [0.5; 3]);
+    let view = InputSpec::new("student", image).with_tokenizer(Arc::new(Bytes)).with_context_length(16);
+    LoaderConfig::default()
+        .with_batch_size(4)
+        .with_seed(1)
+        .with_drop_last(false)
+        .with_workers(2)
+        .with_views(vec![view])
+        .with_policy(ErrorPolicy::Fail)
 }
 
-/// Samples `0..count` in one shard; those in `broken` have a picture that is none.
+/// A shard with the samples `0..count`; the images in `broken` are damaged.
 fn shard(count: usize, broken: &[usize]) -> (tempfile::TempDir, Arc<dyn Source>) {
     let folder = tempfile::tempdir().unwrap();
     let names = (0..count)
@@ -85,12 +68,12 @@ fn all(source: &Arc<dyn Source>, config: &LoaderConfig, position: Position) -> V
 }
 
 #[test]
-fn every_sample_once_and_the_same_for_any_number_of_threads() {
+fn each_sample_occurs_once_for_any_number_of_threads() {
     let (_folder, source) = shard(30, &[]);
-    let augment = Some(AugmentConfig { scale: [0.3, 1.0], flip: 0.5, ..Default::default() });
-    let base = LoaderConfig { augment, epochs: 2, ..config() };
-    let one = all(&source, &LoaderConfig { workers: 1, prefetch: 1, ..base.clone() }, Position::default());
-    let four = all(&source, &LoaderConfig { workers: 4, prefetch: 5, ..base.clone() }, Position::default());
+    let augment = Some(AugmentConfig::default().with_scale([0.3, 1.0]).with_flip(0.5));
+    let base = config().with_augment(augment).with_epochs(2);
+    let one = all(&source, &base.clone().with_workers(1).with_prefetch(1), Position::default());
+    let four = all(&source, &base.clone().with_workers(4).with_prefetch(5), Position::default());
     assert_eq!(one, four);
     let mut epochs = [Vec::new(), Vec::new()];
     for batch in &one {
@@ -103,29 +86,29 @@ fn every_sample_once_and_the_same_for_any_number_of_threads() {
         captions.dedup();
         assert_eq!(captions.len(), 30);
     }
-    let other = all(&source, &LoaderConfig { seed: 2, ..base }, Position::default());
+    let other = all(&source, &base.with_seed(2), Position::default());
     assert_ne!(one, other);
 }
 
 #[test]
-fn the_last_batch_is_kept_or_dropped() {
+fn last_batch_is_kept_or_dropped() {
     let (_folder, source) = shard(10, &[]);
     let sizes = |drop_last| {
-        let batches = all(&source, &LoaderConfig { drop_last, ..config() }, Position::default());
+        let batches = all(&source, &config().with_drop_last(drop_last), Position::default());
         batches.iter().map(|b| b.keys.len()).collect::<Vec<_>>()
     };
     assert_eq!(sizes(false), [4, 4, 2]);
     assert_eq!(sizes(true), [4, 4]);
-    let too_large = LoaderConfig { drop_last: true, batch_size: 11, ..config() };
+    let too_large = config().with_drop_last(true).with_batch_size(11);
     assert!(Loader::new(Mixture::single(source).unwrap(), too_large, Position::default()).is_err());
 }
 
 #[test]
 fn damaged_samples_are_replaced_in_order_and_counted() {
     let (_folder, source) = shard(20, &[3, 7]);
-    let skip = LoaderConfig { policy: ErrorPolicy::Skip { max_fraction: 0.2 }, ..config() };
-    let one = all(&source, &LoaderConfig { workers: 1, ..skip.clone() }, Position::default());
-    assert_eq!(one, all(&source, &LoaderConfig { workers: 3, ..skip.clone() }, Position::default()));
+    let skip = config().with_policy(ErrorPolicy::Skip { max_fraction: 0.2 });
+    let one = all(&source, &skip.clone().with_workers(1), Position::default());
+    assert_eq!(one, all(&source, &skip.clone().with_workers(3), Position::default()));
     assert_eq!(one.iter().map(|b| b.keys.len()).sum::<usize>(), 18);
     assert_eq!(one[0].keys.len(), 4);
 
@@ -136,7 +119,7 @@ fn damaged_samples_are_replaced_in_order_and_counted() {
     assert!(loader.counts().summary().contains("0003"), "{}", loader.counts().summary());
 
     let run = |policy| {
-        let config = LoaderConfig { policy, ..config() };
+        let config = config().with_policy(policy);
         let mut loader =
             Loader::new(Mixture::single(source.clone()).unwrap(), config, Position::default()).unwrap();
         loop {
@@ -166,7 +149,7 @@ fn first_error(source: &Arc<dyn Source>, config: LoaderConfig) -> Error {
 }
 
 #[test]
-fn broken_shards_are_judged_before_the_first_batch_and_counted() {
+fn broken_shards_are_checked_before_the_first_batch_and_counted() {
     let folder = tempfile::tempdir().unwrap();
     let picture = png([7; 3], 9, 7);
     for number in 0..6 {
@@ -182,55 +165,54 @@ fn broken_shards_are_judged_before_the_first_batch_and_counted() {
         |shards| serde_json::from_value::<SourceConfig>(config_of(shards)).unwrap().open(folder.path());
     let source = open("{0..5}.tar").unwrap();
     for policy in [ErrorPolicy::Fail, ErrorPolicy::default()] {
-        let error = first_error(&source, LoaderConfig { policy, ..config() });
+        let error = first_error(&source, config().with_policy(policy));
         assert!(matches!(error, Error::BrokenShards { .. }), "{error}");
         assert!(error.to_string().contains("0.tar"), "{error}");
     }
-    let skip = LoaderConfig { policy: ErrorPolicy::Skip { max_fraction: 0.2 }, ..config() };
+    let skip = config().with_policy(ErrorPolicy::Skip { max_fraction: 0.2 });
     let mut loader = Loader::new(Mixture::single(source).unwrap(), skip, Position::default()).unwrap();
     assert_eq!(loader.counts().kinds["damaged shard"], 1);
     while loader.next_batch().unwrap().is_some() {}
-    // A shard is no sample: the budget of samples is not touched.
+    // A shard does not count in the budget of samples.
     assert_eq!(loader.counts().kinds["damaged shard"], 1);
     assert!(loader.counts().summary().contains("0.tar"), "{}", loader.counts().summary());
 }
 
 #[test]
-fn an_epoch_without_any_batch_is_an_error() {
-    let allowed =
-        LoaderConfig { policy: ErrorPolicy::Skip { max_fraction: 1.0 }, epochs: u64::MAX, ..config() };
+fn epoch_without_a_batch_is_an_error() {
+    let allowed = config().with_policy(ErrorPolicy::Skip { max_fraction: 1.0 }).with_epochs(u64::MAX);
     let (_folder, source) = shard(6, &[0, 1, 2, 3, 4, 5]);
     for drop_last in [false, true] {
-        let error = first_error(&source, LoaderConfig { drop_last, ..allowed.clone() });
+        let error = first_error(&source, allowed.clone().with_drop_last(drop_last));
         assert!(matches!(error, Error::NothingLeft { epoch: 0, skipped: 6, seen: 6, .. }), "{error}");
     }
-    // Two good samples are no full batch.
+    // Two good samples are fewer than a batch.
     let (_folder, source) = shard(6, &[0, 1, 2, 3]);
-    let error = first_error(&source, LoaderConfig { drop_last: true, ..allowed.clone() });
+    let error = first_error(&source, allowed.clone().with_drop_last(true));
     assert!(matches!(error, Error::NothingLeft { skipped: 4, .. }), "{error}");
-    // A last batch of damaged samples alone is none.
+    // The last batch contains only damaged samples.
     let (_folder, source) = shard(5, &[4]);
-    let batches = all(&source, &LoaderConfig { shuffle: false, epochs: 1, ..allowed }, Position::default());
+    let batches = all(&source, &allowed.with_shuffle(false).with_epochs(1), Position::default());
     assert_eq!(batches.iter().map(|b| b.keys.len()).collect::<Vec<_>>(), [4]);
 }
 
 #[test]
-fn settings_beyond_all_bounds_are_errors() {
+fn settings_out_of_bounds_are_errors() {
     let (_folder, source) = shard(6, &[]);
     let mut long = config();
     long.views[0].context_length = 99_999_999_999_999;
     for (config, word) in [
-        (LoaderConfig { prefetch: 1_000_000_000_000_000, ..config() }, "prefetch"),
-        (LoaderConfig { workers: 1025, ..config() }, "workers"),
-        (long, "context"),
+        (config().with_prefetch(1_000_000_000_000_000), "prefetch"),
+        (config().with_workers(1025), "workers"),
+        (long, "context_length"),
     ] {
         let error = first_error(&source, config);
-        assert!(matches!(&error, Error::Config(reason) if reason.contains(word)), "{error}");
+        assert!(matches!(&error, Error::Setting { name, .. } if *name == word), "{error}");
     }
 }
 
 #[test]
-fn an_empty_source_beside_a_full_one_is_an_error_before_the_first_step() {
+fn empty_source_beside_a_full_one_is_an_error() {
     struct Nothing;
 
     impl Source for Nothing {
@@ -243,14 +225,14 @@ fn an_empty_source_beside_a_full_one_is_an_error_before_the_first_step() {
         }
 
         fn read(&self, _: usize, _: u64) -> data_pipeline::Result<data_pipeline::sample::RawSample> {
-            unreachable!("there is no sample to read")
+            unreachable!("the source has no samples")
         }
     }
 
     let (_folder, source) = shard(6, &[]);
     let error = Mixture::new(vec![(source, 1.0), (Arc::new(Nothing), 1.0)]).err().unwrap();
     assert!(matches!(&error, Error::Empty(name) if name == "an empty one"), "{error}");
-    // The same where a recipe names it.
+    // A recipe gives the same error.
     let folder = tempfile::tempdir().unwrap();
     let config = serde_json::json!({"source": "folder", "root": folder.path()});
     let error = serde_json::from_value::<SourceConfig>(config).unwrap().open(Path::new("")).err().unwrap();
@@ -258,19 +240,19 @@ fn an_empty_source_beside_a_full_one_is_an_error_before_the_first_step() {
 }
 
 #[test]
-fn a_loader_that_is_dropped_early_stops() {
+fn dropped_loader_stops() {
     let (_folder, source) = shard(30, &[]);
-    let config = LoaderConfig { epochs: u64::MAX, ..config() };
+    let config = config().with_epochs(u64::MAX);
     let mut loader = Loader::new(Mixture::single(source).unwrap(), config, Position::default()).unwrap();
     loader.next_batch().unwrap().unwrap();
     drop(loader);
 }
 
 #[test]
-fn views_share_one_draw() {
+fn views_share_one_augmentation() {
     let (_folder, source) = shard(8, &[]);
     let mut config = config();
-    config.augment = Some(AugmentConfig { scale: [0.2, 1.0], flip: 0.5, ..Default::default() });
+    config.augment = Some(AugmentConfig::default().with_scale([0.2, 1.0]).with_flip(0.5));
     let mut teacher = config.views[0].clone();
     teacher.name = "teacher".into();
     config.views.push(teacher);
@@ -284,12 +266,12 @@ fn views_share_one_draw() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn a_resumed_stream_equals_the_unbroken_one(
+    fn resumed_stream_equals_the_unbroken_one(
         count in 2usize..25, batch_size in 1usize..7, seed: u64, cut in 0usize..20, broken in 0usize..40,
     ) {
         let (_folder, source) = shard(count, &[broken]);
         let policy = ErrorPolicy::Skip { max_fraction: 1.0 };
-        let config = LoaderConfig { batch_size, seed, epochs: 3, policy, ..config() };
+        let config = config().with_batch_size(batch_size).with_seed(seed).with_epochs(3).with_policy(policy);
         let unbroken = all(&source, &config, Position::default());
         let cut = cut % unbroken.len().max(1);
         if let Some(last) = cut.checked_sub(1).and_then(|i| unbroken.get(i)) {
@@ -299,7 +281,7 @@ proptest! {
     }
 }
 
-/// A grey picture whose box `[x, y, width, height]` is white.
+/// A grey image whose box `[x, y, width, height]` is white.
 fn marked([x, y, w, h]: [u32; 4], width: u32, height: u32) -> Vec<u8> {
     let inside = |px: u32, py: u32| (x..x + w).contains(&px) && (y..y + h).contains(&py);
     let picture = image::RgbImage::from_fn(width, height, |px, py| {
@@ -311,7 +293,7 @@ fn marked([x, y, w, h]: [u32; 4], width: u32, height: u32) -> Vec<u8> {
 }
 
 #[test]
-fn object_boxes_lie_where_the_view_shows_the_objects() {
+fn object_boxes_match_the_objects_in_the_view() {
     let folder = tempfile::tempdir().unwrap();
     let boxes = [[8, 8, 20, 12], [0, 0, 16, 40], [30, 4, 30, 30], [2, 30, 40, 10]];
     let mut files = Vec::new();
@@ -331,18 +313,16 @@ fn object_boxes_lie_where_the_view_shows_the_objects() {
         serde_json::from_str::<SourceConfig>(&source).unwrap().open(folder.path()).unwrap()
     };
     let source = open(r#", "boxes": "objects""#);
-    let mut config = LoaderConfig { epochs: 6, batch_size: 5, ..config() };
+    let mut config = config().with_epochs(6).with_batch_size(5);
     config.views[0].image.size = 48;
-    let small = InputSpec {
-        image: Preprocess { size: 24, ..config.views[0].image.clone() },
-        ..config.views[0].clone()
-    };
+    let mut small = config.views[0].clone();
+    small.image.size = 24;
     config.views.push(small);
     let (mut shown, mut hidden) = (0, 0);
     for resize_mode in [ResizeMode::Shortest, ResizeMode::Longest, ResizeMode::Squash] {
         config.views.iter_mut().for_each(|view| view.image.resize_mode = resize_mode);
-        for augment in [None, Some(AugmentConfig { scale: [0.3, 1.0], flip: 0.5, ..Default::default() })] {
-            for batch in all(&source, &LoaderConfig { augment, ..config.clone() }, Position::default()) {
+        for augment in [None, Some(AugmentConfig::default().with_scale([0.3, 1.0]).with_flip(0.5))] {
+            for batch in all(&source, &config.clone().with_augment(augment), Position::default()) {
                 for view in &batch.views {
                     for (row, boxes) in view.boxes.iter().enumerate() {
                         if batch.captions[row] == "none" {
@@ -354,7 +334,7 @@ fn object_boxes_lie_where_the_view_shows_the_objects() {
                             continue;
                         };
                         shown += 1;
-                        // Pixels whose centres are a pixel inside of the box are brighter than those a pixel outside.
+                        // Pixels a pixel inside of the box are brighter than those a pixel outside.
                         let side = view.images.dim().2;
                         let (mut inside, mut outside) = (f32::INFINITY, f32::NEG_INFINITY);
                         for y in 0..side {
@@ -382,11 +362,11 @@ fn object_boxes_lie_where_the_view_shows_the_objects() {
         }
     }
     assert!(shown > 150 && hidden > 0, "{shown} {hidden}");
-    // Boxes that nobody asks for are not read.
+    // Without the setting, boxes are not read.
     for batch in all(&open(""), &config, Position::default()) {
         assert!(batch.views.iter().all(|view| view.boxes.iter().all(Vec::is_empty)));
     }
-    // What is no list of boxes is a damaged sample.
+    // A malformed list of boxes makes the sample damaged.
     tar(
         &folder.path().join("a.tar"),
         &[("0.png", &png([9; 3], 8, 8)), ("0.json", br#"{"captions": ["a"], "objects": [1]}"#)],

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use common::{png, tar};
 use data_pipeline::sources::{Images, Source, SourceConfig};
-use data_pipeline::{Error, Result};
+use data_pipeline::{DamageKind, Error, Result};
 use log::Log;
 
 fn open(config: serde_json::Value, base: &Path) -> Result<Arc<dyn Source>> {
@@ -17,7 +17,7 @@ fn open(config: serde_json::Value, base: &Path) -> Result<Arc<dyn Source>> {
 }
 
 /// The sample's captions, or its kind of damage and the reason.
-fn read(source: &dyn Source, index: usize) -> std::result::Result<Vec<String>, (&'static str, String)> {
+fn read(source: &dyn Source, index: usize) -> std::result::Result<Vec<String>, (DamageKind, String)> {
     match source.read(index, 0) {
         Ok(sample) => Ok(sample.captions),
         Err(Error::Sample { kind, reason, .. }) => Err((kind, reason)),
@@ -35,7 +35,7 @@ fn one_sample(folder: &Path, caption: Option<&str>, members: &[(&str, &[u8])]) -
 }
 
 #[test]
-fn captions_of_a_shard_are_found_where_img2dataset_writes_them() {
+fn captions_are_found_under_img2datasets_keys() {
     let folder = tempfile::tempdir().unwrap();
     let found = |caption: Option<&str>, members: &[(&str, &[u8])]| {
         read(one_sample(folder.path(), caption, members).as_ref(), 0)
@@ -43,7 +43,7 @@ fn captions_of_a_shard_are_found_where_img2dataset_writes_them() {
     let json: (&str, &[u8]) = ("a.json", br#"{"caption": "of json", "url": "x", "punsafe": NaN}"#);
     let txt: (&str, &[u8]) = ("a.txt", b"of txt\n");
     let lists: (&str, &[u8]) = ("a.json", br#"{"caption": "of json", "captions": ["one", "two"]}"#);
-    // The list, else the text file, else img2dataset's own key.
+    // The list, else the text file, else img2dataset's key.
     assert_eq!(found(None, &[lists, txt]).unwrap(), ["one", "two"]);
     assert_eq!(found(None, &[json, txt]).unwrap(), ["of txt"]);
     assert_eq!(found(None, &[json]).unwrap(), ["of json"]);
@@ -51,17 +51,17 @@ fn captions_of_a_shard_are_found_where_img2dataset_writes_them() {
     assert_eq!(found(Some("txt"), &[lists, txt]).unwrap(), ["of txt"]);
     assert_eq!(found(None, &[("a.json", b"\xEF\xBB\xBF{\"captions\": [\"marked\"]}")]).unwrap(), ["marked"]);
     assert_eq!(found(None, &[("a.txt", b"\xEF\xBB\xBFmarked")]).unwrap(), ["marked"]);
-    // An empty text file holds no caption; the `.json` file beside it may.
+    // The text file is empty, so the caption comes from the `.json` file.
     assert_eq!(found(None, &[json, ("a.txt", b" \n")]).unwrap(), ["of json"]);
     for empty in
         [&[("a.txt", &b""[..])][..], &[("a.txt", b"\xEF\xBB\xBF")], &[("a.json", br#"{"caption": " "}"#)]]
     {
-        assert_eq!(found(None, empty).unwrap_err().0, "no caption", "{empty:?}");
+        assert_eq!(found(None, empty).unwrap_err().0, DamageKind::NoCaption, "{empty:?}");
     }
     assert_eq!(found(None, &[("a.json", br#"{"captions": ["", "one", " "]}"#)]).unwrap(), ["one"]);
     // The message for a missing caption lists the existing keys.
     let (kind, reason) = found(None, &[("a.json", br#"{"TEXT": "x", "url": "y"}"#)]).unwrap_err();
-    assert_eq!(kind, "no caption");
+    assert_eq!(kind, DamageKind::NoCaption);
     for part in ["`captions`", "`TEXT`, `url`", "caption = \"KEY\""] {
         assert!(reason.contains(part), "{part}: {reason}");
     }
@@ -73,7 +73,7 @@ fn captions_of_a_shard_are_found_where_img2dataset_writes_them() {
 }
 
 #[test]
-fn a_broken_json_file_does_no_harm_beside_a_text_file() {
+fn broken_json_file_beside_a_text_file_is_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let broken: (&str, &[u8]) = ("a.json", b"{\"captions\": [\"open");
     let log = Log::start();
@@ -87,12 +87,12 @@ fn a_broken_json_file_does_no_harm_beside_a_text_file() {
     for (caption, more) in [(None, vec![]), (Some("captions"), vec![("a.txt", &b"good"[..])])] {
         let source = one_sample(folder.path(), caption, &[vec![broken], more].concat());
         let (kind, reason) = read(source.as_ref(), 0).unwrap_err();
-        assert!(kind == "no caption" && reason.contains("EOF"), "{kind}: {reason}");
+        assert!(kind == DamageKind::NoCaption && reason.contains("EOF"), "{kind}: {reason}");
     }
 }
 
 #[test]
-fn entries_that_are_no_captions_are_said() {
+fn entries_that_are_not_captions_are_logged() {
     let folder = tempfile::tempdir().unwrap();
     let log = Log::start();
     let source = one_sample(folder.path(), None, &[("a.json", br#"{"captions": [1, "a", null]}"#)]);
@@ -109,13 +109,13 @@ fn captions_that_are_not_utf8_are_damaged() {
     let folder = tempfile::tempdir().unwrap();
     for member in [("a.txt", &b"caf\xE9"[..]), ("a.json", b"{\"caption\": \"caf\xE9\"}")] {
         let (kind, reason) = read(one_sample(folder.path(), None, &[member]).as_ref(), 0).unwrap_err();
-        assert_eq!(kind, "not UTF-8");
+        assert_eq!(kind, DamageKind::NotUtf8);
         assert!(reason.contains("Latin-1") && reason.contains("iconv"), "{reason}");
     }
 }
 
 #[test]
-fn members_that_belong_to_no_sample_are_counted_in_one_line() {
+fn members_without_a_sample_are_counted_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let picture = png([1, 2, 3], 4, 4);
     let members: &[(&str, &[u8])] = &[
@@ -162,7 +162,7 @@ fn rows_with_more_fields_than_the_header_are_damaged() {
     assert_eq!(read(source.as_ref(), 2).unwrap(), ["a dog, a cat"]);
     for (index, parts) in [(1, ["line 3 has 3 fields", "header 2"]), (3, ["line 6 has 4 fields", "quotes"])] {
         let (kind, reason) = read(source.as_ref(), index).unwrap_err();
-        assert_eq!(kind, "extra fields");
+        assert_eq!(kind, DamageKind::ExtraFields);
         assert!(parts.iter().all(|part| reason.contains(part)), "{reason}");
     }
     let said = log.lines();
@@ -190,7 +190,7 @@ fn tables_that_are_not_utf8_are_refused_with_their_line() {
 }
 
 #[test]
-fn pictures_that_are_not_read_are_counted_by_kind_in_one_line() {
+fn skipped_images_are_counted_by_kind_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let picture = png([5; 3], 3, 3);
     for (name, bytes) in [
@@ -225,7 +225,7 @@ fn pictures_that_are_not_read_are_counted_by_kind_in_one_line() {
 }
 
 #[test]
-fn classes_of_one_name_are_named_once() {
+fn classes_with_equal_names_are_listed_once() {
     let folder = tempfile::tempdir().unwrap();
     for class in ["n1", "n2", "n3"] {
         std::fs::create_dir_all(folder.path().join("data").join(class)).unwrap();
@@ -243,7 +243,7 @@ fn classes_of_one_name_are_named_once() {
 }
 
 #[test]
-fn a_class_folder_whose_name_is_no_text_is_refused() {
+fn class_folder_with_a_name_that_is_not_utf8_is_refused() {
     use std::os::unix::ffi::OsStrExt;
     let folder = tempfile::tempdir().unwrap();
     let class = folder.path().join("data").join(std::ffi::OsStr::from_bytes(b"caf\xE9"));

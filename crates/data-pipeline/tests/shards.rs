@@ -1,4 +1,4 @@
-//! Tar shards that are not whole: they are named with byte and reason, and judged by what is lost with them.
+//! Broken tar shards: the first damaged byte, the reason, and the loss against the policy.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::{png, tar};
 use data_pipeline::evaluation::EvalBatches;
-use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
+use data_pipeline::image::Preprocess;
 use data_pipeline::policy::ErrorPolicy;
 use data_pipeline::sample::RawImage;
 use data_pipeline::sources::{Source, SourceConfig};
@@ -35,19 +35,19 @@ fn cut(path: &Path, length: usize) {
 }
 
 #[test]
-fn a_truncated_shard_gives_what_is_whole_and_says_what_is_lost() {
+fn truncated_shard_gives_its_complete_samples_and_reports_the_loss() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.tar");
     write_shard(&path);
     let whole = std::fs::read(&path).unwrap();
-    assert!(open("a.tar", folder.path()).unwrap().damage().is_none());
+    assert!(open("a.tar", folder.path()).unwrap().corrupt_shards().is_none());
     let mut readable = Vec::new();
-    // Every length below the end mark, also those between two members.
+    // All lengths below the end mark, including those between two members.
     for length in (0..whole.len() - 1024).step_by(128) {
         std::fs::write(&path, &whole[..length]).unwrap();
         match open("a.tar", folder.path()) {
             Ok(source) => {
-                let damage = source.damage().unwrap_or_else(|| panic!("cut to {length} bytes"));
+                let damage = source.corrupt_shards().unwrap_or_else(|| panic!("cut to {length} bytes"));
                 assert!(damage.broken[0].offset <= length as u64);
                 let good = (0..source.len()).filter_map(|i| source.read(i, 0).ok()).collect::<Vec<_>>();
                 readable.push(good.len());
@@ -66,7 +66,7 @@ fn a_truncated_shard_gives_what_is_whole_and_says_what_is_lost() {
 }
 
 #[test]
-fn every_kind_of_damage_is_named_with_its_byte() {
+fn each_kind_of_damage_is_named_with_its_byte() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     write_shard(&at("good.tar"));
@@ -76,24 +76,24 @@ fn every_kind_of_damage_is_named_with_its_byte() {
     let twice = [good.clone(), good.clone()].concat();
     for (bytes, offset, words) in [
         (Vec::new(), 0, "the file is empty"),
-        (vec![b'x'; 5000], 0, "it is no tar"),
+        (vec![b'x'; 5000], 0, "it is not a tar"),
         (vec![b'x'; 100], 0, "ends inside a header"),
         (good[..1030].to_vec(), 1024, "ends inside a header"),
         (good[..1024].to_vec(), 1024, "end mark"),
         (good[..600].to_vec(), 0, "ends inside `0.png`"),
         (header, 1024, "the header is broken"),
-        (twice, good.len() as u64 - 1024, "behind a tar's end mark"),
+        (twice, good.len() as u64 - 1024, "follow the tar's end mark"),
     ] {
         std::fs::write(at("bad.tar"), &bytes).unwrap();
         let source = open("{good,bad}.tar", folder.path()).unwrap();
-        let broken = &source.damage().unwrap().broken;
+        let broken = &source.corrupt_shards().unwrap().broken;
         assert_eq!(broken.len(), 1);
         assert_eq!(broken[0].offset, offset, "{words}");
         let message = ErrorPolicy::Fail.check_shards(source.as_ref()).unwrap_err().to_string();
         for part in ["bad.tar", &format!("at byte {offset}"), words, "fetch", "max_fraction"] {
             assert!(message.contains(part), "{part}: {message}");
         }
-        // On its own it may hold nothing at all, which is damage too.
+        // The shard alone may have no samples, which is damage too.
         if let Err(error) = open("bad.tar", folder.path()) {
             assert!(error.to_string().contains(words), "{error}");
         }
@@ -101,7 +101,7 @@ fn every_kind_of_damage_is_named_with_its_byte() {
 }
 
 #[test]
-fn what_is_lost_is_judged_by_bytes() {
+fn loss_is_measured_in_bytes() {
     let folder = tempfile::tempdir().unwrap();
     for number in 0..6 {
         write_shard(&folder.path().join(format!("{number}.tar")));
@@ -109,7 +109,7 @@ fn what_is_lost_is_judged_by_bytes() {
     let length = std::fs::metadata(folder.path().join("0.tar")).unwrap().len() as usize;
     cut(&folder.path().join("0.tar"), length / 50);
     let one = open("{0..5}.tar", folder.path()).unwrap();
-    let lost = one.damage().unwrap().lost_fraction();
+    let lost = one.corrupt_shards().unwrap().lost_fraction();
     assert!((lost - 1.0 / 6.0).abs() < 0.01, "{lost}");
     ErrorPolicy::Skip { max_fraction: 0.2 }.check_shards(one.as_ref()).unwrap();
     ErrorPolicy::Skip { max_fraction: 0.1 }.check_shards(one.as_ref()).unwrap_err();
@@ -117,30 +117,24 @@ fn what_is_lost_is_judged_by_bytes() {
         cut(&folder.path().join(format!("{number}.tar")), length / 50);
     }
     let five = open("{0..5}.tar", folder.path()).unwrap();
-    let lost = five.damage().unwrap().lost_fraction();
+    let lost = five.corrupt_shards().unwrap().lost_fraction();
     assert!((lost - 5.0 / 6.0).abs() < 0.05, "{lost}");
     let error = ErrorPolicy::default().check_shards(five.as_ref()).unwrap_err();
     assert!(
         error.to_string().contains("5 of 6 shards") && error.to_string().contains("and 2 more"),
         "{error}"
     );
-    // Where no shard is whole, nothing says how long they were.
+    // Without a complete shard, the original length is unknown.
     cut(&folder.path().join("5.tar"), length * 9 / 10);
-    assert_eq!(open("5.tar", folder.path()).unwrap().damage().unwrap().lost_fraction(), 1.0);
+    assert_eq!(open("5.tar", folder.path()).unwrap().corrupt_shards().unwrap().lost_fraction(), 1.0);
 }
 
 #[test]
-fn an_evaluation_takes_no_broken_shard() {
+fn evaluation_refuses_broken_shards() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.tar");
     write_shard(&path);
-    let preprocess = Preprocess {
-        size: 4,
-        mean: [0.5; 3],
-        std: [0.5; 3],
-        interpolation: Interpolation::Bicubic,
-        resize_mode: ResizeMode::Shortest,
-    };
+    let preprocess = Preprocess::new(4).with_normalization([0.5; 3], [0.5; 3]);
     let batches = |source| EvalBatches::new(source, preprocess.clone(), 4);
     assert_eq!(batches(open("a.tar", folder.path()).unwrap()).unwrap().count(), 3);
     let length = std::fs::metadata(&path).unwrap().len() as usize;
@@ -150,7 +144,7 @@ fn an_evaluation_takes_no_broken_shard() {
 }
 
 #[test]
-fn endings_of_members_have_no_case() {
+fn extensions_of_members_ignore_case() {
     let folder = tempfile::tempdir().unwrap();
     let picture = png([1, 2, 3], 4, 4);
     tar(
@@ -168,11 +162,11 @@ fn endings_of_members_have_no_case() {
 }
 
 #[test]
-fn more_shards_than_a_process_may_open() {
+fn more_shards_than_open_files_can_be_read() {
     const NAME: &str = "more_shards_than_a_process_may_open";
     const LOWERED: &str = "DATA_PIPELINE_FEW_OPEN_FILES";
     if std::env::var_os(LOWERED).is_none() {
-        // The limit holds for a whole process, so this test runs itself in one with a low limit.
+        // The limit applies to a whole process, so this test runs itself in a process with a low limit.
         let command = format!("ulimit -n 64 && exec \"$0\" --exact {NAME}");
         let program = std::env::current_exe().unwrap();
         let output =

@@ -1,4 +1,4 @@
-//! Sources: what they read, and what they say about broken, missing and empty data.
+//! Sources: their samples, and their errors for broken, missing and empty data.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::{png, tar};
 use data_pipeline::sample::RawImage;
 use data_pipeline::sources::{Source, SourceConfig};
-use data_pipeline::{Error, Result};
+use data_pipeline::{DamageKind, Error, Result};
 
 fn open(config: serde_json::Value, base: &Path) -> Result<Arc<dyn Source>> {
     serde_json::from_value::<SourceConfig>(config).unwrap().open(base)
@@ -50,7 +50,10 @@ fn webdataset_groups_files_and_reads_captions() {
         Err(Error::Sample { kind, .. }) => kind,
         other => panic!("{other:?}"),
     };
-    assert_eq!([kind(2), kind(3), kind(4)], ["no image", "no caption", "no caption"]);
+    assert_eq!(
+        [kind(2), kind(3), kind(4)],
+        [DamageKind::NoImage, DamageKind::NoCaption, DamageKind::NoCaption]
+    );
     let with = |caption: &str| {
         let config = serde_json::json!({"source": "webdataset", "shards": "s-00.tar", "caption": caption});
         open(config, folder.path()).unwrap().read(0, 0).map(|sample| sample.captions)
@@ -65,7 +68,7 @@ fn webdataset_groups_files_and_reads_captions() {
 }
 
 #[test]
-fn tables_name_images_beside_them() {
+fn table_paths_start_at_the_folder_of_the_table() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("x.png"), png([5; 3], 3, 3)).unwrap();
     let write = |name: &str, text: &[u8]| std::fs::write(folder.path().join(name), text).unwrap();
@@ -74,8 +77,8 @@ fn tables_name_images_beside_them() {
     let source = open(serde_json::json!({"source": "csv", "path": "t.csv"}), folder.path()).unwrap();
     assert_eq!(source.read(0, 0).unwrap().captions, ["a, quoted"]);
     assert_eq!(source.read(1, 0).unwrap().captions, ["again"]);
-    assert!(matches!(source.read(2, 0), Err(Error::Sample { kind: "unreadable", .. })));
-    assert!(matches!(source.read(3, 0), Err(Error::Sample { kind: "no caption", .. })));
+    assert!(matches!(source.read(2, 0), Err(Error::Sample { kind: DamageKind::Unreadable, .. })));
+    assert!(matches!(source.read(3, 0), Err(Error::Sample { kind: DamageKind::NoCaption, .. })));
     let tsv = serde_json::json!({"source": "csv", "path": "t.tsv", "image": "img", "caption": "cap"});
     assert_eq!(open(tsv, folder.path()).unwrap().read(0, 0).unwrap().captions, ["a"]);
     write("open.csv", b"filepath,title\nx.png,fine\nx.png,\"two\nlines\"\nx.png,\"open\nx.png,swallowed\n");
@@ -86,7 +89,7 @@ fn tables_name_images_beside_them() {
 }
 
 #[test]
-fn folders_are_classes() {
+fn class_folders_become_classes() {
     let folder = tempfile::tempdir().unwrap();
     for (class, count) in [("n02", 5), ("n01", 3), ("n03", 1)] {
         std::fs::create_dir_all(folder.path().join("data").join(class).join("images")).unwrap();
@@ -142,14 +145,14 @@ fn folders_are_classes() {
 }
 
 #[test]
-fn what_is_no_class_is_left_out() {
+fn folders_without_images_are_not_classes() {
     let folder = tempfile::tempdir().unwrap();
     for path in ["cat/0.png", "dog/deep/0.png", ".git/0.png", "__MACOSX/cat/._0.png", "empty/notes.txt"] {
         let path = folder.path().join("data").join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, png([0; 3], 2, 2)).unwrap();
     }
-    // A link back to the root would be a class of all images.
+    // A link to the root would be a class of all images.
     std::os::unix::fs::symlink(".", folder.path().join("data/loop")).unwrap();
     let source = open(serde_json::json!({"source": "folder", "root": "data"}), folder.path()).unwrap();
     assert_eq!(source.class_names().unwrap(), ["cat", "dog"]);
@@ -193,7 +196,7 @@ fn cifar_100_record(coarse: u8, fine: u8) -> Vec<u8> {
 }
 
 #[test]
-fn cifar_archives_packed_and_unpacked() {
+fn cifar_archives_are_read_packed_and_unpacked() {
     let folder = tempfile::tempdir().unwrap();
     let inner = folder.path().join("cifar-100-binary");
     std::fs::create_dir(&inner).unwrap();
@@ -240,7 +243,7 @@ fn unknown_settings_are_refused() {
 }
 
 #[test]
-fn karpathy_splits_name_images_with_all_captions() {
+fn karpathy_splits_have_all_captions() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("val2014")).unwrap();
     std::fs::write(folder.path().join("val2014/a.png"), png([1, 2, 3], 4, 4)).unwrap();
@@ -257,7 +260,7 @@ fn karpathy_splits_name_images_with_all_captions() {
     let test = open("test").unwrap();
     assert_eq!(test.len(), 1);
     assert_eq!(test.read(0, 0).unwrap().captions, ["one", "two"]);
-    // COCO's restval counts as training; its picture is missing, which is a damaged sample.
+    // COCO's restval belongs to training. Its image is missing, so the sample is damaged.
     assert!(matches!(open("train").unwrap().read(0, 0), Err(Error::Sample { .. })));
     assert!(matches!(open("val"), Err(Error::Empty(_))));
     std::fs::write(folder.path().join("splits.json"), "[]").unwrap();
@@ -265,7 +268,7 @@ fn karpathy_splits_name_images_with_all_captions() {
 }
 
 #[test]
-fn a_list_can_give_the_classes_of_a_flat_folder() {
+fn list_assigns_the_images_of_a_flat_folder_to_classes() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("images")).unwrap();
     for name in ["x.png", "y.png"] {

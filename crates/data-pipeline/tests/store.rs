@@ -1,40 +1,34 @@
-//! Stores of embeddings: what is read is what was written, for whom it was written, and whole.
+//! Stores of embeddings: equal to the written ones, resumed, and refused for other data or damage.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use data_pipeline::image::{AugmentConfig, Interpolation, Preprocess, ResizeMode};
-use data_pipeline::loader::{CaptionChoice, InputSpec, Loader, LoaderConfig, Position};
+use data_pipeline::image::{AugmentConfig, Preprocess};
+use data_pipeline::loader::{InputSpec, Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
 use data_pipeline::policy::ErrorPolicy;
 use data_pipeline::sources::{EmojiConfig, Source, SourceConfig};
 use data_pipeline::store::{
-    Manifest, Pass, ShardRows, Store, StoreKind, StoreWriter, StoredSource, StoredTeacher, Variants,
+    Manifest, ShardEmbeddings, Store, StoreKind, StoreWriter, StoredSource, StoredTeacher, VariantPass,
+    Variants,
 };
-use data_pipeline::tokenizer::ClipTokenizer;
 use ndarray::{Array2, ArrayView3};
 
 const VARIANTS: Variants = Variants { count: 3, seed: 5 };
 const WIDTH: usize = 12;
 
 fn preprocess() -> Preprocess {
-    Preprocess {
-        size: 16,
-        mean: [0.5; 3],
-        std: [0.5; 3],
-        interpolation: Interpolation::Bicubic,
-        resize_mode: ResizeMode::Shortest,
-    }
+    Preprocess::new(16).with_normalization([0.5; 3], [0.5; 3])
 }
 
-/// A part of the emoji, whose pictures are rendered anew for every draw.
+/// A part of the emoji, whose images depend on the draw.
 fn source() -> Arc<dyn Source> {
     let config: EmojiConfig = serde_json::from_str("{}").unwrap();
     let all = SourceConfig::Emoji(config).open(Path::new(".")).unwrap();
-    Arc::new(data_pipeline::sources::Share::new(all, 0.02).unwrap())
+    Arc::new(data_pipeline::sources::Subset::new(all, 0.02).unwrap())
 }
 
-/// A made-up teacher: values of some pixels.
+/// The embedding of a toy teacher: values of some pixels.
 fn embed_image(image: ArrayView3<'_, f32>) -> Vec<f32> {
     let values = image.iter().step_by(61).take(WIDTH).map(|x| x + 0.01).collect::<Vec<_>>();
     unit(values)
@@ -67,30 +61,29 @@ fn manifest(source: &Arc<dyn Source>) -> Manifest {
         tokenizer: "CLIP's".into(),
         context_length: 16,
     };
-    Manifest {
-        kind: StoreKind::F32,
-        shard_samples: 30,
-        extra_texts: vec!["a class".into()],
-        ..Manifest::new(VARIANTS, AugmentConfig::default(), sources, vec![teacher])
-    }
+    Manifest::new(VARIANTS, AugmentConfig::default(), sources, vec![teacher])
+        .with_kind(StoreKind::F32)
+        .with_shard_samples(30)
+        .with_extra_texts(vec!["a class".into()])
 }
 
-/// Writes at most `shards` further shards.
+/// Writes at most `shards` missing shards.
 fn write(folder: &Path, source: &Arc<dyn Source>, manifest: &Manifest, shards: usize) {
     let mut writer = StoreWriter::open(folder, manifest.clone()).unwrap();
     let (sources, views) = (vec![Arc::clone(source)], vec![preprocess()]);
-    let mut pass = Pass::new(sources, VARIANTS, manifest.augment.clone(), views, ErrorPolicy::Fail).unwrap();
+    let mut pass =
+        VariantPass::new(sources, VARIANTS, manifest.augment.clone(), views, ErrorPolicy::Fail).unwrap();
     for _ in 0..shards {
         let Some(number) = writer.next() else { return };
         let samples = manifest.shard(number);
         let rows = (samples.start * VARIANTS.count..samples.end * VARIANTS.count).collect::<Vec<_>>();
-        let batch = pass.rows(&rows).unwrap();
+        let batch = pass.batch(&rows).unwrap();
         let images = array(batch.images[0].outer_iter().map(embed_image).collect());
         let texts = batch.captions.iter().flatten().map(String::as_str);
         let extra = manifest.extra_texts.iter().map(String::as_str);
         let captions = writer.unknown(extra.chain(texts));
         let texts = array(captions.iter().map(|text| embed_text(text)).collect());
-        writer.write(&ShardRows { images: vec![images], captions, texts: vec![texts] }).unwrap();
+        writer.write(&ShardEmbeddings { images: vec![images], captions, texts: vec![texts] }).unwrap();
     }
 }
 
@@ -107,31 +100,21 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn training_finds_the_rows_of_what_it_sees() {
+fn training_finds_the_embeddings_of_its_images() {
     let (folder, source) = (tempfile::tempdir().unwrap(), source());
     let manifest = manifest(&source);
     write(folder.path(), &source, &manifest, usize::MAX);
     let store = Store::open(folder.path()).unwrap();
     assert!(manifest.shards() > 2);
-    let config = LoaderConfig {
-        batch_size: 16,
-        seed: 77,
-        shuffle: true,
-        drop_last: true,
-        workers: 2,
-        prefetch: 2,
-        augment: Some(manifest.augment.clone()),
-        views: vec![InputSpec {
-            name: "student".into(),
-            image: preprocess(),
-            tokenizer: Arc::new(ClipTokenizer::new()),
-            context_length: 16,
-        }],
-        policy: ErrorPolicy::Fail,
-        caption: CaptionChoice::Random,
-        variants: Some(VARIANTS),
-        epochs: 4,
-    };
+    let config = LoaderConfig::default()
+        .with_batch_size(16)
+        .with_seed(77)
+        .with_workers(2)
+        .with_augment(Some(manifest.augment.clone()))
+        .with_views(vec![InputSpec::new("student", preprocess()).with_context_length(16)])
+        .with_policy(ErrorPolicy::Fail)
+        .with_variants(Some(VARIANTS))
+        .with_epochs(4);
     let mut loader =
         Loader::new(Mixture::single(Arc::clone(&source)).unwrap(), config, Position::default()).unwrap();
     let mut seen = std::collections::HashSet::new();
@@ -144,7 +127,7 @@ fn training_finds_the_rows_of_what_it_sees() {
         assert!((&stored - &own).iter().all(|x| x.abs() < 1e-6));
         seen.extend(batch.store_rows);
     }
-    // Four epochs of three variants meet more than one variant of an image, and repeat some.
+    // Four epochs show several of three variants, and repeat some.
     let samples = source.len();
     assert!(seen.len() > samples && seen.len() < 3 * samples, "{} of {samples}", seen.len());
     assert!(store.texts(0, &["a class"]).is_ok());
@@ -155,7 +138,7 @@ fn training_finds_the_rows_of_what_it_sees() {
 }
 
 #[test]
-fn what_was_interrupted_becomes_the_same_store() {
+fn interrupted_store_resumes_to_equal_files() {
     let source = source();
     let manifest = manifest(&source);
     let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -163,14 +146,14 @@ fn what_was_interrupted_becomes_the_same_store() {
     write(parts.path(), &source, &manifest, 1);
     let error = Store::open(parts.path()).unwrap_err().to_string();
     assert!(error.contains("not finished"), "{error}");
-    // What a kill leaves: a file of another name, which is written over.
+    // A killed process leaves a temporary file, which is replaced.
     std::fs::write(parts.path().join("shard-00001.safetensors.partial"), b"half").unwrap();
     write(parts.path(), &source, &manifest, 1);
-    // What a failing disk leaves: a shard that is not whole is made again.
+    // A truncated shard is computed again.
     std::fs::write(parts.path().join("shard-00001.safetensors"), b"broken").unwrap();
     write(parts.path(), &source, &manifest, usize::MAX);
     assert_eq!(files(whole.path()), files(parts.path()));
-    // One bad shard in the middle costs that shard.
+    // A damaged shard in the middle costs only that shard.
     std::fs::write(parts.path().join("shard-00001.safetensors"), b"broken").unwrap();
     let writer = StoreWriter::open(parts.path(), manifest.clone()).unwrap();
     assert_eq!((writer.next(), writer.written()), (Some(1), manifest.shards() - 1));
@@ -180,33 +163,35 @@ fn what_was_interrupted_becomes_the_same_store() {
 }
 
 #[test]
-fn a_store_without_texts_beside_its_captions_is_not_one_with_them() {
+fn store_without_extra_texts_differs_from_one_with_them() {
     let (folder, source) = (tempfile::tempdir().unwrap(), source());
-    let plain = Manifest { extra_texts: Vec::new(), ..manifest(&source) };
+    let plain = manifest(&source).with_extra_texts(Vec::new());
     write(folder.path(), &source, &plain, 1);
     let error = StoreWriter::open(folder.path(), manifest(&source)).unwrap_err().to_string();
     assert!(error.contains("extra_texts"), "{error}");
 }
 
 #[test]
-fn a_store_with_texts_beside_its_captions_is_gone_on_with_by_who_needs_none() {
+fn store_with_extra_texts_resumes_for_a_manifest_without_them() {
     let (folder, source) = (tempfile::tempdir().unwrap(), source());
     write(folder.path(), &source, &manifest(&source), 1);
-    let plain = Manifest { extra_texts: Vec::new(), ..manifest(&source) };
+    let plain = manifest(&source).with_extra_texts(Vec::new());
     write(folder.path(), &source, &plain, usize::MAX);
-    assert!(Store::open(folder.path()).unwrap().holds(&manifest(&source).extra_texts));
+    assert!(Store::open(folder.path()).unwrap().has_texts(&manifest(&source).extra_texts));
 }
 
 #[test]
-fn a_damaged_sample_has_no_row() {
+fn damaged_sample_has_no_embedding() {
     let (folder, source) = (tempfile::tempdir().unwrap(), source());
-    let manifest = Manifest { shard_samples: 1000, ..manifest(&source) };
+    let manifest = manifest(&source).with_shard_samples(1000);
     let mut writer = StoreWriter::open(folder.path(), manifest).unwrap();
     let mut images = Array2::zeros((source.len() * 3, WIDTH));
     images.column_mut(0).fill(1.0);
     images.row_mut(4).fill(0.0);
     let texts = Array2::zeros((0, WIDTH));
-    writer.write(&ShardRows { images: vec![images], captions: Vec::new(), texts: vec![texts] }).unwrap();
+    writer
+        .write(&ShardEmbeddings { images: vec![images], captions: Vec::new(), texts: vec![texts] })
+        .unwrap();
     drop(writer);
     let store = Store::open(folder.path()).unwrap();
     assert!(store.images(0, &[3, 5]).is_ok());
@@ -215,7 +200,7 @@ fn a_damaged_sample_has_no_row() {
 }
 
 #[test]
-fn damage_is_found() {
+fn damage_is_detected() {
     let (folder, source) = (tempfile::tempdir().unwrap(), source());
     write(folder.path(), &source, &manifest(&source), usize::MAX);
     let path = folder.path().join("shard-00001.safetensors");
@@ -237,7 +222,7 @@ fn damage_is_found() {
 }
 
 #[test]
-fn a_store_of_something_else_is_not_gone_on_with() {
+fn store_of_other_data_is_refused() {
     let (folder, source) = (tempfile::tempdir().unwrap(), source());
     let first = manifest(&source);
     write(folder.path(), &source, &first, 1);
@@ -257,8 +242,8 @@ fn a_store_of_something_else_is_not_gone_on_with() {
     assert!(matches!(busy, data_pipeline::Error::StoreBusy(_)), "two processes: {busy}");
     drop(writer);
     let mut writer = StoreWriter::open(folder.path(), first).unwrap();
-    assert!(writer.write(&ShardRows::default()).is_err());
-    let long = ShardRows {
+    assert!(writer.write(&ShardEmbeddings::default()).is_err());
+    let long = ShardEmbeddings {
         images: vec![Array2::from_elem((90, WIDTH), 0.5)],
         captions: Vec::new(),
         texts: vec![Array2::zeros((0, WIDTH))],

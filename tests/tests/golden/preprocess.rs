@@ -1,9 +1,7 @@
 //! The evaluation transform against the reference's crops, with the tolerances that each image names.
 
 use clip_distill_tests::golden::{Coverage, Golden, folders};
-use data_pipeline::image::{
-    Interpolation, OPENAI_MEAN, OPENAI_STD, Preprocess, ResizeMode, decode, eval_pixels,
-};
+use data_pipeline::image::{Preprocess, decode, eval_pixels};
 
 /// Images whose crops are compared; each at [`SIZES`].
 const EXPECTED: [&str; 21] = [
@@ -62,13 +60,7 @@ fn compare(folder: &Golden, coverage: &mut Coverage) -> Vec<String> {
         assert!(!own.is_empty(), "{file} has no crop in {}", root.join("crops.safetensors").display());
         for name in own {
             let crop = crops.tensor(name).unwrap();
-            let preprocess = Preprocess {
-                size: crop.shape()[0],
-                mean: OPENAI_MEAN,
-                std: OPENAI_STD,
-                interpolation: Interpolation::Bicubic,
-                resize_mode: ResizeMode::Shortest,
-            };
+            let preprocess = Preprocess::new(crop.shape()[0]);
             let found = eval_pixels(&image, &preprocess).pixels;
             assert_eq!(found.len(), crop.data().len());
             if !row["compare"].as_bool().unwrap() {

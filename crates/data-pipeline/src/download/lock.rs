@@ -1,24 +1,25 @@
-//! One download of a file at a time, over all processes of a machine.
+//! Locks against parallel downloads of a file by the processes of a machine.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::error::DownloadProblem;
 use crate::{Error, Result};
 
-/// Holds the right to write beside a file; a process that dies gives it back.
+/// A held lock file. A process that ends releases it.
 pub(super) struct Lock {
     path: PathBuf,
-    // Closing it gives the lock back.
+    // Closing the file releases the lock.
     _file: File,
 }
 
 impl Lock {
-    /// Takes the lock `path`.
+    /// Acquires the lock `path`.
     ///
     /// # Errors
-    /// [`Error::Download`] where someone else has it, [`Error::Io`] where it cannot be made.
-    pub(super) fn take(path: PathBuf, url: &str) -> Result<Self> {
+    /// [`Error::Download`] if another process holds it, [`Error::Io`] if the file cannot be created.
+    pub(super) fn acquire(path: PathBuf, url: &str) -> Result<Self> {
         loop {
             let file = OpenOptions::new()
                 .create(true)
@@ -30,14 +31,15 @@ impl Lock {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     let reason = format!(
-                        "another download holds `{}`: wait until it is done, then start again",
+                        "another download holds `{}`: wait until it ends, then start again",
                         path.display()
                     );
-                    return Err(Error::Download { url: url.into(), reason });
+                    let problem = DownloadProblem::Busy;
+                    return Err(Error::Download { url: url.into(), problem, reason });
                 }
                 Err(TryLockError::Error(e)) => return Err(Error::io(&path, e)),
             }
-            // Its last holder may have removed the file between opening and locking it.
+            // The previous holder may have removed the file between opening and locking.
             if is_at(&file, &path) {
                 return Ok(Lock { path, _file: file });
             }
@@ -53,7 +55,7 @@ impl Drop for Lock {
 
 fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::metadata(path)) {
-        (Ok(held), Ok(there)) => (held.dev(), held.ino()) == (there.dev(), there.ino()),
+        (Ok(held), Ok(found)) => (held.dev(), held.ino()) == (found.dev(), found.ino()),
         _ => false,
     }
 }

@@ -1,4 +1,4 @@
-//! Fetching data sets: over cut connections, with checksums, unpacked once.
+//! Downloads of data sets: resumed after broken connections, verified by checksums, and unpacked.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -8,6 +8,7 @@ use std::time::Duration;
 use file_ext::{sha256_file, with_suffix};
 use md5::{Digest, Md5};
 
+pub use crate::error::DownloadProblem;
 use crate::manifest::{Manifest, RemoteFile};
 use crate::{Error, Result};
 
@@ -19,19 +20,43 @@ use lock::Lock;
 pub use token::Token;
 use unpack::{STAMP, unpack};
 
-/// Connections that bring nothing new before giving up.
+/// Connections without new bytes before a download fails.
 const FRUITLESS_ATTEMPTS: u32 = 5;
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Told of progress: the file, bytes that are there, and bytes in all where known.
-pub type OnProgress<'a> = dyn FnMut(&str, u64, Option<u64>) + 'a;
+/// Progress of a download.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress<'a> {
+    /// The file.
+    pub file: &'a str,
+    /// Downloaded bytes.
+    pub done: u64,
+    /// Length of the file, if known.
+    pub total: Option<u64>,
+}
 
-/// How a download treats its server; [`fetch`] and [`fetch_file`] take the default.
+/// A callback for the progress of downloads.
+pub type OnProgress<'a> = dyn FnMut(Progress<'_>) + 'a;
+
+/// Settings of downloads; [`fetch`] and [`fetch_file`] use the default.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use data_pipeline::download::Download;
+/// use data_pipeline::manifest::Manifest;
+/// let manifest = Manifest::read("datasets/flickr8k.toml")?;
+/// let download = Download::default().with_stall_timeout(Duration::from_secs(20));
+/// download.fetch(&manifest, "data/flickr8k", &mut |progress| println!("{progress:?}"))?;
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Download {
-    /// A connection that brings no byte for this long is given up, and the download goes on over a new one.
+    /// Time without a byte after which a new connection resumes the download.
     pub stall_timeout: Duration,
-    /// Who asks, where a server wants to know; told to that server only, not to one that it points to.
+    /// Access token. It is sent to the server of the address, but not to servers to which that one redirects.
     pub token: Option<Token>,
 }
 
@@ -41,30 +66,64 @@ impl Default for Download {
     }
 }
 
-/// [`Download::fetch`] with the default settings.
+/// Downloads and unpacks the files of a manifest with the default settings.
+///
+/// ```no_run
+/// use data_pipeline::manifest::Manifest;
+/// let manifest = Manifest::read("datasets/flickr8k.toml")?;
+/// data_pipeline::download::fetch(&manifest, "data/flickr8k", &mut |_| {})?;
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
 ///
 /// # Errors
-/// As [`Download::fetch`].
-pub fn fetch(manifest: &Manifest, folder: &Path, on_progress: &mut OnProgress<'_>) -> Result<()> {
+/// The errors of [`Download::fetch`].
+pub fn fetch(manifest: &Manifest, folder: impl AsRef<Path>, on_progress: &mut OnProgress<'_>) -> Result<()> {
     Download::default().fetch(manifest, folder, on_progress)
 }
 
-/// [`Download::fetch_file`] with the default settings.
+/// Downloads a file with the default settings.
+///
+/// ```no_run
+/// use data_pipeline::manifest::RemoteFile;
+/// let file = RemoteFile::new("https://example.org/images.zip", "images.zip");
+/// data_pipeline::download::fetch_file(&file, "data/images.zip", &mut |_| {})?;
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
 ///
 /// # Errors
-/// As [`Download::fetch_file`].
-pub fn fetch_file(file: &RemoteFile, path: &Path, on_progress: &mut OnProgress<'_>) -> Result<()> {
+/// The errors of [`Download::fetch_file`].
+pub fn fetch_file(file: &RemoteFile, path: impl AsRef<Path>, on_progress: &mut OnProgress<'_>) -> Result<()> {
     Download::default().fetch_file(file, path, on_progress)
 }
 
 impl Download {
-    /// Fetches and unpacks what a manifest names into `folder`; what is complete is left alone.
+    /// Sets the time without a byte after which a new connection resumes the download.
+    #[must_use]
+    pub fn with_stall_timeout(mut self, timeout: Duration) -> Self {
+        self.stall_timeout = timeout;
+        self
+    }
+
+    /// Sets the access token.
+    #[must_use]
+    pub fn with_token(mut self, token: Option<Token>) -> Self {
+        self.token = token;
+        self
+    }
+
+    /// Downloads and unpacks the files of a manifest into `folder`. Existing files are not downloaded again.
     ///
     /// # Errors
-    /// [`Error::Download`] where a file cannot be had, another process fetches it, or a person has to;
-    /// [`Error::Refused`] where the server says no;
-    /// [`Error::Config`] where what is unpacked would replace something else; [`Error::Io`] where the disk fails.
-    pub fn fetch(&self, manifest: &Manifest, folder: &Path, on_progress: &mut OnProgress<'_>) -> Result<()> {
+    /// [`Error::Download`] if a file is unavailable or damaged, if another process downloads it, or if its terms require
+    /// a manual download; [`Error::Refused`] if the server refuses; [`Error::Setting`] if an archive would replace
+    /// other files; [`Error::Io`] if writing fails.
+    pub fn fetch(
+        &self,
+        manifest: &Manifest,
+        folder: impl AsRef<Path>,
+        on_progress: &mut OnProgress<'_>,
+    ) -> Result<()> {
+        let folder = folder.as_ref();
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
         if let Some(manual) = &manifest.manual {
             let missing = manifest.expect.iter().find(|path| !folder.join(path).exists());
@@ -72,8 +131,9 @@ impl Download {
                 None => Ok(()),
                 Some(path) => Err(Error::Download {
                     url: manifest.homepage.clone(),
+                    problem: DownloadProblem::Manual,
                     reason: format!(
-                        "its terms need a person: {} (`{}` is not there yet)",
+                        "its terms require a manual download: {} (`{}` is missing)",
                         manual.trim(),
                         folder.join(path).display()
                     ),
@@ -90,7 +150,7 @@ impl Download {
                 continue;
             }
             let _lock = self.lock(file, &path)?;
-            // Who held the lock before may have done it.
+            // The previous holder of the lock may have downloaded it.
             if is_done() {
                 continue;
             }
@@ -106,28 +166,36 @@ impl Download {
             None => Ok(()),
             Some(path) => Err(Error::Download {
                 url: manifest.homepage.clone(),
-                reason: format!("`{}` is not in what was fetched", path.display()),
+                problem: DownloadProblem::Incomplete,
+                reason: format!("the downloaded files lack `{}`", path.display()),
             }),
         }
     }
 
-    /// Fetches one file to `path`, unless one of its length is there. Bytes that came before a cut are kept under `path.partial` and asked for only once.
+    /// Downloads a file to `path`, unless a file of the same length exists. Bytes of an interrupted download are kept as
+    /// `path.partial` and not downloaded again.
     ///
     /// # Errors
-    /// [`Error::Download`] after several connections without progress, where the checksum differs, or
-    /// where another process fetches to the same path; [`Error::Refused`] where the server says no.
-    pub fn fetch_file(&self, file: &RemoteFile, path: &Path, on_progress: &mut OnProgress<'_>) -> Result<()> {
+    /// [`Error::Download`] after several connections without progress, if the checksum differs, or if another process
+    /// downloads to the same path; [`Error::Refused`] if the server refuses.
+    pub fn fetch_file(
+        &self,
+        file: &RemoteFile,
+        path: impl AsRef<Path>,
+        on_progress: &mut OnProgress<'_>,
+    ) -> Result<()> {
+        let path = path.as_ref();
         let _lock = self.lock(file, path)?;
-        // Who held the lock before may have done it.
+        // The previous holder of the lock may have downloaded it.
         if path.is_file() && file.bytes.is_none_or(|bytes| bytes == length(path)) {
             return Ok(());
         }
         self.fetch_locked(file, path, on_progress)
     }
 
-    /// Two downloads that append to one partial file would mix their bytes.
+    /// Locks a file, because two downloads that append to one partial file would mix their bytes.
     fn lock(&self, file: &RemoteFile, path: &Path) -> Result<Lock> {
-        Lock::take(with_suffix(path, "lock"), &file.url)
+        Lock::acquire(with_suffix(path, "lock"), &file.url)
     }
 
     fn fetch_locked(&self, file: &RemoteFile, path: &Path, on_progress: &mut OnProgress<'_>) -> Result<()> {
@@ -137,11 +205,11 @@ impl Download {
         loop {
             let before = length(&partial);
             let result = self.continue_download(&file.url, &partial, &mut |done, total| {
-                on_progress(&name, done, total.or(file.bytes))
+                on_progress(Progress { file: &name, done, total: total.or(file.bytes) })
             });
             match result {
                 Ok(()) => break,
-                // Asking again changes nothing.
+                // Another attempt would give the same error.
                 Err(error @ (Error::Io { .. } | Error::Refused { .. })) => return Err(error),
                 Err(error) => {
                     fruitless = if length(&partial) > before { 0 } else { fruitless + 1 };
@@ -154,9 +222,10 @@ impl Download {
             }
         }
         if let Some(problem) = checksum_problem(file, &partial)? {
-            // What is wrong stays wrong: the next try starts from nothing.
+            // Start the next attempt from the beginning.
             fs::remove_file(&partial).map_err(|e| Error::io(&partial, e))?;
-            return Err(Error::Download { url: file.url.clone(), reason: problem });
+            let (url, reason) = (file.url.clone(), problem);
+            return Err(Error::Download { url, problem: DownloadProblem::Checksum, reason });
         }
         fs::rename(&partial, path).map_err(|e| Error::io(path, e))
     }
@@ -167,11 +236,12 @@ impl Download {
         partial: &Path,
         on_progress: &mut dyn FnMut(u64, Option<u64>),
     ) -> Result<()> {
-        let failed = |reason: String| Error::Download { url: url.into(), reason };
+        let failed =
+            |reason: String| Error::Download { url: url.into(), problem: DownloadProblem::Network, reason };
         let start = length(partial);
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .timeout_connect(Some(CONNECT_TIMEOUT))
-            // Not of the whole body, which may take hours: of each read and write.
+            // Limits each read and write, because the whole body may take hours.
             .timeout_per_read(Some(self.stall_timeout))
             .timeout_per_write(Some(self.stall_timeout))
             .http_status_as_error(false)
@@ -198,9 +268,9 @@ impl Download {
                 out.set_len(0).map_err(|e| Error::io(partial, e))?;
                 0
             }
-            // Nothing is left to send: it was complete.
+            // The partial file was already complete.
             416 if start > 0 => return Ok(()),
-            // A server that is slow or busy is worth another try; one that says no is not.
+            // Retry if the server is slow or busy, but not if it refuses.
             status @ (400..=407 | 409..=428 | 430..=499) => {
                 return Err(Error::Refused { url: url.into(), status });
             }
@@ -227,6 +297,7 @@ impl Download {
     }
 }
 
+/// Describes a difference in length or checksum.
 fn checksum_problem(file: &RemoteFile, path: &Path) -> Result<Option<String>> {
     let found = length(path);
     if let Some(bytes) = file.bytes.filter(|bytes| *bytes != found) {
@@ -240,7 +311,7 @@ fn checksum_problem(file: &RemoteFile, path: &Path) -> Result<Option<String>> {
             && !expected.eq_ignore_ascii_case(&found)
         {
             return Ok(Some(format!(
-                "its {kind} is {found} instead of {expected}: what the server gives has changed"
+                "its {kind} is {found} instead of {expected}: the file on the server has changed"
             )));
         }
     }

@@ -1,29 +1,35 @@
-//! Who asks a server: a secret that goes to it and into no message.
+//! Access tokens, which messages never show.
 
 use std::fmt;
 
 use crate::{Error, Result};
 
-/// A bearer token.
+/// A bearer token. Its `Debug` output hides it.
+///
+/// ```
+/// use data_pipeline::download::Token;
+/// let token = Token::new("hf_secret")?;
+/// assert_eq!(format!("{token:?}"), "Token(hidden)");
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// A token as it is written in a variable or file.
+    /// Creates a token from the text of a variable or file.
     ///
     /// # Errors
-    /// [`Error::Config`] where it has characters that no token has.
+    /// [`Error::Setting`] if the text is empty or has characters that tokens cannot have.
     pub fn new(token: impl Into<String>) -> Result<Self> {
         let token = token.into();
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Error::Config(
-                "the access token has spaces or other characters that no token has".into(),
-            ));
+            let reason = "the access token is empty, or has spaces or other invalid characters";
+            return Err(Error::setting("token", reason));
         }
         Ok(Token(token))
     }
 
-    /// The value of the header `Authorization`.
+    /// Returns the value of the header `Authorization`.
     pub(crate) fn header(&self) -> String {
         format!("Bearer {}", self.0)
     }

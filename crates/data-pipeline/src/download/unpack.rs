@@ -1,4 +1,4 @@
-//! Archives into a data folder: beside the target first, then moved in, and never over what is the user's.
+//! Unpacks archives: first beside the data folder, then moved into it. Files of the user are never replaced.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -8,19 +8,20 @@ use std::path::Path;
 
 use file_ext::with_suffix;
 
+use crate::error::FileFormat;
 use crate::manifest::Packing;
 use crate::{Error, Result};
 
-/// Ending of the list of what an archive brought; once it is there, the archive is unpacked.
+/// Suffix of the list of an archive's parts. If it exists, the archive is unpacked.
 pub(super) const STAMP: &str = "unpacked";
-/// Ending of that list while the parts are moved in.
+/// Suffix of the list while the parts are moved.
 const MOVING: &str = "moving";
 
-/// Unpacks an archive into `folder`, and leaves a list of what came beside the archive.
+/// Unpacks an archive into `folder`, and writes a list of its parts beside the archive.
 ///
 /// # Errors
-/// [`Error::Format`] where the archive is damaged, [`Error::Config`] where something that did not come
-/// from an archive has the name of one of its parts; then nothing is changed.
+/// [`Error::Format`] if the archive is damaged. [`Error::Setting`] if a file of the user has the name of a part; nothing
+/// is changed then.
 pub(super) fn unpack(archive: &Path, packing: Packing, folder: &Path) -> Result<()> {
     let staging = with_suffix(archive, "unpacking");
     if staging.exists() {
@@ -29,20 +30,23 @@ pub(super) fn unpack(archive: &Path, packing: Packing, folder: &Path) -> Result<
     fs::create_dir_all(&staging).map_err(|e| Error::io(&staging, e))?;
     extract(archive, packing, &staging)?;
     let names = names_in(&staging)?;
-    let earlier = brought_before(folder)?;
+    let earlier = parts_of_archives(folder)?;
     let foreign =
         names.iter().find(|name| folder.join(name).symlink_metadata().is_ok() && !earlier.contains(*name));
     if let Some(name) = foreign {
         fs::remove_dir_all(&staging).map_err(|e| Error::io(&staging, e))?;
-        let (there, stamp) = (folder.join(name), with_suffix(archive, STAMP));
-        return Err(Error::Config(format!(
-            "`{}` is there already and did not come from `{}`: move it away, or make an empty file `{}` if it is that data set",
-            there.display(),
-            archive.display(),
-            stamp.display()
-        )));
+        let (existing, stamp) = (folder.join(name), with_suffix(archive, STAMP));
+        return Err(Error::setting(
+            "folder",
+            format!(
+                "`{}` exists already and did not come from `{}`: move it away, or create an empty file `{}` if it is that data set",
+                existing.display(),
+                archive.display(),
+                stamp.display()
+            ),
+        ));
     }
-    // Written before the first part is moved, so that a run that is stopped in between can go on.
+    // Written before the first part is moved, so that an interrupted run can resume.
     let moving = with_suffix(archive, MOVING);
     let list = names.iter().flat_map(|name| [name.as_bytes(), b"\n"].concat()).collect::<Vec<_>>();
     fs::write(&moving, list).map_err(|e| Error::io(&moving, e))?;
@@ -56,19 +60,19 @@ pub(super) fn unpack(archive: &Path, packing: Packing, folder: &Path) -> Result<
 
 fn extract(archive: &Path, packing: Packing, staging: &Path) -> Result<()> {
     let file = File::open(archive).map_err(|e| Error::io(archive, e))?;
-    let damaged = |kind: &'static str, reason: String| Error::Format { path: archive.into(), kind, reason };
-    // Both libraries refuse names that lead out of the folder.
+    let damaged = |format: FileFormat, reason: String| Error::Format { path: archive.into(), format, reason };
+    // Both libraries refuse names that leave the folder.
     match packing {
         Packing::TarGz => tar::Archive::new(flate2::read::GzDecoder::new(file))
             .unpack(staging)
-            .map_err(|e| damaged("gzipped tar", e.to_string())),
+            .map_err(|e| damaged(FileFormat::TarGz, e.to_string())),
         Packing::Zip => zip::ZipArchive::new(file)
             .and_then(|mut zip| zip.extract(staging))
-            .map_err(|e| damaged("zip", e.to_string())),
+            .map_err(|e| damaged(FileFormat::Zip, e.to_string())),
     }
 }
 
-/// Names at the top, without the folder of notes that macOS adds to its archives.
+/// Lists the names at the top of a folder, without the folder of metadata that macOS adds to archives.
 fn names_in(folder: &Path) -> Result<Vec<OsString>> {
     let entries = fs::read_dir(folder).map_err(|e| Error::io(folder, e))?;
     let mut names = entries
@@ -80,21 +84,21 @@ fn names_in(folder: &Path) -> Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// What archives brought into this folder: theirs are the lists that lie in it.
-fn brought_before(folder: &Path) -> Result<HashSet<OsString>> {
-    let mut brought = HashSet::new();
+/// Returns the names of parts of archives in this folder, according to the lists in it.
+fn parts_of_archives(folder: &Path) -> Result<HashSet<OsString>> {
+    let mut parts = HashSet::new();
     for name in names_in(folder)? {
         let path = folder.join(&name);
         if path.extension().is_some_and(|ending| ending == STAMP || ending == MOVING) && path.is_file() {
             let list = fs::read(&path).map_err(|e| Error::io(&path, e))?;
-            brought.extend(list.split(|byte| *byte == b'\n').map(|name| OsString::from_vec(name.to_vec())));
+            parts.extend(list.split(|byte| *byte == b'\n').map(|name| OsString::from_vec(name.to_vec())));
         }
     }
-    brought.remove(OsStr::new(""));
-    Ok(brought)
+    parts.remove(OsStr::new(""));
+    Ok(parts)
 }
 
-/// Moves a file or folder to where parts of it may lie already: archives can share a folder.
+/// Moves a file, or merges a folder into an existing one: archives can share a folder.
 fn merge(from: &Path, to: &Path) -> Result<()> {
     if from.is_dir() && to.is_dir() {
         for entry in fs::read_dir(from).map_err(|e| Error::io(from, e))? {

@@ -1,5 +1,5 @@
-//! The hub's cache on disk, as Python's `huggingface_hub` lays it out: `models--owner--name` with `blobs`
-//! named by their hashes, `refs` from branches and tags to commits, and `snapshots` of links into `blobs`.
+//! The hub's cache on disk in the layout of Python's `huggingface_hub`: `models--owner--name` with `blobs` (files named
+//! by hashes), `refs` (commits of branches and tags) and `snapshots` (folders of links into `blobs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::name::{ModelName, is_commit};
-use super::{CONFIG_FILES, INDEX_ENDING, WEIGHT_FILES};
-
+use super::{CONFIG_FILES, INDEX_SUFFIX, WEIGHT_FILES};
+use crate::error::FileFormat;
 use crate::{Error, Result};
 
 /// One model in the cache.
@@ -26,14 +26,14 @@ impl Cached {
         &self.root
     }
 
-    /// The snapshot of a revision, as far as it is known here without asking.
+    /// Returns the cached snapshot of a revision, without a request.
     pub(super) fn known(&self, name: &ModelName) -> Option<PathBuf> {
         let commit = match name.is_commit() {
             true => name.revision().to_string(),
             false => fs::read_to_string(self.root.join("refs").join(name.revision())).ok()?,
         };
         let commit = commit.trim();
-        // What stands in a file of the cache becomes a part of a path.
+        // The content of the file becomes part of a path.
         let folder = is_commit(commit).then(|| self.snapshot(commit))?;
         folder.is_dir().then_some(folder)
     }
@@ -53,25 +53,25 @@ impl Cached {
         Ok(())
     }
 
-    /// Makes `file` of a snapshot a link to a blob.
+    /// Creates `file` in a snapshot as a link to a blob.
     pub(super) fn link(&self, commit: &str, file: &str, hash: &str) -> Result<()> {
         let link = self.snapshot(commit).join(file);
         let target = Path::new("../../blobs").join(hash);
-        if fs::read_link(&link).is_ok_and(|there| there == target) {
+        if fs::read_link(&link).is_ok_and(|current| current == target) {
             return Ok(());
         }
         let io = |e| Error::io(&link, e);
-        // Renamed into place: another process sees the old link or the new one.
+        // Rename, so that another process sees the old link or the new one.
         let fresh = temporary(&link);
         let _ = fs::remove_file(&fresh);
         std::os::unix::fs::symlink(target, &fresh).map_err(io)?;
         fs::rename(&fresh, &link).map_err(io)
     }
 
-    /// Notes which commit a branch or tag is.
+    /// Records the commit of a branch or tag.
     pub(super) fn write_ref(&self, revision: &str, commit: &str) -> Result<()> {
         let path = self.root.join("refs").join(revision);
-        if fs::read_to_string(&path).is_ok_and(|there| there == commit) {
+        if fs::read_to_string(&path).is_ok_and(|current| current == commit) {
             return Ok(());
         }
         let io = |e| Error::io(&path, e);
@@ -89,16 +89,16 @@ fn temporary(path: &Path) -> PathBuf {
     file_ext::with_suffix(path, &format!("{}.partial", std::process::id()))
 }
 
-/// Whether a snapshot says what its model is.
+/// Whether a snapshot has a configuration.
 pub(super) fn has_config(snapshot: &Path) -> bool {
     CONFIG_FILES.iter().take(2).any(|file| snapshot.join(file).is_file())
 }
 
-/// The weights of a snapshot, where they are there in full.
+/// Returns the weights of a snapshot, if they are complete.
 pub(super) fn weights(snapshot: &Path) -> Option<PathBuf> {
     let whole = |file: &&str| {
         let path = snapshot.join(file);
-        match file.ends_with(INDEX_ENDING) {
+        match file.ends_with(INDEX_SUFFIX) {
             true => parts(&path).is_ok_and(|parts| parts.iter().all(|part| snapshot.join(part).is_file())),
             false => path.is_file(),
         }
@@ -111,14 +111,17 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The files that an index of weights names.
+/// Returns the files that an index of weights lists.
 pub(super) fn parts(index: &Path) -> Result<BTreeSet<String>> {
-    let format = |reason: String| Error::Format { path: index.into(), kind: "index of weights", reason };
+    let format =
+        |reason: String| Error::Format { path: index.into(), format: FileFormat::WeightIndex, reason };
     let text = fs::read(index).map_err(|e| Error::io(index, e))?;
     let index: Index = serde_json::from_slice(&text).map_err(|e| format(e.to_string()))?;
     let parts = index.weight_map.into_values().collect::<BTreeSet<_>>();
     match parts.iter().find(|part| part.contains(['/', '\\']) || part.starts_with('.') || part.is_empty()) {
-        Some(part) => Err(format(format!("it names `{}`, which is no file beside it", part.escape_debug()))),
+        Some(part) => {
+            Err(format(format!("it names `{}`, which is not a file beside it", part.escape_debug())))
+        }
         None => Ok(parts),
     }
 }

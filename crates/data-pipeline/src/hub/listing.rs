@@ -1,4 +1,4 @@
-//! What the hub says of a model: its commit and its files, each checked before it becomes part of a path.
+//! The hub's listing of a model: its commit and files. Each name is checked before it becomes part of a path.
 
 use std::path::{Component, Path};
 
@@ -17,10 +17,10 @@ pub(super) struct Listing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HubFile {
     pub(super) name: String,
-    /// Its name among the blobs.
+    /// Name of the blob.
     pub(super) hash: String,
     pub(super) bytes: Option<u64>,
-    /// Checksum of the content; the hub has one of large files only.
+    /// SHA-256 of the content; the hub has one for large files only.
     pub(super) sha256: Option<String>,
 }
 
@@ -46,15 +46,15 @@ struct Lfs {
 }
 
 impl Listing {
-    /// Reads an answer of the hub.
+    /// Parses an answer of the hub.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The problem of the answer.
     pub(super) fn read(json: &[u8]) -> Result<Self, String> {
-        let answer: Answer =
-            serde_json::from_slice(json).map_err(|e| format!("its answer is no listing of a model: {e}"))?;
+        let answer: Answer = serde_json::from_slice(json)
+            .map_err(|e| format!("its answer is not a listing of a model: {e}"))?;
         if !is_commit(&answer.sha) {
-            return Err(format!("its commit `{}` is no hash", answer.sha.escape_debug()));
+            return Err(format!("its commit `{}` is not a hash", answer.sha.escape_debug()));
         }
         let files = answer.siblings.into_iter().map(HubFile::read).collect::<Result<_, _>>()?;
         Ok(Listing { commit: answer.sha, files })
@@ -76,13 +76,13 @@ impl HubFile {
             ));
         }
         let sha256 = own.lfs.as_ref().map(|lfs| lfs.sha256.clone());
-        // As Python's library names it, so that both find each other's files.
+        // Python's library uses the same name, so both find each other's files.
         let hash = sha256.clone().or(own.blob_id).unwrap_or_default();
         if !matches!(hash.len(), 40 | 64)
             || !is_hash(&hash)
             || sha256.as_ref().is_some_and(|sum| sum.len() != 64)
         {
-            return Err(format!("its hash `{}` of `{name}` is none", hash.escape_debug()));
+            return Err(format!("invalid hash `{}` for `{name}`", hash.escape_debug()));
         }
         Ok(HubFile { name, hash, bytes: own.lfs.and_then(|lfs| lfs.size).or(own.size), sha256 })
     }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn large_files_are_known_by_their_checksum() {
+    fn large_files_have_a_checksum() {
         let sum = "ab".repeat(32);
         let listing = read(&format!(
             r#"{{"rfilename":"a.json","blobId":"{COMMIT}","size":7}},
@@ -123,7 +123,7 @@ mod tests {
             assert!(read(&format!(r#"{{"rfilename":"x","blobId":"{hash}"}}"#)).unwrap_err().contains("hash"));
         }
         assert!(read(r#"{"rfilename":"x"}"#).is_err());
-        assert!(Listing::read(br#"{"sha":"../../x","siblings":[]}"#).unwrap_err().contains("no hash"));
+        assert!(Listing::read(br#"{"sha":"../../x","siblings":[]}"#).unwrap_err().contains("not a hash"));
         assert!(Listing::read(b"<html>").is_err());
     }
 }

@@ -1,8 +1,8 @@
-//! Models of the Hugging Face hub: fetched once into the cache that Python's libraries use, then read there.
+//! Models of the Hugging Face hub, downloaded into the cache of Python's libraries.
 //!
-//! What is here is taken first: offline, or for a revision that is a commit, a complete snapshot is used
-//! without any request; otherwise the hub is asked which commit a branch is, and only files that are
-//! missing are fetched. Of a model's weights one file is taken, the first of a fixed order.
+//! Offline, or for a commit as revision, a complete cached snapshot needs no request. Otherwise the hub returns the
+//! commit of the branch, and only missing files are downloaded. If a model has several weight files, the first in a
+//! fixed order is used.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -18,19 +18,21 @@ use listing::{HubFile, Listing};
 pub use name::ModelName;
 
 use crate::download::{CONNECT_TIMEOUT, Download, OnProgress, Token};
+use crate::error::DownloadProblem;
+pub use crate::error::HubProblem;
 use crate::manifest::RemoteFile;
 use crate::tokenizer::PADDING_FILES;
 use crate::{Error, Result};
 
-/// Where the hub is, unless `HF_ENDPOINT` says otherwise.
+/// Default address of the hub; `HF_ENDPOINT` replaces it.
 const ENDPOINT: &str = "https://huggingface.co";
-/// Files that say what a model is and wants of its images; the first two are configurations.
+/// Configurations and preprocessing; the first two are configurations.
 const CONFIG_FILES: [&str; 3] = ["open_clip_config.json", "config.json", "preprocessor_config.json"];
-/// The tokenizer, of models that do not use CLIP's.
+/// The tokenizer of a model that does not use CLIP's.
 const TOKENIZER_FILE: &str = "tokenizer.json";
-/// Ending of files that name the parts of large weights.
-const INDEX_ENDING: &str = ".index.json";
-/// Weight files in the order in which one is taken: no pickle where there is a safetensors file.
+/// Suffix of an index of sharded weights.
+const INDEX_SUFFIX: &str = ".index.json";
+/// Weight files in the order of preference: safetensors before pickles.
 const WEIGHT_FILES: [&str; 7] = [
     "open_clip_model.safetensors",
     "model.safetensors",
@@ -40,48 +42,82 @@ const WEIGHT_FILES: [&str; 7] = [
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 ];
-/// The longest listing that is read.
+/// Maximum length of a listing in bytes.
 const MAX_LISTING: u64 = 1 << 25;
-/// The longest that the answer to a question may take.
+/// Timeout of a request for a listing.
 const LISTING_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How much of a model is needed.
+/// The files of a model that are needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// What it is; its weights only where it has no configuration, since their shapes then tell it.
+    /// The configuration. A model without one needs its weights, whose shapes determine the architecture.
     Config,
-    /// All that it takes to use it.
+    /// Configuration, tokenizer and weights.
     Weights,
 }
 
-/// Where models come from and where they are kept.
+/// The hub's address and cache.
+///
+/// ```no_run
+/// use data_pipeline::hub::{Hub, ModelName, Need};
+/// let name: ModelName = "hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K".parse()?;
+/// let folder = Hub::from_env()?.fetch(&name, Need::Weights, &mut |_| {})?;
+/// println!("{}", folder.display());
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Hub {
-    /// The folder of all models, in the layout of Python's `huggingface_hub`.
+    /// Folder of all models, in the layout of Python's `huggingface_hub`.
     pub cache: PathBuf,
-    /// The server, without a slash at its end.
+    /// Address of the server, without a slash at its end.
     pub endpoint: String,
-    /// Who asks, for models that not everyone may have.
+    /// Access token for gated and private models.
     pub token: Option<Token>,
-    /// Whether nothing is to be asked for.
+    /// Whether requests are forbidden.
     pub offline: bool,
 }
 
-/// What kept an answer away.
-enum Silence {
-    /// The hub cannot be reached or is out of order, so what is here may stand in.
+/// The reason for a missing listing.
+enum NoListing {
+    /// The hub is unreachable or out of order. A cached snapshot can replace the listing.
     Unreachable(Error),
-    /// It answers, and says no.
-    Answer(Error),
+    /// The hub refuses, or its answer is invalid.
+    Refused(Error),
 }
 
 impl Hub {
-    /// The hub as the environment describes it to Python's `huggingface_hub` too: `HF_HUB_CACHE`,
-    /// `HF_HOME` (by default `~/.cache/huggingface`), `HF_ENDPOINT`, `HF_TOKEN` or the file that logging in
-    /// writes, and `HF_HUB_OFFLINE`.
+    /// Creates a hub with a cache folder, at the default address and without a token.
+    pub fn new(cache: impl Into<PathBuf>) -> Self {
+        Hub { cache: cache.into(), endpoint: ENDPOINT.into(), token: None, offline: false }
+    }
+
+    /// Sets the address of the server.
+    #[must_use]
+    pub fn with_endpoint(mut self, endpoint: impl Into<String>) -> Self {
+        self.endpoint = endpoint.into().trim_end_matches('/').into();
+        self
+    }
+
+    /// Sets the access token.
+    #[must_use]
+    pub fn with_token(mut self, token: Option<Token>) -> Self {
+        self.token = token;
+        self
+    }
+
+    /// Sets whether requests are forbidden.
+    #[must_use]
+    pub fn with_offline(mut self, offline: bool) -> Self {
+        self.offline = offline;
+        self
+    }
+
+    /// Reads the environment variables of Python's `huggingface_hub`: `HF_HUB_CACHE`, `HF_HOME` [default:
+    /// `~/.cache/huggingface`], `HF_ENDPOINT`, `HF_TOKEN` or the file of the login, and `HF_HUB_OFFLINE`.
     ///
     /// # Errors
-    /// [`Error::Config`] where a variable cannot be used, or none says where the cache is.
+    /// [`Error::Setting`] if a variable is invalid, or if none determines the cache.
     pub fn from_env() -> Result<Self> {
         Self::from_variables(|name| std::env::var_os(name).filter(|value| !value.is_empty()))
     }
@@ -94,12 +130,13 @@ impl Hub {
         };
         let home = get("HF_HOME").map(PathBuf::from).or_else(|| Some(user_cache()?.join("huggingface")));
         let cache = get("HF_HUB_CACHE").map(PathBuf::from);
-        let cache = cache.or_else(|| Some(home.as_ref()?.join("hub"))).ok_or_else(|| {
-            Error::Config("there is no home folder for models of the hub: set HF_HOME".into())
-        })?;
+        let cache = cache
+            .or_else(|| Some(home.as_ref()?.join("hub")))
+            .ok_or_else(|| Error::setting("HF_HOME", "models of the hub need a cache folder: set HF_HOME"))?;
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.into());
         if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
-            return Err(Error::Config(format!("HF_ENDPOINT = `{endpoint}` is no address of a server")));
+            let reason = format!("HF_ENDPOINT = `{endpoint}` is not the address of a server");
+            return Err(Error::setting("HF_ENDPOINT", reason));
         }
         let file = get("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| Some(home?.join("token")));
         let token = text("HF_TOKEN").or_else(|| std::fs::read_to_string(file?).ok());
@@ -113,12 +150,13 @@ impl Hub {
         })
     }
 
-    /// The folder of a model, with what is needed of it; of one without a configuration, its weight file.
+    /// Returns the folder of a model with the needed files, or the weight file of a model without a configuration.
+    /// Missing files are downloaded.
     ///
     /// # Errors
-    /// [`Error::Hub`] where there is no such model, it is not for everyone, its files cannot be used, or it is
-    /// not in the cache and the hub cannot be reached; [`Error::Download`] where a file does not come whole;
-    /// [`Error::Io`] where the cache cannot be written.
+    /// [`Error::Hub`] if the model does not exist, is restricted, has unusable files, or is not cached in offline mode;
+    /// [`Error::Download`] if the hub is unreachable or a file is incomplete; [`Error::Io`] if the cache cannot be
+    /// written.
     pub fn fetch(&self, name: &ModelName, need: Need, on_progress: &mut OnProgress<'_>) -> Result<PathBuf> {
         let cached = Cached::new(&self.cache, name);
         let here = cached.known(name).and_then(|snapshot| found(&snapshot, need));
@@ -127,26 +165,27 @@ impl Hub {
         }
         if self.offline {
             let reason = format!(
-                "it is not in full in `{}` and HF_HUB_OFFLINE is set: fetch it once without, or set HF_HUB_CACHE to where it is",
+                "`{}` has no complete copy and HF_HUB_OFFLINE is set: fetch it once without, or set HF_HUB_CACHE to the folder with the model",
                 cached.root().display()
             );
-            return Err(hub_error(name, reason));
+            return Err(hub_error(name, HubProblem::Offline, reason));
         }
         let listing = match (self.list(name), here) {
             (Ok(listing), _) => listing,
-            (Err(Silence::Unreachable(error)), Some(here)) => {
-                tracing::warn!("{error}; the copy of {name} in the cache is used as it is");
+            (Err(NoListing::Unreachable(error)), Some(here)) => {
+                tracing::warn!("{error}; the cached copy of {name} is used");
                 return Ok(here);
             }
-            (Err(Silence::Unreachable(error) | Silence::Answer(error)), _) => return Err(error),
+            (Err(NoListing::Unreachable(error) | NoListing::Refused(error)), _) => return Err(error),
         };
         let snapshot = self.complete(name, &cached, &listing, need, on_progress)?;
         found(&snapshot, need).ok_or_else(|| {
-            hub_error(name, format!("it has none of the weight files {}", WEIGHT_FILES.join(", ")))
+            let reason = format!("it has none of the weight files {}", WEIGHT_FILES.join(", "));
+            hub_error(name, HubProblem::NoWeights, reason)
         })
     }
 
-    /// Fetches what a snapshot lacks.
+    /// Downloads the missing files of a snapshot.
     fn complete(
         &self,
         name: &ModelName,
@@ -159,7 +198,10 @@ impl Hub {
         let snapshot = cached.snapshot(&listing.commit);
         let mut get = |file: &str| match listing.get(file) {
             Some(file) => self.get(name, cached, &listing.commit, file, on_progress),
-            None => Err(hub_error(name, format!("its index names `{file}`, which it does not have"))),
+            None => {
+                let reason = format!("its index names `{file}`, which it lacks");
+                Err(hub_error(name, HubProblem::BadAnswer, reason))
+            }
         };
         for file in CONFIG_FILES.iter().filter(|file| listing.get(file).is_some()) {
             get(file)?;
@@ -174,18 +216,18 @@ impl Hub {
             && let Some(file) = WEIGHT_FILES.iter().find(|file| listing.get(file).is_some())
         {
             get(file)?;
-            if file.ends_with(INDEX_ENDING) {
+            if file.ends_with(INDEX_SUFFIX) {
                 cache::parts(&snapshot.join(file))?.iter().try_for_each(|part| get(part))?;
             }
         }
-        // Last, so that a branch never points at less than what it pointed at before.
+        // Last, so that a branch always points to a complete snapshot.
         if !name.is_commit() {
             cached.write_ref(name.revision(), &listing.commit)?;
         }
         Ok(snapshot)
     }
 
-    /// One file, into the blobs and the snapshot.
+    /// Downloads a file into the blobs, and links it from the snapshot.
     fn get(
         &self,
         name: &ModelName,
@@ -195,17 +237,12 @@ impl Hub {
         on_progress: &mut OnProgress<'_>,
     ) -> Result<()> {
         let blob = cached.blob(&file.hash);
-        let is_here = std::fs::metadata(&blob).is_ok_and(|data| file.bytes.is_none_or(|n| n == data.len()));
-        if !is_here {
-            let remote = RemoteFile {
-                url: format!("{}/{}/resolve/{commit}/{}", self.endpoint, name.repo(), file.name),
-                path: Path::new(name.repo()).join(&file.name),
-                bytes: file.bytes,
-                sha256: file.sha256.clone(),
-                md5: None,
-                unpack: None,
-            };
-            let download = Download { token: self.token.clone(), ..Download::default() };
+        let is_cached = std::fs::metadata(&blob).is_ok_and(|data| file.bytes.is_none_or(|n| n == data.len()));
+        if !is_cached {
+            let url = format!("{}/{}/resolve/{commit}/{}", self.endpoint, name.repo(), file.name);
+            let mut remote = RemoteFile::new(url, Path::new(name.repo()).join(&file.name));
+            (remote.bytes, remote.sha256) = (file.bytes, file.sha256.clone());
+            let download = Download::default().with_token(self.token.clone());
             download.fetch_file(&remote, &blob, on_progress).map_err(|error| match error {
                 Error::Refused { status, .. } => self.refusal(name, status),
                 error => error,
@@ -214,11 +251,14 @@ impl Hub {
         cached.link(commit, &file.name, &file.hash)
     }
 
-    /// Asks for the commit and the files of a revision.
-    fn list(&self, name: &ModelName) -> std::result::Result<Listing, Silence> {
+    /// Requests the commit and the files of a revision.
+    fn list(&self, name: &ModelName) -> std::result::Result<Listing, NoListing> {
         let revision = name.revision().replace('/', "%2F");
         let url = format!("{}/api/models/{}/revision/{revision}?blobs=true", self.endpoint, name.repo());
-        let unreachable = |reason: String| Silence::Unreachable(Error::Download { url: url.clone(), reason });
+        let unreachable = |reason: String| {
+            let problem = DownloadProblem::Network;
+            NoListing::Unreachable(Error::Download { url: url.clone(), problem, reason })
+        };
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_global(Some(LISTING_TIMEOUT))
@@ -234,31 +274,39 @@ impl Hub {
         match response.status().as_u16() {
             200 => {}
             status @ (408 | 429 | 500..) => return Err(unreachable(format!("the server answers {status}"))),
-            status => return Err(Silence::Answer(self.refusal(name, status))),
+            status => return Err(NoListing::Refused(self.refusal(name, status))),
         }
         let mut json = Vec::new();
         let mut body = response.body_mut().as_reader().take(MAX_LISTING);
         body.read_to_end(&mut json).map_err(|e| unreachable(format!("cut off: {e}")))?;
-        Listing::read(&json).map_err(|reason| Silence::Answer(hub_error(name, reason)))
+        Listing::read(&json)
+            .map_err(|reason| NoListing::Refused(hub_error(name, HubProblem::BadAnswer, reason)))
     }
 
-    /// What an answer other than the wanted one means.
+    /// Returns the error for a refusal of the hub.
     fn refusal(&self, name: &ModelName, status: u16) -> Error {
         let page = format!("{}/{}", self.endpoint, name.repo());
-        let reason = match status {
-            // The hub says so too of what does not exist, so as not to tell what is private.
-            401 | 403 => format!(
-                "it is gated, private, or not there (the server answers {status}): accept its licence at {page} \
-                 and set HF_TOKEN to a token that may read it"
+        match status {
+            // The hub also answers 401 for models that do not exist, to hide private ones.
+            401 | 403 => hub_error(
+                name,
+                HubProblem::Restricted,
+                format!(
+                    "it is gated, private or missing (the server answers {status}): accept its licence at {page} \
+                     and set HF_TOKEN to a token that may read it"
+                ),
             ),
-            404 => format!("there is no such model, or it has no revision `{}`; see {page}", name.revision()),
-            status => format!("the server answers {status}"),
-        };
-        hub_error(name, reason)
+            404 => hub_error(
+                name,
+                HubProblem::NotFound,
+                format!("the hub has no such model or no revision `{}`; see {page}", name.revision()),
+            ),
+            status => hub_error(name, HubProblem::BadAnswer, format!("the server answers {status}")),
+        }
     }
 }
 
-/// What a snapshot offers: its folder, or its weights where nothing else says what they are.
+/// Returns the usable part of a snapshot: its folder, or its weights if it has no configuration.
 fn found(snapshot: &Path, need: Need) -> Option<PathBuf> {
     let weights = cache::weights(snapshot);
     match (cache::has_config(snapshot), need) {
@@ -268,8 +316,8 @@ fn found(snapshot: &Path, need: Need) -> Option<PathBuf> {
     }
 }
 
-fn hub_error(name: &ModelName, reason: String) -> Error {
-    Error::Hub { model: name.to_string(), reason }
+fn hub_error(name: &ModelName, problem: HubProblem, reason: String) -> Error {
+    Error::Hub { model: name.to_string(), problem, reason }
 }
 
 #[cfg(test)]
@@ -283,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_says_where_things_are() {
+    fn environment_variables_set_cache_endpoint_and_token() {
         let folder = tempfile::tempdir().unwrap();
         let home = folder.path().display().to_string();
         let plain = hub(&[("HOME", &home)]).unwrap();
@@ -306,7 +354,7 @@ mod tests {
         ]);
         let other = other.unwrap();
         assert_eq!((other.cache.as_path(), other.offline), (Path::new("there"), false));
-        assert!(!format!("{other:?}").contains("mine"), "a token stands in no message");
+        assert!(!format!("{other:?}").contains("mine"), "a message shows the token");
         assert_eq!(other.token.unwrap().header(), "Bearer mine");
 
         assert!(hub(&[]).unwrap_err().to_string().contains("HF_HOME"));

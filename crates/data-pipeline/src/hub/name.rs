@@ -1,18 +1,27 @@
-//! Names of models on the hub: `hf-hub:owner/name` or `hf:owner/name`, with `@revision` where it is not `main`.
+//! Names of models on the hub: `hf-hub:owner/name` or `hf:owner/name`, with an optional `@revision`.
 
 use std::fmt;
+use std::str::FromStr;
 
 use crate::{Error, Result};
 
-/// What such names begin with; the first is open_clip's own.
+/// Prefixes of such names; the first is open_clip's.
 const PREFIXES: [&str; 2] = ["hf-hub:", "hf:"];
-/// The hub allows no longer ones.
+/// Maximum length on the hub.
 const MAX_NAME: usize = 96;
 const MAX_REVISION: usize = 200;
-/// The revision of a name without one.
+/// Default revision.
 const MAIN: &str = "main";
 
-/// A model of the hub at a revision: a branch, a tag or a commit.
+/// A model of the hub at a revision (branch, tag or commit).
+///
+/// ```
+/// use data_pipeline::hub::ModelName;
+/// let name: ModelName = "hf-hub:laion/CLIP-ViT-B-32@main".parse()?;
+/// assert_eq!(name.repo(), "laion/CLIP-ViT-B-32");
+/// assert_eq!(name.to_string(), "hf-hub:laion/CLIP-ViT-B-32");
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelName {
     repo: String,
@@ -20,39 +29,39 @@ pub struct ModelName {
 }
 
 impl ModelName {
-    /// Reads a name; none where `text` has not the hub's prefix, and so is a preset or a path.
+    /// Parses a name. Returns `None` for a text without the hub's prefix, such as a preset or a path.
     ///
     /// # Errors
-    /// [`Error::Config`] where it has, and what follows is no name of the hub.
+    /// [`Error::Setting`] for an invalid name after the prefix.
     pub fn parse(text: &str) -> Result<Option<Self>> {
         let Some(rest) = PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix)) else {
             return Ok(None);
         };
         let (repo, revision) = rest.split_once('@').unwrap_or((rest, MAIN));
-        // Both become parts of paths and addresses.
+        // Both become part of paths and addresses.
         let good_repo = repo.split_once('/').is_some_and(|(owner, name)| is_part(owner) && is_part(name));
         if !good_repo || repo.len() > MAX_NAME {
-            return Err(Error::Config(format!(
-                "`{}` is no model of the hub: write hf-hub:owner/name, or hf-hub:owner/name@revision",
-                text.escape_debug()
-            )));
+            return Err(not_a_model(text));
         }
         if revision.len() > MAX_REVISION || !revision.split('/').all(is_part) {
-            return Err(Error::Config(format!(
-                "`{}` of `{}` is no revision: give a branch, a tag or a commit",
-                revision.escape_debug(),
-                text.escape_debug()
-            )));
+            return Err(Error::setting(
+                "model",
+                format!(
+                    "`{}` of `{}` is not a revision: give a branch, a tag or a commit",
+                    revision.escape_debug(),
+                    text.escape_debug()
+                ),
+            ));
         }
         Ok(Some(ModelName { repo: repo.into(), revision: revision.into() }))
     }
 
-    /// `owner/name`.
+    /// Returns `owner/name`.
     pub fn repo(&self) -> &str {
         &self.repo
     }
 
-    /// The branch, tag or commit.
+    /// Returns the branch, tag or commit.
     pub fn revision(&self) -> &str {
         &self.revision
     }
@@ -63,6 +72,14 @@ impl ModelName {
     }
 }
 
+impl FromStr for ModelName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        ModelName::parse(text)?.ok_or_else(|| not_a_model(text))
+    }
+}
+
 impl fmt::Display for ModelName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", PREFIXES[0], self.repo)?;
@@ -70,17 +87,27 @@ impl fmt::Display for ModelName {
     }
 }
 
-/// Whether this is the full hash of a commit.
+fn not_a_model(text: &str) -> Error {
+    Error::setting(
+        "model",
+        format!(
+            "`{}` is not a model of the hub: write hf-hub:owner/name, or hf-hub:owner/name@revision",
+            text.escape_debug()
+        ),
+    )
+}
+
+/// Whether a text is the full hash of a commit.
 pub(super) fn is_commit(text: &str) -> bool {
     text.len() == 40 && is_hash(text)
 }
 
-/// Whether this is a hash in the hub's spelling.
+/// Whether a text consists of lowercase hexadecimal digits.
 pub(super) fn is_hash(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Owner, name, or a part of a revision. No `..`, and no `--`, which parts names in the cache.
+/// Whether a text can be an owner, a name or a part of a revision. `--` separates owner and name in the cache.
 fn is_part(text: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     !text.is_empty()
@@ -100,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn names_have_an_owner_and_maybe_a_revision() {
+    fn names_have_an_owner_and_an_optional_revision() {
         let name = parse("hf-hub:laion/CLIP-ViT-B-32").unwrap();
         assert_eq!((name.repo(), name.revision()), ("laion/CLIP-ViT-B-32", "main"));
         assert_eq!(parse("hf:laion/CLIP-ViT-B-32"), Some(name));

@@ -1,5 +1,7 @@
-//! The training transform: random resized crop, flip, colour jitter and erasing, drawn once per sample as plain data.
+//! The training transform: random resized crop, flip, colour jitter and erasing. Its parameters are drawn once per
+//! sample, as plain data.
 
+use file_ext::SplitMix64;
 use serde::{Deserialize, Serialize};
 
 use crate::boxes::Frame;
@@ -7,37 +9,54 @@ use crate::image::decode::Decoded;
 use crate::image::resize::Rect;
 use crate::image::transform::{normalize_into, resized};
 use crate::image::{Preprocess, color};
-use file_ext::SplitMix64;
+use crate::{Error, Result};
 
-/// What the training transform may do; the default is open_clip's.
+/// Settings of the training transform; the default is open_clip's.
+///
+/// ```
+/// use data_pipeline::AugmentConfig;
+/// let config = AugmentConfig::default().with_scale([0.4, 1.0]).with_flip(0.5);
+/// config.validate()?;
+/// assert!(config.with_flip(2.0).validate().is_err());
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct AugmentConfig {
-    /// Smallest and largest share of the picture's area that a crop keeps.
+    /// Range of the fraction of the image's area that a crop keeps.
     pub scale: [f64; 2],
-    /// Narrowest and widest aspect ratio (width / height) of a crop.
+    /// Range of a crop's aspect ratio (width / height).
     pub ratio: [f64; 2],
     /// Probability of a horizontal flip.
     pub flip: f64,
-    /// Colour jitter, if any.
+    /// Colour jitter; unset for none.
     pub color_jitter: Option<ColorJitter>,
     /// Probability of erasing a rectangle (2 % to 33 % of the area) to the mean colour.
     pub erase: f64,
 }
 
-/// Largest changes of colour jitter, as torchvision's `ColorJitter` has them.
+/// Strength of colour jitter, with the meaning of torchvision's `ColorJitter`.
+///
+/// ```
+/// use data_pipeline::AugmentConfig;
+/// use data_pipeline::image::ColorJitter;
+/// let jitter = ColorJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1, probability: 0.8 };
+/// AugmentConfig::default().with_color_jitter(Some(jitter)).validate()?;
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ColorJitter {
-    /// Factor in 1 ± this.
+    /// Range of the brightness factor: 1 ± this.
     pub brightness: f64,
-    /// Factor in 1 ± this.
+    /// Range of the contrast factor: 1 ± this.
     pub contrast: f64,
-    /// Factor in 1 ± this.
+    /// Range of the saturation factor: 1 ± this.
     pub saturation: f64,
-    /// Turn of the hue in ± this (0.5 is half the circle).
+    /// Range of the hue shift: ± this (0.5 is half the colour circle).
     pub hue: f64,
-    /// Probability of any change.
+    /// Probability of applying the jitter.
     pub probability: f64,
 }
 
@@ -54,48 +73,106 @@ impl Default for AugmentConfig {
 }
 
 impl AugmentConfig {
-    /// Says what cannot work, if anything.
-    pub fn problem(&self) -> Option<String> {
-        let probability = |name: &str, value: f64| {
-            (!(0.0..=1.0).contains(&value)).then(|| format!("{name} = {value} is not a probability"))
+    /// Sets the range of the fraction of the area that a crop keeps.
+    #[must_use]
+    pub fn with_scale(mut self, scale: [f64; 2]) -> Self {
+        self.scale = scale;
+        self
+    }
+
+    /// Sets the range of a crop's aspect ratio.
+    #[must_use]
+    pub fn with_ratio(mut self, ratio: [f64; 2]) -> Self {
+        self.ratio = ratio;
+        self
+    }
+
+    /// Sets the probability of a horizontal flip.
+    #[must_use]
+    pub fn with_flip(mut self, flip: f64) -> Self {
+        self.flip = flip;
+        self
+    }
+
+    /// Sets the colour jitter.
+    #[must_use]
+    pub fn with_color_jitter(mut self, color_jitter: Option<ColorJitter>) -> Self {
+        self.color_jitter = color_jitter;
+        self
+    }
+
+    /// Sets the probability of erasing a rectangle.
+    #[must_use]
+    pub fn with_erase(mut self, erase: f64) -> Self {
+        self.erase = erase;
+        self
+    }
+
+    /// Checks the ranges of all settings.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for the first setting that is out of range.
+    pub fn validate(&self) -> Result<()> {
+        let check = |name: &'static str, is_valid: bool, reason: String| {
+            if is_valid { Ok(()) } else { Err(Error::setting(name, reason)) }
+        };
+        let probability = |name: &'static str, value: f64| {
+            check(name, (0.0..=1.0).contains(&value), format!("{name} = {value} is not a probability"))
         };
         let [low, high] = self.scale;
         let [narrow, wide] = self.ratio;
-        if !(low > 0.0 && low <= high && high <= 1.0) {
-            return Some(format!("scale = [{low}, {high}] is not a range above 0 and up to 1"));
+        check(
+            "scale",
+            low > 0.0 && low <= high && high <= 1.0,
+            format!("scale = [{low}, {high}] is not a range above 0 and up to 1"),
+        )?;
+        check(
+            "ratio",
+            narrow > 0.0 && narrow <= wide && wide.is_finite(),
+            format!("ratio = [{narrow}, {wide}] is not a range of positive numbers"),
+        )?;
+        probability("flip", self.flip)?;
+        probability("erase", self.erase)?;
+        let Some(jitter) = &self.color_jitter else { return Ok(()) };
+        for (name, value) in [
+            ("color_jitter.brightness", jitter.brightness),
+            ("color_jitter.contrast", jitter.contrast),
+            ("color_jitter.saturation", jitter.saturation),
+        ] {
+            let is_valid = (0.0..=10.0).contains(&value);
+            check(name, is_valid, format!("{name} = {value} is negative or too large"))?;
         }
-        if !(narrow > 0.0 && narrow <= wide && wide.is_finite()) {
-            return Some(format!("ratio = [{narrow}, {wide}] is not a range of positive numbers"));
-        }
-        let jitter = self.color_jitter.as_ref().and_then(|j| {
-            let fields =
-                [("brightness", j.brightness), ("contrast", j.contrast), ("saturation", j.saturation)];
-            let odd = fields.into_iter().find(|(_, v)| !(0.0..=10.0).contains(v));
-            odd.map(|(name, value)| format!("color_jitter.{name} = {value} is negative or too large"))
-                .or_else(|| {
-                    (!(0.0..=0.5).contains(&j.hue))
-                        .then(|| format!("color_jitter.hue = {} is outside 0..=0.5", j.hue))
-                })
-                .or_else(|| probability("color_jitter.probability", j.probability))
-        });
-        probability("flip", self.flip).or_else(|| probability("erase", self.erase)).or(jitter)
+        check(
+            "color_jitter.hue",
+            (0.0..=0.5).contains(&jitter.hue),
+            format!("color_jitter.hue = {} is outside 0..=0.5", jitter.hue),
+        )?;
+        probability("color_jitter.probability", jitter.probability)
     }
 }
 
-/// One draw of the training transform: everything needed to replay it on another machine.
+/// Parameters of the training transform for one sample, enough to repeat it on another machine.
+///
+/// ```
+/// use data_pipeline::AugmentConfig;
+/// use data_pipeline::image::AugmentParams;
+/// let params = AugmentParams::draw(&AugmentConfig::default(), 7, 640, 480);
+/// let [x, y, width, height] = params.crop;
+/// assert!(x + width <= 640 && y + height <= 480);
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AugmentParams {
-    /// The crop in source pixels: x, y, width, height.
+    /// Crop in pixels of the image: x, y, width, height.
     pub crop: [usize; 4],
     /// Whether the crop is mirrored.
     pub flip: bool,
-    /// Colour changes in their order.
+    /// Colour changes, in the order of application.
     pub jitter: Vec<ColorChange>,
-    /// The erased rectangle as shares of the side: x, y, width, height.
+    /// Erased rectangle as fractions of the side: x, y, width, height.
     pub erase: Option<[f64; 4]>,
 }
 
-/// One colour change with its factor (for hue: the turn).
+/// A colour change with its factor (for hue: the shift).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ColorChange {
@@ -105,12 +182,12 @@ pub enum ColorChange {
     Contrast(f64),
     /// Towards or away from grey.
     Saturation(f64),
-    /// A turn of the colour circle.
+    /// A shift along the colour circle.
     Hue(f64),
 }
 
 impl AugmentParams {
-    /// Draws for a picture of `width` x `height`; a pure function of its arguments.
+    /// Draws parameters for an image of `width` x `height` pixels. Equal arguments give equal parameters.
     pub fn draw(config: &AugmentConfig, seed: u64, width: usize, height: usize) -> Self {
         let mut random = SplitMix64::new(seed);
         let crop = draw_crop(config, &mut random, width, height);
@@ -122,7 +199,8 @@ impl AugmentParams {
     }
 }
 
-/// torchvision's `RandomResizedCrop.get_params`: ten tries, then the largest centred crop of an allowed ratio.
+/// Draws a crop like torchvision's `RandomResizedCrop.get_params`: ten attempts, then the largest centred crop with an
+/// allowed aspect ratio.
 fn draw_crop(config: &AugmentConfig, random: &mut SplitMix64, width: usize, height: usize) -> [usize; 4] {
     let area = (width * height) as f64;
     let [narrow, wide] = config.ratio;
@@ -165,7 +243,7 @@ fn draw_jitter(jitter: &ColorJitter, random: &mut SplitMix64) -> Vec<ColorChange
     changes
 }
 
-/// torchvision's `RandomErasing`: 2 % to 33 % of the area, ratio 0.3 to 3.3, ten tries.
+/// Draws a rectangle like torchvision's `RandomErasing`: 2 % to 33 % of the area, ratio 0.3 to 3.3, ten attempts.
 fn draw_erase(random: &mut SplitMix64) -> Option<[f64; 4]> {
     for _ in 0..10 {
         let area = random.between(0.02, 0.33);
@@ -178,9 +256,19 @@ fn draw_erase(random: &mut SplitMix64) -> Option<[f64; 4]> {
     None
 }
 
-/// Applies a draw for one model: crop, resize, flip, colours, normalise, erase; channel planes `[3, size, size]`.
+/// Applies the training transform for one model: crops, resizes, flips, jitters colours, normalizes and erases.
 ///
-/// The parameters are clamped to the picture, so that a draw from elsewhere cannot reach outside it.
+/// Writes channel planes `[3, size, size]` into `out`. The parameters are clamped to the image, so parameters that
+/// were drawn for another image cannot reach outside of it.
+///
+/// ```
+/// use data_pipeline::image::{AugmentParams, Decoded, RgbImage, augment_into};
+/// use data_pipeline::{AugmentConfig, Preprocess};
+/// let image = Decoded::from(RgbImage { width: 40, height: 30, pixels: vec![128; 3 * 40 * 30] });
+/// let params = AugmentParams::draw(&AugmentConfig::default(), 7, image.width(), image.height());
+/// let mut out = vec![0f32; 3 * 16 * 16];
+/// augment_into(&image, &params, &Preprocess::new(16), &mut out);
+/// ```
 pub fn augment_into(image: &Decoded, params: &AugmentParams, preprocess: &Preprocess, out: &mut [f32]) {
     let size = preprocess.size;
     let part = crop_of(image, params);
@@ -207,7 +295,7 @@ pub fn augment_into(image: &Decoded, params: &AugmentParams, preprocess: &Prepro
     }
 }
 
-/// Where the view of a draw lies over a picture.
+/// Returns the position of an augmented view in the image.
 pub(crate) fn augment_frame(image: &Decoded, params: &AugmentParams, side: usize) -> Frame {
     let part = crop_of(image, params);
     let scale = [side as f64 / part.width as f64, side as f64 / part.height as f64];
@@ -215,7 +303,7 @@ pub(crate) fn augment_frame(image: &Decoded, params: &AugmentParams, side: usize
     Frame { scale, corner, flip: params.flip, side }
 }
 
-/// The crop of a draw, clamped to the picture.
+/// Returns the crop, clamped to the image.
 fn crop_of(image: &Decoded, params: &AugmentParams) -> Rect {
     let [x, y, width, height] = params.crop;
     let (x, y) = (x.min(image.width - 1), y.min(image.height - 1));
@@ -272,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn the_full_crop_without_changes_is_the_squashed_picture() {
+    fn full_crop_without_changes_equals_the_squashed_image() {
         let pixels = (0..6 * 6 * 3).map(|i| (i * 37) as u8).collect::<Vec<_>>();
         let image = Decoded::from(RgbImage { width: 6, height: 6, pixels });
         let preprocess = Preprocess {
@@ -293,11 +381,17 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_cannot_work_are_named() {
-        assert_eq!(busy().problem(), None);
-        assert!(AugmentConfig { scale: [0.9, 0.1], ..busy() }.problem().unwrap().contains("scale"));
-        assert!(AugmentConfig { flip: 2.0, ..busy() }.problem().unwrap().contains("flip"));
-        assert!(AugmentConfig { ratio: [0.0, 1.0], ..busy() }.problem().unwrap().contains("ratio"));
+    fn invalid_settings_are_named() {
+        busy().validate().unwrap();
+        for (config, wanted) in [
+            (busy().with_scale([0.9, 0.1]), "scale"),
+            (busy().with_flip(2.0), "flip"),
+            (busy().with_ratio([0.0, 1.0]), "ratio"),
+        ] {
+            let error = config.validate().unwrap_err();
+            assert!(matches!(error, Error::Setting { name, .. } if name == wanted), "{error:?}");
+            assert!(error.to_string().contains(wanted), "{error}");
+        }
     }
 
     fn preprocess(size: usize) -> Preprocess {
@@ -324,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn colour_jitter_has_the_value_of_its_draw() {
+    fn colour_jitter_applies_the_drawn_factor() {
         let only = |brightness| ColorJitter {
             brightness,
             contrast: 0.0,
@@ -345,10 +439,10 @@ mod tests {
             let factor = factor.unwrap();
             assert!((0.5..=1.5).contains(&factor));
             for (plane, value) in out.chunks_exact(16).zip([200.0, 100.0, 40.0]) {
-                // PIL cuts off what is behind the point.
+                // PIL truncates to an integer.
                 let pixel = (value * factor).min(255.0).floor() as f32;
                 let wanted = (pixel / 255.0 - 0.5) / 0.25;
-                // Hue and saturation by nothing may round once more.
+                // Hue and saturation without a change may round once more.
                 let step = 1.0 / 255.0 / 0.25;
                 assert!(
                     plane.iter().all(|found| (found - wanted).abs() <= step * 1.01),
@@ -366,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn erasing_fills_one_rectangle_of_the_allowed_area_with_the_mean() {
+    fn erasing_fills_one_rectangle_with_the_mean() {
         let config = AugmentConfig { erase: 1.0, ..AugmentConfig::default() };
         let size = 100;
         for seed in 0..50 {
@@ -378,7 +472,7 @@ mod tests {
             let places = (0..size * size).filter(|i| out[*i] == 0.0).collect::<Vec<_>>();
             let (left, right) = bounds(places.iter().map(|i| i % size));
             let (top, bottom) = bounds(places.iter().map(|i| i / size));
-            // It is one full rectangle, exactly the mean (which is 0), and nothing else changed.
+            // One full rectangle equals the mean (0 after normalization), and nothing else changed.
             assert_eq!(places.len(), (right - left) * (bottom - top));
             assert_eq!(out.iter().filter(|v| **v == 0.0).count(), 3 * places.len());
             assert!(out.iter().all(|v| *v == 0.0 || *v == 2.0));

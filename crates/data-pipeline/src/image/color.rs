@@ -1,8 +1,8 @@
-//! Colour changes on 8-bit RGB, with the meaning of PIL's `ImageEnhance`.
+//! Colour changes of 8-bit RGB, equal to PIL's `ImageEnhance`.
 
 use crate::image::augment::ColorChange;
 
-/// Changes interleaved RGB pixels in place.
+/// Applies a colour change to interleaved RGB pixels in place.
 pub(crate) fn apply(pixels: &mut [u8], change: ColorChange) {
     match change {
         ColorChange::Brightness(factor) => {
@@ -21,7 +21,7 @@ pub(crate) fn apply(pixels: &mut [u8], change: ColorChange) {
                 pixel.iter_mut().for_each(|v| *v = blend(grey, f64::from(*v), factor));
             }
         }
-        ColorChange::Hue(turn) => pixels.chunks_exact_mut(3).for_each(|pixel| turn_hue(pixel, turn)),
+        ColorChange::Hue(shift) => pixels.chunks_exact_mut(3).for_each(|pixel| shift_hue(pixel, shift)),
     }
 }
 
@@ -35,7 +35,7 @@ fn luma(pixel: &[u8]) -> u8 {
         as u8
 }
 
-fn turn_hue(pixel: &mut [u8], turn: f64) {
+fn shift_hue(pixel: &mut [u8], shift: f64) {
     let [r, g, b] = [0, 1, 2].map(|c: usize| f64::from(pixel[c]) / 255.0);
     let (high, low) = (r.max(g).max(b), r.min(g).min(b));
     let chroma = high - low;
@@ -49,12 +49,12 @@ fn turn_hue(pixel: &mut [u8], turn: f64) {
     } else {
         4.0 + (r - g) / chroma
     };
-    let hue = (hue / 6.0 + turn).rem_euclid(1.0) * 6.0;
-    // Each channel as a function of its distance from the hue on the six-part circle.
+    let hue = (hue / 6.0 + shift).rem_euclid(1.0) * 6.0;
+    // Each channel is a function of its distance from the hue on the six-part circle.
     for (channel, offset) in pixel.iter_mut().zip([5.0, 3.0, 1.0]) {
         let k: f64 = (offset + hue) % 6.0;
-        let share = k.min(4.0 - k).clamp(0.0, 1.0);
-        *channel = ((high - chroma * share) * 255.0).round() as u8;
+        let fraction = k.min(4.0 - k).clamp(0.0, 1.0);
+        *channel = ((high - chroma * fraction) * 255.0).round() as u8;
     }
 }
 
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_factor_of_one_and_a_full_turn_change_nothing() {
+    fn factor_of_one_and_full_hue_shift_change_nothing() {
         let original = (0..60).map(|i| (i * 53) as u8).collect::<Vec<_>>();
         for change in [
             ColorChange::Brightness(1.0),
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn by_hand() {
+    fn changes_match_values_computed_by_hand() {
         let mut pixels = vec![200, 100, 0];
         apply(&mut pixels, ColorChange::Brightness(0.5));
         assert_eq!(pixels, [100, 50, 0]);

@@ -1,34 +1,37 @@
-//! Encoded files to pixels, in the file's own colour mode (the order of resizing and conversion matters).
+//! Image decoding in the file's own colour mode, because the order of resizing and conversion matters.
 
+#[cfg(feature = "formats")]
 use std::io::Cursor;
 
+#[cfg(feature = "formats")]
 use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
+use crate::DamageKind;
 use crate::image::RgbImage;
 
-/// Pictures with more pixels are refused: a small file can claim to be huge.
+/// Maximum number of pixels. A small file can claim to be huge.
 pub const MAX_PIXELS: u64 = 178_956_970;
 
-/// Why a picture could not be decoded.
+/// An error of decoding an image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct DecodeError {
-    /// A short kind for counting, such as `not an image`.
-    pub kind: &'static str,
-    /// What exactly.
+    /// The kind of damage.
+    pub kind: DamageKind,
+    /// The problem.
     pub reason: String,
 }
 
 impl DecodeError {
-    fn new(kind: &'static str, reason: impl ToString) -> Self {
+    fn new(kind: DamageKind, reason: impl ToString) -> Self {
         DecodeError { kind, reason: reason.to_string() }
     }
 }
 
-/// Colour mode of decoded pixels, 8 bits a channel.
+/// Colour mode of decoded pixels, 8 bits per channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     L,
@@ -50,7 +53,7 @@ impl Mode {
     }
 }
 
-/// A decoded picture in its file's own colour mode; palette and 16-bit files are RGB or grey already.
+/// A decoded image in its file's colour mode. Palette and 16-bit images are converted to RGB or grey.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decoded {
     pub(crate) width: usize,
@@ -60,17 +63,18 @@ pub struct Decoded {
 }
 
 impl Decoded {
-    /// Width in pixels.
+    /// Returns the width in pixels.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Height in pixels.
+    /// Returns the height in pixels.
     pub fn height(&self) -> usize {
         self.height
     }
 
-    /// As RGBA; pictures without alpha are opaque.
+    /// Returns RGBA pixels; images without alpha are opaque.
+    #[cfg(feature = "emoji")]
     pub(crate) fn rgba(&self) -> Vec<[u8; 4]> {
         if self.mode == Mode::Rgba {
             return self.pixels.chunks_exact(4).map(|p| [p[0], p[1], p[2], p[3]]).collect();
@@ -78,7 +82,7 @@ impl Decoded {
         to_rgb(self.mode, &self.pixels).chunks_exact(3).map(|p| [p[0], p[1], p[2], 255]).collect()
     }
 
-    /// As RGB; alpha is dropped, CMYK converted as PIL does.
+    /// Converts to RGB: drops alpha, and converts CMYK like PIL.
     pub fn to_rgb(&self) -> RgbImage {
         RgbImage { width: self.width, height: self.height, pixels: to_rgb(self.mode, &self.pixels) }
     }
@@ -90,7 +94,7 @@ impl From<RgbImage> for Decoded {
     }
 }
 
-/// Interleaved pixels of any mode to RGB.
+/// Converts interleaved pixels of any mode to RGB.
 pub(crate) fn to_rgb(mode: Mode, pixels: &[u8]) -> Vec<u8> {
     match mode {
         Mode::Rgb => pixels.to_vec(),
@@ -106,31 +110,39 @@ fn cmyk_to_rgb([c, m, y, k]: [u8; 4]) -> [u8; 3] {
     [c, m, y].map(|ink| white - multiply(ink, white))
 }
 
-/// a · b / 255, rounded, as PIL's integer arithmetic has it.
+/// Returns a · b / 255, rounded like PIL's integer arithmetic.
 pub(crate) fn multiply(a: u8, b: u8) -> u8 {
     let product = u32::from(a) * u32::from(b) + 128;
     (((product >> 8) + product) >> 8) as u8
 }
 
-/// Decodes JPEG, PNG, WebP, GIF (first frame) or BMP. EXIF orientation is not applied, as in the reference.
+/// Decodes JPEG and, with the feature `formats`, PNG, WebP, GIF (first frame) and BMP. EXIF orientation is not
+/// applied, like in the reference.
+///
+/// ```
+/// use data_pipeline::DamageKind;
+/// let error = data_pipeline::image::decode(b"a text file").unwrap_err();
+/// assert_eq!(error.kind, DamageKind::NotAnImage);
+/// ```
 ///
 /// # Errors
-/// [`DecodeError`] for anything that is not a whole picture of at most [`MAX_PIXELS`].
+/// [`DecodeError`] for damaged, truncated, unknown or too large files.
 pub fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     guarded(|| decode_any(bytes))
 }
 
-/// A file on which a decoder panics is one more damaged file, and no reason to stop.
+/// Turns a panic of a decoder into an error, so that it damages one sample only.
 fn guarded<T>(
     work: impl FnOnce() -> Result<T, DecodeError> + std::panic::UnwindSafe,
 ) -> Result<T, DecodeError> {
-    std::panic::catch_unwind(work)
-        .unwrap_or_else(|_| Err(DecodeError::new("decoder panic", "the decoder gave up on this file")))
+    std::panic::catch_unwind(work).unwrap_or_else(|_| {
+        Err(DecodeError::new(DamageKind::DecoderPanic, "the decoder panicked on this file"))
+    })
 }
 
 fn decode_any(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     if bytes.is_empty() {
-        return Err(DecodeError::new("empty file", "the file is empty"));
+        return Err(DecodeError::new(DamageKind::EmptyFile, "the file is empty"));
     }
     if bytes.starts_with(&[0xFF, 0xD8]) { decode_jpeg(bytes) } else { decode_other(bytes) }
 }
@@ -140,23 +152,23 @@ fn decode_jpeg(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     check_size(header.width as u64, header.height as u64)?;
     let (mode, pixels) = if header.halves_chroma { decode_halved(bytes)? } else { decode_plain(bytes)? };
     if pixels.len() != header.width * header.height * mode.channels() {
-        return Err(DecodeError::new("damaged jpeg", "the picture is shorter than its header says"));
+        return Err(DecodeError::new(DamageKind::DamagedJpeg, "the image is shorter than its header states"));
     }
     if !ends_properly(bytes) {
-        return Err(DecodeError::new("truncated jpeg", "the file ends before the picture does"));
+        return Err(DecodeError::new(DamageKind::TruncatedJpeg, "the file ends before the image does"));
     }
     let mut decoded = Decoded { width: header.width, height: header.height, mode, pixels };
     if mode == Mode::Cmyk && header.is_adobe {
-        // Adobe's files hold white as 255.
+        // Adobe's files store white as 255.
         decoded.pixels.iter_mut().for_each(|ink| *ink = 255 - *ink);
     }
     Ok(decoded)
 }
 
-/// The faster decoder. Its colours differ from libjpeg's by a rounding step where chroma is
-/// halved both ways (a mean of 0.3 of 255 on such photos), so those go to [`decode_halved`].
+/// Decodes with the faster decoder. If chroma is halved both ways, its colours differ from libjpeg's by a rounding step
+/// (a mean of 0.3 of 255 on such photos), so [`decode_halved`] decodes those files.
 fn decode_plain(bytes: &[u8]) -> Result<(Mode, Vec<u8>), DecodeError> {
-    let broken = |e: zune_jpeg::errors::DecodeErrors| DecodeError::new("damaged jpeg", e);
+    let broken = |e: zune_jpeg::errors::DecodeErrors| DecodeError::new(DamageKind::DamagedJpeg, e);
     let options =
         DecoderOptions::default().set_strict_mode(false).set_max_width(1 << 16).set_max_height(1 << 16);
     let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
@@ -170,21 +182,21 @@ fn decode_plain(bytes: &[u8]) -> Result<(Mode, Vec<u8>), DecodeError> {
     Ok((mode, decoder.decode().map_err(broken)?))
 }
 
-/// The decoder that rounds the interpolated chroma once, as libjpeg does.
+/// Decodes with the decoder that rounds the interpolated chroma once, like libjpeg.
 fn decode_halved(bytes: &[u8]) -> Result<(Mode, Vec<u8>), DecodeError> {
     let mut decoder = jpeg_decoder::Decoder::new(bytes);
-    let pixels = decoder.decode().map_err(|e| DecodeError::new("damaged jpeg", e))?;
+    let pixels = decoder.decode().map_err(|e| DecodeError::new(DamageKind::DamagedJpeg, e))?;
     match decoder.info().map(|info| info.pixel_format) {
         Some(jpeg_decoder::PixelFormat::RGB24) => Ok((Mode::Rgb, pixels)),
-        other => Err(DecodeError::new("damaged jpeg", format!("unexpected pixel format {other:?}"))),
+        other => Err(DecodeError::new(DamageKind::DamagedJpeg, format!("unexpected pixel format {other:?}"))),
     }
 }
 
-/// What the markers before the first scan say.
+/// Facts from the markers before the first scan.
 struct JpegHeader {
     width: usize,
     height: usize,
-    /// Three components, the two of chroma at half the width and half the height.
+    /// Whether both chroma components have half the width and half the height.
     halves_chroma: bool,
     is_adobe: bool,
 }
@@ -210,7 +222,7 @@ impl JpegHeader {
             at += 2 + usize::from(u16::from_be_bytes([high, low])).max(2);
         }
         let Some([_, h1, h0, w1, w0, components, rows @ ..]) = frame else {
-            return Err(DecodeError::new("damaged jpeg", "no frame header"));
+            return Err(DecodeError::new(DamageKind::DamagedJpeg, "no frame header"));
         };
         let sampling =
             rows.chunks_exact(3).take(usize::from(*components)).map(|row| row[1]).collect::<Vec<_>>();
@@ -223,29 +235,31 @@ impl JpegHeader {
     }
 }
 
-/// Whether an end-of-image marker follows the last scan; decoders fill what is missing with grey, which is no picture to learn from.
+/// Whether an end-of-image marker follows the last scan. Decoders fill missing parts with grey, which would be learned.
 fn ends_properly(bytes: &[u8]) -> bool {
-    // Some cameras write padding or notes behind the picture, so the marker may be anywhere behind the last scan's start.
+    // Some cameras append padding or notes, so the marker may be anywhere behind the start of the last scan.
     let scan = bytes.windows(2).rposition(|pair| pair == [0xFF, 0xDA]).unwrap_or(0);
     bytes[scan..].windows(2).any(|pair| pair == [0xFF, 0xD9])
 }
 
+#[cfg(feature = "formats")]
 fn decode_other(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
-        .map_err(|e| DecodeError::new("not an image", e))?;
+        .map_err(|e| DecodeError::new(DamageKind::NotAnImage, e))?;
     if reader.format().is_none() {
-        return Err(DecodeError::new("not an image", "neither JPEG, PNG, WebP, GIF nor BMP"));
+        return Err(DecodeError::new(DamageKind::NotAnImage, "neither JPEG, PNG, WebP, GIF nor BMP"));
     }
-    let mut decoder = reader.into_decoder().map_err(|e| DecodeError::new("damaged image", e))?;
+    let mut decoder = reader.into_decoder().map_err(|e| DecodeError::new(DamageKind::DamagedImage, e))?;
     let (width, height) = decoder.dimensions();
     check_size(u64::from(width), u64::from(height))?;
-    // Enough for 16-bit RGBA of the largest picture.
+    // Enough for 16-bit RGBA of the largest image.
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_PIXELS * 16);
-    decoder.set_limits(limits).map_err(|e| DecodeError::new("too large", e))?;
+    decoder.set_limits(limits).map_err(|e| DecodeError::new(DamageKind::TooLarge, e))?;
     let original = decoder.color_type();
-    let image = DynamicImage::from_decoder(decoder).map_err(|e| DecodeError::new("damaged image", e))?;
+    let image =
+        DynamicImage::from_decoder(decoder).map_err(|e| DecodeError::new(DamageKind::DamagedImage, e))?;
     let (width, height) = (width as usize, height as usize);
     let (mode, pixels) = match (original, image) {
         (ColorType::L8, DynamicImage::ImageLuma8(image)) => (Mode::L, image.into_raw()),
@@ -256,13 +270,26 @@ fn decode_other(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     Ok(Decoded { width, height, mode, pixels })
 }
 
+#[cfg(not(feature = "formats"))]
+fn decode_other(bytes: &[u8]) -> Result<Decoded, DecodeError> {
+    let is_webp = bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP");
+    if is_webp || [&b"\x89PNG"[..], b"GIF8", b"BM"].iter().any(|start| bytes.starts_with(start)) {
+        let reason = "only JPEG is built in: build data-pipeline with the feature `formats`";
+        return Err(DecodeError::new(DamageKind::FormatNotBuilt, reason));
+    }
+    Err(DecodeError::new(DamageKind::NotAnImage, "not a JPEG file"))
+}
+
 fn check_size(width: u64, height: u64) -> Result<(), DecodeError> {
     if width == 0 || height == 0 {
-        return Err(DecodeError::new("empty image", format!("the picture has {width} x {height} pixels")));
+        return Err(DecodeError::new(
+            DamageKind::EmptyImage,
+            format!("the image has {width} x {height} pixels"),
+        ));
     }
     if width * height > MAX_PIXELS {
         return Err(DecodeError::new(
-            "too large",
+            DamageKind::TooLarge,
             format!("{width} x {height} pixels are more than {MAX_PIXELS}"),
         ));
     }
@@ -274,10 +301,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_decoder_that_panics_gives_an_error() {
+    fn panic_of_a_decoder_is_an_error() {
         let broken: Vec<u8> = Vec::new();
         let error = guarded(|| Ok(broken[1])).unwrap_err();
-        assert_eq!(error.kind, "decoder panic");
+        assert_eq!(error.kind, DamageKind::DecoderPanic);
         assert_eq!(guarded(|| Ok(5)), Ok(5));
     }
 }

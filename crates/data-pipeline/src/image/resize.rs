@@ -1,8 +1,8 @@
-//! Resampling bit for bit as PIL's `Image.resize`: antialiased, 8-bit fixed point, rows first.
+//! Resampling equal to PIL's `Image.resize` bit for bit: antialiased, 8-bit fixed point, rows first.
 
 use crate::image::Interpolation;
 
-/// Fixed-point digits of a weight: 32 bits less 8 of the pixel and 2 of headroom.
+/// Fixed-point bits of a weight: 32 bits minus 8 for the pixel and 2 of headroom.
 const PRECISION_BITS: u32 = 32 - 8 - 2;
 
 /// A rectangle of whole pixels.
@@ -14,14 +14,14 @@ pub(crate) struct Rect {
     pub(crate) height: usize,
 }
 
-/// Interleaved 8-bit pixels: a picture, or a part of one.
+/// Interleaved 8-bit pixels of an image or a part of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pixels<'a> {
     pub(crate) data: &'a [u8],
-    /// Pixels from one row to the next.
+    /// Pixels from the start of a row to the next.
     pub(crate) stride: usize,
     pub(crate) channels: usize,
-    /// The part of the picture that counts.
+    /// The part of the image to resample.
     pub(crate) part: Rect,
 }
 
@@ -32,9 +32,9 @@ impl Pixels<'_> {
     }
 }
 
-/// Weights of every output position along one axis.
+/// Weights of all output positions along one axis.
 struct Weights {
-    /// First input position and number of weights of each output position.
+    /// First input position and number of weights, for each output position.
     spans: Vec<(usize, usize)>,
     /// `taps` weights for each output position.
     values: Vec<i32>,
@@ -42,7 +42,7 @@ struct Weights {
 }
 
 impl Weights {
-    /// For output positions `first..first + count` of `output` that `input` is resized to.
+    /// Computes the weights of the output positions `first..first + count`, for resizing `input` to `output` pixels.
     fn new(input: usize, output: usize, first: usize, count: usize, filter: Interpolation) -> Self {
         let scale = input as f64 / output as f64;
         let filter_scale = scale.max(1.0);
@@ -62,7 +62,7 @@ impl Weights {
             }
             for (slot, weight) in slots.iter_mut().zip(&exact[..length]) {
                 let weight = if sum != 0.0 { weight / sum } else { *weight };
-                // Rounded half away from zero, as a C cast of ±0.5 does.
+                // Rounds half away from zero, like adding ±0.5 before a cast in C.
                 *slot = (weight * f64::from(1 << PRECISION_BITS) + 0.5f64.copysign(weight)) as i32;
             }
             spans.push((start, length));
@@ -105,7 +105,7 @@ fn clip8(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
-/// Resizes to `width` x `height` and returns only the rectangle `wanted` of that.
+/// Resizes to `width` x `height` and returns the rectangle `wanted` of the result.
 pub(crate) fn resize(
     source: &Pixels<'_>,
     width: usize,
@@ -118,7 +118,7 @@ pub(crate) fn resize(
         (part.height != height).then(|| Weights::new(part.height, height, wanted.y, wanted.height, filter));
     let horizontal =
         (part.width != width).then(|| Weights::new(part.width, width, wanted.x, wanted.width, filter));
-    // Only input rows that some wanted output row reads are worked on.
+    // Resample only input rows that a wanted output row depends on.
     let (first_row, last_row) = match &vertical {
         Some(weights) => (
             weights.spans[0].0,
@@ -185,7 +185,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_constant_stays_constant(value: u8, w in 1usize..40, h in 1usize..40, ow in 1usize..40, oh in 1usize..40) {
+        fn constant_image_stays_constant(value: u8, w in 1usize..40, h in 1usize..40, ow in 1usize..40, oh in 1usize..40) {
             let data = vec![value; w * h * 3];
             let all = Rect { x: 0, y: 0, width: ow, height: oh };
             for filter in [Interpolation::Bicubic, Interpolation::Bilinear] {
@@ -195,7 +195,7 @@ mod tests {
         }
 
         #[test]
-        fn a_wanted_part_is_that_part_of_the_whole(seed: u64, w in 2usize..30, h in 2usize..30, ow in 2usize..30, oh in 2usize..30) {
+        fn wanted_part_equals_that_part_of_the_whole(seed: u64, w in 2usize..30, h in 2usize..30, ow in 2usize..30, oh in 2usize..30) {
             let data = (0..w * h * 3).map(|i| (seed.wrapping_mul(i as u64 + 1) >> 13) as u8).collect::<Vec<_>>();
             let all = resize(&whole(&data, w, h, 3), ow, oh, Rect { x: 0, y: 0, width: ow, height: oh }, Interpolation::Bicubic);
             let wanted = Rect { x: 1, y: 1, width: ow - 1, height: oh - 1 };

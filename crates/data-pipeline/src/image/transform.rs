@@ -1,11 +1,20 @@
-//! Decoded pictures to the model's input: the evaluation transform, normalisation, and cropping parts.
+//! The evaluation transform, normalization, and resizing in an image's own colour mode.
 
 use crate::boxes::Frame;
 use crate::image::decode::{Decoded, Mode, multiply, to_rgb};
 use crate::image::resize::{Pixels, Rect, resize};
 use crate::image::{Interpolation, Preprocess, ResizeMode, RgbImage};
 
-/// The evaluation transform up to 8-bit RGB `[size, size]`: resize and centre crop exactly as PIL and torchvision.
+/// Applies the evaluation transform up to 8-bit RGB `[size, size]`: resizing and centre crop equal to PIL and
+/// torchvision.
+///
+/// ```
+/// use data_pipeline::Preprocess;
+/// use data_pipeline::image::{Decoded, RgbImage, eval_pixels};
+/// let image = Decoded::from(RgbImage { width: 40, height: 30, pixels: vec![128; 3 * 40 * 30] });
+/// let resized = eval_pixels(&image, &Preprocess::new(16));
+/// assert_eq!((resized.width, resized.height), (16, 16));
+/// ```
 pub fn eval_pixels(image: &Decoded, preprocess: &Preprocess) -> RgbImage {
     let size = preprocess.size;
     let whole = Rect { x: 0, y: 0, width: image.width, height: image.height };
@@ -24,7 +33,7 @@ pub fn eval_pixels(image: &Decoded, preprocess: &Preprocess) -> RgbImage {
     RgbImage { width: size, height: size, pixels }
 }
 
-/// Width and height that the evaluation transform gives a picture before it crops or pads.
+/// Returns width and height after resizing, before the crop or padding.
 fn eval_size(width: usize, height: usize, preprocess: &Preprocess) -> (usize, usize) {
     let size = preprocess.size;
     match preprocess.resize_mode {
@@ -32,7 +41,7 @@ fn eval_size(width: usize, height: usize, preprocess: &Preprocess) -> (usize, us
         ResizeMode::Shortest => scaled_to_shortest(width, height, size),
         ResizeMode::Longest => {
             let longest = width.max(height) as f64;
-            // Python's `round`: half to even.
+            // Python's `round` rounds half to even.
             let scaled = |side: usize| {
                 ((side as f64 * (size as f64 / longest)).round_ties_even() as usize).clamp(1, size)
             };
@@ -41,7 +50,7 @@ fn eval_size(width: usize, height: usize, preprocess: &Preprocess) -> (usize, us
     }
 }
 
-/// Where the evaluation transform's view lies over a picture.
+/// Returns the position of the evaluation view in the image.
 pub(crate) fn eval_frame(image: &Decoded, preprocess: &Preprocess) -> Frame {
     let size = preprocess.size;
     let (width, height) = eval_size(image.width, image.height, preprocess);
@@ -56,19 +65,28 @@ pub(crate) fn eval_frame(image: &Decoded, preprocess: &Preprocess) -> Frame {
     }
 }
 
-/// [`eval_pixels`], normalised into `out` as channel planes `[3, size, size]` of float32.
+/// Applies the evaluation transform and writes normalized channel planes `[3, size, size]` into `out`.
+///
+/// ```
+/// use data_pipeline::Preprocess;
+/// use data_pipeline::image::{Decoded, RgbImage, eval_into};
+/// let image = Decoded::from(RgbImage { width: 40, height: 30, pixels: vec![255; 3 * 40 * 30] });
+/// let mut out = vec![0f32; 3 * 16 * 16];
+/// eval_into(&image, &Preprocess::new(16).with_normalization([0.5; 3], [0.5; 3]), &mut out);
+/// assert!(out.iter().all(|value| *value == 1.0));
+/// ```
 pub fn eval_into(image: &Decoded, preprocess: &Preprocess, out: &mut [f32]) {
     normalize_into(&eval_pixels(image, preprocess).pixels, preprocess, out);
 }
 
-/// Width and height after the shortest side became `size`, the other rounded down, as torchvision has it.
+/// Returns width and height after resizing the shortest side to `size`. torchvision rounds the other side down.
 fn scaled_to_shortest(width: usize, height: usize, size: usize) -> (usize, usize) {
     let (short, long) = (width.min(height), width.max(height));
     let scaled = ((size * long) as f64 / short as f64) as usize;
     if width <= height { (size, scaled) } else { (scaled, size) }
 }
 
-/// First pixel of a centred part, with Python's rounding (half to even).
+/// Returns the first pixel of a centred part, rounded like Python (half to even).
 fn centre(side: usize, size: usize) -> usize {
     ((side - size) as f64 / 2.0).round_ties_even() as usize
 }
@@ -83,7 +101,7 @@ fn padded(inner: &[u8], width: usize, height: usize, size: usize) -> Vec<u8> {
     out
 }
 
-/// Resizes a part of a picture as PIL does for its mode, and gives the wanted rectangle of the result as RGB.
+/// Resizes a part of an image like PIL in the image's mode, and returns the rectangle `wanted` of the result as RGB.
 pub(crate) fn resized(
     image: &Decoded,
     part: Rect,
@@ -96,7 +114,7 @@ pub(crate) fn resized(
     let pixels = |data| Pixels { data, stride: image.width, channels, part };
     let unchanged = part.width == width && part.height == height;
     match image.mode {
-        // Colours under transparent pixels must not bleed out, so PIL resizes them premultiplied.
+        // PIL premultiplies alpha, so that colours of transparent pixels do not bleed.
         Mode::Rgba | Mode::La if !unchanged => {
             let premultiplied = image
                 .pixels
@@ -123,10 +141,10 @@ pub(crate) fn resized(
     }
 }
 
-/// 8-bit RGB to normalised channel planes: (value / 255 − mean) / std.
+/// Converts 8-bit RGB to normalized channel planes: (value / 255 − mean) / std.
 pub(crate) fn normalize_into(pixels: &[u8], preprocess: &Preprocess, out: &mut [f32]) {
     let plane = pixels.len() / 3;
-    // One table per channel: 256 divisions instead of one for each pixel, and the same rounding everywhere.
+    // One table per channel: 256 divisions instead of one per pixel.
     for (channel, out) in out.chunks_exact_mut(plane).take(3).enumerate() {
         let (mean, std) = (preprocess.mean[channel], preprocess.std[channel]);
         let table: [f32; 256] = std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
@@ -151,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_of_the_right_size_is_left_alone() {
+    fn image_of_the_right_size_is_unchanged() {
         let pixels = (0..4 * 4 * 3).map(|i| i as u8 * 5).collect::<Vec<_>>();
         let image = Decoded::from(RgbImage { width: 4, height: 4, pixels: pixels.clone() });
         for mode in [ResizeMode::Shortest, ResizeMode::Longest, ResizeMode::Squash] {
@@ -160,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn normalisation_by_hand() {
+    fn normalization_matches_values_computed_by_hand() {
         let image = Decoded::from(RgbImage { width: 1, height: 1, pixels: vec![255, 0, 51] });
         let mut out = [0f32; 3];
         eval_into(&image, &preprocess(1, ResizeMode::Shortest), &mut out);

@@ -1,10 +1,11 @@
-//! The official binary archives of CIFAR-10 and CIFAR-100, unpacked or as they are downloaded.
+//! The official binary archives of CIFAR-10 and CIFAR-100, packed or unpacked.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::FileFormat;
 use crate::image::RgbImage;
 use crate::sample::{RawImage, RawSample};
 use crate::sources::paths::resolve;
@@ -15,23 +16,63 @@ const SIDE: usize = 32;
 const PIXELS: usize = SIDE * SIDE;
 
 /// Settings of [`Cifar`].
+///
+/// ```
+/// use data_pipeline::sources::{CifarConfig, Split};
+/// let config = CifarConfig::new("cifar-100-binary").with_split(Split::Test);
+/// assert_eq!(config.split, Split::Test);
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct CifarConfig {
     /// The unpacked folder (`cifar-10-batches-bin`, `cifar-100-binary`), or the `.tar.gz` archive.
     pub path: PathBuf,
-    /// Training or test images.
+    /// Training or test split.
     #[serde(default)]
     pub split: Split,
-    /// CIFAR-100's 100 fine or 20 coarse classes.
+    /// CIFAR-100's fine or coarse classes.
     #[serde(default)]
     pub labels: CifarLabels,
-    /// Captions, with `{}` for the class name.
+    /// Caption templates, with `{}` for the class name.
     #[serde(default = "super::default_templates")]
     pub templates: Vec<String>,
 }
 
-/// Which labels of CIFAR-100; CIFAR-10 has one kind.
+impl CifarConfig {
+    /// Creates settings for the training split at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        CifarConfig {
+            path: path.into(),
+            split: Split::default(),
+            labels: CifarLabels::default(),
+            templates: super::default_templates(),
+        }
+    }
+
+    /// Sets the split.
+    #[must_use]
+    pub fn with_split(mut self, split: Split) -> Self {
+        self.split = split;
+        self
+    }
+
+    /// Sets the labels of CIFAR-100.
+    #[must_use]
+    pub fn with_labels(mut self, labels: CifarLabels) -> Self {
+        self.labels = labels;
+        self
+    }
+
+    /// Sets the caption templates.
+    #[must_use]
+    pub fn with_templates(mut self, templates: Vec<String>) -> Self {
+        self.templates = templates;
+        self
+    }
+}
+
+/// Labels of CIFAR-100. CIFAR-10 has one kind of labels and ignores this setting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CifarLabels {
@@ -46,20 +87,20 @@ pub enum CifarLabels {
 pub struct Cifar {
     name: String,
     records: Vec<u8>,
-    /// Label bytes before the pixels of each record.
+    /// Number of label bytes before the pixels of each record.
     label_bytes: usize,
-    /// Which of them.
+    /// Position of the label among them.
     label_at: usize,
     class_names: Vec<String>,
     templates: Vec<String>,
 }
 
 impl Cifar {
-    /// CIFAR-10: records of one label and 3,072 pixel bytes.
+    /// Opens CIFAR-10: records of one label and 3,072 pixel bytes.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Format`] where the archive is missing, truncated, or not CIFAR-10's.
-    pub fn open_10(config: &CifarConfig, base: &Path) -> Result<Self> {
+    /// [`Error::Io`] if the archive is missing, [`Error::Format`] if it is truncated or not CIFAR-10's.
+    pub fn open_10(config: &CifarConfig, base: impl AsRef<Path>) -> Result<Self> {
         let files: &[&str] = match config.split {
             Split::Train => &[
                 "data_batch_1.bin",
@@ -70,14 +111,14 @@ impl Cifar {
             ],
             Split::Test => &["test_batch.bin"],
         };
-        Self::open(config, base, files, "batches.meta.txt", 1, 0)
+        Self::open(config, base.as_ref(), files, "batches.meta.txt", 1, 0)
     }
 
-    /// CIFAR-100: records of a coarse and a fine label and 3,072 pixel bytes.
+    /// Opens CIFAR-100: records of a coarse and a fine label and 3,072 pixel bytes.
     ///
     /// # Errors
-    /// As [`Cifar::open_10`].
-    pub fn open_100(config: &CifarConfig, base: &Path) -> Result<Self> {
+    /// The errors of [`Cifar::open_10`].
+    pub fn open_100(config: &CifarConfig, base: impl AsRef<Path>) -> Result<Self> {
         let file = match config.split {
             Split::Train => "train.bin",
             Split::Test => "test.bin",
@@ -86,7 +127,7 @@ impl Cifar {
             CifarLabels::Fine => ("fine_label_names.txt", 1),
             CifarLabels::Coarse => ("coarse_label_names.txt", 0),
         };
-        Self::open(config, base, &[file], names, 2, label_at)
+        Self::open(config, base.as_ref(), &[file], names, 2, label_at)
     }
 
     fn open(
@@ -101,8 +142,7 @@ impl Cifar {
         let wanted = [files, &[names]].concat();
         let mut found =
             if path.is_dir() { from_folder(&path, &wanted)? } else { from_archive(&path, &wanted)? };
-        let format =
-            |reason: String| Error::Format { path: path.clone(), kind: "CIFAR binary archive", reason };
+        let format = |reason: String| Error::Format { path: path.clone(), format: FileFormat::Cifar, reason };
         let name_list = found.pop().unwrap_or_default();
         let list = text::decode(&name_list).map_err(|e| format(format!("`{names}`: {e}")))?;
         let class_names = list
@@ -151,16 +191,13 @@ impl Source for Cifar {
         let record = self.record(index);
         let label = usize::from(record[self.label_at]);
         let planes = &record[self.label_bytes..];
-        // Planes of red, green and blue become interleaved pixels.
+        // Interleaves the red, green and blue planes.
         let pixels =
             (0..PIXELS).flat_map(|i| [planes[i], planes[PIXELS + i], planes[2 * PIXELS + i]]).collect();
-        Ok(RawSample {
-            key: format!("{}:{index}", self.name),
-            image: RawImage::Rgb(RgbImage { width: SIDE, height: SIDE, pixels }),
-            captions: self.templates.iter().map(|t| t.replace("{}", &self.class_names[label])).collect(),
-            label: Some(label),
-            boxes: Vec::new(),
-        })
+        let image = RawImage::Rgb(RgbImage { width: SIDE, height: SIDE, pixels });
+        Ok(RawSample::new(format!("{}:{index}", self.name), image)
+            .with_captions(self.templates.iter().map(|t| t.replace("{}", &self.class_names[label])))
+            .with_label(label))
     }
 
     fn class_names(&self) -> Option<&[String]> {
@@ -173,7 +210,7 @@ fn from_folder(folder: &Path, wanted: &[&str]) -> Result<Vec<Vec<u8>>> {
 }
 
 fn from_archive(path: &Path, wanted: &[&str]) -> Result<Vec<Vec<u8>>> {
-    let format = |reason: String| Error::Format { path: path.into(), kind: "CIFAR binary archive", reason };
+    let format = |reason: String| Error::Format { path: path.into(), format: FileFormat::Cifar, reason };
     let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(std::io::BufReader::new(file)));
     let mut found = vec![None; wanted.len()];
@@ -187,6 +224,6 @@ fn from_archive(path: &Path, wanted: &[&str]) -> Result<Vec<Vec<u8>>> {
             found[slot] = Some(bytes);
         }
     }
-    let missing = |name: &&str| format(format!("there is no `{name}` in it"));
+    let missing = |name: &&str| format(format!("it lacks `{name}`"));
     wanted.iter().zip(found).map(|(name, bytes)| bytes.ok_or_else(|| missing(name))).collect()
 }

@@ -1,17 +1,25 @@
-//! A table (CSV or TSV) of image paths and captions.
+//! Tables (CSV or TSV) of image paths and captions.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::FileFormat;
 use crate::sample::{RawImage, RawSample};
 use crate::sources::Source;
 use crate::sources::paths::resolve;
-use crate::{Error, Result, notice, text};
+use crate::{DamageKind, Error, Result, notice, text};
 
 /// Settings of [`Csv`].
+///
+/// ```
+/// use data_pipeline::sources::CsvConfig;
+/// let config = CsvConfig::new("captions.tsv").with_caption("text");
+/// assert_eq!((config.image.as_str(), config.caption.as_str()), ("filepath", "text"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct CsvConfig {
     /// The table; its first row names the columns.
     pub path: PathBuf,
@@ -21,9 +29,42 @@ pub struct CsvConfig {
     /// Column of captions.
     #[serde(default = "default_caption_column")]
     pub caption: String,
-    /// The separator; left out, a tab for `.tsv` and a comma otherwise.
+    /// Separator of columns [default: a tab for `.tsv`, else a comma].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub separator: Option<char>,
+}
+
+impl CsvConfig {
+    /// Creates settings for a table with the columns `filepath` and `title`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        CsvConfig {
+            path: path.into(),
+            image: default_image_column(),
+            caption: default_caption_column(),
+            separator: None,
+        }
+    }
+
+    /// Sets the column of image paths.
+    #[must_use]
+    pub fn with_image(mut self, column: impl Into<String>) -> Self {
+        self.image = column.into();
+        self
+    }
+
+    /// Sets the column of captions.
+    #[must_use]
+    pub fn with_caption(mut self, column: impl Into<String>) -> Self {
+        self.caption = column.into();
+        self
+    }
+
+    /// Sets the separator of columns.
+    #[must_use]
+    pub fn with_separator(mut self, separator: char) -> Self {
+        self.separator = Some(separator);
+        self
+    }
 }
 
 fn default_image_column() -> String {
@@ -34,7 +75,7 @@ fn default_caption_column() -> String {
     "title".into()
 }
 
-/// Rows of a table; an image may stand in several.
+/// A table with one sample per row. Several rows may name the same image.
 pub struct Csv {
     name: String,
     folder: PathBuf,
@@ -46,25 +87,26 @@ pub struct Csv {
 struct Row {
     image: String,
     caption: String,
-    /// The line in the file, from 1.
+    /// Line in the file, from 1.
     line: usize,
-    /// Number of its fields.
+    /// Number of fields.
     fields: usize,
     /// Whether a field beyond the header's columns contains text.
     is_cut: bool,
 }
 
 impl Csv {
-    /// Reads the table; images are read later.
+    /// Reads the table. Images are read with their samples.
     ///
     /// A row with more fields than the header is a damaged sample, because a separator would truncate its caption.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read, [`Error::NotUtf8`] if it is not UTF-8, [`Error::Format`] if a column
     /// is missing or a row is malformed.
-    pub fn open(config: &CsvConfig, base: &Path) -> Result<Self> {
+    pub fn open(config: &CsvConfig, base: impl AsRef<Path>) -> Result<Self> {
+        let base = base.as_ref();
         let path = resolve(base, &config.path);
-        let format = |reason: String| Error::Format { path: path.clone(), kind: "table", reason };
+        let format = |reason: String| Error::Format { path: path.clone(), format: FileFormat::Table, reason };
         let tab = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tsv"));
         let separator = config.separator.unwrap_or(if tab { '\t' } else { ',' });
         let delimiter =
@@ -77,7 +119,7 @@ impl Csv {
         let column = |name: &str| {
             header.iter().position(|field| field == name).ok_or_else(|| {
                 let there = header.iter().collect::<Vec<_>>().join("`, `");
-                format(format!("there is no column `{name}`, only `{there}`"))
+                format(format!("it has no column `{name}`, only `{there}`"))
             })
         };
         let (image, caption) = (column(&config.image)?, column(&config.caption)?);
@@ -143,37 +185,31 @@ impl Source for Csv {
         if *is_cut {
             let (columns, remedy) = (self.columns, self.remedy());
             let reason = format!("line {line} has {fields} fields, the header {columns}: {remedy}");
-            return Err(damaged("extra fields", reason));
+            return Err(damaged(DamageKind::ExtraFields, reason));
         }
         if caption.trim().is_empty() {
-            return Err(damaged("no caption", "the caption is empty".into()));
+            return Err(damaged(DamageKind::NoCaption, "the caption is empty".into()));
         }
-        let bytes =
-            std::fs::read(self.folder.join(image)).map_err(|e| damaged("unreadable", e.to_string()))?;
-        Ok(RawSample {
-            key: image.clone(),
-            image: RawImage::Encoded(bytes),
-            captions: vec![caption.clone()],
-            label: None,
-            boxes: Vec::new(),
-        })
+        let bytes = std::fs::read(self.folder.join(image))
+            .map_err(|e| damaged(DamageKind::Unreadable, e.to_string()))?;
+        Ok(RawSample::new(image.clone(), RawImage::Encoded(bytes)).with_captions([caption.clone()]))
     }
 }
 
-/// Where the reader is in a row.
+/// State of the quote checker within a row.
 enum Quoting {
     FieldStart,
     Plain,
     /// Inside quotes that opened on a line.
     Open(usize),
-    /// Behind a quote inside quotes, which closes them unless another one follows.
+    /// After a quote inside quotes. It closes them unless another quote follows.
     MaybeClosed(usize),
 }
 
-/// Says where a quote was opened by mistake: such a quote swallows the rows up to the next one.
+/// Finds a quote that was opened by mistake. Such a quote swallows the rows up to the next quote.
 ///
-/// A quoted field may hold line breaks. It is a mistake where it is open at the end of the table,
-/// or where it holds line breaks and text follows its end, which in a table is the next quoted field.
+/// A quoted field may contain line breaks. It is a mistake if the table ends inside of it, or if it contains line breaks
+/// and text follows its closing quote: that quote then opens the next quoted field.
 pub(super) fn check_quotes(text: &str, separator: u8) -> std::result::Result<(), String> {
     let remedy = "close it, or double the quotes that belong to the text";
     let (mut state, mut line) = (Quoting::FieldStart, 1);
@@ -207,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quotes_may_hold_line_breaks_but_not_the_rest_of_the_table() {
+    fn quotes_may_contain_line_breaks_but_not_further_rows() {
         for good in [
             "a,b\nx,\"two\nlines\"\n",
             "a,\"he said \"\"yes\"\"\"\r\n",

@@ -1,27 +1,17 @@
-//! The embedded data set: Twemoji pictures with the emoji's names as captions.
+//! The embedded data set: Twemoji images with the emoji's names as captions.
 //!
-//! A tenth of the base concepts is held out with all their variants of skin tone, gender and
-//! direction, so that a held-out emoji has no near twin in training. The pictures (Twemoji,
-//! CC-BY 4.0) and names (Unicode CLDR) come from dependencies.
+//! A tenth of the base concepts is held out, each with all its variants of skin tone, gender and direction, so training
+//! contains no near duplicate of a held-out emoji. Images (Twemoji, CC-BY 4.0) and names (Unicode CLDR) come from
+//! dependencies.
 
-use serde::{Deserialize, Serialize};
+use file_ext::SplitMix64;
+use file_ext::random::mix;
 use twemoji_assets::png::PngTwemojiAsset;
 
 use crate::image::{RgbImage, decode};
 use crate::sample::{RawImage, RawSample};
-use crate::sources::{Source, Split};
-use crate::{Error, Result};
-use file_ext::SplitMix64;
-use file_ext::random::mix;
-
-/// Settings of [`Emoji`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EmojiConfig {
-    /// Training concepts, or the held-out ones.
-    #[serde(default)]
-    pub split: Split,
-}
+use crate::sources::{EmojiConfig, Source, Split};
+use crate::{DamageKind, Error, Result};
 
 /// Names of the classes: the groups of Unicode's emoji list.
 const GROUPS: [(emojis::Group, &str); 9] = [
@@ -36,14 +26,22 @@ const GROUPS: [(emojis::Group, &str); 9] = [
     (emojis::Group::Flags, "flags"),
 ];
 
-/// Captions: `{}` is the name, `<>` the group.
+/// Caption templates; `{}` stands for the name, `<>` for the group.
 const TEMPLATES: [&str; 6] =
     ["an emoji of {}", "{}", "a picture of {}", "the {} emoji", "a drawing of {}, from <>", "<>: {}"];
 
-/// One in this many base concepts is held out.
+/// One of this many base concepts is held out.
 const HELD_OUT: u64 = 10;
 
-/// Emoji of one split.
+/// The emoji of one split.
+///
+/// ```
+/// use data_pipeline::Source;
+/// use data_pipeline::sources::{Emoji, EmojiConfig, Split};
+/// let test = Emoji::open(&EmojiConfig::default().with_split(Split::Test))?;
+/// assert!(test.read(0, 0)?.captions[0].starts_with("an emoji of"));
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
 pub struct Emoji {
     split: Split,
     entries: Vec<Entry>,
@@ -57,14 +55,14 @@ struct Entry {
 }
 
 impl Emoji {
-    /// Lists the emoji of a split that have a picture.
+    /// Lists the emoji of a split that have an image.
     ///
     /// # Errors
-    /// [`Error::Empty`] where the dependencies hold no picture.
+    /// [`Error::Empty`] if the dependencies contain no image.
     pub fn open(config: &EmojiConfig) -> Result<Self> {
         let mut entries = Vec::new();
         for plain in emojis::iter() {
-            // The iterator leaves skin tones out; they hang on the plain emoji.
+            // The iterator yields emoji without skin tones; the variants are properties of those.
             let tones = plain.skin_tones().into_iter().flatten().filter(|e| e.as_str() != plain.as_str());
             for emoji in std::iter::once(plain).chain(tones) {
                 let held_out = is_held_out(&base_concept(emoji.name()));
@@ -96,25 +94,24 @@ impl Source for Emoji {
 
     fn read(&self, index: usize, draw: u64) -> Result<RawSample> {
         let entry = &self.entries[index];
-        let damaged =
-            |reason: String| Error::Sample { key: entry.name.clone(), kind: "damaged image", reason };
+        let damaged = |reason: String| Error::Sample {
+            key: entry.name.clone(),
+            kind: DamageKind::DamagedImage,
+            reason,
+        };
         let picture = decode(entry.png).map_err(|e| damaged(e.reason))?;
         let side = picture.width().max(picture.height());
-        // For testing, one plain picture and one caption each.
+        // A test emoji has one plain image and one caption.
         let (scene, templates) = match self.split {
             Split::Train => (Scene::draw(draw, side), &TEMPLATES[..]),
             Split::Test => (Scene::plain(side), &TEMPLATES[..1]),
         };
         let image = scene.render(picture.rgba(), picture.width(), picture.height());
         let group = &self.class_names[entry.group];
-        let captions = templates.iter().map(|t| t.replace("{}", &entry.name).replace("<>", group)).collect();
-        Ok(RawSample {
-            key: format!("emoji:{}", entry.name),
-            image: RawImage::Rgb(image),
-            captions,
-            label: Some(entry.group),
-            boxes: Vec::new(),
-        })
+        let captions = templates.iter().map(|t| t.replace("{}", &entry.name).replace("<>", group));
+        Ok(RawSample::new(format!("emoji:{}", entry.name), RawImage::Rgb(image))
+            .with_captions(captions)
+            .with_label(entry.group))
     }
 
     fn class_names(&self) -> Option<&[String]> {
@@ -122,7 +119,7 @@ impl Source for Emoji {
     }
 }
 
-/// Twemoji leaves the variation selector out of most file names.
+/// Returns the image of an emoji. Most file names of Twemoji lack the variation selector.
 fn picture(emoji: &str) -> Option<&'static [u8]> {
     let plain = emoji.replace('\u{FE0F}', "");
     let asset = PngTwemojiAsset::from_emoji(emoji).or_else(|| PngTwemojiAsset::from_emoji(&plain))?;
@@ -135,16 +132,19 @@ fn is_held_out(concept: &str) -> bool {
     hash % HELD_OUT == 0
 }
 
-/// What an emoji shows, whatever its skin tone, gender, age or direction.
+/// Returns the concept of an emoji's name, without skin tone, gender, age and direction.
 ///
-/// `man running facing right: dark skin tone` and `person running` are one concept.
+/// ```
+/// use data_pipeline::sources::emoji::base_concept;
+/// assert_eq!(base_concept("man running facing right: dark skin tone"), base_concept("person running"));
+/// ```
 pub fn base_concept(name: &str) -> String {
     const NEUTRAL: [&str; 24] = [
         "man", "woman", "person", "men", "women", "people", "boy", "girl", "child", "adult", "baby", "male",
         "female", "mr", "mrs", "ms", "mx", "old", "older", "facing", "right", "skin", "tone", "and",
     ];
     const TONES: [&str; 5] = ["light", "medium-light", "medium", "medium-dark", "dark"];
-    // Pairs of words that differ by gender alone.
+    // Words that differ by gender alone.
     const TWINS: [(&str, &str); 10] = [
         ("merman", "merperson"),
         ("mermaid", "merperson"),
@@ -169,7 +169,7 @@ pub fn base_concept(name: &str) -> String {
     if words.is_empty() { "person".into() } else { words.join(" ") }
 }
 
-/// How a picture lies on its background.
+/// Position of an emoji on its background.
 struct Scene {
     side: usize,
     left: usize,
@@ -200,9 +200,9 @@ impl Scene {
     fn render(&self, rgba: Vec<[u8; 4]>, width: usize, height: usize) -> RgbImage {
         let mut pixels = Vec::with_capacity(self.side * self.side * 3);
         for y in 0..self.side {
-            let share = y as f64 / self.side as f64;
+            let fraction = y as f64 / self.side as f64;
             let [top, bottom] = self.background;
-            let row: [u8; 3] = std::array::from_fn(|c| (top[c] + (bottom[c] - top[c]) * share) as u8);
+            let row: [u8; 3] = std::array::from_fn(|c| (top[c] + (bottom[c] - top[c]) * fraction) as u8);
             for x in 0..self.side {
                 let inside =
                     (self.top..self.top + height).contains(&y) && (self.left..self.left + width).contains(&x);
@@ -227,7 +227,7 @@ mod tests {
     use std::collections::{BTreeSet, HashSet};
 
     #[test]
-    fn variants_of_one_concept_are_one() {
+    fn variants_have_one_concept() {
         let same = [
             ["man running: dark skin tone", "person running"],
             ["woman running facing right: medium-light skin tone", "man running"],
@@ -244,9 +244,9 @@ mod tests {
     }
 
     #[test]
-    fn no_concept_is_in_both_splits() {
+    fn splits_share_no_concept() {
         let concepts = |split| {
-            let emoji = Emoji::open(&EmojiConfig { split }).unwrap();
+            let emoji = Emoji::open(&EmojiConfig::default().with_split(split)).unwrap();
             let set = emoji.entries.iter().map(|e| base_concept(&e.name)).collect::<HashSet<_>>();
             (emoji.len(), set)
         };
@@ -258,9 +258,9 @@ mod tests {
     }
 
     #[test]
-    fn the_held_out_concepts_are_those_of_the_snapshot() {
+    fn held_out_concepts_equal_the_snapshot() {
         const SNAPSHOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshots/emoji-held-out.txt");
-        let test = Emoji::open(&EmojiConfig { split: Split::Test }).unwrap();
+        let test = Emoji::open(&EmojiConfig::default().with_split(Split::Test)).unwrap();
         let concepts = test.entries.iter().map(|e| base_concept(&e.name)).collect::<BTreeSet<_>>();
         let found = concepts.iter().map(|concept| format!("{concept}\n")).collect::<String>();
         if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
@@ -272,13 +272,13 @@ mod tests {
         let gone = stored.difference(&concepts).collect::<Vec<_>>();
         assert!(
             new.is_empty() && gone.is_empty(),
-            "held out now: {new:?}; no longer: {gone:?}. Older results are on another test split. \
-             If that is meant, UPDATE_SNAPSHOTS=1 stores it"
+            "held out now: {new:?}; no longer: {gone:?}. Older results used another test split. \
+             If this is intended, run with UPDATE_SNAPSHOTS=1"
         );
     }
 
     #[test]
-    fn pictures_vary_with_the_draw_and_the_held_out_ones_do_not() {
+    fn training_images_vary_with_the_draw_and_test_images_do_not() {
         let train = Emoji::open(&EmojiConfig::default()).unwrap();
         let pixels = |source: &Emoji, draw| match source.read(5, draw).unwrap().image {
             RawImage::Rgb(image) => image,
@@ -286,7 +286,7 @@ mod tests {
         };
         assert_ne!(pixels(&train, 1), pixels(&train, 2));
         assert_eq!(pixels(&train, 1), pixels(&train, 1));
-        let test = Emoji::open(&EmojiConfig { split: Split::Test }).unwrap();
+        let test = Emoji::open(&EmojiConfig::default().with_split(Split::Test)).unwrap();
         assert_eq!(pixels(&test, 1), pixels(&test, 2));
     }
 }

@@ -1,98 +1,154 @@
-//! ImageFolder: one folder of images per class, class names as captions.
+//! Folders of images per class (torchvision's ImageFolder), with class names as captions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::FileFormat;
 use crate::sample::{RawImage, RawSample};
+use crate::sources::file_kind::{FileKind, file_kind};
 use crate::sources::paths::resolve;
-use crate::sources::pictures::{Kind, kind};
 use crate::sources::walk::{Unread, Walk, sorted};
 use crate::sources::{Source, csv, default_templates};
-use crate::{Error, Result, notice, text};
+use crate::{DamageKind, Error, Result, notice, text};
 
 /// Maximum number of groups of same-named classes that a warning lists.
 const NAMED: usize = 5;
 
 /// Settings of [`Folder`].
+///
+/// ```
+/// use data_pipeline::sources::{FolderConfig, FolderSubset};
+/// let tuning = FolderConfig::new("flowers/train").with_every(10, FolderSubset::Every);
+/// assert_eq!(tuning.every, Some(10));
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct FolderConfig {
     /// The folder of class folders.
     pub root: PathBuf,
-    /// A table with the columns `folder` and `name` that gives class folders readable names, or a
-    /// text file of lines `folder<TAB>name, other names`.
+    /// Readable names of the class folders: a table with the columns `folder` and `name`, or a text file with lines
+    /// `folder<TAB>name, other names`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<PathBuf>,
-    /// Where images are not in class folders: lines of image name and class folder, separated by tabs.
+    /// For images outside of class folders: a file with lines `image<TAB>class`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<PathBuf>,
-    /// Captions, with `{}` for the class name.
+    /// Caption templates, with `{}` for the class name.
     #[serde(default = "super::default_templates")]
     pub templates: Vec<String>,
-    /// A share of each class for tuning: every n-th image.
+    /// Selects every n-th image of each class for `subset`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every: Option<usize>,
-    /// Which side of `every`.
+    /// All images, every n-th image, or the rest.
     #[serde(default)]
-    pub subset: Subset,
-    /// Classes to leave out, by folder or name.
+    pub subset: FolderSubset,
+    /// Folders or names of classes to leave out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude_classes: Vec<String>,
 }
 
 impl FolderConfig {
-    /// All images of all classes, with the plainest caption.
-    pub fn new(root: impl Into<PathBuf>, classes: Option<PathBuf>) -> Self {
+    /// Creates settings for all images of all classes, with the caption `a photo of a {}.`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
         FolderConfig {
             root: root.into(),
-            classes,
+            classes: None,
             labels: None,
             templates: default_templates(),
             every: None,
-            subset: Subset::All,
+            subset: FolderSubset::All,
             exclude_classes: Vec::new(),
         }
     }
+
+    /// Sets the file of class names.
+    #[must_use]
+    pub fn with_classes(mut self, path: impl Into<PathBuf>) -> Self {
+        self.classes = Some(path.into());
+        self
+    }
+
+    /// Sets the file that assigns images to classes.
+    #[must_use]
+    pub fn with_labels(mut self, path: impl Into<PathBuf>) -> Self {
+        self.labels = Some(path.into());
+        self
+    }
+
+    /// Sets the caption templates.
+    #[must_use]
+    pub fn with_templates(mut self, templates: Vec<String>) -> Self {
+        self.templates = templates;
+        self
+    }
+
+    /// Selects every `n`-th image of each class, or the rest.
+    #[must_use]
+    pub fn with_every(mut self, n: usize, subset: FolderSubset) -> Self {
+        (self.every, self.subset) = (Some(n), subset);
+        self
+    }
+
+    /// Sets the classes to leave out.
+    #[must_use]
+    pub fn with_exclude_classes(mut self, classes: Vec<String>) -> Self {
+        self.exclude_classes = classes;
+        self
+    }
 }
 
-/// Which images of a class count.
+/// The images of a class that a [`FolderConfig`] selects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Subset {
-    /// All of them.
+pub enum FolderSubset {
+    /// All images.
     #[default]
     All,
-    /// All but every n-th.
+    /// All images except every n-th.
     Rest,
-    /// Every n-th only.
+    /// Every n-th image.
     Every,
 }
 
 /// Images with classes.
 pub struct Folder {
     name: String,
-    images: Vec<(PathBuf, usize)>,
+    images: Vec<Image>,
     class_names: Vec<String>,
     templates: Vec<String>,
 }
 
+/// An image with its class.
+struct Image {
+    path: PathBuf,
+    class: usize,
+}
+
+/// A class folder with its images.
+struct ClassFolder {
+    folder: String,
+    images: Vec<PathBuf>,
+}
+
 impl Folder {
-    /// Lists the images of all class folders, both sorted by name; images are read later.
+    /// Lists the images of all class folders, both sorted by name. Images are read with their samples.
     ///
-    /// Classes may share a name, as two of ImageNet's do. A warning lists them.
+    /// Classes may share a name, like two of ImageNet's classes. A warning lists them.
     ///
     /// # Errors
-    /// [`Error::Io`] where the folder cannot be read, [`Error::Config`] where a setting cannot work.
-    pub fn open(config: &FolderConfig, base: &Path) -> Result<Self> {
+    /// [`Error::Io`] if the folder cannot be read, [`Error::Setting`] for an invalid setting.
+    pub fn open(config: &FolderConfig, base: impl AsRef<Path>) -> Result<Self> {
+        let base = base.as_ref();
         if config.templates.is_empty() || config.templates.iter().any(|t| !t.contains("{}")) {
-            return Err(Error::Config("every caption template needs `{}` where the class name goes".into()));
+            return Err(Error::setting("templates", "every caption template needs `{}` for the class name"));
         }
-        if config.every == Some(0) || config.every.is_none() != (config.subset == Subset::All) {
+        if config.every == Some(0) || config.every.is_none() != (config.subset == FolderSubset::All) {
             let reason =
                 "`every = n` (n of at least 1) and `subset = \"every\"` or `\"rest\"` need each other";
-            return Err(Error::Config(reason.into()));
+            return Err(Error::setting("every", reason));
         }
         let root = resolve(base, &config.root);
         let names = config.classes.as_ref().map(|path| read_names(&resolve(base, path))).transpose()?;
@@ -109,14 +165,15 @@ impl Folder {
         let place = config.classes.as_ref().unwrap_or(&config.root).display().to_string();
         let mut folders_of = BTreeMap::<String, Vec<String>>::new();
         let mut left_out = vec![false; config.exclude_classes.len()];
-        for (id, images) in classes {
+        for ClassFolder { folder: id, images } in classes {
             let name = match &names {
                 None => id.replace('_', " "),
                 Some(names) => names.get(&id).cloned().ok_or_else(|| {
-                    Error::Config(format!(
-                        "the class table has no row for the folder `{id}` of `{}`",
-                        root.display()
-                    ))
+                    let root = root.display();
+                    Error::setting(
+                        "classes",
+                        format!("the class table has no row for the folder `{id}` of `{root}`"),
+                    )
                 })?,
             };
             let listed = config.exclude_classes.iter().position(|out| *out == id || *out == name);
@@ -124,22 +181,25 @@ impl Folder {
                 left_out[place] = true;
                 continue;
             }
-            // Wrong class lists give wrong figures without a sign of it.
+            // A wrong class list gives wrong metrics without a warning.
             if name.trim().is_empty() {
-                return Err(Error::Config(format!(
-                    "the folder `{id}` has an empty class name (`{place}`): give it a name, or exclude it with exclude_classes"
-                )));
+                return Err(Error::setting(
+                    "classes",
+                    format!(
+                        "the folder `{id}` has an empty class name (`{place}`): give it a name, or exclude it with exclude_classes"
+                    ),
+                ));
             }
             folders_of.entry(name_key(&name)).or_default().push(format!("`{id}` ({name})"));
             let class = folder.class_names.len();
             folder.class_names.push(name);
             let chosen =
                 images.into_iter().enumerate().filter(|(index, _)| match (config.subset, config.every) {
-                    (Subset::Every, Some(n)) => index % n == 0,
-                    (Subset::Rest, Some(n)) => index % n != 0,
+                    (FolderSubset::Every, Some(n)) => index % n == 0,
+                    (FolderSubset::Rest, Some(n)) => index % n != 0,
                     _ => true,
                 });
-            folder.images.extend(chosen.map(|(_, path)| (path, class)));
+            folder.images.extend(chosen.map(|(_, path)| Image { path, class }));
         }
         let equal =
             folders_of.values().filter(|folders| folders.len() > 1).map(|folders| folders.join(" = "));
@@ -151,13 +211,16 @@ impl Folder {
                 "`{place}`: classes with equal names, which a model cannot tell apart: {named}{more}; in an evaluation the first one wins"
             ));
         }
-        // A class that is thought to be left out and is not would be seen in training.
+        // A misspelled class would remain in the training data.
         if let Some(place) = left_out.iter().position(|found| !found) {
-            return Err(Error::Config(format!(
-                "exclude_classes has `{}`, which is no class of `{}`, or is there twice",
-                config.exclude_classes[place],
-                root.display()
-            )));
+            return Err(Error::setting(
+                "exclude_classes",
+                format!(
+                    "exclude_classes lists `{}`, which is not a class of `{}` or is listed twice",
+                    config.exclude_classes[place],
+                    root.display()
+                ),
+            ));
         }
         Ok(folder)
     }
@@ -173,21 +236,15 @@ impl Source for Folder {
     }
 
     fn read(&self, index: usize, _draw: u64) -> Result<RawSample> {
-        let (path, class) = &self.images[index];
+        let Image { path, class } = &self.images[index];
         let key = path.display().to_string();
         let bytes = std::fs::read(path).map_err(|e| Error::Sample {
             key: key.clone(),
-            kind: "unreadable",
+            kind: DamageKind::Unreadable,
             reason: e.to_string(),
         })?;
-        let captions = self.templates.iter().map(|t| t.replace("{}", &self.class_names[*class])).collect();
-        Ok(RawSample {
-            key,
-            image: RawImage::Encoded(bytes),
-            captions,
-            label: Some(*class),
-            boxes: Vec::new(),
-        })
+        let captions = self.templates.iter().map(|t| t.replace("{}", &self.class_names[*class]));
+        Ok(RawSample::new(key, RawImage::Encoded(bytes)).with_captions(captions).with_label(*class))
     }
 
     fn class_names(&self) -> Option<&[String]> {
@@ -195,45 +252,46 @@ impl Source for Folder {
     }
 }
 
-/// The form in which two names are equal for CLIP's tokenizer, which ignores case and spaces.
+/// Normalizes a class name so that equal results mean equal tokens: CLIP's tokenizer ignores case and extra spaces.
 fn name_key(name: &str) -> String {
     name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
 }
 
-/// Class folders with all images below them, both sorted; a folder without any image is no class.
-fn class_folders(root: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
-    // A class folder that leads back to the root would hold all classes.
+/// Lists class folders with all images below them, both sorted. A folder without an image is not a class.
+fn class_folders(root: &Path) -> Result<Vec<ClassFolder>> {
+    // A link from a class folder to the root would add the images of all classes.
     let mut walk = Walk::default();
     walk.enter(root)?;
     let (mut classes, mut unread) = (Vec::new(), Unread::default());
     for path in sorted(root)? {
         if !path.is_dir() {
-            match if path.is_file() { kind(&path) } else { Kind::Other(String::new()) } {
-                Kind::Image => unread.outside.add("images", || path.display().to_string()),
-                Kind::OtherImage(ending) => unread.pictures.add(ending, || path.display().to_string()),
+            match if path.is_file() { file_kind(&path) } else { FileKind::Other(String::new()) } {
+                FileKind::Image => unread.outside.add("images", || path.display().to_string()),
+                FileKind::OtherImage(ending) => unread.pictures.add(ending, || path.display().to_string()),
                 // This is the class table or a readme.
-                Kind::Other(_) => {}
+                FileKind::Other(_) => {}
             }
             continue;
         }
-        // Two classes may share images through symlinks, so each has a walk of its own.
+        // Two classes may share images through symlinks, so each class starts a new walk.
         let images = walk.clone().images(&path, &mut unread)?;
         if images.is_empty() {
             notice::warn_once(&format!("`{}` contains no image and is not used as a class", path.display()));
             continue;
         }
         let name = path.file_name().unwrap_or_default().to_str().ok_or_else(|| {
-            // The folder's name is the name of a class, and would become a caption.
-            Error::Config(format!("the name of the folder `{}` is not UTF-8: rename it", path.display()))
+            // The name becomes a caption.
+            let shown = path.display();
+            Error::setting("root", format!("the name of the folder `{shown}` is not UTF-8: rename it"))
         })?;
-        classes.push((name.to_string(), images));
+        classes.push(ClassFolder { folder: name.to_string(), images });
     }
-    unread.say(&root.display().to_string());
+    unread.log(&root.display().to_string());
     Ok(classes)
 }
 
-/// Images by the classes that a list gives them; the classes are sorted.
-fn labelled(root: &Path, list: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
+/// Reads a list of images and classes, and groups the images by class; the classes are sorted.
+fn labelled(root: &Path, list: &Path) -> Result<Vec<ClassFolder>> {
     let text = text::read(list)?;
     let mut classes = BTreeMap::<String, Vec<PathBuf>>::new();
     for (number, line) in text.lines().enumerate() {
@@ -244,15 +302,15 @@ fn labelled(root: &Path, list: &Path) -> Result<Vec<(String, Vec<PathBuf>)>> {
             }
             _ => {
                 let reason = format!("line {} is not an image and its class, separated by a tab", number + 1);
-                return Err(Error::Format { path: list.into(), kind: "list of labels", reason });
+                return Err(Error::Format { path: list.into(), format: FileFormat::LabelList, reason });
             }
         }
     }
-    Ok(classes.into_iter().collect())
+    Ok(classes.into_iter().map(|(folder, images)| ClassFolder { folder, images }).collect())
 }
 
 fn read_names(path: &Path) -> Result<HashMap<String, String>> {
-    let format = |reason: String| Error::Format { path: path.into(), kind: "class table", reason };
+    let format = |reason: String| Error::Format { path: path.into(), format: FileFormat::ClassTable, reason };
     let text = text::read(path)?;
     if path.extension().is_some_and(|ending| ending == "txt") {
         let mut found = HashMap::new();
@@ -272,7 +330,7 @@ fn read_names(path: &Path) -> Result<HashMap<String, String>> {
         header
             .iter()
             .position(|field| field == name)
-            .ok_or_else(|| format(format!("there is no column `{name}`")))
+            .ok_or_else(|| format(format!("it has no column `{name}`")))
     };
     let (folder, name) = (column("folder")?, column("name")?);
     let mut names = HashMap::new();

@@ -6,9 +6,9 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use crate::sources::left_out::LeftOut;
-use crate::sources::pictures::is_image;
+use crate::sources::file_kind::is_image;
 use crate::sources::shard::{Members, Span};
+use crate::sources::skipped::SkippedItems;
 
 /// Consecutive members with the same name up to the first dot.
 #[derive(Default)]
@@ -87,11 +87,11 @@ impl Group {
     ///
     /// A key with more dots than the group's key is a separate sample if it has an image and a text, or if no member
     /// has the group's key.
-    pub(super) fn finish(self, shard: &Path, samples: &mut Vec<Members>, left_out: &mut LeftOut) {
+    pub(super) fn finish(self, shard: &Path, samples: &mut Vec<Members>, skipped: &mut SkippedItems) {
         let shown = |name: &str| format!("{}:{name}", shard.display());
         for name in &self.unknown {
             let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
-            left_out.add(format!(".{}", ending.to_ascii_lowercase()), || shown(name));
+            skipped.add(format!(".{}", ending.to_ascii_lowercase()), || shown(name));
         }
         let keys = |has: fn(&Members) -> bool| {
             let keys = self.found.iter().filter(|found| has(&found.members));
@@ -112,7 +112,7 @@ impl Group {
             }
             for name in &names {
                 let ending = split_key(name).map_or("", |(_, ending)| ending);
-                left_out.add(format!(".{ending}"), || shown(name));
+                skipped.add(format!(".{ending}"), || shown(name));
             }
         }
     }
@@ -135,13 +135,13 @@ mod tests {
     fn sorted(names: &[&str], cut: Option<&str>) -> (Vec<String>, String) {
         let mut group = Group::new(split_key(names[0]).unwrap().0);
         for (place, name) in names.iter().enumerate() {
-            group.add(name, (place as u64, 1));
+            group.add(name, Span { offset: place as u64, length: 1 });
         }
         cut.into_iter().for_each(|name| group.cut(name));
-        let (mut samples, mut left_out) = (Vec::new(), LeftOut::default());
-        group.finish(Path::new("s.tar"), &mut samples, &mut left_out);
+        let (mut samples, mut skipped) = (Vec::new(), SkippedItems::default());
+        group.finish(Path::new("s.tar"), &mut samples, &mut skipped);
         let kinds = |members: &Members| {
-            let mark = |there: bool, mark: &str| if there { mark.to_string() } else { String::new() };
+            let mark = |present: bool, mark: &str| if present { mark.to_string() } else { String::new() };
             [
                 mark(members.image.is_some(), "i"),
                 mark(members.txt.is_some(), "t"),
@@ -150,13 +150,13 @@ mod tests {
             .concat()
         };
         let samples = samples.iter().map(|members| format!("{} {}", members.key, kinds(members)));
-        (samples.collect(), if left_out.is_empty() { String::new() } else { left_out.to_string() })
+        (samples.collect(), if skipped.is_empty() { String::new() } else { skipped.to_string() })
     }
 
     #[test]
-    fn keys_may_hold_dots() {
-        let (samples, left_out) = sorted(&["22.05.jpg", "22.05.txt", "22.06.jpg", "22.06.json"], None);
-        assert_eq!((samples, left_out.as_str()), (vec!["22.05 it".into(), "22.06 ij".into()], ""));
+    fn keys_may_contain_dots() {
+        let (samples, skipped) = sorted(&["22.05.jpg", "22.05.txt", "22.06.jpg", "22.06.json"], None);
+        assert_eq!((samples, skipped.as_str()), (vec!["22.05 it".into(), "22.06 ij".into()], ""));
         // Images first, then texts.
         let (samples, _) = sorted(&["d/22.05.jpg", "d/22.06.jpg", "d/22.05.txt", "d/22.06.txt"], None);
         assert_eq!(samples, ["d/22.05 it", "d/22.06 it"]);
@@ -165,24 +165,24 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_a_plain_sample_is_left_out_and_named() {
-        let (samples, left_out) = sorted(&["two.seg.png", "two.png", "two.txt", "two.CLS"], None);
+    fn further_members_of_a_plain_sample_are_skipped_and_named() {
+        let (samples, skipped) = sorted(&["two.seg.png", "two.png", "two.txt", "two.CLS"], None);
         assert_eq!(samples, ["two it"]);
-        assert_eq!(left_out, "1 .cls, 1 .seg.png (`s.tar:two.CLS`, `s.tar:two.seg.png`)");
+        assert_eq!(skipped, "1 .cls, 1 .seg.png (`s.tar:two.CLS`, `s.tar:two.seg.png`)");
         // A separate sample beside a plain one.
-        let (samples, left_out) = sorted(&["a.png", "a.txt", "a.1.png", "a.1.txt", "a.2.png"], None);
+        let (samples, skipped) = sorted(&["a.png", "a.txt", "a.1.png", "a.1.txt", "a.2.png"], None);
         assert_eq!(samples, ["a it", "a.1 it"]);
-        assert_eq!(left_out, "1 .2.png (`s.tar:a.2.png`)");
+        assert_eq!(skipped, "1 .2.png (`s.tar:a.2.png`)");
     }
 
     #[test]
-    fn a_second_member_of_one_kind_begins_another_sample() {
+    fn second_member_of_a_kind_starts_another_sample() {
         assert_eq!(sorted(&["k.jpg", "k.png", "k.txt"], None).0, ["k i", "k it"]);
         assert_eq!(sorted(&["k.0.jpg", "k.0.png", "k.0.txt"], None).0, ["k.0 i", "k.0 it"]);
     }
 
     #[test]
-    fn half_a_sample_is_none() {
+    fn incomplete_sample_does_not_count() {
         assert!(sorted(&["a.jpg"], Some("a.txt")).0.is_empty());
         assert!(sorted(&["a.jpg", "a.txt"], Some("a.seg.png")).0.is_empty());
         assert_eq!(sorted(&["a.0.jpg", "a.0.txt", "a.1.jpg"], Some("a.1.txt")).0, ["a.0 it"]);

@@ -1,31 +1,39 @@
-//! All images below a folder, without captions: for embedding.
+//! All images below a folder, without captions.
 
 use std::path::{Path, PathBuf};
 
 use crate::sample::{RawImage, RawSample};
 use crate::sources::Source;
 use crate::sources::walk::{Unread, Walk};
-use crate::{Error, Result};
+use crate::{DamageKind, Error, Result};
 
-/// Images in the order of their paths.
+/// Images without captions, in the order of their paths.
+///
+/// ```no_run
+/// use data_pipeline::Source;
+/// let images = data_pipeline::sources::Images::open("photos")?;
+/// println!("{} images", images.len());
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
 pub struct Images {
     name: String,
     paths: Vec<PathBuf>,
 }
 
 impl Images {
-    /// Lists the images below a folder; a single file is taken as it is.
+    /// Lists the images below a folder. A path to a file means this one image.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read, [`Error::Empty`] where there is no image.
-    pub fn open(path: &Path) -> Result<Self> {
+    /// [`Error::Io`] if the folder cannot be read, [`Error::Empty`] if it contains no image.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let name = path.display().to_string();
         let paths = if path.is_file() {
             vec![path.to_path_buf()]
         } else {
             let mut unread = Unread::default();
             let paths = Walk::default().images(path, &mut unread)?;
-            unread.say(&name);
+            unread.log(&name);
             paths
         };
         if paths.is_empty() { Err(Error::Empty(name)) } else { Ok(Images { name, paths }) }
@@ -45,14 +53,8 @@ impl Source for Images {
         let path = &self.paths[index];
         let key = path.display().to_string();
         match std::fs::read(path) {
-            Ok(bytes) => Ok(RawSample {
-                key,
-                image: RawImage::Encoded(bytes),
-                captions: vec![],
-                label: None,
-                boxes: Vec::new(),
-            }),
-            Err(e) => Err(Error::Sample { key, kind: "unreadable", reason: e.to_string() }),
+            Ok(bytes) => Ok(RawSample::new(key, RawImage::Encoded(bytes))),
+            Err(e) => Err(Error::Sample { key, kind: DamageKind::Unreadable, reason: e.to_string() }),
         }
     }
 }

@@ -1,42 +1,63 @@
-//! Flickr8k, Flickr30k and COCO as A. Karpathy split them: one JSON file with splits and captions, images beside it.
+//! Flickr8k, Flickr30k and COCO with A. Karpathy's splits: a JSON file of splits and captions beside the images.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::FileFormat;
 use crate::sample::{RawImage, RawSample};
 use crate::sources::Source;
 use crate::sources::paths::resolve;
-use crate::{Error, Result, text};
+use crate::{DamageKind, Error, Result, text};
 
 /// Settings of [`Karpathy`].
+///
+/// ```
+/// use data_pipeline::sources::{KarpathyConfig, KarpathySplit};
+/// let config = KarpathyConfig::new("dataset_coco.json", "coco", KarpathySplit::Test);
+/// assert_eq!(config.split, KarpathySplit::Test);
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct KarpathyConfig {
-    /// Such as `dataset_coco.json`.
+    /// File of annotations, such as `dataset_coco.json`.
     pub annotations: PathBuf,
-    /// The folder of images (of COCO: the folder of `train2014` and `val2014`).
+    /// Folder of images (for COCO: the parent of `train2014` and `val2014`).
     pub images: PathBuf,
-    /// Which split.
+    /// The split.
     pub split: KarpathySplit,
 }
 
-/// The splits of those files. COCO's `restval` counts as training, as is usual.
+impl KarpathyConfig {
+    /// Creates settings from the file of annotations, the folder of images and the split.
+    pub fn new(annotations: impl Into<PathBuf>, images: impl Into<PathBuf>, split: KarpathySplit) -> Self {
+        KarpathyConfig { annotations: annotations.into(), images: images.into(), split }
+    }
+}
+
+/// A. Karpathy's splits. COCO's `restval` belongs to the training split, as is common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KarpathySplit {
-    /// For training.
+    /// Training.
     Train,
-    /// For tuning.
+    /// Validation.
     Val,
-    /// For reporting.
+    /// Test.
     Test,
 }
 
 /// Images of one split with all their captions.
 pub struct Karpathy {
     name: String,
-    entries: Vec<(PathBuf, Vec<String>)>,
+    entries: Vec<Entry>,
+}
+
+/// An image with its captions.
+struct Entry {
+    path: PathBuf,
+    captions: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -62,12 +83,13 @@ impl Karpathy {
     /// Reads the annotations.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file is missing, [`Error::Format`] where it is another kind of file.
-    pub fn open(config: &KarpathyConfig, base: &Path) -> Result<Self> {
+    /// [`Error::Io`] if the file is missing, [`Error::Format`] if it is malformed.
+    pub fn open(config: &KarpathyConfig, base: impl AsRef<Path>) -> Result<Self> {
+        let base = base.as_ref();
         let path = resolve(base, &config.annotations);
         let file: File = serde_json::from_str(&text::read(&path)?).map_err(|e| Error::Format {
             path: path.clone(),
-            kind: "Karpathy split",
+            format: FileFormat::Karpathy,
             reason: e.to_string(),
         })?;
         let images = resolve(base, &config.images);
@@ -78,7 +100,7 @@ impl Karpathy {
         };
         let entries = file.images.into_iter().filter(|image| wanted(&image.split)).map(|image| {
             let captions = image.sentences.into_iter().map(|sentence| sentence.raw.trim().to_string());
-            (images.join(image.filepath).join(image.filename), captions.collect())
+            Entry { path: images.join(image.filepath).join(image.filename), captions: captions.collect() }
         });
         Ok(Karpathy { name: path.display().to_string(), entries: entries.collect() })
     }
@@ -94,17 +116,13 @@ impl Source for Karpathy {
     }
 
     fn read(&self, index: usize, _draw: u64) -> Result<RawSample> {
-        let (path, captions) = &self.entries[index];
+        let Entry { path, captions } = &self.entries[index];
         let key = path.display().to_string();
         match std::fs::read(path) {
-            Ok(bytes) => Ok(RawSample {
-                key,
-                image: RawImage::Encoded(bytes),
-                captions: captions.clone(),
-                label: None,
-                boxes: Vec::new(),
-            }),
-            Err(e) => Err(Error::Sample { key, kind: "unreadable", reason: e.to_string() }),
+            Ok(bytes) => {
+                Ok(RawSample::new(key, RawImage::Encoded(bytes)).with_captions(captions.iter().cloned()))
+            }
+            Err(e) => Err(Error::Sample { key, kind: DamageKind::Unreadable, reason: e.to_string() }),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Paths as users write them: brace patterns, relative to a base.
+//! Paths of data: brace patterns, and paths relative to a base folder.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,17 +6,23 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// More paths than this are a mistake in the pattern.
+/// Maximum number of paths. A pattern for more is a mistake.
 const MAX_PATHS: usize = 1_000_000;
 
-/// Expands `{000..123}` (leading zeros kept) and `{a,b}`, as shells do; nested braces are not known.
+/// Expands `{000..123}` (with leading zeros) and `{a,b}` like a shell. Nested braces are not supported.
+///
+/// ```
+/// let paths = data_pipeline::sources::expand_braces("cc3m/{00008..00010}.tar")?;
+/// assert_eq!(paths, ["cc3m/00008.tar", "cc3m/00009.tar", "cc3m/00010.tar"]);
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::Config`] where a brace is open, a range runs backwards, or the pattern means too many paths.
+/// [`Error::Setting`] for an open brace, a descending range, or more than a million paths.
 pub fn expand_braces(pattern: &str) -> Result<Vec<String>> {
     let Some((before, rest)) = pattern.split_once('{') else { return Ok(vec![pattern.to_string()]) };
     let Some((inside, after)) = rest.split_once('}') else {
-        return Err(Error::Config(format!("`{pattern}` opens a brace and does not close it")));
+        return Err(Error::setting("pattern", format!("`{pattern}` opens a brace and does not close it")));
     };
     let choices = match inside.split_once("..") {
         None => inside.split(',').map(str::to_string).collect(),
@@ -24,7 +30,7 @@ pub fn expand_braces(pattern: &str) -> Result<Vec<String>> {
     };
     let tails = expand_braces(after)?;
     if choices.len().saturating_mul(tails.len()) > MAX_PATHS {
-        return Err(Error::Config(format!("`{pattern}` means more than {MAX_PATHS} paths")));
+        return Err(Error::setting("pattern", format!("`{pattern}` expands to more than {MAX_PATHS} paths")));
     }
     Ok(choices
         .iter()
@@ -33,27 +39,29 @@ pub fn expand_braces(pattern: &str) -> Result<Vec<String>> {
 }
 
 fn range(pattern: &str, from: &str, to: &str) -> Result<Vec<String>> {
-    let wrong =
-        || Error::Config(format!("`{pattern}`: `{{{from}..{to}}}` is not a range of numbers that goes up"));
+    let wrong = || {
+        let reason = format!("`{pattern}`: `{{{from}..{to}}}` is not an ascending range of numbers");
+        Error::setting("pattern", reason)
+    };
     let (Ok(first), Ok(last)) = (from.parse::<usize>(), to.parse::<usize>()) else { return Err(wrong()) };
     if first > last {
         return Err(wrong());
     }
     if last - first >= MAX_PATHS {
-        return Err(Error::Config(format!("`{pattern}` means more than {MAX_PATHS} paths")));
+        return Err(Error::setting("pattern", format!("`{pattern}` expands to more than {MAX_PATHS} paths")));
     }
-    // A lone 0 is a number, not a sign of leading zeros.
+    // A single 0 has no leading zeros.
     let padded = |text: &str| text.len() > 1 && text.starts_with('0');
     let width = if padded(from) || padded(to) { from.len().max(to.len()) } else { 0 };
     Ok((first..=last).map(|number| format!("{number:0width$}")).collect())
 }
 
-/// `path`, from `base` where it is relative.
+/// Resolves a path; relative paths start at `base`.
 pub(crate) fn resolve(base: &Path, path: impl AsRef<Path>) -> PathBuf {
     base.join(path)
 }
 
-/// Reads a whole small file; used by sources that keep tables.
+/// Reads a whole file.
 pub(crate) fn read_to_end(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(|e| Error::io(path, e))?;
@@ -65,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn braces_mean_what_shells_mean() {
+    fn braces_expand_like_in_a_shell() {
         let expand = |pattern| expand_braces(pattern).unwrap();
         assert_eq!(expand("a.tar"), ["a.tar"]);
         assert_eq!(expand("s-{008..011}.tar"), ["s-008.tar", "s-009.tar", "s-010.tar", "s-011.tar"]);

@@ -1,20 +1,24 @@
-//! One tar shard: its samples and their positions, the members that belong to none, and whether the shard is complete.
+//! Index of a tar shard: its samples with their positions, its other members, and its first damage.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::sources::group::{Group, split_key};
-use crate::sources::left_out::LeftOut;
+use crate::sources::skipped::SkippedItems;
 use crate::{Error, Result};
 
-/// Header, end mark and padding of tars come in blocks of this many bytes.
+/// Size of a tar block in bytes. Headers, end mark and padding consist of blocks.
 const BLOCK: u64 = 512;
-/// Writers fill up with zeros behind the end mark, to a megabyte at most.
+/// Maximum number of zero bytes that writers append to the end mark.
 const MAX_PADDING: u64 = 1 << 20;
 
-/// Offset and length in a shard.
-pub(super) type Span = (u64, u64);
+/// A range of bytes in a shard.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) offset: u64,
+    pub(super) length: u64,
+}
 
 /// The members of one sample.
 #[derive(Default)]
@@ -25,47 +29,47 @@ pub(super) struct Members {
     pub(super) json: Option<Span>,
 }
 
-/// What the headers of a shard say.
+/// The content of a shard according to its headers.
 pub(super) struct Index {
     pub(super) samples: Vec<Members>,
-    /// Members that belong to no sample.
-    pub(super) left_out: LeftOut,
-    /// Bytes of the file.
+    /// Members without a sample.
+    pub(super) skipped: SkippedItems,
+    /// Length of the file in bytes.
     pub(super) length: u64,
-    /// Everything before this byte is whole.
+    /// Number of bytes before the damage.
     pub(super) whole: u64,
-    pub(super) flaw: Option<Corruption>,
+    pub(super) corruption: Option<Corruption>,
 }
 
-/// What is wrong with a shard from [`Index::whole`] on.
+/// The damage of a shard from the byte [`Index::whole`].
 pub(super) struct Corruption {
     pub(super) reason: String,
-    /// Bytes the shard had at least, where it is shorter than it was.
+    /// Minimum original length of a truncated shard.
     pub(super) cut_from: Option<u64>,
 }
 
 impl Index {
-    /// Reads the headers; the contents are not looked at.
+    /// Reads the headers but not the contents.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be read. A shard that is not whole is no error here.
+    /// [`Error::Io`] if the file cannot be read. Damage is not an error here.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
-        let left_out = LeftOut::default();
-        let mut index = Index { samples: Vec::new(), left_out, length, whole: 0, flaw: None };
-        index.flaw = match index.members(path, &file) {
-            Some(flaw) => Some(flaw),
-            None => index.flaw_at_end(&file).map_err(|e| Error::io(path, e))?,
+        let skipped = SkippedItems::default();
+        let mut index = Index { samples: Vec::new(), skipped, length, whole: 0, corruption: None };
+        index.corruption = match index.members(path, &file) {
+            Some(corruption) => Some(corruption),
+            None => index.corruption_at_end(&file).map_err(|e| Error::io(path, e))?,
         };
         Ok(index)
     }
 
-    /// Collects the samples up to the end mark, or to what is broken.
+    /// Collects the samples up to the end mark or the first damage.
     fn members(&mut self, path: &Path, file: &File) -> Option<Corruption> {
         let mut archive = tar::Archive::new(file);
         let mut group = Group::default();
-        let mut flaw = None;
+        let mut corruption = None;
         let entries = match archive.entries_with_seek() {
             Ok(entries) => entries,
             Err(e) => return Some(self.broken_header(&e)),
@@ -74,7 +78,7 @@ impl Index {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(e) => {
-                    flaw = Some(self.broken_header(&e));
+                    corruption = Some(self.broken_header(&e));
                     break;
                 }
             };
@@ -84,10 +88,10 @@ impl Index {
             if end > self.length {
                 group.cut(&name);
                 let reason = format!("the shard ends inside `{name}`");
-                flaw = Some(Corruption { reason, cut_from: Some(end) });
+                corruption = Some(Corruption { reason, cut_from: Some(end) });
                 break;
             }
-            // A sparse member's size is not what it takes up, but such members hold no samples.
+            // A sparse member occupies fewer bytes than its size. Such members are not part of samples.
             let stored = if entry.header().entry_type().is_gnu_sparse() {
                 entry.header().entry_size().unwrap_or(size)
             } else {
@@ -98,19 +102,19 @@ impl Index {
             let shown = |name: &str| format!("{}:{name}", path.display());
             match split_key(&name) {
                 _ if kind.is_dir() || kind.is_pax_global_extensions() => {}
-                _ if !kind.is_file() => self.left_out.add("links or special files", || shown(&name)),
-                None => self.left_out.add("without a key and an ending", || shown(&name)),
+                _ if !kind.is_file() => self.skipped.add("links or special files", || shown(&name)),
+                None => self.skipped.add("without a key and an extension", || shown(&name)),
                 Some((key, _)) => {
                     if key != group.key() {
                         let whole = std::mem::replace(&mut group, Group::new(key));
-                        whole.finish(path, &mut self.samples, &mut self.left_out);
+                        whole.finish(path, &mut self.samples, &mut self.skipped);
                     }
-                    group.add(&name, (start, size));
+                    group.add(&name, Span { offset: start, length: size });
                 }
             }
         }
-        group.finish(path, &mut self.samples, &mut self.left_out);
-        flaw
+        group.finish(path, &mut self.samples, &mut self.skipped);
+        corruption
     }
 
     fn broken_header(&self, error: &std::io::Error) -> Corruption {
@@ -118,13 +122,13 @@ impl Index {
             let reason = format!("the shard ends inside a header ({error})");
             return Corruption { reason, cut_from: Some(self.whole + BLOCK) };
         }
-        let what = if self.whole == 0 { "it is no tar" } else { "the header is broken" };
+        let what = if self.whole == 0 { "it is not a tar" } else { "the header is broken" };
         Corruption { reason: format!("{what} ({error})"), cut_from: None }
     }
 
-    /// A tar ends in a block of zeros. Without it the shard was cut between two members, and what
-    /// follows it would be passed over in silence.
-    fn flaw_at_end(&mut self, file: &File) -> std::io::Result<Option<Corruption>> {
+    /// Checks the end mark, a block of zeros. Without it, the shard was truncated between two members. Bytes behind it
+    /// would be ignored.
+    fn corruption_at_end(&mut self, file: &File) -> std::io::Result<Option<Corruption>> {
         if self.length == 0 {
             return Ok(Some(Corruption { reason: "the file is empty".into(), cut_from: Some(1) }));
         }
@@ -137,7 +141,7 @@ impl Index {
         let mut tail = vec![0; behind.min(MAX_PADDING) as usize];
         file.read_exact_at(&mut tail, self.whole)?;
         if behind > MAX_PADDING || tail.iter().any(|byte| *byte != 0) {
-            let reason = format!("{behind} bytes lie behind a tar's end mark and cannot be read");
+            let reason = format!("{behind} bytes follow the tar's end mark and cannot be read");
             return Ok(Some(Corruption { reason, cut_from: None }));
         }
         Ok(None)

@@ -1,32 +1,31 @@
-//! Folders of images: in the order of their names, without leftovers of other programs and without going in circles.
-//! Counts the files that it leaves out.
+//! Walks folders of images in the order of their names, follows links without loops, and counts the skipped files.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use crate::notice;
-use crate::sources::left_out::LeftOut;
-use crate::sources::pictures::{Kind, kind};
+use crate::sources::file_kind::{FileKind, file_kind};
+use crate::sources::skipped::SkippedItems;
 use crate::{Error, Result};
 
-/// Files that a walk leaves out.
+/// Files that a walk skips.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unread {
     /// Images in formats that cannot be decoded.
-    pub(super) pictures: LeftOut,
-    /// Images beside the class folders, which belong to no class.
-    pub(super) outside: LeftOut,
+    pub(super) pictures: SkippedItems,
+    /// Images outside of the class folders.
+    pub(super) outside: SkippedItems,
     /// Other files.
-    pub(super) others: LeftOut,
+    pub(super) others: SkippedItems,
 }
 
 impl Unread {
     /// Logs one line for each kind: a warning for images, an information line for other files.
-    pub(super) fn say(&self, source: &str) {
+    pub(super) fn log(&self, source: &str) {
         let Unread { pictures, outside, others } = self;
         if !pictures.is_empty() {
             notice::warn_once(&format!(
-                "`{source}`: left out pictures that cannot be decoded: {pictures}; convert them to JPEG, PNG, WebP, GIF or BMP"
+                "`{source}`: left out images that cannot be decoded: {pictures}; convert them to JPEG, PNG, WebP, GIF or BMP"
             ));
         }
         if !outside.is_empty() {
@@ -35,19 +34,19 @@ impl Unread {
             ));
         }
         if !others.is_empty() {
-            notice::info_once(&format!("`{source}`: left out files that are not pictures: {others}"));
+            notice::info_once(&format!("`{source}`: left out files that are not images: {others}"));
         }
     }
 }
 
-/// Walks folders, each at most once: a symlink may lead back to where the walk came from.
+/// Walks folders, each at most once, because links may form loops.
 #[derive(Clone, Default)]
 pub(super) struct Walk {
     visited: HashSet<PathBuf>,
 }
 
 impl Walk {
-    /// Marks a folder as one that must not be entered again; false where it is already.
+    /// Marks a folder as visited. Returns false if it was visited before.
     pub(super) fn enter(&mut self, folder: &Path) -> Result<bool> {
         let real = folder.canonicalize().map_err(|e| Error::io(folder, e))?;
         Ok(self.visited.insert(real))
@@ -62,7 +61,7 @@ impl Walk {
 
     fn collect(&mut self, folder: &Path, images: &mut Vec<PathBuf>, unread: &mut Unread) -> Result<()> {
         if !self.enter(folder)? {
-            tracing::info!("`{}` leads to a folder that was read already and is left out", folder.display());
+            tracing::info!("`{}` leads to a folder that was already read and is left out", folder.display());
             return Ok(());
         }
         for path in sorted(folder)? {
@@ -70,13 +69,15 @@ impl Walk {
             if found.is_some_and(|found| found.is_dir()) {
                 self.collect(&path, images, unread)?;
             } else if found.is_some_and(|found| !found.is_file()) {
-                // Whoever opens a pipe waits for its writer.
-                tracing::info!("`{}` is no file and is left out", path.display());
+                // Opening a pipe would wait for its writer.
+                tracing::info!("`{}` is not a file and is left out", path.display());
             } else {
-                match kind(&path) {
-                    Kind::Image => images.push(path),
-                    Kind::OtherImage(ending) => unread.pictures.add(ending, || path.display().to_string()),
-                    Kind::Other(ending) => unread.others.add(ending, || path.display().to_string()),
+                match file_kind(&path) {
+                    FileKind::Image => images.push(path),
+                    FileKind::OtherImage(ending) => {
+                        unread.pictures.add(ending, || path.display().to_string())
+                    }
+                    FileKind::Other(ending) => unread.others.add(ending, || path.display().to_string()),
                 }
             }
         }
@@ -84,7 +85,7 @@ impl Walk {
     }
 }
 
-/// What lies in a folder, by name; without what is hidden and what macOS adds to archives.
+/// Lists a folder by name, without hidden files and the files that macOS adds to archives.
 pub(super) fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?;
     let mut paths = entries
@@ -95,11 +96,11 @@ pub(super) fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
         let name = path.file_name().unwrap_or_default();
         let foreign = name.as_encoded_bytes().starts_with(b".") || name == "__MACOSX";
         if foreign {
-            tracing::info!("`{}` is no part of the data and is left out", path.display());
+            tracing::info!("`{}` is not part of the data and is left out", path.display());
         }
         !foreign
     });
-    // By the bytes of the names, which need not be text.
+    // Names need not be text, so compare their bytes.
     paths.sort();
     Ok(paths)
 }
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_no_text_are_taken() {
+    fn names_that_are_not_utf8_are_accepted() {
         let folder = tempfile::tempdir().unwrap();
         for name in [&b"b\xE9.jpg"[..], b"a.png", b"c.JPG", b"c.txt"] {
             std::fs::write(folder.path().join(std::ffi::OsStr::from_bytes(name)), b"x").unwrap();
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn jpeg_is_read_by_any_name_and_what_is_left_out_is_counted_by_kind() {
+    fn jpeg_is_found_by_any_name_and_skipped_files_are_counted_by_kind() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
         for name in ["a.jfif", "b.JPE", "c.jif", "d"] {
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn symlinks_are_followed_but_not_in_circles() {
+    fn symlinks_are_followed_without_loops() {
         let folder = tempfile::tempdir().unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
         std::fs::write(elsewhere.path().join("far.png"), b"x").unwrap();
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_are_no_images() {
+    fn leftovers_of_other_programs_are_skipped() {
         let folder = tempfile::tempdir().unwrap();
         for name in [".git", "__MACOSX", "real"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();

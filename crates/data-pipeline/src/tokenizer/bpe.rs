@@ -1,4 +1,4 @@
-//! Byte-pair merges: the table of OpenAI's CLIP (MIT licence), and merging of one word.
+//! Byte-pair encoding of a word, with the merges of OpenAI's CLIP (MIT licence).
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -6,22 +6,24 @@ use std::io::Read;
 
 use flate2::read::GzDecoder;
 
-/// The 48,894 merges that CLIP uses of its published list, best first.
+use super::steps;
+
+/// The 48,894 merges of the published list that CLIP uses, best first.
 const MERGES: &[u8] = include_bytes!("../../data/clip-bpe-merges.txt.gz");
-/// Words up to this many bytes are merged by looking at all pairs again after each merge.
+/// Maximum length in bytes for merging by repeated scans over all pairs.
 const SHORT_WORD: usize = 32;
 
-/// Ids of single bytes and of merged symbols.
+/// Ids of bytes and of merged symbols.
 pub(super) struct Bpe {
-    /// Id of each byte within a word; as the last of a word it is 256 more.
+    /// Id of each byte within a word. The last byte of a word has an id that is 256 larger.
     bytes: [u32; 256],
-    /// Two neighbouring symbols to (rank, id of the merged symbol).
+    /// Rank and merged symbol of two neighbouring symbols.
     pairs: HashMap<(u32, u32), (u32, u32)>,
     symbols: usize,
 }
 
 impl Bpe {
-    /// Unpacks the table that is part of the crate.
+    /// Unpacks the embedded merges.
     pub(super) fn embedded() -> Self {
         Self::parse(&unpacked())
     }
@@ -36,7 +38,7 @@ impl Bpe {
             ids.insert(format!("{letter}</w>"), 256 + id as u32);
         }
         let lines = merges.lines().filter_map(|line| line.split_once(' ')).collect::<Vec<_>>();
-        // Two merges can spell the same symbol; the published vocabulary keeps the last id.
+        // Two merges can give the same symbol; the published vocabulary keeps the last id.
         for (rank, (first, second)) in lines.iter().enumerate() {
             ids.insert(format!("{first}{second}"), 512 + rank as u32);
         }
@@ -49,12 +51,12 @@ impl Bpe {
         Bpe { bytes, pairs, symbols: 512 + lines.len() }
     }
 
-    /// Number of ids.
+    /// Returns the number of ids.
     pub(super) fn symbols(&self) -> usize {
         self.symbols
     }
 
-    /// Appends the ids of one word (not empty).
+    /// Appends the ids of a word, which must not be empty.
     pub(super) fn merge_word(&self, word: &[u8], ids: &mut Vec<u32>) {
         let start = ids.len();
         ids.extend(word.iter().map(|&byte| self.bytes[usize::from(byte)]));
@@ -72,9 +74,10 @@ impl Bpe {
 
     fn merge_short(&self, ids: &mut Vec<u32>, start: usize) {
         loop {
+            steps::add(ids.len() - start);
             let ranked = ids[start..].windows(2).filter_map(|pair| self.pairs.get(&(pair[0], pair[1])));
             let Some(&(rank, merged)) = ranked.min_by_key(|(rank, _)| *rank) else { return };
-            // All places of the best pair merge in one go, from the left.
+            // Merge all occurrences of the best pair, from left to right.
             let (mut read, mut write) = (start, start);
             while read < ids.len() {
                 let best = read + 1 < ids.len()
@@ -87,7 +90,7 @@ impl Bpe {
         }
     }
 
-    /// The same result by a queue of pairs over a linked list: n log n for a word of a megabyte.
+    /// Merges with a queue of pairs over a linked list, in n log n steps, with the result of [`Bpe::merge_short`].
     fn merge_long(&self, symbols: &[u32]) -> Vec<u32> {
         const GONE: u32 = u32::MAX;
         const NONE: usize = usize::MAX;
@@ -100,6 +103,7 @@ impl Bpe {
         };
         queue.extend((1..ids.len()).filter_map(|right| pair_at(&ids, right - 1, right)));
         while let Some(Reverse((rank, left, merged))) = queue.pop() {
+            steps::add(1);
             let right = next[left];
             let current = right < ids.len()
                 && ids[left] != GONE
@@ -129,7 +133,7 @@ fn unpacked() -> String {
     text
 }
 
-/// The printable letter that stands for each byte in the published table, in the order of the ids.
+/// Returns the printable letter for each byte in the published table, in the order of the ids.
 fn byte_letters() -> Vec<(u8, char)> {
     let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let own = (0..=255u8).filter(printable).map(|byte| (byte, char::from(byte)));
@@ -137,15 +141,23 @@ fn byte_letters() -> Vec<(u8, char)> {
     own.chain(others).collect()
 }
 
-/// The vocabulary without special tokens, and the merges (two symbols separated by a space), in the order of their ids.
-pub(super) fn published() -> (Vec<(String, u32)>, Vec<String>) {
+/// The published vocabulary and merges.
+pub(super) struct Published {
+    /// Tokens without special tokens, with their ids.
+    pub(super) vocabulary: Vec<(String, u32)>,
+    /// Merges (two symbols separated by a space), in the order of their ids.
+    pub(super) merges: Vec<String>,
+}
+
+/// Returns the published vocabulary and merges.
+pub(super) fn published() -> Published {
     let letters = byte_letters();
     let single = letters.iter().map(|(_, letter)| letter.to_string());
     let last = letters.iter().map(|(_, letter)| format!("{letter}</w>"));
     let text = unpacked();
-    let lines = text.lines().filter(|line| line.contains(' ')).map(str::to_string).collect::<Vec<_>>();
-    let symbols = single.chain(last).chain(lines.iter().map(|line| line.replacen(' ', "", 1)));
-    (symbols.zip(0..).collect(), lines)
+    let merges = text.lines().filter(|line| line.contains(' ')).map(str::to_string).collect::<Vec<_>>();
+    let symbols = single.chain(last).chain(merges.iter().map(|line| line.replacen(' ', "", 1)));
+    Published { vocabulary: symbols.zip(0..).collect(), merges }
 }
 
 #[cfg(test)]
@@ -154,7 +166,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn all_merges_are_there() {
+    fn all_merges_are_embedded() {
         let bpe = Bpe::embedded();
         assert_eq!(bpe.symbols(), 49_406);
         assert_eq!(bpe.pairs.len(), 48_894);

@@ -1,11 +1,16 @@
-//! What CLIP's tokenizer does to text before it splits it.
+//! Text cleaning of CLIP's tokenizer, before the text is split.
 
 use std::borrow::Cow;
 
 use super::entities::unescape;
 use super::repair::fix_text;
 
-/// Repairs the text, unescapes HTML entities twice, folds white space and lowers the case, as CLIP's tokenizer does.
+/// Cleans a text like CLIP's tokenizer: repairs it, unescapes HTML entities twice, collapses white space and converts it
+/// to lower case.
+///
+/// ```
+/// assert_eq!(data_pipeline::tokenizer::clean("  A  Caf\u{c3}\u{a9} &amp;amp; Bar "), "a café & bar");
+/// ```
 pub fn clean(text: &str) -> Cow<'_, str> {
     if is_clean(text) {
         return Cow::Borrowed(text);
@@ -27,7 +32,7 @@ pub fn clean(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// Whether nothing would change: most captions are plain lower-case ASCII.
+/// Whether cleaning would change nothing. Most captions are lower-case ASCII.
 fn is_clean(text: &str) -> bool {
     let plain = |b: u8| matches!(b, b' '..=b'~') && !b.is_ascii_uppercase() && b != b'&';
     text.bytes().all(plain) && !text.starts_with(' ') && !text.ends_with(' ') && !text.contains("  ")
@@ -38,9 +43,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folds_lowers_and_unescapes_twice() {
+    fn text_is_folded_lowered_and_unescaped_twice() {
         assert_eq!(clean("  A\tB \n\n C "), "a b c");
-        // The repair resolves entities to the end, but not beside a `<`.
+        // The repair resolves nested entities, except in a text with a `<`.
         assert_eq!(clean("&amp;amp;amp;lt;b"), "<b");
         assert_eq!(clean("< &amp;amp;amp;lt;b"), "< &amp;lt;b");
         assert_eq!(clean("already clean"), "already clean");

@@ -1,19 +1,21 @@
-//! HTML character references: HTML5's rules, and ftfy's stricter ones.
+//! HTML character references by the rules of HTML5 (Python's `html.unescape`), and by the stricter rules of ftfy.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-/// HTML5's named character references (W3C): name, then code points in hexadecimal.
+use super::steps;
+
+/// HTML5's named character references (W3C): name and code points in hexadecimal.
 const NAMED: &str = include_str!("../../data/html5-entities.txt");
-/// What a numeric reference to a C1 control means instead (HTML5, "numeric character reference end state").
+/// Replacements of numeric references to C1 controls (HTML5, "numeric character reference end state").
 const C1_MEANINGS: [u32; 32] = [
     0x20ac, 0x81, 0x201a, 0x192, 0x201e, 0x2026, 0x2020, 0x2021, 0x2c6, 0x2030, 0x160, 0x2039, 0x152, 0x8d,
     0x17d, 0x8f, 0x90, 0x2018, 0x2019, 0x201c, 0x201d, 0x2022, 0x2013, 0x2014, 0x2dc, 0x2122, 0x161, 0x203a,
     0x153, 0x9d, 0x17e, 0x178,
 ];
 
-/// Names, with their semicolon where they have one, to what they stand for.
+/// Returns the values of the names. A name includes its semicolon, if it needs one.
 fn named() -> &'static HashMap<&'static str, String> {
     static TABLE: OnceLock<HashMap<&'static str, String>> = OnceLock::new();
     TABLE.get_or_init(|| {
@@ -26,7 +28,7 @@ fn named() -> &'static HashMap<&'static str, String> {
     })
 }
 
-/// Resolves all references by the HTML5 rules: the semicolon may be missing, the longest known name wins.
+/// Resolves all references by the rules of HTML5: some names need no semicolon, and the longest known name counts.
 pub(super) fn unescape(text: &str) -> Cow<'_, str> {
     replace(text, |rest| {
         if let Some((value, length)) = numeric(rest) {
@@ -47,7 +49,7 @@ pub(super) fn unescape(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// Resolves only what ends in a semicolon, as ftfy does; also names in capitals such as `&EACUTE;`.
+/// Resolves references like ftfy: only with a semicolon, and also names in capitals such as `&EACUTE;`.
 pub(super) fn unescape_strict(text: &str) -> Cow<'_, str> {
     replace(text, |rest| {
         let body = &rest[1..];
@@ -58,7 +60,7 @@ pub(super) fn unescape_strict(text: &str) -> Cow<'_, str> {
         }
         let whole = 1 + body.len() - digits.len() + length + 1;
         if body.starts_with('#') {
-            // A reference of which HTML5 would take only a part stays as it is.
+            // If HTML5 would resolve only a part of the reference, it stays unchanged.
             return numeric(rest).filter(|(_, taken)| *taken == whole);
         }
         let name = &body[..=length];
@@ -66,7 +68,7 @@ pub(super) fn unescape_strict(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// A lower-case name in capitals means the capital letter, unless HTML5 reads something into it already.
+/// Resolves the capitals of a lower-case name to the capital letter, unless HTML5 knows a part of the name.
 fn in_capitals(name: &str) -> Option<String> {
     let lower = name.to_ascii_lowercase();
     if lower == name || lower.to_ascii_uppercase() != name {
@@ -77,7 +79,7 @@ fn in_capitals(name: &str) -> Option<String> {
     (unescape(&reference) == reference).then(|| value.to_uppercase())
 }
 
-/// The value of `&#…` and how many bytes it takes.
+/// Returns the value of a numeric reference and its length in bytes.
 fn numeric(rest: &str) -> Option<(String, usize)> {
     let body = rest.strip_prefix("&#")?;
     let (digits, radix) = match body.strip_prefix(['x', 'X']) {
@@ -85,6 +87,7 @@ fn numeric(rest: &str) -> Option<(String, usize)> {
         None => (body, 10),
     };
     let length = digits.bytes().take_while(|b| char::from(*b).is_digit(radix)).count();
+    steps::add(length);
     if length == 0 {
         return None;
     }
@@ -99,14 +102,14 @@ fn code_point(number: u32) -> String {
     match number {
         0 => "\u{fffd}".into(),
         0x80..=0x9f => char::from_u32(C1_MEANINGS[number as usize - 0x80]).into_iter().collect(),
-        // Controls and noncharacters vanish.
+        // Controls and noncharacters are removed.
         0x1..=0x8 | 0xb | 0xe..=0x1f | 0x7f | 0xfdd0..=0xfdef => String::new(),
         _ if number <= 0x10_ffff && number & 0xfffe == 0xfffe => String::new(),
         _ => char::from_u32(number).unwrap_or('\u{fffd}').to_string(),
     }
 }
 
-/// Replaces what `resolve` takes of each `&…` that it is shown (value, bytes taken).
+/// Replaces each reference by the value that `resolve` returns with the length of the reference.
 fn replace<'a>(text: &'a str, resolve: impl Fn(&str) -> Option<(String, usize)>) -> Cow<'a, str> {
     if !text.contains('&') {
         return Cow::Borrowed(text);
@@ -116,6 +119,7 @@ fn replace<'a>(text: &'a str, resolve: impl Fn(&str) -> Option<(String, usize)>)
     while let Some(at) = rest.find('&') {
         result.push_str(&rest[..at]);
         rest = &rest[at..];
+        steps::add(1 + at);
         let (value, taken) = resolve(rest).unwrap_or_else(|| ("&".into(), 1));
         result.push_str(&value);
         rest = &rest[taken..];
@@ -129,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn html5_rules() {
+    fn references_follow_html5() {
         for (text, expected) in [
             ("&lt;b&gt;", "<b>"),
             ("a &lt b", "a < b"),
@@ -151,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn strict_rules() {
+    fn strict_references_follow_ftfy() {
         for (text, expected) in [
             ("&lt;b&gt", "<b&gt"),
             ("P&EACUTE;REZ &nTILDE; BUNDESSTRA&SZLIG;E", "PÉREZ &nTILDE; BUNDESSTRASSE"),

@@ -11,16 +11,31 @@ const END: &str = "<|endoftext|>";
 /// The pattern with which transformers splits words, after it has removed special tokens.
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// Returns CLIP's tokenizer as the files (name, content) that transformers' `CLIPTokenizer` loads, for a text tower of
-/// `context_length` tokens.
+/// A file of a tokenizer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TokenizerFile {
+    /// Name in the model's folder.
+    pub name: &'static str,
+    /// Content.
+    pub bytes: Vec<u8>,
+}
+
+/// Returns CLIP's tokenizer as the files that transformers' `CLIPTokenizer` loads, for a text tower of `context_length`
+/// tokens.
+///
+/// ```
+/// let files = data_pipeline::tokenizer::hugging_face_files(77);
+/// assert_eq!(files[0].name, "tokenizer.json");
+/// ```
 ///
 /// The ids equal those of [`super::ClipTokenizer`]. Only the text cleaning differs. transformers normalises to NFC,
 /// collapses white space and converts to lower case. It does not repair texts (curly quotes, wide letters, mojibake) or
 /// unescape HTML entities. It converts a Greek capital sigma at the end of a word to `σ`; this crate converts it to
 /// `ς`. Texts are padded with the end token, whose id is [`END_OF_TEXT`]. A causal text tower that pools at the first
 /// end token does not see the padding.
-pub fn hugging_face_files(context_length: usize) -> Vec<(&'static str, Vec<u8>)> {
-    let (vocabulary, merges) = bpe::published();
+pub fn hugging_face_files(context_length: usize) -> Vec<TokenizerFile> {
+    let bpe::Published { vocabulary, merges } = bpe::published();
     let tokens = json!({ "bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END });
     let mut settings = json!({
         "tokenizer_class": "CLIPTokenizer",
@@ -32,17 +47,24 @@ pub fn hugging_face_files(context_length: usize) -> Vec<(&'static str, Vec<u8>)>
     if let (Some(settings), Some(tokens)) = (settings.as_object_mut(), tokens.as_object()) {
         settings.extend(tokens.clone());
     }
+    let file = |name, bytes| TokenizerFile { name, bytes };
     vec![
-        ("tokenizer.json", tokenizer_json().to_string().into_bytes()),
-        ("vocab.json", Value::Object(vocab(vocabulary)).to_string().into_bytes()),
-        ("merges.txt", format!("#version: 0.2\n{}\n", merges.join("\n")).into_bytes()),
-        ("tokenizer_config.json", pretty(&settings)),
-        ("special_tokens_map.json", pretty(&tokens)),
+        file("tokenizer.json", tokenizer_json().to_string().into_bytes()),
+        file("vocab.json", Value::Object(vocab(vocabulary)).to_string().into_bytes()),
+        file("merges.txt", format!("#version: 0.2\n{}\n", merges.join("\n")).into_bytes()),
+        file("tokenizer_config.json", pretty(&settings)),
+        file("special_tokens_map.json", pretty(&tokens)),
     ]
 }
 
 /// Returns a `tokenizer_config.json` with which transformers reads another tokenizer's `tokenizer.json` unchanged.
 /// Without it, transformers assumes that a CLIP model uses CLIP's tokenizer and keeps only the vocabulary.
+///
+/// ```
+/// let settings = data_pipeline::tokenizer::foreign_settings(64, Some("</s>"));
+/// assert!(String::from_utf8(settings)?.contains("\"model_max_length\": 64"));
+/// # Ok::<(), std::string::FromUtf8Error>(())
+/// ```
 pub fn foreign_settings(context_length: usize, pad_token: Option<&str>) -> Vec<u8> {
     let mut settings =
         json!({ "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context_length });
@@ -64,7 +86,7 @@ fn vocab(vocabulary: Vec<(String, u32)>) -> Map<String, Value> {
 
 /// The tokenizer as a single file in the format of Hugging Face's tokenizers.
 pub(super) fn tokenizer_json() -> Value {
-    let (vocabulary, merges) = bpe::published();
+    let bpe::Published { vocabulary, merges } = bpe::published();
     let added = [(START, START_OF_TEXT), (END, END_OF_TEXT)].map(|(token, id)| {
         json!({ "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true })
@@ -88,7 +110,7 @@ pub(super) fn tokenizer_json() -> Value {
     })
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "hf-tokenizers"))]
 mod tests {
     use super::super::{ClipTokenizer, JsonTokenizer, Tokenizer};
     use super::*;
@@ -96,7 +118,7 @@ mod tests {
     /// Writes the files into a folder, and returns the tokenizer that Hugging Face's library loads from them.
     fn written(context: usize) -> (tempfile::TempDir, JsonTokenizer) {
         let folder = tempfile::tempdir().unwrap();
-        for (name, bytes) in hugging_face_files(context) {
+        for TokenizerFile { name, bytes } in hugging_face_files(context) {
             std::fs::write(folder.path().join(name), bytes).unwrap();
         }
         let tokenizer = JsonTokenizer::open(&folder.path().join("tokenizer.json")).unwrap();
@@ -104,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_written_tokenizer_gives_clips_ids() {
+    fn written_tokenizer_gives_clips_ids() {
         let (_folder, written) = written(77);
         assert!(written.is_clips());
         assert_eq!(written.vocab_size(), 49_408);
@@ -131,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn vocabulary_merges_and_settings_agree_with_the_whole_file() {
+    fn vocabulary_merges_and_settings_agree_with_tokenizer_json() {
         let (folder, _) = written(32);
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
         let json = |name: &str| serde_json::from_str::<Value>(&read(name)).unwrap();

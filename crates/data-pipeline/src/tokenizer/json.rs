@@ -1,11 +1,12 @@
-//! Tokenizers of other models, from the `tokenizer.json` that Hugging Face models ship.
+//! Tokenizers of other models, from the `tokenizer.json` of Hugging Face models.
 
 use std::path::Path;
 
-use super::{ClipTokenizer, END_OF_TEXT, Tokenizer};
+use super::{ClipTokenizer, END_OF_TEXT, PADDING_FILES, Tokenizer};
+use crate::error::FileFormat;
 use crate::{Error, Result};
 
-/// Texts that tell CLIP's tokenizer from others: upper case, contractions, digits, accents, other letters, emoji.
+/// Texts that distinguish CLIP's tokenizer from others: upper case, contractions, digits, accents, other letters, emoji.
 const PROBES: [&str; 4] = [
     "A photo of a Siamese cat.",
     "It isn't 1999, it's 2024!",
@@ -13,24 +14,30 @@ const PROBES: [&str; 4] = [
     "東京 tower & 😀😀",
 ];
 
-/// Files beside a `tokenizer.json` that may name the padding token.
-pub const PADDING_FILES: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
-
-/// A tokenizer that a `tokenizer.json` describes.
+/// A tokenizer from a `tokenizer.json`.
+///
+/// ```no_run
+/// use data_pipeline::{JsonTokenizer, Tokenizer};
+/// let tokenizer = JsonTokenizer::open("siglip/tokenizer.json")?.canonical(true);
+/// let mut row = [0; 64];
+/// tokenizer.encode_into("a photo of a cat", &mut row);
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
 pub struct JsonTokenizer {
     inner: tokenizers::Tokenizer,
-    /// What fills a row behind its text; 0 where nothing names it.
+    /// Padding id; 0 if unset.
     pad: Option<i64>,
     canonical: bool,
 }
 
 impl JsonTokenizer {
-    /// Reads a `tokenizer.json`. Padding is what the file says, else what the files beside it say ([`PADDING_FILES`]), or 0.
+    /// Reads a `tokenizer.json`. The padding token comes from the file, else from the files beside it
+    /// ([`PADDING_FILES`]); its default is id 0.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be read, [`Error::Format`] where it is no tokenizer or the files beside it
-    /// are damaged.
-    pub fn open(path: &Path) -> Result<Self> {
+    /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it or a file beside it is malformed.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
         let mut tokenizer = Self::from_bytes(path, &bytes)?;
         if tokenizer.pad.is_none() {
@@ -38,8 +45,8 @@ impl JsonTokenizer {
                 let Some(token) = pad_token(&file)? else { continue };
                 let id = tokenizer.inner.token_to_id(&token).ok_or_else(|| Error::Format {
                     path: file,
-                    kind: "tokenizer settings",
-                    reason: format!("its pad_token `{token}` is no token of `{}`", path.display()),
+                    format: FileFormat::TokenizerSettings,
+                    reason: format!("its pad_token `{token}` is not a token of `{}`", path.display()),
                 })?;
                 tokenizer.pad = Some(i64::from(id));
                 break;
@@ -48,8 +55,8 @@ impl JsonTokenizer {
         Ok(tokenizer)
     }
 
-    /// Whether texts are made canonical first, as open_clip's `clean = "canonicalize"` does for SigLIP: `_` is a
-    /// space, punctuation goes, letters are small, spaces are single.
+    /// Sets whether texts are cleaned like open_clip's `clean = "canonicalize"` for SigLIP: `_` becomes a space,
+    /// punctuation is removed, text becomes lower case, and white space is collapsed.
     #[must_use]
     pub fn canonical(mut self, on: bool) -> Self {
         self.canonical = on;
@@ -59,23 +66,27 @@ impl JsonTokenizer {
     fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| Error::Format {
             path: path.into(),
-            kind: "tokenizer.json",
+            format: FileFormat::Tokenizer,
             reason: e.to_string(),
         })?;
         let pad = inner.get_padding().map(|padding| i64::from(padding.pad_id));
-        // Rows are cut and filled here, to the context length of the model that reads them.
+        // Truncation and padding depend on the model's context length.
         inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| Error::Config(e.to_string()))?;
+        inner.with_truncation(None).map_err(|e| Error::Format {
+            path: path.into(),
+            format: FileFormat::Tokenizer,
+            reason: e.to_string(),
+        })?;
         Ok(JsonTokenizer { inner, pad, canonical: false })
     }
 
-    /// The padding token, as spelled in the vocabulary.
+    /// Returns the padding token, as spelled in the vocabulary.
     pub fn pad_token(&self) -> Option<String> {
         self.inner.id_to_token(u32::try_from(self.pad.unwrap_or(0)).ok()?)
     }
 
-    /// Whether it is CLIP's own, which most folders of CLIP models bring: as many ids, and the same ones for a
-    /// few texts. Padding, which CLIP's towers do not see, may differ.
+    /// Whether the file is a copy of CLIP's tokenizer, which most CLIP models include: the number of ids is equal, and
+    /// the ids of a few texts are. Padding may differ, because CLIP's towers do not see it.
     pub fn is_clips(&self) -> bool {
         let clip = ClipTokenizer::new();
         self.vocab_size() == clip.vocab_size()
@@ -92,7 +103,7 @@ impl JsonTokenizer {
 impl Tokenizer for JsonTokenizer {
     fn encode_into(&self, text: &str, row: &mut [i64]) {
         row.fill(self.pad.unwrap_or(0));
-        // A tokenizer without an unknown token refuses some texts: such a row is padding alone.
+        // A tokenizer without an unknown token refuses some texts. Their rows contain only padding.
         let canonical = self.canonical.then(|| canonicalize(text));
         let text = canonical.as_deref().unwrap_or(text);
         let Ok(encoding) = self.inner.encode_fast(text, true) else { return };
@@ -101,7 +112,7 @@ impl Tokenizer for JsonTokenizer {
         for (place, id) in row.iter_mut().zip(ids) {
             *place = i64::from(*id);
         }
-        // What is cut keeps its end token, if the tokenizer sets one.
+        // A truncated text keeps its end token, if the tokenizer adds one.
         if taken < ids.len()
             && encoding.get_special_tokens_mask().last() == Some(&1)
             && let (Some(place), Some(end)) = (row.last_mut(), ids.last())
@@ -115,8 +126,7 @@ impl Tokenizer for JsonTokenizer {
     }
 }
 
-/// The padding token that a settings file names, as a text or an object with one; none where it names none, or
-/// is not there.
+/// Reads the padding token of a settings file, a text or an object. Returns `None` if the file or the token is missing.
 fn pad_token(path: &Path) -> Result<Option<String>> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
@@ -125,7 +135,7 @@ fn pad_token(path: &Path) -> Result<Option<String>> {
     };
     let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| Error::Format {
         path: path.into(),
-        kind: "tokenizer settings",
+        format: FileFormat::TokenizerSettings,
         reason: e.to_string(),
     })?;
     let token =
@@ -133,7 +143,7 @@ fn pad_token(path: &Path) -> Result<Option<String>> {
     Ok(token.map(String::from))
 }
 
-/// open_clip's `canonicalize`: its basic cleaning, then `_` as a space, no punctuation, small letters, single spaces.
+/// Cleans a text like open_clip's `canonicalize`.
 fn canonicalize(text: &str) -> String {
     let text = super::clean(text);
     let kept = text.chars().map(|c| if c == '_' { ' ' } else { c }).filter(|c| !c.is_ascii_punctuation());
@@ -154,7 +164,7 @@ mod tests {
         "decoder":null,"model":{"type":"WordLevel","vocab":{"[UNK]":0,"a":1,"cat":2,"dog":3},"unk_token":"[UNK]"}}"#;
 
     #[test]
-    fn rows_are_padded_and_cut_with_their_end_token() {
+    fn rows_are_padded_and_truncated_with_their_end_token() {
         let tokenizer = JsonTokenizer::from_bytes(Path::new("tiny"), TINY.as_bytes()).unwrap();
         let mut row = [0; 5];
         tokenizer.encode_into("A cat", &mut row);
@@ -166,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_may_be_named_beside_the_file() {
+    fn padding_token_may_come_from_files_beside() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokenizer.json");
         let row = || {
@@ -191,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn canonical_texts_as_open_clip_makes_them() {
+    fn canonical_texts_equal_open_clips() {
         assert_eq!(canonicalize("  A_photo of\ta Cat, isn't it?! "), "a photo of a cat isnt it");
         assert_eq!(canonicalize("cats &amp;amp; caf\u{c3}\u{a9}s"), "cats cafés");
         let tokenizer =
@@ -202,13 +212,13 @@ mod tests {
     }
 
     #[test]
-    fn copies_of_clips_tokenizer_are_known() {
+    fn copies_of_clips_tokenizer_are_recognised() {
         let open = |json: &serde_json::Value| {
             JsonTokenizer::from_bytes(Path::new("clip"), json.to_string().as_bytes()).unwrap()
         };
         let mut json = super::super::export::tokenizer_json();
         assert!(open(&json).is_clips());
-        // As many ids and one step less, or other ids for the same tokens.
+        // The same number of ids without the normalizer, or with two ids exchanged.
         json["normalizer"] = serde_json::Value::Null;
         assert!(!open(&json).is_clips());
         let mut json = super::super::export::tokenizer_json();
@@ -219,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tokenizer_is_an_error() {
+    fn malformed_tokenizer_is_an_error() {
         assert!(matches!(JsonTokenizer::from_bytes(Path::new("x"), b"{}"), Err(Error::Format { .. })));
         assert!(matches!(JsonTokenizer::open(Path::new("missing/tokenizer.json")), Err(Error::Io { .. })));
     }

@@ -1,10 +1,10 @@
-//! Unicode's letters and numbers, as the tokenizer's splitting rule asks for them.
+//! Unicode categories for the tokenizer's splitting rule.
 
 use std::sync::OnceLock;
 
 use regex_syntax::hir::{Class, HirKind};
 
-/// What a character is for the splitting rule.
+/// Category of a character for the splitting rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// General category L.
@@ -13,11 +13,11 @@ pub(super) enum Kind {
     Number,
     /// White space.
     Space,
-    /// Everything else: marks, punctuation, symbols, controls.
+    /// Other characters: marks, punctuation, symbols, controls.
     Other,
 }
 
-/// The kind of a character.
+/// Returns the category of a character.
 pub(super) fn kind(c: char) -> Kind {
     if c.is_ascii() {
         return match c {
@@ -40,7 +40,7 @@ pub(super) fn kind(c: char) -> Kind {
     }
 }
 
-/// Sorted ranges of a character class in regex notation.
+/// Returns the sorted ranges of a character class in regex notation.
 fn ranges(class: &str) -> Vec<(char, char)> {
     match regex_syntax::parse(class).map(|hir| hir.into_kind()) {
         Ok(HirKind::Class(Class::Unicode(class))) => {
@@ -50,7 +50,7 @@ fn ranges(class: &str) -> Vec<(char, char)> {
     }
 }
 
-/// Whether sorted ranges hold a character.
+/// Whether sorted ranges contain a character.
 pub(super) fn contains(ranges: &[(char, char)], c: char) -> bool {
     let after = ranges.partition_point(|&(start, _)| start <= c);
     after > 0 && c <= ranges[after - 1].1
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn categories() {
+    fn categories_follow_unicode() {
         let expected = [
             ('a', Kind::Letter),
             ('中', Kind::Letter),

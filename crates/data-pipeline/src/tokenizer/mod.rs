@@ -1,49 +1,70 @@
-//! Text to token ids: CLIP's byte-pair encoding, and foreign tokenizers from their `tokenizer.json`.
+//! Tokenizers: CLIP's byte-pair encoding, and tokenizers of other models from their `tokenizer.json`.
 
 mod bpe;
 mod clean;
 mod clip;
 mod entities;
 mod export;
+#[cfg(feature = "hf-tokenizers")]
 mod json;
 mod letters;
 mod repair;
+mod steps;
 
 pub use clean::clean;
 pub use clip::{ClipTokenizer, END_OF_TEXT, START_OF_TEXT};
-pub use export::{foreign_settings, hugging_face_files};
-pub use json::{JsonTokenizer, PADDING_FILES};
+pub use export::{TokenizerFile, foreign_settings, hugging_face_files};
+#[cfg(feature = "hf-tokenizers")]
+pub use json::JsonTokenizer;
 pub use repair::fix_text;
 
 use crate::{Error, Result};
 
-/// Longest context: far above what text towers have, and far below what memory has.
+/// Files beside a `tokenizer.json` that may name the padding token.
+pub const PADDING_FILES: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+/// Maximum context length, far above that of any text tower.
 pub const MAX_CONTEXT: usize = 65_536;
 
-/// A context length that rows can be made of.
+/// Checks a context length, and returns it.
+///
+/// ```
+/// use data_pipeline::tokenizer::check_context;
+/// assert_eq!(check_context(77)?, 77);
+/// assert!(check_context(0).is_err());
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::Config`] for 0 and above [`MAX_CONTEXT`].
+/// [`Error::Setting`] for 0 and above [`MAX_CONTEXT`].
 pub fn check_context(context_length: usize) -> Result<usize> {
     if (1..=MAX_CONTEXT).contains(&context_length) {
         return Ok(context_length);
     }
-    Err(Error::Config(format!(
-        "a context of {context_length} tokens is not between 1 and {MAX_CONTEXT}: take the model's context length, such as 77"
-    )))
+    Err(Error::setting(
+        "context_length",
+        format!(
+            "a context of {context_length} tokens is not between 1 and {MAX_CONTEXT}: take the model's context length, such as 77"
+        ),
+    ))
 }
 
-/// Turns text into the fixed-length id rows that a text tower reads.
+/// Converts texts to rows of token ids, the input of a text tower.
+///
+/// ```
+/// use data_pipeline::{ClipTokenizer, Tokenizer};
+/// let mut row = [0; 6];
+/// ClipTokenizer::new().encode_into("a cat", &mut row);
+/// assert_eq!(row, [49406, 320, 2368, 49407, 0, 0]);
+/// ```
 pub trait Tokenizer: Send + Sync {
-    /// Writes the ids of `text`, start and end tokens included, into `row`
-    /// (its length is the context length) and pads the rest. A text that is
-    /// too long is truncated so that the row still ends in the end token.
+    /// Writes the ids of a text with start and end token into `row`, whose length is the context length, and pads the
+    /// rest. A long text is truncated before its end token.
     fn encode_into(&self, text: &str, row: &mut [i64]);
 
-    /// Number of ids, as the text tower's `vocab_size` must be.
+    /// Returns the number of ids, the `vocab_size` of the text tower.
     fn vocab_size(&self) -> usize;
 
-    /// [`Tokenizer::encode_into`] of bytes that should be UTF-8; each bad sequence is read as U+FFFD.
+    /// Encodes bytes that should be UTF-8; each invalid sequence becomes U+FFFD.
     fn encode_bytes_into(&self, text: &[u8], row: &mut [i64]) {
         self.encode_into(&String::from_utf8_lossy(text), row);
     }
@@ -54,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contexts_have_bounds() {
+    fn context_lengths_outside_of_the_bounds_are_refused() {
         assert_eq!(check_context(77).unwrap(), 77);
         assert_eq!(check_context(MAX_CONTEXT).unwrap(), MAX_CONTEXT);
         for wrong in [0, MAX_CONTEXT + 1, 99_999_999_999_999] {

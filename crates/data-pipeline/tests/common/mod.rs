@@ -1,9 +1,9 @@
-//! Data made on the fly for the tests of sources and loader.
+//! Data for the tests of sources and loader.
 
 use std::io::Cursor;
 use std::path::Path;
 
-/// A PNG of one colour.
+/// Returns a PNG of one colour.
 pub(crate) fn png(color: [u8; 3], width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     let picture = image::RgbImage::from_pixel(width, height, image::Rgb(color));
@@ -11,7 +11,7 @@ pub(crate) fn png(color: [u8; 3], width: u32, height: u32) -> Vec<u8> {
     bytes
 }
 
-/// A tar file of named contents.
+/// Writes a tar file with named contents.
 pub(crate) fn tar(path: &Path, files: &[(&str, &[u8])]) {
     let mut builder = tar::Builder::new(std::fs::File::create(path).unwrap());
     for (name, content) in files {

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clip_model::config::{TextConfig, TextPool};
-use clip_model::folder::{SpecialTokens, home};
+use clip_model::folder::{SpecialTokens, config_folder};
 use clip_model::{ClipConfig, PreprocessConfig};
 use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
 use data_pipeline::loader::{InputSpec, ViewBatch};
 use data_pipeline::tokenizer::{
-    ClipTokenizer, END_OF_TEXT, JsonTokenizer, PADDING_FILES, START_OF_TEXT, Tokenizer, foreign_settings,
-    hugging_face_files,
+    ClipTokenizer, END_OF_TEXT, JsonTokenizer, PADDING_FILES, START_OF_TEXT, Tokenizer, TokenizerFile,
+    foreign_settings, hugging_face_files,
 };
 use ndarray::{ArrayView2, ArrayView4};
 use tch::{Device, Tensor};
@@ -60,7 +60,7 @@ enum TextTrim {
 
 impl TextTrim {
     fn new(config: &TextConfig) -> Self {
-        match (config.may_be_cut(), config.pool_type) {
+        match (config.can_trim(), config.pool_type) {
             (false, _) => TextTrim::Nowhere,
             (true, TextPool::Eos) => TextTrim::After(config.eos_id.unwrap_or(0)),
             (true, _) => TextTrim::AfterLargest,
@@ -74,38 +74,38 @@ impl TextTrim {
             TextTrim::AfterLargest => ids.iter().max().and_then(|max| ids.iter().position(|id| id == max)),
             TextTrim::After(end) => ids.iter().position(|id| *id == end),
         };
-        end.map_or(1, |place| place + 1)
+        end.map_or(1, |index| index + 1)
     }
 }
 
 impl Processor {
-    /// Returns the processor of the model at `place`. The tokenizer is the named one, else the `tokenizer.json` of the
+    /// Returns the processor of the model at `origin`. The tokenizer is the named one, else the `tokenizer.json` of the
     /// model's folder, else CLIP's. A folder's copy of CLIP's tokenizer counts as CLIP's, including its text cleaning.
     /// A weight file that uses the configuration of its folder also uses the folder's tokenizer.
     ///
     /// # Errors
     /// The errors of [`Processor::new`].
     pub fn of_model(
-        place: &str,
+        origin: &str,
         config: &ClipConfig,
         preprocess: &PreprocessConfig,
         tokenizer: Option<&Path>,
     ) -> Result<Self> {
-        let place = Path::new(place);
-        let folder = if place.is_file() { home(place) } else { Some(place) };
-        let own = folder.map(|folder| folder.join(TOKENIZER_FILE)).unwrap_or_default();
-        if tokenizer.is_some() || !own.is_file() || JsonTokenizer::open(&own)?.is_clips() {
+        let path = Path::new(origin);
+        let folder = if path.is_file() { config_folder(path) } else { Some(path) };
+        let beside = folder.map(|folder| folder.join(TOKENIZER_FILE)).unwrap_or_default();
+        if tokenizer.is_some() || !beside.is_file() || JsonTokenizer::open(&beside)?.is_clips() {
             return Self::new(config, preprocess, tokenizer);
         }
-        Self::new(config, preprocess, Some(&own))
+        Self::new(config, preprocess, Some(&beside))
     }
 
     /// Returns the processor of a model with this configuration, with CLIP's tokenizer unless a `tokenizer.json` is
     /// named.
     ///
     /// # Errors
-    /// [`Error::Data`] if the tokenizer cannot be read, [`Error::Recipe`] if the preprocessing is unknown or the
-    /// tokenizer has more ids than the text tower.
+    /// [`Error::Data`] if the tokenizer cannot be read; [`Error::Tokenizer`] if it is missing or does not fit the text
+    /// tower; [`Error::Recipe`] if the preprocessing is unknown.
     pub fn new(
         config: &ClipConfig,
         preprocess: &PreprocessConfig,
@@ -122,7 +122,7 @@ impl Processor {
                     wanted.filter(|wanted| wanted.starts_with(BY_CONTENT) && **wanted != name)
                 {
                     let reason = format!("the model reads {wanted}, and `{}` is {name}", path.display());
-                    return Err(Error::recipe("tokenizer", reason));
+                    return Err(Error::Tokenizer { reason });
                 }
                 (name, Some(path.into()), Arc::new(JsonTokenizer::open(path)?.canonical(canonical)))
             }
@@ -132,7 +132,7 @@ impl Processor {
                     let reason = format!(
                         "the model reads the tokenizer `{other}`, but its folder has no {TOKENIZER_FILE}: add the file, or name one"
                     );
-                    return Err(Error::recipe("tokenizer", reason));
+                    return Err(Error::Tokenizer { reason });
                 }
                 None => ("CLIP's".into(), None, Arc::new(ClipTokenizer::new())),
             },
@@ -141,7 +141,7 @@ impl Processor {
         if ids as i64 > vocabulary {
             let shown = tokenizer_path.map_or(name, |path| path.display().to_string());
             let reason = format!("the tokenizer `{shown}` has {ids} ids, the text tower only {vocabulary}");
-            return Err(Error::recipe("tokenizer", reason));
+            return Err(Error::Tokenizer { reason });
         }
         Ok(Processor {
             preprocess: convert(config, preprocess)?,
@@ -170,12 +170,9 @@ impl Processor {
 
     /// The loader's view for this model.
     pub fn view(&self, name: &str) -> InputSpec {
-        InputSpec {
-            name: name.into(),
-            image: self.preprocess.clone(),
-            tokenizer: Arc::clone(&self.tokenizer),
-            context_length: self.context_length,
-        }
+        InputSpec::new(name, self.preprocess.clone())
+            .with_tokenizer(Arc::clone(&self.tokenizer))
+            .with_context_length(self.context_length)
     }
 
     /// Whether another model can read the same tensors.
@@ -256,7 +253,7 @@ impl Processor {
         if self.tokenizer_file.is_some() {
             return self.save_tokenizer(folder);
         }
-        for (name, bytes) in hugging_face_files(self.context_length) {
+        for TokenizerFile { name, bytes, .. } in hugging_face_files(self.context_length) {
             file_ext::write_atomic(&folder.join(name), &bytes)?;
         }
         Ok(())
@@ -304,13 +301,10 @@ fn convert(config: &ClipConfig, preprocess: &PreprocessConfig) -> Result<Preproc
         "squash" => ResizeMode::Squash,
         other => return fail(format!("resize_mode `{other}` is not shortest, longest or squash")),
     };
-    Ok(Preprocess {
-        size: size as usize,
-        mean: preprocess.mean,
-        std: preprocess.std,
-        interpolation,
-        resize_mode,
-    })
+    Ok(Preprocess::new(size as usize)
+        .with_normalization(preprocess.mean, preprocess.std)
+        .with_interpolation(interpolation)
+        .with_resize_mode(resize_mode))
 }
 
 /// Images as a float32 tensor.

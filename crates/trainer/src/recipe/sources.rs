@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use data_pipeline::mixture::Mixture;
 use data_pipeline::sample::RawSample;
-use data_pipeline::sources::{self, Share, Source, SourceConfig};
+use data_pipeline::sources::{self, Source, SourceConfig, Subset};
 
 use crate::recipe::{Recipe, TrainSource};
 use crate::{Error, Result};
@@ -92,7 +92,7 @@ impl TrainingData {
     /// # Errors
     /// [`Error::Data`] if a weight is invalid.
     pub(crate) fn mixture(&self) -> Result<Mixture> {
-        Ok(Mixture::new(self.weighted().map(|(source, weight)| (Arc::clone(source), weight)).collect())?)
+        Ok(Mixture::new(self.weighted().map(|(source, weight)| (Arc::clone(source), weight)))?)
     }
 
     /// Returns the fingerprint of each source. Computed on the first call.
@@ -111,7 +111,7 @@ impl TrainingData {
 
 /// The part of a source that the recipe uses. A whole source needs no wrapper.
 fn subset(config: &TrainSource, source: Arc<dyn Source>) -> Result<Arc<dyn Source>> {
-    Ok(if config.share == 1.0 { source } else { Arc::new(Share::new(source, config.share)?) })
+    Ok(if config.share == 1.0 { source } else { Arc::new(Subset::new(source, config.share)?) })
 }
 
 /// A source that is not on this machine; only its number of samples is known.

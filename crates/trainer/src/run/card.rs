@@ -5,9 +5,10 @@ use std::path::Path;
 use clip_model::ClipConfig;
 use clip_model::cost::Cost;
 
+use crate::Result;
 use crate::recipe::{Recipe, Student, TeacherConfig};
-use crate::run::layout::{RECIPE_FILE, REPORT_FILE, Results};
-use crate::{Error, Result};
+use crate::run::layout::Results;
+use crate::run::status;
 
 /// The library that loads the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,24 +32,10 @@ impl RunFacts {
     /// Reads the facts of a run folder. Returns `None` if the folder is not a run's.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Recipe`] if they exist but cannot be read.
+    /// [`crate::Error::Io`] or [`crate::Error::DamagedFile`] if they exist but cannot be read.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
-        let read = |file: &str| {
-            let path = folder.join(file);
-            match path.is_file() {
-                true => std::fs::read_to_string(&path).map(Some).map_err(|e| Error::io(&path, e)),
-                false => Ok(None),
-            }
-        };
-        let Some(recipe) = read(RECIPE_FILE)? else { return Ok(None) };
-        let broken = |file: &str, reason: String| {
-            Error::recipe(folder.join(file).display().to_string(), format!("it is damaged: {reason}"))
-        };
-        let recipe = toml::from_str(&recipe).map_err(|e| broken(RECIPE_FILE, e.message().into()))?;
-        let results = read(REPORT_FILE)?
-            .map(|text| serde_json::from_str(&text).map_err(|e| broken(REPORT_FILE, e.to_string())))
-            .transpose()?;
-        Ok(Some(RunFacts { recipe, results }))
+        let Some(recipe) = status::recipe_of(folder)? else { return Ok(None) };
+        Ok(Some(RunFacts { recipe, results: status::results_of(folder)? }))
     }
 }
 
@@ -156,14 +143,14 @@ impl Card {
 
 /// Returns the recipe without machine-specific values: only the last component of absolute paths is kept.
 fn for_others(recipe: &Recipe) -> Recipe {
-    let mut own = recipe.clone();
-    (own.data.root, own.eval.cache) = (".".into(), None);
-    let shortened = toml::Table::try_from(&own).map(|table| {
+    let mut public = recipe.clone();
+    (public.data.root, public.eval.cache) = (".".into(), None);
+    let shortened = toml::Table::try_from(&public).map(|table| {
         let mut value = toml::Value::Table(table);
         shorten(&mut value);
         value
     });
-    shortened.ok().and_then(|value| value.try_into().ok()).unwrap_or(own)
+    shortened.ok().and_then(|value| value.try_into().ok()).unwrap_or(public)
 }
 
 fn shorten(value: &mut toml::Value) {
@@ -180,10 +167,10 @@ fn shorten(value: &mut toml::Value) {
     }
 }
 
-fn student(own: &Student) -> String {
-    let model = &own.model;
-    match &own.inherit {
-        Some(larger) if own.inherit_tokens => {
+fn student(config: &Student) -> String {
+    let model = &config.model;
+    match &config.inherit {
+        Some(larger) if config.inherit_tokens => {
             format!("{model}, started with the token embeddings of {larger}")
         }
         Some(larger) => format!("{model}, started as a part of {larger}"),
@@ -204,8 +191,8 @@ fn training(facts: &RunFacts) -> String {
         losses.join(" + "),
         recipe.seed
     );
-    for own in &recipe.data.train {
-        let mut table = toml::Table::try_from(own).unwrap_or_default();
+    for source in &recipe.data.train {
+        let mut table = toml::Table::try_from(source).unwrap_or_default();
         let kind =
             table.remove("source").and_then(|kind| kind.as_str().map(str::to_string)).unwrap_or_default();
         let what = ["shards", "path", "root", "split"].iter().find_map(|key| table.get(*key)?.as_str());

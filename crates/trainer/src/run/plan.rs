@@ -187,11 +187,12 @@ impl Plan {
 
 /// Checks the student against the parts of the recipe that depend on its architecture.
 fn check_student(recipe: &Recipe, config: &ClipConfig, job: &Job) -> Result<()> {
-    if let Some(problem) = recipe.cross_modal.as_ref().and_then(|head| head.problem(config.embed_dim)) {
+    let head = recipe.cross_modal.as_ref().map(|head| head.validate(config.embed_dim));
+    if let Some(Err(clip_model::Error::Config { reason: problem, .. })) = head {
         return Err(Error::recipe(&recipe.name, format!("cross_modal: {problem}")));
     }
     if recipe.loss(Loss::Mfd).is_some() && config.vision_cfg.tower() != TowerKind::Vit {
-        let reason = "losses.mfd leaves out patches, so the student's image tower must be a ViT: choose another student";
+        let reason = "losses.mfd leaves out patches, which needs a ViT as the student's image tower: remove the loss, or choose another student";
         return Err(Error::recipe(&recipe.name, reason));
     }
     let Some(larger) = inherited(recipe, job)? else { return Ok(()) };
@@ -209,7 +210,9 @@ fn check_length(recipe: &Recipe, steps: u64) -> Result<()> {
     }
     if recipe.train.warmup_steps > steps {
         let warmup = recipe.train.warmup_steps;
-        let reason = format!("train.warmup_steps = {warmup}, but the run has only {steps} steps: lower it");
+        let reason = format!(
+            "train.warmup_steps = {warmup}, but the run has only {steps} steps: lower it, or train longer"
+        );
         return Err(Error::recipe(&recipe.name, reason));
     }
     Ok(())

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use data_pipeline::policy::SkipCounts;
 use data_pipeline::store::{
-    Manifest, Pass, ShardRows, Store, StoreKind, StoreWriter, StoredSource, StoredTeacher, Variants,
+    Manifest, ShardEmbeddings, Store, StoreKind, StoreWriter, StoredSource, StoredTeacher, VariantPass,
+    Variants,
 };
 use ndarray::{Array2, Axis};
 use tch::Device;
@@ -16,9 +17,7 @@ use crate::model::processor::{image_tensor, rows};
 use crate::progress::Counter;
 use crate::recipe::Recipe;
 use crate::recipe::sources::{SourcePool, TrainingData};
-use crate::teacher::classes::prompts;
 use crate::teacher::model::{BATCH, OpenedTeacher, TeacherModel};
-use crate::teacher::teachers::class_list;
 use crate::{Error, Result};
 
 /// Default number of variants.
@@ -103,7 +102,7 @@ pub(crate) fn make(
     let manifest = writer.manifest().clone();
     let views = teachers.iter().map(|(_, opened)| opened.processor.preprocess().clone()).collect();
     let (sources, augment) = (data.sources().to_vec(), manifest.augment.clone());
-    let mut pass = Pass::new(sources, manifest.variants, augment, views, recipe.data.damaged)?;
+    let mut pass = VariantPass::new(sources, manifest.variants, augment, views, recipe.data.damaged)?;
     let count = writer.missing_samples() * manifest.variants.count;
     let mut bar = Counter::new("reinforce", "image embeddings", count, making.progress);
     while let Some(number) = writer.next() {
@@ -134,13 +133,11 @@ fn manifest(
     let stored = teachers.iter().map(|(name, opened)| describe_teacher(name, opened));
     let teachers = stored.collect::<Result<_>>()?;
     let variants = variants(recipe).unwrap_or(Variants { count: VARIANTS, seed: recipe.data.variants_seed });
-    let classes = if making.class_list { class_list(recipe)? } else { None };
-    let extra_texts = classes.map(|(names, templates)| prompts(&names, &templates));
-    Ok(Manifest {
-        kind: making.kind,
-        extra_texts: extra_texts.unwrap_or_default(),
-        ..Manifest::new(variants, recipe.data.augment.clone(), describe(data)?, teachers)
-    })
+    let classes = if making.class_list { recipe.class_list()? } else { None };
+    let extra_texts = classes.map(|classes| classes.prompts());
+    Ok(Manifest::new(variants, recipe.data.augment.clone(), describe(data)?, teachers)
+        .with_kind(making.kind)
+        .with_extra_texts(extra_texts.unwrap_or_default()))
 }
 
 fn describe_teacher(name: &str, opened: &OpenedTeacher) -> Result<StoredTeacher> {
@@ -168,14 +165,14 @@ fn describe(data: &TrainingData) -> Result<Vec<StoredSource>> {
 
 /// Computes the rows of one shard, or returns `None` if stopped.
 fn shard(
-    pass: &mut Pass,
+    pass: &mut VariantPass,
     writer: &StoreWriter,
     number: u64,
     teachers: &[(String, &OpenedTeacher)],
     device: Device,
     bar: &mut Counter,
     stop: Option<&AtomicBool>,
-) -> Result<Option<ShardRows>> {
+) -> Result<Option<ShardEmbeddings>> {
     let (samples, variants) = (writer.manifest().shard(number), writer.manifest().variants.count);
     let wanted = (samples.start * variants..samples.end * variants).collect::<Vec<_>>();
     let mut images = teachers.iter().map(|_| Vec::new()).collect::<Vec<Vec<Array2<f32>>>>();
@@ -185,7 +182,7 @@ fn shard(
         if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             return Ok(None);
         }
-        let batch = pass.rows(chunk)?;
+        let batch = pass.batch(chunk)?;
         for ((_, opened), (parts, pixels)) in teachers.iter().zip(images.iter_mut().zip(&batch.images)) {
             let mut embedded = rows(&opened.teacher.embed_images(&image_tensor(pixels.view(), device)?)?)?;
             for (row, _) in batch.damaged.iter().enumerate().filter(|(_, damaged)| **damaged) {
@@ -204,7 +201,7 @@ fn shard(
     });
     let texts = texts.collect::<Result<_>>()?;
     let images = images.iter().map(|parts| joined(parts, 0)).collect::<Result<_>>()?;
-    Ok(Some(ShardRows { images, captions, texts }))
+    Ok(Some(ShardEmbeddings { images, captions, texts }))
 }
 
 fn joined(parts: &[Array2<f32>], width: usize) -> Result<Array2<f32>> {
@@ -223,34 +220,35 @@ pub(crate) fn check(
     data: &TrainingData,
 ) -> Result<()> {
     let manifest = store.manifest();
-    let fail = |reason: String| Err(Error::recipe("teacher.store", reason));
+    let fail = |reason: String| Err(Error::StoreMismatch { reason });
     for model in models.iter().filter(|model| model.config.model.is_some()) {
-        let own = describe_teacher(&model.config.name(), model.open()?)?;
-        let same =
-            |other: &&StoredTeacher| StoredTeacher { name: own.name.clone(), ..(*other).clone() } == own;
+        let described = describe_teacher(&model.config.name(), model.open()?)?;
+        let same = |other: &&StoredTeacher| {
+            StoredTeacher { name: described.name.clone(), ..(*other).clone() } == described
+        };
         if manifest.teachers.iter().find(same).is_none() {
             let theirs = manifest.teachers.iter().map(|teacher| teacher.name.as_str()).collect::<Vec<_>>();
             let theirs = theirs.join(", ");
             return fail(format!(
                 "it holds embeddings of another teacher ({theirs}), or with another preprocessing, than `{}`: choose another store",
-                own.name
+                described.name
             ));
         }
     }
     check_settings(manifest, recipe)?;
-    let own = describe(data)?;
-    if manifest.sources != own {
+    let sources = describe(data)?;
+    if manifest.sources != sources {
         return fail(format!(
             "it holds embeddings of other data ({}) than the recipe's ({}): use the same data, or write another store",
-            told(&manifest.sources),
-            told(&own)
+            show_sources(&manifest.sources),
+            show_sources(&sources)
         ));
     }
     Ok(())
 }
 
 /// Describes samples and fingerprints of sources for messages.
-fn told(sources: &[StoredSource]) -> String {
+fn show_sources(sources: &[StoredSource]) -> String {
     let one = |source: &StoredSource| format!("{} samples, {}", source.samples, source.fingerprint);
     sources.iter().map(one).collect::<Vec<_>>().join("; ")
 }
@@ -258,9 +256,9 @@ fn told(sources: &[StoredSource]) -> String {
 /// Checks a store against a recipe as far as possible without opening models or data.
 ///
 /// # Errors
-/// [`Error::Recipe`] naming the setting that differs.
+/// [`Error::StoreMismatch`] naming the setting that differs.
 pub(crate) fn check_settings(manifest: &Manifest, recipe: &Recipe) -> Result<()> {
-    let fail = |reason: String| Err(Error::recipe("teacher.store", reason));
+    let fail = |reason: String| Err(Error::StoreMismatch { reason });
     let named = recipe.teachers.iter().filter(|config| config.model.is_some()).count();
     if named > 0 && named != manifest.teachers.len() {
         let count = manifest.teachers.len();
@@ -268,12 +266,12 @@ pub(crate) fn check_settings(manifest: &Manifest, recipe: &Recipe) -> Result<()>
             "it holds {count} teachers, but the recipe names {named}: remove them from the recipe to use all that are stored"
         ));
     }
-    let (Variants { count, seed }, own) = (manifest.variants, &recipe.data);
-    let (wanted, named) = (own.variants as u64, own.variants > 0 || own.variants_seed > 0);
-    if named && ((wanted > 0 && wanted != count) || own.variants_seed != seed) {
+    let (Variants { count, seed }, data) = (manifest.variants, &recipe.data);
+    let (wanted, named) = (data.variants as u64, data.variants > 0 || data.variants_seed > 0);
+    if named && ((wanted > 0 && wanted != count) || data.variants_seed != seed) {
         return fail(format!(
             "it has {count} variants of seed {seed}, but the recipe has data.variants = {} and data.variants_seed = {}: remove both settings, or write another store",
-            own.variants, own.variants_seed
+            data.variants, data.variants_seed
         ));
     }
     if manifest.augment != recipe.data.augment {

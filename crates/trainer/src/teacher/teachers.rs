@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use clip_model::Precision;
 use data_pipeline::loader::{Batch, InputSpec};
 use data_pipeline::order::Permutation;
-use data_pipeline::store::{Pass, Store, StoredTeacher, Variants, manifest};
+use data_pipeline::store::{Store, StoredTeacher, VariantPass, Variants, manifest};
 use kd_losses::Embeddings;
 use ndarray::Array2;
 use tch::{Device, Tensor};
@@ -17,7 +17,7 @@ use crate::recipe::sources::TrainingData;
 use crate::recipe::{ModelRef, Recipe, StoreRef, TeacherConfig};
 use crate::run::layout::Options;
 use crate::step::batch::TeacherInput;
-use crate::teacher::classes::{ensemble, prompts};
+use crate::teacher::classes::ensemble;
 use crate::teacher::frozen::Teacher;
 use crate::teacher::model::{BATCH, TeacherModel};
 use crate::teacher::signal::TeacherSignal;
@@ -83,19 +83,22 @@ impl Teachers {
         data: &TrainingData,
         options: &Options<'_>,
     ) -> Result<()> {
-        if config.model.is_some() && !Store::is_finished(folder) {
-            let making = store::Making {
-                folder,
-                stop: Some(options.stop),
-                progress: options.progress,
-                // Runs that share a store may have different class lists, because [`Teachers::prompts`] can use the
-                // model itself.
-                class_list: recipe.teachers.len() > 1,
-                ..store::Making::default()
-            };
-            make_or_wait(recipe, &self.models, data, self.device, &making)?;
-        }
-        let store = Store::open(folder)?;
+        let store = match Store::open(folder) {
+            Err(error) if config.model.is_some() && is_unfinished(&error) => {
+                let making = store::Making {
+                    folder,
+                    stop: Some(options.stop),
+                    progress: options.progress,
+                    // Runs that share a store may have different class lists, because [`Teachers::prompts`] can use the
+                    // model itself.
+                    class_list: recipe.teachers.len() > 1,
+                    ..store::Making::default()
+                };
+                make_or_wait(recipe, &self.models, data, self.device, &making)?;
+                Store::open(folder)?
+            }
+            opened => opened?,
+        };
         store::check(&store, recipe, &self.models, data)?;
         let signal = |teacher: &StoredTeacher| {
             TeacherSignal::stored(teacher.scale, teacher.width as i64, self.device)
@@ -116,7 +119,7 @@ impl Teachers {
     /// Logs a message if a teacher reads object boxes but the data has none.
     pub(crate) fn warn_of_boxes(&self, recipe: &Recipe) {
         let reads = self.signals.iter().filter_map(TeacherSignal::teacher).any(Teacher::reads_boxes);
-        if reads && !recipe.data.train.iter().any(|source| source.source.names_boxes()) {
+        if reads && !recipe.data.train.iter().any(|source| source.source.has_boxes()) {
             tracing::warn!(
                 "{}: the teacher reads object boxes, but no source has any: each whole image is used as one region",
                 recipe.name
@@ -213,11 +216,12 @@ impl Teachers {
                 signal.anchors = Some(bank);
             }
         }
-        if let Some((names, templates)) = class_list(recipe)? {
-            let texts = prompts(&names, &templates);
+        if let Some(classes) = recipe.class_list()? {
+            let texts = classes.prompts();
             for teacher in 0..self.signals.len() {
                 let embeddings = self.prompts(teacher, &texts)?;
-                self.signals[teacher].classes = Some(ensemble(&embeddings, templates.len() as i64)?);
+                let weights = ensemble(&embeddings, classes.templates.len() as i64)?;
+                self.signals[teacher].classes = Some(weights);
             }
         }
         Ok(())
@@ -237,10 +241,11 @@ impl Teachers {
         let rows = (0..count).map(|place| order.at(place) * variants.count).collect::<Vec<_>>();
         let views = self.processors()?.iter().map(|processor| processor.preprocess().clone()).collect();
         let augment = recipe.data.augment.clone();
-        let mut pass = Pass::new(data.sources().to_vec(), variants, augment, views, recipe.data.damaged)?;
+        let mut pass =
+            VariantPass::new(data.sources().to_vec(), variants, augment, views, recipe.data.damaged)?;
         let mut parts = self.signals.iter().map(|_| (Vec::new(), Vec::new())).collect::<Vec<_>>();
         for rows in rows.chunks(BATCH) {
-            let batch = pass.rows(rows)?;
+            let batch = pass.batch(rows)?;
             let whole = (0..rows.len()).filter(|row| !batch.damaged[*row]).collect::<Vec<_>>();
             let captions = whole.iter().map(|row| batch.captions[*row][0].clone()).collect::<Vec<_>>();
             let index = Tensor::f_from_slice(&whole.iter().map(|row| *row as i64).collect::<Vec<_>>())?;
@@ -271,7 +276,7 @@ impl Teachers {
     fn prompts(&self, teacher: usize, texts: &[String]) -> Result<Tensor> {
         match (&self.store, self.models.as_slice()) {
             // A store of several teachers has its own order, which may differ from the recipe's.
-            (Some(store), [model]) if model.config.model.is_some() && !store.holds(texts) => {
+            (Some(store), [model]) if model.config.model.is_some() && !store.has_texts(texts) => {
                 model.open()?.embed_texts(texts)
             }
             _ => self.texts(teacher, texts),
@@ -293,6 +298,12 @@ impl Teachers {
     }
 }
 
+/// Whether a store is missing or lacks shards.
+fn is_unfinished(error: &data_pipeline::Error) -> bool {
+    use data_pipeline::error::StoreProblem::{Missing, Unfinished};
+    matches!(error, data_pipeline::Error::Store { problem: Missing | Unfinished, .. })
+}
+
 /// The teacher with a store, if any, and the store's folder.
 fn stored(recipe: &Recipe) -> Option<(&TeacherConfig, &Path)> {
     recipe.teachers.iter().find_map(|config| Some((config, config.store.as_ref()?.folder()?)))
@@ -301,10 +312,10 @@ fn stored(recipe: &Recipe) -> Option<(&TeacherConfig, &Path)> {
 /// Checks a recipe's teachers, stores and class lists before the run.
 ///
 /// # Errors
-/// [`Error::NoWeights`] if a teacher is a preset; [`Error::Recipe`] if a store is for another recipe; [`Error::Data`] if
+/// [`Error::NoWeights`] if a teacher is a preset; [`Error::StoreMismatch`] for a store of another recipe; [`Error::Data`] if
 /// a store without a model is missing.
 pub(crate) fn check(recipe: &Recipe) -> Result<()> {
-    class_list(recipe)?;
+    recipe.class_list()?;
     for config in &recipe.teachers {
         if let Some(ModelRef::Named(name)) = &config.model
             && !Path::new(name).exists()
@@ -344,15 +355,4 @@ fn make_or_wait(
             }
         }
     }
-}
-
-/// Returns the names and templates of the recipe's class list, if any.
-pub(crate) fn class_list(recipe: &Recipe) -> Result<Option<(Vec<String>, Vec<String>)>> {
-    let Some(config) = recipe.reads_classes() else { return Ok(None) };
-    let Some(classes) = &config.classes else { return Ok(None) };
-    let templates = match &config.prompts {
-        Some(templates) => templates.texts()?,
-        None => zeroshot_eval::prompts::templates("plain")?,
-    };
-    Ok(Some((classes.distinct_names(&recipe.data.root)?, templates)))
 }

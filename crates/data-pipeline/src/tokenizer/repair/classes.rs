@@ -1,4 +1,4 @@
-//! The character classes and contexts that tell mojibake from text.
+//! Character classes and contexts that distinguish mojibake from text.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -7,13 +7,13 @@ use regex::Regex;
 
 use super::super::letters::contains;
 
-/// Name, then code points and ranges, as ftfy has them.
+/// ftfy's classes: name, then code points and ranges.
 const CLASSES: &str = include_str!("../../../data/mojibake-classes.txt");
 
 /// A class as sorted ranges.
 pub(super) type Class = Vec<(char, char)>;
 
-/// A class by its name.
+/// Returns a class by its name.
 pub(super) fn class(name: &str) -> &'static Class {
     static TABLE: OnceLock<HashMap<&'static str, Class>> = OnceLock::new();
     let table = TABLE.get_or_init(|| {
@@ -31,13 +31,13 @@ pub(super) fn class(name: &str) -> &'static Class {
     &table[name]
 }
 
-/// Whether the class holds the character.
+/// Whether a class contains a character.
 pub(super) fn is_in(name: &str, c: char) -> bool {
     contains(class(name), c)
 }
 
-/// Contexts that hardly occur in text that was meant: a class in braces, other characters as in a regular expression.
-/// The rules are ftfy's; the names are those of the class table, shortened as [`SHORT`] says.
+/// Contexts that rarely occur in correct text (ftfy's rules), as regular expressions with classes in braces. [`SHORT`]
+/// lists the abbreviations of the classes.
 const CONTEXTS: &[&str] = &[
     "[{c1}]",
     "[{bad}{low}{up}{box}{start}{end}{cur}{num}{law}][{bad}]",
@@ -56,7 +56,7 @@ const CONTEXTS: &[&str] = &[
     "[{low}{up}{cur}{num}{start}{end}{law}][{box}]",
     "[{box}][{end}]",
     r"[{low}{up}][{start}{end}][\p{L}\p{N}_]",
-    // What single characters and pairs of common scripts turn into.
+    // Mojibake of single characters and pairs of common scripts.
     "[Œœ][^A-Za-z]",
     "[{up}]°",
     r"[ÂÃÎÐ][€œŠš¢£Ÿž\xa0\xad®©°·»{start}{end}–—´]",

@@ -1,26 +1,27 @@
-//! UTF-8 that was read as a single-byte encoding, read again.
+//! Repair of UTF-8 that was decoded as a single-byte encoding.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use super::super::steps;
 use super::classes::{is_bad, is_in};
 use super::utf8;
 
-/// Name, then the characters of bytes 80 to ff, in the order in which they are tried.
+/// Name of a code page and the characters of its bytes 80 to ff, in the order in which pages are tried.
 const CODE_PAGES: &str = include_str!("../../../data/code-pages.txt");
-/// Stands for the replacement character in encodings with unassigned bytes.
+/// Byte for the replacement character in encodings with unassigned bytes.
 const SUBSTITUTE: u8 = 0x1a;
 
 struct CodePage {
     name: &'static str,
     bytes: HashMap<char, u8>,
-    /// Windows pages have holes: what was lost there shows as U+FFFD and is kept as [`SUBSTITUTE`].
+    /// Windows pages have unassigned bytes. Bytes that were lost there appear as U+FFFD and become [`SUBSTITUTE`].
     lossy: bool,
 }
 
 impl CodePage {
-    /// The bytes that this page reads as `text`; none where a character is not in it.
+    /// Encodes a text in this page, or returns `None` if the page lacks a character.
     fn encode(&self, text: &str) -> Option<Vec<u8>> {
         text.chars()
             .map(|c| match c {
@@ -47,7 +48,7 @@ fn code_pages() -> &'static [CodePage] {
     })
 }
 
-/// What Windows-1252 has in place of a C1 control.
+/// Returns the character of Windows-1252 for a C1 control.
 fn windows_1252(control: char) -> char {
     static BACK: OnceLock<HashMap<u32, char>> = OnceLock::new();
     let back = BACK.get_or_init(|| {
@@ -57,7 +58,7 @@ fn windows_1252(control: char) -> char {
     back.get(&u32::from(control)).copied().unwrap_or(control)
 }
 
-/// Reads the text again until that changes nothing.
+/// Repairs the text repeatedly until it no longer changes.
 pub(super) fn fix(mut text: String) -> String {
     while let Some(fixed) = fix_once(&text) {
         if fixed == text {
@@ -68,8 +69,9 @@ pub(super) fn fix(mut text: String) -> String {
     text
 }
 
-/// One step; none where the text is fine or cannot be made better.
+/// Repairs one level of mojibake, or returns `None` if the text is correct or cannot be repaired.
 fn fix_once(text: &str) -> Option<String> {
+    steps::add(text.len());
     if text.is_ascii() || !is_bad(text) {
         return None;
     }
@@ -77,7 +79,7 @@ fn fix_once(text: &str) -> Option<String> {
     for page in code_pages() {
         let Some(mut bytes) = page.encode(text) else { continue };
         latin_1 |= page.name == "latin-1";
-        // In Mac Roman this would take an en dash before a space for a letter.
+        // In Mac Roman, an en dash before a space would become a letter.
         if page.name != "macroman" {
             utf8::restore_no_break_spaces(&mut bytes);
         }
@@ -94,7 +96,7 @@ fn fix_once(text: &str) -> Option<String> {
     }
     let controls = text.chars().any(is_c1);
     if latin_1 && controls {
-        // Latin-1 with C1 controls was meant as Windows-1252; five bytes are not assigned there.
+        // Latin-1 with C1 controls is probably Windows-1252, which leaves five bytes unassigned.
         let unassigned = |c: char| matches!(c, '\u{81}' | '\u{8d}' | '\u{8f}' | '\u{90}' | '\u{9d}');
         if !text.contains(unassigned) {
             return Some(text.chars().map(from_c1).collect());
@@ -107,12 +109,12 @@ fn is_c1(c: char) -> bool {
     matches!(c, '\u{80}'..='\u{9f}')
 }
 
-/// A C1 control as Windows-1252 has it; other characters as they are.
+/// Replaces a C1 control by the character of Windows-1252.
 pub(super) fn from_c1(c: char) -> char {
     if is_c1(c) { windows_1252(c) } else { c }
 }
 
-/// Fixes runs that look like UTF-8 within a text that cannot be fixed as a whole.
+/// Repairs runs of misread UTF-8 in a text that cannot be repaired as a whole.
 fn fix_parts(text: &str) -> String {
     let mut fixed = String::with_capacity(text.len());
     let mut copied = 0;
@@ -121,6 +123,7 @@ fn fix_parts(text: &str) -> String {
     while at < text.len() {
         let run =
             if before.is_some_and(|c| is_in("utf8_continuation_strict", c)) { 0 } else { run(&text[at..]) };
+        steps::add(1 + run);
         let step = if run > 0 { run } else { text[at..].chars().next().map_or(1, char::len_utf8) };
         let part: Range<usize> = at..at + step;
         if run > 0 && run < text.len() && is_bad(&text[part.clone()]) {
@@ -135,7 +138,7 @@ fn fix_parts(text: &str) -> String {
     fixed
 }
 
-/// Bytes of `text` that are sequences of UTF-8 in disguise, one after the other from its start.
+/// Returns the length in bytes of the prefix of `text` that consists of misread UTF-8 sequences.
 fn run(text: &str) -> usize {
     let mut taken = 0;
     loop {
@@ -158,14 +161,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_pages_are_read() {
+    fn all_pages_are_embedded() {
         assert_eq!(code_pages().len(), 10);
         assert!(code_pages().iter().all(|page| page.bytes.len() == 128));
         assert_eq!(windows_1252('\u{80}'), '€');
     }
 
     #[test]
-    fn embedded_runs_are_fixed_alone() {
+    fn runs_within_a_text_are_repaired() {
         assert_eq!(fix("日本 Ã© 日本".into()), "日本 é 日本");
     }
 }

@@ -1,10 +1,12 @@
 //! Repair of broken text with the rules of ftfy 6.3.1 (Robyn Speer, Apache-2.0), which CLIP's tokenizer applies first.
 //!
-//! 1. entities are resolved, unless the segment has a `<`,
-//! 2. UTF-8 that was read as a single-byte encoding is read again ([`encoding`]),
-//! 3. C1 controls, ligatures, widths, curly quotes, line breaks, terminal escapes and
-//!    control characters are made plain,
-//! 4. the text is composed (NFC); all of this until nothing changes.
+//! Repeats these steps until the text no longer changes:
+//!
+//! 1. resolve entities, unless the segment has a `<`;
+//! 2. decode UTF-8 that was read as a single-byte encoding ([`encoding`]);
+//! 3. replace C1 controls, ligatures, full-width forms, curly quotes, line breaks, terminal escapes and control
+//!    characters;
+//! 4. compose characters (NFC).
 
 mod classes;
 mod encoding;
@@ -17,14 +19,19 @@ use regex::Regex;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
 use super::entities::unescape_strict;
+use super::steps;
 
-/// Segments are cut after this many characters where no line break comes first.
+/// Maximum length of a segment in characters; a segment also ends at a line break.
 const SEGMENT: usize = 1_000_000;
 
-/// Repairs a text, line by line.
+/// Repairs a text line by line, like Python's ftfy.
+///
+/// ```
+/// assert_eq!(data_pipeline::tokenizer::fix_text("schÃ¶n"), "schön");
+/// ```
 pub fn fix_text(text: &str) -> String {
     let mut fixed = String::with_capacity(text.len());
-    // Once a `<` was seen, entities are left alone to the end.
+    // After a `<`, entities stay unchanged up to the end of the text.
     let mut entities = true;
     for line in text.split_inclusive('\n') {
         let mut rest = line;
@@ -45,8 +52,9 @@ pub fn fix_text(text: &str) -> String {
 fn fix_segment(segment: &str, entities: bool) -> String {
     let mut text = segment.to_string();
     loop {
+        steps::add(text.len());
         let before = text.clone();
-        // A `<` that an entity brought does not switch entities off.
+        // A `<` from an entity does not count.
         if entities {
             text = unescape_strict(&text).into_owned();
         }
@@ -62,7 +70,7 @@ fn fix_segment(segment: &str, entities: bool) -> String {
     }
 }
 
-/// C1 controls as Windows-1252, ligatures, widths, quotes and line breaks, character by character.
+/// Replaces C1 controls, ligatures, full-width forms, quotes and line breaks.
 fn plain_characters(text: String) -> String {
     if text.bytes().all(|b| b.is_ascii() && b != b'\r') {
         return text;
@@ -89,7 +97,7 @@ fn plain_characters(text: String) -> String {
     plain
 }
 
-/// Latin ligatures and digraphs, and half-width and full-width forms, to what they stand for.
+/// Returns the replacements of Latin ligatures and digraphs, and of half-width and full-width forms.
 fn replacements() -> &'static HashMap<char, String> {
     static TABLE: OnceLock<HashMap<char, String>> = OnceLock::new();
     TABLE.get_or_init(|| {
@@ -103,7 +111,7 @@ fn replacements() -> &'static HashMap<char, String> {
     })
 }
 
-/// Removes escape sequences such as those of coloured terminal text.
+/// Removes escape sequences of terminals, such as those of colours.
 fn remove_terminal_escapes(text: String) -> String {
     static ESCAPE: OnceLock<Regex> = OnceLock::new();
     if !text.contains('\u{1b}') {
@@ -114,7 +122,8 @@ fn remove_terminal_escapes(text: String) -> String {
     escape.replace_all(&text, "").into_owned()
 }
 
-/// Controls that no text means: ASCII's (but white space), deprecated Arabic ones, annotations, the byte order mark.
+/// Whether a character is a control without meaning in text: ASCII controls except white space, deprecated Arabic
+/// controls, annotations, and the byte order mark.
 fn is_control(c: char) -> bool {
     matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{e}'..='\u{1f}' | '\u{7f}' | '\u{206a}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffc}')
 }
@@ -124,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_repairs() {
+    fn texts_are_repaired_like_ftfy() {
         for (broken, whole) in [
             ("schÃ¶n", "schön"),
             ("â€œquotedâ€\u{9d}", "\"quoted\""),

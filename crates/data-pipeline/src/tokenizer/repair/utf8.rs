@@ -1,4 +1,4 @@
-//! Bytes that are nearly UTF-8.
+//! Decoding of damaged UTF-8.
 
 use std::sync::OnceLock;
 
@@ -8,10 +8,10 @@ fn fixed(pattern: &'static str, cell: &'static OnceLock<Regex>) -> &'static Rege
     cell.get_or_init(|| Regex::new(pattern).expect("a fixed regular expression"))
 }
 
-/// Puts byte A0 back where a program took it for a space and UTF-8 would be right with it.
+/// Restores bytes A0 that were converted to spaces, if the result is UTF-8.
 ///
-/// C3 before a space is the word "à" more often than the start of one, except in front of
-/// some Portuguese words.
+/// C3 before a space usually stands for the word "à" rather than the start of a word, except before some Portuguese
+/// words.
 pub(super) fn restore_no_break_spaces(bytes: &mut Vec<u8>) {
     static ALTERED: OnceLock<Regex> = OnceLock::new();
     let altered = fixed(
@@ -39,7 +39,7 @@ pub(super) fn restore_no_break_spaces(bytes: &mut Vec<u8>) {
     *bytes = restored.into_owned();
 }
 
-/// Sequences of which bytes were lost (1A, in some places a question mark) become U+FFFD.
+/// Replaces sequences with lost bytes (1A, in some positions a question mark) by U+FFFD.
 pub(super) fn replace_lossy(bytes: &[u8]) -> Vec<u8> {
     static LOSSY: OnceLock<Regex> = OnceLock::new();
     let lossy = fixed(
@@ -49,7 +49,7 @@ pub(super) fn replace_lossy(bytes: &[u8]) -> Vec<u8> {
     lossy.replace_all(bytes, "\u{fffd}".as_bytes()).into_owned()
 }
 
-/// UTF-8 with two additions: surrogate pairs of three bytes each, and Java's two-byte null.
+/// Decodes UTF-8 with two extensions: surrogate pairs of three bytes each, and Java's two-byte null.
 pub(super) fn decode(bytes: &[u8]) -> Option<String> {
     let mut decoded = String::with_capacity(bytes.len());
     let mut rest = bytes;
@@ -88,14 +88,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn surrogate_pairs_and_nulls_are_read() {
+    fn surrogate_pairs_and_nulls_are_decoded() {
         assert_eq!(decode(b"a\xed\xa0\xbd\xed\xb8\x8d\xc0\x80z").unwrap(), "a😍\0z");
         assert_eq!(decode(b"a\xff"), None);
         assert_eq!(decode(b"\xed\xa0\xbd"), None);
     }
 
     #[test]
-    fn spaces_and_losses() {
+    fn spaces_and_lost_bytes_are_restored() {
         let mut bytes = b"voil\xc3 le".to_vec();
         restore_no_break_spaces(&mut bytes);
         assert_eq!(bytes, "voilà le".as_bytes());

@@ -1,4 +1,4 @@
-//! Counts what a source leaves out, by kind and with the first names, for one log line.
+//! Counts of the files or members that a source skips, by kind and with the first names, for one log line.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,14 +7,14 @@ use std::fmt;
 const NAMED: usize = 3;
 const KINDS: usize = 6;
 
-/// Files or members that belong to no sample.
+/// Files or members without a sample.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct LeftOut {
+pub(super) struct SkippedItems {
     kinds: BTreeMap<String, u64>,
     names: Vec<String>,
 }
 
-impl LeftOut {
+impl SkippedItems {
     pub(super) fn add(&mut self, kind: impl Into<String>, name: impl FnOnce() -> String) {
         *self.kinds.entry(kind.into()).or_default() += 1;
         if self.names.len() < NAMED {
@@ -22,8 +22,8 @@ impl LeftOut {
         }
     }
 
-    /// Adds the later items of another count.
-    pub(super) fn extend(&mut self, later: LeftOut) {
+    /// Adds the counts of later items.
+    pub(super) fn extend(&mut self, later: SkippedItems) {
         for (kind, count) in later.kinds {
             *self.kinds.entry(kind).or_default() += count;
         }
@@ -41,7 +41,7 @@ impl LeftOut {
 }
 
 /// Writes the counts by kind, most frequent first, and the first names.
-impl fmt::Display for LeftOut {
+impl fmt::Display for SkippedItems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut kinds = self.kinds.iter().collect::<Vec<_>>();
         // Kinds with equal counts stay sorted by name.
@@ -62,24 +62,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_go_by_kind_and_the_first_are_named() {
-        let mut left = LeftOut::default();
-        left.add(".cls", || "a.cls".into());
-        let mut later = LeftOut::default();
+    fn items_are_counted_by_kind_and_the_first_are_named() {
+        let mut skipped = SkippedItems::default();
+        skipped.add(".cls", || "a.cls".into());
+        let mut later = SkippedItems::default();
         for name in ["b.npy", "c.npy", "d.npy"] {
             later.add(".npy", || name.into());
         }
         assert_eq!(later.to_string(), "3 .npy (`b.npy`, `c.npy`, `d.npy`)");
-        left.extend(later);
-        assert_eq!(left.count(), 4);
-        assert_eq!(left.to_string(), "3 .npy, 1 .cls (`a.cls`, `b.npy`, `c.npy`, ...)");
+        skipped.extend(later);
+        assert_eq!(skipped.count(), 4);
+        assert_eq!(skipped.to_string(), "3 .npy, 1 .cls (`a.cls`, `b.npy`, `c.npy`, ...)");
     }
 
     #[test]
-    fn many_kinds_stay_one_short_line() {
-        let mut left = LeftOut::default();
-        (0..100).for_each(|i| left.add(format!(".{i:03}"), || format!("x.{i:03}")));
-        assert!(left.to_string().contains("94 of other kinds"), "{left}");
-        assert!(left.to_string().len() < 150);
+    fn many_kinds_fit_on_one_short_line() {
+        let mut skipped = SkippedItems::default();
+        (0..100).for_each(|i| skipped.add(format!(".{i:03}"), || format!("x.{i:03}")));
+        assert!(skipped.to_string().contains("94 of other kinds"), "{skipped}");
+        assert!(skipped.to_string().len() < 150);
     }
 }

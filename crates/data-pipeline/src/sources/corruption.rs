@@ -1,45 +1,47 @@
-//! Shards that are not whole: which, from which byte on, and how much is lost with them.
+//! Broken shards: the first unreadable byte of each, and an estimate of the loss.
 
 use std::path::PathBuf;
 
 use crate::sources::shard::Index;
 
-/// Broken shards that a message names.
+/// Maximum number of broken shards that a message names.
 const NAMED: usize = 3;
 
 /// The broken shards of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CorruptShards {
-    /// The broken ones, in the order of the source.
+    /// The broken shards, in the order of the source.
     pub broken: Vec<BrokenShard>,
     /// Number of all shards.
     pub shards: usize,
-    /// Estimated bytes that cannot be read.
+    /// Estimated lost bytes.
     pub lost_bytes: u64,
-    /// Estimated bytes of all shards as they were.
+    /// Estimated original size of all shards.
     pub total_bytes: u64,
 }
 
 /// A shard that cannot be read to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BrokenShard {
     /// The file.
     pub path: PathBuf,
-    /// The first byte that cannot be read.
+    /// First unreadable byte.
     pub offset: u64,
-    /// What is wrong there.
+    /// The problem at that byte.
     pub reason: String,
-    /// Estimated bytes that are lost.
+    /// Estimated lost bytes.
     pub lost_bytes: u64,
 }
 
 impl CorruptShards {
-    /// Lost share of all bytes, 0..=1.
+    /// Returns the lost fraction of all bytes, 0..=1.
     pub fn lost_fraction(&self) -> f64 {
         self.lost_bytes as f64 / self.total_bytes.max(1) as f64
     }
 
-    /// How many are broken and what is wrong with the first few, on one line.
+    /// Returns the number of broken shards and the problems of the first few on one line.
     pub fn summary(&self) -> String {
         let named = self.broken.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>();
         let more = match self.broken.len().saturating_sub(NAMED) {
@@ -49,30 +51,31 @@ impl CorruptShards {
         format!("{} of {} shards are broken: {}{more}", self.broken.len(), self.shards, named.join("; "))
     }
 
-    /// None where all shards are whole.
+    /// Estimates the loss, or returns `None` if all shards are complete.
     ///
-    /// A shard that was cut does not say how long it was: it counts as long as the whole ones are on
-    /// average. Where none is whole, nothing says that little is missing, so all of it counts as lost.
+    /// The original size of a truncated shard is unknown, so the mean size of the complete shards stands in for it.
+    /// Without a complete shard, all of a truncated shard counts as lost.
     pub(super) fn estimate(shards: &[(PathBuf, Index)]) -> Option<Self> {
-        let whole = shards.iter().filter(|(_, index)| index.flaw.is_none()).map(|(_, index)| index.length);
+        let whole =
+            shards.iter().filter(|(_, index)| index.corruption.is_none()).map(|(_, index)| index.length);
         let mean = whole.clone().sum::<u64>().checked_div(whole.count() as u64);
-        let mut damage =
+        let mut corrupt =
             CorruptShards { broken: vec![], shards: shards.len(), lost_bytes: 0, total_bytes: 0 };
         for (path, index) in shards {
-            let Some(flaw) = &index.flaw else {
-                damage.total_bytes += index.length;
+            let Some(corruption) = &index.corruption else {
+                corrupt.total_bytes += index.length;
                 continue;
             };
-            let least = index.length.max(flaw.cut_from.unwrap_or(0)).max(1);
+            let least = index.length.max(corruption.cut_from.unwrap_or(0)).max(1);
             let original = least.max(mean.unwrap_or(0));
-            let readable = if mean.is_none() && flaw.cut_from.is_some() { 0 } else { index.whole };
+            let readable = if mean.is_none() && corruption.cut_from.is_some() { 0 } else { index.whole };
             let lost_bytes = original.saturating_sub(readable).max(1);
-            damage.lost_bytes += lost_bytes;
-            damage.total_bytes += original;
-            let (path, reason) = (path.clone(), flaw.reason.clone());
-            damage.broken.push(BrokenShard { path, offset: index.whole, reason, lost_bytes });
+            corrupt.lost_bytes += lost_bytes;
+            corrupt.total_bytes += original;
+            let (path, reason) = (path.clone(), corruption.reason.clone());
+            corrupt.broken.push(BrokenShard { path, offset: index.whole, reason, lost_bytes });
         }
-        (!damage.broken.is_empty()).then_some(damage)
+        (!corrupt.broken.is_empty()).then_some(corrupt)
     }
 }
 

@@ -1,34 +1,46 @@
-//! The loader's thread: makes one batch after the other, its samples on all threads, into arrays of their final form.
+//! The loader's thread: builds one batch after the other. All worker threads write the samples into the final arrays.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
 
+use file_ext::random::mix;
 use ndarray::{Array2, Array4};
 use rayon::prelude::*;
 
-use super::{Batch, CaptionChoice, LoaderConfig, Position, ViewBatch};
+use super::{Batch, CaptionChoice, Delivery, LoaderConfig, Position, ViewBatch};
+use crate::augmented::AugmentedSample;
 use crate::mixture::Mixture;
 use crate::policy::SkipCounts;
-use crate::seen::AugmentedSample;
 use crate::{Error, Result};
-use file_ext::random::mix;
 
 pub(super) struct BatchBuilder {
     mixture: Mixture,
     config: LoaderConfig,
     pool: rayon::ThreadPool,
     counts: SkipCounts,
-    /// Whether the epoch gave a batch.
-    fruitful: bool,
+    /// Whether the epoch has had a batch.
+    has_batch: bool,
 }
 
-/// The places in a batch's arrays that one sample fills.
+/// The parts of a batch's arrays that one sample fills, in each view.
 struct Slot<'a> {
-    views: Vec<(&'a mut [f32], &'a mut [i64])>,
+    views: Vec<SlotView<'a>>,
     place: u64,
     outcome: Option<Result<SampleFacts>>,
 }
 
+struct SlotView<'a> {
+    pixels: &'a mut [f32],
+    tokens: &'a mut [i64],
+}
+
+/// The arrays of one view.
+struct ViewArrays {
+    images: Vec<f32>,
+    tokens: Vec<i64>,
+}
+
+/// The data of a sample other than its arrays.
 struct SampleFacts {
     key: String,
     label: Option<usize>,
@@ -45,18 +57,18 @@ impl BatchBuilder {
         pool: rayon::ThreadPool,
         counts: SkipCounts,
     ) -> Self {
-        BatchBuilder { mixture, config, pool, counts, fruitful: false }
+        BatchBuilder { mixture, config, pool, counts, has_batch: false }
     }
 
-    pub(super) fn run(mut self, mut position: Position, sender: &SyncSender<Result<(Batch, SkipCounts)>>) {
-        // Inside an epoch there is only a place behind a batch.
-        self.fruitful = position.cursor > 0;
+    pub(super) fn run(mut self, mut position: Position, sender: &SyncSender<Result<Delivery>>) {
+        // A position inside an epoch follows a batch.
+        self.has_batch = position.cursor > 0;
         while position.epoch < self.config.epochs {
-            let made = catch_unwind(AssertUnwindSafe(|| self.make(&mut position)))
-                .unwrap_or_else(|_| Err(Error::Config("a loader thread stopped unexpectedly".into())));
-            let message = match made {
+            let built = catch_unwind(AssertUnwindSafe(|| self.build(&mut position)))
+                .unwrap_or_else(|_| Err(Error::Thread("a loader thread stopped unexpectedly".into())));
+            let message = match built {
                 Ok(None) => continue,
-                Ok(Some(batch)) => Ok((batch, self.counts.clone())),
+                Ok(Some(batch)) => Ok(Delivery { batch, counts: self.counts.clone() }),
                 Err(error) => Err(error),
             };
             let failed = message.is_err();
@@ -66,8 +78,8 @@ impl BatchBuilder {
         }
     }
 
-    /// The batch at `position`, which moves on; none where the epoch has no further one.
-    fn make(&mut self, position: &mut Position) -> Result<Option<Batch>> {
+    /// Builds the batch at `position` and advances the position. Returns `None` at the end of an epoch.
+    fn build(&mut self, position: &mut Position) -> Result<Option<Batch>> {
         let epoch = position.epoch;
         let left = self.mixture.len().saturating_sub(position.cursor);
         let size = (self.config.batch_size as u64).min(left) as usize;
@@ -81,12 +93,15 @@ impl BatchBuilder {
             .iter()
             .map(|view| {
                 let side = view.image.size;
-                (vec![0f32; size * 3 * side * side], vec![0i64; size * view.context_length])
+                ViewArrays {
+                    images: vec![0f32; size * 3 * side * side],
+                    tokens: vec![0i64; size * view.context_length],
+                }
             })
             .collect::<Vec<_>>();
         let mut slots = split(&mut arrays, size);
         let mut open = (0..size).collect::<Vec<_>>();
-        // Damaged samples are replaced by the next ones in order, whatever thread met them first.
+        // The next samples in order replace damaged ones, whichever thread found the damage.
         while !open.is_empty() {
             let left = self.mixture.len() - position.cursor;
             open.truncate(left as usize);
@@ -105,8 +120,11 @@ impl BatchBuilder {
             self.counts.seen += open.len() as u64;
             open.retain(|&slot| matches!(slots[slot].outcome, Some(Err(_))));
             for &slot in &open {
-                if let Some(Err(error)) = &slots[slot].outcome {
-                    self.counts.record(error, self.config.policy)?;
+                let outcome = &mut slots[slot].outcome;
+                if let Some(Err(Error::Sample { key, kind, reason })) = outcome {
+                    self.counts.record(key, *kind, reason, self.config.policy)?;
+                } else if let Some(Err(error)) = outcome.take() {
+                    return Err(error);
                 }
             }
             self.counts.check(self.config.policy, false)?;
@@ -119,7 +137,7 @@ impl BatchBuilder {
         if !complete && (self.config.drop_last || facts.iter().all(Option::is_none)) {
             return self.end_epoch(position);
         }
-        self.fruitful = true;
+        self.has_batch = true;
         if position.cursor == self.mixture.len() {
             self.end_epoch(position)?;
         }
@@ -128,8 +146,8 @@ impl BatchBuilder {
 
     fn end_epoch(&mut self, position: &mut Position) -> Result<Option<Batch>> {
         self.counts.check(self.config.policy, true)?;
-        // A policy that allows everything to be damaged would go round for ever.
-        if !std::mem::take(&mut self.fruitful) {
+        // A policy that allows any amount of damage would loop forever.
+        if !std::mem::take(&mut self.has_batch) {
             return Err(Error::NothingLeft {
                 epoch: position.epoch,
                 skipped: self.counts.skipped(),
@@ -141,18 +159,17 @@ impl BatchBuilder {
         Ok(None)
     }
 
-    /// Puts the arrays together; rows whose sample was damaged (only at the end of an epoch) are left out.
+    /// Assembles the batch. Rows of damaged samples, which remain only at the end of an epoch, are left out.
     fn assemble(
         &self,
-        arrays: Vec<(Vec<f32>, Vec<i64>)>,
+        arrays: Vec<ViewArrays>,
         facts: Vec<Option<SampleFacts>>,
         position: Position,
     ) -> Result<Batch> {
         let rows = facts.iter().filter(|row| row.is_some()).count();
         let keep = |index: usize| facts[index].is_some();
-        let shape_error = |e: ndarray::ShapeError| Error::Config(format!("a batch has the wrong shape: {e}"));
         let mut views = Vec::with_capacity(arrays.len());
-        for (view, (mut images, mut tokens)) in self.config.views.iter().zip(arrays) {
+        for (view, ViewArrays { mut images, mut tokens }) in self.config.views.iter().zip(arrays) {
             let (side, context) = (view.image.size, view.context_length);
             if rows < facts.len() {
                 images = kept(&images, 3 * side * side, keep);
@@ -160,8 +177,8 @@ impl BatchBuilder {
             }
             views.push(ViewBatch {
                 name: view.name.clone(),
-                images: Array4::from_shape_vec((rows, 3, side, side), images).map_err(shape_error)?,
-                tokens: Array2::from_shape_vec((rows, context), tokens).map_err(shape_error)?,
+                images: Array4::from_shape_vec((rows, 3, side, side), images)?,
+                tokens: Array2::from_shape_vec((rows, context), tokens)?,
                 boxes: Vec::with_capacity(rows),
             });
         }
@@ -180,6 +197,7 @@ impl BatchBuilder {
     }
 }
 
+/// Keeps the rows of an array for which `keep` holds.
 fn kept<T: Copy>(values: &[T], width: usize, keep: impl Fn(usize) -> bool) -> Vec<T> {
     values
         .chunks_exact(width)
@@ -189,14 +207,15 @@ fn kept<T: Copy>(values: &[T], width: usize, keep: impl Fn(usize) -> bool) -> Ve
         .collect()
 }
 
-fn split(arrays: &mut [(Vec<f32>, Vec<i64>)], size: usize) -> Vec<Slot<'_>> {
+/// Splits the arrays of all views into one slot per sample.
+fn split(arrays: &mut [ViewArrays], size: usize) -> Vec<Slot<'_>> {
     let mut slots =
         (0..size).map(|_| Slot { views: Vec::new(), place: 0, outcome: None }).collect::<Vec<_>>();
-    for (images, tokens) in arrays {
+    for ViewArrays { images, tokens } in arrays {
         let (image, text) = (images.len() / size, tokens.len() / size);
         let rows = images.chunks_exact_mut(image).zip(tokens.chunks_exact_mut(text));
-        for (slot, row) in slots.iter_mut().zip(rows) {
-            slot.views.push(row);
+        for (slot, (pixels, tokens)) in slots.iter_mut().zip(rows) {
+            slot.views.push(SlotView { pixels, tokens });
         }
     }
     slots
@@ -208,27 +227,27 @@ fn fill(
     config: &LoaderConfig,
     epoch: u64,
     place: u64,
-    views: &mut [(&mut [f32], &mut [i64])],
+    views: &mut [SlotView<'_>],
 ) -> Result<SampleFacts> {
     let (number, index) = mixture.locate(place, epoch, config.seed, config.shuffle);
-    // Named by what is drawn, not by who draws it: threads and batch size do not matter.
+    // The draw depends on the sample and its place alone, not on threads or batch size.
     let draw = mix(&[config.seed, epoch, number as u64, index as u64, place]);
-    // What is seen again and again is named by the image and the variant alone.
+    // The augmentation of a variant depends on the image and the variant alone.
     let variant = config.variants.map(|variants| {
         let variant = mix(&[draw, 3]) % variants.count;
         let row = (mixture.first_sample(number) + index as u64) * variants.count + variant;
         (row, variants.draw(number, index, variant))
     });
-    let seen = variant.map_or(draw, |(_, seen)| seen);
-    let sample = AugmentedSample::read(mixture.source(number), index, seen, config.augment.as_ref())?;
+    let augmentation = variant.map_or(draw, |(_, variant_draw)| variant_draw);
+    let sample = AugmentedSample::read(mixture.source(number), index, augmentation, config.augment.as_ref())?;
     let caption = match config.caption {
         CaptionChoice::First => 0,
         CaptionChoice::Random => (mix(&[draw, 1]) % sample.captions.len() as u64) as usize,
     };
     let caption = sample.captions[caption].clone();
-    for (view, (pixels, tokens)) in config.views.iter().zip(views) {
-        sample.view_into(&view.image, pixels);
-        view.tokenizer.encode_into(&caption, tokens);
+    for (view, slot) in config.views.iter().zip(views) {
+        sample.view_into(&view.image, slot.pixels);
+        view.tokenizer.encode_into(&caption, slot.tokens);
     }
     let boxes = config.views.iter().map(|view| sample.boxes(&view.image)).collect();
     let store_row = variant.map(|(row, _)| row);

@@ -1,14 +1,15 @@
-//! A sample as a model sees it: the one rule by which the loader and a store of embeddings show the same picture.
+//! A decoded sample with its augmentation. The loader and stores of embeddings share it, so both show the same images.
+
+use file_ext::random::mix;
 
 use crate::boxes::in_view;
 use crate::image::{
     AugmentConfig, AugmentParams, Decoded, Preprocess, augment_frame, augment_into, eval_frame, eval_into,
 };
 use crate::sources::Source;
-use crate::{Error, Result};
-use file_ext::random::mix;
+use crate::{DamageKind, Error, Result};
 
-/// A decoded sample with its random parameters.
+/// A decoded sample with its augmentation parameters.
 pub(crate) struct AugmentedSample {
     pub key: String,
     pub label: Option<usize>,
@@ -20,7 +21,8 @@ pub(crate) struct AugmentedSample {
 }
 
 impl AugmentedSample {
-    /// Reads and decodes a sample, and draws its augmentation from `draw`; none is the evaluation transform.
+    /// Reads and decodes a sample, and draws its augmentation from `draw`. Without `augment`, views use the evaluation
+    /// transform.
     pub(crate) fn read(
         source: &dyn Source,
         index: usize,
@@ -30,7 +32,7 @@ impl AugmentedSample {
         let sample = source.read(index, draw)?;
         if sample.captions.is_empty() {
             let reason = "the sample has no caption".into();
-            return Err(Error::Sample { key: sample.key, kind: "no caption", reason });
+            return Err(Error::Sample { key: sample.key, kind: DamageKind::NoCaption, reason });
         }
         let image = sample.image.into_pixels(&sample.key)?;
         let params = augment
@@ -39,7 +41,7 @@ impl AugmentedSample {
         Ok(AugmentedSample { key, label, captions, boxes, image, params })
     }
 
-    /// The object boxes that one view shows: left, top, right and bottom as shares of its side.
+    /// Returns the object boxes that are visible in a view: left, top, right and bottom as fractions of its side.
     pub(crate) fn boxes(&self, view: &Preprocess) -> Vec<[f32; 4]> {
         if self.boxes.is_empty() {
             return Vec::new();
@@ -51,7 +53,7 @@ impl AugmentedSample {
         in_view(&self.boxes, &frame)
     }
 
-    /// Normalised pixels `[3, side, side]` of one view.
+    /// Writes the normalized pixels `[3, side, side]` of a view.
     pub(crate) fn view_into(&self, view: &Preprocess, pixels: &mut [f32]) {
         match &self.params {
             Some(params) => augment_into(&self.image, params, view, pixels),

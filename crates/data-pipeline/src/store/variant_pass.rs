@@ -1,4 +1,4 @@
-//! One pass over all samples and variants in order: what a store is made of.
+//! A pass over all variants of all samples, from which a store is computed.
 
 use std::sync::Arc;
 
@@ -6,14 +6,30 @@ use ndarray::Array4;
 use rayon::prelude::*;
 
 use super::Variants;
+use crate::augmented::AugmentedSample;
 use crate::image::{AugmentConfig, Preprocess};
 use crate::policy::{ErrorPolicy, SkipCounts};
-use crate::seen::AugmentedSample;
 use crate::sources::Source;
 use crate::{Error, Result};
 
-/// The samples of some sources, each with its variants, as the loader shows them in training.
-pub struct Pass {
+/// All variants of the samples of some sources, augmented like in training.
+///
+/// ```no_run
+/// use data_pipeline::store::{VariantPass, Variants};
+/// use data_pipeline::{AugmentConfig, ErrorPolicy, Preprocess, SourceConfig};
+/// # let config: SourceConfig = serde_json::from_str("{}")?;
+/// let mut pass = VariantPass::new(
+///     vec![config.open("data")?],
+///     Variants { count: 10, seed: 0 },
+///     AugmentConfig::default(),
+///     vec![Preprocess::new(224)],
+///     ErrorPolicy::default(),
+/// )?;
+/// let batch = pass.batch(&[0, 1, 2])?;
+/// assert_eq!(batch.images[0].dim(), (3, 3, 224, 224));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct VariantPass {
     sources: Vec<Arc<dyn Source>>,
     variants: Variants,
     augment: AugmentConfig,
@@ -22,23 +38,24 @@ pub struct Pass {
     counts: SkipCounts,
 }
 
-/// Rows of a [`Pass`].
+/// A batch of a [`VariantPass`].
 #[derive(Debug)]
-pub struct PassBatch {
-    /// Normalised images `[rows, 3, side, side]` of each view; zeros for damaged samples.
+#[non_exhaustive]
+pub struct VariantBatch {
+    /// Normalized images `[rows, 3, side, side]` of each view; zeros for damaged samples.
     pub images: Vec<Array4<f32>>,
-    /// All captions of each row's sample; none for damaged ones.
+    /// All captions of each row's sample; empty for damaged samples.
     pub captions: Vec<Vec<String>>,
-    /// Which rows are damaged.
+    /// Whether each row's sample is damaged.
     pub damaged: Vec<bool>,
 }
 
-impl Pass {
-    /// A pass over `sources`; `views` are what the models want of their images.
+impl VariantPass {
+    /// Creates a pass over sources; `views` holds the preprocessing of each teacher.
     ///
     /// # Errors
-    /// [`Error::Config`] for settings that cannot work, [`Error::BrokenShards`] where the policy does not allow
-    /// what shards have lost.
+    /// [`Error::Setting`] for an invalid setting, [`Error::BrokenShards`] if shards have lost more than the policy
+    /// allows.
     pub fn new(
         sources: Vec<Arc<dyn Source>>,
         variants: Variants,
@@ -46,22 +63,21 @@ impl Pass {
         views: Vec<Preprocess>,
         policy: ErrorPolicy,
     ) -> Result<Self> {
-        if let Some(problem) = augment.problem() {
-            return Err(Error::Config(format!("augmentation: {problem}")));
-        }
+        augment.validate()?;
         if variants.count == 0 || views.iter().any(|view| view.size == 0) {
-            return Err(Error::Config("a pass needs at least one variant, and pictures of one pixel".into()));
+            let reason = "a pass needs at least one variant, and images of at least one pixel";
+            return Err(Error::setting("variants", reason));
         }
         let mut counts = SkipCounts::default();
         sources.iter().try_for_each(|source| counts.record_shards(source.as_ref(), policy))?;
-        Ok(Pass { sources, variants, augment, views, policy, counts })
+        Ok(VariantPass { sources, variants, augment, views, policy, counts })
     }
 
-    /// These rows, each `sample * variants + variant`.
+    /// Reads rows, each with the number `sample * variants + variant`.
     ///
     /// # Errors
-    /// [`Error::Sample`] or [`Error::TooManyDamaged`] as the policy says.
-    pub fn rows(&mut self, rows: &[u64]) -> Result<PassBatch> {
+    /// [`Error::Sample`] or [`Error::TooManyDamaged`] depending on the policy.
+    pub fn batch(&mut self, rows: &[u64]) -> Result<VariantBatch> {
         let count = rows.len();
         let mut pixels =
             self.views.iter().map(|view| vec![0f32; count * 3 * view.size * view.size]).collect::<Vec<_>>();
@@ -82,29 +98,31 @@ impl Pass {
             damaged.push(result.is_err());
             captions.push(match result {
                 Ok(captions) => captions,
-                Err(error) => {
-                    self.counts.record(&error, self.policy)?;
+                Err(Error::Sample { key, kind, reason }) => {
+                    self.counts.record(&key, kind, &reason, self.policy)?;
                     Vec::new()
                 }
+                Err(error) => return Err(error),
             });
         }
         self.counts.check(self.policy, false)?;
-        let images = self.views.iter().zip(pixels).map(|(view, pixels)| {
-            Array4::from_shape_vec((count, 3, view.size, view.size), pixels)
-                .map_err(|e| Error::Config(format!("a batch has the wrong shape: {e}")))
-        });
-        Ok(PassBatch { images: images.collect::<Result<_>>()?, captions, damaged })
+        let images = self
+            .views
+            .iter()
+            .zip(pixels)
+            .map(|(view, pixels)| Ok(Array4::from_shape_vec((count, 3, view.size, view.size), pixels)?));
+        Ok(VariantBatch { images: images.collect::<Result<_>>()?, captions, damaged })
     }
 
-    /// Judges what was left out, when all that is wanted was read.
+    /// Checks the fraction of damaged samples after the last batch.
     ///
     /// # Errors
-    /// [`Error::TooManyDamaged`] as the policy says.
+    /// [`Error::TooManyDamaged`] depending on the policy.
     pub fn finish(&self) -> Result<()> {
         self.counts.check(self.policy, true)
     }
 
-    /// What was left out so far.
+    /// Returns the counts of read and damaged samples.
     pub fn counts(&self) -> &SkipCounts {
         &self.counts
     }
@@ -120,7 +138,7 @@ impl Pass {
         Ok(sample.captions)
     }
 
-    /// Source and index of a sample that is counted through all sources.
+    /// Returns the source and the index of a sample, counted through all sources.
     fn locate(&self, mut sample: u64) -> Result<(usize, usize)> {
         for (number, source) in self.sources.iter().enumerate() {
             if sample < source.len() as u64 {
@@ -128,6 +146,6 @@ impl Pass {
             }
             sample -= source.len() as u64;
         }
-        Err(Error::Config("a pass ends with its last sample".into()))
+        Err(Error::setting("row", "a row is behind the last sample"))
     }
 }

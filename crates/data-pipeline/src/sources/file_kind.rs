@@ -23,7 +23,7 @@ const OTHER: [&str; 30] = [
 
 /// The kind of a file for a source of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FileKind {
     /// An image that can be decoded.
     Image,
     /// An image in this format, which cannot be decoded.
@@ -44,31 +44,31 @@ pub(super) fn is_image(name: &str) -> bool {
 }
 
 /// Determines the kind of a file. It is opened only if its name does not show the kind.
-pub(super) fn kind(path: &Path) -> Kind {
+pub(super) fn file_kind(path: &Path) -> FileKind {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let ending = ending(&name);
     let shown =
-        ending.as_ref().map_or_else(|| "without an ending".to_string(), |ending| format!(".{ending}"));
+        ending.as_ref().map_or_else(|| "without an extension".to_string(), |ending| format!(".{ending}"));
     match ending.as_deref() {
-        Some(ending) if READ.contains(&ending) => return Kind::Image,
-        Some(ending) if NOT_READ.contains(&ending) => return Kind::OtherImage(shown),
-        Some(ending) if OTHER.contains(&ending) => return Kind::Other(shown),
+        Some(ending) if READ.contains(&ending) => return FileKind::Image,
+        Some(ending) if NOT_READ.contains(&ending) => return FileKind::OtherImage(shown),
+        Some(ending) if OTHER.contains(&ending) => return FileKind::Other(shown),
         _ => {}
     }
     let mut start = Vec::new();
     let opened = File::open(path).and_then(|file| file.take(32).read_to_end(&mut start));
     match opened {
-        Ok(_) if is_decoded(&start) => Kind::Image,
-        Ok(_) if is_other_image(&start) => Kind::OtherImage(shown),
-        Ok(_) => Kind::Other(shown),
-        Err(_) => Kind::Other("unreadable".into()),
+        Ok(_) if is_decoded(&start) => FileKind::Image,
+        Ok(_) if is_other_image(&start) => FileKind::OtherImage(shown),
+        Ok(_) => FileKind::Other(shown),
+        Err(_) => FileKind::Other("unreadable".into()),
     }
 }
 
 /// JPEG, PNG, GIF, WebP or BMP by the first 32 bytes.
 fn is_decoded(start: &[u8]) -> bool {
     let bmp = |start: &[u8]| {
-        // A text may begin with `BM`. In a bitmap, the two reserved fields are 0, and the length of a header follows.
+        // A text may start with `BM`. In a bitmap, the two reserved fields are 0, and the length of a header follows.
         start.starts_with(b"BM")
             && start.get(6..10) == Some(&[0; 4])
             && matches!(start.get(14..18), Some([12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0]))
@@ -98,19 +98,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endings_have_no_case_and_names_may_have_none() {
+    fn extensions_ignore_case() {
         assert!(["a.JPG", "b.jfif", "c.d.jpe", "e.JIF", "f.webp"].iter().all(|name| is_image(name)));
         assert!(!["jpg", ".jpg", "a.tif", "a.jpg.txt", "a."].iter().any(|name| is_image(name)));
         assert_eq!(ending("a.seg.PNG").as_deref(), Some("png"));
     }
 
     #[test]
-    fn first_bytes_tell_where_the_name_does_not() {
+    fn first_bytes_decide_for_names_without_a_known_extension() {
         let folder = tempfile::tempdir().unwrap();
         let found = |name: &str, bytes: &[u8]| {
             let path = folder.path().join(name);
             std::fs::write(&path, bytes).unwrap();
-            kind(&path)
+            file_kind(&path)
         };
         let bmp = [&b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0"[..], &[0; 14]].concat();
         for (name, bytes) in [
@@ -121,17 +121,17 @@ mod tests {
             ("c.image", &bmp),
             ("named.jpg", b"whatever"),
         ] {
-            assert_eq!(found(name, bytes), Kind::Image, "{name}");
+            assert_eq!(found(name, bytes), FileKind::Image, "{name}");
         }
         assert_eq!(
-            found("BMW", b"BMW cars are no bitmap, whatever"),
-            Kind::Other("without an ending".into())
+            found("BMW", b"BMW cars are not bitmaps, whatever"),
+            FileKind::Other("without an extension".into())
         );
-        assert_eq!(found("scan", b"II*\0\x08\0\0\0"), Kind::OtherImage("without an ending".into()));
-        assert_eq!(found("phone.bak", b"\0\0\0\x18ftypheic"), Kind::OtherImage(".bak".into()));
-        assert_eq!(found("x.TIF", b""), Kind::OtherImage(".tif".into()));
+        assert_eq!(found("scan", b"II*\0\x08\0\0\0"), FileKind::OtherImage("without an extension".into()));
+        assert_eq!(found("phone.bak", b"\0\0\0\x18ftypheic"), FileKind::OtherImage(".bak".into()));
+        assert_eq!(found("x.TIF", b""), FileKind::OtherImage(".tif".into()));
         // A known extension is trusted.
-        assert_eq!(found("notes.txt", b"\xFF\xD8\xFF\xE0"), Kind::Other(".txt".into()));
-        assert_eq!(found("empty", b""), Kind::Other("without an ending".into()));
+        assert_eq!(found("notes.txt", b"\xFF\xD8\xFF\xE0"), FileKind::Other(".txt".into()));
+        assert_eq!(found("empty", b""), FileKind::Other("without an extension".into()));
     }
 }

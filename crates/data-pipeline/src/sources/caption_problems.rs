@@ -1,20 +1,19 @@
-//! Reports problems that reading ignores in good samples: the first one when it occurs, the total when the source is
-//! closed.
+//! Reports caption problems of otherwise good samples: the first when it occurs, the total when the source is closed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::notice;
 
 /// Counts of one source.
-pub(super) struct PassedOver {
+pub(super) struct CaptionProblems {
     source: String,
     broken_json: AtomicU64,
     entries: AtomicU64,
 }
 
-impl PassedOver {
+impl CaptionProblems {
     pub(super) fn new(source: &str) -> Self {
-        PassedOver { source: source.into(), broken_json: AtomicU64::new(0), entries: AtomicU64::new(0) }
+        CaptionProblems { source: source.into(), broken_json: AtomicU64::new(0), entries: AtomicU64::new(0) }
     }
 
     /// Records an invalid `.json` file beside a `.txt` file that was used instead.
@@ -38,7 +37,7 @@ impl PassedOver {
     }
 }
 
-impl Drop for PassedOver {
+impl Drop for CaptionProblems {
     fn drop(&mut self) {
         for (count, what) in [
             (*self.broken_json.get_mut(), "broken .json files, whose .txt files were used"),
@@ -46,7 +45,7 @@ impl Drop for PassedOver {
         ] {
             if count > 1 {
                 notice::warn_once(&format!(
-                    "`{}`: passed over {count} {what}, counting every reading",
+                    "`{}`: ignored {count} {what}, counting repeated reads",
                     self.source
                 ));
             }

@@ -1,4 +1,4 @@
-//! A fixed part of a source, for questions such as how much data a student needs.
+//! A fixed subset of a source, for experiments with less data.
 
 use std::sync::Arc;
 
@@ -7,35 +7,43 @@ use crate::sources::{CorruptShards, Source};
 use crate::{Error, Result};
 use file_ext::random::mix;
 
-/// A share of the samples of a source. Which ones depends on the length of the source alone, so every run
-/// sees the same ones; a smaller share is part of a larger one.
-pub struct Share {
+/// A fixed fraction of the samples of a source.
+///
+/// The selection depends on the length of the source alone, so every run has the same samples. A smaller subset is part
+/// of a larger one.
+///
+/// ```no_run
+/// use data_pipeline::sources::Subset;
+/// # let config: data_pipeline::SourceConfig = serde_json::from_str("{}")?;
+/// let tenth = Subset::new(config.open("data")?, 0.1)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Subset {
     source: Arc<dyn Source>,
     indices: Vec<usize>,
 }
 
-impl Share {
-    /// Keeps `share` of the samples, rounded to at least one.
+impl Subset {
+    /// Keeps a fraction of the samples, at least one.
     ///
     /// # Errors
-    /// [`Error::Config`] where `share` is not above 0 and at most 1.
-    pub fn new(source: Arc<dyn Source>, share: f64) -> Result<Self> {
-        if !(share > 0.0 && share <= 1.0) {
+    /// [`Error::Setting`] for a fraction outside of 0 to 1, or of 0.
+    pub fn new(source: Arc<dyn Source>, fraction: f64) -> Result<Self> {
+        if !(fraction > 0.0 && fraction <= 1.0) {
             let name = source.name();
-            return Err(Error::Config(format!(
-                "the share {share} of `{name}` is not a number above 0 and at most 1"
-            )));
+            let reason = format!("the share {fraction} of `{name}` is not a number above 0 and at most 1");
+            return Err(Error::setting("share", reason));
         }
-        let kept = ((source.len() as f64 * share).round() as usize).clamp(1, source.len().max(1));
+        let kept = ((source.len() as f64 * fraction).round() as usize).clamp(1, source.len().max(1));
         let mut indices = (0..source.len()).collect::<Vec<_>>();
         indices.sort_by_cached_key(|&index| mix(&[index as u64, 0x5A4E]));
         indices.truncate(kept);
         indices.sort_unstable();
-        Ok(Share { source, indices })
+        Ok(Subset { source, indices })
     }
 }
 
-impl Source for Share {
+impl Source for Subset {
     fn name(&self) -> &str {
         self.source.name()
     }
@@ -52,22 +60,22 @@ impl Source for Share {
         self.source.class_names()
     }
 
-    fn damage(&self) -> Option<&CorruptShards> {
-        self.source.damage()
+    fn corrupt_shards(&self) -> Option<&CorruptShards> {
+        self.source.corrupt_shards()
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "emoji"))]
 mod tests {
     use super::*;
     use crate::sources::{Emoji, EmojiConfig};
     use std::collections::BTreeSet;
 
     #[test]
-    fn a_smaller_share_is_part_of_a_larger_one() {
+    fn smaller_subset_is_part_of_a_larger_one() {
         let emoji: Arc<dyn Source> = Arc::new(Emoji::open(&EmojiConfig::default()).unwrap());
         let keys = |share| {
-            let source = Share::new(emoji.clone(), share).unwrap();
+            let source = Subset::new(emoji.clone(), share).unwrap();
             let keys = (0..source.len()).map(|i| source.read(i, 0).unwrap().captions[1].clone());
             keys.collect::<BTreeSet<_>>()
         };
@@ -78,11 +86,11 @@ mod tests {
     }
 
     #[test]
-    fn a_share_that_cannot_be_is_refused() {
+    fn invalid_fractions_are_refused() {
         let emoji: Arc<dyn Source> = Arc::new(Emoji::open(&EmojiConfig::default()).unwrap());
         for share in [0.0, -0.5, 1.5, f64::NAN] {
-            assert!(Share::new(emoji.clone(), share).is_err(), "{share}");
+            assert!(Subset::new(emoji.clone(), share).is_err(), "{share}");
         }
-        assert_eq!(Share::new(emoji.clone(), 1e-9).unwrap().len(), 1);
+        assert_eq!(Subset::new(emoji.clone(), 1e-9).unwrap().len(), 1);
     }
 }
