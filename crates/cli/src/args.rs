@@ -92,8 +92,12 @@ impl Command {
     }
 }
 
-/// Help for the argument MODEL.
+/// Help of the argument MODEL.
 const MODEL: &str = "Model folder (open_clip or Hugging Face), weight file, or hf-hub:OWNER/NAME[@REVISION]";
+
+fn at_least_one(text: &str) -> Result<NonZeroUsize, &'static str> {
+    text.parse().map_err(|_| "must be a whole number of at least 1")
+}
 
 // Options of several commands. Their comments are not documentation, because clap would show the documentation of a
 // group as the description of the command.
@@ -198,7 +202,7 @@ pub(crate) struct Sweep {
     #[arg(long, value_name = "DIR", default_value = "runs/sweeps")]
     pub out: PathBuf,
     /// Number of runs at a time.
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
     pub jobs: NonZeroUsize,
     /// Devices to assign to runs in turn, such as cuda:0,cuda:1 [default: that of the recipe].
     #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
@@ -276,7 +280,9 @@ const ONE_DATA_SET: [&str; 2] = ["suite", "embeddings"];
 Examples:
   clip-distill evaluate runs/mine/model --data datasets/cifar10.toml
   clip-distill evaluate runs/mine/model --data pictures --class-names names.txt --prompts openai-80
-  clip-distill evaluate MODEL --suite configs/suites/small-images.toml --teacher TEACHER --json"
+  clip-distill evaluate MODEL --suite configs/suites/small-images.toml --teacher TEACHER --json
+
+Without --prompts, the templates are those of the manifest, or plain."
 )]
 pub(crate) struct Evaluate {
     #[arg(help = MODEL, required_unless_present = "embeddings", conflicts_with = "embeddings")]
@@ -473,5 +479,29 @@ mod tests {
                 assert!(argument.get_help().is_some(), "{} {}", subcommand.get_name(), argument.get_id());
             }
         }
+    }
+
+    fn refused(arguments: &[&str]) -> String {
+        let arguments = ["clip-distill"].iter().chain(arguments);
+        Args::try_parse_from(arguments).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn zero_jobs_are_refused() {
+        let error = refused(&["sweep", "sweep.toml", "--jobs", "0"]);
+        assert!(error.contains("--jobs") && error.contains("at least 1"), "{error}");
+    }
+
+    #[test]
+    fn prompts_are_refused_without_a_data_set() {
+        let error = refused(&["evaluate", "model", "--suite", "suite.toml", "--prompts", "plain"]);
+        assert!(error.contains("--prompts") && error.contains("--suite"), "{error}");
+    }
+
+    #[test]
+    fn classify_uses_the_plain_template_by_default() {
+        let arguments = ["clip-distill", "classify", "model", "a.png", "--labels", "a,b"];
+        let Command::Classify(classify) = Args::parse_from(arguments).command else { panic!("classify") };
+        assert_eq!(classify.prompts.prompts.as_deref(), Some("plain"));
     }
 }

@@ -129,7 +129,7 @@ fn a_store_that_was_killed_again_and_again_becomes_the_same() {
         child.kill().unwrap();
         child.wait().unwrap();
         kills += 1;
-        // Longer each time, so that it ends on any machine.
+        // The pauses grow, so that the loop ends on any machine.
         pause += pause / 4 + 7;
         assert!(began.elapsed() < Duration::from_secs(300), "it never ends");
     }
