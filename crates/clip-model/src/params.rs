@@ -67,7 +67,7 @@ impl Params {
         self.state().find(|p| p.name == name).map(|p| &p.tensor)
     }
 
-    /// Total number of elements of the parameters; buffers are not counted, as is usual.
+    /// Returns the number of elements of all parameters; buffers are not counted, as is usual.
     pub fn count(&self) -> usize {
         self.entries.iter().map(|p| p.tensor.numel()).sum()
     }

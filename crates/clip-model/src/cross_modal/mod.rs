@@ -167,12 +167,12 @@ impl CrossModal {
         });
     }
 
-    /// Configuration of the head.
+    /// Returns the configuration of the head.
     pub fn config(&self) -> &CrossModalConfig {
         &self.config
     }
 
-    /// All parameters under their names.
+    /// Returns all parameters under their names.
     pub fn params(&self) -> &Params {
         &self.params
     }

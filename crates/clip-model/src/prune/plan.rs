@@ -49,7 +49,7 @@ impl PruningPlan {
         Ok(PruningPlan { image, text, original, config })
     }
 
-    /// Configuration of the pruned model.
+    /// Returns the configuration of the pruned model.
     pub fn config(&self) -> &ClipConfig {
         &self.config
     }
