@@ -159,7 +159,7 @@ impl TowerMasks {
         (format!("{}.{}", self.name, part.name()), self.scores[part as usize].shallow_clone())
     }
 
-    /// Number of parameters in the blocks if each gate is kept with the given, independent probability.
+    /// Returns the number of parameters in the blocks if each gate is kept with the given, independent probability.
     fn parameters(&self, kept: &[Tensor; 5]) -> Tensor {
         let sum = |part: Part, layer: usize| {
             self.shape.block_gates(part, layer).narrow(&kept[part as usize]).sum(Kind::Double)
