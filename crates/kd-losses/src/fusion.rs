@@ -33,8 +33,8 @@ pub struct Fusion {
 /// Augmented feature distillation: the contrastive loss of the fused pairs. `scale` is a learned logit scale, used
 /// without an exponential.
 ///
-/// Student and teacher hold unit rows of one width. `fusion` maps the concatenation [student, teacher], and passes
-/// gradients to the student. Source: CLIP-KD (Yang et al. 2024), AFD.
+/// Student and teacher hold unit rows of one width. `fusion` maps the concatenated rows, the student's first, and
+/// passes gradients to the student. Source: CLIP-KD (Yang et al. 2024), AFD.
 ///
 /// ```no_run
 /// # use kd_losses::{Embeddings, Targets, fusion::{self, Fusion}};

@@ -163,7 +163,7 @@ registry! {
     ClipRdVrd = Entry::pair("clip-rd-vrd", "teacher-student similarities of images match those of texts", "CLIP-RD",
         |pair, _| pair.vrd()).learns(&[Part::Projections, Part::ModalityScales]);
     /// CLIP-RD's crossed relation.
-    ClipRdXrd = Entry::pair("clip-rd-xrd", "similarities of teacher images and student texts match those of teacher texts and student images", "CLIP-RD",
+    ClipRdXrd = Entry::pair("clip-rd-xrd", "teacher-image student-text similarities match teacher-text student-image ones", "CLIP-RD",
         |pair, _| clip_rd::xrd(pair.projected(), pair.teacher(), pair.cross_scale()?))
         .learns(&[Part::Projections, Part::CrossScale]);
     /// Structure transfer: the joint Gram matrix of images and texts.
