@@ -70,7 +70,7 @@ struct Download {
 
 #[derive(Debug, Args)]
 struct Forwarded {
-    /// Arguments for `clip-distill`.
+    /// Arguments for the program that the command starts.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }

@@ -1,5 +1,6 @@
 //! Command-line arguments.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
@@ -55,12 +56,12 @@ pub(crate) enum Command {
     /// Evaluate a model zero-shot on one data set or a suite of them.
     ///
     /// Measures classification or retrieval and prints a table in percent. With --teacher, also compares the model with
-    /// its teacher. Embeddings from another program can take the place of the model.
+    /// its teacher. Embeddings from another program can replace the model.
     Evaluate(Evaluate),
     /// Write the embeddings of images or texts to a file.
     ///
-    /// The safetensors file holds `embeddings` [n, embed dim], not normalised. Its metadata entry `names` is a JSON list
-    /// of the image paths or texts.
+    /// The safetensors file holds `embeddings` [n, embed dim], not normalised. Its metadata entry `names` is a JSON
+    /// list of the image paths or texts.
     Embed(Embed),
     /// Classify images zero-shot among labels of your choice.
     Classify(Classify),
@@ -197,8 +198,8 @@ pub(crate) struct Sweep {
     #[arg(long, value_name = "DIR", default_value = "runs/sweeps")]
     pub out: PathBuf,
     /// Number of runs at a time.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub jobs: usize,
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub jobs: NonZeroUsize,
     /// Devices to assign to runs in turn, such as cuda:0,cuda:1 [default: that of the recipe].
     #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
     pub devices: Vec<String>,
@@ -283,7 +284,8 @@ pub(crate) struct Evaluate {
     /// Data set: class folders, tars of image-text pairs, a manifest, or emoji.
     ///
     /// A folder of class folders is used for classification. A tar file, a pattern such as val-{000..009}.tar, a folder
-    /// of tars and the built-in data set `emoji` are used for retrieval. A manifest (TOML, see datasets/) states its task.
+    /// of tars and the built-in data set `emoji` are used for retrieval. A manifest (TOML, see datasets/) states its
+    /// task.
     #[arg(long, required_unless_present_any = ONE_DATA_SET, conflicts_with_all = ONE_DATA_SET)]
     pub data: Option<String>,
     /// Suite file (TOML) with several data sets.
@@ -309,7 +311,7 @@ pub(crate) struct Evaluate {
     /// Table (CSV) with the columns `folder` and `name` [default: classes.csv in the data folder or its parent].
     #[arg(long, value_name = "FILE", requires = "data", conflicts_with_all = ONE_DATA_SET)]
     pub classes: Option<PathBuf>,
-    /// Text file with one class name per line, instead of the data set's own names.
+    /// Text file with one class name per line, instead of the names in the data set.
     #[arg(long, value_name = "FILE", requires = "data", conflicts_with_all = ONE_DATA_SET)]
     pub class_names: Option<PathBuf>,
     /// Folder to which the paths of a manifest or suite are relative [default: data/NAME, or the suite's `root`].
@@ -464,7 +466,7 @@ mod tests {
         let mut command = Args::command();
         command.build();
         command.clone().debug_assert();
-        for subcommand in command.get_subcommands().filter(|own| own.get_name() != "help") {
+        for subcommand in command.get_subcommands().filter(|command| command.get_name() != "help") {
             let about = subcommand.get_about().map(ToString::to_string).unwrap_or_default();
             assert!(!about.is_empty() && !about.ends_with('.'), "{}: {about}", subcommand.get_name());
             for argument in subcommand.get_arguments() {

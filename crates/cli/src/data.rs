@@ -30,7 +30,8 @@ pub(crate) fn open_model(
 pub(crate) fn templates(name: &str) -> anyhow::Result<Vec<String>> {
     let path = Path::new(name);
     if !path.is_file() {
-        return Ok(zeroshot_eval::prompts::templates(name)?);
+        return zeroshot_eval::prompts::templates(name)
+            .with_context(|| format!("`{name}` is not a file of prompt templates"));
     }
     let text = data_pipeline::text::read(path)?;
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect())

@@ -12,7 +12,10 @@ use crate::args::Format;
 /// Checks an output file: its folder exists and is writable, and an existing file is replaced only with `force`.
 pub(crate) fn file(path: &Path, force: bool) -> anyhow::Result<()> {
     let shown = path.display();
-    if path.file_name().is_none() || path.to_string_lossy().ends_with(std::path::is_separator) {
+    if path.is_dir()
+        || path.file_name().is_none()
+        || path.to_string_lossy().ends_with(std::path::is_separator)
+    {
         bail!("the output `{shown}` is a folder: pass the path of a file");
     }
     let target = write_target(path)?;

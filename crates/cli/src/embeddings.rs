@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors};
-use zeroshot_eval::{Evaluation, Labels, StoredOptions, StoredRows, StoredSet, evaluate_stored};
+use zeroshot_eval::{Evaluation, Labels, StoredEmbeddings, StoredOptions, StoredSet, evaluate_stored};
 
 /// Maximum number of classes. A larger label is taken for an error of the file.
 const MAX_CLASSES: usize = 1_000_000;
@@ -52,7 +52,8 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Embeddings> {
             let count = classes.as_ref().map_or(from_labels, Array2::nrows);
             if count > MAX_CLASSES {
                 bail!(
-                    "the labels of `{}` imply {count} classes; at most {MAX_CLASSES} are supported: check `labels` and `train_labels`",
+                    "the labels of `{}` imply {count} classes, more than the maximum of {MAX_CLASSES}: check `labels` \
+                     and `train_labels`",
                     path.display()
                 );
             }
@@ -88,7 +89,8 @@ impl Embeddings {
             && (teacher.labels != self.labels || teacher.image_of != self.image_of)
         {
             bail!(
-                "the teacher's file has other `labels` or `image_of`: both files must hold the same samples in the same order"
+                "the teacher's file has other `labels` or `image_of`: both files must hold the same samples in the same \
+                 order"
             );
         }
         let set = StoredSet { name, labels, image_of: self.image_of.as_deref() };
@@ -96,8 +98,8 @@ impl Embeddings {
         Ok(evaluate_stored(&set, &self.rows(), teacher.as_ref(), options)?)
     }
 
-    fn rows(&self) -> StoredRows<'_> {
-        StoredRows {
+    fn rows(&self) -> StoredEmbeddings<'_> {
+        StoredEmbeddings {
             images: self.images.view(),
             classes: self.classes.as_ref().map(|rows| rows.view()),
             texts: self.texts.as_ref().map(|rows| rows.view()),

@@ -21,7 +21,8 @@ pub(crate) fn one_line_panics() {
             let reason = info.payload_as_str().unwrap_or("unknown reason");
             let location = info.location().map(ToString::to_string).unwrap_or_default();
             note(format!(
-                "error: internal error at {location}: {}; please report it with the command that you ran and its output under RUST_BACKTRACE=full",
+                "error: internal error at {location}: {}; please report it with your command and its output with \
+                 RUST_BACKTRACE=full",
                 reason.replace('\n', " ")
             ));
         }));

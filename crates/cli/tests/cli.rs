@@ -142,7 +142,7 @@ fn train_refuses_a_folder_with_unrelated_files_of_the_same_names() {
         fs::copy(&recipe, &file).unwrap();
         for restart in [&[][..], &["--restart"]] {
             let error = failed(&[&["train", &recipe, "--out", &out], restart].concat());
-            assert!(error.contains("is not of a run"), "{error}");
+            assert!(error.contains("is not part of a run"), "{error}");
             assert_eq!(fs::read(&file).unwrap(), fs::read(&recipe).unwrap());
         }
     }
@@ -157,7 +157,7 @@ fn train_refuses_a_folder_with_unrelated_files_of_the_same_names() {
         }
         for restart in [&[][..], &["--restart"]] {
             let error = failed(&[&["train", &recipe, "--out", &out], restart].concat());
-            assert!(error.contains("is not of a run") && error.contains(file), "{error}");
+            assert!(error.contains("is not part of a run") && error.contains(file), "{error}");
             assert_eq!(fs::read(&model).unwrap(), b"mine");
         }
     }

@@ -1,4 +1,4 @@
-//! A student that is one matrix learns from a teacher that is another, by CRD and FD.
+//! Distils a linear teacher into a linear student with CRD and FD.
 //!
 //! Run with `cargo run -p kd-losses --example distill`.
 

@@ -14,6 +14,13 @@ use crate::relation::kl;
 /// modality). Takes unit rows of one width. The scales are learned factors, used without an exponential. Source:
 /// CLIP-RD.
 ///
+/// ```no_run
+/// # use kd_losses::{Embeddings, clip_rd};
+/// # fn example(student: &Embeddings, teacher: &Embeddings, scales: [&tch::Tensor; 2]) -> kd_losses::Result<tch::Tensor> {
+/// clip_rd::vrd(&student.normalized(), teacher, scales[0], scales[1])
+/// # }
+/// ```
+///
 /// # Errors
 /// [`crate::Error::Shapes`] if the two differ in rows or width.
 pub fn vrd(
@@ -40,6 +47,13 @@ pub fn vrd(
 /// student as rows. Takes unit rows of one width. `scale` is a learned factor, used without an exponential. Source:
 /// CLIP-RD.
 ///
+/// ```no_run
+/// # use kd_losses::{Embeddings, clip_rd};
+/// # fn example(student: &Embeddings, teacher: &Embeddings, scale: &tch::Tensor) -> kd_losses::Result<tch::Tensor> {
+/// clip_rd::xrd(&student.normalized(), teacher, scale)
+/// # }
+/// ```
+///
 /// # Errors
 /// [`crate::Error::Shapes`] if the two differ in rows or width.
 pub fn xrd(student: &Embeddings, teacher: &Embeddings, scale: &Tensor) -> Result<Tensor> {
@@ -62,7 +76,7 @@ mod tests {
     use tch::Device;
 
     #[test]
-    fn equal_modalities_leave_only_the_cross_entropies() {
+    fn equal_modalities_leave_the_cross_entropies() {
         let rows = Tensor::eye(2, (Kind::Float, Device::Cpu));
         let pairs = Embeddings::new(rows.copy(), rows).unwrap();
         let scale = Tensor::from(3.0f32);

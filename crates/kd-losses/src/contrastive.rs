@@ -9,6 +9,15 @@ use crate::{Error, Result};
 ///
 /// Source: Radford et al. 2021, section 2.3.
 ///
+/// ```no_run
+/// # use kd_losses::{Embeddings, Logits, Targets, contrastive};
+/// # fn example(images_and_texts: &Embeddings, scale: &tch::Tensor) -> kd_losses::Result<tch::Tensor> {
+/// let pairs = images_and_texts.normalized();
+/// let logits = Logits::new(&pairs, &pairs, scale)?;
+/// contrastive::task(&logits, &Targets::Diagonal { offset: 0 })
+/// # }
+/// ```
+///
 /// # Errors
 /// [`Error`] if targets and logits do not match.
 pub fn task(logits: &Logits, targets: &Targets) -> Result<Tensor> {
@@ -25,6 +34,13 @@ pub fn task(logits: &Logits, targets: &Targets) -> Result<Tensor> {
 ///
 /// `logits` `[rows, columns]` are scaled similarities of local images against all texts, `bias`
 /// a scalar; row i matches column `offset + i`. Source: Zhai et al. 2023, algorithm 1.
+///
+/// ```no_run
+/// # use kd_losses::{Logits, contrastive};
+/// # fn example(logits: &Logits, bias: &tch::Tensor) -> kd_losses::Result<tch::Tensor> {
+/// contrastive::siglip(&logits.image_to_text, bias, 0)
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`Error::Argument`] if the diagonal does not lie inside the columns.
@@ -60,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_the_rows_gives_its_part_of_the_loss() {
+    fn the_losses_of_row_blocks_add_up() {
         let rows = |seed: i64| {
             tch::manual_seed(seed);
             Tensor::randn([6, 5], (Kind::Float, tch::Device::Cpu))

@@ -5,6 +5,16 @@ use tch::{Kind, Tensor};
 use crate::{Error, Result};
 
 /// Matching image and text embeddings: row i of one belongs to row i of the other.
+///
+/// ```no_run
+/// use kd_losses::Embeddings;
+/// use tch::{Device, Kind, Tensor};
+///
+/// let randn = || Tensor::randn([32, 512], (Kind::Float, Device::Cpu));
+/// let pairs = Embeddings::new(randn(), randn())?.normalized();
+/// assert_eq!((pairs.rows(), pairs.width()), (32, 512));
+/// # Ok::<_, kd_losses::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Embeddings {
     /// `[rows, width]`.

@@ -31,7 +31,7 @@ pub enum Error {
     Setting {
         /// The loss of the term.
         loss: Loss,
-        /// What is wrong, and the valid range.
+        /// The problem, and the valid range.
         reason: String,
     },
     /// A loss does not have this setting.

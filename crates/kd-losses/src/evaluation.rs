@@ -7,7 +7,7 @@ use tch::Tensor;
 use crate::embeddings::{Embeddings, Logits, Targets};
 use crate::learned::LearnedParts;
 use crate::objective::ModelOutputs;
-use crate::structure::{self, AnchorScope, Block};
+use crate::structure::{self, AnchorScope, Block, ImagesAndPrompts};
 use crate::tokens::{self, TokenStates};
 use crate::{Error, Loss, LossSettings, Result, clip_rd, contrastive, feature, fusion, interactive, logit};
 
@@ -133,7 +133,8 @@ impl<'a> PairTerms<'a> {
         let own = self.student.side.extra.classes.ok_or_else(missing)?;
         let theirs = self.teacher.extra.classes.ok_or_else(missing)?;
         let (student, teacher) = (&self.student().image, &self.teacher().image);
-        structure::vocabulary((student, own), (teacher, theirs), settings.temperatures())
+        let side = |images, prompts| ImagesAndPrompts { images, prompts };
+        structure::vocabulary(&side(student, own), &side(teacher, theirs), settings.temperatures())
     }
 
     /// Token states of student and teacher.

@@ -9,6 +9,13 @@ use crate::embeddings::{Embeddings, check_alike};
 ///
 /// Source: CLIP-KD (Yang et al. 2024), FD; its published weight is 2000.
 ///
+/// ```no_run
+/// # use kd_losses::{Embeddings, feature};
+/// # fn example(student: &Embeddings, teacher: &Embeddings) -> kd_losses::Result<tch::Tensor> {
+/// feature::fd(&student.normalized(), teacher)
+/// # }
+/// ```
+///
 /// # Errors
 /// [`crate::Error::Shapes`] if the two differ in rows or width.
 pub fn fd(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
@@ -21,6 +28,13 @@ pub fn fd(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
 ///
 /// Equals [`fd`] up to a factor: unit rows u, v have |u − v|² = 2 (1 − u·v), and this mean is only over rows. Source:
 /// DCLIP.
+///
+/// ```no_run
+/// # use kd_losses::{Embeddings, feature};
+/// # fn example(student: &Embeddings, teacher: &Embeddings) -> kd_losses::Result<tch::Tensor> {
+/// feature::cosine(&student.normalized(), teacher)
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`crate::Error::Shapes`] if the two differ in rows or width.
@@ -37,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cosine_distance_is_half_the_squared_one_of_unit_rows() {
+    fn cosine_distance_is_half_the_squared_distance() {
         tch::manual_seed(3);
         let randn = || Tensor::randn([5, 7], (tch::Kind::Float, tch::Device::Cpu));
         let pairs = || Embeddings::new(randn(), randn()).unwrap().normalized();

@@ -3,12 +3,12 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::embeddings::{Embeddings, normalize};
-use crate::fusion::Fusion;
+use crate::fusion::{Affine, Fusion};
 use crate::tokens::{BlockPairs, TokenWidths};
 use crate::{Error, Result, Term};
 
-/// ln(1/0.07): CLIP-KD's initial factors, which multiply the similarities without an exponential.
-const INITIAL_FACTOR: f64 = 2.659_260_036_932_778;
+/// ln(1/0.07): CLIP-KD's initial logit scales, which multiply the similarities without an exponential.
+const INITIAL_SCALE: f64 = 2.659_260_036_932_778;
 /// SigLIP's initial bias.
 const INITIAL_BIAS: f64 = -10.0;
 
@@ -45,16 +45,16 @@ pub(crate) struct LearnedParts {
 
 #[derive(Debug)]
 struct Projections {
-    visual: (Tensor, Tensor), // weight [teacher, student], bias [teacher]
-    text: (Tensor, Tensor),
+    visual: Affine, // [teacher, student]
+    text: Affine,
 }
 
-/// Affine maps of token states: weight `[teacher, student]` and bias `[teacher]`; `None` if the widths are equal.
+/// Maps of token states `[teacher, student]`; absent if the widths are equal.
 #[derive(Debug, Default)]
 struct TokenMaps {
-    patches: Option<(Tensor, Tensor)>,
-    image_blocks: Vec<(Tensor, Tensor)>,
-    text_blocks: Vec<(Tensor, Tensor)>,
+    patches: Option<Affine>,
+    image_blocks: Vec<Affine>,
+    text_blocks: Vec<Affine>,
 }
 
 impl LearnedParts {
@@ -81,15 +81,15 @@ impl LearnedParts {
         if any(Part::Fusion) {
             let visual = parts.affine("visual_fusion_proj", 2 * teacher_width, teacher_width, device)?;
             let text = parts.affine("text_fusion_proj", 2 * teacher_width, teacher_width, device)?;
-            let scale = parts.scalar("fusion_logit_scale", INITIAL_FACTOR, device)?;
+            let scale = parts.scalar("fusion_logit_scale", INITIAL_SCALE, device)?;
             parts.fusion = Some((Fusion { visual, text }, scale));
         }
         if any(Part::CrossScale) {
-            parts.cross_logit_scale = Some(parts.scalar("cross_logit_scale", INITIAL_FACTOR, device)?);
+            parts.cross_logit_scale = Some(parts.scalar("cross_logit_scale", INITIAL_SCALE, device)?);
         }
         if any(Part::ModalityScales) {
-            let image = parts.scalar("image_logit_scale", INITIAL_FACTOR, device)?;
-            let text = parts.scalar("text_logit_scale", INITIAL_FACTOR, device)?;
+            let image = parts.scalar("image_logit_scale", INITIAL_SCALE, device)?;
+            let text = parts.scalar("text_logit_scale", INITIAL_SCALE, device)?;
             parts.modality_logit_scales = Some((image, text));
         }
         if any(Part::LogitBias) {
@@ -156,7 +156,7 @@ impl LearnedParts {
 
     /// The student's raw embeddings in the teacher's width, with unit rows.
     pub(crate) fn project(&self, student: &Embeddings) -> Embeddings {
-        let text = |p: &Projections| normalize(&student.text.linear(&p.text.0, Some(&p.text.1)));
+        let text = |p: &Projections| normalize(&p.text.apply(&student.text));
         Embeddings {
             image: self.project_image(&student.image),
             text: self.projections.as_ref().map_or_else(|| normalize(&student.text), text),
@@ -167,7 +167,7 @@ impl LearnedParts {
     pub(crate) fn project_image(&self, image: &Tensor) -> Tensor {
         match &self.projections {
             None => normalize(image),
-            Some(p) => normalize(&image.linear(&p.visual.0, Some(&p.visual.1))),
+            Some(p) => normalize(&p.visual.apply(image)),
         }
     }
 
@@ -180,7 +180,7 @@ impl LearnedParts {
         Ok((&fusion.0, &fusion.1))
     }
 
-    /// Factors of images and of texts.
+    /// Returns the logit scales of images and of texts.
     pub(crate) fn modality_scales(&self) -> Result<(&Tensor, &Tensor)> {
         let scales = self.modality_logit_scales.as_ref().ok_or_else(|| lacking("image_logit_scale"))?;
         Ok((&scales.0, &scales.1))
@@ -195,14 +195,14 @@ impl LearnedParts {
         self.add(name, scalar)
     }
 
-    fn affine(&mut self, name: &str, input: i64, output: i64, device: Device) -> Result<(Tensor, Tensor)> {
+    fn affine(&mut self, name: &str, input: i64, output: i64, device: Device) -> Result<Affine> {
         let bound = 1.0 / (input as f64).sqrt();
         let mut uniform = |shape: &[i64], part: &str| -> Result<Tensor> {
             // Draw on the CPU, so that a seed gives the same values on any device.
             let tensor = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?.f_uniform_(-bound, bound)?;
             self.add(&format!("{name}.{part}"), tensor.f_to_device(device)?)
         };
-        Ok((uniform(&[output, input], "weight")?, uniform(&[output], "bias")?))
+        Ok(Affine { weight: uniform(&[output, input], "weight")?, bias: uniform(&[output], "bias")? })
     }
 
     fn add(&mut self, name: &str, tensor: Tensor) -> Result<Tensor> {
@@ -212,11 +212,8 @@ impl LearnedParts {
     }
 }
 
-fn mapped(xs: &Tensor, map: Option<&(Tensor, Tensor)>) -> Tensor {
-    match map {
-        Some((weight, bias)) => xs.linear(weight, Some(bias)),
-        None => xs.shallow_clone(),
-    }
+fn mapped(xs: &Tensor, map: Option<&Affine>) -> Tensor {
+    map.map_or_else(|| xs.shallow_clone(), |map| map.apply(xs))
 }
 
 fn lacking(part: &str) -> Error {

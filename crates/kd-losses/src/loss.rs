@@ -12,7 +12,7 @@ use crate::settings::Kind;
 use crate::structure::{AnchorScope, Block};
 use crate::{Error, LossSettings, Result, clip_rd, feature, gradient, interactive, relation, rkd};
 
-/// What the registry holds about a loss.
+/// The registry's facts about a loss.
 struct Facts {
     name: &'static str,
     summary: &'static str,
@@ -84,7 +84,7 @@ macro_rules! registry {
     ($($(#[$doc:meta])* $loss:ident = $facts:expr;)*) => {
         /// A loss of the registry. The order is that of reports; names in files are in kebab case.
         ///
-        /// ```
+        /// ```no_run
         /// use kd_losses::Loss;
         ///
         /// let loss: Loss = "cross-kd".parse()?;
@@ -257,7 +257,7 @@ impl Loss {
 
     /// Checks that a key belongs to the loss's own settings.
     ///
-    /// ```
+    /// ```no_run
     /// use kd_losses::Loss;
     ///
     /// assert!(Loss::Mfd.check_setting("masked").is_ok());

@@ -9,28 +9,28 @@ use crate::loss::{PairValue, Value};
 use crate::tokens::{BlockPairs, TokenStates, TokenWidths};
 use crate::{Error, Loss, Result, Term};
 
-/// The outputs of one side (student or teacher): raw or unit embeddings, and its scale.
+/// Outputs of one model, student or teacher.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelOutputs<'a> {
-    /// This process's rows: raw for the student (terms normalise them, some after a projection), unit rows for the
+    /// This process's embeddings: raw for the student (terms normalise them, some after a projection), unit rows for the
     /// teacher.
     pub local: &'a Embeddings,
-    /// All processes' rows; the same as `local` for one process.
+    /// The embeddings of all processes; equal to `local` for a single process.
     pub all: &'a Embeddings,
-    /// exp(logit scale), a scalar tensor.
+    /// The logit scale, exponentiated: a scalar tensor.
     pub scale: &'a Tensor,
-    /// Inputs that only some terms read.
+    /// Outputs that only some terms read.
     pub extra: AuxOutputs<'a>,
 }
 
-/// Inputs of a side that only some terms read.
+/// Outputs of a model that only some terms read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AuxOutputs<'a> {
     /// The student's raw embeddings `[rows, width]` of images with most patches masked (MFD).
     pub masked_image: Option<&'a Tensor>,
     /// The weights `[classes, width]` of a zero-shot classifier, as unit rows (Hinton).
     pub classes: Option<&'a Tensor>,
-    /// States of tokens (patch tokens, hidden).
+    /// Token states (patch tokens, hidden).
     pub tokens: Option<&'a TokenStates>,
     /// The teacher's unit embeddings of pairs beyond the batch (anchors).
     pub anchors: Option<&'a Embeddings>,
@@ -39,7 +39,7 @@ pub struct AuxOutputs<'a> {
 }
 
 impl<'a> ModelOutputs<'a> {
-    /// Creates a side for a single process, without extra inputs.
+    /// Creates the outputs of a single process, without auxiliary outputs.
     pub fn new(embeddings: &'a Embeddings, scale: &'a Tensor) -> Self {
         ModelOutputs { local: embeddings, all: embeddings, scale, extra: AuxOutputs::default() }
     }
@@ -48,6 +48,20 @@ impl<'a> ModelOutputs<'a> {
 /// The weighted sum of the terms, with its learned parts.
 ///
 /// Each teacher has its own learned parts and scale. A term that needs a teacher is averaged over the teachers.
+///
+/// ```no_run
+/// use kd_losses::{Embeddings, Loss, ModelOutputs, Objective, Targets, Term};
+/// use tch::{Device, Tensor};
+///
+/// # fn example(student: Embeddings, teacher: Embeddings, scale: Tensor) -> kd_losses::Result<()> {
+/// let terms = [Term::new(Loss::Task, 1.0), Term::new(Loss::Fd, 2000.0)];
+/// let objective = Objective::new(&terms, student.width(), &[teacher.width()], Device::Cpu)?;
+/// let (student, teacher) = (ModelOutputs::new(&student, &scale), ModelOutputs::new(&teacher, &scale));
+/// let report = objective.evaluate(0, &student, &[teacher], &Targets::Diagonal { offset: 0 })?;
+/// report.total.backward();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Objective {
     terms: Vec<Term>,

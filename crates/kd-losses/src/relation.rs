@@ -10,6 +10,13 @@ use crate::embeddings::Logits;
 ///
 /// Source: CLIP-KD (Yang et al. 2024), CRD.
 ///
+/// ```no_run
+/// # use kd_losses::{Logits, relation};
+/// # fn example(student: &Logits, teacher: &Logits) -> kd_losses::Result<tch::Tensor> {
+/// relation::crd(student, teacher)
+/// # }
+/// ```
+///
 /// # Errors
 /// [`crate::Error::Shapes`] if the two have different rows or columns.
 pub fn crd(student: &Logits, teacher: &Logits) -> Result<Tensor> {
@@ -23,6 +30,13 @@ pub fn crd(student: &Logits, teacher: &Logits) -> Result<Tensor> {
 /// has the same gradient.
 ///
 /// Source: TinyCLIP (Wu et al. 2023), equation 2.
+///
+/// ```no_run
+/// # use kd_losses::{Logits, relation};
+/// # fn example(student: &Logits, teacher: &Logits) -> kd_losses::Result<tch::Tensor> {
+/// relation::affinity(student, teacher)
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`crate::Error::Shapes`] if the two have different rows or columns.
@@ -56,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_logits_cost_nothing_but_the_entropy() {
+    fn equal_logits_have_no_divergence() {
         let even = logits([0.0; 4]);
         assert!(crd(&even, &even).unwrap().double_value(&[]).abs() < 1e-7);
         let entropy = affinity(&even, &even).unwrap().double_value(&[]);

@@ -10,6 +10,13 @@ use crate::embeddings::{Embeddings, check_relations, normalize};
 ///
 /// Unit rows; the widths may differ. Source: RKD (Park et al. 2019), distance-wise.
 ///
+/// ```no_run
+/// # use kd_losses::{Embeddings, rkd};
+/// # fn example(student: &Embeddings, teacher: &Embeddings) -> kd_losses::Result<tch::Tensor> {
+/// rkd::distance(&student.normalized(), teacher)
+/// # }
+/// ```
+///
 /// # Errors
 /// [`crate::Error::Shapes`] if the two have different rows, or fewer than two.
 pub fn distance(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
@@ -19,6 +26,13 @@ pub fn distance(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
 /// Huber loss (delta 1) between the cosines of all triplets' angles; sum of images and texts.
 ///
 /// Unit rows; the widths may differ. Time and memory grow with rows³. Source: RKD (Park et al. 2019), angle-wise.
+///
+/// ```no_run
+/// # use kd_losses::{Embeddings, rkd};
+/// # fn example(student: &Embeddings, teacher: &Embeddings) -> kd_losses::Result<tch::Tensor> {
+/// rkd::angle(&student.normalized(), teacher)
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`crate::Error::Shapes`] if the two have different rows, or fewer than two.
@@ -86,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_rows_and_single_rows_do_not_break_it() {
+    fn equal_rows_have_finite_gradients_and_single_rows_are_refused() {
         let other = both(&[1.0, 0.0, 0.6, 0.8, 0.0, 1.0], 2);
         for loss in [distance, angle] {
             let same = both(&[1.0, 0.0, 1.0, 0.0, 1.0, 0.0], 2);

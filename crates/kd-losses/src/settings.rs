@@ -261,7 +261,7 @@ macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident($settings:ident),)*) => {
         /// Settings of a loss besides its weight.
         ///
-        /// ```
+        /// ```no_run
         /// use kd_losses::{GramSettings, Loss, Term};
         ///
         /// let term = Term::new(Loss::Gram, 3.0).with_settings(GramSettings::default().with_temperatures([0.1, 1.0]));

@@ -5,7 +5,7 @@ use tch::{Kind, Reduction, Tensor};
 use crate::embeddings::normalize;
 use crate::{Error, Result};
 
-/// States of one model's tokens. States that no term reads are omitted.
+/// Token states of one model. States that no term reads are omitted.
 #[derive(Debug, Default)]
 pub struct TokenStates {
     /// A ViT's patch tokens `[rows, grid * grid, width]`, row by row.
@@ -21,23 +21,27 @@ pub struct TokenStates {
 /// Widths of a model's residual streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenWidths {
-    /// Of the image tower.
+    /// Width of the image tower.
     pub image: i64,
-    /// Of the text tower.
+    /// Width of the text tower.
     pub text: i64,
 }
 
 /// Number of blocks of each tower to compare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockPairs {
-    /// Of the image tower.
+    /// Number of blocks of the image tower.
     pub image: usize,
-    /// Of the text tower.
+    /// Number of blocks of the text tower.
     pub text: usize,
 }
 
 /// Returns the indices (from 0) of `count` evenly spaced blocks of a tower with `depth` blocks, including the last one.
 /// Returns all blocks if `count` is at least `depth`.
+///
+/// ```no_run
+/// assert_eq!(kd_losses::tokens::evenly_spaced(12, 3), [3, 7, 11]);
+/// ```
 pub fn evenly_spaced(depth: usize, count: usize) -> Vec<usize> {
     let count = count.min(depth);
     // The k-th index is k · depth / count, rounded.
@@ -50,6 +54,13 @@ pub fn evenly_spaced(depth: usize, count: usize) -> Vec<usize> {
 /// interpolated bilinearly to the teacher's. These are FitNets' hints (Romero et al. 2015) on a ViT's last tokens,
 /// independent of the tokens' norms.
 ///
+/// ```no_run
+/// # use kd_losses::tokens;
+/// # fn example(student: &tch::Tensor, teacher: &tch::Tensor) -> kd_losses::Result<tch::Tensor> {
+/// tokens::patch_tokens(student, teacher)
+/// # }
+/// ```
+///
 /// # Errors
 /// [`Error::Shapes`] if rows or widths differ, or if the grids differ and the patches do not form a square.
 pub fn patch_tokens(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
@@ -60,6 +71,13 @@ pub fn patch_tokens(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
 
 /// Computes the loss of [`patch_tokens`] on one block's outputs `[rows, 1 + grid * grid, width]` in the image towers.
 /// Class tokens are compared with each other.
+///
+/// ```no_run
+/// # use kd_losses::tokens;
+/// # fn example(student: &tch::Tensor, teacher: &tch::Tensor) -> kd_losses::Result<tch::Tensor> {
+/// tokens::image_block(student, teacher)
+/// # }
+/// ```
 ///
 /// # Errors
 /// The errors of [`patch_tokens`].
@@ -74,6 +92,13 @@ pub fn image_block(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
 /// Computes the mean squared error of one block's unit outputs `[rows, length, width]` in the text towers, over the
 /// tokens in the boolean mask `[rows, length]` (all for `None`). Both models must read the same tokens.
 ///
+/// ```no_run
+/// # use kd_losses::tokens;
+/// # fn example(student: &tch::Tensor, teacher: &tch::Tensor) -> kd_losses::Result<tch::Tensor> {
+/// tokens::text_block(student, teacher, None)
+/// # }
+/// ```
+///
 /// # Errors
 /// [`Error::Shapes`] if rows, lengths or widths differ.
 pub fn text_block(student: &Tensor, teacher: &Tensor, counts: Option<&Tensor>) -> Result<Tensor> {
@@ -84,7 +109,7 @@ pub fn text_block(student: &Tensor, teacher: &Tensor, counts: Option<&Tensor>) -
         return Err(Error::Shapes {
             left: "the student's text states",
             left_shape: shape,
-            right: "the teacher's, or the mask",
+            right: "the teacher's states, or the mask",
             right_shape: other.size(),
             rule: "texts are compared token by token, so both models read the same tokens",
         });
@@ -205,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named() {
+    fn mismatched_shapes_are_named() {
         let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
         let error = |result: Result<Tensor>| result.unwrap_err().to_string();
         assert!(error(patch_tokens(&zeros(&[2, 4, 3]), &zeros(&[2, 4, 5]))).contains("one width"));

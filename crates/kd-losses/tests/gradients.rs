@@ -12,7 +12,7 @@ const BATCH: i64 = 6;
 /// Half the distance of the two points; float32 values of about 1 leave 4 digits of the difference.
 const STEP: f64 = 5e-3;
 
-/// Torch's generator is one for all threads, so tests that seed it take turns.
+/// Locks torch's generator, which all threads share, so that tests that seed it run one at a time.
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -51,7 +51,7 @@ fn check(name: &str, leaves: &[Tensor], loss: impl Fn() -> Tensor) {
         let found = (at(STEP) - at(-STEP)) / (2.0 * STEP);
         let sizes = |(gradient, way): (&Tensor, &Tensor)| (gradient.norm() * way.norm()).double_value(&[]);
         let scale = gradients.iter().zip(&ways).map(sizes).sum::<f64>();
-        assert!(scale > 1e-6, "{name}: there is no gradient");
+        assert!(scale > 1e-6, "{name}: the gradient is 0");
         assert!(
             (found - expected).abs() <= 5e-3 * scale,
             "{name}, direction {direction}: {found} and {expected}"
@@ -63,11 +63,11 @@ fn check(name: &str, leaves: &[Tensor], loss: impl Fn() -> Tensor) {
 const READ_THE_SCALE: [Loss; 6] =
     [Loss::Task, Loss::Siglip, Loss::Hinton, Loss::Crd, Loss::Gd, Loss::Affinity];
 
-/// Terms with a target that is taken as constant although it depends on the student: a difference of values
-/// sees the target move, a gradient does not. Their gradients are compared with the reference's instead.
+/// Terms whose target is constant although it depends on the student. A difference of values includes the change of the
+/// target, a gradient does not. The golden values check their gradients.
 const MOVING_TARGETS: [Loss; 2] = [Loss::ClipRdVrd, Loss::ClipRdXrd];
 
-/// States of a model of this image width: patches on a square grid, two image blocks and one text block.
+/// Creates the token states of a model: patches on a square grid, two image blocks and one text block.
 fn tokens(width: i64, grid: i64) -> TokenStates {
     let image = |tokens: i64| randn(&[BATCH, tokens, width]);
     TokenStates {
@@ -85,7 +85,7 @@ fn terms_of_the_objective() {
         for loss in Loss::all().filter(|loss| !MOVING_TARGETS.contains(loss)) {
             tch::manual_seed(3);
             let terms = [Term::new(loss, 1.0)];
-            // Where the teacher is wider, its grid is finer, and its text tower wider still.
+            // A wider teacher has a finer grid and an even wider text tower.
             let (widths, grid) = (|image: i64| TokenWidths { image, text: image + 2 }, teacher_width / 4);
             let objective = Objective::new(&terms, 8, &[teacher_width], Device::Cpu)
                 .and_then(|own| {
@@ -177,7 +177,7 @@ fn several_teachers_are_averaged() {
     let teachers = [(pairs(4).normalized(), Tensor::from(10.0f32)), (pairs(6).normalized(), scale.copy())];
     let value = |loss: Loss, teachers: &[&(Embeddings, Tensor)]| {
         let widths = teachers.iter().map(|(pairs, _)| pairs.width()).collect::<Vec<_>>();
-        tch::manual_seed(7); // the same projections, where there are any
+        tch::manual_seed(7); // equal projections
         let objective = Objective::new(&[Term::new(loss, 1.0)], 4, &widths, Device::Cpu).unwrap();
         let sides = teachers.iter().map(|(pairs, scale)| ModelOutputs::new(pairs, scale)).collect::<Vec<_>>();
         let targets = Targets::Diagonal { offset: 0 };

@@ -19,12 +19,93 @@ pub enum Error {
         source: std::io::Error,
     },
     /// An invalid recipe, or settings that cannot be combined.
-    #[error("recipe `{origin}`: {reason}")]
+    #[error("`{origin}`: {reason}")]
     Recipe {
         /// The file, or another origin of the setting.
         origin: String,
         /// The problem and the remedy.
         reason: String,
+    },
+    /// A run folder that another process uses.
+    #[error("another process uses `{folder}`: wait until it ends, or choose another folder with --out")]
+    Locked {
+        /// The run folder.
+        folder: PathBuf,
+    },
+    /// A run folder with a run, although an existing run must not be resumed.
+    #[error(
+        "`{folder}` already contains a run: set `Options::resume` to resume it, or choose another folder"
+    )]
+    RunExists {
+        /// The run folder.
+        folder: PathBuf,
+    },
+    /// A run folder with a run of another experiment.
+    #[error(
+        "`{folder}` contains a run of another recipe ({}): choose another folder with --out, or replace the run with --restart",
+        changes.join("; ")
+    )]
+    OtherRun {
+        /// The run folder.
+        folder: PathBuf,
+        /// The settings that differ, as `key: new, was old`.
+        changes: Vec<String>,
+    },
+    /// A run folder with a file that a run would replace, but that does not belong to a run.
+    #[error(
+        "`{folder}` contains `{file}`, which is not part of a run and would be replaced: choose another folder with --out"
+    )]
+    UnrelatedFile {
+        /// The run folder.
+        folder: PathBuf,
+        /// Name of the file.
+        file: String,
+    },
+    /// A file of a run that cannot be parsed.
+    #[error(
+        "`{path}` is damaged ({reason}): remove it and run the same command again, or start again with --restart"
+    )]
+    DamagedFile {
+        /// The file.
+        path: PathBuf,
+        /// The parser's error.
+        reason: String,
+    },
+    /// A model of a run that has not finished.
+    #[error("the run `{run}` has no model yet{}", folder.as_ref().map(|f| format!(": `{}` does not exist", f.display())).unwrap_or_default())]
+    NoModelYet {
+        /// Name of the run.
+        run: String,
+        /// Its model folder, if known.
+        folder: Option<PathBuf>,
+    },
+    /// A device that is not available.
+    #[error("the device `{name}` is not available: {cause}")]
+    NoDevice {
+        /// Name of the device.
+        name: String,
+        /// The cause and the remedy.
+        cause: String,
+    },
+    /// A tokenizer that is missing or does not fit the model.
+    #[error("tokenizer: {reason}")]
+    Tokenizer {
+        /// The problem and the remedy.
+        reason: String,
+    },
+    /// A store of teacher embeddings that does not match the recipe.
+    #[error("teacher.store: {reason}")]
+    StoreMismatch {
+        /// The problem and the remedy.
+        reason: String,
+    },
+    /// A tensor of a checkpoint that is missing or has another shape.
+    #[error("the {part} of the checkpoint do not fit: `{name}` is missing or has another shape")]
+    StateShape {
+        /// The part of the checkpoint.
+        part: &'static str,
+        /// Name of the tensor.
+        name: String,
     },
     /// An unusable checkpoint.
     #[error("checkpoint `{path}`: {reason}")]
@@ -53,7 +134,7 @@ pub enum Error {
     Interrupted,
     /// The loss or a gradient is not a finite number.
     #[error(
-        "{what} is {value} at step {step}: check the data, or start again by --restart with a lower optimizer.lr or with optimizer.clip_norm"
+        "{what} is {value} at step {step}: check the data, or start again with --restart and a lower optimizer.lr, or with optimizer.clip_norm"
     )]
     NonFinite {
         /// Loss or gradient norm.

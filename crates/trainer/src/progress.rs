@@ -104,11 +104,11 @@ fn clock(seconds: f64) -> String {
 }
 
 /// Logs a model's results in percent, one line per data set.
-pub(crate) fn figures(scores: &[SetScore]) {
-    for set in scores {
-        let figures = set.score.figures();
-        let figures = figures.iter().map(|(name, value)| format!("{name} {:.1}", value * 100.0));
-        tracing::info!("{}: {}", set.set, figures.collect::<Vec<_>>().join(", "));
+pub(crate) fn scores(sets: &[SetScore]) {
+    for set in sets {
+        let metrics = set.score.metrics();
+        let metrics = metrics.iter().map(|metric| format!("{} {:.1}", metric.name, metric.value * 100.0));
+        tracing::info!("{}: {}", set.set, metrics.collect::<Vec<_>>().join(", "));
     }
 }
 
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_in_words_by_hand() {
+    fn a_step_line_lists_weighted_terms_that_sum_to_the_loss() {
         let report = StepReport {
             lr: 5e-4,
             loss: 3.5,
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_left_is_by_the_mean_of_all_steps_of_the_sitting() {
+    fn the_eta_uses_the_mean_speed_of_the_session() {
         // 100 steps in 1000 s in an earlier session; 10 steps in 20 s in this one.
         let progress = Progress::new("run", (100, 200), 1000.0, false);
         assert_eq!(progress.left(&at(110, 1020.0)), 180.0);

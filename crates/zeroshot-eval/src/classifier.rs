@@ -1,4 +1,4 @@
-//! The zero-shot classifier: one unit row per class.
+//! The zero-shot classifier: one unit embedding per class.
 
 use std::collections::HashMap;
 
@@ -9,20 +9,30 @@ use crate::prompts::{self, fill};
 use crate::rows::{self, finite};
 use crate::{Error, Result};
 
-/// Texts that are encoded at once.
+/// Number of texts in a batch.
 const TEXT_BATCH: usize = 256;
 
-/// Class rows `[classes, embed_dim]`, each the normalised mean of its normalised prompts (Radford et al. 2021, section 3.1.4).
+/// Class embeddings `[classes, embed_dim]`: the normalised mean of a class's normalised prompts (Radford et al. 2021,
+/// section 3.1.4).
+///
+/// ```
+/// use ndarray::array;
+/// use zeroshot_eval::Classifier;
+///
+/// let classifier = Classifier::from_embeddings(array![[2.0, 0.0], [0.0, 1.0]].view())?;
+/// assert_eq!(classifier.scores(array![[3.0, 4.0]].view())?, array![[0.6, 0.8]]);
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Classifier {
     rows: Array2<f32>,
 }
 
 impl Classifier {
-    /// Encodes every class name in every template. Classes with the same name get equal rows.
+    /// Encodes each class name in each template. Classes with the same name get equal embeddings.
     ///
     /// # Errors
-    /// [`Error::Input`] without classes or templates, or where a template has no place for the name; the encoder's own.
+    /// [`Error::Input`] without classes or templates, or for a template without `{}`; [`Error::Encoder`].
     pub fn new(encoder: &impl Encoder, classes: &[String], templates: &[String]) -> Result<Self> {
         if classes.is_empty() {
             return Err(Error::Input("a classifier needs at least one class".into()));
@@ -53,18 +63,18 @@ impl Classifier {
         Ok(Classifier { rows: means })
     }
 
-    /// From class rows `[classes, embed_dim]` that were made before, made unit rows.
+    /// Creates a classifier from class embeddings `[classes, embed_dim]`, which it normalises.
     ///
     /// # Errors
-    /// [`Error::Input`] where there is none or one is not finite.
-    pub fn from_rows(rows: ArrayView2<'_, f32>) -> Result<Self> {
-        Ok(Classifier { rows: rows::unit("class", rows)? })
+    /// [`Error::Input`] for an empty array or a value that is not finite.
+    pub fn from_embeddings(embeddings: ArrayView2<'_, f32>) -> Result<Self> {
+        Ok(Classifier { rows: rows::unit("class", embeddings)? })
     }
 
-    /// Cosines `[batch, classes]` of image rows `[batch, embed_dim]`, which need not be normalised.
+    /// Returns the cosines `[batch, classes]` with image embeddings `[batch, embed_dim]`, which it normalises.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the widths differ, [`Error::Input`] where a row is not finite.
+    /// [`Error::Shape`] if the widths differ, [`Error::Input`] for a value that is not finite.
     pub fn scores(&self, images: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
         if images.ncols() != self.rows.ncols() {
             return Err(Error::shape("width of the image rows", self.rows.ncols(), images.ncols()));
@@ -75,18 +85,18 @@ impl Classifier {
         Ok(images.dot(&self.rows.t()))
     }
 
-    /// Number of classes.
+    /// Returns the number of classes.
     pub fn classes(&self) -> usize {
         self.rows.nrows()
     }
 
-    /// The class rows.
-    pub fn rows(&self) -> ArrayView2<'_, f32> {
+    /// Returns the class embeddings, unit rows `[classes, embed_dim]`.
+    pub fn embeddings(&self) -> ArrayView2<'_, f32> {
         self.rows.view()
     }
 }
 
-/// Unit rows of any number of texts.
+/// Encodes texts in batches, as unit rows.
 pub(crate) fn encode_texts(encoder: &impl Encoder, texts: &[String]) -> Result<Array2<f32>> {
     let mut rows: Option<Array2<f32>> = None;
     for batch in texts.chunks(TEXT_BATCH) {
@@ -96,12 +106,12 @@ pub(crate) fn encode_texts(encoder: &impl Encoder, texts: &[String]) -> Result<A
         }
         append(&mut rows, found)?;
     }
-    let mut rows = rows.ok_or_else(|| Error::Input("there is no text".into()))?;
+    let mut rows = rows.ok_or_else(|| Error::Input("no text to encode".into()))?;
     normalize_rows(&mut rows);
     Ok(rows)
 }
 
-/// Adds rows to those that are there.
+/// Appends rows.
 pub(crate) fn append(rows: &mut Option<Array2<f32>>, found: Array2<f32>) -> Result<()> {
     match rows {
         None => *rows = Some(found),

@@ -1,14 +1,15 @@
-//! The nearest rows by cosine, block by block.
+//! Nearest neighbours by cosine, block by block.
 
 use ndarray::{ArrayView1, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
-/// Queries that are worked on at once; the whole similarity matrix need not fit into memory.
+/// Number of queries in a block; the whole similarity matrix need not fit into memory.
 const BLOCK: usize = 128;
 
-/// For each unit query the indices and cosines of its `k` nearest unit keys, best first, the first key first where equal.
+/// Returns the indices and cosines of the `k` nearest unit keys of each unit query, best first. The first of equally near
+/// keys comes first.
 ///
-/// With `are_keys`, query i is key i and is left out of its own neighbours.
+/// If `are_keys`, query i is key i and is excluded from its own neighbours.
 pub(crate) fn nearest(
     queries: ArrayView2<'_, f32>,
     keys: ArrayView2<'_, f32>,

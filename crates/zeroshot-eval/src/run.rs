@@ -1,4 +1,4 @@
-//! Whole evaluations: batches in, results out.
+//! Evaluations of an encoder on batches of a data set.
 
 use ndarray::{Array2, Array4};
 
@@ -6,10 +6,10 @@ use crate::classifier::{append, encode_texts};
 use crate::encoder::{EncodeError, normalize_rows};
 use crate::{Accuracy, Classification, Classifier, Encoder, Error, Result, Retrieval, retrieval};
 
-/// Classifies batches of images with their labels.
+/// Measures a zero-shot classification of batches of images with labels.
 ///
 /// # Errors
-/// What the batches or the encoder give, and [`Error::Input`] without any image.
+/// [`Error::Encoder`] for an error of the batches or the encoder, [`Error::Input`] without images.
 pub fn classification(
     encoder: &impl Encoder,
     classifier: &Classifier,
@@ -25,52 +25,52 @@ pub fn classification(
     accuracy.finish()
 }
 
-/// Unit rows of images and the class of each, for [`crate::evaluate_stored`].
+/// Unit embeddings of images and their labels, for [`crate::evaluate_stored`].
 #[derive(Clone, Debug)]
-pub struct LabelledRows {
-    /// `[n, embed_dim]`.
+pub struct LabelledEmbeddings {
+    /// Images `[n, embed_dim]`.
     pub images: Array2<f32>,
-    /// n classes.
+    /// The label of each image.
     pub labels: Vec<usize>,
 }
 
-/// Unit rows of images and of their captions, for [`crate::evaluate_stored`].
+/// Unit embeddings of images and their captions, for [`crate::evaluate_stored`].
 #[derive(Clone, Debug)]
-pub struct CaptionedRows {
-    /// `[n, embed_dim]`.
+pub struct CaptionedEmbeddings {
+    /// Images `[n, embed_dim]`.
     pub images: Array2<f32>,
-    /// `[m, embed_dim]`, in the order of their images.
+    /// Texts `[m, embed_dim]`, in the order of their images.
     pub texts: Array2<f32>,
     /// The image of each text.
     pub image_of: Vec<usize>,
 }
 
-/// Encodes batches of images with their labels once, to be measured as often as wanted.
+/// Encodes batches of images with labels.
 ///
 /// # Errors
-/// What the batches or the encoder give, [`Error::Shape`] where it gives another number of rows, and
-/// [`Error::Input`] without any image.
+/// [`Error::Encoder`] for an error of the batches or the encoder, [`Error::Shape`] if the encoder returns another number
+/// of embeddings, [`Error::Input`] without images.
 pub fn encode_labelled(
     encoder: &impl Encoder,
     batches: impl IntoIterator<Item = Result<(Array4<f32>, Vec<usize>), EncodeError>>,
-) -> Result<LabelledRows> {
+) -> Result<LabelledEmbeddings> {
     let (mut images, mut labels) = (None, Vec::new());
     for batch in batches {
         let (pixels, own) = batch.map_err(Error::Encoder)?;
         append(&mut images, encoder.encode_images(pixels.view()).map_err(Error::Encoder)?)?;
         labels.extend(own);
     }
-    Ok(LabelledRows { images: images_of(images, labels.len())?, labels })
+    Ok(LabelledEmbeddings { images: images_of(images, labels.len())?, labels })
 }
 
-/// Encodes batches of images with all their captions once, to be measured as often as wanted.
+/// Encodes batches of images with all their captions.
 ///
 /// # Errors
-/// As [`encode_labelled`], and [`Error::Input`] without any text.
+/// The errors of [`encode_labelled`], and [`Error::Input`] without texts.
 pub fn encode_captioned(
     encoder: &impl Encoder,
     batches: impl IntoIterator<Item = Result<(Array4<f32>, Vec<Vec<String>>), EncodeError>>,
-) -> Result<CaptionedRows> {
+) -> Result<CaptionedEmbeddings> {
     let mut images = None;
     let (mut texts, mut image_of) = (Vec::new(), Vec::new());
     let mut count = 0;
@@ -83,12 +83,16 @@ pub fn encode_captioned(
             count += 1;
         }
     }
-    Ok(CaptionedRows { images: images_of(images, count)?, texts: encode_texts(encoder, &texts)?, image_of })
+    Ok(CaptionedEmbeddings {
+        images: images_of(images, count)?,
+        texts: encode_texts(encoder, &texts)?,
+        image_of,
+    })
 }
 
-/// Unit rows, one for each of `count` images.
+/// Normalises the embeddings of `count` images.
 fn images_of(rows: Option<Array2<f32>>, count: usize) -> Result<Array2<f32>> {
-    let mut rows = rows.ok_or_else(|| Error::Input("there is no image to encode".into()))?;
+    let mut rows = rows.ok_or_else(|| Error::Input("no image to encode".into()))?;
     if rows.nrows() != count {
         return Err(Error::shape("rows of encoded images", count, rows.nrows()));
     }
@@ -96,10 +100,10 @@ fn images_of(rows: Option<Array2<f32>>, count: usize) -> Result<Array2<f32>> {
     Ok(rows)
 }
 
-/// Measures retrieval on batches of images with all their captions.
+/// Measures the retrieval of batches of images with all their captions.
 ///
 /// # Errors
-/// What the batches or the encoder give, and [`Error::Input`] without any image.
+/// The errors of [`encode_captioned`] and [`retrieval()`].
 pub fn retrieval_set(
     encoder: &impl Encoder,
     batches: impl IntoIterator<Item = Result<(Array4<f32>, Vec<Vec<String>>), EncodeError>>,

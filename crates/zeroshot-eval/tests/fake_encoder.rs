@@ -24,7 +24,7 @@ fn classification_by_hand() {
 
 #[test]
 fn classes_of_one_name_have_equal_rows_wherever_they_stand() {
-    // An encoder whose rows depend on the position of a text in its batch, as with a tensor library.
+    // An encoder whose embeddings depend on the position of a text in its batch, as with a tensor library.
     struct Placed;
     impl Encoder for Placed {
         fn encode_images(&self, images: ArrayView4<'_, f32>) -> Result<Array2<f32>, EncodeError> {
@@ -40,7 +40,7 @@ fn classes_of_one_name_have_equal_rows_wherever_they_stand() {
     }
     let classes = strings(&["red", "green", "red"]);
     let classifier = Classifier::new(&Placed, &classes, &strings(&["{}", "a {} thing"])).unwrap();
-    assert_eq!(classifier.rows().row(0), classifier.rows().row(2));
+    assert_eq!(classifier.embeddings().row(0), classifier.embeddings().row(2));
     let red = || Ok((pixels(&[[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), vec![0, 2]));
     let found = classification(&Placed, &classifier, &classes, [red()]).unwrap();
     assert_eq!(found.per_class.iter().map(|c| c.recall).collect::<Vec<_>>(), [Some(1.0), None, Some(0.0)]);
@@ -53,7 +53,7 @@ fn prompts_are_normalised_before_and_after_the_mean() {
         Classifier::new(&Colors::default(), &strings(&["red"]), &strings(&["{} green", "{}"])).unwrap();
     let half = std::f32::consts::FRAC_1_SQRT_2;
     let length = ((half + 1.0).powi(2) + half * half).sqrt();
-    let row = classifier.rows();
+    let row = classifier.embeddings();
     assert!((row[[0, 0]] - (half + 1.0) / length).abs() < 1e-6);
     assert!((row[[0, 1]] - half / length).abs() < 1e-6);
 }

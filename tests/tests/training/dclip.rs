@@ -41,12 +41,12 @@ fn options(stop: &AtomicBool) -> Options<'_> {
 }
 
 fn weights(run: &Path) -> std::collections::HashMap<String, Tensor> {
-    read_safetensors(&run.join("model/open_clip_model.safetensors")).unwrap()
+    read_safetensors(run.join("model/open_clip_model.safetensors")).unwrap()
 }
 
 fn term(run: &Path, name: &str) -> Vec<f64> {
     let lines = trainer::run::metrics::read_steps(run).unwrap();
-    lines.iter().map(|line| line["terms"][name]["raw"].as_f64().unwrap()).collect()
+    lines.iter().map(|line| line.term(name).unwrap().raw).collect()
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn a_clip_its_cross_modal_teacher_and_the_student() {
     assert!(
         teacher.join("model").join(CONFIG_FILE).is_file() && !clip.join("model").join(CONFIG_FILE).exists()
     );
-    let head = read_safetensors(&teacher.join("model").join(WEIGHTS_FILE)).unwrap();
+    let head = read_safetensors(teacher.join("model").join(WEIGHTS_FILE)).unwrap();
     assert!(head["image.output.weight"].abs().max().double_value(&[]) > 0.0);
     let task = term(&teacher, "task");
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
@@ -93,7 +93,7 @@ fn an_untrained_head_teaches_what_its_clip_does() {
     let start = tiny::model(folder.path(), "start", &tiny::config(16, 8), 1);
     let plain = tiny::model(folder.path(), "plain", &tiny::config(16, 8), 2);
     let enriched = tiny::model(folder.path(), "enriched", &tiny::config(16, 8), 2);
-    let opened = clip_model::folder::open(&enriched.display().to_string(), tch::Device::Cpu, 0).unwrap();
+    let opened = clip_model::folder::open(&enriched, tch::Device::Cpu, 0).unwrap();
     let head = clip_model::CrossModal::new(&Default::default(), &opened.model, 3).unwrap();
     head.save(&enriched).unwrap();
     let stop = AtomicBool::new(false);
@@ -147,8 +147,8 @@ fn a_cross_modal_run_resumes_bit_for_bit() {
         assert!(read(&whole) == read(&broken), "{} differs", file.display());
     }
     // What is saved is the averages, which the last weights are not.
-    let averages = read_safetensors(&whole.join("model").join(WEIGHTS_FILE)).unwrap();
-    let last = read_safetensors(&whole.join(&files[2])).unwrap();
+    let averages = read_safetensors(whole.join("model").join(WEIGHTS_FILE)).unwrap();
+    let last = read_safetensors(whole.join(&files[2])).unwrap();
     assert!(!averages["text.output.weight"].equal(&last["cross_modal.text.output.weight"]));
 }
 
@@ -236,7 +236,7 @@ fn object_boxes_enrich_teacher_and_student() {
 fn what_needs_an_image_alone_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let start = tiny::model(folder.path(), "start", &tiny::config(16, 8), 1);
-    let opened = clip_model::folder::open(&start.display().to_string(), tch::Device::Cpu, 0).unwrap();
+    let opened = clip_model::folder::open(&start, tch::Device::Cpu, 0).unwrap();
     let head = clip_model::CrossModal::new(&Default::default(), &opened.model, 3).unwrap();
     let teacher = tiny::model(folder.path(), "teacher", &tiny::config(16, 8), 2);
     head.save(&teacher).unwrap();

@@ -65,7 +65,7 @@ impl Bed {
         let out = self.path(name);
         run(recipe, &out, &no_models(), &options)?;
         let lines = trainer::run::metrics::read_steps(&out)?;
-        Ok(lines.iter().map(|line| line["loss"].as_f64().unwrap()).collect())
+        Ok(lines.iter().map(|line| line.loss).collect())
     }
 }
 

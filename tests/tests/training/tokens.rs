@@ -36,7 +36,7 @@ fn train(text: &str, out: &Path, stop_after: Option<u64>) -> Result<Outcome> {
 
 fn raw(run: &Path, name: &str) -> Vec<f64> {
     let lines = trainer::run::metrics::read_steps(run).unwrap();
-    lines.iter().map(|line| line["terms"][name]["raw"].as_f64().unwrap()).collect()
+    lines.iter().map(|line| line.term(name).unwrap().raw).collect()
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_smaller_student_learns_from_a_finer_grid_and_a_deeper_tower() {
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         assert!(mean(&values[35..]) < 0.8 * mean(&values[..5]), "{name}: {values:?}");
     }
-    let learned = read_safetensors(&whole.join("checkpoints/step-00000040/learned.safetensors")).unwrap();
+    let learned = read_safetensors(whole.join("checkpoints/step-00000040/learned.safetensors")).unwrap();
     let mut names = learned.keys().filter(|name| name.ends_with("weight")).collect::<Vec<_>>();
     names.sort();
     let expected =
@@ -135,7 +135,7 @@ fn several_teachers_and_a_cross_modal_one_give_their_tokens() {
     let student = tiny::model(folder.path(), "student", &config(16, 8, [3, 3], ""), 1);
     let one = tiny::model(folder.path(), "one", &config(16, 8, [3, 3], ""), 1);
     let two = tiny::model(folder.path(), "two", &config(24, 16, [2, 4], ""), 2);
-    let opened = clip_model::folder::open(&one.display().to_string(), tch::Device::Cpu, 0).unwrap();
+    let opened = clip_model::folder::open(&one, tch::Device::Cpu, 0).unwrap();
     clip_model::CrossModal::new(&Default::default(), &opened.model, 3).unwrap().save(&one).unwrap();
     let first = |teachers: &[&PathBuf], out: &str| {
         let list = teachers.iter().map(|path| format!("{{ model = '{}' }}", path.display()));

@@ -50,7 +50,8 @@ pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
         }
     }
     if names.is_empty() {
-        bail!("nothing to embed: the input contains no image and no text");
+        let input = args.texts.as_ref().or(args.images.as_ref()).map(|path| path.display().to_string());
+        bail!("`{}` is empty: there is nothing to embed", input.unwrap_or_default());
     }
     let bytes = file_ext::f32_to_le_bytes(&embeddings);
     let view = TensorView::new(Dtype::F32, vec![embeddings.nrows(), embeddings.ncols()], &bytes)?;

@@ -59,9 +59,10 @@ fn missing_data(error: trainer::Error, args: &Evaluate, root: &Path) -> anyhow::
     let is_manifest = args.data.as_deref().is_some_and(|data| data.ends_with(".toml"));
     let download = if is_manifest { ", or download the data with `cargo xtask download`" } else { "" };
     error.context(match root.as_os_str().is_empty() {
-        true => "cannot read the data: check the path of --data".to_string(),
+        true if args.classes.is_some() => "cannot read the data set: check --data and --classes".into(),
+        true => "cannot read the data set: check --data".into(),
         false => format!(
-            "cannot read the data below `{}`: pass its root folder with --root{download}",
+            "cannot read the data set in `{}`: pass its root folder with --root{download}",
             root.display()
         ),
     })
@@ -95,9 +96,13 @@ fn show(
     let mut text = match teacher {
         Some(teacher) => zeroshot_eval::report::compare(&[teacher.clone(), report], Some(0)),
         None => report.table(),
-    };
+    }
+    .to_markdown();
     for evaluation in details {
-        text.push_str(&format!("\n## {}\n\n{}", evaluation.set, evaluation.table()));
+        text.push_str(&format!("\n## {}\n", evaluation.set));
+        for table in evaluation.tables() {
+            text.push_str(&format!("\n{table}"));
+        }
         if args.per_class && !evaluation.per_class.is_empty() {
             text.push_str(&format!("\n{}", evaluation.class_table()));
         }

@@ -84,13 +84,17 @@ pub fn open_sets(sets: &[EvalSet], root: &Path) -> Result<Vec<OpenSet>> {
 
 fn class_names(set: &EvalSet, source: &dyn Source, root: &Path) -> Result<Vec<String>> {
     let own = source.class_names().ok_or_else(|| {
-        let reason = "it has no classes; set task = \"retrieval\", or name a folder of class folders";
+        let reason = "it has no classes: set task = \"retrieval\", or use a folder of class folders";
         Error::recipe(source.name(), reason)
     })?;
     let Some(list) = &set.class_names else { return Ok(own.to_vec()) };
     let names = list.names(root)?;
     if names.len() != own.len() {
-        let reason = format!("it has {} classes, but the class list has {}", own.len(), names.len());
+        let reason = format!(
+            "it has {} classes, but the class list has {} names: list one name per class",
+            own.len(),
+            names.len()
+        );
         return Err(Error::recipe(source.name(), reason));
     }
     Ok(names)

@@ -8,8 +8,8 @@ use crate::{Error, Result};
 /// Returns the device named `cpu`, `cuda` or `cuda:N`. Loads the CUDA half of libtorch if needed.
 ///
 /// # Errors
-/// [`Error::Recipe`] for any other name, and for a device that is not visible. The message gives the cause and the
-/// remedy.
+/// [`Error::Recipe`] for any other name; [`Error::NoDevice`] with the cause and the remedy for a device that is not
+/// visible.
 pub fn device(name: &str) -> Result<Device> {
     let Device::Cuda(index) = device_named(name)? else { return Ok(Device::Cpu) };
     torch_ext::cuda::load();
@@ -19,5 +19,5 @@ pub fn device(name: &str) -> Result<Device> {
     }
     let cause =
         torch_ext::cuda::explain(count).unwrap_or_else(|| format!("{count} CUDA devices are visible"));
-    Err(Error::recipe("train.device", format!("`{name}` is not available: {cause}")))
+    Err(Error::NoDevice { name: name.into(), cause })
 }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use data_pipeline::download::Progress;
 use data_pipeline::hub::{Hub, ModelName};
@@ -31,25 +31,20 @@ impl RunModels {
     /// Returns the preset, folder or file of a model. `progress` draws a bar for downloads (on a terminal only).
     ///
     /// # Errors
-    /// [`Error::Data`] if a model of the hub is not available; [`Error::Recipe`] if an earlier run has no model yet, and
-    /// for a shared run, which only a sweep can resolve.
+    /// [`Error::Data`] if a model of the hub is not available; [`Error::NoModelYet`]; [`Error::Recipe`] for a shared run,
+    /// which only a sweep can resolve.
     pub fn locate<'a>(&self, model: &'a ModelRef, need: Need, progress: bool) -> Result<Cow<'a, str>> {
         match model {
             ModelRef::Named(name) => locate(name, need, progress),
             ModelRef::Run(run) => match self.folders.get(run) {
                 Some(folder) if folder.exists() => Ok(Cow::Owned(folder.display().to_string())),
-                folder => Err(no_model_yet(run, folder.map(PathBuf::as_path))),
+                folder => Err(Error::NoModelYet { run: run.clone(), folder: folder.cloned() }),
             },
             ModelRef::Shared(_) => {
                 Err(Error::recipe(model.to_string(), "only a sweep file has shared runs: name a model"))
             }
         }
     }
-}
-
-fn no_model_yet(run: &str, folder: Option<&Path>) -> Error {
-    let place = folder.map_or_else(String::new, |folder| format!(": `{}` does not exist", folder.display()));
-    Error::recipe(format!("run {run}"), format!("it has no model yet{place}"))
 }
 
 /// Returns the preset, folder or file for a name. The environment sets the location of the hub's cache

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clip_model::config::{TextConfig, TextPool};
-use clip_model::folder::{SpecialTokens, home};
+use clip_model::folder::{SpecialTokens, config_folder};
 use clip_model::{ClipConfig, PreprocessConfig};
 use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
 use data_pipeline::loader::{InputSpec, ViewBatch};
@@ -60,7 +60,7 @@ enum TextTrim {
 
 impl TextTrim {
     fn new(config: &TextConfig) -> Self {
-        match (config.may_be_cut(), config.pool_type) {
+        match (config.can_trim(), config.pool_type) {
             (false, _) => TextTrim::Nowhere,
             (true, TextPool::Eos) => TextTrim::After(config.eos_id.unwrap_or(0)),
             (true, _) => TextTrim::AfterLargest,
@@ -74,38 +74,38 @@ impl TextTrim {
             TextTrim::AfterLargest => ids.iter().max().and_then(|max| ids.iter().position(|id| id == max)),
             TextTrim::After(end) => ids.iter().position(|id| *id == end),
         };
-        end.map_or(1, |place| place + 1)
+        end.map_or(1, |index| index + 1)
     }
 }
 
 impl Processor {
-    /// Returns the processor of the model at `place`. The tokenizer is the named one, else the `tokenizer.json` of the
+    /// Returns the processor of the model at `origin`. The tokenizer is the named one, else the `tokenizer.json` of the
     /// model's folder, else CLIP's. A folder's copy of CLIP's tokenizer counts as CLIP's, including its text cleaning.
     /// A weight file that uses the configuration of its folder also uses the folder's tokenizer.
     ///
     /// # Errors
     /// The errors of [`Processor::new`].
     pub fn of_model(
-        place: &str,
+        origin: &str,
         config: &ClipConfig,
         preprocess: &PreprocessConfig,
         tokenizer: Option<&Path>,
     ) -> Result<Self> {
-        let place = Path::new(place);
-        let folder = if place.is_file() { home(place) } else { Some(place) };
-        let own = folder.map(|folder| folder.join(TOKENIZER_FILE)).unwrap_or_default();
-        if tokenizer.is_some() || !own.is_file() || JsonTokenizer::open(&own)?.is_clips() {
+        let path = Path::new(origin);
+        let folder = if path.is_file() { config_folder(path) } else { Some(path) };
+        let beside = folder.map(|folder| folder.join(TOKENIZER_FILE)).unwrap_or_default();
+        if tokenizer.is_some() || !beside.is_file() || JsonTokenizer::open(&beside)?.is_clips() {
             return Self::new(config, preprocess, tokenizer);
         }
-        Self::new(config, preprocess, Some(&own))
+        Self::new(config, preprocess, Some(&beside))
     }
 
     /// Returns the processor of a model with this configuration, with CLIP's tokenizer unless a `tokenizer.json` is
     /// named.
     ///
     /// # Errors
-    /// [`Error::Data`] if the tokenizer cannot be read, [`Error::Recipe`] if the preprocessing is unknown or the
-    /// tokenizer has more ids than the text tower.
+    /// [`Error::Data`] if the tokenizer cannot be read; [`Error::Tokenizer`] if it is missing or does not fit the text
+    /// tower; [`Error::Recipe`] if the preprocessing is unknown.
     pub fn new(
         config: &ClipConfig,
         preprocess: &PreprocessConfig,
@@ -122,7 +122,7 @@ impl Processor {
                     wanted.filter(|wanted| wanted.starts_with(BY_CONTENT) && **wanted != name)
                 {
                     let reason = format!("the model reads {wanted}, and `{}` is {name}", path.display());
-                    return Err(Error::recipe("tokenizer", reason));
+                    return Err(Error::Tokenizer { reason });
                 }
                 (name, Some(path.into()), Arc::new(JsonTokenizer::open(path)?.canonical(canonical)))
             }
@@ -132,7 +132,7 @@ impl Processor {
                     let reason = format!(
                         "the model reads the tokenizer `{other}`, but its folder has no {TOKENIZER_FILE}: add the file, or name one"
                     );
-                    return Err(Error::recipe("tokenizer", reason));
+                    return Err(Error::Tokenizer { reason });
                 }
                 None => ("CLIP's".into(), None, Arc::new(ClipTokenizer::new())),
             },
@@ -141,7 +141,7 @@ impl Processor {
         if ids as i64 > vocabulary {
             let shown = tokenizer_path.map_or(name, |path| path.display().to_string());
             let reason = format!("the tokenizer `{shown}` has {ids} ids, the text tower only {vocabulary}");
-            return Err(Error::recipe("tokenizer", reason));
+            return Err(Error::Tokenizer { reason });
         }
         Ok(Processor {
             preprocess: convert(config, preprocess)?,

@@ -68,10 +68,10 @@ impl FusedGroup {
     /// Moves the moments of these slots into one tensor.
     fn new(slots: &mut [ParamState], places: Vec<usize>) -> Result<Self> {
         let join = |moment: fn(&mut ParamState) -> &mut Tensor, slots: &mut [ParamState]| -> Result<Tensor> {
-            let all = flat(places.iter().map(|&place| moment(&mut slots[place]).shallow_clone()))?;
+            let all = flat(places.iter().map(|&index| moment(&mut slots[index]).shallow_clone()))?;
             let mut start = 0;
-            for &place in &places {
-                let moment = moment(&mut slots[place]);
+            for &index in &places {
+                let moment = moment(&mut slots[index]);
                 let (size, length) = (moment.size(), moment.numel() as i64);
                 *moment = all.f_narrow(0, start, length)?.f_view(&size[..])?;
                 start += length;
@@ -194,7 +194,7 @@ impl AdamW {
     /// # Errors
     /// [`Error::Torch`] if memory runs out.
     pub fn gradient_norm(&self) -> Result<f64> {
-        let gradient = |place: usize| Some(self.slots[place].parameter.grad()).filter(Tensor::defined);
+        let gradient = |index: usize| Some(self.slots[index].parameter.grad()).filter(Tensor::defined);
         let norms = if self.joined.is_empty() {
             let gradients = (0..self.slots.len()).filter_map(gradient);
             gradients.map(|gradient| Ok(gradient.f_norm()?)).collect::<Result<Vec<_>>>()?
@@ -229,14 +229,14 @@ impl AdamW {
         };
         tch::no_grad(|| {
             let gradients = self.slots.iter().map(|slot| slot.parameter.grad()).collect::<Vec<_>>();
-            let has_gradient = |&place: &usize| gradients[place].defined();
+            let has_gradient = |&index: &usize| gradients[index].defined();
             let mut alone = (0..self.slots.len()).filter(has_gradient).collect::<Vec<_>>();
             for group in self.joined.iter().filter(|group| group.places.iter().all(has_gradient)) {
                 step_joined(group, &mut self.slots, &gradients, &update)?;
-                alone.retain(|place| !group.places.contains(place));
+                alone.retain(|index| !group.places.contains(index));
             }
-            for place in alone {
-                let (slot, mut gradient) = (&self.slots[place], gradients[place].shallow_clone());
+            for index in alone {
+                let (slot, mut gradient) = (&self.slots[index], gradients[index].shallow_clone());
                 if let Some(factor) = update.clip {
                     let _ = gradient.f_mul_scalar_(factor)?;
                 }
@@ -267,7 +267,7 @@ impl AdamW {
     /// Restores the state from [`AdamW::state`].
     ///
     /// # Errors
-    /// [`Error::Recipe`] if a moment is missing or has another shape.
+    /// [`Error::StateShape`] if a moment is missing or has another shape.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>, updates: i64) -> Result<()> {
         tch::no_grad(|| {
             for slot in &mut self.slots {
@@ -276,10 +276,7 @@ impl AdamW {
                     match state.get(&name) {
                         Some(saved) if saved.size() == moment.size() => moment.f_copy_(saved)?,
                         _ => {
-                            return Err(Error::recipe(
-                                "optimizer state",
-                                format!("`{name}` is missing or has another shape"),
-                            ));
+                            return Err(Error::StateShape { part: "optimizer moments", name });
                         }
                     }
                 }
@@ -295,13 +292,13 @@ fn join(slots: &mut [ParamState]) -> Result<Vec<FusedGroup>> {
     let mut groups = Vec::new();
     for decays in [true, false] {
         let (mut places, mut length) = (Vec::new(), 0);
-        for place in (0..slots.len()).filter(|&place| slots[place].decays == decays).collect::<Vec<_>>() {
-            let more = slots[place].parameter.numel();
+        for index in (0..slots.len()).filter(|&index| slots[index].decays == decays).collect::<Vec<_>>() {
+            let more = slots[index].parameter.numel();
             if length + more > JOINED && !places.is_empty() {
                 groups.push(FusedGroup::new(slots, std::mem::take(&mut places))?);
                 length = 0;
             }
-            places.push(place);
+            places.push(index);
             length += more;
         }
         if !places.is_empty() {
@@ -318,16 +315,16 @@ fn step_joined(
     gradients: &[Tensor],
     update: &Update,
 ) -> Result<()> {
-    let parameter = flat(group.places.iter().map(|&place| slots[place].parameter.detach()))?;
-    let mut gradient = flat(group.places.iter().map(|&place| gradients[place].shallow_clone()))?;
+    let parameter = flat(group.places.iter().map(|&index| slots[index].parameter.detach()))?;
+    let mut gradient = flat(group.places.iter().map(|&index| gradients[index].shallow_clone()))?;
     if let Some(factor) = update.clip {
         let _ = gradient.f_mul_scalar_(factor)?;
     }
     let mut all = [parameter, gradient, group.exp_avg.shallow_clone(), group.exp_avg_sq.shallow_clone()];
     update.apply(&mut all, slots[group.places[0]].decays)?;
     let mut start = 0;
-    for &place in &group.places {
-        let parameter = &mut slots[place].parameter;
+    for &index in &group.places {
+        let parameter = &mut slots[index].parameter;
         let (size, length) = (parameter.size(), parameter.numel() as i64);
         parameter.f_copy_(&all[0].f_narrow(0, start, length)?.f_view(&size[..])?)?;
         start += length;
@@ -377,7 +374,7 @@ mod tests {
         let train = |parts: Vec<Tensor>, factors: Vec<Tensor>| {
             let parts = parts.into_iter().map(|part| part.copy().set_requires_grad(true)).collect::<Vec<_>>();
             let named =
-                parts.iter().enumerate().map(|(place, part)| (format!("w{place}"), part.shallow_clone()));
+                parts.iter().enumerate().map(|(index, part)| (format!("w{index}"), part.shallow_clone()));
             let mut optimizer = AdamW::new(&config, named).unwrap();
             for _ in 0..3 {
                 optimizer.zero_grad();
@@ -415,7 +412,7 @@ mod tests {
         let train = |joined: bool| {
             let parts = start.each_ref().map(|part| part.copy().set_requires_grad(true));
             let named =
-                parts.iter().enumerate().map(|(place, part)| (format!("w{place}"), part.shallow_clone()));
+                parts.iter().enumerate().map(|(index, part)| (format!("w{index}"), part.shallow_clone()));
             let mut optimizer = AdamW::new(&config, named).unwrap();
             if joined {
                 optimizer.joined = join(&mut optimizer.slots).unwrap();
@@ -424,7 +421,7 @@ mod tests {
                 optimizer.zero_grad();
                 // The third has no gradient at first, so its group cannot be updated as a whole.
                 let used =
-                    parts.iter().zip(&factors).enumerate().filter(|(place, _)| *place != 2 || step > 1);
+                    parts.iter().zip(&factors).enumerate().filter(|(index, _)| *index != 2 || step > 1);
                 let losses =
                     used.map(|(_, (part, factor))| (part * factor).pow_tensor_scalar(2).sum(Kind::Float));
                 losses.sum::<Tensor>().backward();

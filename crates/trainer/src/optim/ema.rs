@@ -51,16 +51,13 @@ impl Ema {
     /// Restores the state from [`Ema::state`].
     ///
     /// # Errors
-    /// [`Error::Recipe`] if an average is missing or has another shape.
+    /// [`Error::StateShape`] if an average is missing or has another shape.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         for (name, _, average) in &mut self.shadows {
             match state.get(name.as_str()) {
                 Some(saved) if saved.size() == average.size() => average.f_copy_(saved)?,
                 _ => {
-                    return Err(Error::recipe(
-                        "averaged weights",
-                        format!("`{name}` is missing or has another shape"),
-                    ));
+                    return Err(Error::StateShape { part: "averaged weights", name: name.clone() });
                 }
             }
         }

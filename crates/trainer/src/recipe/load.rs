@@ -76,12 +76,12 @@ pub fn load_one(path: &Path, run: Option<&str>, over: &Table) -> Result<Recipe> 
         Some(Value::Array(runs)) => runs.into_iter().filter_map(|run| run.try_into::<Table>().ok()).collect(),
         _ => Vec::new(),
     };
-    let named = |own: &Table| own.get("name").and_then(Value::as_str).map(str::to_string);
+    let named = |run: &Table| run.get("name").and_then(Value::as_str).map(str::to_string);
     let chosen = match (run, runs.as_slice()) {
         (None, []) => None,
         (None, [only]) => Some(only),
-        (Some(name), _) => match runs.iter().find(|own| named(own).as_deref() == Some(name)) {
-            Some(own) => Some(own),
+        (Some(name), _) => match runs.iter().find(|run| named(run).as_deref() == Some(name)) {
+            Some(found) => Some(found),
             None => return fail(format!("it has no run `{name}`")),
         },
         (None, _) => {
@@ -89,8 +89,8 @@ pub fn load_one(path: &Path, run: Option<&str>, over: &Table) -> Result<Recipe> 
             return fail(format!("it has several runs: name one of {names}"));
         }
     };
-    if let Some(own) = chosen {
-        merge_run(&mut table, own.clone());
+    if let Some(run) = chosen {
+        merge_run(&mut table, run.clone());
     }
     merge(&mut table, over.clone());
     if table.contains_key("stages") {
@@ -158,33 +158,34 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
     let mut resolved = Vec::<Recipe>::new();
     let mut drafts = Vec::new();
     for run in runs {
-        let mut own = table.clone();
-        merge_run(&mut own, run);
-        drafts.extend(stages::expand(own, origin)?);
+        let mut merged = table.clone();
+        merge_run(&mut merged, run);
+        drafts.extend(stages::expand(merged, origin)?);
     }
-    for Draft { table: mut own, whole } in drafts {
-        let run_name = own.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
+    for Draft { mut table, whole } in drafts {
+        let run_name = table.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
         for (setting, used) in settings.iter().zip(&mut used) {
             for name in whole.iter().chain([&run_name]) {
-                *used |= setting.apply(&mut own, name)?;
+                *used |= setting.apply(&mut table, name)?;
             }
         }
-        let place = if run_name == name { origin.to_string() } else { format!("{origin}, run {run_name}") };
+        let run_origin =
+            if run_name == name { origin.to_string() } else { format!("{origin}, run {run_name}") };
         // Parse from text, so that errors have a position. Its line is that of the resolved recipe, which the user has
         // not seen, so the message names the setting.
-        let text = toml::to_string(&own).map_err(|e| Error::recipe(&place, e.to_string()))?;
+        let text = toml::to_string(&table).map_err(|e| Error::recipe(&run_origin, e.to_string()))?;
         let recipe =
-            toml::from_str::<Recipe>(&text).map_err(|e| Error::recipe(&place, setting(&text, &e)))?;
-        recipe.validate(&place)?;
-        check_not_shared(&recipe, &place)?;
-        check_name(&recipe.name, &place)?;
+            toml::from_str::<Recipe>(&text).map_err(|e| Error::recipe(&run_origin, setting(&text, &e)))?;
+        recipe.validate(&run_origin)?;
+        check_not_shared(&recipe, &run_origin)?;
+        check_name(&recipe.name, &run_origin)?;
         if resolved.iter().any(|other| other.name == recipe.name) {
-            return Err(Error::recipe(&place, format!("two runs are called `{}`", recipe.name)));
+            return Err(Error::recipe(&run_origin, format!("two runs are called `{}`", recipe.name)));
         }
         let missing = |run: &str| !resolved.iter().any(|other| other.name == run);
         if let Some((key, earlier)) = named_runs(&recipe).find(|(_, run)| missing(run)) {
             let reason = format!("{key} = \"{earlier}\" is not an earlier run of this file");
-            return Err(Error::recipe(&place, reason));
+            return Err(Error::recipe(&run_origin, reason));
         }
         resolved.push(recipe);
     }
@@ -241,7 +242,7 @@ fn setting(text: &str, error: &toml::de::Error) -> String {
     };
     let mut path = Vec::new();
     match head(line) {
-        Some(own) => path.push(own),
+        Some(table) => path.push(table),
         None => {
             path.extend(text[..line_start].lines().rev().find_map(head));
             path.extend(line.split_once('=').map(|(key, _)| key.trim().to_string()));
@@ -268,7 +269,7 @@ pub fn check_name(name: &str, origin: &str) -> Result<()> {
 /// Merges a run over the shared settings. A student that is an earlier run replaces the shared model.
 fn merge_run(base: &mut Table, run: Table) {
     let student = run.get("student").and_then(Value::as_table);
-    if student.is_some_and(|own| own.contains_key("run") && !own.contains_key("model"))
+    if student.is_some_and(|keys| keys.contains_key("run") && !keys.contains_key("model"))
         && let Some(shared) = base.get_mut("student").and_then(Value::as_table_mut)
     {
         shared.remove("model");
@@ -334,12 +335,12 @@ impl<'a> Setting<'a> {
             }
             path => path,
         };
-        let mut place = Some(table);
+        let mut parent = Some(table);
         for key in &path[..path.len() - 1] {
-            let inner = place.take().map(|table| table.entry(*key).or_insert_with(|| Table::new().into()));
-            place = inner.and_then(Value::as_table_mut);
+            let inner = parent.take().map(|table| table.entry(*key).or_insert_with(|| Table::new().into()));
+            parent = inner.and_then(Value::as_table_mut);
         }
-        let place = place.ok_or_else(|| {
+        let parent = parent.ok_or_else(|| {
             Error::recipe(
                 "--set",
                 format!("`{}`: only tables have keys; lists cannot be changed in part", self.text),
@@ -347,9 +348,9 @@ impl<'a> Setting<'a> {
         })?;
         let key = path[path.len() - 1];
         if path.len() == 2 && path[0] == "train" && LENGTHS.contains(&key) {
-            forget_length(place);
+            forget_length(parent);
         }
-        place.insert(key.into(), self.value.clone());
+        parent.insert(key.into(), self.value.clone());
         Ok(true)
     }
 }

@@ -1,22 +1,15 @@
 //! The `losses` of a recipe: a number, or a table for a term with more settings than its weight.
 
-use std::path::PathBuf;
-
-use data_pipeline::notice;
 use kd_losses::{Error as LossError, HiddenSettings, Loss, LossSettings, MfdSettings, Term, WeightSettings};
-use serde::{Deserialize, Serialize};
 use toml::Table;
-use zeroshot_eval::names::repeated;
 
+use super::classes::{Classes, check_distinct, check_names};
 use super::{Templates, take};
-use crate::{Error, Result};
 
 pub use kd_losses::When;
 
 /// Settings of a class list, which losses that read one have in addition to those of [`LossSettings`].
 const CLASS_KEYS: [&str; 2] = ["classes", "prompts"];
-/// Maximum number of duplicate names that a warning lists.
-const NAMED: usize = 5;
 
 /// One entry of `losses`.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,19 +22,6 @@ pub struct LossConfig {
     pub classes: Option<Classes>,
     /// `hinton`, `vocabulary`: templates for the class names.
     pub prompts: Option<Templates>,
-}
-
-/// A class list: names, or their file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "`classes` is neither a list of names nor the path of a file with one per line"
-)]
-pub enum Classes {
-    /// The names.
-    Listed(Vec<String>),
-    /// A text file with one name per line.
-    File(PathBuf),
 }
 
 impl LossConfig {
@@ -90,10 +70,10 @@ impl LossConfig {
 
     fn to_table(&self) -> Result<Table, toml::ser::Error> {
         let mut table = Table::try_from(self.weight)?;
-        let mut own = Table::try_from(&self.settings)?;
+        let mut settings = Table::try_from(&self.settings)?;
         // The class list has its place before the number of classes that a step draws.
-        let per_step = own.remove("classes_per_step");
-        table.extend(own);
+        let per_step = settings.remove("classes_per_step");
+        table.extend(settings);
         if let Some(classes) = &self.classes {
             table.insert("classes".into(), toml::Value::try_from(classes)?);
         }
@@ -118,7 +98,7 @@ impl LossConfig {
     /// Settings of `mfd`.
     pub fn mfd(&self) -> Option<&MfdSettings> {
         match &self.settings {
-            LossSettings::Mfd(own) => Some(own),
+            LossSettings::Mfd(settings) => Some(settings),
             _ => None,
         }
     }
@@ -126,7 +106,7 @@ impl LossConfig {
     /// Settings of `hidden`.
     pub fn hidden(&self) -> Option<&HiddenSettings> {
         match &self.settings {
-            LossSettings::Hidden(own) => Some(own),
+            LossSettings::Hidden(settings) => Some(settings),
             _ => None,
         }
     }
@@ -134,26 +114,27 @@ impl LossConfig {
     /// Number of classes that a step draws from the list; `None` draws all.
     pub fn classes_per_step(&self) -> Option<usize> {
         match &self.settings {
-            LossSettings::Hinton(own) => own.classes_per_step,
-            LossSettings::Vocabulary(own) => own.classes_per_step,
+            LossSettings::Hinton(settings) => settings.classes_per_step,
+            LossSettings::Vocabulary(settings) => settings.classes_per_step,
             _ => None,
         }
     }
 
-    /// Returns the reason why the settings are invalid, if they are.
-    pub fn problem(&self, loss: Loss) -> Option<String> {
-        if let Err(error) = self.weight.validate().and_then(|()| self.settings.validate()) {
-            return Some(error.to_string());
-        }
+    /// Checks the settings of an entry with a nonzero weight.
+    ///
+    /// # Errors
+    /// The setting that is invalid, and why.
+    pub(super) fn validate(&self, loss: Loss) -> Result<(), String> {
+        self.weight.validate().and_then(|()| self.settings.validate()).map_err(|error| error.to_string())?;
         if loss.reads_classes() && self.classes.is_none() {
-            return Some("it needs `classes`: names, or a file with one name per line".into());
+            return Err("it needs `classes`: names, or a file with one name per line".into());
         }
-        if let Some(Err(error)) = self.prompts.as_ref().map(Templates::texts) {
-            return Some(format!("prompts: {error}"));
+        if let Some(prompts) = &self.prompts {
+            prompts.texts().map_err(|error| format!("prompts: {error}"))?;
         }
         match &self.classes {
-            Some(Classes::Listed(names)) => problem_of(names).or_else(|| equal_names(names)),
-            _ => None,
+            Some(Classes::Listed(names)) => check_names(names).and_then(|()| check_distinct(names)),
+            _ => Ok(()),
         }
     }
 }
@@ -163,77 +144,6 @@ fn possible_keys(loss: Loss) -> String {
     let lists = CLASS_KEYS.iter().filter(|_| loss.reads_classes());
     let keys = WeightSettings::KEYS.iter().chain(loss.setting_keys()).chain(lists);
     keys.map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
-}
-
-impl Classes {
-    /// Returns the names; a relative path starts at `root`. A warning lists duplicates: in an evaluation the first one
-    /// wins.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the file cannot be read, [`Error::Data`] if it is not UTF-8, [`Error::Recipe`] for fewer than
-    /// two names or an empty one.
-    pub fn names(&self, root: &std::path::Path) -> Result<Vec<String>> {
-        let names = self.read(root)?;
-        if let Some(reason) = problem_of(&names) {
-            return Err(Error::recipe(self.origin(root), reason));
-        }
-        let equal = repeated(&names);
-        if !equal.is_empty() {
-            let more = if equal.len() > NAMED { ", ..." } else { "" };
-            notice::warn_once(&format!(
-                "`{}`: classes with equal names, which a model cannot tell apart: `{}`{more}; in an evaluation the first one wins",
-                self.origin(root),
-                equal[..equal.len().min(NAMED)].join("`, `")
-            ));
-        }
-        Ok(names)
-    }
-
-    /// Returns the class names for a loss, which must all differ; a relative path starts at `root`.
-    ///
-    /// # Errors
-    /// The errors of [`Classes::names`], and [`Error::Recipe`] for a duplicate name.
-    pub fn distinct_names(&self, root: &std::path::Path) -> Result<Vec<String>> {
-        let names = self.read(root)?;
-        match problem_of(&names).or_else(|| equal_names(&names)) {
-            Some(reason) => Err(Error::recipe(self.origin(root), reason)),
-            None => Ok(names),
-        }
-    }
-
-    /// The origin of the names, for messages.
-    fn origin(&self, root: &std::path::Path) -> String {
-        match self {
-            Classes::Listed(_) => "classes".to_string(),
-            Classes::File(file) => root.join(file).display().to_string(),
-        }
-    }
-
-    fn read(&self, root: &std::path::Path) -> Result<Vec<String>> {
-        Ok(match self {
-            Classes::Listed(names) => names.clone(),
-            Classes::File(file) => {
-                let text = crate::text::read(&root.join(file))?;
-                text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()
-            }
-        })
-    }
-}
-
-/// Returns the reason why the names are not a class list, if any.
-fn problem_of(names: &[String]) -> Option<String> {
-    (names.len() < 2 || names.iter().any(|name| name.trim().is_empty()))
-        .then(|| "a class list needs at least two names, none of them empty".to_string())
-}
-
-/// Returns the reason why a loss cannot use the names, if any: no text tower can tell equal classes apart.
-fn equal_names(names: &[String]) -> Option<String> {
-    repeated(names).first().map(|twice| {
-        format!(
-            "the class `{twice}` is there twice (case and spaces make no difference), and `hinton` and `vocabulary` \
-             need classes that differ: remove one of the two, or give it a name that tells them apart"
-        )
-    })
 }
 
 /// The `losses` table: numbers, or tables.
@@ -283,7 +193,7 @@ mod tests {
     use super::*;
     use crate::recipe::{Recipe, parse};
 
-    fn recipe(losses: &str) -> Result<Recipe> {
+    fn recipe(losses: &str) -> crate::Result<Recipe> {
         let text = format!(
             "name = 'test'\nstudent.model = 'ViT-nano-32px'\nteacher.model = 'x'\nlosses = {{ {losses} }}\n\
              train = {{ batch_size = 8, steps = 100 }}\ndata.train = [{{ source = 'emoji' }}]"
@@ -363,16 +273,5 @@ mod tests {
             let error = recipe(losses).unwrap_err().to_string();
             assert!(error.contains(part), "{losses}: {error}");
         }
-        let names = |names: &[&str]| Classes::Listed(names.iter().map(|n| n.to_string()).collect());
-        assert!(names(&["a", "b"]).distinct_names(".".as_ref()).is_ok());
-        for twice in [["a", "a"], ["a", "A"], ["a b", " a  b"]] {
-            let error = names(&twice).distinct_names(".".as_ref()).unwrap_err().to_string();
-            assert!(error.contains(&format!("`{}`", twice[0])) && error.contains("remove"), "{error}");
-            // An evaluation accepts duplicates.
-            assert_eq!(names(&twice).names(".".as_ref()).unwrap(), twice);
-        }
-        assert!(names(&["a", " "]).names(".".as_ref()).is_err());
-        assert!(names(&["a"]).names(".".as_ref()).is_err());
-        assert!(Classes::File("missing.txt".into()).names(".".as_ref()).is_err());
     }
 }

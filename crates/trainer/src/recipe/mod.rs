@@ -1,6 +1,7 @@
 //! The fields of a recipe file, with their defaults. A table that another crate or module uses is declared there:
 //! sources, augmentation, optimiser, cross-modal head.
 
+mod classes;
 mod experiment;
 mod load;
 mod losses;
@@ -25,9 +26,11 @@ use data_pipeline::sources::SourceConfig;
 use kd_losses::{AnchorSettings, Loss, LossSettings, Term};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use classes::ClassList;
+pub use classes::Classes;
 pub use experiment::{Experiment, Runtime};
 pub use load::{Job, check_name, load, load_one, merge, parse, settings_table};
-pub use losses::{Classes, LossConfig, When};
+pub use losses::{LossConfig, When};
 pub use model_ref::{ModelRef, SharedPath, StoreRef};
 pub use precision::PrecisionConfig;
 pub use prune::PruneConfig;
@@ -328,7 +331,7 @@ impl Recipe {
     /// Number of pairs in the bank for its losses, if any reads one: the largest number that they set, or 1024.
     pub fn anchor_count(&self) -> Option<usize> {
         let counts = Loss::all().filter_map(|loss| match &self.loss(loss)?.settings {
-            LossSettings::Anchors(own) => Some(own.count),
+            LossSettings::Anchors(settings) => Some(settings.count),
             _ => None,
         });
         Some(counts.max()?.unwrap_or(AnchorSettings::COUNT))
@@ -391,13 +394,13 @@ impl TryFrom<toml::Table> for TrainSource {
 }
 
 impl From<TrainSource> for toml::Table {
-    fn from(own: TrainSource) -> Self {
-        let mut table = source_table(&own.source);
-        table.insert("weight".into(), own.weight.into());
-        if own.share != 1.0 {
-            table.insert("share".into(), own.share.into());
+    fn from(config: TrainSource) -> Self {
+        let mut table = source_table(&config.source);
+        table.insert("weight".into(), config.weight.into());
+        if config.share != 1.0 {
+            table.insert("share".into(), config.share.into());
         }
-        if let Some(samples) = own.samples.and_then(|samples| i64::try_from(samples).ok()) {
+        if let Some(samples) = config.samples.and_then(|samples| i64::try_from(samples).ok()) {
             table.insert("samples".into(), samples.into());
         }
         table
@@ -422,23 +425,23 @@ impl TryFrom<toml::Table> for EvalSet {
 }
 
 impl From<EvalSet> for toml::Table {
-    fn from(own: EvalSet) -> Self {
+    fn from(set: EvalSet) -> Self {
         let mut table = toml::Table::new();
-        table.insert("name".into(), own.name.into());
+        table.insert("name".into(), set.name.into());
         for (key, value) in
-            [("task", toml::Value::try_from(own.task)), ("prompts", toml::Value::try_from(&own.templates))]
+            [("task", toml::Value::try_from(set.task)), ("prompts", toml::Value::try_from(&set.templates))]
         {
             if let Ok(value) = value {
                 table.insert(key.into(), value);
             }
         }
-        if let Some(Ok(names)) = own.class_names.as_ref().map(toml::Value::try_from) {
+        if let Some(Ok(names)) = set.class_names.as_ref().map(toml::Value::try_from) {
             table.insert("class_names".into(), names);
         }
-        if let Some(train) = &own.train {
+        if let Some(train) = &set.train {
             table.insert("train".into(), source_table(train).into());
         }
-        table.extend(source_table(&own.source));
+        table.extend(source_table(&set.source));
         table
     }
 }

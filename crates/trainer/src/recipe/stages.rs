@@ -37,7 +37,7 @@ pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
             return fail("`stages` is not a list of tables: write [[stages]]");
         };
         if stage.contains_key("name") {
-            return fail("a stage has no name of its own: its name is that of its run with its number");
+            return fail("a stage has no `name`: it is called after its run, with a number");
         }
         let mut table = run.clone();
         if index > 0 {
@@ -49,7 +49,7 @@ pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
             });
         }
         let own_student =
-            stage.get("student").and_then(Value::as_table).is_some_and(|own| own.contains_key("model"));
+            stage.get("student").and_then(Value::as_table).is_some_and(|keys| keys.contains_key("model"));
         merge(&mut table, stage);
         if index > 0 {
             let student = table.entry("student").or_insert_with(|| Table::new().into());
@@ -175,7 +175,7 @@ mod tests {
     fn what_is_no_stage_is_refused() {
         let error = |more: &str| job(more, &[]).unwrap_err().to_string();
         assert!(error("\n[stages]\na = 1").contains("list of tables"));
-        assert!(error("\n[[stages]]\nname = 'mine'").contains("no name of its own"));
+        assert!(error("\n[[stages]]\nname = 'mine'").contains("a stage has no `name`"));
         assert!(error("\n[[stages]]\nstudent.models = 'x'").contains("models"));
         assert!(error("\n[[stages]]\n[[stages]]\nstudent.inherit_run = 'thin-9'").contains("earlier run"));
     }

@@ -1,6 +1,6 @@
 //! Checks of a recipe that its types cannot express.
 
-use kd_losses::{Loss, first_gap};
+use kd_losses::{Loss, Term, first_gap};
 use tch::Device;
 
 use super::Recipe;
@@ -31,6 +31,14 @@ pub(crate) fn device_named(name: &str) -> Result<Device> {
     }
 }
 
+/// The setting that cannot work, and why.
+type Check = Result<(), String>;
+
+/// Fails with a reason unless a condition holds.
+fn require(holds: bool, reason: impl FnOnce() -> String) -> Check {
+    if holds { Ok(()) } else { Err(reason()) }
+}
+
 impl Recipe {
     /// Checks weights and temperatures in a run of `steps` steps, and that each step has a nonzero weight.
     ///
@@ -50,131 +58,147 @@ impl Recipe {
     /// # Errors
     /// [`Error::Recipe`] naming the setting that cannot work.
     pub fn validate(&self, origin: &str) -> Result<()> {
-        let fail = |reason: String| Err(Error::recipe(origin, reason));
-        for (loss, config) in &self.losses {
-            if let Some(problem) = config.is_on().then(|| config.problem(*loss)).flatten() {
-                return fail(format!("losses.{}: {problem}", loss.name()));
-            }
+        let fail = |reason: String| Error::recipe(origin, reason);
+        for (loss, config) in self.losses.iter().filter(|(_, config)| config.is_on()) {
+            config.validate(*loss).map_err(|reason| fail(format!("losses.{loss}: {reason}")))?;
         }
         let terms = self.terms(self.train.steps.unwrap_or(LONG_RUN));
-        if terms.is_empty() {
-            return fail("no loss has a weight: give at least `losses.task = 1.0`".into());
-        }
+        require(!terms.is_empty(), || "no loss has a weight: give at least `losses.task = 1.0`".into())
+            .map_err(fail)?;
         if let Some(term) = terms.iter().find(|term| term.loss.needs_teacher() && self.teachers.is_empty()) {
-            return fail(format!("losses.{} needs a [teacher]", term.loss.name()));
+            return Err(fail(format!("losses.{} needs a [teacher]", term.loss)));
         }
         if let Some(steps) = self.train.steps {
             self.check_terms(steps, origin)?;
         }
-        if terms.iter().filter(|term| term.loss.reads_classes()).count() > 1 {
-            return fail("losses.hinton and losses.vocabulary each have a class list, but a run reads only one: leave one out".into());
-        }
-        if self.targets == TargetRule::EqualCaptions && terms.iter().any(|term| term.loss == Loss::Siglip) {
-            return fail(
-                "losses.siglip knows the diagonal alone: leave out targets = \"equal-captions\"".into(),
-            );
-        }
-        if !self.teachers.is_empty() && !terms.iter().any(|term| term.loss.needs_teacher()) {
-            return fail("there is a [teacher], but no loss uses it: give one such as `losses.crd = 1.0`, or remove it".into());
-        }
-        if let Some(term) = terms.iter().find(|term| self.cross_modal.is_some() && term.loss != Loss::Task) {
-            let name = term.loss.name();
-            return fail(format!("a [cross_modal] head is trained by `task` alone: leave out losses.{name}"));
-        }
-        let boxes = self.cross_modal.as_ref().is_some_and(|head| head.boxes > 0);
-        if boxes && !self.data.train.iter().any(|own| own.source.has_boxes()) {
-            return fail(
-                "cross_modal.boxes reads object boxes, which no source of data.train names: give a webdataset its `boxes`".into(),
-            );
-        }
-        let stored = self.teachers.iter().filter(|teacher| teacher.store.is_some()).count();
-        if stored > 0 && self.teachers.len() > 1 {
-            return fail("a store holds all its teachers: name it as the only [teacher]".into());
-        }
-        if let Some(term) = terms.iter().find(|term| stored > 0 && term.loss.reads_tokens()) {
-            let name = term.loss.name();
-            return fail(format!(
-                "losses.{name} reads the teacher's tokens, and a store holds embeddings alone: name `model` or `run` without `store`"
+        self.check_losses(&terms).map_err(fail)?;
+        self.check_teachers(&terms).map_err(fail)?;
+        self.check_student(&terms).map_err(fail)?;
+        self.check_data().map_err(fail)?;
+        self.check_train().map_err(fail)?;
+        device_named(&self.train.device)?;
+        self.check_optimizer().map_err(fail)?;
+        self.check_output().map_err(fail)
+    }
+
+    /// Checks combinations of losses.
+    fn check_losses(&self, terms: &[Term]) -> Check {
+        let lists = terms.iter().filter(|term| term.loss.reads_classes()).count();
+        require(lists <= 1, || {
+            "losses.hinton and losses.vocabulary each have a class list, but a run reads only one: leave one out"
+                .into()
+        })?;
+        let siglip = terms.iter().any(|term| term.loss == Loss::Siglip);
+        require(self.targets == TargetRule::Diagonal || !siglip, || {
+            "losses.siglip supports only the diagonal: leave out targets = \"equal-captions\"".into()
+        })?;
+        let Some(head) = &self.cross_modal else { return Ok(()) };
+        if let Some(term) = terms.iter().find(|term| term.loss != Loss::Task) {
+            return Err(format!(
+                "a [cross_modal] head is trained by `task` alone: leave out losses.{}",
+                term.loss
             ));
         }
-        for (tower, lock) in [("image", self.student.lock_image), ("text", self.student.lock_text)] {
-            if lock.unlocked_groups > 0 && !lock.locked {
-                return fail(format!(
-                    "student.lock_{tower}_unlocked_groups needs student.lock_{tower} = true"
-                ));
-            }
+        let has_boxes = self.data.train.iter().any(|source| source.source.has_boxes());
+        require(head.boxes == 0 || has_boxes, || {
+            "cross_modal.boxes reads object boxes, but no source of data.train has any: give a webdataset its `boxes`"
+                .into()
+        })
+    }
+
+    /// Checks teachers against the losses and each other.
+    fn check_teachers(&self, terms: &[Term]) -> Check {
+        let used = terms.iter().any(|term| term.loss.needs_teacher());
+        require(self.teachers.is_empty() || used, || {
+            "[teacher] is set, but no loss uses it: give one such as `losses.crd = 1.0`, or remove it".into()
+        })?;
+        if !self.teachers.iter().any(|teacher| teacher.store.is_some()) {
+            return Ok(());
         }
-        if let Some(prune) = &self.prune {
-            if self.student.lock_image.locked || self.student.lock_text.locked {
-                return fail("[prune] changes both towers: neither can be locked".into());
-            }
-            if self.cross_modal.is_some() {
-                return fail(
-                    "[prune] changes both towers, and a [cross_modal] head needs them as they are".into(),
-                );
-            }
-            if let Some(term) = terms.iter().find(|term| term.loss.reads_tokens()) {
-                let name = term.loss.name();
-                return fail(format!(
-                    "losses.{name} learns maps of the student's width, which [prune] changes"
-                ));
-            }
-            prune.validate(&self.train).or_else(fail)?;
+        require(self.teachers.len() == 1, || {
+            "a store contains all its teachers: name it as the only [teacher]".into()
+        })?;
+        match terms.iter().find(|term| term.loss.reads_tokens()) {
+            Some(term) => Err(format!(
+                "losses.{} reads the teacher's tokens, but a store contains only embeddings: name `model` or `run` without `store`",
+                term.loss
+            )),
+            None => Ok(()),
         }
+    }
+
+    /// Checks the student's locks, rates and masks.
+    fn check_student(&self, terms: &[Term]) -> Check {
+        let student = &self.student;
+        let locks = [("image", student.lock_image), ("text", student.lock_text)];
+        for (tower, lock) in locks {
+            require(lock.unlocked_groups == 0 || lock.locked, || {
+                format!("student.lock_{tower}_unlocked_groups needs student.lock_{tower} = true")
+            })?;
+        }
+        for (name, rate) in [("patch_dropout", student.patch_dropout), ("drop_path", student.drop_path)] {
+            require(rate.is_none_or(|rate| (0.0..1.0).contains(&rate)), || {
+                format!("student.{name} = {} is outside 0..1", rate.unwrap_or_default())
+            })?;
+        }
+        let Some(prune) = &self.prune else { return Ok(()) };
+        require(locks.iter().all(|(_, lock)| !lock.locked), || {
+            "[prune] changes both towers: neither can be locked".into()
+        })?;
+        require(self.cross_modal.is_none(), || {
+            "[prune] changes both towers, but a [cross_modal] head needs them unchanged".into()
+        })?;
+        if let Some(term) = terms.iter().find(|term| term.loss.reads_tokens()) {
+            return Err(format!(
+                "losses.{} learns maps of the student's width, which [prune] changes",
+                term.loss
+            ));
+        }
+        prune.validate(&self.train)
+    }
+
+    /// Checks sources and augmentation.
+    fn check_data(&self) -> Check {
+        let data = &self.data;
+        require(!data.train.is_empty(), || "[[data.train]] is missing: name at least one source".into())?;
+        data.augment.validate().map_err(|error| format!("data.augment: {error}"))?;
+        require(data.variants <= MAX_VARIANTS, || {
+            format!("data.variants = {} is more than {MAX_VARIANTS}", data.variants)
+        })?;
+        data.damaged.validate().map_err(|error| format!("data.damaged: {error}"))
+    }
+
+    /// Checks the length and the batches of the run.
+    fn check_train(&self) -> Check {
         let train = &self.train;
-        if self.data.train.is_empty() {
-            return fail("there is no [[data.train]]: name at least one source".into());
-        }
-        if train.batch_size < 2 {
-            return fail(format!(
-                "train.batch_size = {}: a contrastive batch needs at least 2 samples",
-                train.batch_size
-            ));
-        }
-        if !(1..=MAX_ACCUMULATE).contains(&train.accumulate) {
-            return fail(format!(
+        require(train.batch_size >= 2, || {
+            format!("train.batch_size = {}: a contrastive batch needs at least 2 samples", train.batch_size)
+        })?;
+        require((1..=MAX_ACCUMULATE).contains(&train.accumulate), || {
+            format!(
                 "train.accumulate = {} is outside 1..={MAX_ACCUMULATE}; 1 disables accumulation",
                 train.accumulate
-            ));
-        }
-        if !(0..=MAX_THREADS).contains(&train.threads) {
-            return fail(format!("train.threads = {} is outside 0..={MAX_THREADS}", train.threads));
-        }
-        if let Some(decay) = train.ema.filter(|decay| !(*decay > 0.0 && *decay < 1.0)) {
-            return fail(format!("train.ema = {decay}: a decay is between 0 and 1"));
-        }
-        if let Err(problem) = self.data.augment.validate() {
-            return fail(format!("data.augment: {problem}"));
-        }
-        if self.data.variants > MAX_VARIANTS {
-            return fail(format!("data.variants = {} is more than {MAX_VARIANTS}", self.data.variants));
-        }
-        if let Err(problem) = self.data.damaged.validate() {
-            return fail(format!("data.damaged: {problem}"));
-        }
-        if !(self.checkpoint.every_minutes.is_finite() && self.checkpoint.every_minutes >= 0.0) {
-            let minutes = self.checkpoint.every_minutes;
-            return fail(format!("checkpoint.every_minutes = {minutes}: give 0 for never"));
-        }
-        let student = &self.student;
-        for (name, share) in [("patch_dropout", student.patch_dropout), ("drop_path", student.drop_path)] {
-            if let Some(share) = share.filter(|share| !(0.0..1.0).contains(share)) {
-                return fail(format!("student.{name} = {share} is outside 0..1"));
-            }
-        }
-        device_named(&train.device)?;
+            )
+        })?;
+        require((0..=MAX_THREADS).contains(&train.threads), || {
+            format!("train.threads = {} is outside 0..={MAX_THREADS}", train.threads)
+        })?;
+        let ema = train.ema.unwrap_or(0.5);
+        require(ema > 0.0 && ema < 1.0, || format!("train.ema = {ema}: a decay is between 0 and 1"))?;
         match (train.epochs, train.steps) {
-            (Some(epochs), None) if epochs.is_finite() && epochs > 0.0 => {}
-            (None, Some(steps)) if steps > 0 => {}
-            (Some(_), Some(_)) => {
-                return fail("[train] has both `epochs` and `steps`: give one of them".into());
-            }
-            _ => return fail("[train] needs either `epochs` or `steps`, above zero".into()),
+            (Some(epochs), None) if epochs.is_finite() && epochs > 0.0 => Ok(()),
+            (None, Some(steps)) if steps > 0 => Ok(()),
+            (Some(_), Some(_)) => Err("[train] has both `epochs` and `steps`: give one of them".into()),
+            _ => Err("[train] needs either `epochs` or `steps`, above zero".into()),
         }
-        let optimizer = &self.optimizer;
+    }
+
+    /// Checks the optimiser.
+    fn check_optimizer(&self) -> Check {
         const ABOVE: &str = "a number above 0";
         const LEAST: &str = "0 or more";
         const SHARE: &str = "0 or more and below 1";
+        let optimizer = &self.optimizer;
         for (name, value, good, wanted) in [
             ("lr", optimizer.lr, optimizer.lr > 0.0, ABOVE),
             ("weight_decay", optimizer.weight_decay, optimizer.weight_decay >= 0.0, LEAST),
@@ -183,29 +207,30 @@ impl Recipe {
             ("eps", optimizer.eps, optimizer.eps > 0.0, ABOVE),
             ("clip_norm", optimizer.clip_norm, optimizer.clip_norm >= 0.0, LEAST),
         ] {
-            if !good || !value.is_finite() {
-                return fail(format!("optimizer.{name} = {value} is not {wanted}"));
-            }
-        }
-        if self.metrics.every_steps == 0 {
-            return fail("metrics.every_steps = 0: give at least 1".into());
-        }
-        if self.checkpoint.keep == 0 {
-            return fail("checkpoint.keep = 0: keep at least one checkpoint".into());
-        }
-        if self.eval.fidelity && self.compared_teacher().is_none() {
-            return fail("eval.fidelity needs a model to compare with: [teacher] or [eval.teacher]".into());
-        }
-        if self.eval.teacher.as_ref().is_some_and(|teacher| !self.eval.fidelity || teacher.model.is_none()) {
-            return fail(
-                "eval.teacher is the model to compare with: it needs eval.fidelity = true, and a model"
-                    .into(),
-            );
-        }
-        let mut names = std::collections::HashSet::new();
-        if let Some(set) = self.eval.sets.iter().find(|set| !names.insert(&set.name)) {
-            return fail(format!("two [[eval.sets]] are called `{}`", set.name));
+            require(good && value.is_finite(), || format!("optimizer.{name} = {value} is not {wanted}"))?;
         }
         Ok(())
+    }
+
+    /// Checks checkpoints, metrics and evaluations.
+    fn check_output(&self) -> Check {
+        let minutes = self.checkpoint.every_minutes;
+        require(minutes.is_finite() && minutes >= 0.0, || {
+            format!("checkpoint.every_minutes = {minutes}: give 0 for never")
+        })?;
+        require(self.checkpoint.keep > 0, || "checkpoint.keep = 0: keep at least one checkpoint".into())?;
+        require(self.metrics.every_steps > 0, || "metrics.every_steps = 0: give at least 1".into())?;
+        require(!self.eval.fidelity || self.compared_teacher().is_some(), || {
+            "eval.fidelity needs a model to compare with: [teacher] or [eval.teacher]".into()
+        })?;
+        let compared = self.eval.teacher.as_ref();
+        require(compared.is_none_or(|teacher| self.eval.fidelity && teacher.model.is_some()), || {
+            "eval.teacher is the model to compare with: it needs eval.fidelity = true, and a model".into()
+        })?;
+        let mut names = std::collections::HashSet::new();
+        match self.eval.sets.iter().find(|set| !names.insert(&set.name)) {
+            Some(set) => Err(format!("two [[eval.sets]] are called `{}`", set.name)),
+            None => Ok(()),
+        }
     }
 }

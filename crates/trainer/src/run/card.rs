@@ -5,9 +5,10 @@ use std::path::Path;
 use clip_model::ClipConfig;
 use clip_model::cost::Cost;
 
+use crate::Result;
 use crate::recipe::{Recipe, Student, TeacherConfig};
-use crate::run::layout::{RECIPE_FILE, REPORT_FILE, Results};
-use crate::{Error, Result};
+use crate::run::layout::Results;
+use crate::run::status;
 
 /// The library that loads the folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,24 +32,10 @@ impl RunFacts {
     /// Reads the facts of a run folder. Returns `None` if the folder is not a run's.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Recipe`] if they exist but cannot be read.
+    /// [`crate::Error::Io`] or [`crate::Error::DamagedFile`] if they exist but cannot be read.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
-        let read = |file: &str| {
-            let path = folder.join(file);
-            match path.is_file() {
-                true => std::fs::read_to_string(&path).map(Some).map_err(|e| Error::io(&path, e)),
-                false => Ok(None),
-            }
-        };
-        let Some(recipe) = read(RECIPE_FILE)? else { return Ok(None) };
-        let broken = |file: &str, reason: String| {
-            Error::recipe(folder.join(file).display().to_string(), format!("it is damaged: {reason}"))
-        };
-        let recipe = toml::from_str(&recipe).map_err(|e| broken(RECIPE_FILE, e.message().into()))?;
-        let results = read(REPORT_FILE)?
-            .map(|text| serde_json::from_str(&text).map_err(|e| broken(REPORT_FILE, e.to_string())))
-            .transpose()?;
-        Ok(Some(RunFacts { recipe, results }))
+        let Some(recipe) = status::recipe_of(folder)? else { return Ok(None) };
+        Ok(Some(RunFacts { recipe, results: status::results_of(folder)? }))
     }
 }
 
@@ -120,9 +107,9 @@ impl Card {
             (true, _) => "Texts are read by the tokenizer in `tokenizer.json`.",
             (false, Library::OpenClip) => "Texts are read by CLIP's tokenizer.",
             (false, Library::Transformers) => {
-                "Texts are read by CLIP's tokenizer. As for every CLIP model, transformers does not clean them before as \
-                 open_clip does: curly quotes, HTML entities and wrongly decoded letters stay as they are. \
-                 The pipeline fails on longer texts; a processor cuts them with `truncation=True`."
+                "Texts are read by CLIP's tokenizer. Unlike open_clip, transformers does not clean the texts of CLIP models: \
+                 curly quotes, HTML entities and wrongly decoded letters remain. \
+                 The pipeline fails on longer texts; a processor truncates them with `truncation=True`."
             }
         };
         let license = self.license.as_deref().unwrap_or("other");
@@ -131,11 +118,11 @@ impl Card {
             self.name
         );
         if self.license.is_none() {
-            text.push_str("The licence of these weights was not stated when they were written. It depends on the licences of the training data and of the teacher.\n\n");
+            text.push_str("The licence of these weights was not stated at export. It depends on the licences of the training data and of the teacher.\n\n");
         }
         let (image, tower) = (self.cost.image, self.cost.text);
         text.push_str(&format!(
-            "| tower | parameters | multiply-accumulates |\n|---|---:|---:|\n| image, {size} px | {:.2} M | {:.3} G |\n| text, {context} tokens | {:.2} M | {:.3} G |\n\nEmbedding width {embed}.\n\n## Load\n\n{load}\nA text has at most {context} tokens. {tokenizer}\n\n",
+            "| tower | parameters | multiply-accumulates |\n|---|---:|---:|\n| image, {size} px | {:.2} M | {:.3} G |\n| text, {context} tokens | {:.2} M | {:.3} G |\n\nEmbedding dimension: {embed}.\n\n## Load\n\n{load}\nA text has at most {context} tokens. {tokenizer}\n\n",
             image.parameters as f64 / 1e6,
             image.macs as f64 / 1e9,
             tower.parameters as f64 / 1e6,
@@ -146,7 +133,9 @@ impl Card {
         ));
         match &self.run {
             Some(facts) => text.push_str(&training(facts)),
-            None => text.push_str("## Training\n\nNot known: the weights came from elsewhere.\n"),
+            None => {
+                text.push_str("## Training\n\nUnknown: the weights were not exported from a run folder.\n")
+            }
         }
         text
     }
@@ -154,14 +143,14 @@ impl Card {
 
 /// Returns the recipe without machine-specific values: only the last component of absolute paths is kept.
 fn for_others(recipe: &Recipe) -> Recipe {
-    let mut own = recipe.clone();
-    (own.data.root, own.eval.cache) = (".".into(), None);
-    let shortened = toml::Table::try_from(&own).map(|table| {
+    let mut public = recipe.clone();
+    (public.data.root, public.eval.cache) = (".".into(), None);
+    let shortened = toml::Table::try_from(&public).map(|table| {
         let mut value = toml::Value::Table(table);
         shorten(&mut value);
         value
     });
-    shortened.ok().and_then(|value| value.try_into().ok()).unwrap_or(own)
+    shortened.ok().and_then(|value| value.try_into().ok()).unwrap_or(public)
 }
 
 fn shorten(value: &mut toml::Value) {
@@ -178,10 +167,10 @@ fn shorten(value: &mut toml::Value) {
     }
 }
 
-fn student(own: &Student) -> String {
-    let model = &own.model;
-    match &own.inherit {
-        Some(larger) if own.inherit_tokens => {
+fn student(config: &Student) -> String {
+    let model = &config.model;
+    match &config.inherit {
+        Some(larger) if config.inherit_tokens => {
             format!("{model}, started with the token embeddings of {larger}")
         }
         Some(larger) => format!("{model}, started as a part of {larger}"),
@@ -202,8 +191,8 @@ fn training(facts: &RunFacts) -> String {
         losses.join(" + "),
         recipe.seed
     );
-    for own in &recipe.data.train {
-        let mut table = toml::Table::try_from(own).unwrap_or_default();
+    for source in &recipe.data.train {
+        let mut table = toml::Table::try_from(source).unwrap_or_default();
         let kind =
             table.remove("source").and_then(|kind| kind.as_str().map(str::to_string)).unwrap_or_default();
         let what = ["shards", "path", "root", "split"].iter().find_map(|key| table.get(*key)?.as_str());
@@ -222,7 +211,7 @@ mod tests {
     use clip_model::{cost, presets};
 
     #[test]
-    fn a_card_says_what_is_known() {
+    fn a_card_describes_the_model_and_its_training_without_local_paths() {
         let config = presets::get("ViT-nano-32px").unwrap();
         let recipe = crate::recipe::parse(
             "name = 'r'\nseed = 4\nstudent.model = 'ViT-nano-32px'\nteacher.model = '/somewhere/models/teacher-b'\ndata.root = '/somewhere/data'\n\
@@ -267,6 +256,6 @@ mod tests {
         {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert!(text.contains("license: mit") && text.contains("Not known") && !text.contains("not stated"));
+        assert!(text.contains("license: mit") && text.contains("Unknown:") && !text.contains("not stated"));
     }
 }

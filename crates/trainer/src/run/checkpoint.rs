@@ -116,7 +116,7 @@ fn write(partial: &Path, train: &TrainState, state: &State, recipe: &str) -> Res
     groups.push((MASKS, train.pruner.as_ref().map_or_else(Vec::new, |pruner| pruner.state())));
     groups.push((EMA, train.ema.as_ref().map_or_else(Vec::new, |ema| ema.state())));
     for (file, tensors) in groups.iter().filter(|(_, tensors)| !tensors.is_empty()) {
-        write_safetensors(&partial.join(file), tensors.iter().map(|(name, t)| (name.as_str(), t)))?;
+        write_safetensors(partial.join(file), tensors.iter().map(|(name, t)| (name.as_str(), t)))?;
     }
     write_atomic(partial.join(RECIPE), recipe.as_bytes())?;
     let mut state = State { version: VERSION, own: String::new(), ..state.clone() };
@@ -128,7 +128,7 @@ fn write(partial: &Path, train: &TrainState, state: &State, recipe: &str) -> Res
 
 fn state_json(state: &State, path: &Path) -> Result<String> {
     serde_json::to_string_pretty(state)
-        .map_err(|e| Error::checkpoint(path, format!("cannot write its state: {e}")))
+        .map_err(|e| Error::checkpoint(path, format!("cannot serialize {STATE}: {e}")))
 }
 
 /// Restores a run from a verified checkpoint.
@@ -137,14 +137,10 @@ fn state_json(state: &State, path: &Path) -> Result<String> {
 /// [`Error::Checkpoint`] if tensors are missing or have other shapes; [`Error::Model`] if files are broken.
 pub fn restore(path: &Path, train: &mut TrainState, state: &State) -> Result<()> {
     let explain = |error: Error| Error::checkpoint(path, error.to_string());
-    weights::load(
-        train.student.params(),
-        &read_safetensors(&path.join(MODEL))?,
-        &path.display().to_string(),
-    )?;
-    train.optimizer.restore(&read_safetensors(&path.join(OPTIMIZER))?, state.updates).map_err(explain)?;
+    weights::load(train.student.params(), &read_safetensors(path.join(MODEL))?, &path.display().to_string())?;
+    train.optimizer.restore(&read_safetensors(path.join(OPTIMIZER))?, state.updates).map_err(explain)?;
     let read = |file: &str| -> Result<HashMap<String, Tensor>> {
-        if path.join(file).exists() { Ok(read_safetensors(&path.join(file))?) } else { Ok(HashMap::new()) }
+        if path.join(file).exists() { Ok(read_safetensors(path.join(file))?) } else { Ok(HashMap::new()) }
     };
     if let Some(pruner) = &mut train.pruner {
         pruner.restore(&read(MASKS)?).map_err(explain)?;
@@ -152,7 +148,12 @@ pub fn restore(path: &Path, train: &mut TrainState, state: &State) -> Result<()>
     let learned = read(LEARNED)?;
     for (name, tensor) in train.learned() {
         let saved = learned.get(&name).filter(|saved| saved.size() == tensor.size()).ok_or_else(|| {
-            Error::checkpoint(path, format!("the learned part `{name}` is missing or has another shape"))
+            Error::checkpoint(
+                path,
+                format!(
+                    "the learned part `{name}` is missing or has another shape: start again with --restart"
+                ),
+            )
         })?;
         let mut tensor = tensor;
         tch::no_grad(|| tensor.f_copy_(saved))?;
@@ -201,7 +202,8 @@ pub fn verify(path: &Path) -> Result<State> {
     let state: State = serde_json::from_str(&text)
         .map_err(|e| Error::checkpoint(path, format!("{STATE} is damaged: {e}")))?;
     if state.version != VERSION {
-        let reason = format!("it has format {}, but this program reads {VERSION}", state.version);
+        let reason =
+            format!("it has format version {}, but this program reads version {VERSION}", state.version);
         return Err(Error::checkpoint(path, reason));
     }
     // Hash the text, because parsing may not restore a number to the last bit.

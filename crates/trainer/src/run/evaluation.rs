@@ -22,7 +22,7 @@ impl Session<'_> {
     pub(super) fn evaluate_on_the_way(&mut self) -> Result<()> {
         let (step, steps) = (self.train.step, self.schedule.total_steps);
         tracing::info!("{}: evaluation after step {step} of {steps}", self.recipe.name);
-        let report = self.with_final_weights(|own| own.evaluate())?;
+        let report = self.with_final_weights(|session| session.evaluate())?;
         self.metrics.evaluation(step, &report)?;
         self.compete(&report)
     }
@@ -43,9 +43,14 @@ impl Session<'_> {
         }
         // The evaluation uses float32.
         self.teachers.set_precision(Precision::Float32);
-        let Measured { student, teacher, details } = self.with_final_weights(|own| {
-            own.save_model(MODEL_FOLDER)?;
-            measure(own.recipe, &own.encoder(), own.teachers.compared(own.recipe), own.sets)
+        let Measured { student, teacher, details } = self.with_final_weights(|session| {
+            session.save_model(MODEL_FOLDER)?;
+            measure(
+                session.recipe,
+                &session.encoder(),
+                session.teachers.compared(session.recipe),
+                session.sets,
+            )
         })?;
         self.metrics.evaluation(self.train.step, &student)?;
         // A best model from an earlier session must also beat the final one.
@@ -77,7 +82,7 @@ impl Session<'_> {
             self.recipe.name,
             score * 100.0
         );
-        self.with_final_weights(|own| own.save_model(BEST_FOLDER))?;
+        self.with_final_weights(|session| session.save_model(BEST_FOLDER))?;
         if self.state.best != Some((now, score)) {
             self.state.best = Some((now, score));
             self.save()?;

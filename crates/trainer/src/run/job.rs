@@ -60,7 +60,7 @@ pub const REPORTS: [&str; 3] = ["report.md", "report.html", "report.svg"];
 /// Checks, before any run starts, that a job can start or resume in `out`.
 ///
 /// # Errors
-/// [`Error::Recipe`] if the folder of a run contains a run of another recipe, or unrelated files.
+/// [`Error::OtherRun`] if the folder of a run contains a run of another recipe; [`Error::UnrelatedFile`].
 pub fn check_folders(job: &Job, out: &Path) -> Result<()> {
     let folders = job.runs.iter().map(|recipe| (recipe, folder(job, out, &recipe.name))).collect::<Vec<_>>();
     for (recipe, folder) in &folders {
@@ -80,8 +80,8 @@ fn check_reports<'a>(out: &Path, mut folders: impl Iterator<Item = &'a Path>) ->
 /// Removes the files that the runs of a job wrote, and the job's reports, so that the job can start again.
 ///
 /// # Errors
-/// [`Error::Recipe`] if another process uses a folder, or if a folder contains unrelated files; nothing is removed
-/// then. [`Error::Io`] if a file cannot be removed.
+/// [`Error::Locked`] if another process uses a folder, [`Error::UnrelatedFile`]; nothing is removed then. [`Error::Io`] if
+/// a file cannot be removed.
 pub fn restart(job: &Job, out: &Path) -> Result<()> {
     let folders = job.runs.iter().map(|recipe| folder(job, out, &recipe.name));
     let folders = folders.filter(|folder| folder.exists()).collect::<Vec<_>>();

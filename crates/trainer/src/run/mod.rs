@@ -45,8 +45,8 @@ use crate::step::batch::MicroBatch;
 use crate::step::objective::objective;
 use crate::step::prune::Pruner;
 use crate::step::{StepSettings, TrainState};
-use crate::teacher::classes::ClassList;
-use crate::teacher::teachers::{self, Teachers, class_list};
+use crate::teacher::classes::StudentClasses;
+use crate::teacher::teachers::{self, Teachers};
 use crate::{Error, Result};
 
 /// Performs one run in `folder`. `models` holds the model folders of the earlier runs that the recipe names.
@@ -95,8 +95,8 @@ fn perform<'a>(
 ///
 /// # Errors
 /// The errors of [`device`]; [`Error::Data`] if a store is missing, or if an evaluation set cannot be opened, which
-/// would otherwise fail only after the training; [`Error::Recipe`] if a store is for another recipe, or if a class list
-/// cannot be read; [`Error::NoWeights`] if a teacher is a preset.
+/// would otherwise fail only after the training; [`Error::StoreMismatch`]; [`Error::NoWeights`] if a teacher is a
+/// preset.
 pub fn check(recipe: &Recipe) -> Result<()> {
     device(&recipe.train.device)?;
     teachers::check(recipe)?;
@@ -316,13 +316,7 @@ fn train_state(
     };
     teachers.set_precision(settings.precision);
     let pruner = Pruner::open(recipe, &student, is_pruned, steps)?;
-    let classes = match class_list(recipe)? {
-        Some((names, templates)) => {
-            let per_step = recipe.reads_classes().and_then(LossConfig::classes_per_step);
-            Some(ClassList::new(processor, &names, &templates, per_step, device)?)
-        }
-        None => None,
-    };
+    let classes = recipe.class_list()?.map(|classes| StudentClasses::new(&classes, processor, device));
     let (optimizer, ema) = (&recipe.optimizer, recipe.train.ema);
     let train = match &recipe.cross_modal {
         Some(config) => {
@@ -331,7 +325,7 @@ fn train_state(
         }
         None => TrainState::new(student, objective, optimizer, ema)?,
     };
-    Ok(train.with_settings(settings).with_classes(classes).with_pruner(pruner))
+    Ok(train.with_settings(settings).with_classes(classes.transpose()?).with_pruner(pruner))
 }
 
 /// Restores a checkpoint, if there is one, and returns the state with which the run continues.

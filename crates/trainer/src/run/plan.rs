@@ -149,7 +149,10 @@ impl Plan {
         check_length(recipe, steps)?;
         let per_step = (recipe.train.batch_size as u64).checked_mul(recipe.train.accumulate as u64);
         let samples = per_step.and_then(|samples| samples.checked_mul(steps)).ok_or_else(|| {
-            Error::recipe(&recipe.name, "batch_size x accumulate x steps is more than can be counted")
+            Error::recipe(
+                &recipe.name,
+                "train.batch_size x train.accumulate x steps exceeds 2^64 samples: lower one of them",
+            )
         })?;
         let absent = prepared.absent_sets.iter().map(|(name, error)| format!("{name}: {error}")).collect();
         let stored = recipe.teachers.iter().any(|teacher| teacher.store.is_some());
@@ -184,11 +187,12 @@ impl Plan {
 
 /// Checks the student against the parts of the recipe that depend on its architecture.
 fn check_student(recipe: &Recipe, config: &ClipConfig, job: &Job) -> Result<()> {
-    if let Some(problem) = recipe.cross_modal.as_ref().and_then(|head| head.problem(config.embed_dim)) {
+    let head = recipe.cross_modal.as_ref().map(|head| head.validate(config.embed_dim));
+    if let Some(Err(clip_model::Error::Config { reason: problem, .. })) = head {
         return Err(Error::recipe(&recipe.name, format!("cross_modal: {problem}")));
     }
     if recipe.loss(Loss::Mfd).is_some() && config.vision_cfg.tower() != TowerKind::Vit {
-        let reason = "losses.mfd leaves out patches of a ViT, but the student's image tower is not one";
+        let reason = "losses.mfd leaves out patches, which needs a ViT as the student's image tower: remove the loss, or choose another student";
         return Err(Error::recipe(&recipe.name, reason));
     }
     let Some(larger) = inherited(recipe, job)? else { return Ok(()) };
@@ -206,7 +210,9 @@ fn check_length(recipe: &Recipe, steps: u64) -> Result<()> {
     }
     if recipe.train.warmup_steps > steps {
         let warmup = recipe.train.warmup_steps;
-        let reason = format!("train.warmup_steps = {warmup}, but the run has only {steps} steps");
+        let reason = format!(
+            "train.warmup_steps = {warmup}, but the run has only {steps} steps: lower it, or train longer"
+        );
         return Err(Error::recipe(&recipe.name, reason));
     }
     Ok(())
@@ -281,11 +287,11 @@ impl Display for Plan {
         for (role, model) in std::iter::once(("student", &self.student)).chain(teachers) {
             writeln!(
                 f,
-                "  {role}     {}: {:.2} M parameters in the image tower and {:.2} M in the text tower, {:.3} G and {:.3} G MACs",
+                "  {role}     {}: image tower {:.2} M parameters, {:.3} G MACs; text tower {:.2} M parameters, {:.3} G MACs",
                 model.model,
                 model.image_parameters as f64 / 1e6,
-                model.text_parameters as f64 / 1e6,
                 model.image_macs as f64 / 1e9,
+                model.text_parameters as f64 / 1e6,
                 model.text_macs as f64 / 1e9
             )?;
         }

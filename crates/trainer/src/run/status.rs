@@ -30,7 +30,7 @@ pub enum RunStatus {
 /// Creates the folder and locks it against other processes until the result is dropped.
 ///
 /// # Errors
-/// [`Error::Recipe`] if another process uses the folder, [`Error::Io`] if it cannot be created.
+/// [`Error::Locked`] if another process uses the folder, [`Error::Io`] if it cannot be created.
 pub(crate) fn lock(folder: &Path) -> Result<File> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let path = folder.join(LOCK_FILE);
@@ -39,11 +39,7 @@ pub(crate) fn lock(folder: &Path) -> Result<File> {
     let file = file.map_err(|e| Error::io(&path, e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            let reason =
-                "another process trains in this folder: wait for it, or name another folder with --out";
-            Err(Error::recipe(folder.display().to_string(), reason))
-        }
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked { folder: folder.into() }),
         Err(std::fs::TryLockError::Error(e)) => Err(Error::io(&path, e)),
     }
 }
@@ -51,8 +47,8 @@ pub(crate) fn lock(folder: &Path) -> Result<File> {
 /// Determines the status of a run folder. With `resume`, a run of the same recipe may resume.
 ///
 /// # Errors
-/// [`Error::Recipe`] if it contains another run, a run that may not resume, or unrelated files with the names of run
-/// files.
+/// [`Error::OtherRun`], [`Error::RunExists`] if the run may not resume, [`Error::UnrelatedFile`], and
+/// [`Error::DamagedFile`].
 pub(crate) fn status(recipe: &Recipe, folder: &Path, resume: bool) -> Result<RunStatus> {
     check_own(folder)?;
     // A finished run without its model is useless. Its last checkpoint restores the model.
@@ -62,7 +58,7 @@ pub(crate) fn status(recipe: &Recipe, folder: &Path, resume: bool) -> Result<Run
 /// Returns the status of a run whose results are sufficient; its model may be missing.
 ///
 /// # Errors
-/// [`Error::Recipe`] if the folder contains another run.
+/// [`Error::OtherRun`] and [`Error::DamagedFile`].
 pub fn results(recipe: &Recipe, folder: &Path) -> Result<RunStatus> {
     found(recipe, folder, true, true)
 }
@@ -70,27 +66,13 @@ pub fn results(recipe: &Recipe, folder: &Path) -> Result<RunStatus> {
 fn found(recipe: &Recipe, folder: &Path, resume: bool, complete: bool) -> Result<RunStatus> {
     let Some(old) = recipe_of(folder)? else { return Ok(RunStatus::Open) };
     if !resume {
-        let reason = format!(
-            "`{}` holds a run already, and `Options::resume` is not set: set it, or name another folder",
-            folder.display()
-        );
-        return Err(Error::recipe(&recipe.name, reason));
+        return Err(Error::RunExists { folder: folder.into() });
     }
-    let differences = recipe.experiment().changes_since(&old.experiment())?;
-    if !differences.is_empty() {
-        let reason = format!(
-            "`{}` holds a run of another recipe ({}): name another folder with --out, or start again with --restart",
-            folder.display(),
-            differences.join("; ")
-        );
-        return Err(Error::recipe(&recipe.name, reason));
+    let changes = recipe.experiment().changes_since(&old.experiment())?;
+    if !changes.is_empty() {
+        return Err(Error::OtherRun { folder: folder.into(), changes });
     }
-    let report = folder.join(REPORT_FILE);
-    if !report.exists() || !complete {
-        return Ok(RunStatus::Open);
-    }
-    let text = std::fs::read_to_string(&report).map_err(|e| Error::io(&report, e))?;
-    let results = serde_json::from_str(&text).map_err(|e| damaged(&report, &e.to_string()))?;
+    let Some(results) = results_of(folder)?.filter(|_| complete) else { return Ok(RunStatus::Open) };
     let asked = |recipe: &Recipe| {
         let Eval { sets, fidelity, teacher, .. } = &recipe.eval;
         (sets.clone(), *fidelity, teacher.clone())
@@ -103,19 +85,37 @@ fn found(recipe: &Recipe, folder: &Path, resume: bool, complete: bool) -> Result
 }
 
 /// Returns the recipe of the run in a folder, or `None` if the folder has no run.
-fn recipe_of(folder: &Path) -> Result<Option<Recipe>> {
+///
+/// # Errors
+/// [`Error::Io`] and [`Error::DamagedFile`].
+pub(crate) fn recipe_of(folder: &Path) -> Result<Option<Recipe>> {
     let file = folder.join(RECIPE_FILE);
-    if !file.exists() {
-        return Ok(None);
-    }
-    let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
+    let Some(text) = read_if_present(&file)? else { return Ok(None) };
     toml::from_str(&text).map(Some).map_err(|e| damaged(&file, e.message()))
+}
+
+/// Returns the results of the run in a folder, or `None` if it is not finished.
+///
+/// # Errors
+/// [`Error::Io`] and [`Error::DamagedFile`].
+pub(crate) fn results_of(folder: &Path) -> Result<Option<Results>> {
+    let file = folder.join(REPORT_FILE);
+    let Some(text) = read_if_present(&file)? else { return Ok(None) };
+    serde_json::from_str(&text).map(Some).map_err(|e| damaged(&file, &e.to_string()))
+}
+
+fn read_if_present(file: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(file, e)),
+    }
 }
 
 /// Fails if a run, or its removal, would destroy unrelated files in the folder.
 ///
 /// # Errors
-/// [`Error::Recipe`] with the name of the first such file.
+/// [`Error::UnrelatedFile`] with the name of the first such file.
 pub(crate) fn check_own(folder: &Path) -> Result<()> {
     let there = |name: &&str| folder.join(name).exists();
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
@@ -146,10 +146,7 @@ pub(crate) fn has_begun(folder: &Path) -> bool {
 
 /// The error for a folder in which an unrelated file has the name of a job's file.
 pub(crate) fn foreign(folder: &Path, name: &str) -> Error {
-    let reason = format!(
-        "it holds `{name}`, which is not of a run and would be replaced: name another folder with --out"
-    );
-    Error::recipe(folder.display().to_string(), reason)
+    Error::UnrelatedFile { folder: folder.into(), file: name.into() }
 }
 
 /// The folders that a run creates in its own folder.
@@ -158,11 +155,7 @@ pub(crate) const OWN_FOLDERS: [&str; 4] = [CHECKPOINTS, MODEL_FOLDER, BEST_FOLDE
 pub(crate) const OWN_FILES: [&str; 4] = [RECIPE_FILE, REPORT_FILE, "metrics.jsonl", RUN_FILE];
 
 fn damaged(file: &Path, reason: &str) -> Error {
-    let reason = format!(
-        "it is damaged ({}): remove it and run the same command again, or start again with --restart",
-        reason.trim()
-    );
-    Error::recipe(file.display().to_string(), reason)
+    Error::DamagedFile { path: file.into(), reason: reason.trim().into() }
 }
 
 /// Whether a run folder contains the finished model.

@@ -15,7 +15,7 @@ use crate::optim::adamw::{AdamW, OptimizerConfig};
 use crate::optim::ema::Ema;
 use crate::recipe::TargetRule;
 use crate::step::prune::Pruner;
-use crate::teacher::classes::ClassList;
+use crate::teacher::classes::StudentClasses;
 use crate::teacher::signal::TeacherSignal;
 use crate::{Error, Result};
 
@@ -34,12 +34,12 @@ pub struct TrainState {
     pub ema: Option<Ema>,
     /// Finished steps.
     pub step: u64,
-    /// Samples seen.
+    /// Samples outputs.
     pub samples: u64,
     /// Settings of the step.
     pub settings: StepSettings,
     /// The classes for losses on a class list.
-    pub classes: Option<ClassList>,
+    pub classes: Option<StudentClasses>,
     /// The masks of a student until it is pruned.
     pub pruner: Option<Pruner>,
 }
@@ -114,7 +114,7 @@ impl TrainState {
     ) -> Result<Self> {
         let head = || cross_modal.iter().flat_map(cross_modal::named);
         let optimizer = AdamW::new(optimizer, head().chain(trained(&student, &objective)))?;
-        let ema = ema.map(|decay| Ema::new(decay, own(&student).chain(head()))).transpose()?;
+        let ema = ema.map(|decay| Ema::new(decay, trainable(&student).chain(head()))).transpose()?;
         Ok(TrainState {
             optimizer,
             ema,
@@ -137,7 +137,7 @@ impl TrainState {
 
     /// Sets the classes for losses on a class list.
     #[must_use]
-    pub fn with_classes(self, classes: Option<ClassList>) -> Self {
+    pub fn with_classes(self, classes: Option<StudentClasses>) -> Self {
         TrainState { classes, ..self }
     }
 
@@ -159,56 +159,16 @@ impl TrainState {
         lr: f64,
     ) -> Result<StepReport> {
         let mut report = StepReport { lr, ..StepReport::default() };
-        let share = 1.0 / batches.len() as f64;
         let active = self.objective.active(self.step).map(|(term, _)| term.loss).collect::<Vec<_>>();
         // A teacher that no term reads in this step is not run.
         let signals = if active.iter().any(|loss| loss.needs_teacher()) { signals } else { &[] };
         self.optimizer.zero_grad();
         self.pruner.iter_mut().for_each(Pruner::zero_grad);
+        let share = 1.0 / batches.len() as f64;
         for (index, batch) in batches.iter().enumerate() {
-            let input = &batch.student;
-            self.student.mode().train(self.drop_seed(index));
-            self.student.mode().set_precision(self.settings.precision);
-            if let Some(pruner) = &mut self.pruner {
-                pruner.apply_masks(&mut self.student, self.step)?;
-            }
-            let mut tape = Tape::new(self.settings.grad_checkpointing);
-            let seen = self.forward(input, &active, index, &mut tape)?;
-            let own_scale =
-                self.cross_modal.as_ref().map_or(&self.student.logit_scale, |head| &head.logit_scale);
-            let scale = own_scale.exp();
-
-            let taught = signals
-                .iter()
-                .zip(&batch.teachers)
-                .map(|(signal, own)| signal.read(input, own, seen.classes.as_ref().map(|(_, places)| places)))
-                .collect::<Result<Vec<_>>>()?;
-            let sides =
-                signals.iter().zip(&taught).map(|(signal, taught)| signal.side(taught)).collect::<Vec<_>>();
-
-            let targets = match rule {
-                TargetRule::Diagonal => Targets::Diagonal { offset: 0 },
-                TargetRule::EqualCaptions => Targets::equal_captions(&input.tokens, &input.tokens)?,
-            };
-            let extra = AuxOutputs {
-                masked_image: seen.masked.as_ref(),
-                classes: seen.classes.as_ref().map(|(weights, _)| weights),
-                logit_bias: self.student.logit_bias.as_ref(),
-                tokens: Some(&seen.tokens),
-                ..AuxOutputs::default()
-            };
-            let side = ModelOutputs { extra, ..ModelOutputs::new(&seen.pairs, &scale) };
-            let losses = self.objective.evaluate(self.step, &side, &sides, &targets)?;
-            (&losses.total * share).backward();
-            tape.backward(self.student.mode())?;
-            self.student.mode().eval();
-            self.student.mode().set_precision(Precision::Float32);
-            if let Some(pruner) = &mut self.pruner {
-                pruner.remove_masks(&mut self.student)?;
-            }
-
-            report.add(&losses, scale.double_value(&[]), share);
-            self.samples += input.images.size()[0] as u64;
+            let (losses, scale) = self.backward(batch, index, share, &active, signals, rule)?;
+            report.add(&losses, scale, share);
+            self.samples += batch.student.images.size()[0] as u64;
         }
         if let Some(pruner) = &self.pruner {
             let penalty = pruner.penalty(self.step)?;
@@ -218,7 +178,65 @@ impl TrainState {
         finite("the loss", report.loss, self.step)?;
         report.grad_norm = self.optimizer.gradient_norm()?;
         finite("the gradient norm", report.grad_norm, self.step)?;
-        self.optimizer.step(lr, report.grad_norm)?;
+        self.update(lr, report.grad_norm)?;
+        Ok(report)
+    }
+
+    /// Runs the forward and backward pass of a micro-batch, whose loss counts as `share` of the step. Returns the
+    /// losses and exp(logit scale).
+    fn backward(
+        &mut self,
+        batch: &MicroBatch,
+        index: usize,
+        share: f64,
+        active: &[Loss],
+        signals: &[TeacherSignal],
+        rule: TargetRule,
+    ) -> Result<(kd_losses::LossReport, f64)> {
+        let input = &batch.student;
+        self.student.mode().train(self.drop_seed(index));
+        self.student.mode().set_precision(self.settings.precision);
+        if let Some(pruner) = &mut self.pruner {
+            pruner.apply_masks(&mut self.student, self.step)?;
+        }
+        let mut tape = Tape::new(self.settings.grad_checkpointing);
+        let student = self.forward(input, active, index, &mut tape)?;
+        let logit_scale =
+            self.cross_modal.as_ref().map_or(&self.student.logit_scale, |head| &head.logit_scale);
+        let scale = logit_scale.exp();
+
+        let classes = student.classes.as_ref().map(|drawn| &drawn.indices);
+        let teachers = signals.iter().zip(&batch.teachers);
+        let teachers = teachers.map(|(signal, own)| signal.read(input, own, classes));
+        let teachers = teachers.collect::<Result<Vec<_>>>()?;
+        let teachers = signals.iter().zip(&teachers).map(|(signal, outputs)| signal.model_outputs(outputs));
+
+        let targets = match rule {
+            TargetRule::Diagonal => Targets::Diagonal { offset: 0 },
+            TargetRule::EqualCaptions => Targets::equal_captions(&input.tokens, &input.tokens)?,
+        };
+        let extra = AuxOutputs {
+            masked_image: student.masked.as_ref(),
+            classes: student.classes.as_ref().map(|drawn| &drawn.weights),
+            logit_bias: self.student.logit_bias.as_ref(),
+            tokens: Some(&student.tokens),
+            ..AuxOutputs::default()
+        };
+        let outputs = ModelOutputs { extra, ..ModelOutputs::new(&student.embeddings, &scale) };
+        let losses = self.objective.evaluate(self.step, &outputs, &teachers.collect::<Vec<_>>(), &targets)?;
+        (&losses.total * share).backward();
+        tape.backward(self.student.mode())?;
+        self.student.mode().eval();
+        self.student.mode().set_precision(Precision::Float32);
+        if let Some(pruner) = &mut self.pruner {
+            pruner.remove_masks(&mut self.student)?;
+        }
+        Ok((losses, scale.double_value(&[])))
+    }
+
+    /// Updates weights, averages and masks from the gradients, and prunes the student if the step is due.
+    fn update(&mut self, lr: f64, grad_norm: f64) -> Result<()> {
+        self.optimizer.step(lr, grad_norm)?;
         self.student.clamp_logit_scale();
         self.cross_modal.iter().for_each(CrossModal::clamp_logit_scale);
         if let Some(ema) = &mut self.ema {
@@ -226,10 +244,10 @@ impl TrainState {
         }
         self.pruner.iter_mut().for_each(|pruner| pruner.update(self.step));
         self.step += 1;
-        if let Some(pruner) = self.pruner.take_if(|pruner| pruner.is_due(self.step)) {
-            prune::cut(self, &pruner)?;
+        match self.pruner.take_if(|pruner| pruner.is_due(self.step)) {
+            Some(pruner) => prune::cut(self, &pruner),
+            None => Ok(()),
         }
-        Ok(report)
     }
 
     /// Returns the parts that are trained and saved with the student: the objective's learned parts, and the head.
@@ -246,7 +264,7 @@ impl TrainState {
         micro_batch: usize,
         tape: &mut Tape<'a>,
     ) -> Result<StudentOutputs> {
-        let (pairs, tokens) = match &self.cross_modal {
+        let (embeddings, tokens) = match &self.cross_modal {
             Some(head) => cross_modal::enriched(&self.student, head, input, &self.settings.hooks)?,
             None => features::read(&self.student, input, &self.settings.hooks, tape)?,
         };
@@ -256,12 +274,12 @@ impl TrainState {
             .transpose()?;
         let classes = match &self.classes {
             Some(classes) if active.iter().any(|loss| loss.reads_classes()) => {
-                let places = classes.draw(self.drop_seed(micro_batch), self.student.device())?;
-                Some((classes.encode(&self.student, &places, tape)?, places))
+                let indices = classes.draw(self.drop_seed(micro_batch), self.student.device())?;
+                Some(DrawnClasses { weights: classes.encode(&self.student, &indices, tape)?, indices })
             }
             _ => None,
         };
-        Ok(StudentOutputs { pairs, tokens, masked, classes })
+        Ok(StudentOutputs { embeddings, tokens, masked, classes })
     }
 
     /// Seed, step and micro-batch determine the student's random drops (paths, patches, elements), so a resumed run
@@ -275,12 +293,19 @@ impl TrainState {
 /// The student's outputs for a micro-batch.
 struct StudentOutputs {
     /// Raw embeddings.
-    pairs: Embeddings,
+    embeddings: Embeddings,
     tokens: TokenStates,
     /// Raw image embeddings of the masked pass.
     masked: Option<Tensor>,
-    /// Class weights, and the indices of these classes in the list.
-    classes: Option<(Tensor, Tensor)>,
+    classes: Option<DrawnClasses>,
+}
+
+/// The classes of a micro-batch.
+struct DrawnClasses {
+    /// Unit class weights `[classes, width]`.
+    weights: Tensor,
+    /// Indices of the classes in the list.
+    indices: Tensor,
 }
 
 impl StepReport {
@@ -297,7 +322,7 @@ impl StepReport {
 }
 
 /// The student's trainable parameters.
-pub(crate) fn own(student: &Clip) -> impl Iterator<Item = (String, Tensor)> {
+pub(crate) fn trainable(student: &Clip) -> impl Iterator<Item = (String, Tensor)> {
     let trained = student.params().iter().filter(|p| p.tensor.requires_grad());
     trained.map(|p| (p.name.clone(), p.tensor.shallow_clone()))
 }
@@ -305,7 +330,7 @@ pub(crate) fn own(student: &Clip) -> impl Iterator<Item = (String, Tensor)> {
 /// All trainable parameters: the student's, and those of the losses with the prefix `loss.`.
 pub(crate) fn trained(student: &Clip, objective: &Objective) -> Vec<(String, Tensor)> {
     let learned = objective.parts().map(|(name, t)| (format!("loss.{name}"), t.shallow_clone()));
-    own(student).chain(learned).collect()
+    trainable(student).chain(learned).collect()
 }
 
 fn finite(what: &'static str, value: f64, step: u64) -> Result<()> {

@@ -1,6 +1,7 @@
 //! A teacher's model: opened on first use, once per run.
 
 use std::cell::OnceCell;
+use std::path::Path;
 use std::rc::Rc;
 
 use tch::{Device, Tensor};
@@ -66,8 +67,10 @@ impl TeacherModel {
             Error::recipe("teacher", "only its store is named: name its `model` or `run` for this")
         })?;
         let origin = self.runs.locate(model, Need::Weights, false)?;
+        // A model folder states its own architecture; `arch` is for a bare weight file.
+        let arch = config.arch.as_ref().filter(|_| !Path::new(&*origin).is_dir());
         let options = LoadOptions::default()
-            .with_arch(config.arch.as_ref())
+            .with_arch(arch)
             .with_adjust(config.adjust())
             .with_device(self.device)
             .with_tokenizer(config.tokenizer.as_ref());

@@ -24,10 +24,10 @@ pub struct TeacherSignal {
     pub hooks: FeatureHooks,
 }
 
-/// The source of a teacher's embeddings of a batch.
+/// The outputs of a teacher for a batch.
 #[derive(Debug)]
-pub(crate) struct Taught {
-    rows: Embeddings,
+pub(crate) struct TeacherOutputs {
+    embeddings: Embeddings,
     classes: Option<Tensor>,
     tokens: TokenStates,
 }
@@ -79,42 +79,42 @@ impl TeacherSignal {
         self.teacher.as_deref()
     }
 
-    /// Returns its embeddings of a batch, and its weights of the classes at `places`.
+    /// Returns its embeddings of a batch, and its weights of the classes with these indices.
     pub(crate) fn read(
         &self,
         student: &ViewTensors,
-        own: &TeacherInput,
-        places: Option<&Tensor>,
-    ) -> Result<Taught> {
+        input: &TeacherInput,
+        class_indices: Option<&Tensor>,
+    ) -> Result<TeacherOutputs> {
         let live = || {
             let missing =
                 || Error::recipe("teacher", "a batch without stored embeddings needs the model itself");
             self.teacher.as_deref().ok_or_else(missing)
         };
-        let (rows, tokens) = match own {
+        let (embeddings, tokens) = match input {
             TeacherInput::AsStudent => live()?.embed(student, &self.hooks)?,
             TeacherInput::Own(view) => live()?.embed(view, &self.hooks)?,
-            TeacherInput::Stored(rows) => {
-                let rows = Embeddings::new(rows.image.shallow_clone(), rows.text.shallow_clone())?;
-                (rows, TokenStates::default())
+            TeacherInput::Stored(stored) => {
+                let copy = Embeddings::new(stored.image.shallow_clone(), stored.text.shallow_clone())?;
+                (copy, TokenStates::default())
             }
         };
-        let classes = match (&self.classes, places) {
-            (Some(classes), Some(places)) => Some(classes.f_index_select(0, places)?),
+        let classes = match (&self.classes, class_indices) {
+            (Some(classes), Some(indices)) => Some(classes.f_index_select(0, indices)?),
             _ => None,
         };
-        Ok(Taught { rows, classes, tokens })
+        Ok(TeacherOutputs { embeddings, classes, tokens })
     }
 
-    /// Returns the teacher's side of the objective.
-    pub(crate) fn side<'a>(&'a self, taught: &'a Taught) -> ModelOutputs<'a> {
+    /// Returns the outputs in the form that the objective takes.
+    pub(crate) fn model_outputs<'a>(&'a self, outputs: &'a TeacherOutputs) -> ModelOutputs<'a> {
         let extra = AuxOutputs {
-            classes: taught.classes.as_ref(),
+            classes: outputs.classes.as_ref(),
             anchors: self.anchors.as_ref(),
-            tokens: Some(&taught.tokens),
+            tokens: Some(&outputs.tokens),
             ..AuxOutputs::default()
         };
-        ModelOutputs { extra, ..ModelOutputs::new(&taught.rows, &self.scale) }
+        ModelOutputs { extra, ..ModelOutputs::new(&outputs.embeddings, &self.scale) }
     }
 }
 

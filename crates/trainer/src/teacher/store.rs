@@ -17,9 +17,7 @@ use crate::model::processor::{image_tensor, rows};
 use crate::progress::Counter;
 use crate::recipe::Recipe;
 use crate::recipe::sources::{SourcePool, TrainingData};
-use crate::teacher::classes::prompts;
 use crate::teacher::model::{BATCH, OpenedTeacher, TeacherModel};
-use crate::teacher::teachers::class_list;
 use crate::{Error, Result};
 
 /// Default number of variants.
@@ -95,7 +93,10 @@ pub(crate) fn make(
     let teachers = models.iter().map(|model| Ok((model.config.name(), model.open()?)));
     let teachers = teachers.collect::<Result<Vec<_>>>()?;
     if teachers.is_empty() {
-        return Err(Error::recipe(&recipe.name, "it has no [teacher] whose embeddings could be stored"));
+        return Err(Error::recipe(
+            &recipe.name,
+            "it has no teacher whose embeddings could be stored: add [teacher]",
+        ));
     }
     let mut writer = StoreWriter::open(making.folder, manifest(recipe, &teachers, data, making)?)?;
     let manifest = writer.manifest().clone();
@@ -103,7 +104,7 @@ pub(crate) fn make(
     let (sources, augment) = (data.sources().to_vec(), manifest.augment.clone());
     let mut pass = VariantPass::new(sources, manifest.variants, augment, views, recipe.data.damaged)?;
     let count = writer.missing_samples() * manifest.variants.count;
-    let mut bar = Counter::new("reinforce", "image rows", count, making.progress);
+    let mut bar = Counter::new("reinforce", "image embeddings", count, making.progress);
     while let Some(number) = writer.next() {
         if making.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             break;
@@ -132,8 +133,8 @@ fn manifest(
     let stored = teachers.iter().map(|(name, opened)| describe_teacher(name, opened));
     let teachers = stored.collect::<Result<_>>()?;
     let variants = variants(recipe).unwrap_or(Variants { count: VARIANTS, seed: recipe.data.variants_seed });
-    let classes = if making.class_list { class_list(recipe)? } else { None };
-    let extra_texts = classes.map(|(names, templates)| prompts(&names, &templates));
+    let classes = if making.class_list { recipe.class_list()? } else { None };
+    let extra_texts = classes.map(|classes| classes.prompts());
     Ok(Manifest::new(variants, recipe.data.augment.clone(), describe(data)?, teachers)
         .with_kind(making.kind)
         .with_extra_texts(extra_texts.unwrap_or_default()))
@@ -219,34 +220,35 @@ pub(crate) fn check(
     data: &TrainingData,
 ) -> Result<()> {
     let manifest = store.manifest();
-    let fail = |reason: String| Err(Error::recipe("teacher.store", reason));
+    let fail = |reason: String| Err(Error::StoreMismatch { reason });
     for model in models.iter().filter(|model| model.config.model.is_some()) {
-        let own = describe_teacher(&model.config.name(), model.open()?)?;
-        let same =
-            |other: &&StoredTeacher| StoredTeacher { name: own.name.clone(), ..(*other).clone() } == own;
+        let described = describe_teacher(&model.config.name(), model.open()?)?;
+        let same = |other: &&StoredTeacher| {
+            StoredTeacher { name: described.name.clone(), ..(*other).clone() } == described
+        };
         if manifest.teachers.iter().find(same).is_none() {
             let theirs = manifest.teachers.iter().map(|teacher| teacher.name.as_str()).collect::<Vec<_>>();
             let theirs = theirs.join(", ");
             return fail(format!(
-                "it was made by another teacher ({theirs}) or with another preprocessing than that of `{}`: name another folder",
-                own.name
+                "it holds embeddings of another teacher ({theirs}), or with another preprocessing, than `{}`: choose another store",
+                described.name
             ));
         }
     }
     check_settings(manifest, recipe)?;
-    let own = describe(data)?;
-    if manifest.sources != own {
+    let sources = describe(data)?;
+    if manifest.sources != sources {
         return fail(format!(
-            "it was made from other data ({}) than the recipe has ({})",
-            told(&manifest.sources),
-            told(&own)
+            "it holds embeddings of other data ({}) than the recipe's ({}): use the same data, or write another store",
+            show_sources(&manifest.sources),
+            show_sources(&sources)
         ));
     }
     Ok(())
 }
 
 /// Describes samples and fingerprints of sources for messages.
-fn told(sources: &[StoredSource]) -> String {
+fn show_sources(sources: &[StoredSource]) -> String {
     let one = |source: &StoredSource| format!("{} samples, {}", source.samples, source.fingerprint);
     sources.iter().map(one).collect::<Vec<_>>().join("; ")
 }
@@ -254,27 +256,29 @@ fn told(sources: &[StoredSource]) -> String {
 /// Checks a store against a recipe as far as possible without opening models or data.
 ///
 /// # Errors
-/// [`Error::Recipe`] naming the setting that differs.
+/// [`Error::StoreMismatch`] naming the setting that differs.
 pub(crate) fn check_settings(manifest: &Manifest, recipe: &Recipe) -> Result<()> {
-    let fail = |reason: String| Err(Error::recipe("teacher.store", reason));
+    let fail = |reason: String| Err(Error::StoreMismatch { reason });
     let named = recipe.teachers.iter().filter(|config| config.model.is_some()).count();
     if named > 0 && named != manifest.teachers.len() {
         let count = manifest.teachers.len();
         return fail(format!(
-            "it has {count} teachers but the recipe names {named}: name none to use all of them"
+            "it holds {count} teachers, but the recipe names {named}: remove them from the recipe to use all that are stored"
         ));
     }
-    let (Variants { count, seed }, own) = (manifest.variants, &recipe.data);
-    let (wanted, named) = (own.variants as u64, own.variants > 0 || own.variants_seed > 0);
-    if named && ((wanted > 0 && wanted != count) || own.variants_seed != seed) {
+    let (Variants { count, seed }, data) = (manifest.variants, &recipe.data);
+    let (wanted, named) = (data.variants as u64, data.variants > 0 || data.variants_seed > 0);
+    if named && ((wanted > 0 && wanted != count) || data.variants_seed != seed) {
         return fail(format!(
-            "it has {count} variants of seed {seed}, but the recipe has data.variants = {} and data.variants_seed = {}",
-            own.variants, own.variants_seed
+            "it has {count} variants of seed {seed}, but the recipe has data.variants = {} and data.variants_seed = {}: remove both settings, or write another store",
+            data.variants, data.variants_seed
         ));
     }
     if manifest.augment != recipe.data.augment {
         let text = serde_json::to_string(&manifest.augment).unwrap_or_default();
-        return fail(format!("it was made with data.augment = {text}: set the same"));
+        return fail(format!(
+            "it holds embeddings for data.augment = {text}: use the same setting, or write another store"
+        ));
     }
     Ok(())
 }

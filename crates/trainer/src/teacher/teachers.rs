@@ -17,7 +17,7 @@ use crate::recipe::sources::TrainingData;
 use crate::recipe::{ModelRef, Recipe, StoreRef, TeacherConfig};
 use crate::run::layout::Options;
 use crate::step::batch::TeacherInput;
-use crate::teacher::classes::{ensemble, prompts};
+use crate::teacher::classes::ensemble;
 use crate::teacher::frozen::Teacher;
 use crate::teacher::model::{BATCH, TeacherModel};
 use crate::teacher::signal::TeacherSignal;
@@ -83,19 +83,22 @@ impl Teachers {
         data: &TrainingData,
         options: &Options<'_>,
     ) -> Result<()> {
-        if config.model.is_some() && !Store::is_finished(folder) {
-            let making = store::Making {
-                folder,
-                stop: Some(options.stop),
-                progress: options.progress,
-                // Runs that share a store may have different class lists, because [`Teachers::prompts`] can use the
-                // model itself.
-                class_list: recipe.teachers.len() > 1,
-                ..store::Making::default()
-            };
-            make_or_wait(recipe, &self.models, data, self.device, &making)?;
-        }
-        let store = Store::open(folder)?;
+        let store = match Store::open(folder) {
+            Err(error) if config.model.is_some() && is_unfinished(&error) => {
+                let making = store::Making {
+                    folder,
+                    stop: Some(options.stop),
+                    progress: options.progress,
+                    // Runs that share a store may have different class lists, because [`Teachers::prompts`] can use the
+                    // model itself.
+                    class_list: recipe.teachers.len() > 1,
+                    ..store::Making::default()
+                };
+                make_or_wait(recipe, &self.models, data, self.device, &making)?;
+                Store::open(folder)?
+            }
+            opened => opened?,
+        };
         store::check(&store, recipe, &self.models, data)?;
         let signal = |teacher: &StoredTeacher| {
             TeacherSignal::stored(teacher.scale, teacher.width as i64, self.device)
@@ -213,11 +216,12 @@ impl Teachers {
                 signal.anchors = Some(bank);
             }
         }
-        if let Some((names, templates)) = class_list(recipe)? {
-            let texts = prompts(&names, &templates);
+        if let Some(classes) = recipe.class_list()? {
+            let texts = classes.prompts();
             for teacher in 0..self.signals.len() {
                 let embeddings = self.prompts(teacher, &texts)?;
-                self.signals[teacher].classes = Some(ensemble(&embeddings, templates.len() as i64)?);
+                let weights = ensemble(&embeddings, classes.templates.len() as i64)?;
+                self.signals[teacher].classes = Some(weights);
             }
         }
         Ok(())
@@ -294,6 +298,12 @@ impl Teachers {
     }
 }
 
+/// Whether a store is missing or lacks shards.
+fn is_unfinished(error: &data_pipeline::Error) -> bool {
+    use data_pipeline::error::StoreProblem::{Missing, Unfinished};
+    matches!(error, data_pipeline::Error::Store { problem: Missing | Unfinished, .. })
+}
+
 /// The teacher with a store, if any, and the store's folder.
 fn stored(recipe: &Recipe) -> Option<(&TeacherConfig, &Path)> {
     recipe.teachers.iter().find_map(|config| Some((config, config.store.as_ref()?.folder()?)))
@@ -302,10 +312,10 @@ fn stored(recipe: &Recipe) -> Option<(&TeacherConfig, &Path)> {
 /// Checks a recipe's teachers, stores and class lists before the run.
 ///
 /// # Errors
-/// [`Error::NoWeights`] if a teacher is a preset; [`Error::Recipe`] if a store is for another recipe; [`Error::Data`] if
+/// [`Error::NoWeights`] if a teacher is a preset; [`Error::StoreMismatch`] for a store of another recipe; [`Error::Data`] if
 /// a store without a model is missing.
 pub(crate) fn check(recipe: &Recipe) -> Result<()> {
-    class_list(recipe)?;
+    recipe.class_list()?;
     for config in &recipe.teachers {
         if let Some(ModelRef::Named(name)) = &config.model
             && !Path::new(name).exists()
@@ -345,15 +355,4 @@ fn make_or_wait(
             }
         }
     }
-}
-
-/// Returns the names and templates of the recipe's class list, if any.
-pub(crate) fn class_list(recipe: &Recipe) -> Result<Option<(Vec<String>, Vec<String>)>> {
-    let Some(config) = recipe.reads_classes() else { return Ok(None) };
-    let Some(classes) = &config.classes else { return Ok(None) };
-    let templates = match &config.prompts {
-        Some(templates) => templates.texts()?,
-        None => zeroshot_eval::prompts::templates("plain")?,
-    };
-    Ok(Some((classes.distinct_names(&recipe.data.root)?, templates)))
 }

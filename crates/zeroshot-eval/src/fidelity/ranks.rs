@@ -6,12 +6,18 @@ use rayon::prelude::*;
 use crate::seeded::Seeded;
 use crate::{Error, Result};
 
-/// Spearman's correlation of two lists, -1 to 1: Pearson's of their ranks, equal values sharing the mean of theirs.
+/// Computes Spearman's correlation of two lists, -1 to 1: Pearson's correlation of their ranks. Equal values share the
+/// mean of their ranks. `None` if a list has fewer than two distinct values.
 ///
-/// None where a list has fewer than two different values.
+/// ```
+/// use zeroshot_eval::fidelity::spearman;
+///
+/// assert_eq!(spearman(&[1.0, 2.0, 3.0], &[10.0, 100.0, 1000.0])?, Some(1.0));
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::Shape`] where the lengths differ, [`Error::Input`] where there is no value or one is not a number.
+/// [`Error::Shape`] if the lengths differ, [`Error::Input`] for an empty list or NaN.
 pub fn spearman(a: &[f64], b: &[f64]) -> Result<Option<f64>> {
     if a.len() != b.len() {
         return Err(Error::shape("values of the second list", a.len(), b.len()));
@@ -29,7 +35,7 @@ pub fn spearman(a: &[f64], b: &[f64]) -> Result<Option<f64>> {
     Ok((own > 0.0).then(|| (product(&a, &b) / own).clamp(-1.0, 1.0)))
 }
 
-/// Ranks from one.
+/// Returns the ranks, which start at 1.
 fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order = (0..values.len()).collect::<Vec<_>>();
     order.par_sort_unstable_by(|a, b| values[*a].total_cmp(&values[*b]));
@@ -43,12 +49,12 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// The pairs above the diagonal of `[rows, rows]`, or `limit` of them.
+/// Returns the pairs above the diagonal of `[rows, rows]`, or `limit` of them.
 pub(super) fn pairs_within(rows: usize, limit: usize, seed: u64) -> Vec<(usize, usize)> {
     let count = rows as u64 * (rows as u64).saturating_sub(1) / 2;
     let (mut row, mut first) = (0, 0);
     let place = |index: u64| {
-        // Indices grow, so the row is found by walking on.
+        // Indices ascend, so the row only moves forward.
         while index - first >= (rows - 1 - row) as u64 {
             first += (rows - 1 - row) as u64;
             row += 1;
@@ -58,14 +64,14 @@ pub(super) fn pairs_within(rows: usize, limit: usize, seed: u64) -> Vec<(usize, 
     drawn(count, limit, seed).map(place).collect()
 }
 
-/// The pairs of `[rows, columns]`, or `limit` of them.
+/// Returns the pairs of `[rows, columns]`, or `limit` of them.
 pub(super) fn pairs_between(rows: usize, columns: usize, limit: usize, seed: u64) -> Vec<(usize, usize)> {
     let width = columns as u64;
     let place = |index: u64| ((index / width) as usize, (index % width) as usize);
     drawn(rows as u64 * width, limit, seed).map(place).collect()
 }
 
-/// All indices below `count`, or one from each of `limit` stretches of equal length, in order.
+/// Returns all indices below `count`, or one from each of `limit` equal stretches, in order.
 fn drawn(count: u64, limit: usize, seed: u64) -> impl Iterator<Item = u64> {
     let taken = count.min(limit as u64);
     let mut draws = Seeded::new(seed);
@@ -76,11 +82,11 @@ fn drawn(count: u64, limit: usize, seed: u64) -> impl Iterator<Item = u64> {
     })
 }
 
-/// Cosines of pairs of unit rows.
+/// Returns the cosines of pairs of unit rows.
 pub(super) fn cosines(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, pairs: &[(usize, usize)]) -> Vec<f64> {
     let cosine = |&(i, j): &(usize, usize)| {
         let product = a.row(i).iter().zip(b.row(j)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-        // The rows have no more digits than this, and what is equal in them should tie.
+        // Single precision has no more digits, and equal cosines have to tie.
         f64::from(product as f32)
     };
     pairs.par_iter().map(cosine).collect()
@@ -107,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_do_not_vary_have_none() {
+    fn constant_lists_have_no_correlation() {
         assert_eq!(spearman(&[1.0, 1.0], &[1.0, 2.0]).unwrap(), None);
         assert_eq!(spearman(&[1.0], &[2.0]).unwrap(), None);
     }

@@ -147,7 +147,7 @@ fn files_of_a_killed_setup_are_removed_after_its_pip_has_ended() {
     place.pip.set_mode("whole");
     std::thread::scope(|scope| {
         scope.spawn(|| place.ensure().unwrap());
-        // Time for a setup that does not wait to fail; one that waits passes for any duration.
+        // Within this time, a setup that does not wait would fail; one that waits passes for any duration.
         std::thread::sleep(std::time::Duration::from_millis(300));
         fs::write(place.pip.folder.path().join("go"), "").unwrap();
     });

@@ -71,12 +71,12 @@ impl ClippedRmsProp {
 
     /// Restores the state from [`ClippedRmsProp::state`].
     pub(super) fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
-        for (name, own) in self.state() {
+        for (name, tensor) in self.state() {
             let saved = state
                 .get(&name)
-                .filter(|saved| saved.size() == own.size())
-                .ok_or_else(|| Error::recipe("masks", format!("`{name}` is missing or has another shape")))?;
-            tch::no_grad(|| own.shallow_clone().f_copy_(saved))?;
+                .filter(|saved| saved.size() == tensor.size())
+                .ok_or_else(|| Error::StateShape { part: "masks", name: name.clone() })?;
+            tch::no_grad(|| tensor.shallow_clone().f_copy_(saved))?;
         }
         Ok(())
     }
@@ -99,10 +99,10 @@ mod tests {
         let mut expected = 1.0f64;
         let mut square = 0.0f64;
         for (update, gradient) in [1.0, 100.0, 1.0].into_iter().enumerate() {
-            for (tensor, own) in [(&down, &mut descent), (&up, &mut ascent)] {
-                own.zero_grad();
+            for (tensor, optimizer) in [(&down, &mut descent), (&up, &mut ascent)] {
+                optimizer.zero_grad();
                 (tensor * Tensor::from_slice(&[gradient, 0.0f32])).sum(Kind::Float).backward();
-                own.step(0.5, update as u64 + 1);
+                optimizer.step(0.5, update as u64 + 1);
             }
             square = 0.9 * square + 0.1 * f64::from(gradient).powi(2);
             let root = (square / (1.0 - 0.9f64.powi(update as i32 + 1))).sqrt();

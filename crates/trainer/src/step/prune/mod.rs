@@ -4,7 +4,7 @@ mod bounded;
 
 use std::collections::HashMap;
 
-use clip_model::prune::{Drawn, Masks, PruningPlan};
+use clip_model::prune::{GateSample, Masks, PruningPlan};
 use clip_model::{Clip, ClipConfig};
 use tch::{Device, Kind, Tensor};
 
@@ -12,7 +12,7 @@ use self::bounded::ClippedRmsProp;
 use crate::optim::adamw::AdamW;
 use crate::optim::ema::Ema;
 use crate::recipe::{PruneConfig, Recipe};
-use crate::step::{TrainState, own, trained};
+use crate::step::{TrainState, trainable, trained};
 use crate::{Error, Result};
 
 /// Deviation from the requested sparsity above which the cut logs a warning.
@@ -28,7 +28,7 @@ pub struct Pruner {
     multipliers: Tensor, // [2]
     descent: ClippedRmsProp,
     ascent: ClippedRmsProp,
-    drawn: Option<Drawn>,
+    drawn: Option<GateSample>,
 }
 
 impl Pruner {
@@ -83,7 +83,7 @@ impl Pruner {
     /// Adds gates to the student, drawn with its mode's seed.
     pub(crate) fn apply_masks(&mut self, student: &mut Clip, step: u64) -> Result<()> {
         if self.is_on(step) {
-            let (gates, drawn) = self.masks.draw(student.mode())?;
+            let (gates, drawn) = self.masks.sample(student.mode())?;
             student.set_gates(Some(gates))?;
             self.drawn = Some(drawn);
         }
@@ -94,7 +94,7 @@ impl Pruner {
     pub(crate) fn remove_masks(&mut self, student: &mut Clip) -> Result<()> {
         student.set_gates(None)?;
         match self.drawn.take() {
-            Some(drawn) => Ok(self.masks.pull_back(&drawn)?),
+            Some(drawn) => Ok(drawn.backward(&self.masks)?),
             None => Ok(()),
         }
     }
@@ -134,7 +134,7 @@ impl Pruner {
     /// Restores the state from [`Pruner::state`].
     ///
     /// # Errors
-    /// [`crate::Error::Recipe`] if a tensor is missing or has another shape.
+    /// [`crate::Error::StateShape`] if a tensor is missing or has another shape.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         self.descent.restore(state)?;
         self.ascent.restore(state)
@@ -159,14 +159,14 @@ pub(crate) fn cut(train: &mut TrainState, pruner: &Pruner) -> Result<()> {
     // Moments have the names of their parameters with a suffix, which the cut ignores.
     let mut moments = HashMap::new();
     for ending in [".exp_avg", ".exp_avg_sq"] {
-        let own = train.optimizer.state().into_iter();
-        let own = own.filter_map(|(name, moment)| Some((name.strip_suffix(ending)?.to_string(), moment)));
-        moments.extend(cut.state(own, false)?.into_iter().map(|(name, t)| (format!("{name}{ending}"), t)));
+        let state = train.optimizer.state().into_iter();
+        let state = state.filter_map(|(name, moment)| Some((name.strip_suffix(ending)?.to_string(), moment)));
+        moments.extend(cut.state(state, false)?.into_iter().map(|(name, t)| (format!("{name}{ending}"), t)));
     }
     optimizer.restore(&moments, train.optimizer.updates())?;
     let ema = match &train.ema {
         Some(old) => {
-            let mut ema = Ema::new(old.decay(), own(&student))?;
+            let mut ema = Ema::new(old.decay(), trainable(&student))?;
             ema.restore(&cut.state(old.state(), true)?)?;
             Some(ema)
         }
