@@ -52,8 +52,8 @@ impl OpenSet {
         &self.config.name
     }
 
-    /// Returns the identity of the set: its settings, and fingerprints of its data and class names. Equal identities
-    /// give equal embeddings.
+    /// Returns the identity of the set: its settings, the fingerprints of its data, and its class names. Equal
+    /// identities give equal embeddings.
     ///
     /// # Errors
     /// [`Error::Data`] if the data cannot be read; [`Error::Recipe`] if TOML cannot represent a setting.

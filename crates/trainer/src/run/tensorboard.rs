@@ -60,7 +60,7 @@ fn frame(event: &[u8]) -> Vec<u8> {
     record
 }
 
-/// Masks a checksum as TFRecord requires, because the CRC of a string that contains its own CRC is a constant.
+/// Masks a checksum, as TFRecord requires: a CRC over data that contains other CRCs is unreliable.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
