@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clip_model::{Clip, ClipConfig, PreprocessConfig, folder};
 use tch::Device;
 
-/// A dual encoder of a few thousand weights (and CLIP's vocabulary).
+/// Returns the configuration of a dual encoder with a few thousand weights, except for CLIP's large vocabulary.
 pub fn config(image_size: i64, width: i64) -> ClipConfig {
     let json = format!(
         r#"{{"embed_dim": {width}, "vision_cfg": {{"image_size": {image_size}, "layers": 1, "width": {width}, "patch_size": 8, "head_width": 8}},
@@ -22,7 +22,7 @@ pub fn model(parent: &Path, name: &str, config: &ClipConfig, seed: u64) -> PathB
     path
 }
 
-/// A recipe that trains `student` on the emoji for `steps` steps of 8 samples.
+/// Returns a recipe that trains `student` on the emoji for `steps` steps of 8 samples.
 pub fn recipe(student: &Path, steps: u64) -> String {
     format!(
         r#"
