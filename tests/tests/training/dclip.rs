@@ -1,4 +1,4 @@
-//! DCLIP as a job: a CLIP, a cross-modal teacher on it, and a student with a frozen text tower.
+//! DCLIP as a job of three runs: a CLIP, a cross-modal teacher on it, and a student with a locked text tower.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use trainer::run::{Options, Outcome, run};
 
 use super::no_models;
 
-/// The three runs of `configs/recipes/methods/dclip.toml`, small.
+/// Returns a small version of the job in `configs/recipes/methods/dclip.toml`.
 fn job(folder: &Path) -> Job {
     let clip = tiny::model(folder, "start", &tiny::config(16, 8), 1);
     let text = tiny::recipe(&clip, 4)
@@ -50,7 +50,7 @@ fn term(run: &Path, name: &str) -> Vec<f64> {
 }
 
 #[test]
-fn a_clip_its_cross_modal_teacher_and_the_student() {
+fn the_job_trains_a_head_on_a_frozen_clip_and_a_student_with_a_locked_text_tower() {
     let folder = tempfile::tempdir().unwrap();
     let (job, out) = (job(folder.path()), folder.path().join("out"));
     let stop = AtomicBool::new(false);
@@ -60,10 +60,10 @@ fn a_clip_its_cross_modal_teacher_and_the_student() {
     assert_eq!(finished.len(), 3);
     let [clip, teacher, student] = ["clip", "teacher", "student"].map(|name| out.join(name));
 
-    // The teacher is the CLIP, to the bit, with a head beside it that has learned.
+    // The teacher has the weights of the CLIP, bit for bit, and a trained head.
     let start = weights(&clip);
     for (name, value) in &weights(&teacher) {
-        assert!(value.equal(&start[name]), "{name} of the frozen CLIP moved");
+        assert!(value.equal(&start[name]), "{name} of the frozen CLIP changed");
     }
     assert!(
         teacher.join("model").join(CONFIG_FILE).is_file() && !clip.join("model").join(CONFIG_FILE).exists()
@@ -74,21 +74,21 @@ fn a_clip_its_cross_modal_teacher_and_the_student() {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     assert!(mean(&task[25..]) < mean(&task[..5]) - 0.2, "{task:?}");
 
-    // The student is a plain dual encoder from the same CLIP whose image tower moved alone.
+    // The student is a plain dual encoder from the same CLIP, and only its image tower changed.
     let learned = weights(&student);
     assert_eq!(learned.len(), start.len());
     assert!(!student.join("model").join(WEIGHTS_FILE).exists());
     for (name, value) in &learned {
-        let moved = !value.equal(&start[name]);
-        let image = name.starts_with("visual.") || name == "logit_scale";
-        assert!(image || !moved, "{name} of the locked text tower moved");
+        let changed = !value.equal(&start[name]);
+        let trainable = name.starts_with("visual.") || name == "logit_scale";
+        assert!(trainable || !changed, "{name} of the locked text tower changed");
     }
     assert!(!learned["visual.proj"].equal(&start["visual.proj"]));
     assert!(term(&student, "cosine").iter().all(|value| *value > 1e-3));
 }
 
 #[test]
-fn an_untrained_head_teaches_what_its_clip_does() {
+fn an_untrained_head_teaches_like_its_clip() {
     let folder = tempfile::tempdir().unwrap();
     let start = tiny::model(folder.path(), "start", &tiny::config(16, 8), 1);
     let plain = tiny::model(folder.path(), "plain", &tiny::config(16, 8), 2);
@@ -109,15 +109,15 @@ fn an_untrained_head_teaches_what_its_clip_does() {
     for (found, expected) in cosine(&enriched, "from the enriched one").iter().zip(&expected) {
         assert!((found - expected).abs() < 1e-5, "{found} instead of {expected}");
     }
-    // A head that is not what it was says something else.
+    // A changed head gives another loss.
     let _ = tch::no_grad(|| head.params().get("image.output.bias").unwrap().shallow_clone().fill_(0.5));
     head.save(&enriched).unwrap();
     assert!((cosine(&enriched, "from a changed one")[0] - expected[0]).abs() > 1e-3);
-    // Its factor is its own, whatever its CLIP's is.
+    // The teacher uses the head's logit scale, not that of its CLIP.
     let _ = tch::no_grad(|| head.logit_scale.shallow_clone().fill_(1.0));
     head.save(&enriched).unwrap();
-    let place = enriched.display().to_string();
-    let loaded = trainer::LoadedModel::open(&place, &trainer::LoadOptions::default()).unwrap();
+    let name = enriched.display().to_string();
+    let loaded = trainer::LoadedModel::open(&name, &trainer::LoadOptions::default()).unwrap();
     let teacher = trainer::teacher::frozen::Teacher::from(loaded);
     assert!((teacher.scale().double_value(&[]) - 1.0f64.exp()).abs() < 1e-5);
 }
@@ -132,28 +132,28 @@ fn a_cross_modal_run_resumes_bit_for_bit() {
     let again: trainer::Recipe = toml::from_str(&recipe.to_toml().unwrap()).unwrap();
     assert_eq!(again, *recipe);
     let stop = AtomicBool::new(false);
-    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
-    run(recipe, &whole, &no_models(), &options(&stop)).unwrap();
+    let (uninterrupted, resumed) = (folder.path().join("uninterrupted"), folder.path().join("resumed"));
+    run(recipe, &uninterrupted, &no_models(), &options(&stop)).unwrap();
     for last in [2, 5] {
-        let sitting = Options { stop_after: Some(last), ..options(&stop) };
-        assert_eq!(run(recipe, &broken, &no_models(), &sitting).unwrap(), Outcome::Stopped { step: last });
+        let session = Options { stop_after: Some(last), ..options(&stop) };
+        assert_eq!(run(recipe, &resumed, &no_models(), &session).unwrap(), Outcome::Stopped { step: last });
     }
-    run(recipe, &broken, &no_models(), &options(&stop)).unwrap();
-    assert_eq!(term(&whole, "task"), term(&broken, "task"));
+    run(recipe, &resumed, &no_models(), &options(&stop)).unwrap();
+    assert_eq!(term(&uninterrupted, "task"), term(&resumed, "task"));
     let files = ["model", "optimizer", "learned", "ema"]
         .map(|name| format!("checkpoints/step-00000006/{name}.safetensors"));
     for file in files.iter().map(PathBuf::from).chain([Path::new("model").join(WEIGHTS_FILE)]) {
         let read = |run: &Path| fs::read(run.join(&file)).unwrap();
-        assert!(read(&whole) == read(&broken), "{} differs", file.display());
+        assert!(read(&uninterrupted) == read(&resumed), "{} differs", file.display());
     }
-    // What is saved is the averages, which the last weights are not.
-    let averages = read_safetensors(whole.join("model").join(WEIGHTS_FILE)).unwrap();
-    let last = read_safetensors(whole.join(&files[2])).unwrap();
+    // The saved head has the averaged weights, which differ from the last ones.
+    let averages = read_safetensors(uninterrupted.join("model").join(WEIGHTS_FILE)).unwrap();
+    let last = read_safetensors(uninterrupted.join(&files[2])).unwrap();
     assert!(!averages["text.output.weight"].equal(&last["cross_modal.text.output.weight"]));
 }
 
 #[test]
-fn a_tower_without_patches_is_enriched_by_crops() {
+fn a_tower_without_patches_uses_crops() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = tiny::config(32, 8);
     config.vision_cfg = serde_json::from_str(r#"{"timm_model_name": "resnet18", "image_size": 32}"#).unwrap();
@@ -165,8 +165,8 @@ fn a_tower_without_patches_is_enriched_by_crops() {
     let refused = parse(&recipe(""), &[], "test").unwrap();
     let error = run(&refused.runs[0], &out, &no_models(), &options(&stop)).unwrap_err().to_string();
     assert!(error.contains("crops = 2"), "{error}");
-    let made = parse(&recipe("crops = 2"), &[], "test").unwrap();
-    run(&made.runs[0], &folder.path().join("crops"), &no_models(), &options(&stop)).unwrap();
+    let accepted = parse(&recipe("crops = 2"), &[], "test").unwrap();
+    run(&accepted.runs[0], &folder.path().join("crops"), &no_models(), &options(&stop)).unwrap();
     let teacher = folder.path().join("crops/model");
     let text = tiny::recipe(&student, 2).replace("losses.task = 1.0", "losses.cosine = 1.0")
         + &format!("\nteacher.model = '{}'\n", teacher.display());
@@ -214,12 +214,15 @@ fn object_boxes_enrich_teacher_and_student() {
     };
     let refused = train("refused", teacher("")).unwrap_err().to_string();
     assert!(refused.contains("cross_modal.boxes"), "{refused}");
-    let whole = train("whole", teacher(", boxes = \"none\"")).unwrap();
+    let without_boxes = train("without-boxes", teacher(", boxes = \"none\"")).unwrap();
     let boxed = train("boxed", teacher(", boxes = \"boxes\"")).unwrap();
-    // The head starts as one that changes nothing, and then learns from what it sees.
-    let (plain, seen) = (term(&whole, "task"), term(&boxed, "task"));
-    assert!((plain[0] - seen[0]).abs() < 1e-6 && (plain[2] - seen[2]).abs() > 1e-6, "{plain:?} {seen:?}");
-    // A student's teacher reads the boxes too.
+    // An untrained head does not change the embeddings. A trained one depends on the boxes.
+    let (plain, with_boxes) = (term(&without_boxes, "task"), term(&boxed, "task"));
+    assert!(
+        (plain[0] - with_boxes[0]).abs() < 1e-6 && (plain[2] - with_boxes[2]).abs() > 1e-6,
+        "{plain:?} {with_boxes:?}"
+    );
+    // The teacher of a student also reads the boxes.
     let distilled = |name: &str, boxes: &str| {
         let text = tiny::recipe(&student, 2).replace("losses.task = 1.0", "losses.cosine = 1.0");
         let text = text.replace(emoji, &source(boxes))
@@ -227,13 +230,13 @@ fn object_boxes_enrich_teacher_and_student() {
         term(&train(name, text).unwrap(), "cosine")[0]
     };
     let of = |key: &str| distilled(key, &format!(", boxes = \"{key}\""));
-    let (own, others) = (of("boxes"), of("others"));
-    assert!((own - others).abs() > 1e-7, "{own} {others}");
-    assert!((distilled("no boxes", "") - own).abs() > 1e-7);
+    let (boxes, others) = (of("boxes"), of("others"));
+    assert!((boxes - others).abs() > 1e-7, "{boxes} {others}");
+    assert!((distilled("no boxes", "") - boxes).abs() > 1e-7);
 }
 
 #[test]
-fn what_needs_an_image_alone_is_refused() {
+fn a_cross_modal_teacher_embeds_only_pairs() {
     let folder = tempfile::tempdir().unwrap();
     let start = tiny::model(folder.path(), "start", &tiny::config(16, 8), 1);
     let opened = clip_model::folder::open(&start, tch::Device::Cpu, 0).unwrap();
@@ -250,7 +253,7 @@ fn what_needs_an_image_alone_is_refused() {
     let store = folder.path().join("store");
     let refused = error("losses.cosine = 1.0", &format!("store = '{}'", store.display()));
     assert!(refused.contains("depends on the caption") && refused.contains("store"), "{refused}");
-    assert!(!store.exists(), "the store was begun");
+    assert!(!store.exists(), "the store was created");
     let refused = error("losses.anchors = 1.0", "");
     assert!(refused.contains("image alone"), "{refused}");
     let refused = error("losses.hinton = { weight = 1.0, classes = ['cat', 'dog'] }", "");
@@ -258,7 +261,7 @@ fn what_needs_an_image_alone_is_refused() {
 }
 
 #[test]
-fn recipes_that_cannot_work_are_named() {
+fn invalid_recipes_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let clip = tiny::model(folder.path(), "start", &tiny::config(16, 8), 1);
     let base = tiny::recipe(&clip, 2);

@@ -1,4 +1,4 @@
-//! Students that start as a part of a larger model, and jobs of several stages.
+//! Students that inherit weights from a larger model, and jobs of several stages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ fn options(stop: &AtomicBool, stop_after: Option<u64>) -> Options<'_> {
     Options { stop, stop_after, resume: true, progress: false, version: "test" }
 }
 
-/// A tiny model with `heads` heads of 8 channels in both towers.
+/// Writes a tiny model with `heads` heads of 8 channels in both towers, and returns its path.
 fn model(parent: &Path, name: &str, heads: i64, seed: u64) -> PathBuf {
     let mut config = tiny::config(16, 8 * heads);
     config.text_cfg.heads = heads;
@@ -24,17 +24,17 @@ fn model(parent: &Path, name: &str, heads: i64, seed: u64) -> PathBuf {
 }
 
 #[test]
-fn a_student_inherits_at_its_start_and_not_on_resume() {
+fn a_student_inherits_at_the_start_but_not_on_resume() {
     let folder = tempfile::tempdir().unwrap();
     let (large, student) = (model(folder.path(), "large", 2, 1), model(folder.path(), "student", 1, 2));
     let inherit = format!("student.inherit = '{}'\n", large.display());
-    // A rate at which nothing moves, to see the start.
+    // With this learning rate, the weights stay at their initial values.
     let recipe = tiny::recipe(&student, 4).replace("lr = 1e-2", "lr = 1e-30") + &inherit;
     let out = folder.path().join("run");
     let stop = AtomicBool::new(false);
     let job = parse(&recipe, &[], "test").unwrap();
     run(&job.runs[0], &out, &no_models(), &options(&stop, Some(2))).unwrap();
-    // What is inherited is needed no more.
+    // A resumed run does not need the larger model.
     let theirs = read_safetensors(large.join("open_clip_model.safetensors")).unwrap();
     fs::remove_dir_all(&large).unwrap();
     run(&job.runs[0], &out, &no_models(), &options(&stop, None)).unwrap();
@@ -50,14 +50,14 @@ fn a_student_inherits_at_its_start_and_not_on_resume() {
         }
         assert!(value.allclose(&expected, 1e-6, 1e-7, false), "{name}");
     }
-    // Another run of the recipe finds it missing.
+    // A new run of the recipe does need it.
     let error =
         run(&job.runs[0], &folder.path().join("new"), &no_models(), &options(&stop, None)).unwrap_err();
     assert!(error.to_string().contains("large"), "{error}");
 }
 
 #[test]
-fn a_student_may_inherit_token_embeddings_alone() {
+fn a_student_may_inherit_only_token_embeddings() {
     let folder = tempfile::tempdir().unwrap();
     let (large, student) = (model(folder.path(), "large", 2, 1), model(folder.path(), "student", 1, 2));
     let recipe = tiny::recipe(&student, 1).replace("lr = 1e-2", "lr = 1e-30");
@@ -72,8 +72,8 @@ fn a_student_may_inherit_token_embeddings_alone() {
     let read = |folder: &Path| read_safetensors(folder.join("open_clip_model.safetensors")).unwrap();
     let (own, start, theirs) = (read(&out.join("model")), read(&student), read(&large));
     for (name, value) in &own {
-        let is_taken = ["token_embedding.weight", "positional_embedding"].contains(&name.as_str());
-        assert_eq!(value.allclose(&start[name], 1e-6, 1e-7, false), !is_taken, "{name}");
+        let is_inherited = ["token_embedding.weight", "positional_embedding"].contains(&name.as_str());
+        assert_eq!(value.allclose(&start[name], 1e-6, 1e-7, false), !is_inherited, "{name}");
     }
     let name = "token_embedding.weight";
     let (_, values, _) = theirs[name].svd(true, true);
@@ -83,7 +83,7 @@ fn a_student_may_inherit_token_embeddings_alone() {
 }
 
 #[test]
-fn stages_stopped_inside_the_second_equal_the_unbroken_job() {
+fn a_job_resumed_in_its_second_stage_equals_an_uninterrupted_one() {
     let folder = tempfile::tempdir().unwrap();
     let (large, small) = (model(folder.path(), "large", 2, 1), model(folder.path(), "small", 1, 2));
     let recipe = tiny::recipe(&large, 3)
@@ -105,15 +105,15 @@ fn stages_stopped_inside_the_second_equal_the_unbroken_job() {
             large.display()
         );
     let job = parse(&recipe, &[], "test").unwrap();
-    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    let (uninterrupted, resumed) = (folder.path().join("uninterrupted"), folder.path().join("resumed"));
     let stop = AtomicBool::new(false);
-    let JobOutcome::Finished(expected) = run_job(&job, &whole, &options(&stop, None)).unwrap() else {
+    let JobOutcome::Finished(expected) = run_job(&job, &uninterrupted, &options(&stop, None)).unwrap() else {
         panic!("not finished")
     };
     assert_eq!(expected.len(), 3);
-    let stopped = run_job(&job, &broken, &options(&stop, Some(5))).unwrap();
+    let stopped = run_job(&job, &resumed, &options(&stop, Some(5))).unwrap();
     assert_eq!(stopped, JobOutcome::Stopped { run: "tiny-2".into(), step: 5 });
-    let JobOutcome::Finished(found) = run_job(&job, &broken, &options(&stop, None)).unwrap() else {
+    let JobOutcome::Finished(found) = run_job(&job, &resumed, &options(&stop, None)).unwrap() else {
         panic!("not finished")
     };
     for ((name, a), (other, b)) in expected.iter().zip(&found) {
@@ -123,16 +123,16 @@ fn stages_stopped_inside_the_second_equal_the_unbroken_job() {
             &format!("checkpoints/step-{:08}/optimizer.safetensors", if name == "tiny-2" { 6 } else { 3 }),
         ] {
             let bytes = |job: &Path| fs::read(job.join(name).join(file)).unwrap();
-            assert!(bytes(&whole) == bytes(&broken), "{name}: {file}");
+            assert!(bytes(&uninterrupted) == bytes(&resumed), "{name}: {file}");
         }
     }
-    // The stages do build on one another.
+    // Each stage starts from the previous one.
     let weight = |run: &str| {
-        let file = whole.join(run).join("model/open_clip_model.safetensors");
+        let file = uninterrupted.join(run).join("model/open_clip_model.safetensors");
         read_safetensors(&file).unwrap().remove("token_embedding.weight").unwrap()
     };
     let (one, two) = (weight("tiny-1"), weight("tiny-2"));
-    // Most tokens are in no caption; fresh ones would differ by 0.02 on average.
-    let moved = (two - one.narrow(1, 0, 8)).abs().mean(tch::Kind::Float).double_value(&[]);
-    assert!(moved < 0.005 && moved > 0.0, "{moved}");
+    // Most tokens do not occur in a caption. New embeddings would differ by 0.02 on average.
+    let difference = (two - one.narrow(1, 0, 8)).abs().mean(tch::Kind::Float).double_value(&[]);
+    assert!(difference < 0.005 && difference > 0.0, "{difference}");
 }

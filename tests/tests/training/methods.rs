@@ -1,4 +1,4 @@
-//! Every loss and every method in a whole run.
+//! Every loss and every method in a complete run.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -16,13 +16,14 @@ use super::no_models;
 
 const STEPS: u64 = 3;
 
-/// Trains a student from a teacher by `losses`; returns the folder of the run.
+/// Trains a student with `losses`, and returns the folder of the run.
 fn train(folder: &Path, name: &str, losses: &str, more: &str) -> PathBuf {
     let (student, teacher) = (folder.join("student"), folder.join("teacher"));
-    let guided = losses.split(',').any(|part| !part.trim().starts_with("task") && !part.contains("siglip"));
+    let needs_teacher =
+        losses.split(',').any(|part| !part.trim().starts_with("task") && !part.contains("siglip"));
     let text = tiny::recipe(&student, STEPS)
         .replace("losses.task = 1.0", &format!("losses = {{ {losses} }}"))
-        + &if guided { format!("\nteacher.model = '{}'\n", teacher.display()) } else { String::new() }
+        + &if needs_teacher { format!("\nteacher.model = '{}'\n", teacher.display()) } else { String::new() }
         + more;
     let out = folder.join(name);
     let stop = AtomicBool::new(false);
@@ -36,13 +37,13 @@ fn models(folder: &Path) {
     tiny::model(folder, "teacher", &tiny::config(16, 16), 2);
 }
 
-/// What a loss needs besides its weight.
+/// Returns the entry of a loss in `losses`, with the settings that it needs.
 fn entry(loss: Loss) -> String {
     match loss {
         Loss::Hinton => "hinton = { weight = 1.0, temperature = 2.0, prompts = ['{}', 'an emoji of {}'], classes = ['cat', 'dog', 'red flag'], classes_per_step = 2 }".into(),
         Loss::Vocabulary => "vocabulary = { weight = 1.0, classes = ['cat', 'dog', 'red flag'], classes_per_step = 2 }".into(),
         loss if loss.reads_anchors() => format!("{} = {{ weight = 1.0, count = 20 }}", loss.name()),
-        // Weights are such that each term counts beside the task; these two are tiny by themselves.
+        // Large weights for losses with small values, so that each term affects the student.
         Loss::Gd => "gd = 1e6".into(),
         Loss::Fd | Loss::Mfd => format!("{} = 100.0", loss.name()),
         _ => format!("{} = 1.0", loss.name()),
@@ -50,7 +51,7 @@ fn entry(loss: Loss) -> String {
 }
 
 #[test]
-fn every_loss_changes_what_is_learned() {
+fn every_loss_affects_the_student() {
     let folder = tempfile::tempdir().unwrap();
     models(folder.path());
     let weights = |run: &Path| read_safetensors(run.join("model/open_clip_model.safetensors")).unwrap();
@@ -62,18 +63,18 @@ fn every_loss_changes_what_is_learned() {
             let raw = line.term(name).unwrap().raw;
             assert!(raw.is_finite() && raw != 0.0, "{name}: {line:?}");
         }
-        let (own, mut moved) = (weights(&run), 0.0f64);
-        assert_eq!(own.len(), plain.len(), "{name}: learned parts are not the student's");
-        for (key, value) in &own {
+        let (found, mut largest) = (weights(&run), 0.0f64);
+        assert_eq!(found.len(), plain.len(), "{name}: learned parts are not saved with the student");
+        for (key, value) in &found {
             let change = (value - &plain[key]).abs().max().to_kind(Kind::Double).double_value(&[]);
-            moved = moved.max(change);
+            largest = largest.max(change);
         }
-        assert!(moved > 1e-4, "{name}: the student is the one without it ({moved})");
+        assert!(largest > 1e-4, "{name}: the student equals the one trained without it ({largest})");
     }
 }
 
 #[test]
-fn scheduled_terms_come_and_go() {
+fn terms_follow_their_schedules() {
     let folder = tempfile::tempdir().unwrap();
     models(folder.path());
     let losses = "task = 1.0, fd = { weight = 4.0, schedule = 'linear', end = 2.0, until = 2 }, crd = { weight = 1.0, from = 2 }";
@@ -88,7 +89,7 @@ fn scheduled_terms_come_and_go() {
 }
 
 #[test]
-fn several_teachers_teach_at_once() {
+fn a_student_learns_from_several_teachers() {
     let folder = tempfile::tempdir().unwrap();
     models(folder.path());
     // Another width and another image size.
@@ -107,7 +108,7 @@ fn several_teachers_teach_at_once() {
     let out = folder.path().join("out");
     run(&job.runs[0], &out, &no_models(), &options).unwrap();
     let learned = read_safetensors(out.join("checkpoints/step-00000003/learned.safetensors")).unwrap();
-    // Each of the two, and the factor, counts.
+    // Both teachers and the logit scale affect the loss.
     let loss = |teachers: &str, name: &str| {
         let text = text.replace(&text[text.find("teacher = [").unwrap()..], teachers);
         let out = folder.path().join(name);
@@ -117,17 +118,20 @@ fn several_teachers_teach_at_once() {
     let both = trainer::run::metrics::read_steps(&out).unwrap()[0].loss;
     let (one, two) = (folder.path().join("teacher"), other);
     let alone = loss(&format!("teacher.model = '{}'\n", one.display()), "alone");
-    let own = loss(
+    let default_scale = loss(
         &format!("teacher = [{{ model = '{}' }}, {{ model = '{}' }}]\n", one.display(), two.display()),
-        "own factor",
+        "default scale",
     );
-    assert!((both - alone).abs() > 1e-3 && (both - own).abs() > 1e-3, "{both}, {alone}, {own}");
+    assert!(
+        (both - alone).abs() > 1e-3 && (both - default_scale).abs() > 1e-3,
+        "{both}, {alone}, {default_scale}"
+    );
     // Only the wider one needs projections.
     assert!(learned.keys().all(|name| !name.starts_with("1.")) && learned.contains_key("visual_proj.weight"));
 }
 
 #[test]
-fn every_method_has_its_recipe_and_is_planned() {
+fn every_method_has_a_recipe_that_can_be_planned() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let docs = std::fs::read_to_string(root.join("docs/methods.md")).unwrap();
     for method in METHODS {
@@ -136,12 +140,12 @@ fn every_method_has_its_recipe_and_is_planned() {
         for recipe in &job.runs {
             assert!(Plan::new(recipe, &job).unwrap().steps > 0, "{}", method.name);
         }
-        assert!(docs.contains(method.recipe), "docs/methods.md has no word on {}", method.recipe);
+        assert!(docs.contains(method.recipe), "docs/methods.md does not mention {}", method.recipe);
     }
     for loss in Loss::all() {
         assert!(
             docs.contains(&format!("`{}`", loss.name())),
-            "docs/methods.md has no word on {}",
+            "docs/methods.md does not mention {}",
             loss.name()
         );
     }

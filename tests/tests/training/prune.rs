@@ -1,4 +1,4 @@
-//! Runs that learn which parts of the student stay, and cut the others out on the way.
+//! Runs that learn masks and prune the student during training.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use trainer::run::{Options, Outcome, run};
 
 use super::no_models;
 
-/// Two layers of two heads of 8 channels in both towers.
+/// Returns a configuration with two layers of two heads of 8 channels in both towers.
 fn config() -> ClipConfig {
     let mut config = tiny::config(16, 16);
     config.vision_cfg.layers = clip_model::config::Layers::Depth(2);
@@ -24,7 +24,7 @@ fn config() -> ClipConfig {
 }
 
 fn recipe(student: &Path, steps: u64, prune: &str) -> String {
-    // Scores move by about lr in a step, and have some 12 to go.
+    // Scores change by at most `prune.lr` per step, and have to fall by about 12.
     tiny::recipe(student, steps).replace("lr = 1e-2", "lr = 3e-3")
         + &format!("\nprune = {{ sparsity = 0.5, lr = 0.15, multiplier_lr = 0.15, {prune} }}\n")
 }
@@ -40,17 +40,18 @@ fn lines(folder: &Path) -> Vec<StepLine> {
     read_steps(folder).unwrap().into_iter().map(StepLine::without_times).collect()
 }
 
+/// Counts the parameters in the blocks of both towers.
 fn in_blocks(file: PathBuf) -> usize {
     let tensors = read_safetensors(&file).unwrap();
     tensors.iter().filter(|(name, _)| name.contains("resblocks")).map(|(_, t)| t.numel()).sum()
 }
 
 #[test]
-fn a_run_reaches_its_sparsity_and_leaves_a_smaller_model() {
+fn a_run_reaches_its_sparsity_and_saves_a_smaller_model() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &config(), 1);
     let out = folder.path().join("run");
-    // Few samples, so that so small a student learns something of them.
+    // Use few samples, so that the very small student can learn them.
     let few = recipe(&student, 130, "warmup_steps = 60, at_step = 120")
         .replace("{ source = \"emoji\" }", "{ source = \"emoji\", share = 0.006 }")
         .replace("augment = { scale = [0.5, 1.0], flip = 0.5 }, ", "");
@@ -62,9 +63,9 @@ fn a_run_reaches_its_sparsity_and_leaves_a_smaller_model() {
     assert!(lines[120].term("prune").is_none());
 
     let file = "open_clip_model.safetensors";
-    let (whole, left) = (in_blocks(student.join(file)), in_blocks(out.join("model").join(file)));
-    let share = left as f64 / whole as f64;
-    assert!((0.3..0.65).contains(&share), "{left} of {whole}");
+    let (before, after) = (in_blocks(student.join(file)), in_blocks(out.join("model").join(file)));
+    let share = after as f64 / before as f64;
+    assert!((0.3..0.65).contains(&share), "{after} of {before}");
     let size = |folder: &Path| fs::metadata(folder.join(file)).unwrap().len();
     assert!(size(&out.join("model")) < size(&student));
     let cut = FolderConfig::load(out.join("model")).unwrap().model_cfg;
@@ -74,7 +75,7 @@ fn a_run_reaches_its_sparsity_and_leaves_a_smaller_model() {
 }
 
 #[test]
-fn stopped_before_at_and_after_the_cut_equals_unbroken() {
+fn a_run_resumed_before_at_and_after_pruning_equals_an_uninterrupted_one() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &config(), 1);
     let teacher = tiny::model(folder.path(), "teacher", &tiny::config(24, 24), 2);
@@ -83,17 +84,17 @@ fn stopped_before_at_and_after_the_cut_equals_unbroken() {
         .replace("threads = 1", "threads = 1, accumulate = 2, ema = 0.9, grad_checkpointing = true")
         .replace("losses.task = 1.0", "losses = { task = 1.0, fd = 10.0 }")
         + &format!("checkpoint = {{ every_steps = 2, keep = 9 }}\nteacher.model = '{}'\n", teacher.display());
-    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
-    let Outcome::Finished(expected) = train(&text, &whole, None) else { panic!("not finished") };
+    let (uninterrupted, resumed) = (folder.path().join("uninterrupted"), folder.path().join("resumed"));
+    let Outcome::Finished(expected) = train(&text, &uninterrupted, None) else { panic!("not finished") };
     for stop in [1, 5, 7, 8, 9] {
-        assert_eq!(train(&text, &broken, Some(stop)), Outcome::Stopped { step: stop });
+        assert_eq!(train(&text, &resumed, Some(stop)), Outcome::Stopped { step: stop });
     }
-    let Outcome::Finished(found) = train(&text, &broken, None) else { panic!("not finished") };
+    let Outcome::Finished(found) = train(&text, &resumed, None) else { panic!("not finished") };
     assert_eq!((found.student, found.parameters), (expected.student, expected.parameters));
-    assert_eq!(lines(&broken), lines(&whole));
+    assert_eq!(lines(&resumed), lines(&uninterrupted));
     let same = |file: &str| {
         let bytes = |run: &Path| fs::read(run.join(file)).unwrap();
-        assert!(bytes(&whole) == bytes(&broken), "{file} differs");
+        assert!(bytes(&uninterrupted) == bytes(&resumed), "{file} differs");
     };
     same("model/open_clip_model.safetensors");
     same("model/open_clip_config.json");
@@ -103,45 +104,45 @@ fn stopped_before_at_and_after_the_cut_equals_unbroken() {
             same(&format!("{checkpoint}/{part}.safetensors"));
         }
         let masks = format!("{checkpoint}/masks.safetensors");
-        assert_eq!(whole.join(&masks).exists(), masked);
+        assert_eq!(uninterrupted.join(&masks).exists(), masked);
         if masked {
             same(&masks);
         }
     }
-    // Something was cut, or nothing was shown.
+    // The test is meaningful only if something was pruned.
     let (before, after) = (
-        in_blocks(whole.join("checkpoints/step-00000006/model.safetensors")),
-        in_blocks(whole.join("checkpoints/step-00000008/model.safetensors")),
+        in_blocks(uninterrupted.join("checkpoints/step-00000006/model.safetensors")),
+        in_blocks(uninterrupted.join("checkpoints/step-00000008/model.safetensors")),
     );
     assert!(after * 10 < before * 9, "{after} of {before}");
 }
 
 #[test]
-fn stages_that_prune_go_on_with_what_is_left() {
+fn stages_prune_the_model_of_the_previous_stage() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &config(), 1);
     let text = recipe(&student, 12, "warmup_steps = 4, at_step = 8").replace("lr = 0.15", "lr = 1.8")
         + "[[stages]]\n[[stages]]\ntrain.steps = 14\nprune.sparsity = 0.3\n";
     let job = parse(&text, &[], "test").unwrap();
-    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    let (uninterrupted, resumed) = (folder.path().join("uninterrupted"), folder.path().join("resumed"));
     let stop = AtomicBool::new(false);
-    let make = |out: &Path, stop_after| {
+    let run = |out: &Path, stop_after| {
         let options = Options { stop: &stop, stop_after, resume: true, progress: false, version: "test" };
         run_job(&job, out, &options).unwrap()
     };
-    make(&whole, None);
-    assert_eq!(make(&broken, Some(13)), JobOutcome::Stopped { run: "tiny-2".into(), step: 13 });
-    make(&broken, None);
+    run(&uninterrupted, None);
+    assert_eq!(run(&resumed, Some(13)), JobOutcome::Stopped { run: "tiny-2".into(), step: 13 });
+    run(&resumed, None);
     let file = |out: &Path, run: &str| out.join(run).join("model/open_clip_model.safetensors");
     let bytes = |out: &Path| fs::read(file(out, "tiny-2")).unwrap();
-    assert!(bytes(&whole) == bytes(&broken));
-    let sizes = ["tiny-1", "tiny-2"].map(|run| in_blocks(file(&whole, run)));
+    assert!(bytes(&uninterrupted) == bytes(&resumed));
+    let sizes = ["tiny-1", "tiny-2"].map(|run| in_blocks(file(&uninterrupted, run)));
     let all = in_blocks(student.join("open_clip_model.safetensors"));
     assert!(sizes[0] < all && sizes[1] < sizes[0], "{all} to {sizes:?}");
 }
 
 #[test]
-fn masks_that_cannot_work_are_named() {
+fn invalid_prune_settings_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &config(), 1);
     let error = |prune: &str, more: &str| {

@@ -1,4 +1,4 @@
-//! The recipes that ship: all are read, and those on embedded data are planned.
+//! The project's recipes: all can be read, and the quickstart and the published settings can be planned.
 
 use std::path::{Path, PathBuf};
 
@@ -24,18 +24,18 @@ fn recipes() -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_recipe_is_read() {
+fn every_recipe_can_be_read() {
     let recipes = recipes();
     assert!(recipes.len() >= 2);
     for path in recipes {
         let job = load(&path, &[]).unwrap();
         let stem = path.file_stem().unwrap().to_string_lossy();
-        assert_eq!(job.name, stem, "a recipe is called like its file");
+        assert_eq!(job.name, stem, "the name of a recipe is that of its file");
     }
 }
 
 #[test]
-fn the_quickstart_is_planned() {
+fn the_quickstart_can_be_planned() {
     let path = recipes().into_iter().find(|path| path.ends_with("quickstart.toml")).unwrap();
     let job = load(&path, &[]).unwrap();
     for recipe in &job.runs {
@@ -44,7 +44,7 @@ fn the_quickstart_is_planned() {
         assert!(plan.to_string().contains("MACs"));
     }
     let students = job.runs.iter().filter(|recipe| recipe.name != "teacher").collect::<Vec<_>>();
-    // With and without distillation, everything else is the same.
+    // The students with and without distillation have otherwise equal settings.
     assert_eq!(students.len(), 2);
     assert_eq!(students[0].train, students[1].train);
     assert_eq!(students[0].seed, students[1].seed);
@@ -52,7 +52,7 @@ fn the_quickstart_is_planned() {
 }
 
 #[test]
-fn published_settings_are_planned_without_data_or_teacher() {
+fn published_settings_can_be_planned_without_data_or_teacher() {
     let published = recipes().into_iter().filter(|path| {
         let family = path.parent().and_then(Path::file_name).unwrap();
         family != "recipes" && family != "methods"
@@ -67,11 +67,11 @@ fn published_settings_are_planned_without_data_or_teacher() {
             students.insert(recipe.student.model.to_string());
         }
     }
-    // Every tower that a student can have; larger ones are teachers.
+    // Each preset that can be a student has a recipe. Larger presets are teachers.
     let small = presets::names().filter(|name| {
-        let own = !name.ends_with("quickgelu") && !name.ends_with("px") && !name.contains("SigLIP");
+        let is_base = !name.ends_with("quickgelu") && !name.ends_with("px") && !name.contains("SigLIP");
         let large = ["RN101", "RN50x", "ViT-L", "ViT-H", "ViT-g", "ViT-bigG"];
-        own && !large.iter().any(|prefix| name.starts_with(prefix))
+        is_base && !large.iter().any(|prefix| name.starts_with(prefix))
     });
     for name in small {
         assert!(students.contains(name), "{name} has no recipe");

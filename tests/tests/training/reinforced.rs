@@ -1,4 +1,4 @@
-//! Training from stored embeddings: as with the teacher itself, and only from the right store.
+//! Training from stored embeddings: gives the losses of the teacher itself, and requires a matching store.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -15,24 +15,25 @@ use super::no_models;
 const LOSSES: &str = "losses = { task = 1.0, crd = 1.0, fd = 100.0, icl = 1.0, anchors = { weight = 1.0, count = 30 }, \
                       hinton = { weight = 1.0, classes = ['cat', 'dog'] } }";
 
-struct Bed {
+/// A folder with a student, a teacher and another model.
+struct TestBed {
     folder: tempfile::TempDir,
 }
 
-impl Bed {
+impl TestBed {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
         tiny::model(folder.path(), "teacher", &tiny::config(24, 16), 2);
         tiny::model(folder.path(), "stranger", &tiny::config(24, 16), 3);
-        Bed { folder }
+        TestBed { folder }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// A run on a small share of the emoji with 2 variants of each; `teacher` are the keys of its table.
+    /// Returns a recipe on a small share of the emoji. `teacher` holds the keys of `[teacher]`.
     fn recipe(&self, teacher: &str, more: &str) -> Recipe {
         let text = tiny::recipe(&self.path("student"), 20)
             .replace("losses.task = 1.0", LOSSES)
@@ -75,8 +76,8 @@ fn worst(a: &[f64], b: &[f64]) -> f64 {
 }
 
 #[test]
-fn stored_embeddings_train_as_the_teacher_does() {
-    let bed = Bed::new();
+fn stored_embeddings_give_the_losses_of_the_teacher() {
+    let bed = TestBed::new();
     let live = bed.losses(&bed.live(), "live").unwrap();
     assert_eq!(live.len(), 20);
     for (kind, tolerance) in [(StoreKind::F16, 1e-4), (StoreKind::Bf16, 1e-3), (StoreKind::Int8, 3e-3)] {
@@ -86,15 +87,15 @@ fn stored_embeddings_train_as_the_teacher_does() {
         let difference = worst(&live, &stored);
         assert!(difference < tolerance, "{kind:?}: {difference}");
     }
-    // Another augmentation of the same images is another run.
+    // Other augmentations of the same images give other losses.
     let mut other = bed.live();
     other.data.variants_seed = 1;
     assert!(worst(&live, &bed.losses(&other, "other").unwrap()) > 1e-3);
 }
 
 #[test]
-fn a_store_that_is_named_with_its_teacher_is_made_and_checked() {
-    let bed = Bed::new();
+fn a_store_named_with_its_teacher_is_created_and_checked() {
+    let bed = TestBed::new();
     let both = |teacher: &str| {
         let (model, store) = (bed.path(teacher), bed.path("store"));
         let mut recipe =
@@ -106,7 +107,7 @@ fn a_store_that_is_named_with_its_teacher_is_made_and_checked() {
     bed.losses(&both("teacher"), "made").unwrap();
     assert!(Store::is_finished(bed.path("store")));
     bed.losses(&both("teacher"), "again").unwrap();
-    // Prompts that the store does not hold come from the model that is named with it.
+    // Prompts that the store does not contain are embedded by the model.
     let mut live = bed.live();
     live.train.steps = Some(2);
     let with_other_classes = |recipe: &mut Recipe| {
@@ -116,7 +117,7 @@ fn a_store_that_is_named_with_its_teacher_is_made_and_checked() {
     let mut stored = both("teacher");
     with_other_classes(&mut live);
     with_other_classes(&mut stored);
-    // Whoever finds the store unfinished goes on with it, whatever its class list.
+    // A run resumes an unfinished store, even if its class list differs.
     std::fs::remove_file(bed.path("store").join("shard-00000.safetensors")).unwrap();
     let (live, from_both) =
         (bed.losses(&live, "live").unwrap(), bed.losses(&stored, "other classes").unwrap());
@@ -126,7 +127,7 @@ fn a_store_that_is_named_with_its_teacher_is_made_and_checked() {
     assert!(error.contains("has no embedding of the text"), "{error}");
     let error = bed.losses(&both("stranger"), "stranger").unwrap_err().to_string();
     assert!(error.contains("another teacher"), "{error}");
-    // The same weights under another activation are another teacher.
+    // Equal weights with another activation are another teacher.
     let mut config = tiny::config(24, 16);
     config.quick_gelu = true;
     tiny::model(bed.folder.path(), "quick", &config, 2);
@@ -136,7 +137,7 @@ fn a_store_that_is_named_with_its_teacher_is_made_and_checked() {
 
 #[test]
 fn students_are_compared_with_the_teacher_behind_a_store() {
-    let bed = Bed::new();
+    let bed = TestBed::new();
     bed.make("store", StoreKind::F16);
     let (teacher, cache) = (bed.path("teacher"), bed.path("cache"));
     let more = format!(
@@ -158,16 +159,16 @@ fn students_are_compared_with_the_teacher_behind_a_store() {
     let first = results("first");
     let [groups, held_out] = &first.details[..] else { panic!("{:?}", first.details) };
     assert!(groups.fidelity.as_ref().unwrap().top1_agreement.is_some());
-    // Its test images are its training images here: the nearest one is the image itself.
-    let own = groups.knn.as_ref().unwrap().top1;
-    assert!(own > groups.classification.as_ref().unwrap().top1, "{own}");
+    // The test images are also the training images, so the nearest neighbour is the image itself.
+    let knn = groups.knn.as_ref().unwrap().top1;
+    assert!(knn > groups.classification.as_ref().unwrap().top1, "{knn}");
     let cka = held_out.fidelity.as_ref().unwrap().cka_texts.unwrap();
     assert!(cka > 0.0 && cka < 1.0 && first.teacher.is_some(), "{cka}");
     assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 2);
-    // The second run reads the teacher's rows and finds the same.
+    // The second run reads the teacher's embeddings from the cache, and gives equal results.
     assert_eq!(results("second").details, first.details);
     assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 2);
-    // A finished run that is to be compared with another teacher is compared again, and not by kept rows.
+    // With another teacher, a finished run is evaluated again, without the cached embeddings.
     let mut other = recipe.clone();
     other.eval.teacher.as_mut().unwrap().model = Some(bed.path("stranger").as_path().into());
     bed.losses(&other, "second").unwrap();
@@ -175,13 +176,13 @@ fn students_are_compared_with_the_teacher_behind_a_store() {
     let again: trainer::run::Results = serde_json::from_str(&text).unwrap();
     assert_ne!(again.details[0].fidelity, first.details[0].fidelity);
     assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 4);
-    // So are class names that were edited where they lie.
+    // An edited file of class names also needs new embeddings.
     let names = bed.path("names.txt");
     let mut listed = recipe.clone();
     listed.eval.sets.truncate(1);
     listed.eval.sets[0].class_names = Some(trainer::recipe::Classes::File(names.clone()));
     for (number, first) in ["first", "other"].into_iter().enumerate() {
-        let classes = (0..9).map(|place| format!("{first} {place}\n")).collect::<String>();
+        let classes = (0..9).map(|index| format!("{first} {index}\n")).collect::<String>();
         std::fs::write(&names, classes).unwrap();
         bed.losses(&listed, &format!("named {number}")).unwrap();
         assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 5 + number);
@@ -189,8 +190,8 @@ fn students_are_compared_with_the_teacher_behind_a_store() {
 }
 
 #[test]
-fn a_store_of_something_else_is_refused() {
-    let bed = Bed::new();
+fn a_store_that_does_not_match_is_an_error() {
+    let bed = TestBed::new();
     bed.make("store", StoreKind::F16);
     let changed = |change: &dyn Fn(&mut Recipe)| {
         let mut recipe = bed.stored("store");
@@ -212,7 +213,7 @@ fn a_store_of_something_else_is_refused() {
 
 fn flip_a_byte(path: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
-    let place = bytes.len() / 2;
-    bytes[place] ^= 4;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
     std::fs::write(path, bytes).unwrap();
 }

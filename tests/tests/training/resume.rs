@@ -1,4 +1,4 @@
-//! A stopped and resumed run equals an unbroken one, bit for bit.
+//! A stopped and resumed run equals an uninterrupted one, bit for bit.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use trainer::run::{Options, Outcome, run};
 
 use super::no_models;
 
-/// Trains in `folder`, and stops after step `stop_after` where that is given.
+/// Trains in `folder`, and stops after step `stop_after`, if given.
 fn train(recipe: &str, folder: &Path, stop_after: Option<u64>) -> Outcome {
     let job = parse(recipe, &[], "test").unwrap();
     let stop = AtomicBool::new(false);
@@ -20,7 +20,7 @@ fn train(recipe: &str, folder: &Path, stop_after: Option<u64>) -> Outcome {
     run(&job.runs[0], folder, &no_models(), &options).unwrap()
 }
 
-/// Everything of the metrics that does not depend on the clock.
+/// Reads the metrics of the training steps, without the measured times.
 fn metrics(folder: &Path) -> Vec<StepLine> {
     read_steps(folder).unwrap().into_iter().map(StepLine::without_times).collect()
 }
@@ -32,7 +32,7 @@ fn last_checkpoint(folder: &Path, steps: u64) -> Vec<(String, Vec<u8>)> {
         .to_vec()
 }
 
-/// Distillation with learned parts, averages and accumulation: everything that a checkpoint has to hold.
+/// Returns a recipe with learned parts, averages and accumulation: everything that a checkpoint must contain.
 fn distillation(parent: &Path, steps: u64) -> String {
     let student = tiny::model(parent, "student", &tiny::config(16, 8), 1);
     let teacher = tiny::model(parent, "teacher", &tiny::config(24, 16), 2);
@@ -48,23 +48,23 @@ fn distillation(parent: &Path, steps: u64) -> String {
         )
 }
 
-/// Fails unless two finished runs are the same in everything but the clock.
-fn assert_same_run(whole: &Path, broken: &Path, steps: u64) {
-    assert_eq!(metrics(broken), metrics(whole));
+/// Fails unless two finished runs are equal except for the measured times.
+fn assert_same_run(uninterrupted: &Path, resumed: &Path, steps: u64) {
+    assert_eq!(metrics(resumed), metrics(uninterrupted));
     for ((name, expected), (_, found)) in
-        last_checkpoint(whole, steps).iter().zip(last_checkpoint(broken, steps))
+        last_checkpoint(uninterrupted, steps).iter().zip(last_checkpoint(resumed, steps))
     {
         assert!(*expected == found, "{name} differs");
     }
     let model = |run: &Path| fs::read(run.join("model/open_clip_model.safetensors")).unwrap();
-    assert!(model(whole) == model(broken));
+    assert!(model(uninterrupted) == model(resumed));
 }
 
 #[test]
-fn stopped_and_resumed_equals_unbroken() {
+fn a_resumed_run_equals_an_uninterrupted_one() {
     let folder = tempfile::tempdir().unwrap();
     let steps = 12;
-    // A small share of the emoji makes an epoch of 3 steps; evaluations on the way choose a best model.
+    // A small share of the emoji gives epochs of 3 steps. Evaluations during training select a best model.
     let recipe = distillation(folder.path(), steps).replace(
         "train = [{ source = \"emoji\" }]",
         "train = [{ source = \"emoji\", weight = 0.01 }, { source = \"emoji\", weight = 0.005 }]",
@@ -77,20 +77,20 @@ fn stopped_and_resumed_equals_unbroken() {
         source = 'emoji'
         split = 'test'
         ";
-    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
-    let Outcome::Finished(expected) = train(&recipe, &whole, None) else { panic!("not finished") };
-    let last = metrics(&whole).last().unwrap().at.epoch;
-    assert!(last > 2.0, "only {last} epochs, so nothing is shown about their border");
+    let (uninterrupted, resumed) = (folder.path().join("uninterrupted"), folder.path().join("resumed"));
+    let Outcome::Finished(expected) = train(&recipe, &uninterrupted, None) else { panic!("not finished") };
+    let last = metrics(&uninterrupted).last().unwrap().at.epoch;
+    assert!(last > 2.0, "only {last} epochs, so the test does not cover the end of an epoch");
 
     for stop in [1, 5, 7, 11] {
-        assert_eq!(train(&recipe, &broken, Some(stop)), Outcome::Stopped { step: stop });
+        assert_eq!(train(&recipe, &resumed, Some(stop)), Outcome::Stopped { step: stop });
     }
-    let Outcome::Finished(found) = train(&recipe, &broken, None) else { panic!("not finished") };
+    let Outcome::Finished(found) = train(&recipe, &resumed, None) else { panic!("not finished") };
     assert_eq!(found.student, expected.student);
     assert_eq!(found.damaged, expected.damaged);
-    assert_same_run(&whole, &broken, steps);
+    assert_same_run(&uninterrupted, &resumed, steps);
     let best = |run: &Path| fs::read(run.join("best/open_clip_model.safetensors")).unwrap();
-    assert!(best(&whole) == best(&broken));
+    assert!(best(&uninterrupted) == best(&resumed));
 }
 
 /// Writes a table of up to eight single-colour images, each with the name of its colour as caption.
@@ -117,6 +117,7 @@ fn move_images(from: &Path, to: &Path) {
     }
 }
 
+/// Returns the best model of a run, and the lines of its evaluations.
 fn best_of(run: &Path) -> (Value, Vec<Value>) {
     let report: Value = serde_json::from_str(&fs::read_to_string(run.join("report.json")).unwrap()).unwrap();
     let lines = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
@@ -124,10 +125,10 @@ fn best_of(run: &Path) -> (Value, Vec<Value>) {
     (report["best"].clone(), lines.filter(|line| line["eval"].is_object()).collect())
 }
 
-/// Mean of the six recalls in a line of metrics.
+/// Returns the mean of the six recalls in a line of metrics.
 fn score(line: &Value) -> f64 {
-    let figures = line["eval"]["held out"].as_object().unwrap();
-    figures.values().map(|value| value.as_f64().unwrap()).sum::<f64>() / figures.len() as f64
+    let recalls = line["eval"]["held out"].as_object().unwrap();
+    recalls.values().map(|value| value.as_f64().unwrap()).sum::<f64>() / recalls.len() as f64
 }
 
 #[test]
@@ -149,50 +150,50 @@ fn the_last_evaluation_competes_for_the_best_model() {
             + &measure_on
     };
     let (start, rest) = (text(2), text(1000));
-    let [whole, broken] = ["whole", "broken"].map(|name| folder.path().join(name));
-    train(&start, &whole, Some(3));
-    train(&rest, &whole, None);
-    let (best, lines) = best_of(&whole);
+    let [uninterrupted, resumed] = ["uninterrupted", "resumed"].map(|name| folder.path().join(name));
+    train(&start, &uninterrupted, Some(3));
+    train(&rest, &uninterrupted, None);
+    let (best, lines) = best_of(&uninterrupted);
     assert_eq!(lines.len(), 2, "{lines:?}");
     let (first, last) = (score(&lines[0]), score(&lines[1]));
-    assert!(last > first, "the last of {lines:?} has to be the best for this test");
+    assert!(last > first, "this test needs the last of {lines:?} to be the best");
     assert_eq!(best["step"], 60);
     assert!((best["score"].as_f64().unwrap() - last).abs() < 1e-12);
     let model =
         |run: &Path, name: &str| fs::read(run.join(name).join("open_clip_model.safetensors")).unwrap();
-    assert!(model(&whole, "best") == model(&whole, "model"));
+    assert!(model(&uninterrupted, "best") == model(&uninterrupted, "model"));
     let state = |run: &Path| {
         let text = fs::read_to_string(run.join("checkpoints/step-00000060/state.json")).unwrap();
         serde_json::from_str::<Value>(&text).unwrap()["best"].clone()
     };
-    assert_eq!(state(&whole)[0], 60);
-    assert_eq!(fs::read_dir(whole.join("checkpoints")).unwrap().count(), 1);
+    assert_eq!(state(&uninterrupted)[0], 60);
+    assert_eq!(fs::read_dir(uninterrupted.join("checkpoints")).unwrap().count(), 1);
 
-    // Stops between the last checkpoint and the report, because the last evaluation finds no images.
-    train(&start, &broken, Some(3));
+    // Stop between the last checkpoint and the report: the last evaluation fails because its images are missing.
+    train(&start, &resumed, Some(3));
     let elsewhere = folder.path().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     move_images(&measured, &elsewhere);
     let job = parse(&rest, &[], "test").unwrap();
     let stop = AtomicBool::new(false);
     let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
-    run(&job.runs[0], &broken, &no_models(), &options).unwrap_err();
-    assert_eq!(state(&broken)[0], 2);
+    run(&job.runs[0], &resumed, &no_models(), &options).unwrap_err();
+    assert_eq!(state(&resumed)[0], 2);
     move_images(&elsewhere, &measured);
-    train(&rest, &broken, None);
-    assert_eq!(best_of(&broken), (best.clone(), lines.clone()));
-    assert_eq!(state(&broken), state(&whole));
-    assert!(model(&broken, "best") == model(&whole, "best"));
-    // Stops before the best model is complete.
-    fs::remove_file(broken.join("report.json")).unwrap();
-    fs::remove_dir_all(broken.join("best")).unwrap();
-    train(&rest, &broken, None);
-    assert_eq!(best_of(&broken), (best, lines));
-    assert!(model(&broken, "best") == model(&whole, "best"));
+    train(&rest, &resumed, None);
+    assert_eq!(best_of(&resumed), (best.clone(), lines.clone()));
+    assert_eq!(state(&resumed), state(&uninterrupted));
+    assert!(model(&resumed, "best") == model(&uninterrupted, "best"));
+    // Stop before the best model is complete.
+    fs::remove_file(resumed.join("report.json")).unwrap();
+    fs::remove_dir_all(resumed.join("best")).unwrap();
+    train(&rest, &resumed, None);
+    assert_eq!(best_of(&resumed), (best, lines));
+    assert!(model(&resumed, "best") == model(&uninterrupted, "best"));
 }
 
 #[test]
-fn an_earlier_model_stays_the_best_where_the_last_is_worse() {
+fn an_earlier_model_stays_the_best_if_the_last_is_worse() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 16), 1);
     let text = tiny::recipe(&student, 12)
@@ -212,8 +213,8 @@ fn an_earlier_model_stays_the_best_where_the_last_is_worse() {
     let top = scores.iter().copied().fold(0.0, f64::max);
     assert!((best["score"].as_f64().unwrap() - top).abs() < 1e-12, "{best} of {scores:?}");
     let first = scores.iter().position(|score| (score - top).abs() < 1e-12).unwrap();
-    assert_eq!(best["step"], first + 1, "of equal scores the first stays: {scores:?}");
-    assert!(first + 1 < 12, "the last of {scores:?} must not be the best for this test");
+    assert_eq!(best["step"], first + 1, "among equal scores, the first one stays: {scores:?}");
+    assert!(first + 1 < 12, "this test needs the last of {scores:?} not to be the best");
 }
 
 #[test]
@@ -237,7 +238,7 @@ fn a_best_model_of_other_sets_does_not_compete() {
 }
 
 #[test]
-fn results_without_a_best_model_are_read() {
+fn results_without_a_best_model_can_be_read() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
     let out = folder.path().join("run");
@@ -250,26 +251,27 @@ fn results_without_a_best_model_are_read() {
 }
 
 #[test]
-fn mixed_precision_resumes_and_reaches_the_teachers() {
+fn mixed_precision_resumes_and_applies_to_teachers() {
     let folder = tempfile::tempdir().unwrap();
     let steps = 4;
     let exact = distillation(folder.path(), steps);
     let mixed = exact.replace("threads = 1", "threads = 1, precision = \"bf16\"");
-    let [whole, broken, float] = ["whole", "broken", "float"].map(|name| folder.path().join(name));
-    train(&mixed, &whole, None);
-    assert!(matches!(train(&mixed, &broken, Some(2)), Outcome::Stopped { step: 2 }));
-    train(&mixed, &broken, None);
-    assert_same_run(&whole, &broken, steps);
+    let [uninterrupted, resumed, float] =
+        ["uninterrupted", "resumed", "float"].map(|name| folder.path().join(name));
+    train(&mixed, &uninterrupted, None);
+    assert!(matches!(train(&mixed, &resumed, Some(2)), Outcome::Stopped { step: 2 }));
+    train(&mixed, &resumed, None);
+    assert_same_run(&uninterrupted, &resumed, steps);
     train(&exact, &float, None);
     for term in ["task", "fd"] {
         let raw = |run: &Path| metrics(run)[0].term(term).unwrap().raw;
-        let (mixed, exact) = (raw(&whole), raw(&float));
+        let (mixed, exact) = (raw(&uninterrupted), raw(&float));
         assert!(mixed != exact && (mixed - exact).abs() < 0.02 * exact.abs(), "{term}: {mixed}, {exact}");
     }
 }
 
 #[test]
-fn random_drops_and_running_statistics_resume_too() {
+fn random_drops_and_running_statistics_resume() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = tiny::config(32, 8);
     config.vision_cfg = serde_json::from_str(
@@ -280,39 +282,39 @@ fn random_drops_and_running_statistics_resume_too() {
     let steps = 5;
     let recipe = tiny::recipe(&student, steps)
         .replace("threads = 1", "threads = 1, grad_checkpointing = true, ema = 0.9");
-    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
-    train(&recipe, &whole, None);
-    assert_eq!(train(&recipe, &broken, Some(3)), Outcome::Stopped { step: 3 });
-    train(&recipe, &broken, None);
-    assert_eq!(metrics(&broken), metrics(&whole));
+    let (uninterrupted, resumed) = (folder.path().join("uninterrupted"), folder.path().join("resumed"));
+    train(&recipe, &uninterrupted, None);
+    assert_eq!(train(&recipe, &resumed, Some(3)), Outcome::Stopped { step: 3 });
+    train(&recipe, &resumed, None);
+    assert_eq!(metrics(&resumed), metrics(&uninterrupted));
     let checkpoint = |run: &Path| fs::read(run.join("checkpoints/step-00000005/model.safetensors")).unwrap();
-    assert!(checkpoint(&whole) == checkpoint(&broken));
+    assert!(checkpoint(&uninterrupted) == checkpoint(&resumed));
 }
 
 #[test]
-fn a_damaged_checkpoint_is_passed_over() {
+fn a_damaged_checkpoint_is_skipped() {
     let folder = tempfile::tempdir().unwrap();
     let steps = 8;
     let recipe = distillation(folder.path(), steps);
-    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
-    train(&recipe, &whole, None);
-    assert_eq!(train(&recipe, &broken, Some(6)), Outcome::Stopped { step: 6 });
-    let newest = broken.join("checkpoints/step-00000006/optimizer.safetensors");
+    let (uninterrupted, resumed) = (folder.path().join("uninterrupted"), folder.path().join("resumed"));
+    train(&recipe, &uninterrupted, None);
+    assert_eq!(train(&recipe, &resumed, Some(6)), Outcome::Stopped { step: 6 });
+    let newest = resumed.join("checkpoints/step-00000006/optimizer.safetensors");
     let mut bytes = fs::read(&newest).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&newest, bytes).unwrap();
-    // A state that somebody edited is no better.
-    let state = broken.join("checkpoints/step-00000004/state.json");
+    // An edited state also counts as damaged.
+    let state = resumed.join("checkpoints/step-00000004/state.json");
     let text = fs::read_to_string(&state).unwrap();
     fs::write(&state, text.replace("\"samples\": 64", "\"samples\": 63")).unwrap();
     assert_ne!(fs::read_to_string(&state).unwrap(), text);
-    train(&recipe, &broken, None);
-    assert_same_run(&whole, &broken, steps);
+    train(&recipe, &resumed, None);
+    assert_same_run(&uninterrupted, &resumed, steps);
 }
 
 #[test]
-fn with_no_whole_checkpoint_the_remedy_is_named() {
+fn an_error_names_the_remedy_if_no_checkpoint_is_intact() {
     let folder = tempfile::tempdir().unwrap();
     let recipe = distillation(folder.path(), 4);
     let out = folder.path().join("run");
@@ -326,25 +328,25 @@ fn with_no_whole_checkpoint_the_remedy_is_named() {
 }
 
 #[test]
-fn what_an_interrupted_save_left_is_cleared_or_comes_back() {
+fn leftovers_of_an_interrupted_save_are_removed_or_restored() {
     let folder = tempfile::tempdir().unwrap();
     let recipe = distillation(folder.path(), 8);
-    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
-    train(&recipe, &whole, None);
-    train(&recipe, &broken, Some(4));
-    let checkpoints = broken.join("checkpoints");
-    // Stopped while the checkpoint of step 4 was being replaced, and one of step 6 written.
+    let (uninterrupted, resumed) = (folder.path().join("uninterrupted"), folder.path().join("resumed"));
+    train(&recipe, &uninterrupted, None);
+    train(&recipe, &resumed, Some(4));
+    let checkpoints = resumed.join("checkpoints");
+    // Simulate a stop while the checkpoint of step 4 was being replaced and that of step 6 was being written.
     fs::rename(checkpoints.join("step-00000004"), checkpoints.join(".step-00000004.old.partial")).unwrap();
     fs::create_dir(checkpoints.join(".step-00000006.partial")).unwrap();
-    assert_eq!(train(&recipe, &broken, Some(5)), Outcome::Stopped { step: 5 });
+    assert_eq!(train(&recipe, &resumed, Some(5)), Outcome::Stopped { step: 5 });
     let names = fs::read_dir(&checkpoints).unwrap().map(|entry| entry.unwrap().file_name());
     assert!(names.into_iter().all(|name| !name.to_string_lossy().ends_with(".partial")));
-    train(&recipe, &broken, None);
-    assert_same_run(&whole, &broken, 8);
+    train(&recipe, &resumed, None);
+    assert_same_run(&uninterrupted, &resumed, 8);
 }
 
 #[test]
-fn old_checkpoints_go_and_the_best_stays() {
+fn old_checkpoints_are_removed_except_the_best() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
     let recipe =
@@ -362,7 +364,7 @@ fn old_checkpoints_go_and_the_best_stays() {
     assert_eq!(names(), ["step-00000008", "step-00000009"]);
     trainer::run::checkpoint::retain(&out.join("checkpoints"), 1, None).unwrap();
     assert_eq!(names(), ["step-00000009"]);
-    // So short an interval that every step is due.
+    // The interval is so short that a checkpoint is due after every step.
     let often =
         recipe.replace("every_steps = 2, every_minutes = 0.0, keep = 2", "every_minutes = 1e-9, keep = 99");
     let out_often = folder.path().join("often");
@@ -371,7 +373,7 @@ fn old_checkpoints_go_and_the_best_stays() {
 }
 
 #[test]
-fn a_finished_run_is_measured_again_on_other_sets_and_a_lost_model_comes_back() {
+fn a_finished_run_is_evaluated_again_on_other_sets_and_a_missing_model_is_restored() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
     let recipe = tiny::recipe(&student, 3);
@@ -397,7 +399,7 @@ fn a_finished_run_is_measured_again_on_other_sets_and_a_lost_model_comes_back() 
 }
 
 #[test]
-fn two_processes_do_not_share_a_folder() {
+fn a_run_folder_is_locked() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
     let out = folder.path().join("run");
@@ -414,7 +416,7 @@ fn two_processes_do_not_share_a_folder() {
 }
 
 #[test]
-fn a_failed_start_leaves_the_folder_free() {
+fn a_failed_start_does_not_occupy_the_folder() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
     let recipe = tiny::recipe(&student, 3);
@@ -428,7 +430,7 @@ fn a_failed_start_leaves_the_folder_free() {
 }
 
 #[test]
-fn another_recipe_or_other_data_is_refused() {
+fn another_recipe_or_other_data_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
     let recipe = tiny::recipe(&student, 3);
@@ -453,7 +455,7 @@ fn another_recipe_or_other_data_is_refused() {
     assert!(error.contains("data.train[0].share: 0.5, was not set"), "{error}");
     let error = attempt(&recipe, false).unwrap_err().to_string();
     assert!(error.contains("resume"), "{error}");
-    // A finished run is given as it is.
+    // A finished run returns its results.
     assert!(matches!(attempt(&recipe, true), Ok(Outcome::Finished(_))));
     // Other data: a smaller part of the same source.
     fs::remove_file(out.join("report.json")).unwrap();
@@ -462,14 +464,14 @@ fn another_recipe_or_other_data_is_refused() {
     fs::copy(picture, folder.path().join("a.png")).unwrap();
     let rows = |count: usize| "a.png,a picture\n".repeat(count);
     fs::write(&table, format!("filepath,title\n{}", rows(16))).unwrap();
-    let own = recipe.replace(
+    let on_table = recipe.replace(
         "{ source = \"emoji\" }",
         &format!("{{ source = \"csv\", path = \"{}\" }}", table.display()),
     );
     let out = folder.path().join("table");
-    train(&own, &out, Some(2));
+    train(&on_table, &out, Some(2));
     fs::write(&table, format!("filepath,title\n{}", rows(17))).unwrap();
-    let job = parse(&own, &[], "test").unwrap();
+    let job = parse(&on_table, &[], "test").unwrap();
     let options = Options { stop: &stop, stop_after: None, resume: true, progress: false, version: "test" };
     let error = run(&job.runs[0], &out, &no_models(), &options).unwrap_err().to_string();
     assert!(error.contains("training data changed"), "{error}");

@@ -1,4 +1,4 @@
-//! What a run does and leaves behind.
+//! Complete runs: files of a run folder, falling losses, accumulation, averages and errors before the first step.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -75,13 +75,13 @@ fn a_recipe_of_several_runs_trains_a_teacher_and_compares() {
     let lines = trainer::run::metrics::read_steps(&out.join("student")).unwrap();
     assert_eq!(lines.len(), 4);
     assert!(lines[3].term("crd").unwrap().raw > 0.0);
-    // The model folder opens again and is the one that was evaluated.
+    // The model folder can be opened.
     let model = out.join("student/model").display().to_string();
     assert!(clip_model::folder::open(&model, Device::Cpu, 0).unwrap().has_weights);
 }
 
 #[test]
-fn the_loss_goes_down() {
+fn the_loss_decreases() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 16), 1);
     let out = folder.path().join("run");
@@ -92,7 +92,7 @@ fn the_loss_goes_down() {
     assert!(last < first - 0.05, "{first} to {last}");
 }
 
-fn trainee(clip_norm: f64) -> TrainState {
+fn train_state(clip_norm: f64) -> TrainState {
     let model = Clip::new(&tiny::config(16, 8), Device::Cpu, 4).unwrap();
     let objective = Objective::new(&[Term::new(Loss::Task, 1.0)], 8, &[], Device::Cpu).unwrap();
     let config = OptimizerConfig { lr: 1e-2, clip_norm, ..Default::default() };
@@ -110,10 +110,10 @@ fn batch(seed: u64, scale: f64) -> MicroBatch {
 #[test]
 fn accumulation_averages_the_gradients_of_its_micro_batches() {
     let gradient = |seeds: &[u64]| {
-        let mut trainee = trainee(0.0);
+        let mut state = train_state(0.0);
         let batches = seeds.iter().map(|&seed| batch(seed, 1.0)).collect::<Vec<_>>();
-        trainee.step(&batches, &[], TargetRule::Diagonal, 0.0).unwrap();
-        trainee.student.params().get("visual.proj").unwrap().grad().copy()
+        state.step(&batches, &[], TargetRule::Diagonal, 0.0).unwrap();
+        state.student.params().get("visual.proj").unwrap().grad().copy()
     };
     let expected = (gradient(&[1]) + gradient(&[2])) / 2.0;
     let difference = (gradient(&[1, 2]) - &expected).abs().max().double_value(&[]);
@@ -121,24 +121,24 @@ fn accumulation_averages_the_gradients_of_its_micro_batches() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_stops_before_any_weight_changes() {
-    let mut trainee = trainee(1.0);
-    let before = trainee.student.params().get("visual.proj").unwrap().copy();
-    let error = trainee.step(&[batch(1, f64::NAN)], &[], TargetRule::Diagonal, 1.0).unwrap_err();
+fn a_nan_loss_is_an_error_before_any_weight_changes() {
+    let mut state = train_state(1.0);
+    let before = state.student.params().get("visual.proj").unwrap().copy();
+    let error = state.step(&[batch(1, f64::NAN)], &[], TargetRule::Diagonal, 1.0).unwrap_err();
     assert!(matches!(error, Error::NonFinite { step: 0, .. }), "{error}");
-    assert!(before.equal(trainee.student.params().get("visual.proj").unwrap()));
+    assert!(before.equal(state.student.params().get("visual.proj").unwrap()));
 }
 
 #[test]
 fn the_logit_scale_stays_within_its_bounds() {
-    let mut trainee = trainee(0.0);
-    let _ = tch::no_grad(|| trainee.student.logit_scale.shallow_clone().fill_(9.0));
-    trainee.step(&[batch(1, 1.0)], &[], TargetRule::Diagonal, 1e-6).unwrap();
-    assert!(trainee.student.logit_scale.exp().double_value(&[]) <= 100.0 + 1e-3);
+    let mut state = train_state(0.0);
+    let _ = tch::no_grad(|| state.student.logit_scale.shallow_clone().fill_(9.0));
+    state.step(&[batch(1, 1.0)], &[], TargetRule::Diagonal, 1e-6).unwrap();
+    assert!(state.student.logit_scale.exp().double_value(&[]) <= 100.0 + 1e-3);
 }
 
 #[test]
-fn averages_are_what_is_saved() {
+fn the_saved_model_has_the_averaged_weights() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
     let out = folder.path().join("run");
@@ -154,7 +154,7 @@ fn averages_are_what_is_saved() {
 }
 
 #[test]
-fn a_plan_refuses_masks_for_a_tower_without_patches() {
+fn plans_reject_mfd_for_towers_without_patches() {
     let plan = |model: &str| {
         let recipe = format!(
             "name = 'masked'\nstudent.model = '{model}'\nteacher.model = 'ViT-B-32'\nlosses.mfd = 1.0\n\
@@ -169,7 +169,7 @@ fn a_plan_refuses_masks_for_a_tower_without_patches() {
 }
 
 #[test]
-fn what_cannot_work_is_said_before_the_first_step() {
+fn errors_are_reported_before_the_first_step() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
     let recipe = tiny::recipe(&student, 2);

@@ -1,4 +1,4 @@
-//! The sweeps that ship are planned, with no data here, and the suites are read.
+//! The project's sweeps and suites: all can be read, and the sweeps can be planned without data.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ fn files() -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_sweep_is_planned() {
+fn every_sweep_can_be_planned() {
     let out = tempfile::tempdir().unwrap();
     let nowhere: toml::Table = "data.root = 'nowhere'".parse().unwrap();
     let mut names = Vec::new();
@@ -37,7 +37,7 @@ fn every_sweep_is_planned() {
 }
 
 #[test]
-fn every_suite_is_read() {
+fn every_suite_can_be_read() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/suites");
     let mut count = 0;
     for entry in std::fs::read_dir(folder).unwrap() {

@@ -1,4 +1,4 @@
-//! Distillation of patch tokens and hidden layers: what it compares, over widths, grids and depths, and what it refuses.
+//! Distillation of patch tokens and hidden layers over different widths, grids and depths, and its errors.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -14,7 +14,7 @@ use super::no_models;
 
 const BOTH: &str = "losses = { task = 0.1, patch-tokens = 10.0, hidden = { weight = 10.0, layers = 2 } }";
 
-/// A dual encoder with this side of images (patches of 8), width and numbers of blocks.
+/// Returns the configuration of a dual encoder with this image size (patches of 8), width and numbers of blocks.
 fn config(size: i64, width: i64, [image, text]: [i64; 2], more: &str) -> ClipConfig {
     let json = format!(
         r#"{{"embed_dim": 8, "vision_cfg": {{"image_size": {size}, "layers": {image}, "width": {width}, "patch_size": 8, "head_width": 8{more}}},
@@ -40,14 +40,14 @@ fn raw(run: &Path, name: &str) -> Vec<f64> {
 }
 
 #[test]
-fn a_copy_of_the_teacher_has_nothing_to_learn() {
+fn a_copy_of_the_teacher_has_zero_loss() {
     let folder = tempfile::tempdir().unwrap();
     let model = |name: &str, seed| tiny::model(folder.path(), name, &config(16, 8, [3, 2], ""), seed);
     let (teacher, copy, other) = (model("teacher", 1), model("copy", 1), model("other", 2));
     let first = |student: &PathBuf, out: &str| {
         let out = folder.path().join(out);
         train(&text(student, &teacher, 1, BOTH), &out, None).unwrap();
-        // Widths are equal, so there is nothing to project by; the file is not there without learned parts.
+        // Equal widths need no projections, and without learned parts a checkpoint does not have the file.
         assert!(!out.join("checkpoints/step-00000001/learned.safetensors").exists());
         ["patch-tokens", "hidden"].map(|name| raw(&out, name)[0])
     };
@@ -64,14 +64,15 @@ fn a_smaller_student_learns_from_a_finer_grid_and_a_deeper_tower() {
     let again: trainer::Recipe =
         toml::from_str(&parse(&recipe, &[], "test").unwrap().runs[0].to_toml().unwrap()).unwrap();
     assert_eq!(again, parse(&recipe, &[], "test").unwrap().runs[0]);
-    let whole = folder.path().join("whole");
-    train(&recipe, &whole, None).unwrap();
+    let uninterrupted = folder.path().join("uninterrupted");
+    train(&recipe, &uninterrupted, None).unwrap();
     for name in ["patch-tokens", "hidden"] {
-        let values = raw(&whole, name);
+        let values = raw(&uninterrupted, name);
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         assert!(mean(&values[35..]) < 0.8 * mean(&values[..5]), "{name}: {values:?}");
     }
-    let learned = read_safetensors(whole.join("checkpoints/step-00000040/learned.safetensors")).unwrap();
+    let learned =
+        read_safetensors(uninterrupted.join("checkpoints/step-00000040/learned.safetensors")).unwrap();
     let mut names = learned.keys().filter(|name| name.ends_with("weight")).collect::<Vec<_>>();
     names.sort();
     let expected =
@@ -79,26 +80,26 @@ fn a_smaller_student_learns_from_a_finer_grid_and_a_deeper_tower() {
     assert_eq!(names, expected.map(|name| format!("{name}.weight")).iter().collect::<Vec<_>>());
     assert_eq!(learned["patch_proj.weight"].size(), [16, 8]);
 
-    // Stopped and gone on with, and with activations that are computed again, it is the same run.
-    let broken = folder.path().join("broken");
+    // A resumed run gives the same result, and so does activation checkpointing, up to rounding.
+    let resumed = folder.path().join("resumed");
     for stop in [3, 17] {
-        assert_eq!(train(&recipe, &broken, Some(stop)).unwrap(), Outcome::Stopped { step: stop });
+        assert_eq!(train(&recipe, &resumed, Some(stop)).unwrap(), Outcome::Stopped { step: stop });
     }
-    train(&recipe, &broken, None).unwrap();
+    train(&recipe, &resumed, None).unwrap();
     for file in ["model/open_clip_model.safetensors", "checkpoints/step-00000040/learned.safetensors"] {
         let read = |run: &Path| std::fs::read(run.join(file)).unwrap();
-        assert!(read(&whole) == read(&broken), "{file} differs");
+        assert!(read(&uninterrupted) == read(&resumed), "{file} differs");
     }
     let checkpointed = folder.path().join("checkpointed");
     train(&recipe.replace("threads = 1", "threads = 1, grad_checkpointing = true"), &checkpointed, None)
         .unwrap();
-    for (plain, again) in raw(&whole, "hidden").iter().zip(raw(&checkpointed, "hidden")) {
+    for (plain, again) in raw(&uninterrupted, "hidden").iter().zip(raw(&checkpointed, "hidden")) {
         assert!((plain - again).abs() < 1e-3 * plain, "{plain} and {again}");
     }
 }
 
 #[test]
-fn what_has_no_tokens_to_compare_is_refused() {
+fn models_without_comparable_tokens_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let model = |name: &str, config: &ClipConfig| tiny::model(folder.path(), name, config, 1);
     let vit = model("vit", &config(16, 8, [2, 2], ""));
@@ -121,7 +122,7 @@ fn what_has_no_tokens_to_compare_is_refused() {
         let found = error(&text(student, teacher, 2, losses));
         assert!(found.contains(part), "{losses}: {found}");
     }
-    // Patches do not mind what the texts are.
+    // Patch tokens do not depend on the texts.
     train(&text(&vit, &longer, 2, patches), &folder.path().join("longer texts"), None).unwrap();
     for losses in [patches, "losses.hidden = 1.0"] {
         let found = error(&(text(&vit, &vit, 2, losses) + "teacher.store = 'store'\n"));
@@ -130,7 +131,7 @@ fn what_has_no_tokens_to_compare_is_refused() {
 }
 
 #[test]
-fn several_teachers_and_a_cross_modal_one_give_their_tokens() {
+fn several_teachers_and_a_cross_modal_one_provide_tokens() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &config(16, 8, [3, 3], ""), 1);
     let one = tiny::model(folder.path(), "one", &config(16, 8, [3, 3], ""), 1);
@@ -145,7 +146,7 @@ fn several_teachers_and_a_cross_modal_one_give_their_tokens() {
         train(&recipe, &out, None).unwrap();
         ["patch-tokens", "hidden"].map(|name| raw(&out, name)[0])
     };
-    // The head of the first changes none of its tokens, and those are the student's own.
+    // The head of the first teacher does not change its tokens, which equal the student's.
     assert!(first(&[&one], "one").iter().all(|value| value.abs() < 1e-9));
     let [both, other] = [first(&[&one, &two], "both"), first(&[&two, &two], "twice")];
     assert!(both.iter().chain(&other).all(|value| *value > 1e-3), "{both:?} {other:?}");

@@ -1,5 +1,4 @@
-//! Every kind of tower trains, in float32 and with products of bfloat16: a second step on the same batch finds a
-//! lower loss.
+//! Every kind of tower trains, in float32 and in bfloat16: the second step on a batch has a lower loss than the first.
 
 use clip_distill_tests::fill;
 use clip_model::{Clip, ClipConfig, Precision};
@@ -13,36 +12,37 @@ const TEXT: &str = r#"{"layers": 1, "width": 32, "heads": 2, "vocab_size": 64, "
 const SIGLIP_TEXT: &str = r#"{"layers": 1, "width": 768, "heads": 12, "vocab_size": 64, "context_length": 8,
     "no_causal_mask": true, "proj_bias": true, "pool_type": "last"}"#;
 
-/// Four pairs whose pictures and texts are told apart easily.
+/// Returns a batch of four pairs with clearly different images and texts.
 fn batch(size: i64) -> MicroBatch {
-    // Not from torch's generator, which other tests of this process draw from.
+    // Do not draw from torch's generator, which other tests of this process also use.
     let images = fill::unit("towers.images", &[4, 3, size, size]) * 2.0;
     let tokens =
-        Tensor::from_slice(&(0..32).map(|place| 1 + place * 7 % 60).collect::<Vec<i64>>()).view([4, 8]);
+        Tensor::from_slice(&(0..32).map(|index| 1 + index * 7 % 60).collect::<Vec<i64>>()).view([4, 8]);
     MicroBatch { student: ViewTensors { images, tokens, boxes: Vec::new() }, teachers: Vec::new() }
 }
 
-/// The task loss of two successive steps on one batch.
+/// Returns the task losses of two successive steps on one batch.
 fn losses(name: &str, json: &str, precision: Precision) -> Vec<f64> {
     let config = ClipConfig::from_json(name, json).unwrap();
     let student = Clip::new(&config, Device::Cpu, 2).unwrap();
     let terms = [Term::new(Loss::Task, 1.0)];
     let objective = Objective::new(&terms, config.embed_dim, &[], Device::Cpu).unwrap();
     let optimizer = OptimizerConfig { weight_decay: 0.0, ..OptimizerConfig::default() };
-    let mut trainee = TrainState::new(student, objective, &optimizer, None).unwrap();
-    trainee.settings.precision = precision;
+    let mut state = TrainState::new(student, objective, &optimizer, None).unwrap();
+    state.settings.precision = precision;
     let batch = [batch(config.vision_cfg.image_size)];
-    (0..2).map(|_| trainee.step(&batch, &[], TargetRule::Diagonal, 1e-4).unwrap().loss).collect()
+    (0..2).map(|_| state.step(&batch, &[], TargetRule::Diagonal, 1e-4).unwrap().loss).collect()
 }
 
-fn lowers_its_loss(name: &str, json: &str) {
+fn assert_loss_decreases(name: &str, json: &str) {
     let exact = losses(name, json, Precision::Float32);
     assert!(exact[1] < exact[0], "{name}: {exact:?}");
     let mixed = losses(name, json, Precision::BFloat16);
     assert!(mixed[1] < mixed[0], "{name} in bf16: {mixed:?}");
-    // Another number, since operands have 8 bits of mantissa.
+    // The losses differ, because bfloat16 operands have a mantissa of 8 bits.
     assert!(mixed[0] != exact[0], "{name}: {exact:?} is the same in bf16");
-    // Embeddings are nearly the same. In evaluation, since norms over a batch of four make much of a rounding.
+    // Embeddings are nearly equal. Compare them in evaluation mode, because batch norms over four images amplify
+    // rounding.
     let config = ClipConfig::from_json(name, json).unwrap();
     let model = Clip::new(&config, Device::Cpu, 2).unwrap();
     let images = batch(config.vision_cfg.image_size).student.images;
@@ -54,7 +54,7 @@ fn lowers_its_loss(name: &str, json: &str) {
 }
 
 #[test]
-fn every_tower_lowers_its_loss() {
+fn the_loss_of_every_tower_decreases() {
     let timm = |tower: &str, size: i64| {
         format!(r#"{{"timm_model_name": "{tower}", "image_size": {size}, "timm_drop_path": 0.0}}"#)
     };
@@ -83,11 +83,11 @@ fn every_tower_lowers_its_loss() {
     ];
     for (name, vision) in towers {
         let json = format!(r#"{{"embed_dim": 32, "vision_cfg": {vision}, "text_cfg": {TEXT}}}"#);
-        lowers_its_loss(name, &json);
+        assert_loss_decreases(name, &json);
     }
     let siglip = format!(
         r#"{{"embed_dim": 768, "custom_text": true, "vision_cfg": {{"timm_model_name": "vit_base_patch16_siglip_224",
             "image_size": 32, "timm_proj": "none", "timm_pool": "map"}}, "text_cfg": {SIGLIP_TEXT}}}"#
     );
-    lowers_its_loss("SigLIP", &siglip);
+    assert_loss_decreases("SigLIP", &siglip);
 }
