@@ -131,14 +131,14 @@ registry! {
         |pair, _| gradient::gd(pair.projected(), pair.student_scale(), pair.teacher(), pair.teacher_scale()))
         .learns(&[Part::Projections]);
     /// CLIP-KD's interactive contrastive learning.
-    Icl = Entry::pair("icl", "contrast of student images with teacher texts and the reverse", CLIP_KD,
+    Icl = Entry::pair("icl", "contrastive loss of student images and teacher texts, and the reverse", CLIP_KD,
         |pair, _| interactive::icl(pair.cross_logits()?, pair.targets()))
         .learns(&[Part::Projections, Part::CrossScale]);
     /// CLIP-KD's augmented feature distillation.
-    Afd = Entry::pair("afd", "contrast of fused student and teacher embeddings", CLIP_KD,
+    Afd = Entry::pair("afd", "contrastive loss of fused student and teacher embeddings", CLIP_KD,
         |pair, _| pair.afd()).learns(&[Part::Projections, Part::Fusion]);
     /// Soft targets on the logits between the models, from CLIP-KD's published code.
-    CrossKd = Entry::pair("cross-kd", "KL of the teacher's similarities to those between the models", "CLIP-KD, published code",
+    CrossKd = Entry::pair("cross-kd", "KL of the teacher's similarities to the student-teacher similarities", "CLIP-KD, published code",
         |pair, _| interactive::cross_kd(pair.cross_logits()?, pair.teacher_logits()?))
         .learns(&[Part::Projections, Part::CrossScale]);
     /// TinyCLIP's affinity mimicking.
@@ -151,7 +151,7 @@ registry! {
     PatchTokens = Entry::pair("patch-tokens", "squared distance of unit patch tokens of the ViTs", FITNETS,
         |pair, _| pair.patch_tokens()).reads(&[Input::Tokens]).learns(&[Part::PatchMap]);
     /// The outputs of chosen transformer blocks of both towers.
-    Hidden = Entry::pair("hidden", "squared distance of unit outputs of chosen blocks of both towers", FITNETS,
+    Hidden = Entry::pair("hidden", "squared distance of unit outputs of evenly spaced blocks of both towers", FITNETS,
         |pair, _| pair.hidden()).reads(&[Input::Tokens]).learns(&[Part::BlockMaps]).has(Kind::Hidden);
     /// RKD's relative distances within each modality.
     RkdDistance = Entry::pair("rkd-distance", "Huber loss of relative distances within a modality", "RKD (Park et al. 2019)",
@@ -160,10 +160,10 @@ registry! {
     RkdAngle = Entry::pair("rkd-angle", "Huber loss of triplet angles within a modality", "RKD (Park et al. 2019)",
         |pair, _| rkd::angle(pair.student(), pair.teacher()));
     /// CLIP-RD's vertical relation.
-    ClipRdVrd = Entry::pair("clip-rd-vrd", "teacher-student similarities of images match those of texts", "CLIP-RD",
+    ClipRdVrd = Entry::pair("clip-rd-vrd", "KL of teacher-student similarities of texts to those of images", "CLIP-RD",
         |pair, _| pair.vrd()).learns(&[Part::Projections, Part::ModalityScales]);
     /// CLIP-RD's crossed relation.
-    ClipRdXrd = Entry::pair("clip-rd-xrd", "teacher-image student-text similarities match teacher-text student-image ones", "CLIP-RD",
+    ClipRdXrd = Entry::pair("clip-rd-xrd", "KL between image-text and text-image teacher-student similarities", "CLIP-RD",
         |pair, _| clip_rd::xrd(pair.projected(), pair.teacher(), pair.cross_scale()?))
         .learns(&[Part::Projections, Part::CrossScale]);
     /// Structure transfer: the joint Gram matrix of images and texts.

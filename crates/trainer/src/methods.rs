@@ -19,7 +19,7 @@ pub const METHODS: &[Method] = &[
     Method { name: "clip", what: "contrastive pre-training, no teacher", source: "CLIP (Radford et al. 2021)", recipe: "configs/recipes/methods/clip.toml" },
     Method { name: "siglip", what: "pairwise sigmoid pre-training, no teacher", source: "SigLIP (Zhai et al. 2023)", recipe: "configs/recipes/methods/siglip.toml" },
     Method { name: "hinton", what: "soft targets of a zero-shot classifier", source: "Hinton et al. 2015", recipe: "configs/recipes/methods/hinton.toml" },
-    Method { name: "clip-kd", what: "the published combination: relations, features, interactive contrast", source: "CLIP-KD (Yang et al. 2024)", recipe: "configs/recipes/methods/clip-kd.toml" },
+    Method { name: "clip-kd", what: "the published combination: relations, features, interactive contrastive learning", source: "CLIP-KD (Yang et al. 2024)", recipe: "configs/recipes/methods/clip-kd.toml" },
     Method { name: "clip-kd-all", what: "all six losses of CLIP-KD", source: "CLIP-KD (Yang et al. 2024)", recipe: "configs/recipes/methods/clip-kd-all.toml" },
     Method { name: "tinyclip", what: "affinity mimicking", source: "TinyCLIP (Wu et al. 2023)", recipe: "configs/recipes/methods/tinyclip.toml" },
     Method { name: "tinyclip-manual", what: "affinity mimicking, from the leading part of the teacher's weights", source: "TinyCLIP (Wu et al. 2023)", recipe: "configs/recipes/methods/tinyclip-manual.toml" },

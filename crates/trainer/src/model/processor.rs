@@ -122,7 +122,7 @@ impl Processor {
                 if let Some(expected) =
                     expected.filter(|expected| expected.starts_with(BY_CONTENT) && **expected != name)
                 {
-                    let reason = format!("the model needs {expected}, but `{}` is {name}", path.display());
+                    let reason = format!("the model reads {expected}, but `{}` is {name}", path.display());
                     return Err(Error::Tokenizer { reason });
                 }
                 (name, Some(path.into()), Arc::new(JsonTokenizer::open(path)?.canonical(canonical)))
