@@ -1,5 +1,5 @@
-//! The fields of a recipe file, with their defaults. A table that another crate or module uses is declared there:
-//! sources, augmentation, optimiser, cross-modal head.
+//! Recipe files: their settings with defaults, validation and resolution into runs. Tables that another crate or module
+//! uses are declared there: sources, augmentation, optimiser, cross-modal head.
 
 mod classes;
 mod experiment;
@@ -293,7 +293,8 @@ impl Recipe {
         Loss::all().filter(|loss| loss.reads_classes()).find_map(|loss| self.loss(loss))
     }
 
-    /// The models that the recipe refers to, each with the setting that names it, such as `student.inherit`.
+    /// Iterates over the models to which the recipe refers, each with the setting that names it, such as
+    /// `student.inherit`.
     pub fn models_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut ModelRef)> {
         let Recipe { student, teachers, eval, .. } = self;
         let students =
@@ -303,7 +304,7 @@ impl Recipe {
         students.into_iter().chain(teachers).chain(compared).filter_map(|(key, model)| Some((key, model?)))
     }
 
-    /// The models that the recipe refers to, like [`Recipe::models_mut`].
+    /// Iterates over the models to which the recipe refers, like [`Recipe::models_mut`].
     pub fn models(&self) -> impl Iterator<Item = (&'static str, &ModelRef)> {
         let Recipe { student, teachers, eval, .. } = self;
         let students =
@@ -313,12 +314,12 @@ impl Recipe {
         students.into_iter().chain(teachers).chain(compared).filter_map(|(key, model)| Some((key, model?)))
     }
 
-    /// The stores that the recipe refers to.
+    /// Iterates over the stores to which the recipe refers.
     pub fn stores_mut(&mut self) -> impl Iterator<Item = &mut StoreRef> {
         self.teachers.iter_mut().chain(&mut self.eval.teacher).filter_map(|teacher| teacher.store.as_mut())
     }
 
-    /// The teacher with which the evaluation compares the student, or whose scores it reports.
+    /// Returns the teacher that is evaluated with the student: for fidelity if enabled, else for its scores only.
     pub(crate) fn compared_teacher(&self) -> Option<&TeacherConfig> {
         let named = |teacher: &&TeacherConfig| teacher.model.is_some();
         match self.eval.fidelity {
@@ -328,7 +329,8 @@ impl Recipe {
         }
     }
 
-    /// Number of pairs in the bank for its losses, if any reads one: the largest number that they set, or 1024.
+    /// Returns the number of pairs in the anchor bank, if a loss reads one: the largest `count` of these losses, or
+    /// [`AnchorSettings::COUNT`] if none sets it.
     pub fn anchor_count(&self) -> Option<usize> {
         let counts = Loss::all().filter_map(|loss| match &self.loss(loss)?.settings {
             LossSettings::Anchors(settings) => Some(settings.count),
@@ -370,7 +372,7 @@ fn cpu() -> String {
     "cpu".into()
 }
 
-/// Removes a key from a table; the rest of the table is a source.
+/// Removes a key from a table and parses its value.
 fn take<T: serde::de::DeserializeOwned>(
     table: &mut toml::Table,
     key: &str,

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_named_is_computed_in() {
+    fn precision_names_map_to_precisions() {
         assert_eq!(PrecisionConfig::Fp32.on(Device::Cpu), Precision::Float32);
         assert_eq!(PrecisionConfig::Bf16.on(Device::Cpu), Precision::BFloat16);
         // A GPU has the instructions, regardless of this machine's processor.

@@ -36,14 +36,14 @@ impl PruneConfig {
     /// Checks the settings.
     ///
     /// # Errors
-    /// The setting that cannot work, and why.
+    /// The invalid setting, and the reason.
     pub(super) fn validate(&self, train: &Train) -> Result<(), String> {
         if !(self.sparsity > 0.0 && self.sparsity < 1.0) {
             return Err(format!("prune.sparsity = {} is not between 0 and 1", self.sparsity));
         }
         for (name, value) in [("lr", self.lr), ("multiplier_lr", self.multiplier_lr)] {
             if !(value.is_finite() && value > 0.0) {
-                return Err(format!("prune.{name} = {value} cannot work"));
+                return Err(format!("prune.{name} = {value} is not a number above 0"));
             }
         }
         if self.start.saturating_add(self.warmup_steps) > self.at_step || self.start >= self.at_step {
