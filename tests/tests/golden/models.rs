@@ -28,11 +28,11 @@ const EXPECTED: [&str; 13] = [
 /// The families of a model's two towers and of its activation. Sizes of one family share their code.
 fn families(config: &ClipConfig) -> [String; 3] {
     let vision = &config.vision_cfg;
-    let image = match vision.tower() {
-        TowerKind::Timm => format!("{:?}", vision.trunk().unwrap()),
-        kind => format!("{kind:?}"),
+    let image = match (vision.tower(), vision.timm_model_name.as_deref()) {
+        (TowerKind::Timm, Some(name)) if name.contains("siglip") => "SigLIP".into(),
+        (TowerKind::Timm, Some(name)) => name.split('_').next().unwrap().to_string(),
+        (kind, _) => format!("{kind:?}"),
     };
-    let image = image.split('(').next().unwrap();
     let text = if config.text_cfg.can_trim() { "causal" } else { "without causal mask" };
     let activation = if config.quick_gelu { "QuickGELU" } else { "GELU" };
     [format!("image tower {image}"), format!("text tower {text}"), activation.into()]
