@@ -129,7 +129,7 @@ fn a_store_that_was_killed_again_and_again_becomes_the_same() {
         child.kill().unwrap();
         child.wait().unwrap();
         kills += 1;
-        // Longer each time, so that it ends on any machine.
+        // The pauses grow, so that the loop ends on any machine.
         pause += pause / 4 + 7;
         assert!(began.elapsed() < Duration::from_secs(300), "it never ends");
     }
@@ -203,7 +203,7 @@ fn a_sweep_trains_each_run_once_and_reports_all_of_them() {
     assert_eq!(stored["main"][0][1].as_object().unwrap().len(), 2);
     let lines = fs::read_to_string(place.path("sweeps/two/report.csv")).unwrap();
     assert!(
-        lines.starts_with("cell,seed,kind,figure,value\n") && lines.contains("\"stored\",1,main,"),
+        lines.starts_with("cell,seed,kind,figure,value\n") && lines.contains("\nstored,1,main,"),
         "{lines}"
     );
     let page = fs::read_to_string(place.path("sweeps/two/report.html")).unwrap();

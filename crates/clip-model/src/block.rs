@@ -217,7 +217,7 @@ impl Transformer {
         })
     }
 
-    /// Number of blocks.
+    /// Returns the number of blocks.
     pub(crate) fn depth(&self) -> usize {
         self.resblocks.len()
     }

@@ -82,7 +82,7 @@ impl Clip {
         TextTransformer::new(&path, &config.text_cfg, config.embed_dim, config.text_activation())
     }
 
-    /// Training and evaluation mode of the model; a new model is in evaluation mode.
+    /// Returns the training and evaluation mode of the model; a new model is in evaluation mode.
     pub fn mode(&self) -> &Mode {
         &self.mode
     }
@@ -156,27 +156,28 @@ impl Clip {
         });
     }
 
-    /// Number of image blocks that [`Clip::image_states`] can select; `None` if the image tower is not a ViT.
+    /// Returns the number of image blocks that [`Clip::image_states`] can select; `None` if the image tower is not a
+    /// ViT.
     pub fn image_depth(&self) -> Option<usize> {
         self.visual.depth()
     }
 
-    /// Number of text blocks that [`Clip::text_states`] can select.
+    /// Returns the number of text blocks that [`Clip::text_states`] can select.
     pub fn text_depth(&self) -> usize {
         self.text.depth()
     }
 
-    /// Configuration of the model.
+    /// Returns the configuration of the model.
     pub fn config(&self) -> &ClipConfig {
         &self.config
     }
 
-    /// All parameters and buffers under their state-dict names.
+    /// Returns all parameters and buffers under their state-dict names.
     pub fn params(&self) -> &Params {
         &self.params
     }
 
-    /// Device of the parameters.
+    /// Returns the device of the parameters.
     pub fn device(&self) -> Device {
         self.device
     }

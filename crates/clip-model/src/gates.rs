@@ -29,7 +29,7 @@ impl Part {
     /// All parts, in storage order.
     pub(crate) const ALL: [Part; 5] = [Part::Hidden, Part::Heads, Part::Mlp, Part::Attention, Part::WholeMlp];
 
-    /// Name of the part in files.
+    /// Returns the name of the part in files.
     pub(crate) fn name(self) -> &'static str {
         ["hidden", "heads", "mlp", "attention", "whole_mlp"][self as usize]
     }
@@ -90,7 +90,7 @@ impl TowerShape {
         })
     }
 
-    /// Number of gates of a part.
+    /// Returns the number of gates of a part.
     pub(crate) fn count(&self, part: Part) -> i64 {
         match part {
             Part::Hidden => self.width,
@@ -101,7 +101,7 @@ impl TowerShape {
         }
     }
 
-    /// Gates of a part that belong to one block. Hidden channels belong to no block.
+    /// Returns the gates of a part that belong to one block. Hidden channels belong to no block.
     pub(crate) fn block_gates(&self, part: Part, layer: usize) -> GateRange {
         let count = |block: &PrunedBlock| match part {
             Part::Hidden => 0,
@@ -125,12 +125,12 @@ pub(crate) struct GateRange {
 }
 
 impl GateRange {
-    /// The gates as a slice of all gates of the part.
+    /// Returns the gates as a slice of all gates of the part.
     pub(crate) fn slice(self, gates: &[f32]) -> &[f32] {
         &gates[self.start as usize..(self.start + self.count) as usize]
     }
 
-    /// The gates as a view of all gates of the part.
+    /// Returns the gates as a view of all gates of the part.
     pub(crate) fn narrow(self, gates: &Tensor) -> Tensor {
         gates.narrow(0, self.start, self.count)
     }
@@ -167,7 +167,7 @@ impl TowerGates {
         Ok(TowerGates { shape, values, kept })
     }
 
-    /// Gates of a part.
+    /// Returns the gates of a part.
     pub(crate) fn values(&self, part: Part) -> &Tensor {
         &self.values[part as usize]
     }
@@ -177,17 +177,17 @@ impl TowerGates {
         xs * self.values(Part::Hidden)
     }
 
-    /// Indices of the hidden channels over which norms compute their statistics; `None` for all channels.
+    /// Returns the indices of the hidden channels over which norms compute their statistics; `None` for all channels.
     pub(crate) fn kept_channels(&self) -> Option<&Tensor> {
         self.kept.as_ref()
     }
 
-    /// Gates of a part in one block.
+    /// Returns the gates of a part in one block.
     pub(crate) fn block(&self, part: Part, layer: usize) -> Tensor {
         self.shape.block_gates(part, layer).narrow(self.values(part))
     }
 
-    /// Factors per channel on the attention or MLP branch of a block.
+    /// Returns the factors per channel on the attention or MLP branch of a block.
     pub(crate) fn branch(&self, whole: Part, layer: usize) -> Tensor {
         self.values(Part::Hidden) * self.block(whole, layer)
     }

@@ -16,7 +16,7 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    /// Number of input channels.
+    /// Returns the number of input channels.
     pub(crate) fn input_width(&self) -> i64 {
         self.weight.size()[1]
     }

@@ -67,7 +67,7 @@ impl Params {
         self.state().find(|p| p.name == name).map(|p| &p.tensor)
     }
 
-    /// Total number of elements of the parameters; buffers are not counted, as is usual.
+    /// Returns the number of elements of all parameters; buffers are not counted, as is usual.
     pub fn count(&self) -> usize {
         self.entries.iter().map(|p| p.tensor.numel()).sum()
     }
@@ -138,22 +138,22 @@ impl ParamStore {
         ParamBuilder { store: self, prefix: String::new(), positions: 1, sequences: 1 }
     }
 
-    /// Multiply-accumulates counted so far.
+    /// Returns the multiply-accumulates counted so far.
     pub(crate) fn macs(&self) -> u64 {
         self.macs.get()
     }
 
-    /// Output elements per sample of the weighted layers so far.
+    /// Returns the output elements per sample of the weighted layers so far.
     pub(crate) fn outputs(&self) -> u64 {
         self.outputs.get()
     }
 
-    /// Number of parameters so far.
+    /// Returns the number of parameters so far.
     pub(crate) fn count(&self) -> u64 {
         self.params.borrow().count() as u64
     }
 
-    /// Training and evaluation mode, shared by all layers of the model.
+    /// Returns the training and evaluation mode, shared by all layers of the model.
     pub(crate) fn mode(&self) -> &Mode {
         &self.mode
     }
@@ -180,7 +180,7 @@ impl ParamBuilder<'_> {
         ParamBuilder { sequences, ..self.clone() }
     }
 
-    /// Number of positions per sequence for layers built here.
+    /// Returns the number of positions per sequence for layers built here.
     pub(crate) fn positions(&self) -> i64 {
         self.positions
     }

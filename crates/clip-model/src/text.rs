@@ -159,7 +159,7 @@ impl TextTransformer {
         })
     }
 
-    /// Number of blocks.
+    /// Returns the number of blocks.
     pub(crate) fn depth(&self) -> usize {
         self.transformer.depth()
     }

@@ -90,7 +90,7 @@ pub fn explain(count: usize) -> Option<String> {
     }
 }
 
-/// Version of NVIDIA's driver, such as `580.65.06`, if it is loaded.
+/// Returns the version of NVIDIA's driver, such as `580.65.06`, if it is loaded.
 pub fn driver_version() -> Option<String> {
     parse_driver(&std::fs::read_to_string(DRIVER_FILE).ok()?)
 }

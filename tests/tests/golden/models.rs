@@ -25,13 +25,26 @@ const EXPECTED: [&str; 13] = [
     "models/tinyclip/vit-8m-16-text-3m",
 ];
 
+/// Families of timm's models, by a part of their names.
+const TIMM_FAMILIES: [(&str, &str); 6] = [
+    ("resnet18", "ResNet18"),
+    ("efficientnet_b0", "EfficientNetB0"),
+    ("mobilenetv3_small", "MobileNetV3Small"),
+    ("mobilevit", "MobileVit"),
+    ("swin_tiny", "SwinTiny"),
+    ("siglip", "Siglip"),
+];
+
 /// The families of a model's two towers and of its activation. Sizes of one family share their code.
 fn families(config: &ClipConfig) -> [String; 3] {
     let vision = &config.vision_cfg;
-    let image = match (vision.tower(), vision.timm_model_name.as_deref()) {
-        (TowerKind::Timm, Some(name)) if name.contains("siglip") => "SigLIP".into(),
-        (TowerKind::Timm, Some(name)) => name.split('_').next().unwrap().to_string(),
-        (kind, _) => format!("{kind:?}"),
+    let image = match vision.tower() {
+        TowerKind::Timm => {
+            let name = vision.timm_model_name.as_deref().unwrap();
+            let family = TIMM_FAMILIES.iter().find(|(part, _)| name.contains(part));
+            family.unwrap_or_else(|| panic!("{name} belongs to no family")).1.to_string()
+        }
+        kind => format!("{kind:?}"),
     };
     let text = if config.text_cfg.can_trim() { "causal" } else { "without causal mask" };
     let activation = if config.quick_gelu { "QuickGELU" } else { "GELU" };

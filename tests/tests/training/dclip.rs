@@ -46,7 +46,7 @@ fn weights(run: &Path) -> std::collections::HashMap<String, Tensor> {
 
 fn term(run: &Path, name: &str) -> Vec<f64> {
     let lines = trainer::run::metrics::read_steps(run).unwrap();
-    lines.iter().map(|line| line["terms"][name]["raw"].as_f64().unwrap()).collect()
+    lines.iter().map(|line| line.term(name).unwrap().raw).collect()
 }
 
 #[test]

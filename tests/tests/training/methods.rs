@@ -59,8 +59,8 @@ fn every_loss_changes_what_is_learned() {
         let name = loss.name();
         let run = train(folder.path(), name, &format!("task = 1.0, {}", entry(loss)), "");
         for line in trainer::run::metrics::read_steps(&run).unwrap() {
-            let raw = line["terms"][name]["raw"].as_f64().unwrap();
-            assert!(raw.is_finite() && raw != 0.0, "{name}: {line}");
+            let raw = line.term(name).unwrap().raw;
+            assert!(raw.is_finite() && raw != 0.0, "{name}: {line:?}");
         }
         let (own, mut moved) = (weights(&run), 0.0f64);
         assert_eq!(own.len(), plain.len(), "{name}: learned parts are not the student's");
@@ -80,8 +80,8 @@ fn scheduled_terms_come_and_go() {
     let run = train(folder.path(), "scheduled", losses, "");
     let lines = trainer::run::metrics::read_steps(&run).unwrap();
     let weight = |line: usize, name: &str| {
-        let term = &lines[line]["terms"][name];
-        Some((term["weighted"].as_f64()? / term["raw"].as_f64()?).round())
+        let term = lines[line].term(name)?;
+        Some((term.weighted / term.raw).round())
     };
     assert_eq!([0, 1, 2].map(|line| weight(line, "fd")), [Some(4.0), Some(3.0), Some(2.0)]);
     assert_eq!([0, 1, 2].map(|line| weight(line, "crd")), [None, None, Some(1.0)]);
@@ -112,9 +112,9 @@ fn several_teachers_teach_at_once() {
         let text = text.replace(&text[text.find("teacher = [").unwrap()..], teachers);
         let out = folder.path().join(name);
         run(&parse(&text, &[], "test").unwrap().runs[0], &out, &no_models(), &options).unwrap();
-        trainer::run::metrics::read_steps(&out).unwrap()[0]["loss"].as_f64().unwrap()
+        trainer::run::metrics::read_steps(&out).unwrap()[0].loss
     };
-    let both = trainer::run::metrics::read_steps(&out).unwrap()[0]["loss"].as_f64().unwrap();
+    let both = trainer::run::metrics::read_steps(&out).unwrap()[0].loss;
     let (one, two) = (folder.path().join("teacher"), other);
     let alone = loss(&format!("teacher.model = '{}'\n", one.display()), "alone");
     let own = loss(

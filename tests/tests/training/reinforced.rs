@@ -65,7 +65,7 @@ impl Bed {
         let out = self.path(name);
         run(recipe, &out, &no_models(), &options)?;
         let lines = trainer::run::metrics::read_steps(&out)?;
-        Ok(lines.iter().map(|line| line["loss"].as_f64().unwrap()).collect())
+        Ok(lines.iter().map(|line| line.loss).collect())
     }
 }
 
@@ -104,7 +104,7 @@ fn a_store_that_is_named_with_its_teacher_is_made_and_checked() {
         recipe
     };
     bed.losses(&both("teacher"), "made").unwrap();
-    assert!(Store::is_finished(&bed.path("store")));
+    assert!(Store::is_finished(bed.path("store")));
     bed.losses(&both("teacher"), "again").unwrap();
     // Prompts that the store does not hold come from the model that is named with it.
     let mut live = bed.live();

@@ -11,6 +11,7 @@ use trainer::optim::adamw::OptimizerConfig;
 use trainer::recipe::{TargetRule, parse};
 use trainer::run::Options;
 use trainer::run::job::{JobOutcome, run_job};
+use trainer::run::metrics::StepLine;
 use trainer::step::{MicroBatch, TrainState, ViewTensors};
 use trainer::{Error, Result};
 
@@ -73,7 +74,7 @@ fn a_recipe_of_several_runs_trains_a_teacher_and_compares() {
     assert!(std::fs::read_to_string(out.join("report.html")).unwrap().contains("<polyline"));
     let lines = trainer::run::metrics::read_steps(&out.join("student")).unwrap();
     assert_eq!(lines.len(), 4);
-    assert!(lines[3]["terms"]["crd"]["raw"].as_f64().unwrap() > 0.0);
+    assert!(lines[3].term("crd").unwrap().raw > 0.0);
     // The model folder opens again and is the one that was evaluated.
     let model = out.join("student/model").display().to_string();
     assert!(clip_model::folder::open(&model, Device::Cpu, 0).unwrap().has_weights);
@@ -86,9 +87,7 @@ fn the_loss_goes_down() {
     let out = folder.path().join("run");
     job(&tiny::recipe(&student, 60), &out).unwrap();
     let losses = trainer::run::metrics::read_steps(&out).unwrap();
-    let mean = |part: &[serde_json::Value]| {
-        part.iter().map(|l| l["loss"].as_f64().unwrap()).sum::<f64>() / part.len() as f64
-    };
+    let mean = |part: &[StepLine]| part.iter().map(|line| line.loss).sum::<f64>() / part.len() as f64;
     let (first, last) = (mean(&losses[..10]), mean(&losses[50..]));
     assert!(last < first - 0.05, "{first} to {last}");
 }

@@ -36,7 +36,7 @@ fn train(text: &str, out: &Path, stop_after: Option<u64>) -> Result<Outcome> {
 
 fn raw(run: &Path, name: &str) -> Vec<f64> {
     let lines = trainer::run::metrics::read_steps(run).unwrap();
-    lines.iter().map(|line| line["terms"][name]["raw"].as_f64().unwrap()).collect()
+    lines.iter().map(|line| line.term(name).unwrap().raw).collect()
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn what_has_no_tokens_to_compare_is_refused() {
     train(&text(&vit, &longer, 2, patches), &folder.path().join("longer texts"), None).unwrap();
     for losses in [patches, "losses.hidden = 1.0"] {
         let found = error(&(text(&vit, &vit, 2, losses) + "teacher.store = 'store'\n"));
-        assert!(found.contains("store holds embeddings alone"), "{found}");
+        assert!(found.contains("store contains only embeddings"), "{found}");
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
         folder::save_file(&args.out, &opened.model, &opened.preprocess, tokenizer)?;
         if let Some(name) = tokenizer {
             output::note(format!(
-                "the weight file does not contain the tokenizer: pass {name} with --tokenizer when you use it"
+                "the weight file does not contain the tokenizer: pass {name} with --tokenizer when you use the file"
             ));
         }
         output::note(format!("wrote {}", args.out.display()));

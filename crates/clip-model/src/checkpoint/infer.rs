@@ -37,7 +37,7 @@ impl Shapes<'_> {
         self.0.contains_key(name)
     }
 
-    /// Number of blocks below a prefix: one more than the highest index.
+    /// Returns the number of blocks below a prefix: one more than the highest index.
     fn depth(&self, prefix: &str) -> i64 {
         self.0
             .keys()
@@ -59,7 +59,7 @@ impl Shapes<'_> {
     }
 }
 
-/// Prefix of the text tower's parameter names.
+/// Returns the prefix of the text tower's parameter names.
 fn text_prefix(shapes: &Shapes<'_>) -> &'static str {
     if shapes.has("text.token_embedding.weight") { "text." } else { "" }
 }

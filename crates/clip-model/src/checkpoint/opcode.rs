@@ -82,7 +82,7 @@ const REFUSED: &[(u8, &str)] = &[
     (0x98, "READONLY_BUFFER"),
 ];
 
-/// Name of an opcode in messages.
+/// Returns the name of an opcode in messages.
 pub(crate) fn name(code: u8) -> String {
     match NAMES.iter().chain(REFUSED).find(|(known, _)| *known == code) {
         Some((_, name)) => format!("the opcode {name}"),

@@ -55,7 +55,7 @@ pub(crate) fn damaged<T>(reason: impl Into<String>) -> ReadResult<T> {
     Err(ReadError::Damaged(reason.into()))
 }
 
-/// The reason for a truncated file.
+/// Returns the reason for a truncated file.
 pub(crate) fn truncated() -> String {
     "it is truncated: fetch or copy it again".into()
 }

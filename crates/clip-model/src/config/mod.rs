@@ -34,7 +34,7 @@ const LIMIT: i64 = 1 << 24;
 pub struct ClipConfig {
     /// Embed dim: width of the shared embedding space.
     pub embed_dim: i64,
-    /// Use QuickGELU, `x * sigmoid(1.702 x)`, instead of the exact GELU in open_clip's own towers. OpenAI's models
+    /// Whether open_clip's own towers use QuickGELU, `x * sigmoid(1.702 x)`, instead of the exact GELU. OpenAI's models
     /// need it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub quick_gelu: bool,
@@ -213,12 +213,12 @@ impl Problem {
 /// Result of checking a configuration.
 pub(crate) type Check<T = ()> = std::result::Result<T, Problem>;
 
-/// For `return invalid(..)`.
+/// Returns the error [`Problem::Invalid`], for `return invalid(..)`.
 pub(crate) fn invalid<T>(reason: impl Into<String>) -> Check<T> {
     Err(Problem::Invalid(reason.into()))
 }
 
-/// For `return unsupported(..)`.
+/// Returns the error [`Problem::Unsupported`], for `return unsupported(..)`.
 pub(crate) fn unsupported<T>(reason: impl Into<String>) -> Check<T> {
     Err(Problem::Unsupported(reason.into()))
 }

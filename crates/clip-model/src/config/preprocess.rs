@@ -71,12 +71,12 @@ impl PreprocessConfig {
     }
 }
 
-/// Channel means of OpenAI's CLIP.
+/// Returns the channel means of OpenAI's CLIP.
 fn openai_mean() -> [f32; 3] {
     [0.48145466, 0.4578275, 0.40821073]
 }
 
-/// Channel standard deviations of OpenAI's CLIP.
+/// Returns the channel standard deviations of OpenAI's CLIP.
 fn openai_std() -> [f32; 3] {
     [0.26862954, 0.2613026, 0.2757771]
 }

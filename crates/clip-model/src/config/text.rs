@@ -29,13 +29,13 @@ pub struct TextConfig {
     /// Initial value of layer scale; by default, the tower has no layer scale.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ls_init_value: Option<f64>,
-    /// Disable the causal mask, so that every token attends to all others.
+    /// Whether the causal mask is disabled, so that every token attends to all others.
     #[serde(skip_serializing_if = "is_default")]
     pub no_causal_mask: bool,
     /// Pooling: the token whose state becomes the embedding.
     #[serde(skip_serializing_if = "is_default")]
     pub pool_type: TextPool,
-    /// Pool before the last norm instead of after it; the result is the same.
+    /// Whether to pool before the last norm instead of after it; the result is the same.
     #[serde(skip_serializing_if = "is_default")]
     pub final_ln_after_pool: bool,
     /// Id of the padding token.
@@ -126,17 +126,17 @@ impl Default for TextConfig {
 }
 
 impl TextConfig {
-    /// MLP inner channels.
+    /// Returns the number of MLP inner channels.
     pub fn mlp_width(&self) -> i64 {
         (self.width as f64 * self.mlp_ratio) as i64
     }
 
-    /// Channels of one attention head.
+    /// Returns the number of channels of one attention head.
     pub fn head_width(&self) -> i64 {
         self.head_width.unwrap_or(self.width / self.heads)
     }
 
-    /// Epsilon of the norms.
+    /// Returns the epsilon of the norms.
     pub fn eps(&self) -> f64 {
         self.norm_kwargs.as_ref().map_or(1e-5, NormKwargs::eps)
     }

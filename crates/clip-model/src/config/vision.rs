@@ -35,13 +35,13 @@ pub struct VisionConfig {
     /// Fraction of the patches that is left out in training (Li et al. 2023, FLIP).
     #[serde(skip_serializing_if = "is_default")]
     pub patch_dropout: f64,
-    /// Leave out the norm before the blocks.
+    /// Whether to omit the norm before the blocks.
     #[serde(skip_serializing_if = "is_default")]
     pub no_ln_pre: bool,
-    /// Pool before the last norm instead of after it.
+    /// Whether to pool before the last norm instead of after it.
     #[serde(skip_serializing_if = "is_default")]
     pub final_ln_after_pool: bool,
-    /// Pooling.
+    /// Pooling of a ViT: class token or mean of the patch tokens.
     #[serde(skip_serializing_if = "is_default")]
     pub pool_type: VisionPool,
     /// Options of the activation.
@@ -165,7 +165,7 @@ impl VisionConfig {
         self
     }
 
-    /// Architecture of the tower.
+    /// Returns the architecture of the tower.
     pub fn tower(&self) -> TowerKind {
         match (&self.timm_model_name, self.layers) {
             (Some(_), _) => TowerKind::Timm,
@@ -204,7 +204,7 @@ impl VisionConfig {
         }
     }
 
-    /// Number of attention heads of a ViT, or of a ResNet's attention pooling.
+    /// Returns the number of attention heads of a ViT, or of a ResNet's attention pooling.
     pub fn heads(&self) -> i64 {
         match self.layers {
             Layers::Depth(_) => self.width / self.head_width,
@@ -212,7 +212,7 @@ impl VisionConfig {
         }
     }
 
-    /// Patches per side of a ViT, or pixels per side in a ResNet's last stage.
+    /// Returns the patches per side of a ViT, or the pixels per side in a ResNet's last stage.
     pub fn grid(&self) -> i64 {
         match self.layers {
             Layers::Depth(_) => self.image_size / self.patch_size.unwrap_or(16),
@@ -220,12 +220,12 @@ impl VisionConfig {
         }
     }
 
-    /// MLP inner channels.
+    /// Returns the number of MLP inner channels.
     pub fn mlp_width(&self) -> i64 {
         (self.width as f64 * self.mlp_ratio) as i64
     }
 
-    /// Epsilon of the norms.
+    /// Returns the epsilon of the norms.
     pub fn eps(&self) -> f64 {
         self.norm_kwargs.as_ref().map_or(1e-5, NormKwargs::eps)
     }

@@ -67,7 +67,7 @@ impl CrossModalConfig {
         self
     }
 
-    /// Maximum number of passes of the image tower per image.
+    /// Returns the maximum number of passes of the image tower per image.
     pub fn image_passes(&self) -> u64 {
         1 + (self.crops.clamp(0, MAX_CROPS).pow(2) + self.boxes.clamp(0, MAX_BOXES)) as u64
     }

@@ -167,12 +167,12 @@ impl CrossModal {
         });
     }
 
-    /// Configuration of the head.
+    /// Returns the configuration of the head.
     pub fn config(&self) -> &CrossModalConfig {
         &self.config
     }
 
-    /// All parameters under their names.
+    /// Returns all parameters under their names.
     pub fn params(&self) -> &Params {
         &self.params
     }
@@ -222,7 +222,7 @@ pub struct EnrichedEmbeddings {
     pub text: Tensor,
 }
 
-/// Mean of the states `[batch, count, width]` whose `mask` `[batch, count]` is 1.
+/// Returns the mean of the states `[batch, count, width]` whose `mask` `[batch, count]` is 1.
 fn masked_mean(states: &Tensor, mask: &Tensor) -> Tensor {
     let (mask, dims) = (mask.unsqueeze(2), [1i64].as_slice());
     (states * &mask).sum_dim_intlist(dims, false, Kind::Float)

@@ -72,7 +72,7 @@ fn projection(config: &ClipConfig) -> Result<Option<bool>> {
     config.vision_cfg.timm_projection().map_err(|problem| problem.of("vision_cfg"))
 }
 
-/// Path of the classifier, with a trailing dot.
+/// Returns the path of the classifier, with a trailing dot.
 fn path(config: &ClipConfig) -> Result<String> {
     let trunk = config.vision_cfg.trunk().map_err(|problem| problem.of("vision_cfg"))?;
     Ok(format!("visual.trunk.{}.", trunk.classifier()))

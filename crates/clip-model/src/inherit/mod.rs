@@ -170,7 +170,7 @@ fn architecture(config: &VisionConfig) -> &'static str {
     }
 }
 
-/// Number of blocks in each stage; a ViT has one stage.
+/// Returns the number of blocks in each stage; a ViT has one stage.
 fn depths(config: &VisionConfig) -> Vec<i64> {
     match (config.tower(), config.layers) {
         // The names are equal, and so are the depths.

@@ -24,12 +24,12 @@ pub(crate) fn sample(scores: &Tensor, uniform: &Tensor) -> Tensor {
     (concrete * (HIGHEST - LOWEST) + LOWEST).clamp(0.0, 1.0)
 }
 
-/// Probability that a sample is not 0: 1 − CDF(0) = σ(a − T ln(0.1 / 1.1)).
+/// Returns the probability that a sample is not 0: 1 − CDF(0) = σ(a − T ln(0.1 / 1.1)).
 pub(crate) fn keep_probability(scores: &Tensor) -> Tensor {
     (scores - TEMPERATURE * (-LOWEST / HIGHEST).ln()).sigmoid()
 }
 
-/// Final value of a gate that is kept: σ(0.8 a / T), always above 0.
+/// Returns the final value of a gate that is kept: σ(0.8 a / T), always above 0.
 pub(crate) fn kept_value(scores: &Tensor) -> Tensor {
     (scores * (SOFTENING / TEMPERATURE)).sigmoid().clamp_min(f64::from(f32::MIN_POSITIVE))
 }

@@ -110,21 +110,21 @@ impl Masks {
         Ok((gates, GateSample { draws }))
     }
 
-    /// Number of parameters in the blocks of both towers: matrices, biases and norms. As in TinyCLIP, embeddings and
-    /// projections are not counted.
+    /// Returns the number of parameters in the blocks of both towers: matrices, biases and norms. As in TinyCLIP,
+    /// embeddings and projections are not counted.
     pub fn parameters(&self) -> f64 {
         let all = |tower: &TowerMasks| tower.parameters(&tower.scores.each_ref().map(Tensor::ones_like));
         tch::no_grad(|| (all(&self.image) + all(&self.text)).double_value(&[]))
     }
 
-    /// Expected number of parameters in the blocks after pruning (float64 scalar with a gradient).
+    /// Returns the expected number of parameters in the blocks after pruning (float64 scalar with a gradient).
     pub fn expected_parameters(&self) -> Tensor {
         let expected =
             |tower: &TowerMasks| tower.parameters(&tower.scores.each_ref().map(concrete::keep_probability));
         expected(&self.image) + expected(&self.text)
     }
 
-    /// Expected sparsity: 1 − expected parameters / all parameters (float64 scalar with a gradient).
+    /// Returns the expected sparsity: 1 − expected parameters / all parameters (float64 scalar with a gradient).
     pub fn expected_sparsity(&self) -> Tensor {
         1.0 - self.expected_parameters() / self.parameters()
     }
@@ -159,7 +159,7 @@ impl TowerMasks {
         (format!("{}.{}", self.name, part.name()), self.scores[part as usize].shallow_clone())
     }
 
-    /// Number of parameters in the blocks if each gate is kept with the given, independent probability.
+    /// Returns the number of parameters in the blocks if each gate is kept with the given, independent probability.
     fn parameters(&self, kept: &[Tensor; 5]) -> Tensor {
         let sum = |part: Part, layer: usize| {
             self.shape.block_gates(part, layer).narrow(&kept[part as usize]).sum(Kind::Double)

@@ -49,7 +49,7 @@ impl PruningPlan {
         Ok(PruningPlan { image, text, original, config })
     }
 
-    /// Configuration of the pruned model.
+    /// Returns the configuration of the pruned model.
     pub fn config(&self) -> &ClipConfig {
         &self.config
     }
@@ -135,12 +135,12 @@ impl TowerPlan {
         Ok(plan)
     }
 
-    /// Gates of a part in one block.
+    /// Returns the gates of a part in one block.
     fn block_gates(&self, part: Part, layer: usize) -> &[f32] {
         self.shape.block_gates(part, layer).slice(&self.values[part as usize])
     }
 
-    /// Number of heads or channels of a block that remain; 0 if the whole branch is removed.
+    /// Returns the number of heads or channels of a block that remain; 0 if the whole branch is removed.
     fn remaining(&self, whole: Part, inner: Part, layer: usize) -> i64 {
         match self.block_gates(whole, layer) {
             [value] if *value != 0.0 => kept(self.block_gates(inner, layer)).len() as i64,
@@ -158,7 +158,7 @@ impl TowerPlan {
         Ok(Some(pruned.f_contiguous()?))
     }
 
-    /// Pruning rules for the first two axes of a tensor; `None` for a tensor of a removed part.
+    /// Returns the pruning rules for the first two axes of a tensor; `None` for a tensor of a removed part.
     fn axes(&self, name: &str, has_first_norm: bool) -> Option<[Axis; 2]> {
         let block = name.strip_prefix("transformer.resblocks.").and_then(|rest| rest.split_once('.'));
         if let Some((layer, rest)) = block {
@@ -176,7 +176,7 @@ impl TowerPlan {
         })
     }
 
-    /// Pruning rules for a tensor of a block; `None` for a tensor of a removed part.
+    /// Returns the pruning rules for a tensor of a block; `None` for a tensor of a removed part.
     fn block_axes(&self, layer: usize, name: &str) -> Option<[Axis; 2]> {
         let block = self.blocks.get(layer)?;
         let attention = ["ln_1.", "ls_1.", "attn."].iter().any(|part| name.starts_with(part));
@@ -237,7 +237,7 @@ impl TowerPlan {
     }
 }
 
-/// Indices of the gates that are not 0.
+/// Returns the indices of the gates that are not 0.
 fn kept(gates: &[f32]) -> Vec<i64> {
     gates.iter().enumerate().filter(|(_, value)| **value != 0.0).map(|(index, _)| index as i64).collect()
 }

@@ -97,7 +97,7 @@ impl ImageTower {
         }
     }
 
-    /// Number of blocks that [`ImageTower::states`] can select; `None` if the tower is not a ViT.
+    /// Returns the number of blocks that [`ImageTower::states`] can select; `None` if the tower is not a ViT.
     pub(crate) fn depth(&self) -> Option<usize> {
         match &self.architecture {
             Architecture::Vit(tower) => Some(tower.depth()),

@@ -117,7 +117,7 @@ fn conv(input: i64, output: i64, kernel: i64) -> ConvConfig {
     ConvConfig::new(input, output, kernel).with_init(ConvInit::FanIn)
 }
 
-/// Average pooling with kernel size and stride `stride`.
+/// Applies average pooling with kernel size and stride `stride`.
 fn average(xs: &Tensor, stride: i64) -> Tensor {
     if stride == 1 {
         return xs.shallow_clone();

@@ -140,7 +140,7 @@ impl VisionTransformer {
         })
     }
 
-    /// Number of blocks.
+    /// Returns the number of blocks.
     pub(crate) fn depth(&self) -> usize {
         self.transformer.depth()
     }

@@ -228,19 +228,19 @@ impl Processor {
     pub fn save_tokenizer(&self, folder: &Path) -> Result<()> {
         let Some(file) = &self.tokenizer_file else { return Ok(()) };
         let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
-        file_ext::write_atomic(&folder.join(TOKENIZER_FILE), &bytes)?;
+        file_ext::write_atomic(folder.join(TOKENIZER_FILE), &bytes)?;
         for name in PADDING_FILES {
             let beside = file.with_file_name(name);
             if beside.is_file() {
                 let bytes = std::fs::read(&beside).map_err(|e| Error::io(&beside, e))?;
-                file_ext::write_atomic(&folder.join(name), &bytes)?;
+                file_ext::write_atomic(folder.join(name), &bytes)?;
             }
         }
         let settings = PADDING_FILES[0];
         if !file.with_file_name(settings).is_file() {
             let pad = JsonTokenizer::open(file)?.pad_token();
             let bytes = foreign_settings(self.context_length, pad.as_deref());
-            file_ext::write_atomic(&folder.join(settings), &bytes)?;
+            file_ext::write_atomic(folder.join(settings), &bytes)?;
         }
         Ok(())
     }
@@ -254,7 +254,7 @@ impl Processor {
             return self.save_tokenizer(folder);
         }
         for TokenizerFile { name, bytes, .. } in hugging_face_files(self.context_length) {
-            file_ext::write_atomic(&folder.join(name), &bytes)?;
+            file_ext::write_atomic(folder.join(name), &bytes)?;
         }
         Ok(())
     }

@@ -118,11 +118,11 @@ fn write(partial: &Path, train: &TrainState, state: &State, recipe: &str) -> Res
     for (file, tensors) in groups.iter().filter(|(_, tensors)| !tensors.is_empty()) {
         write_safetensors(partial.join(file), tensors.iter().map(|(name, t)| (name.as_str(), t)))?;
     }
-    write_atomic(&partial.join(RECIPE), recipe.as_bytes())?;
+    write_atomic(partial.join(RECIPE), recipe.as_bytes())?;
     let mut state = State { version: VERSION, own: String::new(), ..state.clone() };
     state.files = checksums(partial)?;
     state.own = sha256_hex(state_json(&state, partial)?);
-    write_atomic(&partial.join(STATE), state_json(&state, partial)?.as_bytes())?;
+    write_atomic(partial.join(STATE), state_json(&state, partial)?.as_bytes())?;
     sync_folder(partial)
 }
 

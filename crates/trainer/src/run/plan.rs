@@ -151,7 +151,7 @@ impl Plan {
         let samples = per_step.and_then(|samples| samples.checked_mul(steps)).ok_or_else(|| {
             Error::recipe(
                 &recipe.name,
-                "train.batch_size x train.accumulate x steps exceeds 2^64 samples: lower one of them",
+                "train.batch_size x train.accumulate x steps exceeds 2^64: lower one of them",
             )
         })?;
         let absent = prepared.absent_sets.iter().map(|(name, error)| format!("{name}: {error}")).collect();

@@ -27,7 +27,7 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// Names that the conversion produces.
+    /// Returns the names that the conversion produces.
     pub(crate) fn names(&self) -> Vec<&str> {
         match self {
             Target::Rename(name)

@@ -175,7 +175,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Lowest stack height that may be popped. Values below a mark belong to the opcode that pops the mark.
+    /// Returns the lowest stack height that may be popped. Values below a mark belong to the opcode that pops the mark.
     fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }

@@ -42,7 +42,7 @@ pub(super) fn preprocess(
         .with_size(Some(image_size)))
 }
 
-/// One number per channel.
+/// Returns one number per channel.
 fn channels(json: &Map<String, Value>, key: &str, default: [f32; 3]) -> Check<[f32; 3]> {
     match json.get(key) {
         None | Some(Value::Null) => Ok(default),

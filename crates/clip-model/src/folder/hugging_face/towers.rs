@@ -180,7 +180,7 @@ fn vision_tower(
     Ok(VisionTower { config, activation: tower.activation })
 }
 
-/// Configuration of SigLIP's image tower, for the published sizes.
+/// Returns the configuration of SigLIP's image tower, for the published sizes.
 fn siglip_tower(tower: &TowerDims, patch: i64, image_size: i64, embed_dim: i64) -> Check<VisionConfig> {
     let unknown = || {
         Problem::Unsupported(format!(

@@ -77,8 +77,8 @@ impl Stage {
 /// Settings of squeeze-and-excite.
 #[derive(Clone, Copy, Debug)]
 struct Squeeze {
-    /// Reduce to a quarter of the block's inner channels, rounded to multiples of 8, instead of a quarter of its
-    /// input channels.
+    /// Whether to reduce to a quarter of the block's inner channels, rounded to multiples of 8, instead of a quarter of
+    /// its input channels.
     of_inner: bool,
     activation: Activation,
     gate: Activation,

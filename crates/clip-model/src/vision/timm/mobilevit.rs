@@ -26,7 +26,7 @@ pub(crate) enum MobileVitSize {
 const PATCH: i64 = 2;
 
 impl MobileVitSize {
-    /// Number of output features.
+    /// Returns the number of output features.
     pub(crate) fn features(self) -> i64 {
         match self {
             MobileVitSize::S => 640,
@@ -35,7 +35,7 @@ impl MobileVitSize {
         }
     }
 
-    /// Output channels of each of the five stages.
+    /// Returns the output channels of each of the five stages.
     fn channels(self) -> [i64; 5] {
         match self {
             MobileVitSize::S => [32, 64, 96, 128, 160],
@@ -44,7 +44,7 @@ impl MobileVitSize {
         }
     }
 
-    /// Transformer width of each of the last three stages.
+    /// Returns the transformer width of each of the last three stages.
     fn widths(self) -> [i64; 3] {
         match self {
             MobileVitSize::S => [144, 192, 240],
@@ -53,7 +53,7 @@ impl MobileVitSize {
         }
     }
 
-    /// Inner channels of an inverted residual as a multiple of the input channels.
+    /// Returns the inner channels of an inverted residual as a multiple of the input channels.
     fn expansion(self) -> i64 {
         if self == MobileVitSize::Xxs { 2 } else { 4 }
     }

@@ -59,7 +59,7 @@ impl Trunk {
         })
     }
 
-    /// Number of output features.
+    /// Returns the number of output features.
     pub(crate) fn features(&self) -> i64 {
         match self {
             Trunk::ResNet18 => 512,
@@ -71,7 +71,7 @@ impl Trunk {
         }
     }
 
-    /// Path of the linear classifier in timm's model.
+    /// Returns the path of the linear classifier in timm's model.
     pub(crate) fn classifier(&self) -> &'static str {
         match self {
             Trunk::ResNet18 => "fc",
@@ -181,7 +181,7 @@ impl TimmTower {
     }
 }
 
-/// Global average pooling: `[batch, channels, height, width]` to `[batch, channels]`.
+/// Applies global average pooling: `[batch, channels, height, width]` to `[batch, channels]`.
 fn global_average(xs: &Tensor) -> Tensor {
     xs.mean_dim([2i64, 3].as_slice(), false, None::<Kind>)
 }
