@@ -38,7 +38,7 @@ pub(crate) fn objective(
     for (role, model) in std::iter::once(("student", student)).chain(live.iter().map(|t| ("teacher", *t))) {
         let Some(depth) = model.image_depth() else {
             return fail(format!(
-                "the {role}'s image tower is no ViT of CLIP's kind; other towers have no patch tokens"
+                "the {role}'s image tower is not one of CLIP's ViTs; other towers have no patch tokens"
             ));
         };
         depths.push((depth, model.text_depth()));
