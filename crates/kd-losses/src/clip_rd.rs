@@ -9,10 +9,10 @@ use crate::relation::kl;
 
 /// Vertical relational distillation: matches the teacher-student similarities of images to those of texts.
 ///
-/// The loss is KL(texts ‖ images) of the similarities, with the texts' as constant target, averaged over teacher as
-/// rows and student as rows, plus the cross-entropies of the four matrices towards the diagonal (the mean of two per
-/// modality). Takes unit rows of one width. The scales are learned factors, used without an exponential. Source:
-/// CLIP-RD.
+/// The loss has two parts, each averaged over both orientations (teacher rows over student columns, and the reverse).
+/// The first is KL(texts ‖ images) of the similarities, with the texts as constant target. The second is the sum over
+/// modalities of the cross-entropy towards the diagonal. Takes unit rows of one width. The scales are learned logit
+/// scales, used without an exponential. Source: CLIP-RD.
 ///
 /// ```no_run
 /// # use kd_losses::{Embeddings, clip_rd};
@@ -43,9 +43,9 @@ pub fn vrd(
 /// Cross relational distillation: matches the similarities of teacher images and student texts to those of teacher
 /// texts and student images.
 ///
-/// The loss is the mean of four KL terms: both directions (each target constant), with the teacher as rows and with the
-/// student as rows. Takes unit rows of one width. `scale` is a learned factor, used without an exponential. Source:
-/// CLIP-RD.
+/// The loss is the mean of four KL terms: both directions (each with a constant target) in both orientations (teacher
+/// rows over student columns, and the reverse). Takes unit rows of one width. `scale` is a learned logit scale, used
+/// without an exponential. Source: CLIP-RD.
 ///
 /// ```no_run
 /// # use kd_losses::{Embeddings, clip_rd};

@@ -1,11 +1,11 @@
-//! Feature distillation: the student's unit embeddings onto the teacher's.
+//! Feature distillation: distances between the unit embeddings of student and teacher.
 
 use tch::{Reduction, Tensor};
 
 use crate::Result;
 use crate::embeddings::{Embeddings, check_alike};
 
-/// MSE(image) + MSE(text), each the mean over all elements; rows are unit vectors of one width.
+/// Feature distillation: MSE(image) + MSE(text), each averaged over all elements. Rows are unit vectors of one width.
 ///
 /// Source: CLIP-KD (Yang et al. 2024), FD; its published weight is 2000.
 ///
@@ -24,10 +24,9 @@ pub fn fd(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
     Ok(image + student.text.mse_loss(&teacher.text, Reduction::Mean))
 }
 
-/// Mean of 1 − cosine of student and teacher rows, images and texts added.
+/// Cosine distance: mean over rows of 1 − cosine of student and teacher, summed over images and texts.
 ///
-/// Equals [`fd`] up to a factor: unit rows u, v have |u − v|² = 2 (1 − u·v), and this mean is only over rows. Source:
-/// DCLIP.
+/// For unit rows u and v, |u − v|² = 2 (1 − u·v). Therefore this loss is width / 2 times [`fd`]. Source: DCLIP.
 ///
 /// ```no_run
 /// # use kd_losses::{Embeddings, feature};

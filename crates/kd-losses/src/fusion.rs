@@ -30,10 +30,11 @@ pub struct Fusion {
     pub text: Affine,
 }
 
-/// Computes the contrastive loss of the fused pairs. `scale` is the learned factor, used without an exponential.
+/// Augmented feature distillation: the contrastive loss of the fused pairs. `scale` is a learned logit scale, used
+/// without an exponential.
 ///
-/// Both hold unit rows of one width. The fusion concatenates the student's rows first. The student receives gradients
-/// through it. Source: CLIP-KD (Yang et al. 2024), AFD.
+/// Student and teacher hold unit rows of one width. `fusion` maps the concatenated rows, the student's first, and
+/// passes gradients to the student. Source: CLIP-KD (Yang et al. 2024), AFD.
 ///
 /// ```no_run
 /// # use kd_losses::{Embeddings, Targets, fusion::{self, Fusion}};
@@ -68,7 +69,7 @@ mod tests {
     use tch::{Device, Kind};
 
     /// A fusion that copies one half: 0 for the student's, 1 for the teacher's.
-    fn picks(half: i64) -> Fusion {
+    fn selects(half: i64) -> Fusion {
         let options = (Kind::Float, Device::Cpu);
         let map = || {
             let weight = Tensor::zeros([2, 4], options);
@@ -86,7 +87,7 @@ mod tests {
         let scale = Tensor::from(2.0f32);
         let value = |half| {
             let targets = Targets::Diagonal { offset: 0 };
-            afd(&wrong, &right, &picks(half), &scale, &targets).unwrap().double_value(&[])
+            afd(&wrong, &right, &selects(half), &scale, &targets).unwrap().double_value(&[])
         };
         // Rows (2, 0) and (0, 2): ln(1 + e^-2) for matching pairs, ln(1 + e^2) for crossed pairs.
         assert!((value(0) - (1.0 + 2f64.exp()).ln()).abs() < 1e-6);

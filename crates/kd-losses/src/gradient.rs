@@ -5,13 +5,14 @@ use tch::{Kind, Reduction, Tensor};
 use crate::Result;
 use crate::embeddings::{Embeddings, check_alike};
 
-/// MSE between the gradients that the contrastive loss has at the student's and at the teacher's embeddings:
-/// of anchors and of keys, for image to text and for text to image (four terms).
+/// Gradient distillation: MSE between the gradients of the contrastive loss at the student's and at the teacher's
+/// embeddings. It has four terms: anchors and keys, for image to text and for text to image.
 ///
-/// Both hold unit rows of one width (the student's projected if the teacher is wider) of the whole batch; the scales are
-/// 1/temperature. The gradients are computed in closed form, so no graph is differentiated twice. The student's gradient
-/// stays differentiable. Source: CLIP-KD (Yang et al. 2024), GD, by the formula of the paper; the published weight is
-/// 1e8.
+/// Both hold unit rows of one width (the student's projected if the teacher is wider) of the whole batch; the scales
+/// are 1 / temperature. The gradients are computed in closed form, so no graph is differentiated twice. The student's
+/// gradient stays differentiable. Source: CLIP-KD (Yang et al. 2024), GD, by the formula of the paper; the published
+/// weight is 1e8.
+///
 /// ```no_run
 /// # use kd_losses::{Embeddings, gradient};
 /// # fn example(student: &Embeddings, teacher: &Embeddings, scales: [&tch::Tensor; 2]) -> kd_losses::Result<tch::Tensor> {

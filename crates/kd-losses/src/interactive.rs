@@ -5,10 +5,10 @@ use tch::Tensor;
 use crate::embeddings::{Embeddings, Logits, Targets};
 use crate::{Result, contrastive, relation};
 
-/// Computes the logits between the models: c · student rows against all teacher columns.
+/// Computes the logits between the models: scaled cosines of student rows and teacher columns.
 ///
-/// `student` holds unit rows in the teacher's width, `teacher` all unit rows, and `scale` the learned factor. The
-/// factor is used without an exponential, as in the published results.
+/// `student` holds unit rows in the teacher's width, and `teacher` the unit rows of all processes. `scale` is a learned
+/// logit scale, used without an exponential, as in the published results.
 ///
 /// ```no_run
 /// # use kd_losses::{Embeddings, Targets, interactive};
@@ -24,9 +24,10 @@ pub fn logits(student: &Embeddings, teacher: &Embeddings, scale: &Tensor) -> Res
     Logits::cross(&student.image, &teacher.text, &student.text, &teacher.image, scale)
 }
 
-/// Interactive contrastive learning: [CE(c Ŝ_I T̂'ᵀ) + CE(c Ŝ_T Î'ᵀ)] / 2 towards `targets`.
+/// Interactive contrastive learning: the contrastive loss of the logits between the models, averaged over student
+/// images against teacher texts and student texts against teacher images.
 ///
-/// Source: CLIP-KD (Yang et al. 2024), ICL.
+/// `logits` come from [`logits`]. Source: CLIP-KD (Yang et al. 2024), ICL.
 ///
 /// ```no_run
 /// # use kd_losses::{Logits, Targets, interactive};

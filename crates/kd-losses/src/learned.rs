@@ -12,7 +12,7 @@ const INITIAL_SCALE: f64 = 2.659_260_036_932_778;
 /// SigLIP's initial bias.
 const INITIAL_BIAS: f64 = -10.0;
 
-/// A learned part that a loss brings along.
+/// A kind of learned part of a loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// Maps of the student's embeddings to the teacher's width, if the widths differ.
@@ -115,36 +115,36 @@ impl LearnedParts {
             self.tokens.patches = Some(self.affine("patch_proj", student.image, teacher.image, device)?);
         }
         if any(Part::BlockMaps) && student.image != teacher.image {
-            let maps = (0..pairs.image).map(|place| {
-                self.affine(&format!("image_block_proj.{place}"), student.image, teacher.image, device)
+            let maps = (0..pairs.image).map(|index| {
+                self.affine(&format!("image_block_proj.{index}"), student.image, teacher.image, device)
             });
             self.tokens.image_blocks = maps.collect::<Result<_>>()?;
         }
         if any(Part::BlockMaps) && student.text != teacher.text {
-            let maps = (0..pairs.text).map(|place| {
-                self.affine(&format!("text_block_proj.{place}"), student.text, teacher.text, device)
+            let maps = (0..pairs.text).map(|index| {
+                self.affine(&format!("text_block_proj.{index}"), student.text, teacher.text, device)
             });
             self.tokens.text_blocks = maps.collect::<Result<_>>()?;
         }
         Ok(())
     }
 
-    /// Patch tokens in the teacher's width.
+    /// Projects patch tokens to the teacher's width.
     pub(crate) fn project_patches(&self, patches: &Tensor) -> Tensor {
         mapped(patches, self.tokens.patches.as_ref())
     }
 
-    /// Outputs of the image tower's block with this index among the compared ones, in the teacher's width.
-    pub(crate) fn project_image_block(&self, place: usize, states: &Tensor) -> Tensor {
-        mapped(states, self.tokens.image_blocks.get(place))
+    /// Projects the outputs of an image block to the teacher's width. `index` counts the compared blocks.
+    pub(crate) fn project_image_block(&self, index: usize, states: &Tensor) -> Tensor {
+        mapped(states, self.tokens.image_blocks.get(index))
     }
 
-    /// Outputs of the text tower's block with this index, in the teacher's width.
-    pub(crate) fn project_text_block(&self, place: usize, states: &Tensor) -> Tensor {
-        mapped(states, self.tokens.text_blocks.get(place))
+    /// Projects the outputs of a text block to the teacher's width. `index` counts the compared blocks.
+    pub(crate) fn project_text_block(&self, index: usize, states: &Tensor) -> Tensor {
+        mapped(states, self.tokens.text_blocks.get(index))
     }
 
-    /// Names (those of CLIP-KD's published code) and tensors, for the optimiser and checkpoints.
+    /// Returns names (those of CLIP-KD's published code) and tensors, for the optimiser and checkpoints.
     pub(crate) fn named(&self) -> &[(String, Tensor)] {
         &self.named
     }
@@ -154,7 +154,7 @@ impl LearnedParts {
         self.projections.is_some()
     }
 
-    /// The student's raw embeddings in the teacher's width, with unit rows.
+    /// Projects the student's raw embeddings to the teacher's width, and normalises them.
     pub(crate) fn project(&self, student: &Embeddings) -> Embeddings {
         let text = |p: &Projections| normalize(&p.text.apply(&student.text));
         Embeddings {
@@ -163,7 +163,7 @@ impl LearnedParts {
         }
     }
 
-    /// Raw image embeddings in the teacher's width, with unit rows.
+    /// Projects raw image embeddings to the teacher's width, and normalises them.
     pub(crate) fn project_image(&self, image: &Tensor) -> Tensor {
         match &self.projections {
             None => normalize(image),

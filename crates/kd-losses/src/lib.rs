@@ -19,9 +19,9 @@
 //! | [`clip_rd::vrd`], [`clip_rd::xrd`] | relations across teacher and student | CLIP-RD |
 //! | [`structure::gram`], [`structure::anchors`] | relations of the joint space as distributions | this project |
 //!
-//! The functions do not depend on a model, data or process group. They take this process's rows, the columns of all
-//! processes and the offset of the diagonal; one process is the square case. [`Objective`] sums weighted terms over one or
-//! several teachers, and reports each of them.
+//! The functions do not depend on a model, data or process group. They take the embeddings of this process as rows,
+//! those of all processes as columns, and the offset of the diagonal. With a single process, the logits are square.
+//! [`Objective`] sums weighted terms over one or several teachers, and reports each of them.
 #![doc = include_str!("../README.md")]
 
 pub mod clip_rd;

@@ -5,7 +5,7 @@ use tch::Tensor;
 use crate::relation::kl;
 use crate::{Error, Result};
 
-/// T² KL(softmax(teacher/T) ‖ softmax(student/T)), mean over rows.
+/// Hinton's soft-target loss: T² KL(softmax(teacher/T) ‖ softmax(student/T)), averaged over rows.
 ///
 /// Both are class logits `[rows, classes]`. For CLIP, they come from a zero-shot classifier over any class list.
 /// Source: Hinton et al. 2015.
@@ -18,7 +18,7 @@ use crate::{Error, Result};
 /// ```
 ///
 /// # Errors
-/// [`Error::Shapes`] if the two differ; [`Error::Argument`] if the temperature is not positive.
+/// [`Error::Shapes`] unless both are matrices of one shape; [`Error::Argument`] if the temperature is not positive.
 pub fn hinton(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Tensor> {
     if student.dim() != 2 || student.size() != teacher.size() {
         return Err(Error::Shapes {

@@ -26,8 +26,8 @@ pub fn crd(student: &Logits, teacher: &Logits) -> Result<Tensor> {
         / 2.0)
 }
 
-/// Affinity mimicking: the soft cross-entropy instead of the KL of [`crd`]. It is larger by the teacher's entropy and
-/// has the same gradient.
+/// Affinity mimicking: soft cross-entropy towards the teacher's distributions. It equals [`crd`] plus the teacher's
+/// entropy, and has the same gradient.
 ///
 /// Source: TinyCLIP (Wu et al. 2023), equation 2.
 ///
@@ -42,9 +42,8 @@ pub fn crd(student: &Logits, teacher: &Logits) -> Result<Tensor> {
 /// [`crate::Error::Shapes`] if the two have different rows or columns.
 pub fn affinity(student: &Logits, teacher: &Logits) -> Result<Tensor> {
     student.check_same(teacher)?;
-    let direction = |student: &Tensor, teacher: &Tensor| soft_cross_entropy(student, teacher);
-    Ok((direction(&student.image_to_text, &teacher.image_to_text)
-        + direction(&student.text_to_image, &teacher.text_to_image))
+    Ok((soft_cross_entropy(&student.image_to_text, &teacher.image_to_text)
+        + soft_cross_entropy(&student.text_to_image, &teacher.text_to_image))
         / 2.0)
 }
 

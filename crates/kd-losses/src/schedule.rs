@@ -68,13 +68,14 @@ impl WeightSchedule {
         if step < self.from {
             return 0.0;
         }
-        let way = ((step - self.from) as f64 / (self.until.saturating_sub(self.from)).max(1) as f64).min(1.0);
+        let progress =
+            ((step - self.from) as f64 / (self.until.saturating_sub(self.from)).max(1) as f64).min(1.0);
         match self.shape {
             Curve::Constant if step < self.until => self.start,
             Curve::Constant => 0.0,
-            Curve::Linear => self.start + (self.end - self.start) * way,
+            Curve::Linear => self.start + (self.end - self.start) * progress,
             Curve::Cosine => {
-                self.end + (self.start - self.end) * (1.0 + (std::f64::consts::PI * way).cos()) / 2.0
+                self.end + (self.start - self.end) * (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0
             }
         }
     }

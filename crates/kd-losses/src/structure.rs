@@ -15,7 +15,7 @@ use crate::{Error, Result};
 pub const TEMPERATURES: [f64; 3] = [0.02, 0.07, 0.2];
 
 /// Mask value that removes a sample's cosine with itself from the softmax.
-const OUT: f64 = -1e9;
+const MASKED: f64 = -1e9;
 
 /// The cosines of the joint Gram matrix of [images; texts] to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,8 @@ pub struct ImagesAndPrompts<'a> {
     pub prompts: &'a Tensor,
 }
 
-/// Mean over temperatures and rows of KL(teacher ‖ student) for one block of the joint Gram matrix.
+/// Gram loss of structure transfer: KL(teacher ‖ student) for one block of the joint Gram matrix, averaged over
+/// temperatures and rows.
 ///
 /// Both hold unit rows of the same pairs; the widths may differ.
 ///
@@ -76,7 +77,8 @@ pub fn gram(
     Ok(compare(&student, &teacher, temperatures))
 }
 
-/// Mean over temperatures and rows of KL(teacher ‖ student), each row's distribution over a bank of anchors.
+/// Anchor loss of structure transfer: KL(teacher ‖ student) of each row's distribution over a bank of anchors, averaged
+/// over temperatures and rows.
 ///
 /// `anchors` are the teacher's unit embeddings of pairs beyond the batch. `scope` selects the anchors for each row. The
 /// student's rows are unit rows in the teacher's width.
@@ -120,8 +122,8 @@ pub fn anchors(
     Ok(compare(&towards(student), &towards(teacher), temperatures))
 }
 
-/// Mean over temperatures and rows of KL(teacher ‖ student): images over prompts, prompts over images, and prompts
-/// over other prompts.
+/// Vocabulary loss of structure transfer: KL(teacher ‖ student) of images over prompts, prompts over images, and
+/// prompts over other prompts, averaged over temperatures and rows.
 ///
 /// Both models embed the same prompts, and images need not match any prompt. The text tower thus learns the teacher's
 /// embeddings of words that no caption of the batch contains.
@@ -161,7 +163,7 @@ pub fn vocabulary(
 /// Computes the cosines of unit rows with each other, and masks those of a row with itself.
 fn within(rows: &Tensor) -> Tensor {
     let identity = Tensor::eye(rows.size()[0], (Kind::Bool, rows.device()));
-    rows.matmul(&rows.tr()).masked_fill(&identity, OUT)
+    rows.matmul(&rows.tr()).masked_fill(&identity, MASKED)
 }
 
 /// Returns the matrices whose rows are compared. A row's cosine with itself is masked.
@@ -177,6 +179,7 @@ fn cosines(pairs: &Embeddings, block: Block) -> Vec<Tensor> {
     }
 }
 
+/// Averages the KL divergence over pairs of cosine matrices and temperatures.
 fn compare(student: &[Tensor], teacher: &[Tensor], temperatures: &[f64]) -> Tensor {
     let mut sum = Tensor::zeros([0i64; 0].as_slice(), (Kind::Float, student[0].device()));
     for (student, teacher) in student.iter().zip(teacher) {
@@ -228,7 +231,7 @@ mod tests {
     #[test]
     fn by_hand() {
         let rows = |values: &[f32]| Tensor::from_slice(values).view([-1, 2]);
-        // Image 0 sees itself (left out), image 1 and text 0, 1; cosines 0 or 1.
+        // All cosines are 0 or 1.
         let (x, y) = ([1.0f32, 0.0], [0.0f32, 1.0]);
         let pairs = |image: [[f32; 2]; 2], text: [[f32; 2]; 2]| {
             Embeddings::new(rows(&image.concat()), rows(&text.concat())).unwrap()
@@ -251,10 +254,10 @@ mod tests {
     fn anchors_distinguish_students_that_the_batch_does_not() {
         tch::manual_seed(2);
         let (teacher, bank) = (randn(3, 5), randn(40, 5));
-        let reaches = [AnchorScope::Joint, AnchorScope::Within, AnchorScope::Across];
+        let scopes = [AnchorScope::Joint, AnchorScope::Within, AnchorScope::Across];
         let loss = |student: &Embeddings| {
-            reaches.map(|reach| {
-                anchors(student, &teacher, &bank, reach, &TEMPERATURES).unwrap().double_value(&[])
+            scopes.map(|scope| {
+                anchors(student, &teacher, &bank, scope, &TEMPERATURES).unwrap().double_value(&[])
             })
         };
         assert!(loss(&teacher).iter().all(|value| value.abs() < 1e-5));
@@ -262,8 +265,8 @@ mod tests {
         let mirrored = Embeddings::new(-&teacher.image, -&teacher.text).unwrap();
         assert!(gram(&mirrored, &teacher, Block::Joint, &TEMPERATURES).unwrap().double_value(&[]) < 1e-5);
         assert!(loss(&mirrored).iter().all(|value| *value > 0.5));
-        for reach in reaches {
-            assert!(anchors(&teacher, &teacher, &randn(4, 6), reach, &TEMPERATURES).is_err());
+        for scope in scopes {
+            assert!(anchors(&teacher, &teacher, &randn(4, 6), scope, &TEMPERATURES).is_err());
         }
     }
 
@@ -273,19 +276,19 @@ mod tests {
         let options = (Kind::Float, Device::Cpu);
         // A modality gap: images near one corner and texts near another. Most of the variance within a modality lies in
         // its own dimensions, and a little in those of the other modality.
-        let parts = |ours: f64, theirs: f64| {
-            let part = |own: f64| {
-                let corner = Tensor::full([6, 1], if own > 0.2 { 1.0 } else { 0.0 }, options);
-                Tensor::cat(&[&corner, &(Tensor::randn([6, 7], options) * own)], 1)
+        let parts = |first: f64, second: f64| {
+            let part = |noise: f64| {
+                let corner = Tensor::full([6, 1], if noise > 0.2 { 1.0 } else { 0.0 }, options);
+                Tensor::cat(&[&corner, &(Tensor::randn([6, 7], options) * noise)], 1)
             };
-            Tensor::cat(&[&part(ours), &part(theirs)], 1)
+            Tensor::cat(&[&part(first), &part(second)], 1)
         };
         let pairs = || Embeddings::new(parts(0.4, 0.04), parts(0.04, 0.4)).unwrap().normalized();
         let (teacher, bank) = (pairs(), pairs());
         // The student's images have the right relations to images, and wrong ones to texts.
         let image = Tensor::cat(&[&teacher.image.narrow(1, 0, 8), &-teacher.image.narrow(1, 8, 8)], 1);
         let student = Embeddings::new(image, teacher.text.shallow_clone()).unwrap();
-        let loss = |reach| anchors(&student, &teacher, &bank, reach, &[0.04]).unwrap().double_value(&[]);
+        let loss = |scope| anchors(&student, &teacher, &bank, scope, &[0.04]).unwrap().double_value(&[]);
         let (joint, across) = (loss(AnchorScope::Joint), loss(AnchorScope::Across));
         assert!(across > 5.0 * joint, "{across} and {joint}");
         assert!(across > 5.0 * loss(AnchorScope::Within));

@@ -1,4 +1,4 @@
-//! Evaluates an encoder that is not a network: pictures by their mean colour, texts by the colours they name.
+//! Evaluates a custom encoder without a network: images by their mean colour, texts by the colours that they name.
 //!
 //! Run with `cargo run -p zeroshot-eval --example own_encoder`.
 

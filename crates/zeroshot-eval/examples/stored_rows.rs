@@ -1,4 +1,4 @@
-//! Evaluates a student beside its teacher from stored embeddings.
+//! Compares a student with its teacher from stored embeddings.
 //!
 //! Run with `cargo run -p zeroshot-eval --example stored_rows`.
 
@@ -51,9 +51,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
 
     let options = StoredOptions::default().with_confused(3);
-    let own = evaluate_stored(&set, &teacher, None, &options)?;
+    let teacher_results = evaluate_stored(&set, &teacher, None, &options)?;
     let found = evaluate_stored(&set, &student, Some(&teacher), &options)?;
-    let teacher = Report { model: "teacher".into(), sets: own.scores() };
+    let teacher = Report { model: "teacher".into(), sets: teacher_results.scores() };
     let student = Report { model: "student".into(), sets: found.scores() };
     let mut out = std::io::stdout();
     writeln!(out, "The student:")?;

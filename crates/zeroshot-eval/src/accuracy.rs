@@ -1,4 +1,4 @@
-//! Accuracy, counted batch by batch.
+//! Top-1 and top-5 accuracy and mean per-class recall, counted batch by batch.
 
 use ndarray::{ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
@@ -17,11 +17,11 @@ pub struct Classification {
     pub mean_per_class_recall: f64,
     /// Number of images.
     pub samples: u64,
-    /// The classes, in order.
+    /// The recall of each class, in order.
     pub per_class: Vec<ClassRecall>,
 }
 
-/// One class of a [`Classification`].
+/// The recall of one class of a [`Classification`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClassRecall {
     /// Name of the class.
@@ -32,7 +32,7 @@ pub struct ClassRecall {
     pub samples: u64,
 }
 
-/// Running counts of a classification.
+/// Running counts for top-1, top-5 and per-class recall.
 ///
 /// ```
 /// use ndarray::array;
@@ -92,7 +92,7 @@ impl Accuracy {
         if samples == 0 {
             return Err(Error::Input("a classification needs at least one labelled image".into()));
         }
-        let fraction = |part: u64, whole: u64| part as f64 / whole as f64;
+        let fraction = |part: u64, total: u64| part as f64 / total as f64;
         let right = self.classes.iter().map(|(_, _, right)| right).sum::<u64>();
         let top5 = (self.classes.len() > 5).then(|| fraction(self.top5, samples));
         let per_class = self

@@ -7,10 +7,10 @@ use crate::names::Firsts;
 use crate::rows::check_scores;
 use crate::{Error, Result};
 
-/// Usual number of bins in papers.
+/// The number of bins that papers usually use.
 pub const BINS: usize = 15;
 
-/// Confidence compared with accuracy; fractions are 0 to 1.
+/// Expected calibration error with its bins; fractions are 0 to 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
     /// Mean over all samples of |confidence − accuracy| of their bin.
@@ -25,7 +25,7 @@ pub struct Calibration {
     pub bins: Vec<Bin>,
 }
 
-/// Samples whose confidence is above `from` and at most `to`.
+/// A bin of a [`Calibration`]: the samples whose confidence is above `from` and at most `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bin {
     /// Lower edge (exclusive).
@@ -40,7 +40,7 @@ pub struct Bin {
     pub accuracy: Option<f64>,
 }
 
-/// Running counts of a calibration.
+/// Running counts for the expected calibration error.
 #[derive(Clone, Debug)]
 pub struct Reliability {
     logit_scale: f64,
@@ -96,7 +96,7 @@ impl Reliability {
         Ok(())
     }
 
-    /// Returns the error and its bins.
+    /// Returns the expected calibration error with its bins.
     ///
     /// # Errors
     /// [`Error::Input`] without samples.
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_is_sure_of_a_repeated_name_is_calibrated() {
+    fn a_model_that_is_certain_of_a_duplicate_name_is_calibrated() {
         let classes = ["missile", "cat", "missile"].map(String::from);
         let mut counts = Reliability::new(1e3, BINS).unwrap().with_classes(&classes);
         counts.add(array![[0.9, 0.1, 0.9], [0.9, 0.1, 0.9]].view(), &[0, 2]).unwrap();
@@ -217,19 +217,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn shifted_rows_and_moved_scale_change_nothing(n in 1usize..40, shift in -3.0f32..3.0, seed in 0u64..999) {
+        fn shifted_scores_and_a_rescaled_logit_scale_change_nothing(n in 1usize..40, shift in -3.0f32..3.0, seed in 0u64..999) {
             let scores = made_up(n, 4, seed);
             let labels = (0..n).map(|i| i % 4).collect::<Vec<_>>();
             let found = calibration(scores.view(), &labels, 10.0, BINS).unwrap();
             prop_assert!((0.0..=1.0).contains(&found.expected_calibration_error));
             prop_assert_eq!(found.bins.iter().map(|bin| bin.samples).sum::<u64>(), n as u64);
-            // The mean error of a bin is at least that of all bins taken together.
-            let whole = (found.confidence - found.accuracy).abs();
-            prop_assert!(found.expected_calibration_error >= whole - 1e-12);
+            // The mean error over bins is at least the error of a single bin.
+            let single = (found.confidence - found.accuracy).abs();
+            prop_assert!(found.expected_calibration_error  >= single - 1e-12);
             let one = calibration(scores.view(), &labels, 10.0, 1).unwrap();
-            prop_assert!((one.expected_calibration_error - whole).abs() < 1e-12);
+            prop_assert!((one.expected_calibration_error - single).abs() < 1e-12);
             let moved = calibration((&scores * 2.0 + shift).view(), &labels, 5.0, 1).unwrap();
-            prop_assert!((moved.expected_calibration_error - whole).abs() < 1e-4);
+            prop_assert!((moved.expected_calibration_error - single).abs() < 1e-4);
         }
     }
 }

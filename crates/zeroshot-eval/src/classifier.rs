@@ -12,8 +12,8 @@ use crate::{Error, Result};
 /// Number of texts in a batch.
 const TEXT_BATCH: usize = 256;
 
-/// Class embeddings `[classes, embed_dim]`: the normalised mean of a class's normalised prompts (Radford et al. 2021,
-/// section 3.1.4).
+/// A zero-shot classifier: class embeddings `[classes, embed_dim]`, each the normalised mean of a class's normalised
+/// prompts (Radford et al. 2021, section 3.1.4).
 ///
 /// ```
 /// use ndarray::array;
@@ -32,7 +32,9 @@ impl Classifier {
     /// Encodes each class name in each template. Classes with the same name get equal embeddings.
     ///
     /// # Errors
-    /// [`Error::Input`] without classes or templates, or for a template without `{}`; [`Error::Encoder`].
+    /// [`Error::Input`] without classes or templates, for a template without `{}`, or for an embedding that is not
+    /// finite; [`Error::Encoder`]; [`Error::Shape`] if the encoder returns another number of embeddings, or embeddings
+    /// of different widths.
     pub fn new(encoder: &impl Encoder, classes: &[String], templates: &[String]) -> Result<Self> {
         if classes.is_empty() {
             return Err(Error::Input("a classifier needs at least one class".into()));
@@ -45,13 +47,13 @@ impl Classifier {
         let rows = encode_texts(encoder, &prompts)?;
         let mut means = Array2::zeros((classes.len(), rows.ncols()));
         for (class, mut mean) in means.axis_iter_mut(Axis(0)).enumerate() {
-            let own = rows.slice(s![class * templates.len()..(class + 1) * templates.len(), ..]);
-            mean.assign(&(own.sum_axis(Axis(0)) / templates.len() as f32));
+            let prompts = rows.slice(s![class * templates.len()..(class + 1) * templates.len(), ..]);
+            mean.assign(&(prompts.sum_axis(Axis(0)) / templates.len() as f32));
         }
         finite("class", means.view())?;
         normalize_rows(&mut means);
         // The embeddings of equal prompts may differ in their last digits, depending on their positions in a batch.
-        // They would then no longer tie.
+        // Copy the first one, so that classes with equal names tie.
         let mut firsts = HashMap::new();
         for (class, name) in classes.iter().enumerate() {
             let first = *firsts.entry(name).or_insert(class);
@@ -77,7 +79,7 @@ impl Classifier {
     /// [`Error::Shape`] if the widths differ, [`Error::Input`] for a value that is not finite.
     pub fn scores(&self, images: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
         if images.ncols() != self.rows.ncols() {
-            return Err(Error::shape("width of the image rows", self.rows.ncols(), images.ncols()));
+            return Err(Error::shape("width of the image embeddings", self.rows.ncols(), images.ncols()));
         }
         finite("image", images)?;
         let mut images = images.to_owned();
@@ -102,7 +104,7 @@ pub(crate) fn encode_texts(encoder: &impl Encoder, texts: &[String]) -> Result<A
     for batch in texts.chunks(TEXT_BATCH) {
         let found = encoder.encode_texts(batch).map_err(Error::Encoder)?;
         if found.nrows() != batch.len() {
-            return Err(Error::shape("rows of encoded texts", batch.len(), found.nrows()));
+            return Err(Error::shape("embeddings of texts", batch.len(), found.nrows()));
         }
         append(&mut rows, found)?;
     }
@@ -111,14 +113,14 @@ pub(crate) fn encode_texts(encoder: &impl Encoder, texts: &[String]) -> Result<A
     Ok(rows)
 }
 
-/// Appends rows.
+/// Appends the embeddings of a batch.
 pub(crate) fn append(rows: &mut Option<Array2<f32>>, found: Array2<f32>) -> Result<()> {
     match rows {
         None => *rows = Some(found),
         Some(rows) => {
             let (expected, width) = (rows.ncols(), found.ncols());
             rows.append(Axis(0), found.view())
-                .map_err(|_| Error::shape("width of the rows", expected, width))?;
+                .map_err(|_| Error::shape("width of the embeddings", expected, width))?;
         }
     }
     Ok(())

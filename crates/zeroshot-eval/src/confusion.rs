@@ -26,7 +26,7 @@ pub struct Confusion {
     counts: Array2<u64>,
 }
 
-/// Counts of one class.
+/// Counts, recall and precision of one class.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClassCounts {
     /// Name of the class.
@@ -110,9 +110,9 @@ impl Confusion {
         self.counts.view()
     }
 
-    /// Returns the counts of all classes, in order.
+    /// Returns counts, recall and precision of all classes, in order.
     pub fn per_class(&self) -> Vec<ClassCounts> {
-        let share = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
+        let share = |part: u64, total: u64| (total > 0).then(|| part as f64 / total as f64);
         let class = |(index, name): (usize, &String)| {
             let support = self.counts.row(index).sum();
             let predicted = self.counts.column(index).sum();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn images_of_a_repeated_name_are_taken_for_the_first_class_of_it() {
+    fn images_of_a_duplicate_name_count_for_its_first_class() {
         let mut confusion = Confusion::new(&names(&["missile", "cat", "missile"])).unwrap();
         let missile = [0.9, 0.1, 0.9];
         confusion.add(ndarray::arr2(&[missile; 3]).view(), &[0, 1, 2]).unwrap();
@@ -209,7 +209,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_diagonal_is_what_accuracy_counts(n in 1usize..60, seed in 0u64..999) {
+        fn the_diagonal_agrees_with_accuracy(n in 1usize..60, seed in 0u64..999) {
             // A few distinct scores, so that ties occur.
             let scores = made_up(n, 4, seed).mapv(|score| (score * 2.0).round());
             let labels = (0..n).map(|i| (i * 3 + i / 5) % 4).collect::<Vec<_>>();
@@ -219,9 +219,9 @@ mod tests {
             let mut accuracy = Accuracy::new(&classes);
             accuracy.add(scores.view(), &labels).unwrap();
             let found = accuracy.finish().unwrap();
-            for (own, other) in confusion.per_class().iter().zip(&found.per_class) {
-                prop_assert_eq!(own.recall, other.recall);
-                prop_assert_eq!(own.support, other.samples);
+            for (counts, class) in confusion.per_class().iter().zip(&found.per_class) {
+                prop_assert_eq!(counts.recall, class.recall);
+                prop_assert_eq!(counts.support, class.samples);
             }
             let wrong = confusion.most_confused(99).iter().map(|pair| pair.count).sum::<u64>();
             prop_assert_eq!(wrong + confusion.counts().diag().sum(), n as u64);

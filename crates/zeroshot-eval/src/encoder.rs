@@ -1,4 +1,4 @@
-//! The encoder under evaluation.
+//! The interface of an image-text encoder.
 
 use ndarray::{Array2, ArrayView4, Axis};
 

@@ -19,7 +19,7 @@ pub enum Error {
         what: &'static str,
         /// The expected size.
         expected: String,
-        /// Its size.
+        /// The actual size.
         found: String,
     },
     /// An unknown name.
@@ -32,7 +32,7 @@ pub enum Error {
         /// The known names.
         known: String,
     },
-    /// Input that cannot be measured.
+    /// Input that is empty, not finite or out of range.
     #[error("{0}")]
     Input(String),
 }

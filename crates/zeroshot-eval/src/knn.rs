@@ -10,12 +10,12 @@ use crate::{Error, Result};
 /// Number of test embeddings whose neighbours are in memory at once.
 const BLOCK: usize = 1024;
 
-/// Settings of the vote.
+/// Settings of the k-NN classifier.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct KnnOptions {
-    /// Number of neighbours that vote; 20. Fewer training images all vote.
+    /// Number of neighbours that vote; 20. If there are fewer training images, all of them vote.
     pub neighbors: usize,
     /// Temperature of the vote exp(cosine / temperature); 0.07.
     pub temperature: f64,
@@ -27,8 +27,9 @@ impl Default for KnnOptions {
     }
 }
 
-/// Labelled training embeddings that vote on the class of a test embedding, as in Wu et al. 2018 (Unsupervised Feature
-/// Learning via Non-Parametric Instance Discrimination, section 3.4) and in DINO's evaluation (Caron et al. 2021).
+/// A k-NN classifier: labelled training embeddings vote on the class of a test embedding, as in Wu et al. 2018
+/// (Unsupervised Feature Learning via Non-Parametric Instance Discrimination, section 3.4) and in DINO's evaluation
+/// (Caron et al. 2021).
 ///
 /// ```
 /// use ndarray::array;
@@ -93,7 +94,7 @@ impl Knn {
     /// [`Error::Shape`] if the widths differ, [`Error::Input`] for an empty array or a value that is not finite.
     pub fn scores(&self, rows: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
         if rows.ncols() != self.rows.ncols() {
-            return Err(Error::shape("width of the test rows", self.rows.ncols(), rows.ncols()));
+            return Err(Error::shape("width of the test embeddings", self.rows.ncols(), rows.ncols()));
         }
         let rows = rows::unit("test row", rows)?;
         let mut scores = Array2::zeros((rows.nrows(), self.classes));
@@ -107,8 +108,8 @@ impl Knn {
                 for (row, cosine) in neighbors {
                     votes[self.labels[row]] += ((f64::from(cosine) - best) / self.options.temperature).exp();
                 }
-                let all = votes.iter().sum::<f64>();
-                scores.zip_mut_with(&ndarray::aview1(&votes), |score, vote| *score = (vote / all) as f32);
+                let total = votes.iter().sum::<f64>();
+                scores.zip_mut_with(&ndarray::aview1(&votes), |score, vote| *score = (vote / total) as f32);
             }
         }
         Ok(scores)

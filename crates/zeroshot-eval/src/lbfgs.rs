@@ -1,6 +1,6 @@
 //! L-BFGS (Nocedal and Wright, Numerical Optimization, algorithm 7.5) for smooth functions of many values.
 
-/// Number of steps in the memory of curvatures.
+/// Number of recent steps from which the curvature is estimated.
 const MEMORY: usize = 10;
 /// Required fraction of the decrease that the slope predicts (Armijo).
 const SUFFICIENT: f64 = 1e-4;
@@ -44,7 +44,7 @@ pub(crate) fn minimize(
         let mut direction = memory.direction(&gradient);
         let mut slope = dot(&direction, &gradient);
         if slope >= 0.0 || !slope.is_finite() {
-            // Rounding has made the memory useless.
+            // Rounding errors have spoiled the curvature estimate: restart with steepest descent.
             memory = Memory::default();
             direction = memory.direction(&gradient);
             slope = dot(&direction, &gradient);
@@ -52,31 +52,32 @@ pub(crate) fn minimize(
         let mut length = 1.0;
         let mut next = None;
         for _ in 0..HALVINGS {
-            let there = at.iter().zip(&direction).map(|(at, step)| at + length * step).collect::<Vec<_>>();
-            let (found, found_gradient) = function(&there);
+            let candidate =
+                at.iter().zip(&direction).map(|(at, step)| at + length * step).collect::<Vec<_>>();
+            let (found, found_gradient) = function(&candidate);
             if found <= value + SUFFICIENT * length * slope {
-                next = Some((there, found, found_gradient));
+                next = Some((candidate, found, found_gradient));
                 break;
             }
             length /= 2.0;
         }
-        let Some((there, found, found_gradient)) = next else {
+        let Some((next, found, found_gradient)) = next else {
             return Minimum { at, steps, converged };
         };
-        memory.keep(difference(&there, &at), difference(&found_gradient, &gradient));
-        (at, value, gradient) = (there, found, found_gradient);
+        memory.push(difference(&next, &at), difference(&found_gradient, &gradient));
+        (at, value, gradient) = (next, found, found_gradient);
         steps += 1;
     }
 }
 
-/// Steps, the resulting changes of the gradient, and 1 / (step · change); oldest first.
+/// Recent steps, the resulting changes of the gradient, and 1 / (step · change); oldest first.
 #[derive(Default)]
 struct Memory(Vec<(Vec<f64>, Vec<f64>, f64)>);
 
 impl Memory {
-    fn keep(&mut self, step: Vec<f64>, change: Vec<f64>) {
+    fn push(&mut self, step: Vec<f64>, change: Vec<f64>) {
         let product = dot(&step, &change);
-        // Only an upward curvature approximates a minimum.
+        // Only positive curvature keeps the inverse Hessian positive definite.
         if product > f64::EPSILON * dot(&change, &change) {
             if self.0.len() == MEMORY {
                 self.0.remove(0);
@@ -85,7 +86,8 @@ impl Memory {
         }
     }
 
-    /// Returns minus the approximate inverse Hessian times the gradient, by the two loops.
+    /// Returns the search direction: minus the approximate inverse Hessian times the gradient, by the two-loop
+    /// recursion.
     fn direction(&self, gradient: &[f64]) -> Vec<f64> {
         let mut direction = gradient.iter().map(|value| -value).collect::<Vec<_>>();
         let mut shares = Vec::with_capacity(self.0.len());
@@ -125,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_narrow_valley() {
+    fn minimizes_rosenbrocks_function() {
         // Rosenbrock's function has its minimum 0 at (1, 1).
         let rosenbrock = |p: &[f64]| {
             let (a, b) = (1.0 - p[0], p[1] - p[0] * p[0]);
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stretched_bowl_of_many_values() {
+    fn minimizes_an_ill_conditioned_quadratic() {
         // Σ cᵢ (xᵢ - i)² with c from 1 to 100, for which steepest descent needs some 700 steps.
         let weight = |i: usize| 10f64.powf(i as f64 / 25.0 * 2.0);
         let bowl = |p: &[f64]| {

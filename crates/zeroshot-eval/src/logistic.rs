@@ -5,12 +5,12 @@ use rayon::prelude::*;
 
 use crate::lbfgs::{Limits, minimize};
 
-/// Number of rows in a task; constant, so that sums do not depend on the number of threads.
+/// Number of embeddings per parallel task; constant, so that sums do not depend on the number of threads.
 pub(crate) const BLOCK: usize = 512;
 /// Number of blocks whose gradients are in memory at once.
 const ROUND: usize = 16;
 
-/// Weights `[D + 1, classes]`, with the biases in the last row, and the course of the search.
+/// Trained weights `[D + 1, classes]`, with the biases in the last row, and how the optimisation ended.
 pub(crate) struct Solved {
     pub(crate) weights: Array2<f64>,
     pub(crate) steps: usize,
@@ -52,7 +52,7 @@ pub(crate) fn logits(rows: &Array2<f64>, weights: &Array2<f64>) -> Array2<f64> {
     rows.dot(&weights.slice(s![..width, ..])) + weights.row(width)
 }
 
-/// Unit rows with their labels.
+/// Logistic regression on unit embeddings with their labels.
 pub(crate) struct Task<'a> {
     pub(crate) rows: ArrayView2<'a, f32>,
     pub(crate) labels: &'a [usize],
@@ -60,7 +60,7 @@ pub(crate) struct Task<'a> {
 }
 
 impl Task<'_> {
-    /// Searches the weights with the lowest loss from `start`, until the largest value of the gradient is at most the fraction
+    /// Minimises the loss from the weights `start`, until the largest value of the gradient is at most the fraction
     /// `tolerance` of its value at zero weights.
     pub(crate) fn solve(&self, start: Array2<f64>, l2: f64, steps: usize, tolerance: f64) -> Solved {
         let shape = start.raw_dim();
@@ -89,8 +89,8 @@ impl Task<'_> {
             let mut errors = logits(&rows, weights);
             let mut loss = 0.0;
             for (mut row, &label) in errors.axis_iter_mut(Axis(0)).zip(labels) {
-                let (log_sum, own) = (log_sum(row.view()), row[label]);
-                loss += log_sum - own;
+                let log_sum = log_sum(row.view());
+                loss += log_sum - row[label];
                 row.mapv_inplace(|logit| (logit - log_sum).exp());
                 row[label] -= 1.0;
             }
@@ -102,7 +102,7 @@ impl Task<'_> {
         let (mut loss, mut gradient) = (0.0, Array2::<f64>::zeros(weights.raw_dim()));
         let blocks = self.labels.chunks(BLOCK).enumerate().collect::<Vec<_>>();
         for round in blocks.chunks(ROUND) {
-            // Sum in the order of the blocks, whichever finishes first.
+            // Sum in the order of the blocks, regardless of the order in which they finish.
             for (block_loss, block_gradient) in round.par_iter().copied().map(block).collect::<Vec<_>>() {
                 loss += block_loss;
                 gradient += &block_gradient;

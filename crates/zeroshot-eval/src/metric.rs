@@ -1,4 +1,4 @@
-//! Metrics by name: what was measured, and on which data set.
+//! Names of metrics, metrics on a data set, and their values.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -310,11 +310,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_distinct_and_survive_text() {
+    fn names_are_distinct_and_parse_back() {
         let names = MetricName::all().collect::<Vec<_>>();
-        for (place, name) in names.iter().enumerate() {
+        for (index, name) in names.iter().enumerate() {
             assert_eq!(name.to_string().parse::<MetricName>().unwrap(), *name);
-            assert!(names[..place].iter().all(|other| other.to_string() != name.to_string()), "{name}");
+            assert!(names[..index].iter().all(|other| other.to_string() != name.to_string()), "{name}");
             let metric = Metric::new("a: b", *name);
             assert_eq!(metric.to_string().parse::<Metric>().unwrap(), metric);
             let json = serde_json::to_string(&metric).unwrap();
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_are_refused() {
+    fn unknown_names_are_errors() {
         for text in ["top1", "set: top1", "images, linear CKA"] {
             assert!(matches!(text.parse::<Metric>(), Err(Error::Unknown { .. })), "{text}");
         }

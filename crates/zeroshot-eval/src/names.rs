@@ -30,10 +30,14 @@ pub(crate) struct Firsts(Vec<usize>);
 
 impl Firsts {
     pub(crate) fn of(classes: &[String]) -> Self {
-        let mut seen = HashMap::new();
+        let mut firsts = HashMap::new();
         let key = |name: &String| name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
         Firsts(
-            classes.iter().enumerate().map(|(class, name)| *seen.entry(key(name)).or_insert(class)).collect(),
+            classes
+                .iter()
+                .enumerate()
+                .map(|(class, name)| *firsts.entry(key(name)).or_insert(class))
+                .collect(),
         )
     }
 
@@ -81,14 +85,14 @@ mod tests {
     }
 
     #[test]
-    fn repeated_names_are_found_whatever_their_case_and_spaces() {
+    fn duplicate_names_are_found_regardless_of_case_and_spaces() {
         let classes = names(&["missile", "cat", "Crane", "missile", " crane", "missile"]);
         assert_eq!(repeated(&classes), ["missile", "Crane"]);
         assert!(repeated(&names(&["cat", "cats"])).is_empty());
     }
 
     #[test]
-    fn of_equal_names_the_first_comes_first_and_other_ties_count_against_the_label() {
+    fn the_first_of_equal_names_wins_and_other_ties_count_against_the_label() {
         let firsts = Firsts::of(&names(&["missile", "cat", "missile"]));
         let equal = array![0.5, 0.1, 0.5];
         assert!(!firsts.is_ahead(equal.view(), 2, 0) && firsts.is_ahead(equal.view(), 0, 2));

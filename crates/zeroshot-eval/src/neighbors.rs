@@ -28,9 +28,9 @@ pub(crate) fn nearest(
         .collect()
 }
 
-fn best(cosines: ArrayView1<'_, f32>, k: usize, without: Option<usize>) -> Vec<(usize, f32)> {
+fn best(cosines: ArrayView1<'_, f32>, k: usize, excluded: Option<usize>) -> Vec<(usize, f32)> {
     let all = cosines.iter().copied().enumerate();
-    let mut found = all.filter(|(index, _)| Some(*index) != without).collect::<Vec<_>>();
+    let mut found = all.filter(|(index, _)| Some(*index) != excluded).collect::<Vec<_>>();
     let better = |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     if k < found.len() {
         found.select_nth_unstable_by(k, better);

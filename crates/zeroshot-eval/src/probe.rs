@@ -8,7 +8,7 @@ use crate::rows::{self, check_labels};
 use crate::seeded::Seeded;
 use crate::{Error, Result};
 
-/// Settings of the training.
+/// Settings of the linear probe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -30,7 +30,7 @@ impl Default for ProbeOptions {
     }
 }
 
-/// The course of the training.
+/// Record of a linear probe's training: the chosen penalty, the candidates' results and the convergence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProbeTraining {
     /// The chosen weight of the penalty.
@@ -104,9 +104,9 @@ impl ProbeOptions {
 }
 
 impl Probe {
-    /// Trains on embeddings `[n, D]` and their labels. The chosen penalty has the best accuracy on a held-out tenth; among
-    /// equals, the lowest cross-entropy, then the strongest penalty. The final training uses all embeddings. The result does
-    /// not depend on the number of threads.
+    /// Trains a linear probe on embeddings `[n, D]` and their labels. The chosen penalty has the best accuracy on a
+    /// held-out tenth; among equals, the lowest cross-entropy, then the strongest penalty. The final training uses all
+    /// embeddings. The result does not depend on the number of threads.
     ///
     /// # Errors
     /// [`Error::Shape`] if the numbers of embeddings and labels differ, [`Error::Input`] for fewer than two embeddings, a value
@@ -143,7 +143,7 @@ impl Probe {
     pub fn scores(&self, rows: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
         let width = self.weights.nrows() - 1;
         if rows.ncols() != width {
-            return Err(Error::shape("width of the test rows", width, rows.ncols()));
+            return Err(Error::shape("width of the test embeddings", width, rows.ncols()));
         }
         let rows = rows::unit("test row", rows)?;
         let mut scores = Array2::zeros((rows.nrows(), self.weights.ncols()));
@@ -156,7 +156,7 @@ impl Probe {
         Ok(scores)
     }
 
-    /// Returns the course of the training.
+    /// Returns the record of the training.
     pub fn training(&self) -> &ProbeTraining {
         &self.training
     }
@@ -166,7 +166,8 @@ impl ProbeOptions {
     fn check(&self) -> Result<()> {
         let is_positive = |value: f64| value.is_finite() && value > 0.0;
         if self.l2.is_empty() || !self.l2.iter().all(|l2| is_positive(*l2)) {
-            let reason = "a linear probe needs weights of the penalty, each a number above zero";
+            let reason =
+                "a linear probe needs at least one weight of the L2 penalty, each a number above zero";
             return Err(Error::Input(format!("{reason}, not {:?}", self.l2)));
         }
         if self.steps == 0 || !is_positive(self.tolerance) {
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_direction_hidden_from_cosines_is_learned() {
+    fn small_differences_of_direction_are_learned() {
         // All rows lie within a small cone; a class is the side of its axis.
         let labels = (0..200).map(|i| i % 2).collect::<Vec<_>>();
         let mut rows = made_up(200, 3, 4) * 0.05;
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_change_nothing() {
+    fn the_number_of_threads_changes_nothing() {
         let (rows, labels) = clouds(1500, 2.0, 6);
         let train = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

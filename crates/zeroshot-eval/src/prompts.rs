@@ -42,10 +42,10 @@ pub fn templates(name: &str) -> Result<Vec<String>> {
     lines("set of templates", &TEMPLATES, name)
 }
 
-/// Checks that the list is not empty and that each template has a `{}` for the class name.
+/// Checks that a list of templates is not empty and that each template has a `{}` for the class name.
 ///
 /// # Errors
-/// [`Error::Input`] naming the template without `{}`.
+/// [`Error::Input`] for an empty list, or naming the template without `{}`.
 pub fn check(templates: &[String]) -> Result<()> {
     if templates.is_empty() {
         return Err(Error::Input(

@@ -40,7 +40,7 @@ impl Score {
             ),
             Score::Retrieval(found) => {
                 let both = [found.image_to_text, found.text_to_image];
-                let values = both.map(|way| [way.at_1, way.at_5, way.at_10].map(Some));
+                let values = both.map(|recall| [recall.at_1, recall.at_5, recall.at_10].map(Some));
                 named(&RETRIEVAL_METRICS, values.as_flattened())
             }
         }
@@ -96,8 +96,8 @@ impl Report {
     }
 }
 
-/// Returns a table with one column per model, in percent. If `teacher` is the index of a report, its last row is the
-/// fraction that each model retains of that report's scores.
+/// Compares models in a table with one column per model, in percent. If `teacher` is the index of a report, its last
+/// row is the fraction that each model retains of that report's scores.
 ///
 /// ```
 /// use zeroshot_eval::{Recall, Report, Retrieval, Score, SetScore, report::compare};
@@ -121,14 +121,14 @@ pub fn compare(reports: &[Report], teacher: Option<usize>) -> Table {
         }
     }
     for set in sets {
-        let own = reports.iter().map(|r| r.sets.iter().find(|s| s.set == set).map(|s| s.score.metrics()));
-        let own = own.collect::<Vec<_>>();
-        for MetricValue { name, .. } in own.iter().flatten().next().into_iter().flatten() {
+        let found = reports.iter().map(|r| r.sets.iter().find(|s| s.set == set).map(|s| s.score.metrics()));
+        let found = found.collect::<Vec<_>>();
+        for MetricValue { name, .. } in found.iter().flatten().next().into_iter().flatten() {
             let value = |metrics: &Option<Vec<MetricValue>>| {
                 let found = metrics.iter().flatten().find(|metric| metric.name == *name);
                 Cell::from(found.map(|metric| Cell::percent(metric.value)))
             };
-            table.push([set.into(), name.to_string().into()].into_iter().chain(own.iter().map(value)));
+            table.push([set.into(), name.to_string().into()].into_iter().chain(found.iter().map(value)));
         }
     }
     if let Some(teacher) = teacher.and_then(|index| reports.get(index)) {

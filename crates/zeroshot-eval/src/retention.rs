@@ -8,7 +8,7 @@ use crate::metric::MetricName;
 use crate::report::{Report, SetScore};
 use crate::table::{Cell, Table};
 
-/// A student's scores divided by its teacher's, set by set.
+/// A student's scores divided by its teacher's, for each data set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retention {
     /// Name of the student.
@@ -21,7 +21,8 @@ pub struct Retention {
     pub mean: Option<f64>,
 }
 
-/// Retention on one set. Scores are main metrics ([`crate::Score::main`]), 0 to 1.
+/// The fraction of the teacher's score that the student retains on one set. Scores are main metrics
+/// ([`crate::Score::main`]), 0 to 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SetRetention {
     /// Name of the data set.

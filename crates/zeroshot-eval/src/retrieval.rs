@@ -22,7 +22,7 @@ pub struct Recall {
 }
 
 impl Recall {
-    /// Computes the recall from the number of wrong answers before the first correct one, one per query.
+    /// Computes the recall from the ranks: for each query, the number of wrong answers before the first correct one.
     fn from_ranks(ranks: &[usize]) -> Self {
         let share = |k: usize| ranks.iter().filter(|rank| **rank < k).count() as f64 / ranks.len() as f64;
         Recall { at_1: share(1), at_5: share(5), at_10: share(10) }
@@ -47,8 +47,8 @@ pub struct Retrieval {
     pub texts: usize,
 }
 
-/// Measures the retrieval of unit embeddings of images `[images, embed_dim]` and texts `[texts, embed_dim]`. `image_of[t]`
-/// is the image of text t.
+/// Computes recall@1, 5 and 10 in both directions from unit embeddings of images `[images, embed_dim]` and texts
+/// `[texts, embed_dim]`. `image_of[t]` is the image of text t.
 ///
 /// ```
 /// let rows = ndarray::Array2::<f32>::eye(3);
@@ -58,14 +58,15 @@ pub struct Retrieval {
 /// ```
 ///
 /// # Errors
-/// [`Error::Shape`] if the sizes differ, [`Error::Input`] for an image without text or a value that is not finite.
+/// [`Error::Shape`] if the sizes differ, [`Error::Input`] for an image without text, a text without an existing image,
+/// or a value that is not finite.
 pub fn retrieval(
     images: ArrayView2<'_, f32>,
     texts: ArrayView2<'_, f32>,
     image_of: &[usize],
 ) -> Result<Retrieval> {
     if images.ncols() != texts.ncols() {
-        return Err(Error::shape("width of the text rows", images.ncols(), texts.ncols()));
+        return Err(Error::shape("width of the text embeddings", images.ncols(), texts.ncols()));
     }
     check_image_of(image_of, images.nrows(), texts.nrows())?;
     let mut texts_of = vec![Vec::new(); images.nrows()];
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collapsed_encoder_finds_nothing() {
+    fn a_collapsed_encoder_has_a_recall_of_0() {
         let rows = Array2::<f32>::ones((20, 4));
         let found = retrieval(rows.view(), rows.view(), &(0..20).collect::<Vec<_>>()).unwrap();
         assert_eq!(found.image_to_text.at_10, 0.0);
@@ -151,7 +152,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn equals_counting_one_by_one(images in 1usize..300, extra in 0usize..50, seed in 0u64..1000) {
+        fn recall_agrees_with_counting_one_by_one(images in 1usize..300, extra in 0usize..50, seed in 0u64..1000) {
             // Small whole numbers: every order of summing gives the same scores.
             let value = |i: usize, j: usize, salt: u64| ((i as u64 * 31 + j as u64 * 17 + seed * 7 + salt).pow(2) % 17) as f32 - 8.0;
             let texts = images + extra;

@@ -19,7 +19,7 @@ pub(crate) fn finite(what: &str, rows: ArrayView2<'_, f32>) -> Result<()> {
 pub(crate) fn check(what: &str, rows: ArrayView2<'_, f32>) -> Result<()> {
     if rows.is_empty() {
         return Err(Error::Input(format!(
-            "the embeddings of {what} have {} rows of {} values: at least one of each is needed",
+            "the embeddings of {what} have {} rows of {} values: give at least one row of one value",
             rows.nrows(),
             rows.ncols()
         )));

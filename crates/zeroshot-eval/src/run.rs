@@ -1,4 +1,4 @@
-//! Evaluations of an encoder on batches of a data set.
+//! Encodes batches of a data set, and evaluates classification and retrieval on them.
 
 use ndarray::{Array2, Array4};
 
@@ -6,10 +6,11 @@ use crate::classifier::{append, encode_texts};
 use crate::encoder::{EncodeError, normalize_rows};
 use crate::{Accuracy, Classification, Classifier, Encoder, Error, Result, Retrieval, retrieval};
 
-/// Measures a zero-shot classification of batches of images with labels.
+/// Evaluates zero-shot classification on batches of images with labels.
 ///
 /// # Errors
-/// [`Error::Encoder`] for an error of the batches or the encoder, [`Error::Input`] without images.
+/// [`Error::Encoder`] for an error of the batches or the encoder, [`Error::Input`] without images; the errors of
+/// [`Classifier::scores`] and [`Accuracy::add`].
 pub fn classification(
     encoder: &impl Encoder,
     classifier: &Classifier,
@@ -56,9 +57,9 @@ pub fn encode_labelled(
 ) -> Result<LabelledEmbeddings> {
     let (mut images, mut labels) = (None, Vec::new());
     for batch in batches {
-        let (pixels, own) = batch.map_err(Error::Encoder)?;
+        let (pixels, batch_labels) = batch.map_err(Error::Encoder)?;
         append(&mut images, encoder.encode_images(pixels.view()).map_err(Error::Encoder)?)?;
-        labels.extend(own);
+        labels.extend(batch_labels);
     }
     Ok(LabelledEmbeddings { images: images_of(images, labels.len())?, labels })
 }
@@ -77,9 +78,9 @@ pub fn encode_captioned(
     for batch in batches {
         let (pixels, captions) = batch.map_err(Error::Encoder)?;
         append(&mut images, encoder.encode_images(pixels.view()).map_err(Error::Encoder)?)?;
-        for own in captions {
-            image_of.extend(std::iter::repeat_n(count, own.len()));
-            texts.extend(own);
+        for image_captions in captions {
+            image_of.extend(std::iter::repeat_n(count, image_captions.len()));
+            texts.extend(image_captions);
             count += 1;
         }
     }
@@ -90,17 +91,17 @@ pub fn encode_captioned(
     })
 }
 
-/// Normalises the embeddings of `count` images.
+/// Checks the number of image embeddings, and normalises them.
 fn images_of(rows: Option<Array2<f32>>, count: usize) -> Result<Array2<f32>> {
     let mut rows = rows.ok_or_else(|| Error::Input("no image to encode".into()))?;
     if rows.nrows() != count {
-        return Err(Error::shape("rows of encoded images", count, rows.nrows()));
+        return Err(Error::shape("embeddings of images", count, rows.nrows()));
     }
     normalize_rows(&mut rows);
     Ok(rows)
 }
 
-/// Measures the retrieval of batches of images with all their captions.
+/// Evaluates retrieval on batches of images with all their captions.
 ///
 /// # Errors
 /// The errors of [`encode_captioned`] and [`retrieval()`].

@@ -59,7 +59,7 @@ pub struct StoredEmbeddings<'a> {
     pub logit_scale: Option<f64>,
 }
 
-/// Settings of the metrics. A metric also needs its embeddings in [`StoredEmbeddings`].
+/// Settings of [`evaluate_stored`]. Each metric also needs its embeddings in [`StoredEmbeddings`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -74,7 +74,7 @@ pub struct StoredOptions {
     /// Settings of the linear probe; `None` turns it off.
     #[cfg(feature = "probe")]
     pub probe: Option<ProbeOptions>,
-    /// Settings of the comparison with a teacher; `None` turns it off.
+    /// Settings of the fidelity metrics; `None` turns them off.
     pub fidelity: Option<FidelityOptions>,
 }
 
@@ -131,7 +131,7 @@ impl StoredOptions {
         self
     }
 
-    /// Sets the comparison with a teacher; `None` turns it off.
+    /// Sets the fidelity metrics; `None` turns them off.
     pub fn with_fidelity(mut self, options: Option<FidelityOptions>) -> Self {
         self.fidelity = options;
         self
@@ -169,7 +169,7 @@ pub struct Evaluation {
 pub struct ProbeResult {
     /// Classification of the test images.
     pub classification: Classification,
-    /// Course of the training.
+    /// Record of the training.
     pub training: ProbeTraining,
 }
 
@@ -179,22 +179,12 @@ pub struct ProbeResult {
 /// use ndarray::array;
 /// use zeroshot_eval::{Labels, StoredOptions, StoredEmbeddings, StoredSet, evaluate_stored};
 ///
-/// let classes = ["cat".to_string(), "dog".to_string()];
-/// let set = StoredSet {
-///     name: "animals",
-///     labels: Some(Labels { classes: &classes, test: &[0, 1], train: None }),
-///     image_of: None,
-/// };
-/// let (images, class_embeddings) = (array![[1.0, 0.1], [0.2, 1.0]], array![[1.0, 0.0], [0.0, 1.0]]);
-/// let model = StoredEmbeddings {
-///     images: images.view(),
-///     classes: Some(class_embeddings.view()),
-///     texts: None,
-///     train_images: None,
-///     logit_scale: None,
-/// };
-/// let found = evaluate_stored(&set, &model, None, &StoredOptions::default())?;
-/// assert_eq!(found.classification.map(|own| own.top1), Some(1.0));
+/// let classes = ["cat".to_string(), "dog".to_string()]; let set = StoredSet {     name: "animals",     labels:
+/// Some(Labels { classes: &classes, test: &[0, 1], train: None }),     image_of: None, }; let (images,
+/// class_embeddings) = (array![[1.0, 0.1], [0.2, 1.0]], array![[1.0, 0.0], [0.0, 1.0]]); let model = StoredEmbeddings {
+/// images: images.view(),     classes: Some(class_embeddings.view()),     texts: None,     train_images: None,
+/// logit_scale: None, }; let found = evaluate_stored(&set, &model, None, &StoredOptions::default())?;
+/// assert_eq!(found.classification.map(|found| found.top1), Some(1.0));
 /// # Ok::<_, zeroshot_eval::Error>(())
 /// ```
 ///
@@ -252,8 +242,8 @@ pub fn evaluate_stored(
     }
     if found.is_empty() {
         return Err(Error::Input(format!(
-            "nothing can be measured on `{}`: give labels with class rows or training images, texts with \
-             their images, or a teacher's rows",
+            "nothing can be measured on `{}`: give labels with class embeddings or training images, texts \
+             with their images, or a teacher's embeddings",
             set.name
         )));
     }
@@ -286,7 +276,7 @@ impl Evaluation {
     ) -> Result<()> {
         let classes = rows::unit("class", classes)?;
         if classes.ncols() != images.ncols() {
-            return Err(Error::shape("width of the class rows", images.ncols(), classes.ncols()));
+            return Err(Error::shape("width of the class embeddings", images.ncols(), classes.ncols()));
         }
         let mut accuracy = Accuracy::new(labels.classes);
         let mut confusion = Confusion::new(labels.classes)?;

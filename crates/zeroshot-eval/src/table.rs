@@ -26,7 +26,7 @@ pub struct Table {
     rows: Vec<Vec<Cell>>,
 }
 
-/// Head and alignment of a column.
+/// Name and alignment of a column.
 #[derive(Clone, Debug, PartialEq)]
 struct Column {
     name: String,
@@ -151,7 +151,7 @@ impl Cell {
         }
     }
 
-    /// The cell without rounding; empty if missing.
+    /// Returns the cell without rounding; empty if missing.
     fn csv(&self) -> String {
         match self {
             Cell::Missing => String::new(),
@@ -236,7 +236,7 @@ impl Table {
         &self.title
     }
 
-    /// Appends a row. Absent cells at its end are missing, and further cells than columns are left out.
+    /// Appends a row. A short row is filled with [`Cell::Missing`]; cells beyond the last column are dropped.
     pub fn push<C: Into<Cell>>(&mut self, row: impl IntoIterator<Item = C>) {
         let mut row = row.into_iter().map(Into::into).collect::<Vec<_>>();
         row.resize(self.columns.len(), Cell::Missing);
@@ -257,7 +257,7 @@ impl Table {
     pub fn to_markdown(&self) -> String {
         let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
         let head = self.columns.iter().map(|column| cell(&column.name)).collect::<Vec<_>>();
-        let rows = self.rows.iter().map(|row| row.iter().map(|own| cell(&own.to_string())).collect());
+        let rows = self.rows.iter().map(|row| row.iter().map(|value| cell(&value.to_string())).collect());
         let rows = rows.collect::<Vec<Vec<_>>>();
         let width = |column: usize| {
             let cells = rows.iter().chain([&head]).map(|row| row[column].chars().count());
@@ -295,7 +295,7 @@ impl Table {
         format!("<table>{head}{}</table>", rows.collect::<String>())
     }
 
-    /// Writes CSV with a head. A column with spreads is followed by a column of them.
+    /// Writes CSV with a header. A column with spreads is followed by a column of them.
     pub fn to_csv(&self) -> String {
         let with_spread = (0..self.columns.len())
             .map(|column| self.rows.iter().any(|row| row[column].spread().is_some()))
@@ -329,7 +329,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// Replaces the characters that have a meaning in HTML.
+/// Escapes the characters that have a meaning in HTML.
 pub fn escape_html(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

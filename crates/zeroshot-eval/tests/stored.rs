@@ -39,7 +39,7 @@ fn bare(images: &Array2<f32>) -> StoredEmbeddings<'_> {
 }
 
 #[test]
-fn one_encoding_serves_all_measures_of_classes() {
+fn all_classification_metrics_use_one_encoding() {
     let classes = strings(&["red", "green", "blue"]);
     let encoder = Colors::default();
     let classifier = Classifier::new(&encoder, &classes, &strings(&["a {} thing"])).unwrap();
@@ -91,7 +91,7 @@ fn one_encoding_serves_all_measures_of_classes() {
 }
 
 #[test]
-fn one_encoding_serves_retrieval_fidelity_and_retention() {
+fn retrieval_fidelity_and_retention_use_one_encoding() {
     let encoder = Colors::default();
     let rows = encode_captioned(&encoder, captioned()).unwrap();
     let set = StoredSet { name: "photos", labels: None, image_of: Some(&rows.image_of) };
@@ -101,16 +101,16 @@ fn one_encoding_serves_retrieval_fidelity_and_retention() {
     let student = StoredEmbeddings { images: turned.view(), ..teacher };
     let own = evaluate_stored(&set, &teacher, Some(&teacher), &StoredOptions::default()).unwrap();
     assert_eq!(own.retrieval, Some(retrieval_set(&encoder, captioned()).unwrap()));
-    let likeness = own.fidelity.clone().unwrap();
-    assert!((likeness.cka_stacked.unwrap() - 1.0).abs() < 1e-6);
+    let fidelity = own.fidelity.clone().unwrap();
+    assert!((fidelity.cka_stacked.unwrap() - 1.0).abs() < 1e-6);
     // Cosines 1 / |(1, 0.1)| of the first pair and of the last, and 0 of the second.
     let pairs = 2.0 / 3.0 / 1.01f64.sqrt();
-    assert!((likeness.pair_cosine_teacher.unwrap() - pairs).abs() < 1e-6, "{likeness:?}");
-    assert_eq!((likeness.spearman_image_text, likeness.modality_gap_ratio), (Some(1.0), Some(1.0)));
+    assert!((fidelity.pair_cosine_teacher.unwrap() - pairs).abs() < 1e-6, "{fidelity:?}");
+    assert_eq!((fidelity.spearman_image_text, fidelity.modality_gap_ratio), (Some(1.0), Some(1.0)));
     let found = evaluate_stored(&set, &student, Some(&teacher), &StoredOptions::default()).unwrap();
-    let likeness = found.fidelity.as_ref().unwrap();
-    assert!((likeness.cka_images.unwrap() - 1.0).abs() < 1e-6, "the images alone are as they were");
-    assert!(likeness.spearman_image_text.unwrap() < 0.0, "what was near is far");
+    let fidelity = found.fidelity.as_ref().unwrap();
+    assert!((fidelity.cka_images.unwrap() - 1.0).abs() < 1e-6, "relations among images are unchanged");
+    assert!(fidelity.spearman_image_text.unwrap() < 0.0, "relations of images with texts are reversed");
     assert_eq!(found.classification, None);
     let report = |model: &str, found: &Evaluation| Report { model: model.into(), sets: found.scores() };
     let kept = retention(&report("student", &found), &report("teacher", &own));
@@ -122,7 +122,7 @@ fn one_encoding_serves_retrieval_fidelity_and_retention() {
 }
 
 #[test]
-fn a_set_with_labels_and_captions_has_two_scores_of_different_names() {
+fn a_set_with_labels_and_captions_has_two_scores_with_different_names() {
     let rows = Array2::<f32>::eye(3);
     let classes = strings(&["a", "b", "c"]);
     let set = StoredSet {
@@ -139,7 +139,7 @@ fn a_set_with_labels_and_captions_has_two_scores_of_different_names() {
 }
 
 #[test]
-fn classes_of_one_name_are_measured_and_the_first_wins() {
+fn the_first_of_classes_with_equal_names_wins() {
     let classes = strings(&["missile", "cat", "missile"]);
     let rows = array![[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]];
     // Two missiles of each class and a cat.
@@ -179,7 +179,7 @@ fn classes_of_one_name_are_measured_and_the_first_wins() {
 }
 
 #[test]
-fn what_does_not_fit_is_an_error() {
+fn mismatched_input_is_an_error() {
     let rows = Array2::<f32>::eye(3);
     let wide = Array2::<f32>::eye(4);
     let classes = strings(&["a", "b", "c"]);

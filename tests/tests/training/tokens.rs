@@ -125,7 +125,7 @@ fn what_has_no_tokens_to_compare_is_refused() {
     train(&text(&vit, &longer, 2, patches), &folder.path().join("longer texts"), None).unwrap();
     for losses in [patches, "losses.hidden = 1.0"] {
         let found = error(&(text(&vit, &vit, 2, losses) + "teacher.store = 'store'\n"));
-        assert!(found.contains("store holds embeddings alone"), "{found}");
+        assert!(found.contains("store contains only embeddings"), "{found}");
     }
 }
 

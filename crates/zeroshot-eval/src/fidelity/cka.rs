@@ -5,9 +5,10 @@ use rayon::prelude::*;
 
 use crate::{Error, Result, rows};
 
-/// Number of columns of a Gram matrix in a task; constant, so that the sum does not depend on the number of threads.
+/// Number of columns of a Gram matrix per parallel task; constant, so that the sum does not depend on the number of
+/// threads.
 const COLUMNS: usize = 64;
-/// Number of rows in double precision at once.
+/// Number of rows to convert to double precision at once.
 const ROWS: usize = 1024;
 /// Variance relative to the second moment, below which it is rounding error of single precision.
 const ROUNDING: f64 = 1e-12;
@@ -15,8 +16,8 @@ const ROUNDING: f64 = 1e-12;
 /// Computes the linear CKA, 0 to 1, of embeddings `[n, Dt]` and `[n, Ds]` of the same items (Kornblith et al. 2019,
 /// equation 3).
 ///
-/// The embeddings are not normalised. Rotations, shifts and a common factor change nothing. The Gram matrices are those of
-/// the columns: time grows with n, memory does not. `None` if the embeddings of a side are all equal.
+/// The embeddings are not normalised. CKA is invariant to rotations, shifts and a common factor. It is computed from
+/// the Gram matrices of the columns, so memory does not grow with n. `None` if the embeddings of a model are all equal.
 ///
 /// ```
 /// use ndarray::array;
@@ -32,16 +33,16 @@ const ROUNDING: f64 = 1e-12;
 /// [`Error::Shape`] if the numbers of embeddings differ, [`Error::Input`] for an empty array or a value that is not finite.
 pub fn linear_cka(teacher: ArrayView2<'_, f32>, student: ArrayView2<'_, f32>) -> Result<Option<f64>> {
     if teacher.nrows() != student.nrows() {
-        return Err(Error::shape("rows of the student", teacher.nrows(), student.nrows()));
+        return Err(Error::shape("embeddings of the student", teacher.nrows(), student.nrows()));
     }
     rows::check("the teacher's row", teacher)?;
     rows::check("the student's row", student)?;
     let (Some(teacher), Some(student)) = (Centered::new(teacher), Centered::new(student)) else {
         return Ok(None);
     };
-    let own = teacher.gram(&teacher).sqrt() * student.gram(&student).sqrt();
+    let norms = teacher.gram(&teacher).sqrt() * student.gram(&student).sqrt();
     // Rounding can exceed 1.
-    Ok(Some((teacher.gram(&student) / own).min(1.0)))
+    Ok(Some((teacher.gram(&student) / norms).min(1.0)))
 }
 
 /// Rows minus their mean, divided by their total norm, which prevents overflow.
@@ -69,6 +70,7 @@ impl<'a> Centered<'a> {
         (variation > ROUNDING * moment).then(|| Centered { rows, mean, norm: variation.sqrt() })
     }
 
+    /// Returns a centred and scaled block in double precision.
     fn part(&self, rows: (usize, usize), columns: (usize, usize)) -> Array2<f64> {
         let part = self.rows.slice(s![rows.0..rows.1, columns.0..columns.1]);
         let mut part = part.mapv(f64::from);
@@ -144,7 +146,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn rotation_shift_and_scale_change_nothing(
+        fn cka_is_invariant_to_rotation_shift_and_scale(
             n in 3usize..40, width in 2usize..6, seed in 0u64..1000, angle in 0.0f32..6.0, scale in 0.1f32..9.0,
         ) {
             let (teacher, student) = (made_up(n, 7, seed), made_up(n, width, seed + 1));
@@ -159,13 +161,13 @@ mod tests {
             let moved = turned * scale + 3.0;
             let other = linear_cka(teacher.view(), moved.view()).unwrap().unwrap();
             prop_assert!((found - other).abs() < 1e-4, "{found} {other}");
-            let exchanged = linear_cka(student.view(), teacher.view()).unwrap().unwrap();
-            prop_assert!((found - exchanged).abs() < 1e-12);
+            let swapped = linear_cka(student.view(), teacher.view()).unwrap().unwrap();
+            prop_assert!((found - swapped).abs() < 1e-12);
             prop_assert!((linear_cka(student.view(), moved.view()).unwrap().unwrap() - 1.0).abs() < 1e-5);
         }
 
         #[test]
-        fn columns_and_rows_give_the_same(n in 2usize..30, seed in 0u64..1000) {
+        fn cka_agrees_with_its_definition_by_rows(n in 2usize..30, seed in 0u64..1000) {
             // The definition by centred n x n matrices, over several blocks of columns.
             let (a, b) = (made_up(n, 150, seed), made_up(n, 3, seed + 1));
             let kernel = |rows: &Array2<f32>| {

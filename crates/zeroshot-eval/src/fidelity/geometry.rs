@@ -9,8 +9,8 @@ use crate::{Error, Result, rows};
 /// Number of images whose class scores are in memory at once.
 const BLOCK: usize = 1024;
 
-/// Computes the mean fraction of an item's k nearest other items, by cosine, that embeddings `[n, Dt]` and `[n, Ds]` have
-/// in common.
+/// Computes the k-NN overlap of embeddings `[n, Dt]` and `[n, Ds]`: the mean fraction of an item's k nearest other
+/// items, by cosine, that both models have in common.
 ///
 /// This is mutual k-NN alignment (Huh et al. 2024, The Platonic Representation Hypothesis). Chance gives k / (n - 1).
 /// Among equally near items, the first one is taken.
@@ -29,13 +29,13 @@ const BLOCK: usize = 1024;
 /// most `k` embeddings.
 pub fn neighbor_overlap(teacher: ArrayView2<'_, f32>, student: ArrayView2<'_, f32>, k: usize) -> Result<f64> {
     if teacher.nrows() != student.nrows() {
-        return Err(Error::shape("rows of the student", teacher.nrows(), student.nrows()));
+        return Err(Error::shape("embeddings of the student", teacher.nrows(), student.nrows()));
     }
     let teacher = rows::unit("the teacher's row", teacher)?;
     let student = rows::unit("the student's row", student)?;
     if k == 0 || k >= teacher.nrows() {
         return Err(Error::Input(format!(
-            "{} rows have no {k} neighbours each: give more rows, or another number of neighbours",
+            "{} embeddings are too few for {k} neighbours: give more than {k}, or another number of neighbours above 0",
             teacher.nrows()
         )));
     }
@@ -65,14 +65,14 @@ pub(super) fn unit_cross_overlap(
 /// Returns the mean fraction of the k neighbours of a query that both lists contain.
 fn shared(teacher: &[Vec<(usize, f32)>], student: &[Vec<(usize, f32)>], k: usize) -> f64 {
     let mut count = 0;
-    for (own, other) in teacher.iter().zip(student) {
-        count += own.iter().filter(|(index, _)| other.iter().any(|(other, _)| other == index)).count();
+    for (teacher, student) in teacher.iter().zip(student) {
+        count += teacher.iter().filter(|(index, _)| student.iter().any(|(other, _)| other == index)).count();
     }
     count as f64 / (k * teacher.len()) as f64
 }
 
-/// Computes the distance, 0 to 2, between the centroids of the normalised images `[n, D]` and texts `[m, D]` (Liang et
-/// al. 2022, Mind the Gap).
+/// Computes the modality gap: the distance, 0 to 2, between the centroids of the normalised images `[n, D]` and texts
+/// `[m, D]` (Liang et al. 2022, Mind the Gap).
 ///
 /// ```
 /// use ndarray::array;
@@ -86,7 +86,7 @@ fn shared(teacher: &[Vec<(usize, f32)>], student: &[Vec<(usize, f32)>], k: usize
 /// [`Error::Shape`] if the widths differ, [`Error::Input`] for an empty array or a value that is not finite.
 pub fn modality_gap(images: ArrayView2<'_, f32>, texts: ArrayView2<'_, f32>) -> Result<f64> {
     if images.ncols() != texts.ncols() {
-        return Err(Error::shape("width of the text rows", images.ncols(), texts.ncols()));
+        return Err(Error::shape("width of the text embeddings", images.ncols(), texts.ncols()));
     }
     Ok(unit_modality_gap(rows::unit("image", images)?.view(), rows::unit("text", texts)?.view()))
 }
@@ -103,8 +103,8 @@ pub(super) fn unit_modality_gap(images: ArrayView2<'_, f32>, texts: ArrayView2<'
     (centroid(images) - centroid(texts)).mapv(|value| value * value).sum().sqrt()
 }
 
-/// Computes the fraction of equal predictions. Predictions are class indices, or options of them; `None` (a tie) agrees
-/// with nothing.
+/// Computes the agreement of two models: the fraction of equal predictions. Predictions are class indices, or options
+/// of them; `None` (a tie) agrees with nothing.
 ///
 /// ```
 /// use zeroshot_eval::fidelity::agreement;
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn gap_by_hand() {
-        // Centroids (0.5, 0.5) and (-1, 0); lengths do not count.
+        // Centroids (0.5, 0.5) and (-1, 0); norms do not matter.
         let images = array![[3.0, 0.0], [0.0, 2.0]];
         let texts = array![[-1.0, 0.0], [-9.0, 0.0]];
         let found = modality_gap(images.view(), texts.view()).unwrap();
@@ -228,7 +228,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn order_and_length_of_rows_do_not_count(n in 4usize..40, k in 1usize..4, seed in 0u64..1000) {
+        fn order_and_norms_of_embeddings_do_not_matter(n in 4usize..40, k in 1usize..4, seed in 0u64..1000) {
             let (teacher, student) = (made_up(n, 5, seed), made_up(n, 6, seed + 1));
             let found = neighbor_overlap(teacher.view(), student.view(), k).unwrap();
             prop_assert!((0.0..=1.0).contains(&found));

@@ -126,14 +126,14 @@ impl Fidelity {
     }
 }
 
-/// Returns image and text of each pair.
+/// Checks the image of each text, and returns the pairs (image, text).
 fn check_pairs(image_of: &[usize], images: usize, texts: usize) -> Result<Vec<(usize, usize)>> {
     rows::check_image_of(image_of, images, texts)?;
     Ok(image_of.iter().enumerate().map(|(text, &image)| (image, text)).collect())
 }
 
-/// Draws the texts to compare, preferably those of the drawn images: an image without its texts has lost the neighbours
-/// that matter most.
+/// Draws the texts to compare, preferably those of the drawn images, because an image's own texts are its most
+/// important neighbours.
 fn draw_texts(
     draws: &mut Seeded,
     pairs: Option<&[(usize, usize)]>,
@@ -141,12 +141,12 @@ fn draw_texts(
     texts: usize,
     limit: usize,
 ) -> Vec<usize> {
-    let own = pairs.into_iter().flatten().filter(|(image, _)| images.binary_search(image).is_ok());
-    let own = own.map(|(_, text)| *text).collect::<Vec<_>>();
-    if own.is_empty() {
+    let matching = pairs.into_iter().flatten().filter(|(image, _)| images.binary_search(image).is_ok());
+    let matching = matching.map(|(_, text)| *text).collect::<Vec<_>>();
+    if matching.is_empty() {
         return draws.some(texts, limit);
     }
-    draws.some(own.len(), limit).into_iter().map(|index| own[index]).collect()
+    draws.some(matching.len(), limit).into_iter().map(|index| matching[index]).collect()
 }
 
 /// Checked unit embeddings of both models.
@@ -160,7 +160,7 @@ impl Units {
         if sides.teacher.nrows() != sides.student.nrows() {
             let (expected, found) = (sides.teacher.nrows(), sides.student.nrows());
             return Err(Error::Shape {
-                what: "rows of the student, as many as the teacher's",
+                what: "embeddings of the student, as many as the teacher's",
                 expected: format!("{expected} ({})", what[0]),
                 found: format!("{found} ({})", what[1]),
             });
@@ -180,9 +180,9 @@ impl Units {
     }
 
     fn check_widths(&self, teacher: &'static str, student: &'static str, other: &Units) -> Result<()> {
-        let check = |what, own: &Array2<f32>, other: &Array2<f32>| {
-            let (own, other) = (own.ncols(), other.ncols());
-            if own == other { Ok(()) } else { Err(Error::shape(what, own, other)) }
+        let check = |what, expected: &Array2<f32>, found: &Array2<f32>| {
+            let (expected, found) = (expected.ncols(), found.ncols());
+            if expected == found { Ok(()) } else { Err(Error::shape(what, expected, found)) }
         };
         check(teacher, &self.teacher, &other.teacher)?;
         check(student, &self.student, &other.student)
@@ -191,7 +191,7 @@ impl Units {
     fn stack(&self, other: &Units) -> Result<Units> {
         let stack = |a: &Array2<f32>, b: &Array2<f32>| {
             concatenate(Axis(0), &[a.view(), b.view()])
-                .map_err(|_| Error::shape("width of the text rows", a.ncols(), b.ncols()))
+                .map_err(|_| Error::shape("width of the text embeddings", a.ncols(), b.ncols()))
         };
         Ok(Units {
             teacher: stack(&self.teacher, &other.teacher)?,
@@ -207,7 +207,7 @@ impl Units {
         correlation(self, self, &ranks::pairs_within(self.count(), options.max_pairs, options.seed))
     }
 
-    /// Returns `None` if all others are neighbours, because both models then share all of them.
+    /// Returns the k-NN overlap, or `None` if all others are neighbours: the overlap would then always be 1.
     fn overlap(&self, k: usize) -> Option<f64> {
         (self.count() - 1 > k)
             .then(|| geometry::unit_neighbor_overlap(self.teacher.view(), self.student.view(), k))

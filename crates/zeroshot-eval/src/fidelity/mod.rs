@@ -43,15 +43,15 @@ pub struct FidelityInput<'a> {
     pub class_names: Option<&'a [String]>,
 }
 
-/// Settings of the comparison.
+/// Settings of the fidelity metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct FidelityOptions {
     /// Number of nearest neighbours; 10.
     pub neighbors: usize,
-    /// Maximum number of ranked pairs of each similarity matrix; 1,000,000. A larger matrix is divided into this many equal
-    /// stretches, and one pair is drawn from each. A matrix of 1,414 embeddings is ranked completely.
+    /// Maximum number of ranked pairs of each similarity matrix; 1,000,000, enough for all pairs of 1,414 embeddings.
+    /// From a larger matrix, one pair is drawn from each of this many equal parts.
     pub max_pairs: usize,
     /// Maximum number of images, and of texts, for CKA, correlations and overlaps; 2,000. CKA tends to 1 if the number of
     /// embeddings is not several times their width.
@@ -77,13 +77,14 @@ pub struct Fidelity {
     pub texts: Option<usize>,
     /// Number of texts for CKA, correlations and overlaps.
     pub texts_drawn: Option<usize>,
-    /// Settings of the comparison.
+    /// Settings of the metrics.
     pub options: FidelityOptions,
     /// Linear CKA of the images, 0 to 1.
     pub cka_images: Option<f64>,
     /// Linear CKA of the texts, 0 to 1.
     pub cka_texts: Option<f64>,
-    /// Linear CKA of images and texts as one set, 0 to 1; depends on how the modalities lie to each other.
+    /// Linear CKA of images and texts as one set, 0 to 1; unlike the others, it depends on the positions of the
+    /// modalities relative to each other.
     pub cka_stacked: Option<f64>,
     /// Spearman's correlation of the cosines of image pairs, -1 to 1.
     pub spearman_images: Option<f64>,

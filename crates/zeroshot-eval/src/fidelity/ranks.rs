@@ -31,8 +31,8 @@ pub fn spearman(a: &[f64], b: &[f64]) -> Result<Option<f64>> {
     let (a, b) = (ranks(a), ranks(b));
     let mean = (a.len() as f64 + 1.0) / 2.0;
     let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - mean) * (b - mean)).sum::<f64>();
-    let own = (product(&a, &a) * product(&b, &b)).sqrt();
-    Ok((own > 0.0).then(|| (product(&a, &b) / own).clamp(-1.0, 1.0)))
+    let norms = (product(&a, &a) * product(&b, &b)).sqrt();
+    Ok((norms > 0.0).then(|| (product(&a, &b) / norms).clamp(-1.0, 1.0)))
 }
 
 /// Returns the ranks, which start at 1.
@@ -53,7 +53,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 pub(super) fn pairs_within(rows: usize, limit: usize, seed: u64) -> Vec<(usize, usize)> {
     let count = rows as u64 * (rows as u64).saturating_sub(1) / 2;
     let (mut row, mut first) = (0, 0);
-    let place = |index: u64| {
+    let pair = |index: u64| {
         // Indices ascend, so the row only moves forward.
         while index - first >= (rows - 1 - row) as u64 {
             first += (rows - 1 - row) as u64;
@@ -61,17 +61,17 @@ pub(super) fn pairs_within(rows: usize, limit: usize, seed: u64) -> Vec<(usize, 
         }
         (row, row + 1 + (index - first) as usize)
     };
-    drawn(count, limit, seed).map(place).collect()
+    drawn(count, limit, seed).map(pair).collect()
 }
 
 /// Returns the pairs of `[rows, columns]`, or `limit` of them.
 pub(super) fn pairs_between(rows: usize, columns: usize, limit: usize, seed: u64) -> Vec<(usize, usize)> {
     let width = columns as u64;
-    let place = |index: u64| ((index / width) as usize, (index % width) as usize);
-    drawn(rows as u64 * width, limit, seed).map(place).collect()
+    let pair = |index: u64| ((index / width) as usize, (index % width) as usize);
+    drawn(rows as u64 * width, limit, seed).map(pair).collect()
 }
 
-/// Returns all indices below `count`, or one from each of `limit` equal stretches, in order.
+/// Returns all indices below `count`, or a random one from each of `limit` equal parts, in ascending order.
 fn drawn(count: u64, limit: usize, seed: u64) -> impl Iterator<Item = u64> {
     let taken = count.min(limit as u64);
     let mut draws = Seeded::new(seed);
@@ -86,7 +86,7 @@ fn drawn(count: u64, limit: usize, seed: u64) -> impl Iterator<Item = u64> {
 pub(super) fn cosines(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, pairs: &[(usize, usize)]) -> Vec<f64> {
     let cosine = |&(i, j): &(usize, usize)| {
         let product = a.row(i).iter().zip(b.row(j)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-        // Single precision has no more digits, and equal cosines have to tie.
+        // Round to single precision, so that cosines that differ only by rounding tie.
         f64::from(product as f32)
     };
     pairs.par_iter().map(cosine).collect()
@@ -147,16 +147,16 @@ mod tests {
         }
 
         #[test]
-        fn only_the_order_counts(values in prop::collection::vec((-9i32..9, -9i32..9), 2..60)) {
+        fn only_the_order_of_values_matters(values in prop::collection::vec((-9i32..9, -9i32..9), 2..60)) {
             let a = values.iter().map(|(a, _)| f64::from(*a)).collect::<Vec<_>>();
             let b = values.iter().map(|(_, b)| f64::from(*b)).collect::<Vec<_>>();
             let found = spearman(&a, &b).unwrap();
-            let grown = a.iter().map(|a| a.exp() * 3.0 - 1.0).collect::<Vec<_>>();
-            prop_assert_eq!(spearman(&grown, &b).unwrap(), found);
+            let transformed = a.iter().map(|a| a.exp() * 3.0 - 1.0).collect::<Vec<_>>();
+            prop_assert_eq!(spearman(&transformed, &b).unwrap(), found);
             prop_assert_eq!(spearman(&b, &a).unwrap(), found);
-            let turned = a.iter().map(|a| -a).collect::<Vec<_>>();
-            let against = spearman(&turned, &b).unwrap();
-            prop_assert!(found.is_none() || (found.unwrap() + against.unwrap()).abs() < 1e-12);
+            let negated = a.iter().map(|a| -a).collect::<Vec<_>>();
+            let opposite = spearman(&negated, &b).unwrap();
+            prop_assert!(found.is_none() || (found.unwrap() + opposite.unwrap()).abs() < 1e-12);
         }
     }
 }

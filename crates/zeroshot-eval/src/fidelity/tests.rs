@@ -22,7 +22,7 @@ fn only_images<'a>(teacher: &'a Array2<f32>, student: &'a Array2<f32>) -> Fideli
 
 #[test]
 fn by_hand() {
-    // The student rotates the teacher's plane by a right angle, stretches embeddings and has a third value.
+    // The student rotates the teacher's plane by a right angle, doubles the norms and adds a third dimension.
     let images = array![[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]];
     let texts = array![[0.6, 0.8], [0.0, -1.0]];
     let turn = |rows: &Array2<f32>| {
@@ -64,7 +64,7 @@ fn by_hand() {
 }
 
 #[test]
-fn a_collapsed_student_keeps_nothing() {
+fn a_collapsed_student_has_no_fidelity() {
     let teacher = made_up(40, 4, 0);
     let found = fidelity(
         &only_images(&teacher, &Array2::from_elem((40, 3), 0.3)),
@@ -81,7 +81,7 @@ fn a_collapsed_student_keeps_nothing() {
 }
 
 #[test]
-fn one_row_has_no_relations() {
+fn a_single_embedding_has_no_relations() {
     let row = array![[0.6, 0.8]];
     let mut input = only_images(&row, &row);
     input.texts = Some(sides(&row, &row));
@@ -126,7 +126,7 @@ fn bad_input_is_an_error() {
 }
 
 #[test]
-fn a_draw_of_pairs_is_near_all_pairs() {
+fn drawn_pairs_approximate_the_correlation_of_all_pairs() {
     let teacher = made_up(200, 8, 0);
     let student = &teacher + &(made_up(200, 8, 1) * 0.7);
     let measure = |max_pairs| {
@@ -140,7 +140,7 @@ fn a_draw_of_pairs_is_near_all_pairs() {
 }
 
 #[test]
-fn the_ratio_of_gaps_is_student_by_teacher() {
+fn the_gap_ratio_is_student_over_teacher() {
     let (images, texts) = (array![[1.0, 0.0]], array![[0.0, 1.0]]);
     let closer = array![[0.8, 0.6]];
     let mut input = only_images(&images, &images);
@@ -151,7 +151,7 @@ fn the_ratio_of_gaps_is_student_by_teacher() {
 }
 
 #[test]
-fn drawn_rows_are_bounded_and_keep_their_pairs() {
+fn draws_are_bounded_and_keep_texts_with_their_images() {
     // For both models, text t equals image t / 2. The models share nothing else, so an image without its texts would have
     // other neighbours.
     let (teacher, student) = (made_up(60, 6, 0), made_up(60, 5, 1));
@@ -168,10 +168,10 @@ fn drawn_rows_are_bounded_and_keep_their_pairs() {
     assert_eq!(found, fidelity(&input, &options).unwrap());
     let other = fidelity(&input, &FidelityOptions { seed: 1, ..options }).unwrap();
     assert_ne!(found.spearman_images, other.spearman_images);
-    assert_eq!(found.modality_gap_student, other.modality_gap_student, "it is taken on all rows");
+    assert_eq!(found.modality_gap_student, other.modality_gap_student, "the gap uses all embeddings");
     // Unbounded, both texts of an image are its neighbours.
-    let whole = fidelity(&input, &FidelityOptions { max_rows: 120, ..options }).unwrap();
-    assert_eq!((whole.texts_drawn, whole.neighbor_overlap_image_text), (Some(120), Some(1.0)));
+    let unbounded = fidelity(&input, &FidelityOptions { max_rows: 120, ..options }).unwrap();
+    assert_eq!((unbounded.texts_drawn, unbounded.neighbor_overlap_image_text), (Some(120), Some(1.0)));
     // One text per image: a sixth of the images come with their text.
     let firsts = (0..60).collect::<Vec<_>>();
     input.texts = Some(input.images);
@@ -208,7 +208,7 @@ fn json_and_table() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn a_rotated_and_stretched_student_keeps_everything(n in 13usize..30, seed in 0u64..999, angle in 0.0f32..6.0) {
+    fn a_rotated_and_scaled_student_has_full_fidelity(n in 13usize..30, seed in 0u64..999, angle in 0.0f32..6.0) {
         let (images, texts) = (made_up(n, 4, seed), made_up(n + 3, 4, seed + 1));
         let turn = |rows: &Array2<f32>| Array2::from_shape_fn(rows.dim(), |(i, j)| {
             let (x, y) = (rows[[i, 0]], rows[[i, 3]]);
