@@ -10,14 +10,15 @@ use crate::{Error, Result};
 /// Number of test embeddings whose neighbours are in memory at once.
 const BLOCK: usize = 1024;
 
-/// Settings of the vote.
+/// Settings of the k-NN classifier.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct KnnOptions {
-    /// Number of neighbours that vote; 20. Fewer training images all vote.
+    /// Number of neighbours that vote, or all training images if they are fewer.
     pub neighbors: usize,
-    /// Temperature of the vote exp(cosine / temperature); 0.07.
+    /// Temperature of the votes, which are weighted by exp(cosine / temperature).
     pub temperature: f64,
 }
 
