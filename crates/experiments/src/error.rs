@@ -50,6 +50,12 @@ pub enum Error {
     /// A worker of [`crate::run_cells`] panicked.
     #[error("a worker that runs cells panicked")]
     Worker,
+    /// A page whose reference of settings is missing or out of date.
+    #[error("{reason}")]
+    Reference {
+        /// The problem and the remedy.
+        reason: String,
+    },
     /// An error of a recipe, a plan or a run.
     #[error(transparent)]
     Trainer(#[from] trainer::Error),

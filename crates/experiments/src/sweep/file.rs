@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 use zeroshot_eval::MetricName;
 use zeroshot_eval::metric::{CLASSIFICATION_METRICS, RETRIEVAL_METRICS};
 
 use super::cell_builder::{CellBuilder, combinations};
+use crate::settings::RecipeSettings;
 use crate::{Error, Result};
 use trainer::recipe::{EvalTask, Job, ModelRef, Recipe, check_name};
 use trainer::run::MODEL_FOLDER;
@@ -36,14 +38,15 @@ pub struct Sweep {
     pub cells: Vec<Cell>,
 }
 
-/// A part of the main metric.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A metric of a data set, as a part of the main metric.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MeanPart {
     /// Name of the data set.
     pub set: String,
-    /// Name of the metric, as in tables.
+    /// Name of the metric, as in tables; `metric` is an alias of this key.
     #[serde(rename = "figure", alias = "metric")]
+    #[schemars(schema_with = "mean_metric")]
     pub metric: MetricName,
 }
 
@@ -85,44 +88,71 @@ impl fmt::Display for CellState {
     }
 }
 
-#[derive(Deserialize)]
+/// A sweep file.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct File {
+pub(crate) struct File {
+    /// Name of the sweep, as in a recipe, but not `cells` or `cache`.
     pub(super) name: String,
+    /// Title of the report. Default: the name.
     #[serde(default)]
     pub(super) title: String,
+    /// Default recipe of the entries.
     #[serde(default)]
     pub(super) recipe: Option<PathBuf>,
+    /// Run of that recipe. Default: the only run.
     #[serde(default)]
     pub(super) run: Option<String>,
+    /// Settings of every cell.
     #[serde(default)]
+    #[schemars(with = "RecipeSettings")]
     pub(super) settings: Table,
+    /// Default seeds of the cells; `settings` cannot contain `seed`.
     #[serde(default = "one_seed")]
     pub(super) seeds: Vec<u64>,
+    /// Cell (with its grid values) that differences are computed to.
     #[serde(default)]
     pub(super) baseline: Option<String>,
+    /// Metrics whose mean is the main metric, the zero-shot mean; all cells evaluate these sets. Default: the main
+    /// metrics of all sets.
     #[serde(default)]
     pub(super) mean: Vec<MeanPart>,
+    /// Runs that cells depend on.
     #[serde(default)]
     pub(super) shared: Vec<Entry>,
+    /// Runs to compare.
     pub(super) cells: Vec<Entry>,
+    /// Table of `"key.path" = [values]`: each cell with all combinations, named `CELL, key.path = value`.
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, Vec<serde_json::Value>>")]
     pub(super) grid: BTreeMap<String, Vec<toml::Value>>,
 }
 
-#[derive(Clone, Deserialize)]
+/// A run of a recipe, once per seed.
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entry {
+    /// Unique name of the entry.
     pub(super) name: String,
+    /// Recipe file. Default: the sweep's.
     #[serde(default)]
     pub(super) recipe: Option<PathBuf>,
+    /// Run of the recipe. Default: the sweep's, or the only run of the entry's own recipe.
     #[serde(default)]
     pub(super) run: Option<String>,
+    /// Settings of this entry.
     #[serde(default)]
+    #[schemars(with = "RecipeSettings")]
     pub(super) settings: Table,
-    /// The seeds of this entry only. A shared run without seeds has the seed 0.
+    /// Seeds of this entry. Default: the sweep's; 0 for a shared run.
     #[serde(default)]
     pub(super) seeds: Option<Vec<u64>>,
+}
+
+/// Schema of the metrics that a mean can have.
+fn mean_metric(_: &mut SchemaGenerator) -> Schema {
+    let names = CLASSIFICATION_METRICS.iter().chain(&RETRIEVAL_METRICS).map(ToString::to_string);
+    json_schema!({ "type": "string", "enum": names.collect::<Vec<_>>() })
 }
 
 fn one_seed() -> Vec<u64> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use data_pipeline::evaluation::EvalBatches;
 use data_pipeline::sources::Source;
 use ndarray::{Array2, Array4};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroshot_eval::{
     Classifier, Evaluation, Labels, Report, StoredEmbeddings, StoredOptions, StoredSet, encode_captioned,
@@ -20,17 +21,17 @@ use crate::recipe::{EvalSet, EvalTask};
 use crate::{Error, Result};
 
 /// A suite file: data sets that are evaluated together.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Suite {
-    /// Its name.
+    /// Description of the suite.
     pub name: String,
-    /// Relative paths of the sets start here.
+    /// Folder for relative paths of the sets; `--root` overrides it.
     #[serde(default = "here")]
     pub root: PathBuf,
-    /// The data sets.
+    /// Data sets to evaluate.
     pub sets: Vec<EvalSet>,
-    /// Options of the measurements.
+    /// Settings of the evaluation.
     #[serde(default)]
     pub options: StoredOptions,
 }

@@ -5,22 +5,23 @@
 
 use std::collections::HashMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use crate::{Error, Result};
 
-/// Settings of [`AdamW`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Settings of the optimiser, AdamW.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
-    /// Highest learning rate.
+    /// Peak learning rate; after the warm-up, it decays to 0 along half a cosine.
     pub lr: f64,
-    /// Decoupled weight decay of matrices. Norms, biases and scales do not decay.
+    /// Decoupled weight decay of matrices; norms, biases and scales have none.
     pub weight_decay: f64,
-    /// Decay of the first moment.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay rate of the second moment.
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use data_pipeline::notice;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroshot_eval::names::repeated;
 use zeroshot_eval::prompts::fill;
@@ -14,7 +15,7 @@ use crate::{Error, Result};
 const MAX_LISTED: usize = 5;
 
 /// A class list: names, or their file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "`classes` is neither a list of names nor the path of a file with one per line"
