@@ -9,8 +9,8 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     // The last record holds the start and the length of the directory.
     let end = good.len() - 22;
     let start = u32::from_le_bytes([good[end + 16], good[end + 17], good[end + 18], good[end + 19]]) as usize;
-    let _ = clip_model::checkpoint::read_bytes(&[&good[..start], bytes].concat());
+    let _ = clip_model::Checkpoint::from_bytes(&[&good[..start], bytes].concat());
     let mut last = good[end..].to_vec();
     last[12..16].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
-    let _ = clip_model::checkpoint::read_bytes(&[&good[..start], bytes, &last].concat());
+    let _ = clip_model::Checkpoint::from_bytes(&[&good[..start], bytes, &last].concat());
 });

@@ -3,5 +3,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let _ = clip_model::checkpoint::read_bytes(bytes);
+    let _ = clip_model::Checkpoint::from_bytes(bytes);
 });

@@ -4,5 +4,5 @@
 
 libfuzzer_sys::fuzz_target!(|header: &[u8]| {
     let size = (header.len() as u64).to_le_bytes();
-    let _ = clip_model::checkpoint::read_bytes(&[&size[..], header, &[0; 64]].concat());
+    let _ = clip_model::Checkpoint::from_bytes(&[&size[..], header, &[0; 64]].concat());
 });

@@ -30,6 +30,6 @@ mod tests {
     #[test]
     fn the_outer_layers_are_valid() {
         let file = zip(&[("x/data.pkl", STATE), ("x/data/0", &[1; 16])]);
-        assert_eq!(clip_model::checkpoint::read_bytes(&file).unwrap().weights["w"].size(), [4]);
+        assert_eq!(clip_model::Checkpoint::from_bytes(&file).unwrap().weights["w"].size(), [4]);
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clip_model::{Clip, ClipConfig, PreprocessConfig, folder};
 use tch::Device;
+use trainer::run::metrics::{StepLine, read_steps};
 
 use crate::fill;
 
@@ -83,24 +84,18 @@ pub fn recipe_of_pairs(student: &Path, pairs: &str, steps: u64) -> String {
 
 /// Returns a run's loss of each step, and fails unless it is the sum of its weighted terms.
 pub fn losses(run: &Path) -> Vec<f64> {
-    let lines = trainer::run::metrics::read_steps(run).unwrap();
-    let loss = |line: &serde_json::Value| {
-        let terms = line["terms"].as_object().unwrap().values();
-        let sum = terms.map(|term| term["weighted"].as_f64().unwrap()).sum::<f64>();
-        let loss = line["loss"].as_f64().unwrap();
-        assert!(
-            (loss - sum).abs() <= 1e-4 * loss.abs() + 1e-6,
-            "the loss is not the sum of its terms: {line}"
-        );
-        loss
+    let loss = |line: StepLine| {
+        let sum = line.terms.iter().map(|term| term.weighted).sum::<f64>();
+        let error = (line.loss - sum).abs();
+        assert!(error <= 1e-4 * line.loss.abs() + 1e-6, "the loss is not the sum of its terms: {line:?}");
+        line.loss
     };
-    lines.iter().map(loss).collect()
+    read_steps(run).unwrap().into_iter().map(loss).collect()
 }
 
-/// Returns a term's value of each step, before it is weighted, and fails if one is negative: no loss is.
+/// Returns a term's value of each step, before it is weighted, and fails if one is negative beyond rounding: no loss is.
 pub fn term(run: &Path, name: &str) -> Vec<f64> {
-    let lines = trainer::run::metrics::read_steps(run).unwrap();
-    let raw = lines.iter().map(|line| line["terms"][name]["raw"].as_f64().unwrap()).collect::<Vec<_>>();
-    assert!(raw.iter().all(|value| *value >= 0.0), "{name} is negative: {raw:?}");
+    let raw = read_steps(run).unwrap().iter().map(|line| line.term(name).unwrap().raw).collect::<Vec<_>>();
+    assert!(raw.iter().all(|value| *value > -1e-6), "{name} is negative: {raw:?}");
     raw
 }

@@ -26,7 +26,7 @@ pub(crate) fn run(rest: &[String]) -> Result<()> {
         Some((kind, rest)) if kind == "micro" => micro(rest),
         Some((other, _)) => {
             bail!(
-                "unknown benchmark `{other}`: use `sweep FILE` or `micro [FILTER]`; without arguments, lists the sweeps and runs a small one"
+                "unknown benchmark `{other}`: use `sweep FILE`, `micro [FILTER]`, or no argument to list the sweeps and run a small one"
             )
         }
     }

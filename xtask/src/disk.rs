@@ -21,7 +21,7 @@ pub(crate) const CPU: Size = Size { download: "about 530 MB", disk_kib: 2 << 20 
 /// The torch wheel with the CUDA libraries.
 pub(crate) const CUDA: Size = Size { download: "about 3 GB", disk_kib: 9 << 20 };
 
-/// Fails if `folder` has less free space than `what` needs; the error ends with `remedy`.
+/// Fails if the disk of `folder` has less free space than `what` needs; the error ends with `remedy`.
 pub(crate) fn check_room(what: &str, size: Size, folder: &Path, free: FreeKib, remedy: &str) -> Result<()> {
     match free(folder) {
         Some(free) if free < size.disk_kib => bail!(

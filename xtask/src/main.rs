@@ -33,16 +33,16 @@ enum Command {
     Setup(Setup),
     /// Set up, build and train all runs of a recipe; without a recipe, the quickstart on the embedded emoji.
     ///
-    /// The recipe and --out are relative to the current folder. Paths inside the recipe, paths in --set and
-    /// the default output folder are relative to the workspace.
+    /// The paths of the recipe and of --out are relative to the current folder. Paths inside the recipe, paths in
+    /// --set and the default output folder are relative to the workspace.
     Train(Forwarded),
-    /// Download a data set of `datasets/` and verify its checksums; resumes a partial download.
+    /// Download a data set of `datasets/`, or resume its download, and verify its checksums.
     Download(Download),
     /// Set up and run all tests of the workspace, or the tests against Python's packages (--python).
     Test(Test),
     /// Set up and check format, repository rules, lints and documentation.
     Check,
-    /// `sweep FILE`: set up, build and run a sweep; `micro [FILTER]`: run the micro-benchmarks.
+    /// Set up, build and run a sweep (`sweep FILE`) or the micro-benchmarks (`micro [FILTER]`).
     ///
     /// Without arguments, lists the sweeps and runs a small one on the embedded emoji.
     Bench(Forwarded),
@@ -63,7 +63,7 @@ struct Setup {
 struct Download {
     /// Name of a manifest in `datasets/`; lists all of them if omitted.
     name: Option<String>,
-    /// Output folder; the data set gets a subfolder with its name.
+    /// Output folder, in which the data set gets a subfolder with its name.
     #[arg(long, default_value = "data")]
     to: std::path::PathBuf,
 }

@@ -30,7 +30,7 @@ const MEMORY: [(&str, &str); 4] = [
 
 /// Adds libtorch to the library path of a command, and the allocator settings that the user has not set.
 pub(crate) fn with_libtorch<'a>(command: &'a mut Command, libtorch: &Path) -> Result<&'a mut Command> {
-    let libraries = libtorch.canonicalize().context("libtorch was moved")?.join("lib");
+    let libraries = libtorch.canonicalize().context("libtorch was moved or removed")?.join("lib");
     let path = search_path(&libraries, env::var_os(SEARCH_PATH).as_deref())?;
     if cfg!(target_os = "linux") {
         command.envs(MEMORY.into_iter().filter(|(name, _)| env::var_os(name).is_none()));
@@ -63,7 +63,7 @@ pub(crate) fn build() -> Result<PathBuf> {
 
 /// Builds `clip-distill` with the absolute path of libtorch as run path, so that it runs from any folder.
 pub(crate) fn build_for_anywhere(libtorch: &Path, release: bool) -> Result<PathBuf> {
-    let libraries = libtorch.canonicalize().context("libtorch was moved")?.join("lib");
+    let libraries = libtorch.canonicalize().context("libtorch was moved or removed")?.join("lib");
     let mut rustc = cargo(&["rustc", "--package", "clip-distill", "--bin", "clip-distill", MESSAGES]);
     if release {
         rustc.arg("--release");

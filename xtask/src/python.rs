@@ -1,6 +1,6 @@
 //! `cargo xtask test --python`: tests against Python's open_clip and transformers.
 //!
-//! Separate from the other tests, because its downloads are far larger.
+//! These tests are separate from the others, because their downloads are far larger.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,7 @@ fn environment(pythons: &[PathBuf], folder: &Path, free: FreeKib) -> Result<Path
         return Ok(own);
     }
     let size = size();
-    check_room("the Python environment", size, folder, free, "make room on this disk")?;
+    check_room("the Python environment", size, folder, free, "free some space on this disk")?;
     say(&format!(
         "installing {} into {}: a download of {}, up to {} MB on disk; once per workspace",
         PACKAGES.join(", "),

@@ -24,7 +24,7 @@ pub(crate) fn fake_wheels(version: &str) -> TempDir {
     folder
 }
 
-/// A shell script in place of Python; it logs its calls in `log` and behaves as the file `mode` tells it.
+/// A shell script in place of Python; it logs its calls in `log` and behaves according to the file `mode`.
 pub(crate) struct FakePython {
     pub folder: TempDir,
     pub program: PathBuf,

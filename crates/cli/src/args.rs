@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 
-/// Distil large CLIP models into small ones that keep their zero-shot generalisation.
+/// Distil large CLIP models into small ones that keep their zero-shot accuracy.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -42,11 +42,11 @@ pub(crate) enum Command {
     Train(Train),
     /// Train the cells of a sweep once per seed and compare them.
     ///
-    /// A sweep file (TOML) lists cells, which are variations of one recipe, and seeds. Sweeps with the same --out share
-    /// equal runs. The same command resumes stopped runs and keeps finished ones. The report holds means over seeds and
-    /// paired differences to the baseline.
+    /// A sweep file (TOML) lists seeds and cells; a cell is a variation of a recipe. Sweeps with the same --out share
+    /// runs with equal settings. The same command resumes stopped runs and keeps finished ones. The report contains
+    /// means over seeds and paired differences to the baseline.
     Sweep(Sweep),
-    /// Store the embeddings of a recipe's teachers, so that students train without them.
+    /// Store the embeddings of a recipe's teachers, so that training does not load the teachers.
     ///
     /// Embeds a fixed number of augmentations of each training image, and all captions. A recipe trains from the store
     /// with `teacher.store`. The same command resumes a partial store.
@@ -69,7 +69,7 @@ pub(crate) enum Command {
     ///
     /// Folders also get the tokenizer and a model card (README.md).
     Convert(Convert),
-    /// Print the token ids of texts, one line of standard input each.
+    /// Print the token ids of the lines of standard input.
     Tokenize(Tokenize),
     /// Print the size, cost and configuration of a model, or list all presets.
     Inspect(Inspect),
@@ -80,7 +80,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether the command computes long enough for the waiting mode of its threads to matter.
+    /// Whether the command runs long enough for the spin time of its threads to matter, or reports it.
     pub(crate) fn runs_long(&self) -> bool {
         use Command::{Doctor, Embed, Evaluate, Reinforce, Sweep, Train};
         matches!(self, Train(_) | Sweep(_) | Reinforce(_) | Evaluate(_) | Embed(_) | Doctor)
@@ -92,8 +92,12 @@ impl Command {
     }
 }
 
-/// Help for the argument MODEL.
+/// Help of the argument MODEL.
 const MODEL: &str = "Model folder (open_clip or Hugging Face), weight file, or hf-hub:OWNER/NAME[@REVISION]";
+
+fn at_least_one(text: &str) -> Result<NonZeroUsize, &'static str> {
+    text.parse().map_err(|_| "must be a whole number of at least 1")
+}
 
 // Options of several commands. Their comments are not documentation, because clap would show the documentation of a
 // group as the description of the command.
@@ -171,10 +175,10 @@ pub(crate) struct Train {
     /// Remove earlier runs from the output folder and start again.
     #[arg(long)]
     pub restart: bool,
-    /// Stop each run after this step, with a checkpoint; for time-limited jobs.
+    /// Stop when a run reaches this step, with a checkpoint; for time-limited jobs.
     #[arg(long, value_name = "STEP")]
     pub stop_after: Option<u64>,
-    /// Print the steps, samples, parameters, operations and memory of each run, and exit.
+    /// Print the steps, samples, parameters, FLOPs and memory of each run, and exit.
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]
@@ -197,8 +201,8 @@ pub(crate) struct Sweep {
     /// Output folder: runs go to `cells`, reports to a folder with the sweep's name.
     #[arg(long, value_name = "DIR", default_value = "runs/sweeps")]
     pub out: PathBuf,
-    /// Number of runs at a time.
-    #[arg(long, value_name = "N", default_value = "1")]
+    /// Number of runs to train at the same time.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
     pub jobs: NonZeroUsize,
     /// Devices to assign to runs in turn, such as cuda:0,cuda:1 [default: that of the recipe].
     #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
@@ -232,7 +236,7 @@ pub(crate) struct Reinforce {
     /// Run of the recipe whose teachers to store [default: the first run with a teacher].
     #[arg(long, value_name = "NAME")]
     pub run: Option<String>,
-    /// Output folder of the recipe's training, if a teacher is one of its runs [default: runs/NAME].
+    /// Folder of the recipe's runs, if a teacher is one of them [default: runs/NAME].
     #[arg(long, value_name = "DIR")]
     pub runs: Option<PathBuf>,
     /// Augmentations per image [default: data.variants of the recipe, or 2].
@@ -266,7 +270,7 @@ pub(crate) struct Methods {
     pub output: Output,
 }
 
-/// Options that have no meaning with a suite or with precomputed embeddings.
+/// Arguments that exclude the options of a single data set.
 const ONE_DATA_SET: [&str; 2] = ["suite", "embeddings"];
 
 #[derive(Debug, Group)]
@@ -276,7 +280,9 @@ const ONE_DATA_SET: [&str; 2] = ["suite", "embeddings"];
 Examples:
   clip-distill evaluate runs/mine/model --data datasets/cifar10.toml
   clip-distill evaluate runs/mine/model --data pictures --class-names names.txt --prompts openai-80
-  clip-distill evaluate MODEL --suite configs/suites/small-images.toml --teacher TEACHER --json"
+  clip-distill evaluate MODEL --suite configs/suites/small-images.toml --teacher TEACHER --json
+
+Without --prompts, the templates are those of the manifest, or plain."
 )]
 pub(crate) struct Evaluate {
     #[arg(help = MODEL, required_unless_present = "embeddings", conflicts_with = "embeddings")]
@@ -298,9 +304,9 @@ pub(crate) struct Evaluate {
     /// metadata entry `class_names`, a JSON list, is optional.
     #[arg(long, value_name = "FILE")]
     pub embeddings: Option<PathBuf>,
-    /// Teacher to compare with: a model, or a file of embeddings with --embeddings.
+    /// Teacher to compare with: a model, or with --embeddings a file of embeddings.
     ///
-    /// Adds the fidelity to the teacher and the share of its scores that the model retains.
+    /// Adds the fidelity to the teacher and the share of the teacher's scores that the model retains.
     #[arg(long, value_name = "MODEL")]
     pub teacher: Option<String>,
     /// Evaluation task [default: inferred from the data].
@@ -314,7 +320,7 @@ pub(crate) struct Evaluate {
     /// Text file with one class name per line, instead of the names in the data set.
     #[arg(long, value_name = "FILE", requires = "data", conflicts_with_all = ONE_DATA_SET)]
     pub class_names: Option<PathBuf>,
-    /// Folder to which the paths of a manifest or suite are relative [default: data/NAME, or the suite's `root`].
+    /// Folder for the relative paths of a manifest or suite [default: data/NAME, or the suite's `root`].
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
     #[command(flatten)]
@@ -473,5 +479,29 @@ mod tests {
                 assert!(argument.get_help().is_some(), "{} {}", subcommand.get_name(), argument.get_id());
             }
         }
+    }
+
+    fn refused(arguments: &[&str]) -> String {
+        let arguments = ["clip-distill"].iter().chain(arguments);
+        Args::try_parse_from(arguments).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn zero_jobs_are_refused() {
+        let error = refused(&["sweep", "sweep.toml", "--jobs", "0"]);
+        assert!(error.contains("--jobs") && error.contains("at least 1"), "{error}");
+    }
+
+    #[test]
+    fn prompts_are_refused_without_a_data_set() {
+        let error = refused(&["evaluate", "model", "--suite", "suite.toml", "--prompts", "plain"]);
+        assert!(error.contains("--prompts") && error.contains("--suite"), "{error}");
+    }
+
+    #[test]
+    fn classify_uses_the_plain_template_by_default() {
+        let arguments = ["clip-distill", "classify", "model", "a.png", "--labels", "a,b"];
+        let Command::Classify(classify) = Args::parse_from(arguments).command else { panic!("classify") };
+        assert_eq!(classify.prompts.prompts.as_deref(), Some("plain"));
     }
 }

@@ -11,7 +11,7 @@ use trainer::recipe::{Classes, EvalSet, EvalTask, Templates};
 use crate::args::{Evaluate, Task};
 use crate::output;
 
-/// Opens a trained model, and prints the decisions that were made.
+/// Opens a trained model, and prints its notes, such as the settings that were inferred.
 pub(crate) fn open_model(
     name: &str,
     arch: Option<&str>,

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors};
-use zeroshot_eval::{Evaluation, Labels, StoredOptions, StoredRows, StoredSet, evaluate_stored};
+use zeroshot_eval::{Evaluation, Labels, StoredEmbeddings, StoredOptions, StoredSet, evaluate_stored};
 
 /// Maximum number of classes. A larger label is taken for an error of the file.
 const MAX_CLASSES: usize = 1_000_000;
@@ -98,8 +98,8 @@ impl Embeddings {
         Ok(evaluate_stored(&set, &self.rows(), teacher.as_ref(), options)?)
     }
 
-    fn rows(&self) -> StoredRows<'_> {
-        StoredRows {
+    fn rows(&self) -> StoredEmbeddings<'_> {
+        StoredEmbeddings {
             images: self.images.view(),
             classes: self.classes.as_ref().map(|rows| rows.view()),
             texts: self.texts.as_ref().map(|rows| rows.view()),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 pub(crate) enum Code {
     /// Success.
     Done = 0,
-    /// An error; the message says what to do next.
+    /// An error, whose message names the remedy.
     Failed = 1,
     /// Stopped by a signal, `--stop-after` or `--limit`. The same command resumes.
     Stopped = 130,

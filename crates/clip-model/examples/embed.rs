@@ -1,17 +1,17 @@
-//! Builds a preset, writes it as a model folder, opens that and compares the embeddings.
+//! Creates a model from a preset, saves it as a model folder, reopens the folder and compares the embeddings.
 //!
 //! Run with `cargo run -p clip-model --example embed`.
 
 use std::io::Write;
 
-use clip_model::{Clip, PreprocessConfig, folder, presets};
+use clip_model::{Clip, PreprocessConfig, presets};
 use tch::{Device, Kind, Tensor};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = Clip::new(&presets::get("ViT-nano-32px")?, Device::Cpu, 7)?;
     let path = std::env::temp_dir().join(format!("clip-model-example-{}", std::process::id()));
-    folder::save(&path, &model, &PreprocessConfig::default())?;
-    let opened = folder::open(&path.display().to_string(), Device::Cpu, 0)?.model;
+    clip_model::save(&path, &model, &PreprocessConfig::default())?;
+    let opened = clip_model::open(&path, Device::Cpu, 0)?.model;
     std::fs::remove_dir_all(&path)?;
 
     let images = Tensor::randn([2, 3, 32, 32], (Kind::Float, Device::Cpu));
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let difference = (&a - b).abs().max().double_value(&[]);
     writeln!(
         std::io::stdout(),
-        "images {:?}, texts {:?}, logit scale {:.2}; the opened model differs by {difference}",
+        "images {:?}, texts {:?}, logit scale {:.2}; the reopened model differs by {difference}",
         a.size(),
         text.size(),
         model.logit_scale.exp().double_value(&[])

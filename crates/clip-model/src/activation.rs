@@ -1,15 +1,16 @@
-//! Nonlinearities, by the names that published configurations use.
+//! Activation functions, by the names that published configurations use.
 
-use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-/// An elementwise nonlinearity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+use crate::names::named_enum;
+
+/// An element-wise activation function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Activation {
     /// The exact GELU (erf).
     Gelu,
-    /// The approximation of GELU by tanh.
+    /// The tanh approximation of GELU.
     GeluTanh,
     /// OpenAI's `x * sigmoid(1.702 x)`.
     QuickGelu,
@@ -23,12 +24,12 @@ pub enum Activation {
     HardSigmoid,
     /// `1 / (1 + exp(-x))`.
     Sigmoid,
-    /// Nothing.
+    /// The input, unchanged.
     Identity,
 }
 
 impl Activation {
-    /// Same shape in and out. Takes the input by value, since its memory is reused where that is safe.
+    /// Applies the function; the shape stays. Takes the input by value, so that its memory can be reused.
     pub fn forward(self, xs: Tensor) -> Tensor {
         match self {
             Activation::Gelu => xs.gelu("none"),
@@ -44,12 +45,26 @@ impl Activation {
     }
 }
 
+named_enum!(
+    Activation,
+    "activation",
+    Gelu = "gelu",
+    GeluTanh = "gelu_tanh",
+    QuickGelu = "quick_gelu",
+    Relu = "relu",
+    Silu = "silu",
+    HardSwish = "hard_swish",
+    HardSigmoid = "hard_sigmoid",
+    Sigmoid = "sigmoid",
+    Identity = "identity",
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn each_is_its_formula() {
+    fn activations_match_their_formulas() {
         let xs = [-4.0f64, -1.5, -0.2, 0.0, 0.7, 2.0, 5.0];
         let hard = |x: f64| (x + 3.0).clamp(0.0, 6.0) / 6.0;
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
@@ -65,6 +80,7 @@ mod tests {
             (Activation::Identity, &|x| x),
         ];
         for (activation, formula) in formulas {
+            assert_eq!(activation.to_string().parse::<Activation>().unwrap(), activation);
             let found = Vec::<f64>::try_from(activation.forward(Tensor::from_slice(&xs))).unwrap();
             for (x, found) in xs.iter().zip(found) {
                 assert!((found - formula(*x)).abs() < 1e-9, "{activation:?}({x}) = {found}");

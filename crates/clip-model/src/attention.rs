@@ -1,32 +1,32 @@
-//! Multi-head self-attention (q, k and v in one matrix).
+//! Multi-head self-attention with query, key and value in one matrix.
 
 use tch::Tensor;
 
 use crate::Result;
 use crate::layers::Linear;
 use crate::mode::Mode;
-use crate::params::{Builder, Init};
+use crate::params::{Init, ParamBuilder};
 
-/// Dimensions and start of a self-attention layer.
+/// Dimensions and initialisation of a self-attention layer.
 #[derive(Clone, Copy, Debug)]
-pub struct AttentionConfig {
-    /// Channels in and out.
-    pub width: i64,
+pub(crate) struct AttentionConfig {
+    /// Input and output channels.
+    pub(crate) width: i64,
     /// Attention heads.
-    pub heads: i64,
-    /// Channels of one head; in a pruned tower heads * head_width is below the width.
-    pub head_width: i64,
-    /// Whether a token sees only itself and earlier ones.
-    pub causal: bool,
-    /// Start of query, key and value.
-    pub in_proj: Init,
-    /// Start of the output matrix.
-    pub out_proj: Init,
+    pub(crate) heads: i64,
+    /// Channels of one head. In a pruned tower, heads * head_width is below the width.
+    pub(crate) head_width: i64,
+    /// Causal attention: a token attends only to itself and to earlier tokens.
+    pub(crate) causal: bool,
+    /// Initialisation of the query, key and value matrix.
+    pub(crate) in_proj: Init,
+    /// Initialisation of the output matrix.
+    pub(crate) out_proj: Init,
 }
 
-/// Self-attention over `[batch, seq, width]`.
+/// Multi-head self-attention over `[batch, seq, width]`.
 #[derive(Debug)]
-pub struct Attention {
+pub(crate) struct Attention {
     in_proj_weight: Tensor, // [3 * heads * head_width, width]
     in_proj_bias: Tensor,   // [3 * heads * head_width]
     out_proj: Linear,
@@ -35,20 +35,24 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// A new layer under `path` with the names of torch's `nn.MultiheadAttention`.
-    pub fn clip(path: &Builder<'_>, config: AttentionConfig) -> Result<Self> {
+    /// Creates a layer under `path` with the parameter names of torch's `nn.MultiheadAttention`.
+    pub(crate) fn clip(path: &ParamBuilder<'_>, config: AttentionConfig) -> Result<Self> {
         Self::named(path, config, ["in_proj_weight", "in_proj_bias", "out_proj"])
     }
 
-    /// A new layer under `path` with the names of timm.
-    pub fn timm(path: &Builder<'_>, config: AttentionConfig) -> Result<Self> {
+    /// Creates a layer under `path` with timm's parameter names.
+    pub(crate) fn timm(path: &ParamBuilder<'_>, config: AttentionConfig) -> Result<Self> {
         Self::named(path, config, ["qkv.weight", "qkv.bias", "proj"])
     }
 
-    fn named(path: &Builder<'_>, config: AttentionConfig, [weight, bias, out]: [&str; 3]) -> Result<Self> {
+    fn named(
+        path: &ParamBuilder<'_>,
+        config: AttentionConfig,
+        [weight, bias, out]: [&str; 3],
+    ) -> Result<Self> {
         let AttentionConfig { width, in_proj, out_proj, .. } = config;
         let (inner, zero) = (config.heads * config.head_width, Init::Constant(0.0));
-        Self::count_products(path, inner);
+        Self::count_attention_macs(path, inner);
         Ok(Attention {
             in_proj_weight: path.weight(weight, &[3 * inner, width], in_proj)?,
             in_proj_bias: path.parameter(bias, &[3 * inner], zero)?,
@@ -58,23 +62,19 @@ impl Attention {
         })
     }
 
-    /// Queries times keys, and weights times values.
-    fn count_products(path: &Builder<'_>, inner: i64) {
-        path.spend(path.positions().saturating_mul(path.positions()).saturating_mul(2 * inner));
+    /// Counts the products of queries with keys, and of attention weights with values.
+    fn count_attention_macs(path: &ParamBuilder<'_>, inner: i64) {
+        path.count_macs(path.positions().saturating_mul(path.positions()).saturating_mul(2 * inner));
     }
 
-    /// `[batch, seq, width]` in and out.
-    pub fn forward(&self, xs: &Tensor) -> Tensor {
-        self.masked(xs, None)
+    /// Applies self-attention with an optional attention bias `[batch or 1, heads, seq, seq]`. Input and output are
+    /// `[batch, seq, width]`.
+    pub(crate) fn forward_with_bias(&self, xs: &Tensor, bias: Option<&Tensor>) -> Tensor {
+        self.forward_gated(xs, bias, None)
     }
 
-    /// The same with a summand `[batch or 1, heads, seq, seq]` on the scaled products.
-    pub fn masked(&self, xs: &Tensor, bias: Option<&Tensor>) -> Tensor {
-        self.mix(xs, bias, None)
-    }
-
-    /// The same with a factor `[heads]` on what each head gives.
-    pub(crate) fn mix(&self, xs: &Tensor, bias: Option<&Tensor>, gates: Option<&Tensor>) -> Tensor {
+    /// Applies self-attention with an optional attention bias and an optional gate per head, `[heads]`.
+    pub(crate) fn forward_gated(&self, xs: &Tensor, bias: Option<&Tensor>, gates: Option<&Tensor>) -> Tensor {
         let (batch, seq) = (xs.size()[0], xs.size()[1]);
         let AttentionConfig { heads, head_width, causal, .. } = self.config;
         let operand = |tensor: &Tensor| self.mode.operand(tensor);

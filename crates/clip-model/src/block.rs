@@ -1,4 +1,4 @@
-//! The residual attention block and the stack of them.
+//! Residual attention blocks and the transformer that stacks them.
 
 use tch::Tensor;
 
@@ -8,64 +8,64 @@ use crate::attention::{Attention, AttentionConfig};
 use crate::config::PrunedBlock;
 use crate::gates::{Part, TowerGates};
 use crate::layers::{CLIP_MLP, DropPath, LayerNorm, LayerScale, Mlp, MlpNames, TIMM_MLP};
-use crate::params::{Builder, Init};
+use crate::params::{Init, ParamBuilder};
 use crate::tape::Tape;
 
-/// Dimensions of a block.
+/// Dimensions of a residual attention block.
 #[derive(Clone, Copy, Debug)]
-pub struct BlockConfig {
+pub(crate) struct BlockConfig {
     /// Channels of the residual stream.
-    pub width: i64,
+    pub(crate) width: i64,
     /// Attention heads.
-    pub heads: i64,
+    pub(crate) heads: i64,
     /// Channels of one head.
-    pub head_width: i64,
+    pub(crate) head_width: i64,
     /// MLP inner channels.
-    pub mlp_width: i64,
-    /// Whether a token sees only itself and earlier ones.
-    pub causal: bool,
-    /// The MLP's nonlinearity.
-    pub activation: Activation,
-    /// Summand under the root of the norms.
-    pub eps: f64,
-    /// Start of the learned factor per channel on the branches; `None` leaves it out.
-    pub layer_scale: Option<f64>,
-    /// Probability that a sample leaves out a branch while training.
-    pub drop_path: f64,
-    /// How the weight matrices start.
-    pub init: BlockInit,
+    pub(crate) mlp_width: i64,
+    /// Causal attention: a token attends only to itself and to earlier tokens.
+    pub(crate) causal: bool,
+    /// Activation of the MLP.
+    pub(crate) activation: Activation,
+    /// Epsilon of the norms.
+    pub(crate) eps: f64,
+    /// Initial value of layer scale on the residual branches; `None` for no layer scale.
+    pub(crate) layer_scale: Option<f64>,
+    /// Stochastic depth: probability that a sample skips a branch in training.
+    pub(crate) drop_path: f64,
+    /// Initialisation of the weight matrices.
+    pub(crate) init: BlockInit,
 }
 
-/// How the weight matrices of a block start.
+/// Initialisation of a block's weight matrices.
 #[derive(Clone, Copy, Debug)]
-pub struct BlockInit {
+pub(crate) struct BlockInit {
     /// Query, key and value.
-    pub in_proj: Init,
+    pub(crate) in_proj: Init,
     /// Attention output.
-    pub out_proj: Init,
+    pub(crate) out_proj: Init,
     /// First MLP matrix.
-    pub fc: Init,
+    pub(crate) fc: Init,
     /// Second MLP matrix.
-    pub proj: Init,
+    pub(crate) proj: Init,
 }
 
-/// Whose names the parts of a block have.
+/// Naming scheme of a block's parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Naming {
+pub(crate) enum Naming {
     /// OpenAI and open_clip: `ln_1`, `attn.in_proj_weight`, `mlp.c_fc`.
     Clip,
     /// timm: `norm1`, `attn.qkv.weight`, `mlp.fc1`.
     Timm,
 }
 
-/// Pre-norm attention and MLP, each with a residual connection; a pruned block may lack either.
+/// Pre-norm attention and MLP, each with a residual connection. A pruned block may lack either.
 #[derive(Debug)]
-pub struct ResidualAttentionBlock {
+pub(crate) struct ResidualAttentionBlock {
     attention: Option<Branch<Attention>>,
     mlp: Option<Branch<Mlp>>,
 }
 
-/// What is added to the residual stream.
+/// A residual branch: norm, layer, layer scale and stochastic depth.
 #[derive(Debug)]
 struct Branch<T> {
     norm: LayerNorm,
@@ -75,8 +75,8 @@ struct Branch<T> {
 }
 
 impl<T> Branch<T> {
-    /// Adds the branch to the stream; under gates the norm sees the `kept` channels, and the branch has a factor
-    /// per channel.
+    /// Adds the output of the branch to the residual stream. With gates, the norm uses only the `kept` channels, and
+    /// `factors` scale the output per channel.
     fn add(
         &self,
         xs: &Tensor,
@@ -84,7 +84,7 @@ impl<T> Branch<T> {
         factors: Option<Tensor>,
         forward: impl Fn(&T, &Tensor) -> Tensor,
     ) -> Tensor {
-        let mixed = forward(&self.layer, &self.norm.forward_over(xs, kept));
+        let mixed = forward(&self.layer, &self.norm.forward_channels(xs, kept));
         let mixed = match &self.scale {
             Some(scale) => scale.forward(mixed),
             None => mixed,
@@ -98,8 +98,8 @@ impl<T> Branch<T> {
 }
 
 impl ResidualAttentionBlock {
-    /// A new block under `path`.
-    pub fn new(path: &Builder<'_>, naming: Naming, config: &BlockConfig) -> Result<Self> {
+    /// Creates a block under `path`.
+    pub(crate) fn new(path: &ParamBuilder<'_>, naming: Naming, config: &BlockConfig) -> Result<Self> {
         let BlockConfig { width, heads, head_width, mlp_width, causal, activation, eps, init, .. } = *config;
         let [norm1, scale1, norm2, scale2] = match naming {
             Naming::Clip => ["ln_1", "ls_1", "ln_2", "ls_2"],
@@ -142,39 +142,30 @@ impl ResidualAttentionBlock {
         })
     }
 
-    /// `[batch, seq, width]` in and out.
-    pub fn forward(&self, xs: &Tensor) -> Tensor {
-        self.run(xs, None, None)
+    /// Applies the block; input and output are `[batch, seq, width]`.
+    pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
+        self.forward_gated(xs, None, 0)
     }
 
-    /// The same with a summand on the attention products, as [`Attention::masked`] takes it.
-    pub fn masked(&self, xs: &Tensor, bias: Option<&Tensor>) -> Tensor {
-        self.run(xs, bias, None)
-    }
-
-    /// The same under the gates of its tower, in which it is the block of this number.
-    pub fn gated(&self, xs: &Tensor, gates: Option<&TowerGates>, layer: usize) -> Tensor {
-        self.run(xs, None, gates.map(|gates| (gates, layer)))
-    }
-
-    fn run(&self, xs: &Tensor, bias: Option<&Tensor>, gates: Option<(&TowerGates, usize)>) -> Tensor {
-        let kept = gates.and_then(|(gates, _)| gates.kept());
-        let of = |part| gates.map(|(gates, layer)| gates.of(part, layer));
-        let factors = |part| gates.map(|(gates, layer)| gates.branch(part, layer));
+    /// Applies the block with the gates of its tower; `layer` is its index in the tower.
+    pub(crate) fn forward_gated(&self, xs: &Tensor, gates: Option<&TowerGates>, layer: usize) -> Tensor {
+        let kept = gates.and_then(TowerGates::kept_channels);
+        let block_gates = |part| gates.map(|gates| gates.block(part, layer));
+        let factors = |part| gates.map(|gates| gates.branch(part, layer));
         let xs = match &self.attention {
             Some(branch) => {
-                let own = of(Part::Heads);
+                let head_gates = block_gates(Part::Heads);
                 branch.add(xs, kept, factors(Part::Attention), |attention, xs| {
-                    attention.mix(xs, bias, own.as_ref())
+                    attention.forward_gated(xs, None, head_gates.as_ref())
                 })
             }
             None => xs.shallow_clone(),
         };
         match &self.mlp {
             Some(branch) => {
-                let own = of(Part::Mlp);
-                branch.add(&xs, kept, factors(Part::WholeMlp), |mlp, xs| match &own {
-                    Some(own) => mlp.gated(xs, own),
+                let channel_gates = block_gates(Part::Mlp);
+                branch.add(&xs, kept, factors(Part::WholeMlp), |mlp, xs| match &channel_gates {
+                    Some(gates) => mlp.forward_gated(xs, gates),
                     None => mlp.forward(xs),
                 })
             }
@@ -183,16 +174,16 @@ impl ResidualAttentionBlock {
     }
 }
 
-/// A stack of blocks, named `resblocks.0`, `resblocks.1`, ….
+/// A stack of residual attention blocks, named `resblocks.0`, `resblocks.1`, ….
 #[derive(Debug)]
-pub struct Transformer {
+pub(crate) struct Transformer {
     resblocks: Vec<ResidualAttentionBlock>,
 }
 
 impl Transformer {
-    /// A new stack under `path`; `pruned` gives heads and MLP width of each block where they differ.
-    pub fn new(
-        path: &Builder<'_>,
+    /// Creates a stack under `path`. `pruned` lists the heads and MLP width of each block of a pruned tower.
+    pub(crate) fn new(
+        path: &ParamBuilder<'_>,
         layers: i64,
         config: &BlockConfig,
         pruned: Option<&[PrunedBlock]>,
@@ -200,19 +191,19 @@ impl Transformer {
         let blocks = path.child("resblocks");
         let resblocks = (0..layers)
             .map(|layer| {
-                let own = match pruned.and_then(|blocks| blocks.get(layer as usize)) {
+                let config = match pruned.and_then(|blocks| blocks.get(layer as usize)) {
                     Some(block) => BlockConfig { heads: block.heads, mlp_width: block.mlp_width, ..*config },
                     None => *config,
                 };
-                ResidualAttentionBlock::new(&blocks.child(layer), Naming::Clip, &own)
+                ResidualAttentionBlock::new(&blocks.child(layer), Naming::Clip, &config)
             })
             .collect::<Result<_>>()?;
         Ok(Transformer { resblocks })
     }
 
-    /// `[batch, seq, width]` in and out, under gates where there are some; `visit` sees the number of each block with
-    /// what it gives.
-    pub fn visited<'a>(
+    /// Applies all blocks, with optional pruning gates. Input and output are `[batch, seq, width]`. `visit` receives
+    /// the index and output of each block.
+    pub(crate) fn forward<'a>(
         &'a self,
         xs: Tensor,
         gates: Option<&'a TowerGates>,
@@ -220,14 +211,14 @@ impl Transformer {
         mut visit: impl FnMut(usize, &Tensor),
     ) -> Tensor {
         self.resblocks.iter().enumerate().fold(xs, |xs, (layer, block)| {
-            let xs = tape.run(xs, move |xs| block.gated(xs, gates, layer));
+            let xs = tape.run(xs, move |xs| block.forward_gated(xs, gates, layer));
             visit(layer, &xs);
             xs
         })
     }
 
-    /// Number of blocks.
-    pub fn depth(&self) -> usize {
+    /// Returns the number of blocks.
+    pub(crate) fn depth(&self) -> usize {
         self.resblocks.len()
     }
 }

@@ -1,30 +1,40 @@
-//! The dual encoder: both towers and the learned logit scale.
+//! The CLIP model: image tower, text tower, learned logit scale and optional logit bias.
 
 use tch::{Device, Tensor};
 
 use crate::gates::Gates;
 use crate::mode::Mode;
-use crate::params::{Builder, Init, Params, Store};
+use crate::params::{Init, ParamBuilder, ParamStore, Params};
 use crate::tape::Tape;
 use crate::text::TextTransformer;
 use crate::vision::ImageTower;
 use crate::{ClipConfig, Result};
 
-/// ln(1/0.07), the initial logit scale of CLIP.
-pub const INITIAL_LOGIT_SCALE: f64 = 2.659_260_036_932_778;
-/// ln(100), the largest logit scale that CLIP allows.
-pub const MAX_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
+/// ln(1/0.07), CLIP's initial logit scale.
+pub(crate) const INITIAL_LOGIT_SCALE: f64 = 2.659_260_036_932_778;
+/// ln(100), CLIP's largest logit scale.
+pub(crate) const MAX_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
 
-/// A CLIP model with its parameters.
+/// A CLIP dual encoder with its parameters.
+///
+/// ```no_run
+/// use clip_model::{Clip, presets};
+/// use tch::{Device, Kind, Tensor};
+///
+/// let model = Clip::new(&presets::get("ViT-B-32")?, Device::Cpu, 0)?;
+/// let images = Tensor::zeros([1, 3, 224, 224], (Kind::Float, Device::Cpu));
+/// let embedding = tch::no_grad(|| model.encode_image(&images))?; // [1, 512], not normalised
+/// # Ok::<(), clip_model::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Clip {
     /// Image tower.
-    pub visual: ImageTower,
+    pub(crate) visual: ImageTower,
     /// Text tower.
-    pub text: TextTransformer,
-    /// Natural logarithm of the factor on the cosines; no dimension.
+    pub(crate) text: TextTransformer,
+    /// Learned logit scale, stored as its natural logarithm; a scalar tensor.
     pub logit_scale: Tensor,
-    /// Summand on the scaled cosines (SigLIP); no dimension.
+    /// Learned logit bias (SigLIP); a scalar tensor.
     pub logit_bias: Option<Tensor>,
     config: ClipConfig,
     params: Params,
@@ -33,13 +43,13 @@ pub struct Clip {
 }
 
 impl Clip {
-    /// A model with fresh weights; the same `seed` gives the same weights.
+    /// Creates a model with randomly initialised weights, which depend only on `seed`.
     ///
     /// # Errors
-    /// [`crate::Error::Config`] where the configuration cannot be built.
+    /// [`crate::Error::Config`] if the configuration cannot be built.
     pub fn new(config: &ClipConfig, device: Device, seed: u64) -> Result<Self> {
         config.validate("model")?;
-        let store = Store::new(device, seed);
+        let store = ParamStore::new(device, seed);
         let root = store.root();
         let text = Self::text_tower(&root, config)?;
         let scale = config.init_logit_scale.unwrap_or(INITIAL_LOGIT_SCALE);
@@ -67,69 +77,71 @@ impl Clip {
         })
     }
 
-    pub(crate) fn text_tower(root: &Builder<'_>, config: &ClipConfig) -> Result<TextTransformer> {
+    pub(crate) fn text_tower(root: &ParamBuilder<'_>, config: &ClipConfig) -> Result<TextTransformer> {
         let path = if config.custom_text { root.child("text") } else { root.clone() };
         TextTransformer::new(&path, &config.text_cfg, config.embed_dim, config.text_activation())
     }
 
-    /// Switches between training and evaluation; a new model evaluates.
+    /// Returns the training and evaluation mode of the model; a new model is in evaluation mode.
     pub fn mode(&self) -> &Mode {
         &self.mode
     }
 
-    /// Normalised images `[batch, 3, size, size]` to raw embeddings `[batch, embed_dim]`.
+    /// Encodes normalised images `[batch, 3, size, size]` to embeddings `[batch, embed_dim]` that are not yet of unit
+    /// length.
     ///
     /// # Errors
-    /// [`crate::Error::Shape`] where the images have another shape.
+    /// [`crate::Error::Shape`] if the images have another shape.
     pub fn encode_image(&self, images: &Tensor) -> Result<Tensor> {
         self.encode_image_taped(images, &mut Tape::off())
     }
 
-    /// The same, with the blocks on `tape` (activation checkpointing).
+    /// Encodes images with activation checkpointing on `tape`.
     ///
     /// # Errors
-    /// As [`Clip::encode_image`].
+    /// The errors of [`Clip::encode_image`].
     pub fn encode_image_taped<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
         self.visual.forward(images, tape)
     }
 
-    /// Normalised images with a share (0..1) of each one's patches left out, as masked distillation wants them.
-    /// Which ones is drawn by the mode's seed.
+    /// Encodes images with a fraction (0..1) of their patches left out, as in masked distillation. The seed of
+    /// [`Clip::mode`] selects the patches.
     ///
     /// # Errors
-    /// As [`Clip::encode_image`]; [`crate::Error::Config`] where the tower is no ViT.
+    /// The errors of [`Clip::encode_image`]; [`crate::Error::Unsupported`] if the image tower is not a ViT.
     pub fn encode_image_masked<'a>(
         &'a self,
         images: &Tensor,
-        share: f64,
+        fraction: f64,
         tape: &mut Tape<'a>,
     ) -> Result<Tensor> {
-        self.visual.forward_masked(images, share, tape)
+        self.visual.forward_masked(images, fraction, tape)
     }
 
-    /// Token ids `[batch, length <= context]` (i64) to raw embeddings `[batch, embed_dim]`.
+    /// Encodes token ids `[batch, length <= context]` (i64) to embeddings `[batch, embed_dim]` that are not yet of
+    /// unit length.
     ///
     /// # Errors
-    /// [`crate::Error::Shape`] where the tokens have another shape.
+    /// [`crate::Error::Shape`] if the tokens have another shape.
     pub fn encode_text(&self, tokens: &Tensor) -> Result<Tensor> {
         self.encode_text_taped(tokens, &mut Tape::off())
     }
 
-    /// The same, with the blocks on `tape` (activation checkpointing).
+    /// Encodes token ids with activation checkpointing on `tape`.
     ///
     /// # Errors
-    /// As [`Clip::encode_text`].
+    /// The errors of [`Clip::encode_text`].
     pub fn encode_text_taped<'a>(&'a self, tokens: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
         self.text.forward(tokens, tape)
     }
 
-    /// Puts gates on both towers, or takes them off: what follows is the model under these gates.
+    /// Sets the pruning gates of both towers; `None` removes them.
     ///
     /// # Errors
-    /// [`crate::Error::Config`] where they are those of a model of another shape.
+    /// [`crate::Error::Incompatible`] if the gates belong to a model of another shape.
     pub fn set_gates(&mut self, gates: Option<Gates>) -> Result<()> {
         if let Some(gates) = &gates {
-            gates.check(&self.config)?;
+            gates.validate(&self.config)?;
         }
         let (image, text) = gates.map_or((None, None), |gates| (Some(gates.image), Some(gates.text)));
         self.visual.set_gates(image)?;
@@ -137,24 +149,35 @@ impl Clip {
         Ok(())
     }
 
-    /// Makes the logit scale at least 0 and at most ln(100), as CLIP does after every step.
+    /// Clamps the logit scale to 0..=ln(100), as CLIP does after every step.
     pub fn clamp_logit_scale(&self) {
         tch::no_grad(|| {
             let _ = self.logit_scale.shallow_clone().clamp_(0.0, MAX_LOGIT_SCALE);
         });
     }
 
-    /// The configuration that it was built from.
+    /// Returns the number of image blocks that [`Clip::image_states`] can select; `None` if the image tower is not a
+    /// ViT.
+    pub fn image_depth(&self) -> Option<usize> {
+        self.visual.depth()
+    }
+
+    /// Returns the number of text blocks that [`Clip::text_states`] can select.
+    pub fn text_depth(&self) -> usize {
+        self.text.depth()
+    }
+
+    /// Returns the configuration of the model.
     pub fn config(&self) -> &ClipConfig {
         &self.config
     }
 
-    /// All parameters and buffers under their state-dict names.
+    /// Returns all parameters and buffers under their state-dict names.
     pub fn params(&self) -> &Params {
         &self.params
     }
 
-    /// Where the parameters live.
+    /// Returns the device of the parameters.
     pub fn device(&self) -> Device {
         self.device
     }

@@ -1,75 +1,75 @@
-//! Convolution, batch normalisation and the pairs of them that convolutional towers are made of.
+//! Convolution, batch normalisation, and the blocks of convolutional towers that combine them.
 
 use tch::{Kind, Tensor};
 
 use crate::Result;
 use crate::activation::Activation;
 use crate::mode::Mode;
-use crate::params::{Builder, Init};
+use crate::params::{Init, ParamBuilder};
 
-/// Shape of a square convolution.
+/// Dimensions of a square convolution.
 #[derive(Clone, Copy, Debug)]
-pub struct ConvConfig {
+pub(crate) struct ConvConfig {
     /// Input channels.
-    pub input: i64,
+    pub(crate) input: i64,
     /// Output channels.
-    pub output: i64,
-    /// Side of the kernel.
-    pub kernel: i64,
+    pub(crate) output: i64,
+    /// Kernel size in pixels.
+    pub(crate) kernel: i64,
     /// Stride.
-    pub stride: i64,
-    /// Groups; as many as channels make it depthwise.
-    pub groups: i64,
-    /// Whether there is a bias.
-    pub bias: bool,
-    /// How the weight starts.
-    pub start: ConvStart,
+    pub(crate) stride: i64,
+    /// Number of groups; equal to the number of channels in a depthwise convolution.
+    pub(crate) groups: i64,
+    /// Whether the convolution has a bias.
+    pub(crate) bias: bool,
+    /// Initialisation of the weight.
+    pub(crate) init: ConvInit,
 }
 
-/// How the weight of a convolution starts.
+/// Initialisation of a convolution's weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConvStart {
-    /// Gaussian of variance 2 / fan-out (He et al. 2015), as in timm's towers.
+pub(crate) enum ConvInit {
+    /// Normal distribution with variance 2 / fan-out (He et al. 2015), as in timm's towers.
     He,
-    /// torch's default, uniform in ±1/sqrt(fan-in), as in OpenAI's ResNets.
+    /// Uniform in ±1/sqrt(fan-in), torch's default, as in OpenAI's ResNets.
     FanIn,
 }
 
 impl ConvConfig {
-    /// A convolution of stride 1, one group and no bias.
-    pub fn new(input: i64, output: i64, kernel: i64) -> Self {
-        ConvConfig { input, output, kernel, stride: 1, groups: 1, bias: false, start: ConvStart::He }
+    /// Creates a convolution with stride 1, one group and no bias.
+    pub(crate) fn new(input: i64, output: i64, kernel: i64) -> Self {
+        ConvConfig { input, output, kernel, stride: 1, groups: 1, bias: false, init: ConvInit::He }
     }
 
-    /// One filter per channel.
-    pub fn depthwise(channels: i64, kernel: i64, stride: i64) -> Self {
+    /// Creates a depthwise convolution: one filter per channel.
+    pub(crate) fn depthwise(channels: i64, kernel: i64, stride: i64) -> Self {
         ConvConfig { stride, groups: channels, ..ConvConfig::new(channels, channels, kernel) }
     }
 
-    /// The same with another stride.
-    pub fn stride(self, stride: i64) -> Self {
+    /// Sets the stride.
+    pub(crate) fn with_stride(self, stride: i64) -> Self {
         ConvConfig { stride, ..self }
     }
 
-    /// The same with a bias.
-    pub fn with_bias(self) -> Self {
+    /// Adds a bias.
+    pub(crate) fn with_bias(self) -> Self {
         ConvConfig { bias: true, ..self }
     }
 
-    /// The same with another start.
-    pub fn started(self, start: ConvStart) -> Self {
-        ConvConfig { start, ..self }
+    /// Sets the initialisation of the weight.
+    pub(crate) fn with_init(self, init: ConvInit) -> Self {
+        ConvConfig { init, ..self }
     }
 
-    /// Side of the output for an input of `side`.
-    pub fn output_side(&self, side: i64) -> i64 {
+    /// Returns the side of the output for a square input with side `side`.
+    pub(crate) fn output_side(&self, side: i64) -> i64 {
         (side + 2 * (self.kernel / 2) - self.kernel) / self.stride + 1
     }
 }
 
-/// A square convolution, padded by half its kernel.
+/// A square convolution, padded by half its kernel size.
 #[derive(Debug)]
-pub struct Conv2d {
+pub(crate) struct Conv2d {
     weight: Tensor, // [out, in / groups, kernel, kernel]
     bias: Option<Tensor>,
     config: ConvConfig,
@@ -77,17 +77,17 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// A new layer under `path`, which counts the output's positions from an input of `side`.
-    pub fn new(path: &Builder<'_>, config: ConvConfig, side: i64) -> Result<Self> {
+    /// Creates a layer under `path` for an input with side `side`.
+    pub(crate) fn new(path: &ParamBuilder<'_>, config: ConvConfig, side: i64) -> Result<Self> {
         let ConvConfig { input, output, kernel, groups, .. } = config;
-        let start = match config.start {
-            ConvStart::He => Init::Normal((2.0 / (kernel * kernel * output / groups).max(1) as f64).sqrt()),
-            ConvStart::FanIn => Init::fan_in(input / groups * kernel * kernel),
+        let init = match config.init {
+            ConvInit::He => Init::Normal((2.0 / (kernel * kernel * output / groups).max(1) as f64).sqrt()),
+            ConvInit::FanIn => Init::fan_in(input / groups * kernel * kernel),
         };
         let side = config.output_side(side);
         let shape = [output, input / groups, kernel, kernel];
         Ok(Conv2d {
-            weight: path.at(side * side).weight("weight", &shape, start)?,
+            weight: path.at_positions(side * side).weight("weight", &shape, init)?,
             bias: if config.bias {
                 Some(path.parameter("bias", &[output], Init::Constant(0.0))?)
             } else {
@@ -98,8 +98,8 @@ impl Conv2d {
         })
     }
 
-    /// `[batch, in, height, width]` to `[batch, out, ⌈height / stride⌉, ⌈width / stride⌉]`.
-    pub fn forward(&self, xs: &Tensor) -> Tensor {
+    /// Maps `[batch, in, height, width]` to `[batch, out, ⌈height / stride⌉, ⌈width / stride⌉]`.
+    pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
         let ConvConfig { kernel, stride, groups, .. } = self.config;
         let padding = kernel / 2;
         let operand = |tensor: &Tensor| self.mode.operand(tensor);
@@ -108,23 +108,24 @@ impl Conv2d {
     }
 }
 
-/// Batch normalisation of the channels of `[batch, channels, height, width]`; eps 1e-5, momentum 0.1.
+/// Batch normalisation of the channels of `[batch, channels, height, width]`, with eps 1e-5 and momentum 0.1.
 ///
-/// While training it normalises with the batch's own statistics and moves the running ones; in
-/// evaluation, or where its weight is locked, it reads the running ones and moves nothing.
+/// In training mode it normalises with the statistics of the batch and updates the running statistics. In evaluation
+/// mode, or if its weight is locked, it uses the running statistics and does not update them.
 #[derive(Debug)]
-pub struct BatchNorm2d {
+pub(crate) struct BatchNorm2d {
     weight: Tensor,
     bias: Tensor,
     running_mean: Tensor,
     running_var: Tensor,
-    num_batches_tracked: Tensor, // i64, no dimension
+    num_batches_tracked: Tensor, // i64 scalar
     mode: Mode,
 }
 
 impl BatchNorm2d {
-    /// A new layer under `path`, whose weight starts at `weight` (0 makes a residual branch start silent).
-    pub fn new(path: &Builder<'_>, channels: i64, weight: f64) -> Result<Self> {
+    /// Creates a layer under `path`. `weight` is the initial weight; 0 makes the residual branch output zero at
+    /// first.
+    pub(crate) fn new(path: &ParamBuilder<'_>, channels: i64, weight: f64) -> Result<Self> {
         let cpu = |kind| (kind, tch::Device::Cpu);
         Ok(BatchNorm2d {
             weight: path.parameter("weight", &[channels], Init::Constant(weight))?,
@@ -137,9 +138,9 @@ impl BatchNorm2d {
         })
     }
 
-    /// Same shape in and out.
-    pub fn forward(&self, xs: &Tensor) -> Tensor {
-        // A locked norm does not move, whatever the rest of the model does.
+    /// Normalises the channels; the shape stays.
+    pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
+        // A locked norm stays in evaluation mode.
         let training = self.mode.is_training() && self.weight.requires_grad();
         let statistics = !(training && self.mode.is_recomputing());
         if training && statistics {
@@ -160,47 +161,47 @@ impl BatchNorm2d {
     }
 }
 
-/// How the parts of a [`ConvNorm`] are called: the convolution and the norm.
-pub type ConvNames<'a> = [&'a str; 2];
+/// Parameter names of a [`ConvNorm`]: the convolution and the norm.
+pub(crate) type ConvNames<'a> = [&'a str; 2];
 
-/// A convolution without bias, batch normalisation and an activation.
+/// A convolution without bias, followed by batch normalisation and an activation.
 #[derive(Debug)]
-pub struct ConvNorm {
+pub(crate) struct ConvNorm {
     conv: Conv2d,
     norm: BatchNorm2d,
     activation: Activation,
 }
 
 impl ConvNorm {
-    /// New layers under `path`, for an input of `side`.
-    pub fn new(
-        path: &Builder<'_>,
+    /// Creates the layers under `path` for an input with side `side`.
+    pub(crate) fn new(
+        path: &ParamBuilder<'_>,
         names: ConvNames<'_>,
         config: ConvConfig,
         activation: Activation,
         side: i64,
     ) -> Result<Self> {
-        Self::with_norm_start(path, names, config, activation, side, 1.0)
+        Self::with_norm_weight(path, names, config, activation, side, 1.0)
     }
 
-    /// The same, with the weight of the norm started at `norm` (0 silences the branch that it ends).
-    pub fn with_norm_start(
-        path: &Builder<'_>,
+    /// Creates the layers with an initial norm weight; 0 makes the residual branch output zero at first.
+    pub(crate) fn with_norm_weight(
+        path: &ParamBuilder<'_>,
         names: ConvNames<'_>,
         config: ConvConfig,
         activation: Activation,
         side: i64,
-        norm: f64,
+        norm_weight: f64,
     ) -> Result<Self> {
         Ok(ConvNorm {
             conv: Conv2d::new(&path.child(names[0]), config, side)?,
-            norm: BatchNorm2d::new(&path.child(names[1]), config.output, norm)?,
+            norm: BatchNorm2d::new(&path.child(names[1]), config.output, norm_weight)?,
             activation,
         })
     }
 
-    /// `[batch, in, height, width]` to `[batch, out, ⌈height / stride⌉, ⌈width / stride⌉]`.
-    pub fn forward(&self, xs: &Tensor) -> Tensor {
+    /// Maps `[batch, in, height, width]` to `[batch, out, ⌈height / stride⌉, ⌈width / stride⌉]`.
+    pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
         self.activation.forward(self.norm.forward(&self.conv.forward(xs)))
     }
 }

@@ -1,24 +1,24 @@
-//! What a model costs, from the configuration alone: parameters, and multiply-accumulates of one forward pass.
+//! Cost of a model, computed from its configuration: parameters and multiply-accumulates of one forward pass.
 
 use crate::clip::Clip;
-use crate::params::Store;
+use crate::params::ParamStore;
 use crate::vision::ImageTower;
 use crate::{ClipConfig, Result};
 
 /// Cost of one tower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TowerCost {
-    /// Trainable elements.
+    /// Number of trainable parameters.
     pub parameters: u64,
-    /// Multiply-accumulates of matrix products and convolutions for one image, or one text of full
-    /// context (norms, softmax and activations left out, as is usual).
+    /// Multiply-accumulates of matrix products and convolutions, for one image or one text of full context length.
+    /// Norms, softmax and activations are not counted, as is usual.
     pub macs: u64,
-    /// Elements that matrix products and convolutions give for one sample; what a forward pass keeps
-    /// for the backward pass is about twice as much.
+    /// Output elements of matrix products and convolutions, for one sample. A forward pass keeps about twice as many
+    /// for the backward pass.
     pub outputs: u64,
 }
 
-/// Cost of both towers; the logit scale, and the logit bias where there is one, come on top.
+/// Cost of both towers. The logit scale and the optional logit bias are not included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
     /// The image tower.
@@ -27,13 +27,20 @@ pub struct Cost {
     pub text: TowerCost,
 }
 
-/// Counts what a model costs by building it without memory.
+/// Computes the cost of a model from its configuration, without allocating its weights.
+///
+/// ```no_run
+/// let config = clip_model::presets::get("ViT-B-32")?;
+/// let cost = clip_model::cost::cost(&config)?;
+/// println!("{} parameters in the image tower", cost.image.parameters);
+/// # Ok::<(), clip_model::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`crate::Error::Config`] where it cannot be built.
+/// [`crate::Error::Config`] if the model cannot be built.
 pub fn cost(config: &ClipConfig) -> Result<Cost> {
     config.validate("model")?;
-    let store = Store::dry();
+    let store = ParamStore::counting();
     let root = store.root();
     ImageTower::new(&root.child("visual"), &config.vision_cfg, config.embed_dim, config.vision_activation())?;
     let image = TowerCost { parameters: store.count(), macs: store.macs(), outputs: store.outputs() };
@@ -51,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_are_those_of_the_built_model() {
+    fn parameters_match_the_built_model() {
         for name in ["ViT-B-32", "ViT-T-16", "ViT-nano-32px", "TinyCLIP-ViT-8M-16-Text-3M"] {
             let config = crate::presets::get(name).unwrap();
             let built = crate::Clip::new(&config, tch::Device::Cpu, 0).unwrap();
@@ -65,9 +72,9 @@ mod tests {
     }
 
     #[test]
-    fn towers_cost_what_is_published() {
-        // Giga multiply-accumulates at 224 px (MobileViT at 256 px) as the papers and timm's tables give them,
-        // without the classifier of 1000 classes.
+    fn tower_costs_match_published_values() {
+        // Published giga multiply-accumulates (papers and timm's tables) at 224 px, MobileViT at 256 px, without the
+        // classifier of 1000 classes.
         for (tower, size, published) in [
             ("resnet18", 224, 1.82),
             ("efficientnet_b0", 224, 0.39),

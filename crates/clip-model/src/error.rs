@@ -1,76 +1,180 @@
-//! The crate's error type.
+//! Errors of this crate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::lock::Tower;
 
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong between a configuration or a file and a working model.
+/// An error while configuring, opening, running or saving a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file or folder could not be read or written.
+    /// A file or folder cannot be read or written.
     #[error("cannot access `{path}`")]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// Cause.
         #[source]
         source: std::io::Error,
     },
-    /// A configuration that is not one, or that this crate cannot build.
+    /// A name that is neither a preset nor a model on disk.
+    #[error(
+        "unknown model `{name}`: neither a preset{presets} nor a model folder, configuration or weight file on disk"
+    )]
+    UnknownModel {
+        /// The name.
+        name: String,
+        /// Similar presets in brackets; empty for a path.
+        presets: String,
+    },
+    /// A folder without a model configuration.
+    #[error("`{path}` is not a model folder: {reason}")]
+    NotAModelFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Missing files, and a hint.
+        reason: String,
+    },
+    /// A configuration that is not valid JSON, or has a value of the wrong type.
+    #[error("model configuration `{name}`: {source}")]
+    Json {
+        /// Preset name or path.
+        name: String,
+        /// Cause, with line and column.
+        source: serde_json::Error,
+    },
+    /// A key of a configuration that the format does not define.
+    #[error("model configuration `{name}`: {source}")]
+    UnknownKey {
+        /// Preset name or path.
+        name: String,
+        /// The key.
+        key: String,
+        /// Cause, with the known keys, line and column.
+        source: serde_json::Error,
+    },
+    /// A required key that a configuration lacks.
+    #[error("model configuration `{name}`: {source}")]
+    MissingKey {
+        /// Preset name or path.
+        name: String,
+        /// The key.
+        key: String,
+        /// Cause, with line and column.
+        source: serde_json::Error,
+    },
+    /// A configuration with an invalid value.
     #[error("model configuration `{name}`: {reason}")]
     Config {
         /// Preset name or path.
         name: String,
-        /// What is wrong and what would work.
+        /// The field, its value and the valid values.
         reason: String,
     },
-    /// Neither a preset, nor a model folder, nor a weight file.
-    #[error(
-        "no model `{name}`: neither a preset{presets} nor a model folder, configuration or weight file on disk"
-    )]
-    UnknownModel {
-        /// What was asked for.
+    /// A configuration with a feature that this crate does not implement.
+    #[error("model configuration `{name}`: {reason}")]
+    UnsupportedConfig {
+        /// Preset name or path.
         name: String,
-        /// Presets that begin alike, in brackets; empty for a path.
-        presets: String,
+        /// The field and its value.
+        reason: String,
     },
-    /// A weight file whose content is not what its name says.
-    #[error("`{path}` is not a usable weight file: {reason}")]
-    Format {
+    /// A name that is not among the known values of a setting.
+    #[error("unknown {kind} `{name}`; use {}", .known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))]
+    UnknownName {
+        /// The setting.
+        kind: &'static str,
+        /// The name.
+        name: String,
+        /// Known names.
+        known: &'static [&'static str],
+    },
+    /// A weight file whose content is damaged or truncated.
+    #[error("`{path}` is damaged: {reason}")]
+    Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The contradiction, and how to repair the file.
         reason: String,
     },
-    /// A weight file that asks for more than tensors and plain containers.
+    /// A file that is not a weight file in a supported format.
+    #[error("`{path}` is not a supported weight file: {reason}")]
+    UnsupportedFormat {
+        /// The file.
+        path: PathBuf,
+        /// The detected format, and how to convert it.
+        reason: String,
+    },
+    /// A weight file that contains more than tensors and plain containers.
     #[error(
-        "`{path}` contains {what}, which is not read: only tensors, numbers, texts and plain containers are; \
-         where it was made, save the state dict alone or convert it to safetensors"
+        "`{path}` contains {what}, which is not loaded: only tensors, numbers, strings and plain containers are; \
+         save the state dict alone, or convert it to safetensors"
     )]
     Refused {
         /// The file.
         path: PathBuf,
-        /// The opcode, global or entry that was refused.
+        /// The opcode, global or entry.
         what: String,
     },
-    /// Weights that do not fit the model; the report lists every difference.
+    /// Weights that do not fit the model.
     #[error("weights of `{origin}` do not fit the model: {report}")]
     Mismatch {
-        /// Where the weights came from.
+        /// Origin of the weights.
         origin: String,
-        /// Missing, surplus, wrong shape and wrong kind.
+        /// All missing and unexpected keys, wrong shapes and wrong element types.
         report: crate::weights::LoadReport,
     },
-    /// An input of a shape that the model cannot take.
-    #[error("{what} has shape {found:?}, but the model takes {expected}")]
+    /// Weights with a value that is NaN or infinite.
+    #[error(
+        "weights of `{origin}`: `{name}` has values that are not finite; the file or its training is broken"
+    )]
+    NonFinite {
+        /// Origin of the weights.
+        origin: String,
+        /// State-dict name of the tensor.
+        name: String,
+    },
+    /// Models, weights or gates that do not fit each other.
+    #[error("{reason}")]
+    Incompatible {
+        /// The difference.
+        reason: String,
+    },
+    /// An operation that the model's architecture does not support.
+    #[error("not supported: {what}")]
+    Unsupported {
+        /// The operation and the architecture.
+        what: String,
+    },
+    /// A model that an export format cannot represent.
+    #[error("{format} cannot represent {what}; keep the open_clip folder")]
+    NotRepresentable {
+        /// The format.
+        format: &'static str,
+        /// The part of the model.
+        what: String,
+    },
+    /// The index of a block beyond the last one.
+    #[error("the {tower} tower has no block {block}: it has {depth} blocks, counted from 0")]
+    UnknownBlock {
+        /// The tower.
+        tower: Tower,
+        /// The index.
+        block: usize,
+        /// Number of blocks.
+        depth: usize,
+    },
+    /// An input with an unsuitable shape.
+    #[error("{input} has shape {found:?}, but the model takes {expected}")]
     Shape {
         /// The input.
-        what: &'static str,
-        /// What came.
+        input: &'static str,
+        /// Shape of the input.
         found: Vec<i64>,
-        /// What would work.
+        /// Suitable shapes.
         expected: String,
     },
     /// An error of the tensor library.
@@ -91,5 +195,24 @@ impl Error {
 
     pub(crate) fn config(name: impl Into<String>, reason: impl Into<String>) -> Self {
         Error::Config { name: name.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn unsupported(what: impl Into<String>) -> Self {
+        Error::Unsupported { what: what.into() }
+    }
+
+    pub(crate) fn damaged(path: &Path, reason: impl Into<String>) -> Self {
+        Error::Damaged { path: path.into(), reason: reason.into() }
+    }
+
+    /// Classifies an error of a configuration's JSON.
+    pub(crate) fn json(name: &str, source: serde_json::Error) -> Self {
+        let (name, message) = (name.into(), source.to_string());
+        let key = |prefix: &str| Some(message.strip_prefix(prefix)?.split_once('`')?.0.to_string());
+        match (key("unknown field `"), key("missing field `")) {
+            (Some(key), _) => Error::UnknownKey { name, key, source },
+            (_, Some(key)) => Error::MissingKey { name, key, source },
+            _ => Error::Json { name, source },
+        }
     }
 }

@@ -1,96 +1,97 @@
-//! Gates: factors 0..1 on the parts of a transformer tower, by which parts are learned to be left out.
+//! Pruning gates: factors in 0..=1 on the parts of a transformer tower, which learn to leave parts out.
 //!
-//! A gate of 0 is as if the part were not there, exactly: LayerNorm takes its statistics over the hidden channels
-//! whose gate is not 0, as in TinyCLIP's pruned models. With all gates 1 a tower is the plain one.
+//! A gate of 0 has exactly the effect of removing the part: LayerNorm computes its statistics over the hidden
+//! channels with a non-zero gate, as in TinyCLIP's pruned models. If all gates are 1, the tower is unchanged.
 
 use std::sync::Arc;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::config::{Layers, PrunedBlock, TowerKind};
 use crate::{ClipConfig, Error, Result};
 
-/// What gates act on. Each is one row of numbers over a whole tower.
+/// Prunable parts of a tower. Each part has one vector of gates for the whole tower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub(crate) enum Part {
     /// Channels of the residual stream.
     Hidden,
-    /// Attention heads, block after block.
+    /// Attention heads of all blocks, in order.
     Heads,
-    /// MLP inner channels, block after block.
+    /// MLP inner channels of all blocks, in order.
     Mlp,
-    /// Whole attentions, of the blocks that have one.
+    /// Whole attention layers, for the blocks that have one.
     Attention,
-    /// Whole MLPs, of the blocks that have one.
+    /// Whole MLPs, for the blocks that have one.
     WholeMlp,
 }
 
 impl Part {
-    /// In the order in which they are stored.
-    pub const ALL: [Part; 5] = [Part::Hidden, Part::Heads, Part::Mlp, Part::Attention, Part::WholeMlp];
+    /// All parts, in storage order.
+    pub(crate) const ALL: [Part; 5] = [Part::Hidden, Part::Heads, Part::Mlp, Part::Attention, Part::WholeMlp];
 
-    /// Names it in files.
-    pub fn name(self) -> &'static str {
+    /// Returns the name of the part in files.
+    pub(crate) fn name(self) -> &'static str {
         ["hidden", "heads", "mlp", "attention", "whole_mlp"][self as usize]
     }
 }
 
-/// What a transformer tower consists of.
+/// Dimensions of a prunable transformer tower.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TowerShape {
+pub(crate) struct TowerShape {
     /// Channels of the residual stream.
-    pub width: i64,
+    pub(crate) width: i64,
     /// Channels of one head.
-    pub head_width: i64,
-    /// Whether residual branches end in a learned factor per channel.
-    pub layer_scale: bool,
-    /// Heads and MLP inner channels of each block.
-    pub blocks: Vec<PrunedBlock>,
+    pub(crate) head_width: i64,
+    /// Whether residual branches have layer scale.
+    pub(crate) layer_scale: bool,
+    /// Number of heads and MLP inner channels of each block.
+    pub(crate) blocks: Vec<PrunedBlock>,
 }
 
 impl TowerShape {
-    /// The image tower of a configuration.
+    /// Returns the shape of the image tower.
     ///
     /// # Errors
-    /// [`Error::Config`] where it is no ViT.
-    pub fn image(config: &ClipConfig) -> Result<Self> {
-        let own = &config.vision_cfg;
-        let (TowerKind::Vit, Layers::Depth(layers)) = (own.tower(), own.layers) else {
-            return Err(Error::config("pruning", "only ViT image towers have gates"));
+    /// [`Error::Unsupported`] if the image tower is not a ViT.
+    pub(crate) fn image(config: &ClipConfig) -> Result<Self> {
+        let vision = &config.vision_cfg;
+        let (TowerKind::Vit, Layers::Depth(layers)) = (vision.tower(), vision.layers) else {
+            return Err(Error::unsupported("pruning gates of an image tower other than a ViT"));
         };
-        let (heads, head_width) = match own.blocks {
-            Some(_) => (0, own.head_width),
-            None => (own.heads(), own.width / own.heads().max(1)),
+        let (heads, head_width) = match vision.blocks {
+            Some(_) => (0, vision.head_width),
+            None => (vision.heads(), vision.width / vision.heads().max(1)),
         };
-        let even = || vec![PrunedBlock { heads, mlp_width: own.mlp_width() }; layers as usize];
+        let uniform = || vec![PrunedBlock { heads, mlp_width: vision.mlp_width() }; layers as usize];
         Ok(TowerShape {
-            width: own.width,
+            width: vision.width,
             head_width,
-            layer_scale: own.ls_init_value.is_some(),
-            blocks: own.blocks.clone().unwrap_or_else(even),
+            layer_scale: vision.ls_init_value.is_some(),
+            blocks: vision.blocks.clone().unwrap_or_else(uniform),
         })
     }
 
-    /// The text tower of a configuration.
+    /// Returns the shape of the text tower.
     ///
     /// # Errors
-    /// [`Error::Config`] where it has no projection, so that its width cannot change.
-    pub fn text(config: &ClipConfig) -> Result<Self> {
-        let own = &config.text_cfg;
-        if !own.has_projection() {
-            return Err(Error::config("pruning", "a text tower without projection has no gates"));
+    /// [`Error::Unsupported`] if the tower has no projection, so that its width cannot change.
+    pub(crate) fn text(config: &ClipConfig) -> Result<Self> {
+        let text = &config.text_cfg;
+        if !text.has_projection() {
+            return Err(Error::unsupported("pruning gates of a text tower without projection"));
         }
-        let even = || vec![PrunedBlock { heads: own.heads, mlp_width: own.mlp_width() }; own.layers as usize];
+        let uniform =
+            || vec![PrunedBlock { heads: text.heads, mlp_width: text.mlp_width() }; text.layers as usize];
         Ok(TowerShape {
-            width: own.width,
-            head_width: own.head_width(),
-            layer_scale: own.ls_init_value.is_some(),
-            blocks: own.blocks.clone().unwrap_or_else(even),
+            width: text.width,
+            head_width: text.head_width(),
+            layer_scale: text.ls_init_value.is_some(),
+            blocks: text.blocks.clone().unwrap_or_else(uniform),
         })
     }
 
-    /// Number of gates of a part.
-    pub fn count(&self, part: Part) -> i64 {
+    /// Returns the number of gates of a part.
+    pub(crate) fn count(&self, part: Part) -> i64 {
         match part {
             Part::Hidden => self.width,
             Part::Heads => self.blocks.iter().map(|block| block.heads).sum(),
@@ -100,110 +101,131 @@ impl TowerShape {
         }
     }
 
-    /// First gate and number of gates of a part that belong to a block (hidden channels belong to none).
-    pub fn range(&self, part: Part, layer: usize) -> (i64, i64) {
-        let own = |block: &PrunedBlock| match part {
+    /// Returns the gates of a part that belong to one block. Hidden channels belong to no block.
+    pub(crate) fn block_gates(&self, part: Part, layer: usize) -> GateRange {
+        let count = |block: &PrunedBlock| match part {
             Part::Hidden => 0,
             Part::Heads => block.heads,
             Part::Mlp => block.mlp_width,
             Part::Attention => i64::from(block.heads > 0),
             Part::WholeMlp => i64::from(block.mlp_width > 0),
         };
-        let before = self.blocks.iter().take(layer).map(own).sum();
-        (before, self.blocks.get(layer).map_or(0, own))
+        let start = self.blocks.iter().take(layer).map(count).sum();
+        GateRange { start, count: self.blocks.get(layer).map_or(0, count) }
     }
 }
 
-/// The gates of one tower.
+/// A contiguous range of the gates of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GateRange {
+    /// Index of the first gate.
+    pub(crate) start: i64,
+    /// Number of gates.
+    pub(crate) count: i64,
+}
+
+impl GateRange {
+    /// Returns the gates as a slice of all gates of the part.
+    pub(crate) fn slice(self, gates: &[f32]) -> &[f32] {
+        &gates[self.start as usize..(self.start + self.count) as usize]
+    }
+
+    /// Returns the gates as a view of all gates of the part.
+    pub(crate) fn narrow(self, gates: &Tensor) -> Tensor {
+        gates.narrow(0, self.start, self.count)
+    }
+}
+
+/// Gates of one tower.
 #[derive(Debug)]
-pub struct TowerGates {
+pub(crate) struct TowerGates {
     shape: Arc<TowerShape>,
     values: [Tensor; 5],
-    /// Places of the hidden channels whose gate is not 0; none where that is all of them.
+    /// Indices of the hidden channels with a non-zero gate; `None` if all gates are non-zero.
     kept: Option<Tensor>,
 }
 
 impl TowerGates {
-    /// Gates of these values, in the order of [`Part::ALL`], each `[count]`.
+    /// Creates gates from their values, in the order of [`Part::ALL`], each of shape `[count]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] where one has another length; [`Error::Config`] where no hidden channel is left.
-    pub fn new(shape: Arc<TowerShape>, values: [Tensor; 5]) -> Result<Self> {
+    /// [`Error::Shape`] if a vector has another length; [`Error::Incompatible`] if no hidden channel is left.
+    pub(crate) fn new(shape: Arc<TowerShape>, values: [Tensor; 5]) -> Result<Self> {
         for (part, value) in Part::ALL.into_iter().zip(&values) {
             let count = shape.count(part);
             if value.size() != [count] {
                 let expected = format!("[{count}] for `{}`", part.name());
-                return Err(Error::Shape { what: "a row of gates", found: value.size(), expected });
+                return Err(Error::Shape { input: "a vector of gates", found: value.size(), expected });
             }
         }
-        // Waits for the device: how many channels are left shapes what follows.
+        // This waits for the device, since the number of remaining channels determines the shapes that follow.
         let kept = values[Part::Hidden as usize].detach().f_nonzero()?.f_view([-1])?;
         if kept.numel() == 0 {
-            return Err(Error::config("pruning", "no hidden channel is left"));
+            return Err(Error::Incompatible { reason: "the pruning gates keep no hidden channel".into() });
         }
         let kept = (kept.numel() as i64 != shape.width).then_some(kept);
         Ok(TowerGates { shape, values, kept })
     }
 
-    /// The gates of a part.
-    pub fn values(&self, part: Part) -> &Tensor {
+    /// Returns the gates of a part.
+    pub(crate) fn values(&self, part: Part) -> &Tensor {
         &self.values[part as usize]
     }
 
-    /// Lets the residual stream start: `[.., width]` times the hidden gates.
-    pub(crate) fn start(&self, xs: Tensor) -> Tensor {
+    /// Applies the hidden gates to the start of the residual stream, `[.., width]`.
+    pub(crate) fn apply_hidden(&self, xs: Tensor) -> Tensor {
         xs * self.values(Part::Hidden)
     }
 
-    /// Places of the hidden channels that norms see; none where that is all of them.
-    pub(crate) fn kept(&self) -> Option<&Tensor> {
+    /// Returns the indices of the hidden channels over which norms compute their statistics; `None` for all channels.
+    pub(crate) fn kept_channels(&self) -> Option<&Tensor> {
         self.kept.as_ref()
     }
 
-    /// The gates of a part in a block.
-    pub(crate) fn of(&self, part: Part, layer: usize) -> Tensor {
-        let (start, count) = self.shape.range(part, layer);
-        self.values(part).narrow(0, start, count)
+    /// Returns the gates of a part in one block.
+    pub(crate) fn block(&self, part: Part, layer: usize) -> Tensor {
+        self.shape.block_gates(part, layer).narrow(self.values(part))
     }
 
-    /// Factors per channel on the attention (or MLP) branch of a block.
+    /// Returns the factors per channel on the attention or MLP branch of a block.
     pub(crate) fn branch(&self, whole: Part, layer: usize) -> Tensor {
-        self.values(Part::Hidden) * self.of(whole, layer)
+        self.values(Part::Hidden) * self.block(whole, layer)
     }
 }
 
-/// The gates of a model.
+/// Gates of both towers of a model.
 #[derive(Debug)]
 pub struct Gates {
-    /// The image tower's.
-    pub image: TowerGates,
-    /// The text tower's.
-    pub text: TowerGates,
+    /// Gates of the image tower.
+    pub(crate) image: TowerGates,
+    /// Gates of the text tower.
+    pub(crate) text: TowerGates,
 }
 
 impl Gates {
-    /// Gates for a model of this configuration: the image tower's values, and the text tower's.
+    /// Creates gates for a model from the values of the image and the text tower.
     ///
     /// # Errors
-    /// As [`TowerShape::image`], [`TowerShape::text`] and [`TowerGates::new`].
-    pub fn new(config: &ClipConfig, image: [Tensor; 5], text: [Tensor; 5]) -> Result<Self> {
+    /// The errors of [`TowerShape::image`], [`TowerShape::text`] and [`TowerGates::new`].
+    pub(crate) fn new(config: &ClipConfig, image: [Tensor; 5], text: [Tensor; 5]) -> Result<Self> {
         Ok(Gates {
             image: TowerGates::new(Arc::new(TowerShape::image(config)?), image)?,
             text: TowerGates::new(Arc::new(TowerShape::text(config)?), text)?,
         })
     }
 
-    pub(crate) fn check(&self, config: &ClipConfig) -> Result<()> {
+    pub(crate) fn validate(&self, config: &ClipConfig) -> Result<()> {
         if *self.image.shape == TowerShape::image(config)? && *self.text.shape == TowerShape::text(config)? {
             return Ok(());
         }
-        Err(Error::config("pruning", "these gates are those of a model of another shape"))
+        Err(Error::Incompatible { reason: "the pruning gates belong to a model of another shape".into() })
     }
 }
 
-/// Rows of ones: gates that change nothing.
-pub fn open(shape: &TowerShape, device: tch::Device) -> Result<[Tensor; 5]> {
-    let rows = Part::ALL.map(|part| Tensor::f_ones([shape.count(part)], (Kind::Float, device)));
-    let [hidden, heads, mlp, attention, whole_mlp] = rows;
+/// Creates vectors of ones: gates that change nothing.
+#[cfg(test)]
+pub(crate) fn ones(shape: &TowerShape, device: tch::Device) -> Result<[Tensor; 5]> {
+    let ones = Part::ALL.map(|part| Tensor::f_ones([shape.count(part)], (tch::Kind::Float, device)));
+    let [hidden, heads, mlp, attention, whole_mlp] = ones;
     Ok([hidden?, heads?, mlp?, attention?, whole_mlp?])
 }

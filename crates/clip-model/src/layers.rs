@@ -1,29 +1,29 @@
-//! The small layers that transformer towers are made of.
+//! Basic layers of transformer towers: linear layers, norms, MLPs, layer scale and dropout.
 
 use tch::{Kind, Tensor};
 
 use crate::Result;
 use crate::activation::Activation;
 use crate::mode::Mode;
-use crate::params::{Builder, Init};
+use crate::params::{Init, ParamBuilder};
 
-/// An affine map of the last dimension.
+/// Linear layer on the last axis.
 #[derive(Debug)]
-pub struct Linear {
+pub(crate) struct Linear {
     weight: Tensor,       // [out, in]
     bias: Option<Tensor>, // [out]
     mode: Mode,
 }
 
 impl Linear {
-    /// Width of what it reads.
+    /// Returns the number of input channels.
     pub(crate) fn input_width(&self) -> i64 {
         self.weight.size()[1]
     }
 
-    /// A new layer under `path`, with `weight` and `bias` started as given; no bias for `None`.
-    pub fn new(
-        path: &Builder<'_>,
+    /// Creates a layer under `path` with the given initialisation. `None` for `bias` creates no bias.
+    pub(crate) fn new(
+        path: &ParamBuilder<'_>,
         input: i64,
         output: i64,
         weight: Init,
@@ -36,16 +36,16 @@ impl Linear {
         })
     }
 
-    /// `[.., in]` to `[.., out]`.
-    pub fn forward(&self, xs: &Tensor) -> Tensor {
+    /// Maps `[.., in]` to `[.., out]`.
+    pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
         let operand = |tensor: &Tensor| self.mode.operand(tensor);
         operand(xs).linear(&operand(&self.weight), self.bias.as_ref().map(operand))
     }
 }
 
-/// Layer normalisation of the last dimension.
+/// Layer normalisation of the last axis.
 #[derive(Debug)]
-pub struct LayerNorm {
+pub(crate) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     width: i64,
@@ -53,22 +53,22 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// A new layer under `path`; CLIP's eps is 1e-5.
-    pub fn new(path: &Builder<'_>, width: i64, eps: f64) -> Result<Self> {
+    /// Creates a layer under `path`. CLIP uses an epsilon of 1e-5.
+    pub(crate) fn new(path: &ParamBuilder<'_>, width: i64, eps: f64) -> Result<Self> {
         let weight = path.parameter("weight", &[width], Init::Constant(1.0))?;
         let bias = path.parameter("bias", &[width], Init::Constant(0.0))?;
         Ok(LayerNorm { weight, bias, width, eps })
     }
 
-    /// Same shape in and out; float32 out, whatever comes in.
-    pub fn forward(&self, xs: &Tensor) -> Tensor {
+    /// Normalises the last axis; the shape stays, and the output is float32.
+    pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
         xs.to_kind(Kind::Float).layer_norm([self.width], Some(&self.weight), Some(&self.bias), self.eps, true)
     }
 
-    /// The same where only the channels at these places count: statistics are taken over them, and the others are 0.
-    pub fn forward_over(&self, xs: &Tensor, kept: Option<&Tensor>) -> Tensor {
+    /// Normalises only the `kept` channels and computes the statistics over them; the other channels become 0.
+    pub(crate) fn forward_channels(&self, xs: &Tensor, kept: Option<&Tensor>) -> Tensor {
         let Some(kept) = kept else { return self.forward(xs) };
-        let [weight, bias] = [&self.weight, &self.bias].map(|row| row.index_select(0, kept));
+        let [weight, bias] = [&self.weight, &self.bias].map(|values| values.index_select(0, kept));
         let count = [kept.numel() as i64];
         let xs = xs.to_kind(Kind::Float);
         let normed = xs.index_select(-1, kept).layer_norm(count, Some(&weight), Some(&bias), self.eps, true);
@@ -76,32 +76,32 @@ impl LayerNorm {
     }
 }
 
-/// What the two matrices of an [`Mlp`] are called, and how they start.
+/// Parameter names of the two matrices of an [`Mlp`].
 #[derive(Clone, Copy, Debug)]
-pub struct MlpNames {
-    /// Name of the first.
-    pub fc: &'static str,
-    /// Name of the second.
-    pub proj: &'static str,
+pub(crate) struct MlpNames {
+    /// Name of the first matrix.
+    pub(crate) fc: &'static str,
+    /// Name of the second matrix.
+    pub(crate) proj: &'static str,
 }
 
-/// The names in OpenAI's and open_clip's own towers.
-pub const CLIP_MLP: MlpNames = MlpNames { fc: "c_fc", proj: "c_proj" };
-/// The names in timm's towers.
-pub const TIMM_MLP: MlpNames = MlpNames { fc: "fc1", proj: "fc2" };
+/// Names in OpenAI's and open_clip's own towers.
+pub(crate) const CLIP_MLP: MlpNames = MlpNames { fc: "c_fc", proj: "c_proj" };
+/// Names in timm's towers.
+pub(crate) const TIMM_MLP: MlpNames = MlpNames { fc: "fc1", proj: "fc2" };
 
-/// The two-layer MLP of a transformer block.
+/// Two-layer MLP of a transformer block.
 #[derive(Debug)]
-pub struct Mlp {
+pub(crate) struct Mlp {
     fc: Linear,
     proj: Linear,
     activation: Activation,
 }
 
 impl Mlp {
-    /// A new MLP under `path`; the two inits are those of its weight matrices.
-    pub fn new(
-        path: &Builder<'_>,
+    /// Creates an MLP under `path` with the given initialisations of its two weight matrices.
+    pub(crate) fn new(
+        path: &ParamBuilder<'_>,
         names: MlpNames,
         width: i64,
         inner: i64,
@@ -115,53 +115,52 @@ impl Mlp {
         })
     }
 
-    /// Same shape in and out.
-    pub fn forward(&self, xs: &Tensor) -> Tensor {
+    /// Applies the MLP; the shape stays.
+    pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
         self.proj.forward(&self.activation.forward(self.fc.forward(xs)))
     }
 
-    /// The same with a factor on each inner channel (`[inner]`).
-    pub fn gated(&self, xs: &Tensor, gates: &Tensor) -> Tensor {
+    /// Applies the MLP with a gate per inner channel, `[inner]`.
+    pub(crate) fn forward_gated(&self, xs: &Tensor, gates: &Tensor) -> Tensor {
         self.proj.forward(&(self.activation.forward(self.fc.forward(xs)) * gates))
     }
 }
 
-/// A learned factor per channel on a residual branch (Touvron et al. 2021).
+/// Layer scale: a learned factor per channel on a residual branch (Touvron et al. 2021).
 #[derive(Debug)]
-pub struct LayerScale(Tensor); // [width]
+pub(crate) struct LayerScale(Tensor); // [width]
 
 impl LayerScale {
-    /// A new layer under `path`, or none without a start value.
-    pub fn new(path: &Builder<'_>, width: i64, start: Option<f64>) -> Result<Option<Self>> {
-        start
-            .map(|value| Ok(LayerScale(path.parameter("gamma", &[width], Init::Constant(value))?)))
+    /// Creates a layer under `path`; `None` without an initial value.
+    pub(crate) fn new(path: &ParamBuilder<'_>, width: i64, init: Option<f64>) -> Result<Option<Self>> {
+        init.map(|value| Ok(LayerScale(path.parameter("gamma", &[width], Init::Constant(value))?)))
             .transpose()
     }
 
-    /// Same shape in and out.
-    pub fn forward(&self, xs: Tensor) -> Tensor {
+    /// Scales the channels; the shape stays.
+    pub(crate) fn forward(&self, xs: Tensor) -> Tensor {
         xs * &self.0
     }
 }
 
-/// Stochastic depth: while training, a sample's residual branch is left out with probability `rate`
-/// and scaled by `1 / (1 - rate)` otherwise (Huang et al. 2016, per sample as timm does it).
+/// Stochastic depth: in training, drops a sample's residual branch with probability `rate`, and scales it by
+/// `1 / (1 - rate)` otherwise (Huang et al. 2016; per sample, as in timm).
 #[derive(Debug)]
-pub struct DropPath {
+pub(crate) struct DropPath {
     rate: f64,
     mode: Mode,
     layer: u64,
 }
 
 impl DropPath {
-    /// A new layer; `path` names its random stream.
-    pub fn new(path: &Builder<'_>, rate: f64) -> Self {
+    /// Creates a layer; `path` determines its random numbers.
+    pub(crate) fn new(path: &ParamBuilder<'_>, rate: f64) -> Self {
         let (mode, layer) = path.child("drop_path").mode();
         DropPath { rate, mode, layer }
     }
 
-    /// Same shape in and out; the first dimension is that of the samples.
-    pub fn forward(&self, xs: Tensor) -> Tensor {
+    /// Drops samples in training mode; the first axis is the batch, and the shape stays.
+    pub(crate) fn forward(&self, xs: Tensor) -> Tensor {
         if self.rate == 0.0 || !self.mode.is_training() {
             return xs;
         }
@@ -174,23 +173,23 @@ impl DropPath {
     }
 }
 
-/// Dropout of single elements, keyed as all random drops are.
+/// Dropout of single elements.
 #[derive(Debug)]
-pub struct Dropout {
+pub(crate) struct Dropout {
     rate: f64,
     mode: Mode,
     layer: u64,
 }
 
 impl Dropout {
-    /// A new layer; `path` names its random stream.
-    pub fn new(path: &Builder<'_>, rate: f64) -> Self {
+    /// Creates a layer; `path` determines its random numbers.
+    pub(crate) fn new(path: &ParamBuilder<'_>, rate: f64) -> Self {
         let (mode, layer) = path.child("dropout").mode();
         Dropout { rate, mode, layer }
     }
 
-    /// Same shape in and out.
-    pub fn forward(&self, xs: Tensor) -> Tensor {
+    /// Drops elements in training mode; the shape stays.
+    pub(crate) fn forward(&self, xs: Tensor) -> Tensor {
         if self.rate == 0.0 || !self.mode.is_training() {
             return xs;
         }
@@ -200,7 +199,7 @@ impl Dropout {
     }
 }
 
-/// Zero with probability `rate`, the inverse of the kept share otherwise.
+/// Returns `count` factors: 0 with probability `rate`, `1 / (1 - rate)` otherwise.
 fn keep_mask(mode: &Mode, layer: u64, count: usize, rate: f64) -> Tensor {
     let keep = 1.0 / (1.0 - rate);
     let mask = mode
@@ -214,30 +213,30 @@ fn keep_mask(mode: &Mode, layer: u64, count: usize, rate: f64) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::params::Store;
+    use crate::params::ParamStore;
     use tch::Device;
 
     #[test]
-    fn drops_keep_the_mean_and_repeat_with_the_seed() {
-        let store = Store::new(Device::Cpu, 0);
+    fn dropout_preserves_the_mean_and_repeats_with_the_seed() {
+        let store = ParamStore::new(Device::Cpu, 0);
         let path = store.root().child("block");
         let (drop_path, dropout) = (DropPath::new(&path, 0.25), Dropout::new(&path, 0.25));
         let ones = || Tensor::ones([4000, 3], (Kind::Float, Device::Cpu));
-        // Nothing is dropped in evaluation.
+        // Evaluation mode drops nothing.
         assert!(drop_path.forward(ones()).equal(&ones()) && dropout.forward(ones()).equal(&ones()));
         store.mode().train(5);
-        let (rows, elements) = (drop_path.forward(ones()), dropout.forward(ones()));
-        for dropped in [&rows, &elements] {
+        let (samples, elements) = (drop_path.forward(ones()), dropout.forward(ones()));
+        for dropped in [&samples, &elements] {
             let mean = dropped.mean(Kind::Float).double_value(&[]);
             assert!((0.95..1.05).contains(&mean), "{mean}");
         }
-        // Whole samples, or single elements.
+        // DropPath drops whole samples, Dropout single elements.
         assert!(
-            rows.select(1, 0).equal(&rows.select(1, 2))
+            samples.select(1, 0).equal(&samples.select(1, 2))
                 && !elements.select(1, 0).equal(&elements.select(1, 2))
         );
-        assert!(rows.equal(&drop_path.forward(ones())));
+        assert!(samples.equal(&drop_path.forward(ones())));
         store.mode().train(6);
-        assert!(!rows.equal(&drop_path.forward(ones())));
+        assert!(!samples.equal(&drop_path.forward(ones())));
     }
 }

@@ -1,6 +1,7 @@
-//! Locked towers: parameters that are not trained, from the input up to a chosen depth.
+//! Locked towers: freezes parameters from the input up to a chosen depth.
 
 use crate::Clip;
+use crate::names::named_enum;
 
 /// One of the two towers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,21 +12,29 @@ pub enum Tower {
     Text,
 }
 
+named_enum!(Tower, "tower", Image = "image", Text = "text");
+
 impl Clip {
-    /// Locks a tower but for its last `unlocked` groups, as open_clip's `--lock-image` and `--lock-text` do;
-    /// returns the names of the locked parameters.
+    /// Locks (freezes) all parameter groups of a tower except the last `unlocked` ones, like open_clip's
+    /// `--lock-image` and `--lock-text`. Returns the names of the locked parameters.
     ///
-    /// The groups, from the input on: the embeddings or the stem; each block, and each step between
-    /// stages; the projection. A norm or convolution between the blocks and the projection goes with the last block.
-    /// A BatchNorm that is locked keeps its running statistics and reads them, so that a locked
-    /// tower's embeddings do not change. Nothing is unlocked that was locked before.
+    /// ```no_run
+    /// # let model = clip_model::open("ViT-B-32", tch::Device::Cpu, 0)?.model;
+    /// let frozen = model.lock(clip_model::Tower::Image, 0);
+    /// # Ok::<(), clip_model::Error>(())
+    /// ```
+    ///
+    /// From input to output, the groups are: the embeddings or the stem; each block and each step between stages; the
+    /// projection. A norm or convolution between the blocks and the projection belongs to the last block. A locked
+    /// BatchNorm uses its running statistics and does not update them, so the embeddings of a locked tower do not
+    /// change. Parameters that are already locked stay locked.
     pub fn lock(&self, tower: Tower, unlocked: usize) -> Vec<String> {
         let names = self.params().iter().map(|p| p.name.as_str());
-        let own = names.filter(|name| tower_of(name) == Some(tower)).collect::<Vec<_>>();
-        let mut groups = own.iter().map(|name| group(name)).collect::<Vec<_>>();
+        let names = names.filter(|name| tower_of(name) == Some(tower));
+        let mut groups = names.map(group).collect::<Vec<_>>();
         groups.sort();
         groups.dedup();
-        // What follows the blocks belongs to the last of them.
+        // Layers between the blocks and the projection belong to the last block.
         let last = groups.iter().rev().find(|group| matches!(group, Group::Block(_))).cloned();
         groups.retain(|group| *group != Group::After || last.is_none());
         let locked = &groups[..groups.len().saturating_sub(unlocked)];
@@ -47,17 +56,17 @@ impl Clip {
     }
 }
 
-/// Parts of a tower in the order of the forward pass.
+/// Parameter groups of a tower, in the order of the forward pass.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Group {
     Stem,
-    /// Numbers that name the block, such as `[2, 0]` for `stages.2.0`.
+    /// Numbers in the block's name, such as `[2, 0]` for `stages.2.0`.
     Block(Vec<u64>),
     After,
     Projection,
 }
 
-/// The tower of a parameter; the logit scale and bias belong to neither.
+/// Returns the tower of a parameter; `None` for the logit scale and bias.
 fn tower_of(name: &str) -> Option<Tower> {
     match name {
         "logit_scale" | "logit_bias" => None,
@@ -68,7 +77,7 @@ fn tower_of(name: &str) -> Option<Tower> {
 
 fn group(name: &str) -> Group {
     let name = name.strip_prefix("visual.").or_else(|| name.strip_prefix("text.")).unwrap_or(name);
-    // EfficientNet's second norm follows its last convolution; that of CLIP's ResNet is in the stem.
+    // EfficientNet's `bn2` follows its last convolution; the `bn2` of CLIP's ResNet is in the stem.
     if name.starts_with("trunk.bn2.") {
         return Group::After;
     }
@@ -84,13 +93,13 @@ fn group(name: &str) -> Group {
     if numbers.is_empty() { Group::Stem } else { Group::Block(numbers) }
 }
 
-/// The numbers in front of the block's own parts: `layer2.1.conv1` gives `[2, 1]`,
-/// `transformer.resblocks.3.mlp` gives `[3]`, `layers.1.blocks.0.attn` gives `[1, 0]`.
+/// Returns the block numbers in a parameter name: `layer2.1.conv1` gives `[2, 1]`, `transformer.resblocks.3.mlp`
+/// gives `[3]`, `layers.1.blocks.0.attn` gives `[1, 0]`.
 fn block_numbers(name: &str) -> Vec<u64> {
     let mut numbers = Vec::new();
     for part in name.split('.') {
         match part {
-            // A MobileViT block has a transformer inside, which is no block of the tower.
+            // The transformer inside a MobileViT block is part of that block.
             "transformer" if !numbers.is_empty() => break,
             "transformer" | "resblocks" | "layers" | "blocks" | "stages" => {}
             _ => match part.strip_prefix("layer").unwrap_or(part).parse() {
@@ -142,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn locked_statistics_do_not_move_while_the_rest_trains() {
+    fn locked_statistics_stay_fixed_while_the_rest_trains() {
         for tower in ["resnet18", "efficientnet_b0", "mobilenetv3_small_100", "mobilevit_xxs"] {
             let json = format!(
                 r#"{{"embed_dim": 16, "vision_cfg": {{"timm_model_name": "{tower}", "image_size": 32}},
@@ -160,7 +169,7 @@ mod tests {
             let training = model.encode_image(&images).unwrap();
             assert_eq!(moved(&model), 0, "{tower}");
             assert!((plain - training).abs().max().double_value(&[]) < 1e-6, "{tower}");
-            // The last groups unlocked, only their statistics move.
+            // With the last groups unlocked, only their statistics change.
             model.params().set_requires_grad(true);
             model.lock(Tower::Image, 2);
             let _ = model.encode_image(&images).unwrap();

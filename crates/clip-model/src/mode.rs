@@ -1,4 +1,4 @@
-//! Training or evaluation, and the random numbers of layers that drop something while training.
+//! Training and evaluation mode, precision, and the random numbers of dropout layers.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,24 +6,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use file_ext::random::{GOLDEN_GAMMA, finalize};
 use tch::{Device, Kind, Tensor};
 
-/// In which numbers a model computes its matrix products and convolutions.
+use crate::names::named_enum;
+
+/// Precision of matrix products and convolutions.
 ///
-/// Weights, gradients, norms of layers, the residual stream of transformers and embeddings are float32 in both: what
-/// mixed precision changes is the operands of the products (Micikevicius et al. 2018; bfloat16 has float32's range,
-/// so that no loss scaling is needed).
+/// Weights, gradients, norms, the residual stream of transformers and embeddings are float32 in both cases. Mixed
+/// precision changes only the operands of the products (Micikevicius et al. 2018). bfloat16 has the range of float32,
+/// so loss scaling is not needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// Float32 throughout.
+    /// float32 throughout.
     #[default]
     Float32,
-    /// Products of bfloat16 operands.
+    /// bfloat16 operands.
     BFloat16,
 }
 
+named_enum!(Precision, "precision", Float32 = "float32", BFloat16 = "bfloat16");
+
 impl Precision {
-    /// The faster one on a device: bfloat16 where its own instructions multiply it, float32 elsewhere.
+    /// Returns the faster precision on a device: bfloat16 if the device has instructions for it, float32 otherwise.
     ///
-    /// Without such instructions a product of bfloat16 operands takes many times as long as one of float32.
+    /// Without such instructions, bfloat16 products take many times as long as float32 products.
     pub fn fastest(device: Device) -> Self {
         match device.is_cuda() || multiplies_bf16() {
             true => Self::BFloat16,
@@ -42,18 +46,17 @@ fn multiplies_bf16() -> bool {
     std::arch::is_aarch64_feature_detected!("bf16")
 }
 
-// Elsewhere libtorch has no kernels that use such instructions.
+// On other platforms, libtorch has no kernels that use such instructions.
 #[cfg(not(any(target_arch = "x86_64", all(target_arch = "aarch64", target_os = "linux"))))]
 fn multiplies_bf16() -> bool {
     false
 }
 
-/// The switch that all layers of one model share. A new model evaluates.
+/// Training or evaluation mode, shared by all layers of a model. A new model is in evaluation mode.
 ///
-/// Random drops are a function of the step's seed and the layer's name alone, whatever the device
-/// and however often a forward pass is repeated: a resumed run draws what the unbroken run would
-/// have drawn, and a pass that is computed again (activation checkpointing, gradient caching) drops
-/// the same elements again.
+/// Dropped elements depend only on the step's seed and the layer's name, not on the device or the number of forward
+/// passes. A resumed run therefore drops the same elements as an uninterrupted one, and so does a repeated pass
+/// (activation checkpointing, gradient caching).
 #[derive(Clone, Debug, Default)]
 pub struct Mode(Arc<State>);
 
@@ -66,23 +69,23 @@ struct State {
 }
 
 impl Mode {
-    /// Training mode, with the seed of this forward pass.
+    /// Switches to training mode, with the seed of the next forward pass.
     pub fn train(&self, seed: u64) {
         self.0.seed.store(seed, Ordering::Relaxed);
         self.0.training.store(true, Ordering::Relaxed);
     }
 
-    /// Evaluation mode: nothing is dropped, and BatchNorm reads its running statistics.
+    /// Switches to evaluation mode: nothing is dropped, and BatchNorm uses its running statistics.
     pub fn eval(&self) {
         self.0.training.store(false, Ordering::Relaxed);
     }
 
-    /// What the passes from here on compute in; a new model computes in float32.
+    /// Sets the precision of the following passes; a new model uses float32.
     pub fn set_precision(&self, precision: Precision) {
         self.0.low_precision.store(precision == Precision::BFloat16, Ordering::Relaxed);
     }
 
-    /// An operand of a matrix product or convolution, in the numbers that it is computed in.
+    /// Converts an operand of a matrix product or convolution to the current precision.
     pub(crate) fn operand(&self, tensor: &Tensor) -> Tensor {
         if self.0.low_precision.load(Ordering::Relaxed) {
             tensor.to_kind(Kind::BFloat16)
@@ -91,7 +94,7 @@ impl Mode {
         }
     }
 
-    /// Runs `f` in training mode with the last seed, as a repetition of a pass that has been made.
+    /// Runs `f` in training mode with the last seed, to repeat an earlier pass.
     pub(crate) fn recompute<T>(&self, f: impl FnOnce() -> T) -> T {
         let training = self.0.training.swap(true, Ordering::Relaxed);
         self.0.recomputing.store(true, Ordering::Relaxed);
@@ -101,31 +104,31 @@ impl Mode {
         result
     }
 
-    /// Whether the pass repeats one that has been made, whose statistics were taken then.
+    /// Whether the current pass repeats an earlier one, which has already updated the running statistics.
     pub(crate) fn is_recomputing(&self) -> bool {
         self.0.recomputing.load(Ordering::Relaxed)
     }
 
-    /// Whether the model trains.
+    /// Whether the model is in training mode.
     pub fn is_training(&self) -> bool {
         self.0.training.load(Ordering::Relaxed)
     }
 
-    /// `count` numbers in 0..1 for the layer of this key, in the current pass.
+    /// Returns `count` uniform random numbers in 0..1 for a layer and the current pass.
     pub fn uniform(&self, layer: u64, count: usize) -> Vec<f32> {
         let seed = self.0.seed.load(Ordering::Relaxed);
         let start = finalize(seed.wrapping_mul(GOLDEN_GAMMA) ^ layer);
         (0..count as u64)
-            .map(|place| {
-                let bits = finalize(start.wrapping_add(GOLDEN_GAMMA.wrapping_mul(place + 1)));
-                // 24 bits are what an f32 below 1 holds.
+            .map(|index| {
+                let bits = finalize(start.wrapping_add(GOLDEN_GAMMA.wrapping_mul(index + 1)));
+                // An f32 below 1 has 24 bits.
                 (bits >> 40) as f32 / (1u64 << 24) as f32
             })
             .collect()
     }
 }
 
-/// FNV-1a of the name, mixed with the seed; the top bit is clear, since torch takes a signed seed.
+/// Hashes a name with FNV-1a and mixes in the seed. The top bit is clear, since torch takes a signed seed.
 pub(crate) fn name_seed(seed: u64, name: &str) -> u64 {
     let mut hash = 0xCBF2_9CE4_8422_2325_u64 ^ seed.wrapping_mul(GOLDEN_GAMMA);
     for byte in name.bytes() {
@@ -134,8 +137,8 @@ pub(crate) fn name_seed(seed: u64, name: &str) -> u64 {
     hash >> 1
 }
 
-/// Seeds torch's generator, of which a process has one, and draws from it with no other draw of this function
-/// in between: two models that are made at the same time in one process start as each would alone.
+/// Seeds torch's global generator and runs `draw` while no other call of this function can draw from it. Two models
+/// that are created at the same time in one process therefore get the same weights as either would alone.
 pub fn seeded<T>(seed: u64, draw: impl FnOnce() -> T) -> T {
     static GENERATOR: Mutex<()> = Mutex::new(());
     let _turn = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! Configurations that ship with the crate, each a JSON file in open_clip's format.
+//! Presets: model configurations that ship with the crate, each a JSON file in open_clip's format.
 
 use crate::{ClipConfig, Error, Result};
 
@@ -66,18 +66,24 @@ presets![
     "ViT-mini-32px",
 ];
 
-/// Presets that a message names.
+/// Maximum number of similar presets that a message names.
 const MOST_ALIKE: usize = 8;
 
-/// Names of all presets.
+/// Iterates over the names of all presets.
 pub fn names() -> impl Iterator<Item = &'static str> {
     PRESETS.iter().map(|(name, _)| *name)
 }
 
-/// The configuration of a preset; upper and lower case are the same.
+/// Returns the configuration of a preset; the name is not case-sensitive.
+///
+/// ```no_run
+/// let config = clip_model::presets::get("ViT-B-32")?;
+/// assert_eq!(config.embed_dim, 512);
+/// # Ok::<(), clip_model::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::UnknownModel`] where there is none of that name.
+/// [`Error::UnknownModel`] if no preset has this name.
 pub fn get(name: &str) -> Result<ClipConfig> {
     match PRESETS.iter().find(|(preset, _)| preset.eq_ignore_ascii_case(name)) {
         Some((preset, json)) => ClipConfig::from_json(preset, json),
@@ -85,9 +91,9 @@ pub fn get(name: &str) -> Result<ClipConfig> {
     }
 }
 
-/// The presets that have the longest beginning in common with a name that is none, for a message.
+/// Lists the presets that share the longest prefix with an unknown name, for a message.
 fn alike(name: &str) -> String {
-    // Somebody who names a path is not after a preset.
+    // A path is not meant as a preset.
     if name.contains(['/', '\\']) {
         return String::new();
     }
@@ -104,17 +110,17 @@ fn alike(name: &str) -> String {
 mod tests {
     use super::*;
 
-    /// TinyCLIP's names say how many million parameters the towers have, token embeddings not counted.
+    /// The names of TinyCLIP's models contain the parameters of both towers in millions, without token embeddings.
     #[test]
-    fn published_names_are_true() {
+    fn tinyclip_names_match_their_parameter_counts() {
         let mut compared = 0;
         for name in names().filter(|name| name.starts_with("TinyCLIP-")) {
             let config = get(name).unwrap();
             let cost = crate::cost::cost(&config).unwrap();
             let embeddings = (config.text_cfg.vocab_size * config.text_cfg.width) as u64;
             let found = [cost.image.parameters, cost.text.parameters - embeddings];
-            let said = name.split('-').filter_map(|part| part.strip_suffix('M')?.parse::<f64>().ok());
-            for (millions, found) in said.zip(found) {
+            let published = name.split('-').filter_map(|part| part.strip_suffix('M')?.parse::<f64>().ok());
+            for (millions, found) in published.zip(found) {
                 let found = found as f64 / 1e6;
                 // Rounded to whole millions, and not always with the projections.
                 assert!((found - millions).abs() < 0.5 + 0.05 * millions, "{name}: {found}");

@@ -1,4 +1,4 @@
-//! Weights of one image size moved to another: what is learned per position is interpolated.
+//! Position interpolation: adapts weights to another image size.
 
 use std::collections::HashMap;
 
@@ -6,19 +6,19 @@ use tch::{Kind, Tensor};
 
 use crate::{Error, Params, Result};
 
-/// Interpolates the position-dependent tensors of `weights` whose shapes differ from those of a model
-/// of another image size, and returns their names.
+/// Interpolates the position-dependent tensors of `weights` for a model of another image size, and returns their
+/// names.
 ///
-/// - `visual.positional_embedding` (ViT) and `visual.attnpool.positional_embedding` (ResNet): antialiased
-///   bicubic over the grid, the first row (class token, mean) kept, as open_clip does;
-/// - `visual.trunk.pos_embed` (SigLIP): the same without a first row, as timm does;
-/// - `….relative_position_bias_table` (Swin): linear between geometrically spaced positions, as timm
-///   does (from BEiT): entries near the centre keep their distance, far ones are spread or dropped.
+/// - `visual.positional_embedding` (ViT) and `visual.attnpool.positional_embedding` (ResNet): antialiased bicubic
+///   interpolation over the grid, as in open_clip. The first row (class token or mean) stays.
+/// - `visual.trunk.pos_embed` (SigLIP): as above, without a first row, as in timm.
+/// - `….relative_position_bias_table` (Swin): linear interpolation between geometrically spaced positions, as in timm
+///   (from BEiT). Entries near the centre keep their distance; distant entries are spread or dropped.
 ///
-/// Everything else is left for the strict check of [`crate::weights::load`].
+/// Other tensors stay unchanged, and [`crate::weights::load`] checks them strictly.
 ///
 /// # Errors
-/// [`Error::Config`] where a tensor is no square grid.
+/// [`Error::Incompatible`] if the positions of a tensor do not form a square grid.
 pub fn fit_image_size(params: &Params, weights: &mut HashMap<String, Tensor>) -> Result<Vec<String>> {
     let mut moved = Vec::new();
     for entry in params.iter() {
@@ -34,10 +34,10 @@ pub fn fit_image_size(params: &Params, weights: &mut HashMap<String, Tensor>) ->
     Ok(moved)
 }
 
-/// How a tensor is laid out over positions.
+/// Layout of a position-dependent tensor.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Grid {
-    /// `[first + side², width]`, with rows before the grid.
+    /// `[first + side², width]`, with `first` rows before the grid.
     Rows { first: i64 },
     /// `[1, side², width]`.
     Batched,
@@ -46,7 +46,7 @@ pub(crate) enum Grid {
 }
 
 impl Grid {
-    /// The layout of the tensor of this name; none where it does not depend on positions.
+    /// Returns the layout of a tensor by its name; `None` if the tensor does not depend on positions.
     pub(crate) fn of(name: &str) -> Option<Self> {
         match name {
             "visual.positional_embedding" | "visual.attnpool.positional_embedding" => {
@@ -58,12 +58,12 @@ impl Grid {
         }
     }
 
-    /// The axis of the positions.
+    /// Returns the axis of the positions.
     pub(crate) fn axis(self) -> usize {
         usize::from(self == Grid::Batched)
     }
 
-    /// Whether the two shapes differ in the number of positions only.
+    /// Whether two shapes differ only in the number of positions.
     fn fits(self, found: &[i64], wanted: &[i64]) -> bool {
         let positions = self.axis();
         found.len() == wanted.len()
@@ -86,7 +86,7 @@ impl Grid {
     }
 }
 
-/// `[from², width]` to `[to², width]`.
+/// Resizes a grid from `[from², width]` to `[to², width]` by bicubic interpolation.
 fn bicubic(name: &str, grid: &Tensor, positions: i64) -> Result<Tensor> {
     let (from, to) = (side(name, grid.size()[0])?, side(name, positions)?);
     let width = grid.size()[1];
@@ -95,7 +95,7 @@ fn bicubic(name: &str, grid: &Tensor, positions: i64) -> Result<Tensor> {
     Ok(picture.f_reshape([width, to * to])?.tr().f_contiguous()?)
 }
 
-/// `[from², heads]` to `[to², heads]`, both sides odd.
+/// Resizes a relative position table from `[from², heads]` to `[to², heads]`; both sides are odd.
 fn relative(name: &str, table: &Tensor, positions: i64) -> Result<Tensor> {
     let (from, to) = (side(name, table.size()[0])?, side(name, positions)?);
     let heads = table.size()[1];
@@ -106,29 +106,29 @@ fn relative(name: &str, table: &Tensor, positions: i64) -> Result<Tensor> {
     Ok(picture.f_reshape([heads, to * to])?.tr().f_contiguous()?)
 }
 
-/// The matrix `[to, from]` of linear interpolation from geometrically spaced positions to whole ones.
+/// Returns the matrix `[to, from]` of linear interpolation from geometrically spaced to integer positions.
 fn interpolation(from: usize, to: usize) -> Vec<f32> {
-    let places = geometric(from / 2, to / 2);
+    let sources = geometric(from / 2, to / 2);
     let mut matrix = vec![0f32; to * from];
     for (row, weights) in matrix.chunks_mut(from).enumerate() {
         let target = row as f64 - (to / 2) as f64;
-        let right = places.partition_point(|place| *place < target);
+        let right = sources.partition_point(|source| *source < target);
         match (right.checked_sub(1), right < from) {
-            // Outside the table its last entry goes on.
+            // Positions outside the table take its last entry.
             (None, _) => weights[0] = 1.0,
             (Some(left), false) => weights[left] = 1.0,
             (Some(left), true) => {
-                let share = (target - places[left]) / (places[right] - places[left]);
-                weights[left] = (1.0 - share) as f32;
-                weights[right] = share as f32;
+                let fraction = (target - sources[left]) / (sources[right] - sources[left]);
+                weights[left] = (1.0 - fraction) as f32;
+                weights[right] = fraction as f32;
             }
         }
     }
     matrix
 }
 
-/// Positions −x..0..x whose distances grow by a factor q per step, such that `steps` of them reach
-/// `target`; q is searched between 1.01 and 1.5.
+/// Returns positions −x..0..x whose distances grow by a factor q per step, such that `steps` of them reach `target`.
+/// q is found by bisection between 1.01 and 1.5.
 fn geometric(steps: usize, target: usize) -> Vec<f64> {
     let reach = |q: f64| (1.0 - q.powi(steps as i32)) / (1.0 - q);
     let (mut low, mut high, mut q) = (1.01, 1.5, 1.255);
@@ -136,14 +136,14 @@ fn geometric(steps: usize, target: usize) -> Vec<f64> {
         q = (low + high) / 2.0;
         if reach(q) > target as f64 { high = q } else { low = q }
     }
-    let distances = (0..steps).scan((1.0, q), |(place, factor), _| {
-        let this = *place;
-        *place += *factor;
+    let distances = (0..steps).scan((1.0, q), |(distance, factor), _| {
+        let current = *distance;
+        *distance += *factor;
         *factor *= q;
-        Some(this)
+        Some(current)
     });
     let distances = distances.collect::<Vec<f64>>();
-    let left = distances.iter().rev().map(|place| -place);
+    let left = distances.iter().rev().map(|distance| -distance);
     left.chain([0.0]).chain(distances.iter().copied()).collect()
 }
 
@@ -152,10 +152,11 @@ fn side(name: &str, positions: i64) -> Result<i64> {
     if side > 0 && side * side == positions {
         Ok(side)
     } else {
-        Err(Error::config(
-            name,
-            format!("{positions} positions are no square grid, so they cannot be resized"),
-        ))
+        Err(Error::Incompatible {
+            reason: format!(
+                "`{name}` has {positions} positions, which do not form a square grid, so it cannot be resized"
+            ),
+        })
     }
 }
 
@@ -167,10 +168,10 @@ mod tests {
 
     #[test]
     fn geometric_positions_reach_the_target() {
-        let places = geometric(6, 11);
-        assert_eq!(places.len(), 13);
-        assert!((places[12] - 11.0).abs() < 1.0 && places[12] == -places[0] && places[7] == 1.0);
-        // Smaller windows keep the centre.
+        let positions = geometric(6, 11);
+        assert_eq!(positions.len(), 13);
+        assert!((positions[12] - 11.0).abs() < 1.0 && positions[12] == -positions[0] && positions[7] == 1.0);
+        // A smaller window keeps the centre.
         let matrix = interpolation(13, 7);
         let row = |r: usize| &matrix[r * 13..(r + 1) * 13];
         assert!(row(3).iter().enumerate().all(|(i, w)| (*w > 0.999) == (i == 6)));
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_grid_or_another_width_is_left_or_refused() {
+    fn tables_of_another_width_stay_and_tables_without_a_grid_are_refused() {
         let config = crate::presets::get("ViT-nano-32px").unwrap();
         let model = Clip::new(&config, Device::Cpu, 0).unwrap();
         let wanted = model.params().get("visual.positional_embedding").unwrap().size();

@@ -1,45 +1,46 @@
-//! What a tower gives beside its embedding: the states of its tokens, and the outputs of chosen blocks.
+//! Hidden states of the towers: token states and the outputs of selected blocks.
 
 use tch::Tensor;
 
+use crate::lock::Tower;
 use crate::tape::Tape;
 use crate::{Clip, Error, Result};
 
-/// Images in the eyes of a ViT.
+/// Embeddings and hidden states of images, from a ViT.
 #[derive(Debug)]
 pub struct ImageStates {
-    /// Raw embeddings `[batch, embed_dim]`.
+    /// Embeddings `[batch, embed_dim]`, not normalised.
     pub embedding: Tensor,
-    /// Patch tokens `[batch, grid * grid, width]`, row by row, after the last norm.
+    /// Patch tokens `[batch, grid * grid, width]` in row-major order, after the last norm.
     ///
-    /// Where the class token is pooled, that norm was trained on it alone; it is taken for the patches all the same, as
-    /// is usual.
+    /// If the tower pools the class token, that norm was trained on the class token only. It is applied to the
+    /// patches anyway, as is usual.
     pub patches: Tensor,
-    /// Outputs `[batch, 1 + grid * grid, width]` of the chosen blocks, in the order in which they were named.
+    /// Outputs `[batch, 1 + grid * grid, width]` of the selected blocks, in the order of the selection.
     pub blocks: Vec<Tensor>,
 }
 
-/// Texts in the eyes of the text tower.
+/// Embeddings and hidden states of texts.
 #[derive(Debug)]
 pub struct TextStates {
-    /// Raw embeddings `[batch, embed_dim]`.
+    /// Embeddings `[batch, embed_dim]`, not normalised.
     pub embedding: Tensor,
     /// Token states `[batch, length, width]` after the last norm.
     pub tokens: Tensor,
-    /// Which of them count, `[batch, length]` of truth values: up to the end token, or all where the tower
-    /// pools by place.
-    pub counts: Tensor,
-    /// Outputs `[batch, length, width]` of the chosen blocks, in the order in which they were named.
+    /// Attention mask `[batch, length]` (bool): true up to the end token. All true if the tower pools the first or
+    /// last position.
+    pub mask: Tensor,
+    /// Outputs `[batch, length, width]` of the selected blocks, in the order of the selection.
     pub blocks: Vec<Tensor>,
 }
 
 impl Clip {
-    /// Normalised images `[batch, 3, size, size]` with the states of their patches, and what `blocks` (numbers from 0)
-    /// give.
+    /// Encodes normalised images `[batch, 3, size, size]` and returns their patch tokens and the outputs of `blocks`
+    /// (indices from 0) as well.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the images have another shape; [`Error::Config`] where the tower is no ViT, leaves out
-    /// patches in this pass or has no such block.
+    /// [`Error::Shape`] if the images have another shape; [`Error::Unsupported`] if the tower is not a ViT or leaves
+    /// out patches in this pass; [`Error::UnknownBlock`] for an index beyond the last block.
     pub fn image_states<'a>(
         &'a self,
         images: &Tensor,
@@ -49,11 +50,11 @@ impl Clip {
         self.visual.states(images, blocks, tape)
     }
 
-    /// Token ids `[batch, length <= context]` (i64) with the states of all tokens, and what `blocks` (numbers from
-    /// 0) give.
+    /// Encodes token ids `[batch, length <= context]` (i64) and returns the states of all tokens and the outputs of
+    /// `blocks` (indices from 0) as well.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the tokens have another shape; [`Error::Config`] where there is no such block.
+    /// [`Error::Shape`] if the tokens have another shape; [`Error::UnknownBlock`] for an index beyond the last block.
     pub fn text_states<'a>(
         &'a self,
         tokens: &Tensor,
@@ -64,29 +65,29 @@ impl Clip {
     }
 }
 
-/// Keeps what chosen blocks give.
-pub(crate) struct BlockTaps<'a> {
-    wanted: &'a [usize],
-    states: Vec<Option<Tensor>>,
+/// Collects the outputs of selected blocks.
+pub(crate) struct BlockOutputs<'a> {
+    selected: &'a [usize],
+    outputs: Vec<Option<Tensor>>,
 }
 
-impl<'a> BlockTaps<'a> {
-    pub(crate) fn new(wanted: &'a [usize], depth: usize, tower: &str) -> Result<Self> {
-        if let Some(beyond) = wanted.iter().find(|place| **place >= depth) {
-            let reason = format!("there is no block {beyond}: the {tower} tower has {depth}, counted from 0");
-            return Err(Error::config("blocks", reason));
+impl<'a> BlockOutputs<'a> {
+    pub(crate) fn new(selected: &'a [usize], depth: usize, tower: Tower) -> Result<Self> {
+        if let Some(block) = selected.iter().copied().find(|block| *block >= depth) {
+            return Err(Error::UnknownBlock { tower, block, depth });
         }
-        Ok(BlockTaps { wanted, states: wanted.iter().map(|_| None).collect() })
+        Ok(BlockOutputs { selected, outputs: selected.iter().map(|_| None).collect() })
     }
 
-    pub(crate) fn see(&mut self, place: usize, xs: &Tensor) {
-        for (_, state) in self.wanted.iter().zip(&mut self.states).filter(|(wanted, _)| **wanted == place) {
-            *state = Some(xs.shallow_clone());
+    pub(crate) fn record(&mut self, block: usize, xs: &Tensor) {
+        let matching = self.selected.iter().zip(&mut self.outputs).filter(|(index, _)| **index == block);
+        for (_, output) in matching {
+            *output = Some(xs.shallow_clone());
         }
     }
 
-    pub(crate) fn into_states(self) -> Vec<Tensor> {
-        self.states.into_iter().flatten().collect()
+    pub(crate) fn into_vec(self) -> Vec<Tensor> {
+        self.outputs.into_iter().flatten().collect()
     }
 }
 
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn states_lead_to_the_embeddings() {
+    fn states_produce_the_embeddings() {
         let (images, tokens) = inputs();
         for pool in ["", r#", "pool_type": "avg""#, r#", "pool_type": "avg", "final_ln_after_pool": true"#] {
             let model = model(&format!("{VIT}{pool}}}"), "");
@@ -126,7 +127,7 @@ mod tests {
             assert!(close(&image.embedding, &model.encode_image(&images).unwrap()), "{pool}");
             assert_eq!(image.patches.size(), [3, 16, 32]);
             if pool == r#", "pool_type": "avg""# {
-                // Here the embedding is nothing but the patches' mean, projected.
+                // Here the embedding is the projected mean of the patches.
                 let proj = model.params().get("visual.proj").unwrap();
                 let mean = image.patches.mean_dim(1, false, None::<Kind>).matmul(proj);
                 assert!(close(&mean, &image.embedding));
@@ -144,16 +145,16 @@ mod tests {
         let projection = model.params().get("text_projection").unwrap();
         for (row, end) in Vec::<i64>::try_from(tokens.argmax(1, false)).unwrap().into_iter().enumerate() {
             let row = row as i64;
-            let own = text.tokens.select(0, row).select(0, end).unsqueeze(0).matmul(projection);
-            assert!(close(&own.squeeze(), &text.embedding.select(0, row)));
-            // The end token is the last that counts.
-            let counted = (0..8).map(|place| text.counts.int64_value(&[row, place]) == 1);
-            assert!(counted.enumerate().all(|(place, counts)| counts == (place as i64 <= end)));
+            let state = text.tokens.select(0, row).select(0, end).unsqueeze(0).matmul(projection);
+            assert!(close(&state.squeeze(), &text.embedding.select(0, row)));
+            // The end token is the last one in the mask.
+            let mask = (0..8).map(|position| text.mask.int64_value(&[row, position]) == 1);
+            assert!(mask.enumerate().all(|(position, inside)| inside == (position as i64 <= end)));
         }
     }
 
     #[test]
-    fn what_cannot_be_given_is_said() {
+    fn unavailable_states_are_refused() {
         let (images, tokens) = inputs();
         let vit = model(
             &format!("{VIT}, \"patch_dropout\": 0.5}}"),
@@ -163,20 +164,20 @@ mod tests {
         let error = vit.image_states(&images, &[3], &mut Tape::off()).unwrap_err().to_string();
         assert!(error.contains("no block 3"), "{error}");
         let error = vit.text_states(&tokens, &[2], &mut Tape::off()).unwrap_err().to_string();
-        assert!(error.contains("the text tower has 2"), "{error}");
-        // A tower that pools by place reads its padding too.
+        assert!(error.contains("the text tower has no block 2: it has 2 blocks"), "{error}");
+        // A tower that pools the last position uses its padding as well.
         let text = vit.text_states(&tokens, &[], &mut Tape::off()).unwrap();
-        assert!(text.counts.all().int64_value(&[]) == 1);
+        assert!(text.mask.all().int64_value(&[]) == 1);
         vit.mode().train(1);
         let error = vit.image_states(&images, &[], &mut Tape::off()).unwrap_err().to_string();
         assert!(error.contains("patch_dropout"), "{error}");
         let other = model(r#"{"timm_model_name": "resnet18", "image_size": 32}"#, "");
         let error = other.image_states(&images, &[], &mut Tape::off()).unwrap_err().to_string();
-        assert!(error.contains("ViT") && other.visual.depth().is_none(), "{error}");
+        assert!(error.contains("ViT") && other.image_depth().is_none(), "{error}");
     }
 
     #[test]
-    fn a_checkpointed_pass_has_the_same_gradients() {
+    fn checkpointed_gradients_match_the_plain_pass() {
         let (images, tokens) = inputs();
         let gradients = |checkpointed: bool| {
             let model = model(&format!("{VIT}}}"), "");

@@ -1,9 +1,9 @@
-//! Activation checkpointing: blocks whose inner activations are computed again for the backward pass
-//! instead of being kept (Chen et al. 2016).
+//! Activation checkpointing: recomputes the inner activations of blocks in the backward pass instead of storing them
+//! (Chen et al. 2016).
 //!
-//! A checkpointed block runs without a graph, and its output is a leaf. After the loss has gone backward
-//! to those leaves, [`Tape::backward`] takes the blocks from last to first, runs each again with a
-//! graph and sends its leaf's gradient through it. What stays in memory is one tensor per block.
+//! A checkpointed block runs without a graph, and its output is a leaf. After the loss has been propagated to these
+//! leaves, [`Tape::backward`] visits the blocks from last to first, runs each again with a graph, and propagates the
+//! gradient of its leaf. Only one tensor per block stays in memory.
 
 use tch::Tensor;
 
@@ -11,6 +11,19 @@ use crate::mode::Mode;
 use crate::{Error, Result};
 
 /// The checkpointed blocks of one forward pass, in order.
+///
+/// ```no_run
+/// use clip_model::Tape;
+///
+/// # let images = tch::Tensor::new();
+/// # let model = clip_model::open("ViT-B-32", tch::Device::Cpu, 0)?.model;
+/// model.mode().train(1);
+/// let mut tape = Tape::new(true);
+/// let embeddings = model.encode_image_taped(&images, &mut tape)?;
+/// embeddings.sum(tch::Kind::Float).backward();
+/// tape.backward(model.mode())?;
+/// # Ok::<(), clip_model::Error>(())
+/// ```
 pub struct Tape<'a> {
     segments: Vec<Segment<'a>>,
     on: bool,
@@ -23,17 +36,17 @@ struct Segment<'a> {
 }
 
 impl<'a> Tape<'a> {
-    /// A tape that checkpoints, or one that lets every block keep its activations.
+    /// Creates a tape; blocks are checkpointed if `on` is true.
     pub fn new(on: bool) -> Self {
         Tape { segments: Vec::new(), on }
     }
 
-    /// A tape that lets every block keep its activations.
+    /// Creates a tape that does not checkpoint: every block keeps its activations.
     pub fn off() -> Self {
         Tape::new(false)
     }
 
-    /// Runs a block on `xs`, which keeps nothing but its input and output where the tape is on.
+    /// Runs a block on `xs`. If the tape is on, only the input and the output are kept.
     pub fn run(&mut self, xs: Tensor, block: impl Fn(&Tensor) -> Tensor + 'a) -> Tensor {
         if !self.on {
             return block(&xs);
@@ -43,11 +56,11 @@ impl<'a> Tape<'a> {
         output
     }
 
-    /// The second half of the backward pass: call it after the loss's `backward`, while `mode` has not
-    /// been given another seed, so that the blocks drop what they dropped before.
+    /// Runs the second half of the backward pass. Call it after the loss's `backward` and before `mode` gets another
+    /// seed, so that the blocks drop the same elements again.
     ///
     /// # Errors
-    /// [`Error::Torch`] where memory runs out.
+    /// [`Error::Torch`] if memory runs out.
     pub fn backward(self, mode: &Mode) -> Result<()> {
         mode.recompute(|| {
             for Segment { input, output, run } in self.segments.into_iter().rev() {
@@ -59,7 +72,7 @@ impl<'a> Tape<'a> {
                 let leaf = input.detach().set_requires_grad(wanted);
                 let again = run(&leaf);
                 if !again.requires_grad() {
-                    continue; // a locked block whose input needs no gradient either
+                    continue; // a locked block whose input needs no gradient
                 }
                 backward_with(&again, &gradient)?;
                 if wanted {
@@ -71,7 +84,7 @@ impl<'a> Tape<'a> {
     }
 }
 
-/// Sends `gradient` backward from `tensor`: the gradient of their product's sum is the same.
+/// Propagates `gradient` backward from `tensor`, as the gradient of the sum of their product.
 fn backward_with(tensor: &Tensor, gradient: &Tensor) -> Result<()> {
     if gradient.defined() {
         (tensor * gradient).f_sum(tensor.kind())?.f_backward().map_err(Error::from)?;
@@ -95,7 +108,7 @@ mod tests {
     const TEXT: &str =
         r#""text_cfg": {"layers": 2, "width": 16, "heads": 2, "vocab_size": 32, "context_length": 8}"#;
 
-    /// Gradients of all parameters and running statistics after one pass in training mode.
+    /// Returns the gradients of all parameters and the running statistics after one training pass.
     fn pass(vision: &str, checkpointed: bool) -> BTreeMap<String, Tensor> {
         let json = format!(r#"{{"embed_dim": 16, "vision_cfg": {vision}, {TEXT}}}"#);
         let model = Clip::new(&ClipConfig::from_json("test", &json).unwrap(), Device::Cpu, 0).unwrap();
@@ -117,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_and_statistics_are_those_of_the_plain_pass() {
+    fn checkpointed_gradients_and_statistics_match_the_plain_pass() {
         for vision in [
             r#"{"layers": 3, "width": 64, "head_width": 32, "patch_size": 8, "image_size": 32, "patch_dropout": 0.5}"#,
             r#"{"layers": [1, 2, 1, 1], "width": 8, "patch_size": null, "image_size": 64}"#,

@@ -1,4 +1,4 @@
-//! The text transformer of CLIP; the state of one token is the text's embedding.
+//! CLIP's text transformer: token ids to embeddings.
 
 use tch::{Device, Kind, Tensor};
 
@@ -7,15 +7,16 @@ use crate::block::{BlockConfig, BlockInit, Transformer};
 use crate::config::{TextConfig, TextPool};
 use crate::gates::TowerGates;
 use crate::layers::{LayerNorm, Linear};
-use crate::params::{Builder, Init};
-use crate::states::{BlockTaps, TextStates};
+use crate::lock::Tower;
+use crate::params::{Init, ParamBuilder};
+use crate::states::{BlockOutputs, TextStates};
 use crate::tape::Tape;
 use crate::text_groups::TextGroups;
 use crate::{Error, Result};
 
-/// Token ids to raw embedding.
+/// CLIP's text tower: maps token ids to embeddings.
 #[derive(Debug)]
-pub struct TextTransformer {
+pub(crate) struct TextTransformer {
     token_embedding: Tensor,      // [vocab, width]
     positional_embedding: Tensor, // [context, width]
     transformer: Transformer,
@@ -25,22 +26,22 @@ pub struct TextTransformer {
     pub(crate) gates: Option<TowerGates>,
 }
 
-/// What follows the last norm.
+/// Projection after the last norm.
 #[derive(Debug)]
 enum Projection {
     /// A matrix `[width, embed]`.
     Matrix(Tensor),
-    /// A layer with a bias.
+    /// A linear layer with a bias.
     Affine(Linear),
-    /// Nothing.
+    /// No projection.
     None,
 }
 
 impl TextTransformer {
-    /// A new tower under `path` (the root of the state dict, where open_clip keeps it, or `text`);
-    /// starts as open_clip's does.
-    pub fn new(
-        path: &Builder<'_>,
+    /// Creates a tower under `path` with open_clip's initialisation. In open_clip's checkpoints, `path` is the root
+    /// of the state dict or `text`.
+    pub(crate) fn new(
+        path: &ParamBuilder<'_>,
         config: &TextConfig,
         embed_dim: i64,
         activation: Activation,
@@ -66,7 +67,7 @@ impl TextTransformer {
             drop_path: 0.0,
             init,
         };
-        let start = Init::Normal(channel_std);
+        let init = Init::Normal(channel_std);
         Ok(TextTransformer {
             positional_embedding: path.parameter(
                 "positional_embedding",
@@ -76,15 +77,15 @@ impl TextTransformer {
             projection: match (config.has_projection(), config.proj_bias) {
                 (false, _) => Projection::None,
                 (true, false) => {
-                    Projection::Matrix(path.weight("text_projection", &[width, embed_dim], start)?)
+                    Projection::Matrix(path.weight("text_projection", &[width, embed_dim], init)?)
                 }
                 (true, true) => {
                     let path = path.child("text_projection");
-                    Projection::Affine(Linear::new(&path, width, embed_dim, start, Init::Constant(0.0))?)
+                    Projection::Affine(Linear::new(&path, width, embed_dim, init, Init::Constant(0.0))?)
                 }
             },
             transformer: Transformer::new(
-                &path.child("transformer").at(context_length),
+                &path.child("transformer").at_positions(context_length),
                 layers,
                 &blocks,
                 config.blocks.as_deref(),
@@ -100,105 +101,105 @@ impl TextTransformer {
         })
     }
 
-    /// Token ids `[batch, length]` (i64) to raw embeddings `[batch, embed]`.
+    /// Encodes token ids `[batch, length]` (i64) to embeddings `[batch, embed]`.
     ///
-    /// `length` may be shorter than the context where [`TextConfig::may_be_cut`]: since attention is
-    /// causal, cutting the padding behind the end token changes nothing but the cost.
+    /// `length` may be shorter than the context length if [`TextConfig::can_trim`] holds: attention is causal, so
+    /// removing the padding after the end token reduces only the cost.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the tokens have another shape or kind, or a length that the tower cannot take.
-    pub fn forward<'a>(&'a self, tokens: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
-        if let Some(groups) = self.groups(tokens) {
-            return groups.encode(tokens, |tokens| self.plain(tokens, tape));
+    /// [`Error::Shape`] if the tokens have another shape or type, or an unsupported length.
+    pub(crate) fn forward<'a>(&'a self, tokens: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
+        if let Some(groups) = self.group(tokens) {
+            return groups.encode(tokens, |tokens| self.forward_ungrouped(tokens, tape));
         }
-        self.plain(tokens, tape)
+        self.forward_ungrouped(tokens, tape)
     }
 
-    /// The whole batch at the length that it has.
-    pub(crate) fn plain<'a>(&'a self, tokens: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
-        let states = self.stream(tokens, tape, |_, _| {})?;
+    /// Encodes the whole batch at its full length.
+    pub(crate) fn forward_ungrouped<'a>(&'a self, tokens: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
+        let states = self.residual_stream(tokens, tape, |_, _| {})?;
         Ok(self.embed(&states, tokens))
     }
 
-    /// How a batch is taken apart; not on a GPU, where reading ids back costs more than the padding.
-    pub(crate) fn groups(&self, tokens: &Tensor) -> Option<TextGroups> {
+    /// Groups a batch by length. Returns `None` on a GPU, where reading the ids back costs more than the padding.
+    pub(crate) fn group(&self, tokens: &Tensor) -> Option<TextGroups> {
         let fits = tokens.dim() == 2 && tokens.kind() == Kind::Int64 && tokens.device() == Device::Cpu;
-        if !fits || !self.config.may_be_cut() || tokens.size()[1] > self.config.context_length {
+        if !fits || !self.config.can_trim() || tokens.size()[1] > self.config.context_length {
             return None;
         }
-        let ends = Vec::<i64>::try_from(self.end(tokens)?).ok()?;
+        let ends = Vec::<i64>::try_from(self.end_positions(tokens)?).ok()?;
         let ids = Vec::<i64>::try_from(tokens.flatten(0, 1)).ok()?;
         TextGroups::new(&ids, tokens.size()[1] as usize, &ends)
     }
 
-    /// Embeddings, token states, and what `blocks` (numbers from 0) give.
+    /// Returns embeddings, token states and the outputs of `blocks` (indices from 0).
     ///
     /// # Errors
-    /// As [`TextTransformer::forward`]; [`Error::Config`] where there is no such block.
-    pub fn states<'a>(
+    /// The errors of [`TextTransformer::forward`]; [`Error::UnknownBlock`] for an index beyond the last block.
+    pub(crate) fn states<'a>(
         &'a self,
         tokens: &Tensor,
         blocks: &[usize],
         tape: &mut Tape<'a>,
     ) -> Result<TextStates> {
-        let mut taps = BlockTaps::new(blocks, self.depth(), "text")?;
-        let states = self.stream(tokens, tape, |place, xs| taps.see(place, xs))?;
-        let counts = match self.end(tokens) {
+        let mut outputs = BlockOutputs::new(blocks, self.depth(), Tower::Text)?;
+        let states = self.residual_stream(tokens, tape, |block, xs| outputs.record(block, xs))?;
+        let mask = match self.end_positions(tokens) {
             Some(end) => {
-                let places = Tensor::arange(tokens.size()[1], (Kind::Int64, tokens.device()));
-                places.unsqueeze(0).le_tensor(&end.unsqueeze(1))
+                let positions = Tensor::arange(tokens.size()[1], (Kind::Int64, tokens.device()));
+                positions.unsqueeze(0).le_tensor(&end.unsqueeze(1))
             }
             None => tokens.ones_like().to_kind(Kind::Bool),
         };
         Ok(TextStates {
             embedding: self.embed(&states, tokens),
-            tokens: self.norm(&states),
-            counts,
-            blocks: taps.into_states(),
+            tokens: self.final_norm(&states),
+            mask,
+            blocks: outputs.into_vec(),
         })
     }
 
-    /// Number of blocks.
-    pub fn depth(&self) -> usize {
+    /// Returns the number of blocks.
+    pub(crate) fn depth(&self) -> usize {
         self.transformer.depth()
     }
 
-    /// The residual stream `[batch, length, width]` behind the last block.
-    fn stream<'a>(
+    /// Returns the residual stream `[batch, length, width]` after the last block.
+    fn residual_stream<'a>(
         &'a self,
         tokens: &Tensor,
         tape: &mut Tape<'a>,
         visit: impl FnMut(usize, &Tensor),
     ) -> Result<Tensor> {
         let (context, shape) = (self.config.context_length, tokens.size());
-        let shortest = if self.config.may_be_cut() { 1 } else { context };
+        let shortest = if self.config.can_trim() { 1 } else { context };
         if shape.len() != 2 || tokens.kind() != Kind::Int64 || !(shortest..=context).contains(&shape[1]) {
             return Err(Error::Shape {
-                what: "the token batch",
+                input: "the token batch",
                 found: shape,
                 expected: format!("i64 [batch, {shortest}..={context}]"),
             });
         }
         let positions = self.positional_embedding.narrow(0, 0, shape[1]);
-        // The fallible form: ids outside the vocabulary come from data.
+        // The fallible form, since the data may contain ids outside the vocabulary.
         let embedded = Tensor::f_embedding(&self.token_embedding, tokens, -1, false, false)? + positions; // [batch, length, width]
         let gates = self.gates.as_ref();
         let embedded = match gates {
-            Some(gates) => gates.start(embedded),
+            Some(gates) => gates.apply_hidden(embedded),
             None => embedded,
         };
-        Ok(self.transformer.visited(embedded, gates, tape, visit))
+        Ok(self.transformer.forward(embedded, gates, tape, visit))
     }
 
-    /// The last norm, over the channels that gates leave where there are some.
-    fn norm(&self, states: &Tensor) -> Tensor {
-        self.ln_final.forward_over(states, self.gates.as_ref().and_then(TowerGates::kept))
+    /// Applies the last norm, over the channels that the gates keep.
+    fn final_norm(&self, states: &Tensor) -> Tensor {
+        self.ln_final.forward_channels(states, self.gates.as_ref().and_then(TowerGates::kept_channels))
     }
 
-    /// `[batch, length, width]` to raw embeddings `[batch, embed]`.
+    /// Pools and projects the residual stream: `[batch, length, width]` to embeddings `[batch, embed]`.
     fn embed(&self, states: &Tensor, tokens: &Tensor) -> Tensor {
-        // Pooling before the norm normalises one token per text instead of all; the values are the same.
-        let pooled = self.norm(&self.pool(states, tokens)); // [batch, width]
+        // Pooling before the norm gives the same values and normalises only one token per text.
+        let pooled = self.final_norm(&self.pool(states, tokens)); // [batch, width]
         match &self.projection {
             Projection::Matrix(matrix) => pooled.matmul(matrix),
             Projection::Affine(layer) => layer.forward(&pooled).to_kind(Kind::Float),
@@ -206,17 +207,17 @@ impl TextTransformer {
         }
     }
 
-    /// One state per text: `[batch, length, width]` to `[batch, width]`.
+    /// Selects one state per text: `[batch, length, width]` to `[batch, width]`.
     fn pool(&self, states: &Tensor, tokens: &Tensor) -> Tensor {
-        let Some(end) = self.end(tokens) else {
+        let Some(end) = self.end_positions(tokens) else {
             return states.select(1, if self.config.pool_type == TextPool::First { 0 } else { -1 });
         };
-        let place = end.view([-1, 1, 1]).expand([-1, 1, self.config.width], false);
-        states.gather(1, &place, false).squeeze_dim(1)
+        let index = end.view([-1, 1, 1]).expand([-1, 1, self.config.width], false);
+        states.gather(1, &index, false).squeeze_dim(1)
     }
 
-    /// The place `[batch]` of each text's end token, where that is the one that is pooled.
-    fn end(&self, tokens: &Tensor) -> Option<Tensor> {
+    /// Returns the position `[batch]` of each text's end token; `None` if the tower pools a fixed position.
+    fn end_positions(&self, tokens: &Tensor) -> Option<Tensor> {
         match self.config.pool_type {
             TextPool::First | TextPool::Last => None,
             TextPool::Argmax => Some(tokens.argmax(1, false)),

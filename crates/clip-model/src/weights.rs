@@ -1,4 +1,4 @@
-//! Weights on disk: safetensors files, read and written with strict checking.
+//! Weights on disk: safetensors files with strict checking.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,21 +11,41 @@ use tch::{Device, Kind, Tensor};
 use crate::params::Params;
 use crate::{Error, Result};
 
-/// Every difference between a set of weights and a model.
+/// All differences between a set of weights and the state dict of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {
-    /// Names that the model has and the weights lack.
+    /// Names in the model that the weights lack.
     pub missing: Vec<String>,
-    /// Names that the weights have and the model lacks.
-    pub surplus: Vec<String>,
-    /// Names of both whose shapes differ: name, shape in the weights, shape in the model.
-    pub wrong_shape: Vec<(String, Vec<i64>, Vec<i64>)>,
-    /// Names of both whose elements are floating point on one side only: name and kind.
-    pub wrong_kind: Vec<(String, String)>,
+    /// Names in the weights that the model lacks.
+    pub unexpected: Vec<String>,
+    /// Tensors with another shape than in the model.
+    pub wrong_shape: Vec<ShapeMismatch>,
+    /// Tensors that are floating point either in the weights or in the model, but not in both.
+    pub wrong_kind: Vec<KindMismatch>,
+}
+
+/// A tensor whose shape differs between weights and model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShapeMismatch {
+    /// State-dict name.
+    pub name: String,
+    /// Shape in the weights.
+    pub found: Vec<i64>,
+    /// Shape in the model.
+    pub expected: Vec<i64>,
+}
+
+/// A tensor whose elements are floating point either in the weights or in the model, but not in both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KindMismatch {
+    /// State-dict name.
+    pub name: String,
+    /// Element type in the weights.
+    pub found: Kind,
 }
 
 impl LoadReport {
-    /// Whether the weights fit exactly.
+    /// Whether the weights fit the model exactly.
     pub fn is_clean(&self) -> bool {
         *self == LoadReport::default()
     }
@@ -36,23 +56,28 @@ impl fmt::Display for LoadReport {
         let shapes = self
             .wrong_shape
             .iter()
-            .map(|(name, found, expected)| format!("{name} is {found:?} instead of {expected:?}"))
+            .map(|ShapeMismatch { name, found, expected }| {
+                format!("{name} is {found:?} instead of {expected:?}")
+            })
             .collect::<Vec<_>>();
-        let kinds =
-            self.wrong_kind.iter().map(|(name, kind)| format!("{name} is {kind}")).collect::<Vec<_>>();
+        let kinds = self
+            .wrong_kind
+            .iter()
+            .map(|KindMismatch { name, found }| format!("{name} is {found:?}"))
+            .collect::<Vec<_>>();
         let mut separator = "";
-        for (title, rows) in [
+        for (title, names) in [
             ("missing", &self.missing),
-            ("surplus", &self.surplus),
+            ("unexpected", &self.unexpected),
             ("wrong shape", &shapes),
             ("wrong kind", &kinds),
         ] {
-            if !rows.is_empty() {
-                // The first few say which layout or size it is; hundreds of names would hide that.
-                let shown = rows.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
+            if !names.is_empty() {
+                // The first few show which layout or size it is.
+                let shown = names.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
                 let more =
-                    if rows.len() > 8 { format!(" and {} more", rows.len() - 8) } else { String::new() };
-                write!(f, "{separator}{} {title} ({shown}{more})", rows.len())?;
+                    if names.len() > 8 { format!(" and {} more", names.len() - 8) } else { String::new() };
+                write!(f, "{separator}{} {title} ({shown}{more})", names.len())?;
                 separator = "; ";
             }
         }
@@ -60,35 +85,42 @@ impl fmt::Display for LoadReport {
     }
 }
 
-/// Reads all tensors of a safetensors file, onto the CPU, each in its own kind and under its own name.
+/// Reads all tensors of a safetensors file to the CPU, under their names and with their element types.
+///
+/// ```no_run
+/// let tensors = clip_model::weights::read_safetensors("model.safetensors")?;
+/// println!("{} tensors", tensors.len());
+/// # Ok::<(), clip_model::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::Io`] where the file cannot be read, [`Error::Format`] where it is damaged.
-pub fn read_safetensors(path: &Path) -> Result<HashMap<String, Tensor>> {
-    crate::checkpoint::read_tensors(path)
+/// [`Error::Io`] if the file cannot be read, [`Error::Damaged`] if it is damaged.
+pub fn read_safetensors(path: impl AsRef<Path>) -> Result<HashMap<String, Tensor>> {
+    crate::checkpoint::read_tensors(path.as_ref())
 }
 
-/// Writes tensors as a safetensors file, through a temporary name and synced, so that a stop
-/// half way leaves the old file or none.
+/// Writes tensors to a safetensors file. The file is written under a temporary name, synced and renamed, so an
+/// interrupted write leaves the old file or none.
 ///
 /// # Errors
-/// [`Error::Io`] where the file cannot be written.
+/// [`Error::Io`] if the file cannot be written.
 pub fn write_safetensors<'a>(
-    path: &Path,
+    path: impl AsRef<Path>,
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
 ) -> Result<()> {
     write_safetensors_with(path, tensors, &[])
 }
 
-/// Writes the file of [`write_safetensors`] with extra metadata entries (key, text).
+/// Writes the file of [`write_safetensors`] with extra metadata entries (key, value).
 ///
 /// # Errors
-/// As [`write_safetensors`].
+/// The errors of [`write_safetensors`].
 pub fn write_safetensors_with<'a>(
-    path: &Path,
+    path: impl AsRef<Path>,
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
     entries: &[(&str, &str)],
 ) -> Result<()> {
+    let path = path.as_ref();
     let mut buffers = Vec::new();
     for (name, tensor) in tensors {
         let (kind, dtype) = match tensor.kind() {
@@ -109,7 +141,7 @@ pub fn write_safetensors_with<'a>(
             bytes,
         ));
     }
-    let format = |e: safetensors::SafeTensorError| Error::Format { path: path.into(), reason: e.to_string() };
+    let format = |e: safetensors::SafeTensorError| Error::damaged(path, e.to_string());
     let views = buffers
         .iter()
         .map(|(name, dtype, shape, bytes)| {
@@ -121,10 +153,8 @@ pub fn write_safetensors_with<'a>(
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let mut bytes = safetensors::serialize(views, Some(metadata)).map_err(format)?;
     if !entries.is_empty() {
-        add_metadata(&mut bytes, entries).ok_or_else(|| Error::Format {
-            path: path.into(),
-            reason: "its header cannot be extended".into(),
-        })?;
+        add_metadata(&mut bytes, entries)
+            .ok_or_else(|| Error::damaged(path, "its header cannot be extended"))?;
     }
     Ok(write_atomic(path, &bytes)?)
 }
@@ -145,13 +175,21 @@ fn add_metadata(file: &mut Vec<u8>, entries: &[(&str, &str)]) -> Option<()> {
     Some(())
 }
 
-/// Copies weights into a model's parameters; nothing is changed unless all of them fit.
+/// Copies weights into the parameters of a model. Nothing changes unless all of them fit.
 ///
-/// fp16, bf16 and float64 weights are converted to float32.
+/// ```no_run
+/// use clip_model::{Clip, presets, weights};
+///
+/// let model = Clip::new(&presets::get("ViT-B-32")?, tch::Device::Cpu, 0)?;
+/// let tensors = weights::read_safetensors("model.safetensors")?;
+/// weights::load(model.params(), &tensors, "model.safetensors")?;
+/// # Ok::<(), clip_model::Error>(())
+/// ```
+///
+/// float16, bfloat16 and float64 weights are converted to float32. `origin` names the source in error messages.
 ///
 /// # Errors
-/// [`Error::Mismatch`] with every difference, [`Error::Config`] where a value is not finite; `origin` names the
-/// source in it.
+/// [`Error::Mismatch`] with every difference, [`Error::NonFinite`] for a value that is NaN or infinite.
 pub fn load(params: &Params, weights: &HashMap<String, Tensor>, origin: &str) -> Result<()> {
     let report = compare(params, weights);
     if !report.is_clean() {
@@ -160,14 +198,12 @@ pub fn load(params: &Params, weights: &HashMap<String, Tensor>, origin: &str) ->
     for (name, value) in weights {
         let floating = matches!(value.kind(), Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double);
         if floating && value.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
-            let reason =
-                format!("`{name}` has values that are not finite: the file or its training is broken");
-            return Err(Error::config(origin, reason));
+            return Err(Error::NonFinite { origin: origin.into(), name: name.clone() });
         }
     }
     tch::no_grad(|| {
         for entry in params.state() {
-            // What may be missing keeps its start value.
+            // An optional tensor that is missing keeps its initial value.
             if let Some(value) = weights.get(&entry.name) {
                 entry.tensor.shallow_clone().f_copy_(value)?;
             }
@@ -176,7 +212,7 @@ pub fn load(params: &Params, weights: &HashMap<String, Tensor>, origin: &str) ->
     })
 }
 
-/// Lists how weights differ from what a model needs.
+/// Compares weights with the state dict of a model and lists all differences.
 pub fn compare(params: &Params, weights: &HashMap<String, Tensor>) -> LoadReport {
     let mut report = LoadReport::default();
     let mut names = std::collections::HashSet::new();
@@ -184,19 +220,20 @@ pub fn compare(params: &Params, weights: &HashMap<String, Tensor>) -> LoadReport
         names.insert(entry.name.as_str());
         let floating = |kind| matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double);
         match weights.get(&entry.name) {
-            // A count that only cumulative averages read; checkpoints of before torch 0.4.1 lack it.
+            // This counter matters only for cumulative averages; checkpoints from before torch 0.4.1 lack it.
             None if entry.name.ends_with(".num_batches_tracked") => {}
             None => report.missing.push(entry.name.clone()),
             Some(found) if found.size() != entry.tensor.size() => {
-                report.wrong_shape.push((entry.name.clone(), found.size(), entry.tensor.size()));
+                let (name, found, expected) = (entry.name.clone(), found.size(), entry.tensor.size());
+                report.wrong_shape.push(ShapeMismatch { name, found, expected });
             }
             Some(found) if floating(found.kind()) != floating(entry.tensor.kind()) => {
-                report.wrong_kind.push((entry.name.clone(), format!("{:?}", found.kind())));
+                report.wrong_kind.push(KindMismatch { name: entry.name.clone(), found: found.kind() });
             }
             Some(_) => {}
         }
     }
-    report.surplus = weights.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
-    report.surplus.sort();
+    report.unexpected = weights.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
+    report.unexpected.sort();
     report
 }

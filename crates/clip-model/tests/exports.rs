@@ -1,16 +1,15 @@
-//! Whatever model is written in whichever format, the same model is read back: weights bit for bit, the
-//! configuration, and what it wants of its images.
+//! Tests that random models round-trip through every format: weights bit for bit, configuration and image preprocessing.
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use clip_model::folder::{self, Adjust, Opened};
+use clip_model::folder::{self, ConfigOverrides, OpenedModel};
 use clip_model::{Clip, ClipConfig, PreprocessConfig, weights};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-/// Sizes and settings that every format holds.
+/// Models that every format can represent.
 fn plain() -> impl Strategy<Value = Value> {
     let tower = || {
         let (ratio, eps) = (vec![4.0, 2.0, 2.5], vec![1e-5, 1e-6]);
@@ -42,7 +41,7 @@ fn plain() -> impl Strategy<Value = Value> {
     )
 }
 
-/// Settings beyond a plain one, which only the project's own formats hold.
+/// Models that only the open_clip formats can represent.
 fn special() -> impl Strategy<Value = Value> {
     let change = prop::sample::select(vec![
         ("", "custom_text", json!(true)),
@@ -91,8 +90,8 @@ fn model(json: &Value, seed: u64) -> Clip {
     Clip::new(&config, Device::Cpu, seed).unwrap()
 }
 
-fn open(path: &Path) -> Opened {
-    folder::open(&path.display().to_string(), Device::Cpu, 0).unwrap()
+fn open(path: &Path) -> OpenedModel {
+    folder::open(path, Device::Cpu, 0).unwrap()
 }
 
 fn assert_same_weights(found: &Clip, expected: &Clip) {
@@ -103,12 +102,12 @@ fn assert_same_weights(found: &Clip, expected: &Clip) {
     }
 }
 
-/// The rest of what images have to become; the size is that of the tower either way.
+/// Compares the image preprocessing, except for the size, which is always that of the tower.
 fn assert_same_preprocess(found: &PreprocessConfig, expected: &PreprocessConfig) {
     assert_eq!(PreprocessConfig { size: None, ..found.clone() }, *expected);
 }
 
-/// A text of the full context, with the end token in the middle.
+/// Returns a text of the full context length, with the end token in the middle.
 fn tokens(model: &Clip) -> Tensor {
     let mut tokens = vec![3i64; model.config().text_cfg.context_length as usize];
     (tokens[0], tokens[2], tokens[3]) = (1, 7, 29);
@@ -119,57 +118,57 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_projects_own_formats_hold_every_model(
+    fn open_clip_formats_round_trip_every_model(
         json in special(), preprocess in preprocess(), seed in 0u64..1000
     ) {
         let model = model(&json, seed);
-        let place = tempfile::tempdir().unwrap();
-        let own = place.path().join("own");
-        folder::save(&own, &model, &preprocess).unwrap();
-        let opened = open(&own);
+        let dir = tempfile::tempdir().unwrap();
+        let native = dir.path().join("own");
+        folder::save(&native, &model, &preprocess).unwrap();
+        let opened = open(&native);
         prop_assert_eq!(opened.model.config(), model.config());
         assert_same_weights(&opened.model, &model);
         assert_same_preprocess(&opened.preprocess, &preprocess);
 
-        let file = place.path().join("bare.safetensors");
+        let file = dir.path().join("bare.safetensors");
         let state = model.params().state().map(|p| (p.name.as_str(), &p.tensor));
         weights::write_safetensors(&file, state).unwrap();
-        let opened = folder::open_file(model.config(), &file, Device::Cpu, &Adjust::default()).unwrap();
+        let opened = folder::open_file(model.config(), &file, Device::Cpu, &ConfigOverrides::default()).unwrap();
         prop_assert_eq!(opened.model.config(), model.config());
         assert_same_weights(&opened.model, &model);
 
-        // A single file that contains its own configuration.
+        // A single file with its own configuration.
         folder::save_file(&file, &model, &preprocess, None).unwrap();
         let opened = open(&file);
         prop_assert_eq!(opened.model.config(), model.config());
-        prop_assert_eq!(folder::config(&file.display().to_string()).unwrap(), model.config().clone());
+        prop_assert_eq!(folder::config(&file).unwrap(), model.config().clone());
         assert_same_weights(&opened.model, &model);
         assert_same_preprocess(&opened.preprocess, &preprocess);
         prop_assert!(opened.notes.is_empty());
 
-        // Another library's folder holds it or refuses it, and never holds another one.
-        let face = place.path().join("face");
+        // The Hugging Face folder represents the model exactly, or refuses it.
+        let face = dir.path().join("face");
         if folder::save_hugging_face(&face, &model, &preprocess).is_ok() {
-            let held = open(&face).model;
+            let reopened = open(&face).model;
             let size = model.config().vision_cfg.image_size;
             let images = Tensor::randn([2, 3, size, size], (Kind::Float, Device::Cpu));
-            prop_assert!(held.encode_image(&images).unwrap().equal(&model.encode_image(&images).unwrap()));
+            prop_assert!(reopened.encode_image(&images).unwrap().equal(&model.encode_image(&images).unwrap()));
             let tokens = tokens(&model);
-            prop_assert!(held.encode_text(&tokens).unwrap().equal(&model.encode_text(&tokens).unwrap()));
-            prop_assert!(held.logit_scale.equal(&model.logit_scale));
+            prop_assert!(reopened.encode_text(&tokens).unwrap().equal(&model.encode_text(&tokens).unwrap()));
+            prop_assert!(reopened.logit_scale.equal(&model.logit_scale));
         } else {
             prop_assert!(!face.exists());
         }
     }
 
     #[test]
-    fn hugging_faces_format_holds_every_plain_model(
+    fn the_hugging_face_format_round_trips_every_plain_model(
         json in plain(), preprocess in preprocess(), seed in 0u64..1000
     ) {
         let model = model(&json, seed);
-        let place = tempfile::tempdir().unwrap();
-        folder::save_hugging_face(place.path(), &model, &preprocess).unwrap();
-        let opened = open(place.path());
+        let dir = tempfile::tempdir().unwrap();
+        folder::save_hugging_face(dir.path(), &model, &preprocess).unwrap();
+        let opened = open(dir.path());
         prop_assert_eq!(opened.model.config(), model.config());
         assert_same_weights(&opened.model, &model);
         assert_same_preprocess(&opened.preprocess, &preprocess);

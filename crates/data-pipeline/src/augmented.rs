@@ -13,7 +13,7 @@ use crate::{DamageKind, Error, Result};
 pub(crate) struct AugmentedSample {
     pub key: String,
     pub label: Option<usize>,
-    /// At least one.
+    /// Captions, at least one.
     pub captions: Vec<String>,
     boxes: Vec<[f32; 4]>,
     image: Decoded,

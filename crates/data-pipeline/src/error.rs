@@ -8,7 +8,7 @@ use crate::DamageKind;
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error between a file on disk and a batch.
+/// An error of reading, decoding, batching, storing or downloading data.
 ///
 /// ```
 /// use data_pipeline::{Error, SourceConfig};
@@ -184,7 +184,7 @@ pub enum FileFormat {
     Table,
     /// Names of class folders.
     ClassTable,
-    /// Class folders of images.
+    /// List of images with their class folders.
     LabelList,
     /// Annotations with A. Karpathy's splits.
     Karpathy,

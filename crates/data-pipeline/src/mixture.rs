@@ -87,7 +87,7 @@ impl Mixture {
         self.parts.iter().map(|part| part.visits).sum()
     }
 
-    /// Always false, because a mixture has at least one sample.
+    /// Returns false, because a mixture has at least one sample.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

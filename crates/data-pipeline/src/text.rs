@@ -26,7 +26,7 @@ pub enum Encoding {
     Utf16,
     /// UTF-8 that ends inside a character.
     Cut,
-    /// The bytes do not show the encoding.
+    /// An encoding that the bytes do not show.
     Unknown,
 }
 
@@ -104,7 +104,8 @@ fn is_utf16(bytes: &[u8]) -> bool {
     }
 }
 
-/// Western texts are ASCII with isolated non-ASCII letters. Cyrillic and East Asian texts have runs of non-ASCII bytes.
+/// Detects Western texts, which are ASCII with isolated non-ASCII letters. Cyrillic and East Asian texts have runs of
+/// non-ASCII bytes.
 fn western_or_unknown(bytes: &[u8]) -> Encoding {
     // Windows-1252 has no characters at these bytes.
     let free = bytes.iter().any(|byte| matches!(byte, 0x81 | 0x8D | 0x8F | 0x90 | 0x9D));

@@ -204,7 +204,7 @@ fn settings_out_of_bounds_are_errors() {
     for (config, word) in [
         (config().with_prefetch(1_000_000_000_000_000), "prefetch"),
         (config().with_workers(1025), "workers"),
-        (long, "context"),
+        (long, "context_length"),
     ] {
         let error = first_error(&source, config);
         assert!(matches!(&error, Error::Setting { name, .. } if *name == word), "{error}");

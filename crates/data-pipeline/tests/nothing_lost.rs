@@ -220,7 +220,7 @@ fn skipped_images_are_counted_by_kind_in_one_line() {
     open(config, folder.path()).unwrap();
     assert_eq!(log.lines().len(), 3);
     let log = Log::start();
-    assert_eq!(Images::open(&folder.path().join("data/dog")).unwrap().len(), 1);
+    assert_eq!(Images::open(folder.path().join("data/dog")).unwrap().len(), 1);
     assert!(log.lines()[0].contains("1 .avif, 1 .tif"), "{:?}", log.lines());
 }
 

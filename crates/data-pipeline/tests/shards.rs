@@ -82,7 +82,7 @@ fn each_kind_of_damage_is_named_with_its_byte() {
         (good[..1024].to_vec(), 1024, "end mark"),
         (good[..600].to_vec(), 0, "ends inside `0.png`"),
         (header, 1024, "the header is broken"),
-        (twice, good.len() as u64 - 1024, "behind a tar's end mark"),
+        (twice, good.len() as u64 - 1024, "follow the tar's end mark"),
     ] {
         std::fs::write(at("bad.tar"), &bytes).unwrap();
         let source = open("{good,bad}.tar", folder.path()).unwrap();

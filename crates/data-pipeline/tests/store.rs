@@ -218,7 +218,7 @@ fn damage_is_detected() {
     assert!(Store::open(folder.path()).is_ok());
     std::fs::write(folder.path().join("store.json"), "{").unwrap();
     assert!(Store::open(folder.path()).unwrap_err().to_string().contains("damaged"));
-    assert!(Store::open(&folder.path().join("nothing")).unwrap_err().to_string().contains("reinforce"));
+    assert!(Store::open(folder.path().join("nothing")).unwrap_err().to_string().contains("reinforce"));
 }
 
 #[test]

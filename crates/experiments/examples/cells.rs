@@ -3,17 +3,16 @@
 //! Run with `cargo run -p experiments --example cells -- configs/sweeps/quick.toml`.
 
 use std::io::Write;
-use std::path::Path;
 
 use experiments::Sweep;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = std::env::args().nth(1).ok_or("name a sweep file, such as configs/sweeps/quick.toml")?;
-    let sweep = Sweep::load(Path::new(&file), &toml::Table::new(), Path::new("runs/sweeps"))?;
+    let sweep = Sweep::load(&file, &toml::Table::new(), "runs/sweeps")?;
     let mut out = std::io::stdout();
     for cell in sweep.runs() {
         let plan = sweep.plan(cell)?;
-        writeln!(out, "{:40} {:>7} steps  {:?}", cell.label(), plan.steps, cell.state())?;
+        writeln!(out, "{:40} {:>7} steps  {}", cell.label(), plan.steps, cell.state())?;
     }
     Ok(())
 }

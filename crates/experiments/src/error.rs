@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use zeroshot_eval::Metric;
+
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -18,14 +20,36 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// A sweep that cannot run, or results that do not match it.
+    /// A sweep file with a setting that cannot work.
     #[error("sweep `{origin}`: {reason}")]
     Sweep {
-        /// The sweep file, one of its cells, or a file of results.
+        /// The sweep file, or one of its cells.
         origin: String,
         /// The problem and the remedy.
         reason: String,
     },
+    /// A damaged file of results.
+    #[error("`{path}` is damaged: {reason}")]
+    Results {
+        /// The file.
+        path: PathBuf,
+        /// The problem.
+        reason: String,
+    },
+    /// A run without a metric that the sweep's mean needs.
+    #[error("`{cell}` has no metric `{}` of `{}`, which the sweep's mean needs", metric.name, metric.set)]
+    MissingMetric {
+        /// Name and seed of the cell.
+        cell: String,
+        /// The metric.
+        metric: Metric,
+    },
+    /// A report that cannot be written as JSON.
+    #[error("cannot write the report as JSON")]
+    Json(#[from] serde_json::Error),
+    /// A worker of [`crate::run_cells`] panicked.
+    #[error("a worker that runs cells panicked")]
+    Worker,
     /// An error of a recipe, a plan or a run.
     #[error(transparent)]
     Trainer(#[from] trainer::Error),

@@ -2,11 +2,14 @@
 #![doc = include_str!("../README.md")]
 
 mod error;
-pub mod report;
-pub mod sweep;
+mod report;
+mod sweep;
 
 pub use error::{Error, Result};
 pub use report::job;
-pub use report::results::{BySeed, CellResults, Comparison, SweepReport, write_reports};
-pub use sweep::cells::{Ended, Limits, Progress, Runner, run_cells};
+pub use report::results::{
+    BySeed, CellResults, ClassMetric, Comparison, MainMetric, Predictor, SweepReport, write_reports,
+};
+pub use report::stats::{Difference, Summary};
+pub use sweep::cells::{Ended, FailedRun, Limits, Progress, Runner, run_cells};
 pub use sweep::file::{Cell, CellState, MeanPart, Sweep};

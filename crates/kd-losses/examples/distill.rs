@@ -1,4 +1,4 @@
-//! A student that is one matrix learns from a teacher that is another, by CRD and FD.
+//! Distils a linear teacher into a linear student with CRD and FD.
 //!
 //! Run with `cargo run -p kd-losses --example distill`.
 
@@ -20,10 +20,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for step in 0..=200 {
         let (images, texts) = (Tensor::randn([64, inputs], float), Tensor::randn([64, inputs], float));
         let target = Embeddings::new(images.matmul(&teacher), texts.matmul(&teacher))?.normalized();
-        let own = Embeddings::new(images.matmul(&student), texts.matmul(&student))?;
+        let embeddings = Embeddings::new(images.matmul(&student), texts.matmul(&student))?;
         let report = objective.evaluate(
             step,
-            &ModelOutputs::new(&own, &scale),
+            &ModelOutputs::new(&embeddings, &scale),
             &[ModelOutputs::new(&target, &scale)],
             &Targets::Diagonal { offset: 0 },
         )?;

@@ -9,10 +9,17 @@ use crate::relation::kl;
 
 /// Vertical relational distillation: matches the teacher-student similarities of images to those of texts.
 ///
-/// The loss is KL(texts ‖ images) of the similarities, with the texts' as constant target, averaged over teacher as
-/// rows and student as rows, plus the cross-entropies of the four matrices towards the diagonal (the mean of two per
-/// modality). Takes unit rows of one width. The scales are learned factors, used without an exponential. Source:
-/// CLIP-RD.
+/// The loss has two parts, each averaged over both orientations (teacher rows over student columns, and the reverse).
+/// The first is KL(texts ‖ images) of the similarities, with the texts as constant target. The second is the sum over
+/// modalities of the cross-entropy towards the diagonal. Takes unit rows of one width. The scales are learned logit
+/// scales, used without an exponential. Source: CLIP-RD.
+///
+/// ```no_run
+/// # use kd_losses::{Embeddings, clip_rd};
+/// # fn example(student: &Embeddings, teacher: &Embeddings, scales: [&tch::Tensor; 2]) -> kd_losses::Result<tch::Tensor> {
+/// clip_rd::vrd(&student.normalized(), teacher, scales[0], scales[1])
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`crate::Error::Shapes`] if the two differ in rows or width.
@@ -36,9 +43,16 @@ pub fn vrd(
 /// Cross relational distillation: matches the similarities of teacher images and student texts to those of teacher
 /// texts and student images.
 ///
-/// The loss is the mean of four KL terms: both directions (each target constant), with the teacher as rows and with the
-/// student as rows. Takes unit rows of one width. `scale` is a learned factor, used without an exponential. Source:
-/// CLIP-RD.
+/// The loss is the mean of four KL terms: both directions (each with a constant target) in both orientations (teacher
+/// rows over student columns, and the reverse). Takes unit rows of one width. `scale` is a learned logit scale, used
+/// without an exponential. Source: CLIP-RD.
+///
+/// ```no_run
+/// # use kd_losses::{Embeddings, clip_rd};
+/// # fn example(student: &Embeddings, teacher: &Embeddings, scale: &tch::Tensor) -> kd_losses::Result<tch::Tensor> {
+/// clip_rd::xrd(&student.normalized(), teacher, scale)
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`crate::Error::Shapes`] if the two differ in rows or width.
@@ -62,7 +76,7 @@ mod tests {
     use tch::Device;
 
     #[test]
-    fn equal_modalities_leave_only_the_cross_entropies() {
+    fn equal_modalities_leave_the_cross_entropies() {
         let rows = Tensor::eye(2, (Kind::Float, Device::Cpu));
         let pairs = Embeddings::new(rows.copy(), rows).unwrap();
         let scale = Tensor::from(3.0f32);

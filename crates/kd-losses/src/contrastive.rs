@@ -5,9 +5,18 @@ use tch::{Kind, Tensor};
 use crate::embeddings::{Logits, Targets, cross_entropy};
 use crate::{Error, Result};
 
-/// CLIP's loss: [CE(L, targets) + CE(Lᵀ, targets)] / 2, a scalar, mean over rows.
+/// CLIP's contrastive loss: [CE(L, targets) + CE(Lᵀ, targets)] / 2, a scalar, averaged over rows.
 ///
 /// Source: Radford et al. 2021, section 2.3.
+///
+/// ```no_run
+/// # use kd_losses::{Embeddings, Logits, Targets, contrastive};
+/// # fn example(images_and_texts: &Embeddings, scale: &tch::Tensor) -> kd_losses::Result<tch::Tensor> {
+/// let pairs = images_and_texts.normalized();
+/// let logits = Logits::new(&pairs, &pairs, scale)?;
+/// contrastive::task(&logits, &Targets::Diagonal { offset: 0 })
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`Error`] if targets and logits do not match.
@@ -21,10 +30,17 @@ pub fn task(logits: &Logits, targets: &Targets) -> Result<Tensor> {
     Ok((image_to_text + text_to_image) / 2.0)
 }
 
-/// SigLIP's loss: −(1/rows) Σ log σ(z (logit + bias)), z = +1 for matching pairs, −1 for all others.
+/// SigLIP's pairwise sigmoid loss: −(1/rows) Σ log σ(z (logit + bias)), z = +1 for matching pairs, −1 for all others.
 ///
 /// `logits` `[rows, columns]` are scaled similarities of local images against all texts, `bias`
 /// a scalar; row i matches column `offset + i`. Source: Zhai et al. 2023, algorithm 1.
+///
+/// ```no_run
+/// # use kd_losses::{Logits, contrastive};
+/// # fn example(logits: &Logits, bias: &tch::Tensor) -> kd_losses::Result<tch::Tensor> {
+/// contrastive::siglip(&logits.image_to_text, bias, 0)
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`Error::Argument`] if the diagonal does not lie inside the columns.
@@ -48,7 +64,7 @@ mod tests {
 
     #[test]
     fn by_hand() {
-        // Orthogonal pairs, scale s: each row is log(1 + e^-s) away from certainty.
+        // Orthogonal pairs at scale s: the loss of each row is log(1 + e^-s).
         let eye = || Tensor::eye(2, (Kind::Float, tch::Device::Cpu));
         let pairs = Embeddings::new(eye(), eye()).unwrap();
         let logits = Logits::new(&pairs, &pairs, &Tensor::from(3.0f32)).unwrap();
@@ -60,15 +76,14 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_the_rows_gives_its_part_of_the_loss() {
+    fn losses_of_row_blocks_add_up() {
         let rows = |seed: i64| {
             tch::manual_seed(seed);
             Tensor::randn([6, 5], (Kind::Float, tch::Device::Cpu))
         };
         let all = Embeddings::new(rows(1), rows(2)).unwrap().normalized();
         let scale = Tensor::from(10.0f32);
-        let whole =
-            task(&Logits::new(&all, &all, &scale).unwrap(), &Targets::Diagonal { offset: 0 }).unwrap();
+        let full = task(&Logits::new(&all, &all, &scale).unwrap(), &Targets::Diagonal { offset: 0 }).unwrap();
         let part = |start: i64, length: i64| {
             let local =
                 Embeddings::new(all.image.narrow(0, start, length), all.text.narrow(0, start, length))
@@ -77,7 +92,7 @@ mod tests {
             task(&logits, &Targets::Diagonal { offset: start }).unwrap().double_value(&[]) * length as f64
         };
         let sum = (part(0, 2) + part(2, 4)) / 6.0;
-        assert!((sum - whole.double_value(&[])).abs() < 1e-6);
+        assert!((sum - full.double_value(&[])).abs() < 1e-6);
         let logits = Logits::new(&all, &all, &scale).unwrap();
         assert!(task(&logits, &Targets::Diagonal { offset: 1 }).is_err());
     }

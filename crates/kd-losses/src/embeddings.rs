@@ -5,16 +5,26 @@ use tch::{Kind, Tensor};
 use crate::{Error, Result};
 
 /// Matching image and text embeddings: row i of one belongs to row i of the other.
+///
+/// ```no_run
+/// use kd_losses::Embeddings;
+/// use tch::{Device, Kind, Tensor};
+///
+/// let randn = || Tensor::randn([32, 512], (Kind::Float, Device::Cpu));
+/// let pairs = Embeddings::new(randn(), randn())?.normalized();
+/// assert_eq!((pairs.rows(), pairs.width()), (32, 512));
+/// # Ok::<_, kd_losses::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Embeddings {
-    /// `[rows, width]`.
+    /// Image embeddings `[rows, width]`.
     pub image: Tensor,
-    /// `[rows, width]`.
+    /// Text embeddings `[rows, width]`.
     pub text: Tensor,
 }
 
 impl Embeddings {
-    /// Pairs the two matrices.
+    /// Pairs image embeddings with text embeddings.
     ///
     /// # Errors
     /// [`Error::Shapes`] unless both are `[rows, width]` of the same shape.
@@ -36,12 +46,12 @@ impl Embeddings {
         Embeddings { image: normalize(&self.image), text: normalize(&self.text) }
     }
 
-    /// Number of pairs.
+    /// Returns the number of pairs.
     pub fn rows(&self) -> i64 {
         self.image.size()[0]
     }
 
-    /// Width of the embedding space.
+    /// Returns the width of the embedding space.
     pub fn width(&self) -> i64 {
         self.image.size()[1]
     }
@@ -141,7 +151,7 @@ impl Logits {
                 left_shape: self.image_to_text.size(),
                 right: "the teacher's logits",
                 right_shape: other.image_to_text.size(),
-                rule: "both models see the same rows and columns",
+                rule: "both models need the same rows and columns",
             });
         }
         Ok(())
@@ -166,13 +176,13 @@ pub enum Targets {
 }
 
 impl Targets {
-    /// Targets that spread evenly over all pairs whose texts have the same tokens.
+    /// Creates soft targets that spread evenly over all pairs whose texts have the same tokens.
     ///
     /// If class names are captions, equal texts are common. [`Targets::Diagonal`] would treat them as negatives. `rows`
     /// and `columns` are token ids `[n, context]`.
     ///
     /// # Errors
-    /// [`Error::Shapes`] if the two have different contexts.
+    /// [`Error::Shapes`] if the context lengths differ.
     pub fn equal_captions(rows: &Tensor, columns: &Tensor) -> Result<Self> {
         if rows.dim() != 2 || columns.dim() != 2 || rows.size()[1] != columns.size()[1] {
             return Err(Error::Shapes {
@@ -180,7 +190,7 @@ impl Targets {
                 left_shape: rows.size(),
                 right: "the columns' tokens",
                 right_shape: columns.size(),
-                rule: "both are [n, context] with one context",
+                rule: "both are [n, context] of one context length",
             });
         }
         let same = rows.unsqueeze(1).eq_tensor(&columns.unsqueeze(0)).all_dim(2, false).to_kind(Kind::Float); // [rows, columns]

@@ -31,7 +31,7 @@ pub enum Error {
     Setting {
         /// The loss of the term.
         loss: Loss,
-        /// What is wrong, and the valid range.
+        /// The problem, and the valid range.
         reason: String,
     },
     /// A loss does not have this setting.
@@ -44,7 +44,7 @@ pub enum Error {
         /// The losses that do have it.
         owners: Vec<Loss>,
     },
-    /// A name that no loss has.
+    /// An unknown name of a loss.
     #[error("unknown loss `{0}`")]
     UnknownLoss(String),
     /// A term reads an input that the student or the teacher does not have.
@@ -84,7 +84,7 @@ fn unknown_setting(loss: Loss, key: &str, owners: &[Loss]) -> String {
     }
 }
 
-/// Names losses in a sentence: "`a`, `b` and `c`".
+/// Lists losses in a sentence: "`a`, `b` and `c`".
 fn list(losses: &[Loss]) -> String {
     let names = losses.iter().map(|loss| format!("`{loss}`")).collect::<Vec<_>>();
     match names.as_slice() {

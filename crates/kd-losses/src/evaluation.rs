@@ -7,7 +7,7 @@ use tch::Tensor;
 use crate::embeddings::{Embeddings, Logits, Targets};
 use crate::learned::LearnedParts;
 use crate::objective::ModelOutputs;
-use crate::structure::{self, AnchorScope, Block};
+use crate::structure::{self, AnchorScope, Block, ImagesAndPrompts};
 use crate::tokens::{self, TokenStates};
 use crate::{Error, Loss, LossSettings, Result, clip_rd, contrastive, feature, fusion, interactive, logit};
 
@@ -15,23 +15,23 @@ use crate::{Error, Loss, LossSettings, Result, clip_rd, contrastive, feature, fu
 pub(crate) struct StudentTerms<'a> {
     side: &'a ModelOutputs<'a>,
     targets: &'a Targets,
-    own: OnceCell<Embeddings>,
+    normalized: OnceCell<Embeddings>,
     logits: OnceCell<Logits>,
 }
 
 impl<'a> StudentTerms<'a> {
     pub(crate) fn new(side: &'a ModelOutputs<'a>, targets: &'a Targets) -> Self {
-        StudentTerms { side, targets, own: OnceCell::new(), logits: OnceCell::new() }
+        StudentTerms { side, targets, normalized: OnceCell::new(), logits: OnceCell::new() }
     }
 
-    /// Unit rows in the student's own embed dim.
-    fn own(&self) -> &Embeddings {
-        self.own.get_or_init(|| self.side.local.normalized())
+    /// Returns the student's unit embeddings, in its own embed dim.
+    fn normalized(&self) -> &Embeddings {
+        self.normalized.get_or_init(|| self.side.local.normalized())
     }
 
     fn logits(&self) -> Result<&Logits> {
         once(&self.logits, || {
-            let (rows, ModelOutputs { local, all, scale, .. }) = (self.own(), *self.side);
+            let (rows, ModelOutputs { local, all, scale, .. }) = (self.normalized(), *self.side);
             if std::ptr::eq(local, all) {
                 Logits::new(rows, rows, scale)
             } else {
@@ -77,12 +77,12 @@ impl<'a> PairTerms<'a> {
         PairTerms { student, teacher, parts, projected, logits, cross_logits }
     }
 
-    /// The student's unit rows in its own embed dim.
+    /// Returns the student's unit embeddings, in its own embed dim.
     pub(crate) fn student(&self) -> &Embeddings {
-        self.student.own()
+        self.student.normalized()
     }
 
-    /// The teacher's unit rows.
+    /// Returns the teacher's unit embeddings.
     pub(crate) fn teacher(&self) -> &Embeddings {
         self.teacher.local
     }
@@ -130,10 +130,12 @@ impl<'a> PairTerms<'a> {
 
     pub(crate) fn vocabulary(&self, settings: &LossSettings) -> Result<Tensor> {
         let missing = || Error::MissingInput { loss: Loss::Vocabulary, input: "the prompts of a class list" };
-        let own = self.student.side.extra.classes.ok_or_else(missing)?;
-        let theirs = self.teacher.extra.classes.ok_or_else(missing)?;
+        let student_classes = self.student.side.extra.classes.ok_or_else(missing)?;
+        let teacher_classes = self.teacher.extra.classes.ok_or_else(missing)?;
         let (student, teacher) = (&self.student().image, &self.teacher().image);
-        structure::vocabulary((student, own), (teacher, theirs), settings.temperatures())
+        let side = |images, prompts| ImagesAndPrompts { images, prompts };
+        let (student, teacher) = (side(student, student_classes), side(teacher, teacher_classes));
+        structure::vocabulary(&student, &teacher, settings.temperatures())
     }
 
     /// Token states of student and teacher.
@@ -155,12 +157,12 @@ impl<'a> PairTerms<'a> {
     /// Adds the losses of image towers and text towers, each averaged over its pairs of blocks.
     pub(crate) fn hidden(&self) -> Result<Tensor> {
         let (student, teacher) = self.tokens(Loss::Hidden)?;
-        let image = paired(&student.image_blocks, &teacher.image_blocks, |place, student, teacher| {
-            tokens::image_block(&self.parts.project_image_block(place, student), teacher)
+        let image = paired(&student.image_blocks, &teacher.image_blocks, |index, student, teacher| {
+            tokens::image_block(&self.parts.project_image_block(index, student), teacher)
         })?;
         let counts = student.text_counts.as_ref();
-        let text = paired(&student.text_blocks, &teacher.text_blocks, |place, student, teacher| {
-            tokens::text_block(&self.parts.project_text_block(place, student), teacher, counts)
+        let text = paired(&student.text_blocks, &teacher.text_blocks, |index, student, teacher| {
+            tokens::text_block(&self.parts.project_text_block(index, student), teacher, counts)
         })?;
         Ok(image + text)
     }
@@ -175,12 +177,12 @@ impl<'a> PairTerms<'a> {
         structure::anchors(self.projected(), self.teacher(), bank, scope, settings.temperatures())
     }
 
-    /// The student's unit rows in the teacher's width.
+    /// Returns the student's unit embeddings, projected to the teacher's width.
     pub(crate) fn projected(&self) -> &Embeddings {
         if self.parts.projects() {
             self.projected.get_or_init(|| self.parts.project(self.student.side.local))
         } else {
-            self.student.own()
+            self.student.normalized()
         }
     }
 
@@ -202,34 +204,35 @@ impl<'a> PairTerms<'a> {
     }
 }
 
-/// Returns the cell's value, computing it with `make` if it is empty.
-fn once<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+/// Returns the cell's value. Computes it with `compute` if the cell is empty.
+fn once<T>(cell: &OnceCell<T>, compute: impl FnOnce() -> Result<T>) -> Result<&T> {
     match cell.get() {
         Some(value) => Ok(value),
         None => {
-            let value = make()?;
+            let value = compute()?;
             Ok(cell.get_or_init(|| value))
         }
     }
 }
 
-/// Computes the mean of a distance over pairs of blocks.
+/// Averages a distance over pairs of blocks.
 fn paired(
     student: &[Tensor],
     teacher: &[Tensor],
     distance: impl Fn(usize, &Tensor, &Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     if student.is_empty() || student.len() != teacher.len() {
-        let (own, theirs) = (student.len(), teacher.len());
-        let reason = format!("it compares {own} blocks of a student's tower with {theirs} of the teacher's");
+        let (ours, theirs) = (student.len(), teacher.len());
+        let reason =
+            format!("{ours} blocks of the student's tower do not pair with {theirs} of the teacher's");
         return Err(Error::Setting { loss: Loss::Hidden, reason });
     }
     let pairs = student.iter().zip(teacher).enumerate();
-    let values = pairs.map(|(place, (student, teacher))| distance(place, student, teacher));
+    let values = pairs.map(|(index, (student, teacher))| distance(index, student, teacher));
     Ok(Tensor::f_stack(&values.collect::<Result<Vec<_>>>()?, 0)?.f_mean(None::<tch::Kind>)?)
 }
 
-/// Scaled cosines `[rows, classes]` of unit image rows with a side's classifier.
+/// Returns the class logits `[rows, classes]` of unit image embeddings: scaled cosines with a model's classifier.
 fn class_logits(images: &Tensor, side: &ModelOutputs<'_>) -> Result<Tensor> {
     let missing =
         || Error::MissingInput { loss: Loss::Hinton, input: "the weights of a zero-shot classifier" };

@@ -1,13 +1,20 @@
-//! Feature distillation: the student's unit embeddings onto the teacher's.
+//! Feature distillation: distances between the unit embeddings of student and teacher.
 
 use tch::{Reduction, Tensor};
 
 use crate::Result;
 use crate::embeddings::{Embeddings, check_alike};
 
-/// MSE(image) + MSE(text), each the mean over all elements; rows are unit vectors of one width.
+/// Feature distillation: MSE(image) + MSE(text), each averaged over all elements. Rows are unit vectors of one width.
 ///
 /// Source: CLIP-KD (Yang et al. 2024), FD; its published weight is 2000.
+///
+/// ```no_run
+/// # use kd_losses::{Embeddings, feature};
+/// # fn example(student: &Embeddings, teacher: &Embeddings) -> kd_losses::Result<tch::Tensor> {
+/// feature::fd(&student.normalized(), teacher)
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`crate::Error::Shapes`] if the two differ in rows or width.
@@ -17,10 +24,16 @@ pub fn fd(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
     Ok(image + student.text.mse_loss(&teacher.text, Reduction::Mean))
 }
 
-/// Mean of 1 − cosine of student and teacher rows, images and texts added.
+/// Cosine distance: mean over rows of 1 − cosine of student and teacher, summed over images and texts.
 ///
-/// Equals [`fd`] up to a factor: unit rows u, v have |u − v|² = 2 (1 − u·v), and this mean is only over rows. Source:
-/// DCLIP.
+/// For unit rows u and v, |u − v|² = 2 (1 − u·v). Therefore this loss is width / 2 times [`fd`]. Source: DCLIP.
+///
+/// ```no_run
+/// # use kd_losses::{Embeddings, feature};
+/// # fn example(student: &Embeddings, teacher: &Embeddings) -> kd_losses::Result<tch::Tensor> {
+/// feature::cosine(&student.normalized(), teacher)
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`crate::Error::Shapes`] if the two differ in rows or width.
@@ -37,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cosine_distance_is_half_the_squared_one_of_unit_rows() {
+    fn cosine_distance_is_half_the_squared_distance() {
         tch::manual_seed(3);
         let randn = || Tensor::randn([5, 7], (tch::Kind::Float, tch::Device::Cpu));
         let pairs = || Embeddings::new(randn(), randn()).unwrap().normalized();

@@ -5,13 +5,20 @@ use tch::{Kind, Reduction, Tensor};
 use crate::Result;
 use crate::embeddings::{Embeddings, check_alike};
 
-/// MSE between the gradients that the contrastive loss has at the student's and at the teacher's embeddings:
-/// of anchors and of keys, for image to text and for text to image (four terms).
+/// Gradient distillation: MSE between the gradients of the contrastive loss at the student's and at the teacher's
+/// embeddings. It has four terms: anchors and keys, for image to text and for text to image.
 ///
-/// Both hold unit rows of one width (the student's projected where the teacher is wider) of the whole batch; the scales
-/// are 1/temperature. The gradients are computed in closed form, so no graph is differentiated twice. The student's
-/// gradient stays differentiable. Source: CLIP-KD (Yang et al. 2024), GD, as its paper states it; the published weight
-/// is 1e8.
+/// Both hold unit rows of one width (the student's projected if the teacher is wider) of the whole batch; the scales
+/// are 1 / temperature. The gradients are computed in closed form, so no graph is differentiated twice. The student's
+/// gradient stays differentiable. Source: CLIP-KD (Yang et al. 2024), GD, by the formula of the paper; the published
+/// weight is 1e8.
+///
+/// ```no_run
+/// # use kd_losses::{Embeddings, gradient};
+/// # fn example(student: &Embeddings, teacher: &Embeddings, scales: [&tch::Tensor; 2]) -> kd_losses::Result<tch::Tensor> {
+/// gradient::gd(&student.normalized(), scales[0], teacher, scales[1])
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`crate::Error::Shapes`] if the two differ in rows or width.
@@ -48,7 +55,7 @@ mod tests {
     use tch::Device;
 
     #[test]
-    fn the_closed_form_is_what_autograd_gives() {
+    fn the_closed_form_agrees_with_autograd() {
         tch::manual_seed(5);
         let leaf = || Tensor::randn([5, 7], (Kind::Float, Device::Cpu)).set_requires_grad(true);
         let (anchors, keys, scale) = (leaf(), leaf(), Tensor::from(3.0f32));
@@ -62,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_pairs_at_equal_scales_cost_nothing() {
+    fn equal_pairs_at_equal_scales_have_no_loss() {
         let rows = Tensor::eye(3, (Kind::Float, Device::Cpu));
         let pairs = Embeddings::new(rows.shallow_clone(), rows).unwrap();
         let scale = |value: f32| Tensor::from(value);

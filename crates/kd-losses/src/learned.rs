@@ -3,16 +3,16 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::embeddings::{Embeddings, normalize};
-use crate::fusion::Fusion;
+use crate::fusion::{Affine, Fusion};
 use crate::tokens::{BlockPairs, TokenWidths};
 use crate::{Error, Result, Term};
 
-/// ln(1/0.07): CLIP-KD's initial factors, which multiply the similarities without an exponential.
-const INITIAL_FACTOR: f64 = 2.659_260_036_932_778;
+/// ln(1/0.07): CLIP-KD's initial logit scales, which multiply the similarities without an exponential.
+const INITIAL_SCALE: f64 = 2.659_260_036_932_778;
 /// SigLIP's initial bias.
 const INITIAL_BIAS: f64 = -10.0;
 
-/// A learned part that a loss brings along.
+/// A kind of learned part of a loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// Maps of the student's embeddings to the teacher's width, if the widths differ.
@@ -45,16 +45,16 @@ pub(crate) struct LearnedParts {
 
 #[derive(Debug)]
 struct Projections {
-    visual: (Tensor, Tensor), // weight [teacher, student], bias [teacher]
-    text: (Tensor, Tensor),
+    visual: Affine, // [teacher, student]
+    text: Affine,
 }
 
-/// Affine maps of token states: weight `[teacher, student]` and bias `[teacher]`; `None` if the widths are equal.
+/// Maps of token states `[teacher, student]`; absent if the widths are equal.
 #[derive(Debug, Default)]
 struct TokenMaps {
-    patches: Option<(Tensor, Tensor)>,
-    image_blocks: Vec<(Tensor, Tensor)>,
-    text_blocks: Vec<(Tensor, Tensor)>,
+    patches: Option<Affine>,
+    image_blocks: Vec<Affine>,
+    text_blocks: Vec<Affine>,
 }
 
 impl LearnedParts {
@@ -81,15 +81,15 @@ impl LearnedParts {
         if any(Part::Fusion) {
             let visual = parts.affine("visual_fusion_proj", 2 * teacher_width, teacher_width, device)?;
             let text = parts.affine("text_fusion_proj", 2 * teacher_width, teacher_width, device)?;
-            let scale = parts.scalar("fusion_logit_scale", INITIAL_FACTOR, device)?;
+            let scale = parts.scalar("fusion_logit_scale", INITIAL_SCALE, device)?;
             parts.fusion = Some((Fusion { visual, text }, scale));
         }
         if any(Part::CrossScale) {
-            parts.cross_logit_scale = Some(parts.scalar("cross_logit_scale", INITIAL_FACTOR, device)?);
+            parts.cross_logit_scale = Some(parts.scalar("cross_logit_scale", INITIAL_SCALE, device)?);
         }
         if any(Part::ModalityScales) {
-            let image = parts.scalar("image_logit_scale", INITIAL_FACTOR, device)?;
-            let text = parts.scalar("text_logit_scale", INITIAL_FACTOR, device)?;
+            let image = parts.scalar("image_logit_scale", INITIAL_SCALE, device)?;
+            let text = parts.scalar("text_logit_scale", INITIAL_SCALE, device)?;
             parts.modality_logit_scales = Some((image, text));
         }
         if any(Part::LogitBias) {
@@ -115,36 +115,36 @@ impl LearnedParts {
             self.tokens.patches = Some(self.affine("patch_proj", student.image, teacher.image, device)?);
         }
         if any(Part::BlockMaps) && student.image != teacher.image {
-            let maps = (0..pairs.image).map(|place| {
-                self.affine(&format!("image_block_proj.{place}"), student.image, teacher.image, device)
+            let maps = (0..pairs.image).map(|index| {
+                self.affine(&format!("image_block_proj.{index}"), student.image, teacher.image, device)
             });
             self.tokens.image_blocks = maps.collect::<Result<_>>()?;
         }
         if any(Part::BlockMaps) && student.text != teacher.text {
-            let maps = (0..pairs.text).map(|place| {
-                self.affine(&format!("text_block_proj.{place}"), student.text, teacher.text, device)
+            let maps = (0..pairs.text).map(|index| {
+                self.affine(&format!("text_block_proj.{index}"), student.text, teacher.text, device)
             });
             self.tokens.text_blocks = maps.collect::<Result<_>>()?;
         }
         Ok(())
     }
 
-    /// Patch tokens in the teacher's width.
+    /// Projects patch tokens to the teacher's width.
     pub(crate) fn project_patches(&self, patches: &Tensor) -> Tensor {
         mapped(patches, self.tokens.patches.as_ref())
     }
 
-    /// Outputs of the image tower's block with this index among the compared ones, in the teacher's width.
-    pub(crate) fn project_image_block(&self, place: usize, states: &Tensor) -> Tensor {
-        mapped(states, self.tokens.image_blocks.get(place))
+    /// Projects the outputs of an image block to the teacher's width. `index` counts the compared blocks.
+    pub(crate) fn project_image_block(&self, index: usize, states: &Tensor) -> Tensor {
+        mapped(states, self.tokens.image_blocks.get(index))
     }
 
-    /// Outputs of the text tower's block with this index, in the teacher's width.
-    pub(crate) fn project_text_block(&self, place: usize, states: &Tensor) -> Tensor {
-        mapped(states, self.tokens.text_blocks.get(place))
+    /// Projects the outputs of a text block to the teacher's width. `index` counts the compared blocks.
+    pub(crate) fn project_text_block(&self, index: usize, states: &Tensor) -> Tensor {
+        mapped(states, self.tokens.text_blocks.get(index))
     }
 
-    /// Names (those of CLIP-KD's published code) and tensors, for the optimiser and checkpoints.
+    /// Returns names (those of CLIP-KD's published code) and tensors, for the optimiser and checkpoints.
     pub(crate) fn named(&self) -> &[(String, Tensor)] {
         &self.named
     }
@@ -154,20 +154,20 @@ impl LearnedParts {
         self.projections.is_some()
     }
 
-    /// The student's raw embeddings in the teacher's width, with unit rows.
+    /// Projects the student's raw embeddings to the teacher's width, and normalises them.
     pub(crate) fn project(&self, student: &Embeddings) -> Embeddings {
-        let text = |p: &Projections| normalize(&student.text.linear(&p.text.0, Some(&p.text.1)));
+        let text = |p: &Projections| normalize(&p.text.apply(&student.text));
         Embeddings {
             image: self.project_image(&student.image),
             text: self.projections.as_ref().map_or_else(|| normalize(&student.text), text),
         }
     }
 
-    /// Raw image embeddings in the teacher's width, with unit rows.
+    /// Projects raw image embeddings to the teacher's width, and normalises them.
     pub(crate) fn project_image(&self, image: &Tensor) -> Tensor {
         match &self.projections {
             None => normalize(image),
-            Some(p) => normalize(&image.linear(&p.visual.0, Some(&p.visual.1))),
+            Some(p) => normalize(&p.visual.apply(image)),
         }
     }
 
@@ -180,7 +180,7 @@ impl LearnedParts {
         Ok((&fusion.0, &fusion.1))
     }
 
-    /// Factors of images and of texts.
+    /// Returns the logit scales of images and of texts.
     pub(crate) fn modality_scales(&self) -> Result<(&Tensor, &Tensor)> {
         let scales = self.modality_logit_scales.as_ref().ok_or_else(|| lacking("image_logit_scale"))?;
         Ok((&scales.0, &scales.1))
@@ -195,14 +195,14 @@ impl LearnedParts {
         self.add(name, scalar)
     }
 
-    fn affine(&mut self, name: &str, input: i64, output: i64, device: Device) -> Result<(Tensor, Tensor)> {
+    fn affine(&mut self, name: &str, input: i64, output: i64, device: Device) -> Result<Affine> {
         let bound = 1.0 / (input as f64).sqrt();
         let mut uniform = |shape: &[i64], part: &str| -> Result<Tensor> {
             // Draw on the CPU, so that a seed gives the same values on any device.
             let tensor = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?.f_uniform_(-bound, bound)?;
             self.add(&format!("{name}.{part}"), tensor.f_to_device(device)?)
         };
-        Ok((uniform(&[output, input], "weight")?, uniform(&[output], "bias")?))
+        Ok(Affine { weight: uniform(&[output, input], "weight")?, bias: uniform(&[output], "bias")? })
     }
 
     fn add(&mut self, name: &str, tensor: Tensor) -> Result<Tensor> {
@@ -212,11 +212,8 @@ impl LearnedParts {
     }
 }
 
-fn mapped(xs: &Tensor, map: Option<&(Tensor, Tensor)>) -> Tensor {
-    match map {
-        Some((weight, bias)) => xs.linear(weight, Some(bias)),
-        None => xs.shallow_clone(),
-    }
+fn mapped(xs: &Tensor, map: Option<&Affine>) -> Tensor {
+    map.map_or_else(|| xs.shallow_clone(), |map| map.apply(xs))
 }
 
 fn lacking(part: &str) -> Error {

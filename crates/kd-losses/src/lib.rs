@@ -5,23 +5,23 @@
 //! | [`contrastive::task`] | cross-entropy of image-text logits, both directions | CLIP |
 //! | [`contrastive::siglip`] | pairwise sigmoid | SigLIP |
 //! | [`relation::crd`] | KL of similarity distributions, teacher to student | CLIP-KD |
-//! | [`relation::affinity`] | soft cross-entropy of the same | TinyCLIP |
+//! | [`relation::affinity`] | soft cross-entropy of similarity distributions | TinyCLIP |
 //! | [`feature::fd`] | mean squared error of unit embeddings | CLIP-KD |
 //! | [`feature::cosine`] | 1 − cosine of embeddings | DCLIP |
 //! | [`tokens::patch_tokens`] | mean squared error of unit patch tokens | FitNets |
-//! | [`tokens::image_block`], [`tokens::text_block`] | the same of chosen blocks' outputs | FitNets |
+//! | [`tokens::image_block`], [`tokens::text_block`] | mean squared error of unit outputs of chosen blocks | FitNets |
 //! | [`gradient::gd`] | mean squared error of contrastive gradients | CLIP-KD |
-//! | [`interactive::icl`] | student images against teacher texts and the reverse | CLIP-KD |
-//! | [`interactive::cross_kd`] | KL of the same, teacher to both | CLIP-KD's code |
+//! | [`interactive::icl`] | student images against teacher texts, and the reverse | CLIP-KD |
+//! | [`interactive::cross_kd`] | KL of similarities between the models, teacher to student | CLIP-KD's code |
 //! | [`fusion::afd`] | contrast of fused student and teacher embeddings | CLIP-KD |
 //! | [`logit::hinton`] | KL of class logits at a temperature | Hinton et al. |
 //! | [`rkd::distance`], [`rkd::angle`] | Huber loss of relations within a modality | RKD |
 //! | [`clip_rd::vrd`], [`clip_rd::xrd`] | relations across teacher and student | CLIP-RD |
 //! | [`structure::gram`], [`structure::anchors`] | relations of the joint space as distributions | this project |
 //!
-//! The functions do not depend on a model, data or process group. They take this process's rows, the columns of all
-//! processes and the offset of the diagonal; one process is the square case. [`objective::Objective`] sums weighted
-//! terms over one or several teachers, and reports each of them.
+//! The functions do not depend on a model, data or process group. They take the embeddings of this process as rows,
+//! those of all processes as columns, and the offset of the diagonal. With a single process, the logits are square.
+//! [`Objective`] sums weighted terms over one or several teachers, and reports each of them.
 #![doc = include_str!("../README.md")]
 
 pub mod clip_rd;
@@ -45,7 +45,7 @@ pub mod structure;
 mod term;
 pub mod tokens;
 
-pub use embeddings::{Embeddings, Logits, Targets};
+pub use embeddings::{Embeddings, Logits, Targets, normalize};
 pub use error::{Error, Result};
 pub use loss::Loss;
 pub use objective::{AuxOutputs, LossReport, ModelOutputs, Objective, TermValue};

@@ -1,4 +1,4 @@
-//! The registry of losses: one entry each, with all that the rest of the crate needs to know about it.
+//! The registry of losses: one entry each, with everything that the crate needs to know about it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,8 +12,8 @@ use crate::settings::Kind;
 use crate::structure::{AnchorScope, Block};
 use crate::{Error, LossSettings, Result, clip_rd, feature, gradient, interactive, relation, rkd};
 
-/// What the registry holds about a loss.
-struct Facts {
+/// The registry's entry of a loss.
+struct Entry {
     name: &'static str,
     summary: &'static str,
     source: &'static str,
@@ -42,9 +42,9 @@ enum Input {
     Anchors,
 }
 
-impl Facts {
+impl Entry {
     const fn new(name: &'static str, summary: &'static str, source: &'static str, value: Value) -> Self {
-        Facts { name, summary, source, value, settings: Kind::Plain, inputs: &[], parts: &[] }
+        Entry { name, summary, source, value, settings: Kind::Plain, inputs: &[], parts: &[] }
     }
 
     const fn student(
@@ -79,12 +79,12 @@ impl Facts {
     }
 }
 
-/// Defines [`Loss`] and the table of its facts, in the order of reports.
+/// Defines [`Loss`] and the table of its entries, in the order of reports.
 macro_rules! registry {
-    ($($(#[$doc:meta])* $loss:ident = $facts:expr;)*) => {
+    ($($(#[$doc:meta])* $loss:ident = $entry:expr;)*) => {
         /// A loss of the registry. The order is that of reports; names in files are in kebab case.
         ///
-        /// ```
+        /// ```no_run
         /// use kd_losses::Loss;
         ///
         /// let loss: Loss = "cross-kd".parse()?;
@@ -99,99 +99,99 @@ macro_rules! registry {
         }
 
         const ALL: &[Loss] = &[$(Loss::$loss,)*];
-        static FACTS: &[Facts] = &[$($facts,)*];
+        static ENTRIES: &[Entry] = &[$($entry,)*];
     };
 }
 
 const CLIP_KD: &str = "CLIP-KD (Yang et al. 2024)";
 const FITNETS: &str = "after FitNets (Romero et al. 2015)";
-const OWN: &str = "this project";
+const THIS_PROJECT: &str = "this project";
 
 registry! {
     /// CLIP's contrastive loss; needs no teacher.
-    Task = Facts::student("task", "cross-entropy of image-text logits, both directions", "CLIP (Radford et al. 2021)",
+    Task = Entry::student("task", "cross-entropy of image-text logits, both directions", "CLIP (Radford et al. 2021)",
         |student, _| student.task());
     /// SigLIP's pairwise sigmoid loss; needs no teacher.
-    Siglip = Facts::student("siglip", "pairwise sigmoid of image-text logits", "SigLIP (Zhai et al. 2023)",
+    Siglip = Entry::student("siglip", "pairwise sigmoid of image-text logits", "SigLIP (Zhai et al. 2023)",
         |student, parts| student.siglip(parts)).learns(&[Part::LogitBias]);
     /// Hinton's soft targets on the logits of a zero-shot classifier.
-    Hinton = Facts::pair("hinton", "KL of zero-shot class logits at a temperature", "Hinton et al. 2015",
+    Hinton = Entry::pair("hinton", "KL of zero-shot class logits at a temperature", "Hinton et al. 2015",
         |pair, settings| pair.hinton(settings)).reads(&[Input::Classes]).has(Kind::Hinton);
     /// CLIP-KD's contrastive relational distillation.
-    Crd = Facts::pair("crd", "KL of image-text similarity distributions", CLIP_KD,
+    Crd = Entry::pair("crd", "KL of image-text similarity distributions", CLIP_KD,
         |pair, _| relation::crd(pair.student_logits()?, pair.teacher_logits()?));
     /// CLIP-KD's feature distillation.
-    Fd = Facts::pair("fd", "squared distance of unit embeddings", CLIP_KD,
+    Fd = Entry::pair("fd", "squared distance of unit embeddings", CLIP_KD,
         |pair, _| feature::fd(pair.projected(), pair.teacher())).learns(&[Part::Projections]);
     /// CLIP-KD's masked feature distillation.
-    Mfd = Facts::pair("mfd", "fd with most of the student's patches left out", CLIP_KD,
+    Mfd = Entry::pair("mfd", "fd with most of the student's patches left out", CLIP_KD,
         |pair, _| pair.mfd()).learns(&[Part::Projections]).has(Kind::Mfd);
     /// CLIP-KD's gradient distillation.
-    Gd = Facts::pair("gd", "squared distance of contrastive gradients", CLIP_KD,
+    Gd = Entry::pair("gd", "squared distance of contrastive gradients", CLIP_KD,
         |pair, _| gradient::gd(pair.projected(), pair.student_scale(), pair.teacher(), pair.teacher_scale()))
         .learns(&[Part::Projections]);
     /// CLIP-KD's interactive contrastive learning.
-    Icl = Facts::pair("icl", "contrast of student images with teacher texts and the reverse", CLIP_KD,
+    Icl = Entry::pair("icl", "contrastive loss of student images and teacher texts, and the reverse", CLIP_KD,
         |pair, _| interactive::icl(pair.cross_logits()?, pair.targets()))
         .learns(&[Part::Projections, Part::CrossScale]);
     /// CLIP-KD's augmented feature distillation.
-    Afd = Facts::pair("afd", "contrast of fused student and teacher embeddings", CLIP_KD,
+    Afd = Entry::pair("afd", "contrastive loss of fused student and teacher embeddings", CLIP_KD,
         |pair, _| pair.afd()).learns(&[Part::Projections, Part::Fusion]);
     /// Soft targets on the logits between the models, from CLIP-KD's published code.
-    CrossKd = Facts::pair("cross-kd", "KL of the teacher's similarities to those between the models", "CLIP-KD, published code",
+    CrossKd = Entry::pair("cross-kd", "KL of the teacher's similarities to the student-teacher similarities", "CLIP-KD, published code",
         |pair, _| interactive::cross_kd(pair.cross_logits()?, pair.teacher_logits()?))
         .learns(&[Part::Projections, Part::CrossScale]);
     /// TinyCLIP's affinity mimicking.
-    Affinity = Facts::pair("affinity", "soft cross-entropy of image-text similarities", "TinyCLIP (Wu et al. 2023)",
+    Affinity = Entry::pair("affinity", "soft cross-entropy of image-text similarities", "TinyCLIP (Wu et al. 2023)",
         |pair, _| relation::affinity(pair.student_logits()?, pair.teacher_logits()?));
     /// DCLIP's cosine distance of embeddings.
-    Cosine = Facts::pair("cosine", "1 - cosine of embeddings", "DCLIP",
+    Cosine = Entry::pair("cosine", "1 - cosine of embeddings", "DCLIP",
         |pair, _| feature::cosine(pair.projected(), pair.teacher())).learns(&[Part::Projections]);
     /// The patch tokens of the two ViTs.
-    PatchTokens = Facts::pair("patch-tokens", "squared distance of unit patch tokens of the ViTs", FITNETS,
+    PatchTokens = Entry::pair("patch-tokens", "squared distance of unit patch tokens of the ViTs", FITNETS,
         |pair, _| pair.patch_tokens()).reads(&[Input::Tokens]).learns(&[Part::PatchMap]);
     /// The outputs of chosen transformer blocks of both towers.
-    Hidden = Facts::pair("hidden", "squared distance of unit outputs of chosen blocks of both towers", FITNETS,
+    Hidden = Entry::pair("hidden", "squared distance of unit outputs of evenly spaced blocks of both towers", FITNETS,
         |pair, _| pair.hidden()).reads(&[Input::Tokens]).learns(&[Part::BlockMaps]).has(Kind::Hidden);
     /// RKD's relative distances within each modality.
-    RkdDistance = Facts::pair("rkd-distance", "Huber loss of relative distances within a modality", "RKD (Park et al. 2019)",
+    RkdDistance = Entry::pair("rkd-distance", "Huber loss of relative distances within a modality", "RKD (Park et al. 2019)",
         |pair, _| rkd::distance(pair.student(), pair.teacher()));
     /// RKD's angles within each modality.
-    RkdAngle = Facts::pair("rkd-angle", "Huber loss of triplet angles within a modality", "RKD (Park et al. 2019)",
+    RkdAngle = Entry::pair("rkd-angle", "Huber loss of triplet angles within a modality", "RKD (Park et al. 2019)",
         |pair, _| rkd::angle(pair.student(), pair.teacher()));
     /// CLIP-RD's vertical relation.
-    ClipRdVrd = Facts::pair("clip-rd-vrd", "teacher to student is alike in both modalities", "CLIP-RD",
+    ClipRdVrd = Entry::pair("clip-rd-vrd", "KL of teacher-student similarities of texts to those of images", "CLIP-RD",
         |pair, _| pair.vrd()).learns(&[Part::Projections, Part::ModalityScales]);
     /// CLIP-RD's crossed relation.
-    ClipRdXrd = Facts::pair("clip-rd-xrd", "teacher to student is alike across the modalities", "CLIP-RD",
+    ClipRdXrd = Entry::pair("clip-rd-xrd", "KL between image-text and text-image teacher-student similarities", "CLIP-RD",
         |pair, _| clip_rd::xrd(pair.projected(), pair.teacher(), pair.cross_scale()?))
         .learns(&[Part::Projections, Part::CrossScale]);
     /// Structure transfer: the joint Gram matrix of images and texts.
-    Gram = Facts::pair("gram", "KL of the joint Gram matrix's rows at several temperatures", OWN,
+    Gram = Entry::pair("gram", "KL of the joint Gram matrix's rows at several temperatures", THIS_PROJECT,
         |pair, settings| pair.gram(Block::Joint, settings)).has(Kind::Gram);
     /// Structure transfer: images to images.
-    GramImageImage = Facts::pair("gram-image-image", "the image-image block of gram", OWN,
+    GramImageImage = Entry::pair("gram-image-image", "the image-image block of gram", THIS_PROJECT,
         |pair, settings| pair.gram(Block::ImageImage, settings)).has(Kind::Gram);
     /// Structure transfer: texts to texts.
-    GramTextText = Facts::pair("gram-text-text", "the text-text block of gram", OWN,
+    GramTextText = Entry::pair("gram-text-text", "the text-text block of gram", THIS_PROJECT,
         |pair, settings| pair.gram(Block::TextText, settings)).has(Kind::Gram);
     /// Structure transfer: images to texts and back.
-    GramImageText = Facts::pair("gram-image-text", "the image-text block of gram", OWN,
+    GramImageText = Entry::pair("gram-image-text", "the image-text block of gram", THIS_PROJECT,
         |pair, settings| pair.gram(Block::ImageText, settings)).has(Kind::Gram);
     /// Structure transfer: a bank of teacher embeddings beyond the batch, of both modalities at once.
-    Anchors = Facts::pair("anchors", "KL of similarities to teacher embeddings beyond the batch", OWN,
+    Anchors = Entry::pair("anchors", "KL of similarities to teacher embeddings beyond the batch", THIS_PROJECT,
         |pair, settings| pair.anchors(Loss::Anchors, AnchorScope::Joint, settings))
         .reads(&[Input::Anchors]).learns(&[Part::Projections]).has(Kind::Anchors);
     /// Structure transfer: images over the bank's images, and texts over its texts.
-    AnchorsWithin = Facts::pair("anchors-within", "images to images and texts to texts beyond the batch", OWN,
+    AnchorsWithin = Entry::pair("anchors-within", "images to images and texts to texts beyond the batch", THIS_PROJECT,
         |pair, settings| pair.anchors(Loss::AnchorsWithin, AnchorScope::Within, settings))
         .reads(&[Input::Anchors]).learns(&[Part::Projections]).has(Kind::Anchors);
     /// Structure transfer: images over the bank's texts, and texts over its images.
-    AnchorsAcross = Facts::pair("anchors-across", "images to texts and texts to images beyond the batch", OWN,
+    AnchorsAcross = Entry::pair("anchors-across", "images to texts and texts to images beyond the batch", THIS_PROJECT,
         |pair, settings| pair.anchors(Loss::AnchorsAcross, AnchorScope::Across, settings))
         .reads(&[Input::Anchors]).learns(&[Part::Projections]).has(Kind::Anchors);
     /// Structure transfer: the batch's images among the prompts of a vocabulary.
-    Vocabulary = Facts::pair("vocabulary", "images to a class list, classes to images, and classes to classes", OWN,
+    Vocabulary = Entry::pair("vocabulary", "images to a class list, classes to images, and classes to classes", THIS_PROJECT,
         |pair, settings| pair.vocabulary(settings)).reads(&[Input::Classes]).has(Kind::Vocabulary);
 }
 
@@ -201,43 +201,43 @@ impl Loss {
         ALL.iter().copied()
     }
 
-    fn facts(self) -> &'static Facts {
-        &FACTS[self as usize]
+    fn entry(self) -> &'static Entry {
+        &ENTRIES[self as usize]
     }
 
     /// Returns the name in recipes, metrics and reports.
     pub fn name(self) -> &'static str {
-        self.facts().name
+        self.entry().name
     }
 
     /// Returns a one-line summary of the comparison.
     pub fn summary(self) -> &'static str {
-        self.facts().summary
+        self.entry().summary
     }
 
-    /// Returns its source.
+    /// Returns the paper or project that introduced the loss.
     pub fn source(self) -> &'static str {
-        self.facts().source
+        self.entry().source
     }
 
     /// Whether the loss compares with a teacher.
     pub fn needs_teacher(self) -> bool {
-        matches!(self.facts().value, Value::Pair(_))
+        matches!(self.entry().value, Value::Pair(_))
     }
 
     /// Whether the loss reads token states of both models ([`crate::TokenStates`]), which stores do not contain.
     pub fn reads_tokens(self) -> bool {
-        self.facts().inputs.contains(&Input::Tokens)
+        self.entry().inputs.contains(&Input::Tokens)
     }
 
     /// Whether the loss reads the embeddings of a class list of both models ([`crate::AuxOutputs::classes`]).
     pub fn reads_classes(self) -> bool {
-        self.facts().inputs.contains(&Input::Classes)
+        self.entry().inputs.contains(&Input::Classes)
     }
 
     /// Whether the loss reads a bank of teacher embeddings beyond the batch ([`crate::AuxOutputs::anchors`]).
     pub fn reads_anchors(self) -> bool {
-        self.facts().inputs.contains(&Input::Anchors)
+        self.entry().inputs.contains(&Input::Anchors)
     }
 
     /// Returns the default temperatures; empty for losses without a temperature.
@@ -257,7 +257,7 @@ impl Loss {
 
     /// Checks that a key belongs to the loss's own settings.
     ///
-    /// ```
+    /// ```no_run
     /// use kd_losses::Loss;
     ///
     /// assert!(Loss::Mfd.check_setting("masked").is_ok());
@@ -285,16 +285,16 @@ impl Loss {
     }
 
     pub(crate) fn kind(self) -> Kind {
-        self.facts().settings
+        self.entry().settings
     }
 
     pub(crate) fn value(self) -> Value {
-        self.facts().value
+        self.entry().value
     }
 
-    /// Whether the loss brings along this learned part.
+    /// Whether the loss has this learned part.
     pub(crate) fn learns(self, part: Part) -> bool {
-        self.facts().parts.contains(&part)
+        self.entry().parts.contains(&part)
     }
 }
 
@@ -317,9 +317,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_recipe_and_a_report_name_a_loss_alike() {
-        for (place, loss) in Loss::all().enumerate() {
-            assert_eq!(loss as usize, place, "{loss}");
+    fn files_and_reports_use_the_same_names() {
+        for (index, loss) in Loss::all().enumerate() {
+            assert_eq!(loss as usize, index, "{loss}");
             assert_eq!(serde_json::to_value(loss).unwrap(), loss.name());
             assert_eq!(loss.name().parse::<Loss>().unwrap(), loss);
         }
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_of_another_loss_is_refused_with_its_owners() {
+    fn an_error_names_the_losses_that_have_a_setting() {
         for (loss, key, message) in [
             (Loss::Fd, "layers", "`layers` belongs to `hidden`; `fd` has no such setting"),
             (

@@ -1,4 +1,4 @@
-//! The training objective: the sum of a typed list of weighted terms, which are also reported individually.
+//! The training objective: a weighted sum of loss terms, which are also reported individually.
 
 use tch::{Device, Tensor};
 
@@ -9,28 +9,28 @@ use crate::loss::{PairValue, Value};
 use crate::tokens::{BlockPairs, TokenStates, TokenWidths};
 use crate::{Error, Loss, Result, Term};
 
-/// The outputs of one side (student or teacher): raw or unit embeddings, and its scale.
+/// Outputs of one model, student or teacher.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelOutputs<'a> {
-    /// This process's rows: raw for the student (terms normalise them, some after a projection), unit rows for the
-    /// teacher.
+    /// This process's embeddings: the student's are raw (terms normalise them, some after a projection), the teacher's
+    /// are unit rows.
     pub local: &'a Embeddings,
-    /// All processes' rows; the same as `local` for one process.
+    /// The embeddings of all processes; equal to `local` for a single process.
     pub all: &'a Embeddings,
-    /// exp(logit scale), a scalar tensor.
+    /// The logit scale, exponentiated: a scalar tensor.
     pub scale: &'a Tensor,
-    /// Inputs that only some terms read.
+    /// Outputs that only some terms read.
     pub extra: AuxOutputs<'a>,
 }
 
-/// Inputs of a side that only some terms read.
+/// Outputs of a model that only some terms read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AuxOutputs<'a> {
     /// The student's raw embeddings `[rows, width]` of images with most patches masked (MFD).
     pub masked_image: Option<&'a Tensor>,
     /// The weights `[classes, width]` of a zero-shot classifier, as unit rows (Hinton).
     pub classes: Option<&'a Tensor>,
-    /// States of tokens (patch tokens, hidden).
+    /// Token states (patch tokens, hidden).
     pub tokens: Option<&'a TokenStates>,
     /// The teacher's unit embeddings of pairs beyond the batch (anchors).
     pub anchors: Option<&'a Embeddings>,
@@ -39,7 +39,7 @@ pub struct AuxOutputs<'a> {
 }
 
 impl<'a> ModelOutputs<'a> {
-    /// Creates a side for a single process, without extra inputs.
+    /// Creates the outputs of a single process, without auxiliary outputs.
     pub fn new(embeddings: &'a Embeddings, scale: &'a Tensor) -> Self {
         ModelOutputs { local: embeddings, all: embeddings, scale, extra: AuxOutputs::default() }
     }
@@ -48,6 +48,20 @@ impl<'a> ModelOutputs<'a> {
 /// The weighted sum of the terms, with its learned parts.
 ///
 /// Each teacher has its own learned parts and scale. A term that needs a teacher is averaged over the teachers.
+///
+/// ```no_run
+/// use kd_losses::{Embeddings, Loss, ModelOutputs, Objective, Targets, Term};
+/// use tch::{Device, Tensor};
+///
+/// # fn example(student: Embeddings, teacher: Embeddings, scale: Tensor) -> kd_losses::Result<()> {
+/// let terms = [Term::new(Loss::Task, 1.0), Term::new(Loss::Fd, 2000.0)];
+/// let objective = Objective::new(&terms, student.width(), &[teacher.width()], Device::Cpu)?;
+/// let (student, teacher) = (ModelOutputs::new(&student, &scale), ModelOutputs::new(&teacher, &scale));
+/// let report = objective.evaluate(0, &student, &[teacher], &Targets::Diagonal { offset: 0 })?;
+/// report.total.backward();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Objective {
     terms: Vec<Term>,
@@ -55,7 +69,7 @@ pub struct Objective {
     parts: Vec<LearnedParts>,
 }
 
-/// Values of one evaluation of the objective.
+/// Loss values of one evaluation of the objective.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct LossReport {
@@ -81,8 +95,8 @@ impl Objective {
     /// Creates an objective with these terms for models with these embed dims.
     ///
     /// # Errors
-    /// [`Error::NoTerm`], [`Error::DuplicateTerm`], [`Error::MissingInput`] for a term without its teacher; the errors of
-    /// [`Term::check`].
+    /// [`Error::NoTerm`], [`Error::DuplicateTerm`], [`Error::MissingInput`] for a term without its teacher,
+    /// [`Error::Torch`] if memory runs out; the errors of [`Term::check`].
     pub fn new(terms: &[Term], student_width: i64, teacher_widths: &[i64], device: Device) -> Result<Self> {
         if terms.is_empty() {
             return Err(Error::NoTerm);
@@ -97,15 +111,16 @@ impl Objective {
             }
         }
         let widths = if teacher_widths.is_empty() { &[student_width] } else { teacher_widths };
-        let parts = widths.iter().enumerate().map(|(place, width)| {
+        let parts = widths.iter().enumerate().map(|(index, width)| {
             // Parts of the student exist only once.
-            let own = terms.iter().filter(|term| place == 0 || term.loss.needs_teacher());
-            LearnedParts::new(own, student_width, *width, device)
+            let used = terms.iter().filter(|term| index == 0 || term.loss.needs_teacher());
+            LearnedParts::new(used, student_width, *width, device)
         });
         Ok(Objective { terms: terms.to_vec(), parts: parts.collect::<Result<_>>()? })
     }
 
-    /// Adds the maps for terms on tokens, from the student's widths to those of each teacher if they differ.
+    /// Adds the projections of token states, for terms that read them: from the student's widths to those of each
+    /// teacher, if they differ.
     ///
     /// # Errors
     /// [`Error::TeacherCount`] if the number of teachers differs from that in [`Objective::new`], [`Error::Torch`] if
@@ -134,10 +149,10 @@ impl Objective {
     /// Returns the learned parts, for the optimiser and checkpoints, with CLIP-KD's published names. From the second
     /// teacher on, the names have the teacher's number as prefix (`1.visual_proj.weight`).
     pub fn parts(&self) -> impl Iterator<Item = (String, &Tensor)> {
-        self.parts.iter().enumerate().flat_map(|(place, parts)| {
-            parts.named().iter().map(move |(name, tensor)| match place {
+        self.parts.iter().enumerate().flat_map(|(index, parts)| {
+            parts.named().iter().map(move |(name, tensor)| match index {
                 0 => (name.clone(), tensor),
-                _ => (format!("{place}.{name}"), tensor),
+                _ => (format!("{index}.{name}"), tensor),
             })
         })
     }
@@ -147,12 +162,13 @@ impl Objective {
         self.terms.iter().map(move |term| (term, term.weight.at(step))).filter(|(_, weight)| *weight > 0.0)
     }
 
-    /// Sums all terms with a nonzero weight at this step (from 0) for one batch. `teachers` may be empty if no term
-    /// needs one.
+    /// Computes the weighted sum of the terms with a nonzero weight at this step (from 0), for one batch. `teachers`
+    /// may be empty if none of these terms needs one.
     ///
     /// # Errors
-    /// [`Error::NoWeight`] if no term has a weight at this step, [`Error::MissingInput`] if one lacks an input of a side,
-    /// [`Error::Shapes`] if the batches do not match.
+    /// [`Error::NoWeight`] if no term has a weight at this step, [`Error::TeacherCount`] for another number of
+    /// teachers, [`Error::MissingInput`] if a term lacks an input of the student or a teacher, [`Error::Shapes`] if the
+    /// batches do not match.
     pub fn evaluate(
         &self,
         step: u64,

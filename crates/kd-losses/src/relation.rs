@@ -10,6 +10,13 @@ use crate::embeddings::Logits;
 ///
 /// Source: CLIP-KD (Yang et al. 2024), CRD.
 ///
+/// ```no_run
+/// # use kd_losses::{Logits, relation};
+/// # fn example(student: &Logits, teacher: &Logits) -> kd_losses::Result<tch::Tensor> {
+/// relation::crd(student, teacher)
+/// # }
+/// ```
+///
 /// # Errors
 /// [`crate::Error::Shapes`] if the two have different rows or columns.
 pub fn crd(student: &Logits, teacher: &Logits) -> Result<Tensor> {
@@ -19,18 +26,24 @@ pub fn crd(student: &Logits, teacher: &Logits) -> Result<Tensor> {
         / 2.0)
 }
 
-/// Affinity mimicking: the soft cross-entropy instead of the KL of [`crd`]. It is larger by the teacher's entropy and
-/// has the same gradient.
+/// Affinity mimicking: soft cross-entropy towards the teacher's distributions. It equals [`crd`] plus the teacher's
+/// entropy, and has the same gradient.
 ///
 /// Source: TinyCLIP (Wu et al. 2023), equation 2.
+///
+/// ```no_run
+/// # use kd_losses::{Logits, relation};
+/// # fn example(student: &Logits, teacher: &Logits) -> kd_losses::Result<tch::Tensor> {
+/// relation::affinity(student, teacher)
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`crate::Error::Shapes`] if the two have different rows or columns.
 pub fn affinity(student: &Logits, teacher: &Logits) -> Result<Tensor> {
     student.check_same(teacher)?;
-    let direction = |student: &Tensor, teacher: &Tensor| soft_cross_entropy(student, teacher);
-    Ok((direction(&student.image_to_text, &teacher.image_to_text)
-        + direction(&student.text_to_image, &teacher.text_to_image))
+    Ok((soft_cross_entropy(&student.image_to_text, &teacher.image_to_text)
+        + soft_cross_entropy(&student.text_to_image, &teacher.text_to_image))
         / 2.0)
 }
 
@@ -56,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_logits_cost_nothing_but_the_entropy() {
+    fn equal_logits_have_no_divergence() {
         let even = logits([0.0; 4]);
         assert!(crd(&even, &even).unwrap().double_value(&[]).abs() < 1e-7);
         let entropy = affinity(&even, &even).unwrap().double_value(&[]);

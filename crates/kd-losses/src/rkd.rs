@@ -5,28 +5,42 @@ use tch::{Reduction, Tensor};
 use crate::Result;
 use crate::embeddings::{Embeddings, check_relations, normalize};
 
-/// Huber loss (delta 1) between all pairwise distances, each divided by its model's mean distance; sum of images and
-/// texts.
+/// Distance-wise RKD: Huber loss (delta 1) between all pairwise distances, each divided by its model's mean distance;
+/// sum of images and texts.
 ///
 /// Unit rows; the widths may differ. Source: RKD (Park et al. 2019), distance-wise.
 ///
+/// ```no_run
+/// # use kd_losses::{Embeddings, rkd};
+/// # fn example(student: &Embeddings, teacher: &Embeddings) -> kd_losses::Result<tch::Tensor> {
+/// rkd::distance(&student.normalized(), teacher)
+/// # }
+/// ```
+///
 /// # Errors
-/// [`crate::Error::Shapes`] if the two have different rows, or fewer than two.
+/// [`crate::Error::Shapes`] if the two have different numbers of rows, or fewer than two.
 pub fn distance(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
-    of_both(student, teacher, distances)
+    image_and_text(student, teacher, distances)
 }
 
-/// Huber loss (delta 1) between the cosines of all triplets' angles; sum of images and texts.
+/// Angle-wise RKD: Huber loss (delta 1) between the cosines of all triplets' angles; sum of images and texts.
 ///
 /// Unit rows; the widths may differ. Time and memory grow with rows³. Source: RKD (Park et al. 2019), angle-wise.
 ///
+/// ```no_run
+/// # use kd_losses::{Embeddings, rkd};
+/// # fn example(student: &Embeddings, teacher: &Embeddings) -> kd_losses::Result<tch::Tensor> {
+/// rkd::angle(&student.normalized(), teacher)
+/// # }
+/// ```
+///
 /// # Errors
-/// [`crate::Error::Shapes`] if the two have different rows, or fewer than two.
+/// [`crate::Error::Shapes`] if the two have different numbers of rows, or fewer than two.
 pub fn angle(student: &Embeddings, teacher: &Embeddings) -> Result<Tensor> {
-    of_both(student, teacher, angles)
+    image_and_text(student, teacher, angles)
 }
 
-fn of_both(
+fn image_and_text(
     student: &Embeddings,
     teacher: &Embeddings,
     relations: impl Fn(&Tensor) -> Result<Tensor>,
@@ -38,7 +52,7 @@ fn of_both(
     Ok(loss(&student.image, &teacher.image)? + loss(&student.text, &teacher.text)?)
 }
 
-/// `[rows, rows]`, divided by the mean off the diagonal.
+/// Pairwise distances `[rows, rows]`, divided by their mean off the diagonal.
 fn distances(rows: &Tensor) -> Result<Tensor> {
     /// Uses differences of rows, because the expanded square loses small distances.
     const EXACT: i64 = 2;
@@ -50,10 +64,10 @@ fn distances(rows: &Tensor) -> Result<Tensor> {
     Ok(distances / mean)
 }
 
-/// `[rows, rows, rows]`: cosine of the angle at i between j and k.
+/// Cosines `[rows, rows, rows]` of the angle at row i between rows j and k.
 fn angles(rows: &Tensor) -> Result<Tensor> {
-    let ways = normalize(&(rows.unsqueeze(0) - rows.unsqueeze(1)));
-    Ok(ways.f_bmm(&ways.transpose(1, 2))?)
+    let directions = normalize(&(rows.unsqueeze(0) - rows.unsqueeze(1)));
+    Ok(directions.f_bmm(&directions.transpose(1, 2))?)
 }
 
 #[cfg(test)]
@@ -86,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_rows_and_single_rows_do_not_break_it() {
+    fn equal_rows_have_finite_gradients_and_single_rows_are_refused() {
         let other = both(&[1.0, 0.0, 0.6, 0.8, 0.0, 1.0], 2);
         for loss in [distance, angle] {
             let same = both(&[1.0, 0.0, 1.0, 0.0, 1.0, 0.0], 2);

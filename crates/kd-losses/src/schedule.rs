@@ -20,7 +20,7 @@ pub enum Curve {
 
 /// The weight of a term as a function of the step.
 ///
-/// ```
+/// ```no_run
 /// use kd_losses::WeightSchedule;
 ///
 /// let fading = WeightSchedule::linear(2.0, 0.0).between(10, 20);
@@ -42,17 +42,17 @@ pub struct WeightSchedule {
 }
 
 impl WeightSchedule {
-    /// The same weight in all steps.
+    /// Creates a constant weight.
     pub fn constant(weight: f64) -> Self {
         WeightSchedule { shape: Curve::Constant, start: weight, end: weight, from: 0, until: u64::MAX }
     }
 
-    /// A weight that changes linearly; [`WeightSchedule::between`] sets its steps.
+    /// Creates a weight that changes linearly; [`WeightSchedule::between`] sets its steps.
     pub fn linear(start: f64, end: f64) -> Self {
         WeightSchedule { shape: Curve::Linear, start, end, from: 0, until: 1 }
     }
 
-    /// A weight that changes along half a cosine; [`WeightSchedule::between`] sets its steps.
+    /// Creates a weight that changes along half a cosine; [`WeightSchedule::between`] sets its steps.
     pub fn cosine(start: f64, end: f64) -> Self {
         WeightSchedule { shape: Curve::Cosine, ..Self::linear(start, end) }
     }
@@ -68,13 +68,14 @@ impl WeightSchedule {
         if step < self.from {
             return 0.0;
         }
-        let way = ((step - self.from) as f64 / (self.until.saturating_sub(self.from)).max(1) as f64).min(1.0);
+        let progress =
+            ((step - self.from) as f64 / (self.until.saturating_sub(self.from)).max(1) as f64).min(1.0);
         match self.shape {
             Curve::Constant if step < self.until => self.start,
             Curve::Constant => 0.0,
-            Curve::Linear => self.start + (self.end - self.start) * way,
+            Curve::Linear => self.start + (self.end - self.start) * progress,
             Curve::Cosine => {
-                self.end + (self.start - self.end) * (1.0 + (std::f64::consts::PI * way).cos()) / 2.0
+                self.end + (self.start - self.end) * (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0
             }
         }
     }
@@ -153,7 +154,7 @@ impl WeightSettings {
     /// The keys of these settings in a file.
     pub const KEYS: [&str; 5] = ["weight", "schedule", "end", "from", "until"];
 
-    /// A constant weight.
+    /// Creates a constant weight.
     pub fn constant(weight: f64) -> Self {
         let (shape, from) = Default::default();
         WeightSettings { start: weight, shape, end: 0.0, from, until: None }
@@ -166,7 +167,7 @@ impl WeightSettings {
 
     /// Returns the weight over a run of `steps` steps.
     ///
-    /// ```
+    /// ```no_run
     /// let mut settings = kd_losses::WeightSettings::constant(2.0);
     /// settings.until = Some(kd_losses::When::Share(0.5));
     /// assert_eq!([49, 50].map(|step| settings.schedule(100).at(step)), [2.0, 0.0]);

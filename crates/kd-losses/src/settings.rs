@@ -1,6 +1,6 @@
 //! Settings that belong to a single loss, or to a family of losses.
 //!
-//! A new kind of settings is a struct with [`OwnSettings`] and a line in the list at `kinds!`.
+//! A new kind of settings is a struct that implements [`KindSettings`], and a line in the list of `kinds!`.
 
 use serde::de::DeserializeOwned;
 use serde::ser::SerializeMap;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::{Error, Result, structure};
 
 /// Settings of one kind of loss. `Default` holds the published values.
-trait OwnSettings: Default + Serialize + DeserializeOwned {
+trait KindSettings: Default + Serialize + DeserializeOwned {
     /// The keys in a file, with aliases.
     const KEYS: &'static [&'static str];
     /// Default temperatures; empty for losses without a temperature.
@@ -185,7 +185,7 @@ impl HiddenSettings {
     }
 }
 
-impl OwnSettings for HintonSettings {
+impl KindSettings for HintonSettings {
     const KEYS: &'static [&'static str] = &["temperatures", "temperature", "classes_per_step"];
     const TEMPERATURES: &'static [f64] = &[Self::TEMPERATURE];
 
@@ -198,7 +198,7 @@ impl OwnSettings for HintonSettings {
     }
 }
 
-impl OwnSettings for VocabularySettings {
+impl KindSettings for VocabularySettings {
     const KEYS: &'static [&'static str] = &["temperatures", "temperature", "classes_per_step"];
     const TEMPERATURES: &'static [f64] = &structure::TEMPERATURES;
 
@@ -211,7 +211,7 @@ impl OwnSettings for VocabularySettings {
     }
 }
 
-impl OwnSettings for GramSettings {
+impl KindSettings for GramSettings {
     const KEYS: &'static [&'static str] = &["temperatures", "temperature"];
     const TEMPERATURES: &'static [f64] = &structure::TEMPERATURES;
 
@@ -224,7 +224,7 @@ impl OwnSettings for GramSettings {
     }
 }
 
-impl OwnSettings for AnchorSettings {
+impl KindSettings for AnchorSettings {
     const KEYS: &'static [&'static str] = &["temperatures", "temperature", "count"];
     const TEMPERATURES: &'static [f64] = &structure::TEMPERATURES;
 
@@ -237,7 +237,7 @@ impl OwnSettings for AnchorSettings {
     }
 }
 
-impl OwnSettings for MfdSettings {
+impl KindSettings for MfdSettings {
     const KEYS: &'static [&'static str] = &["masked"];
 
     fn validate(&self) -> Result<()> {
@@ -248,7 +248,7 @@ impl OwnSettings for MfdSettings {
     }
 }
 
-impl OwnSettings for HiddenSettings {
+impl KindSettings for HiddenSettings {
     const KEYS: &'static [&'static str] = &["layers"];
 
     fn validate(&self) -> Result<()> {
@@ -261,7 +261,7 @@ macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident($settings:ident),)*) => {
         /// Settings of a loss besides its weight.
         ///
-        /// ```
+        /// ```no_run
         /// use kd_losses::{GramSettings, Loss, Term};
         ///
         /// let term = Term::new(Loss::Gram, 3.0).with_settings(GramSettings::default().with_temperatures([0.1, 1.0]));
@@ -296,14 +296,14 @@ macro_rules! kinds {
             pub(crate) fn keys(self) -> &'static [&'static str] {
                 match self {
                     Kind::Plain => &[],
-                    $(Kind::$kind => <$settings as OwnSettings>::KEYS,)*
+                    $(Kind::$kind => <$settings as KindSettings>::KEYS,)*
                 }
             }
 
             pub(crate) fn default_temperatures(self) -> &'static [f64] {
                 match self {
                     Kind::Plain => &[],
-                    $(Kind::$kind => <$settings as OwnSettings>::TEMPERATURES,)*
+                    $(Kind::$kind => <$settings as KindSettings>::TEMPERATURES,)*
                 }
             }
 
@@ -330,14 +330,14 @@ macro_rules! kinds {
             pub fn temperatures(&self) -> &[f64] {
                 match self {
                     LossSettings::Plain => &[],
-                    $(LossSettings::$kind(own) => own.temperatures(),)*
+                    $(LossSettings::$kind(settings) => settings.temperatures(),)*
                 }
             }
 
-            fn validate_own(&self) -> Result<()> {
+            fn validate_settings(&self) -> Result<()> {
                 match self {
                     LossSettings::Plain => Ok(()),
-                    $(LossSettings::$kind(own) => own.validate(),)*
+                    $(LossSettings::$kind(settings) => settings.validate(),)*
                 }
             }
         }
@@ -346,14 +346,14 @@ macro_rules! kinds {
             fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
                 match self {
                     LossSettings::Plain => to.serialize_map(Some(0))?.end(),
-                    $(LossSettings::$kind(own) => own.serialize(to),)*
+                    $(LossSettings::$kind(settings) => settings.serialize(to),)*
                 }
             }
         }
 
         $(impl From<$settings> for LossSettings {
-            fn from(own: $settings) -> Self {
-                LossSettings::$kind(own)
+            fn from(settings: $settings) -> Self {
+                LossSettings::$kind(settings)
             }
         })*
     };
@@ -387,7 +387,7 @@ impl LossSettings {
         if let Some(bad) = self.temperatures().iter().find(|t| !(t.is_finite() && **t > 0.0)) {
             return Err(Error::Argument(format!("temperature {bad} is not a positive number")));
         }
-        self.validate_own()
+        self.validate_settings()
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 pub const TEMPERATURES: [f64; 3] = [0.02, 0.07, 0.2];
 
 /// Mask value that removes a sample's cosine with itself from the softmax.
-const OUT: f64 = -1e9;
+const MASKED: f64 = -1e9;
 
 /// The cosines of the joint Gram matrix of [images; texts] to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,13 +41,30 @@ pub enum AnchorScope {
     Across,
 }
 
-/// Mean over temperatures and rows of KL(teacher ‖ student) for one block of the joint Gram matrix.
+/// A batch of images and the prompts of a class list, both as unit rows of one model.
+#[derive(Clone, Copy, Debug)]
+pub struct ImagesAndPrompts<'a> {
+    /// `[images, width]`.
+    pub images: &'a Tensor,
+    /// `[prompts, width]`.
+    pub prompts: &'a Tensor,
+}
+
+/// Gram loss of structure transfer: KL(teacher ‖ student) for one block of the joint Gram matrix, averaged over
+/// temperatures and rows.
 ///
 /// Both hold unit rows of the same pairs; the widths may differ.
 ///
+/// ```no_run
+/// # use kd_losses::{Embeddings, structure::{self, Block}};
+/// # fn example(student: &Embeddings, teacher: &Embeddings) -> kd_losses::Result<tch::Tensor> {
+/// structure::gram(&student.normalized(), teacher, Block::Joint, &structure::TEMPERATURES)
+/// # }
+/// ```
+///
 /// # Errors
-/// [`Error::Shapes`] if the rows differ, or are fewer than two; [`Error::Argument`] if there is no
-/// temperature, or one is not positive.
+/// [`Error::Shapes`] if the rows differ or are fewer than two; [`Error::Argument`] without temperatures, or for one that is
+/// not positive.
 pub fn gram(
     student: &Embeddings,
     teacher: &Embeddings,
@@ -60,18 +77,26 @@ pub fn gram(
     Ok(compare(&student, &teacher, temperatures))
 }
 
-/// Mean over temperatures and rows of KL(teacher ‖ student), each row's distribution over a bank of anchors.
+/// Anchor loss of structure transfer: KL(teacher ‖ student) of each row's distribution over a bank of anchors, averaged
+/// over temperatures and rows.
 ///
-/// `anchors` are the teacher's unit embeddings of pairs beyond the batch. `reach` selects the anchors for each row. The
+/// `anchors` are the teacher's unit embeddings of pairs beyond the batch. `scope` selects the anchors for each row. The
 /// student's rows are unit rows in the teacher's width.
 ///
+/// ```no_run
+/// # use kd_losses::{Embeddings, structure::{self, AnchorScope}};
+/// # fn example(student: &Embeddings, teacher: &Embeddings, bank: &Embeddings) -> kd_losses::Result<tch::Tensor> {
+/// structure::anchors(student, teacher, bank, AnchorScope::Within, &structure::TEMPERATURES)
+/// # }
+/// ```
+///
 /// # Errors
-/// [`Error::Shapes`] if rows or widths differ; [`Error::Argument`] as for [`gram`].
+/// [`Error::Shapes`] if rows or widths differ; [`Error::Argument`] like [`gram`].
 pub fn anchors(
     student: &Embeddings,
     teacher: &Embeddings,
     anchors: &Embeddings,
-    reach: AnchorScope,
+    scope: AnchorScope,
     temperatures: &[f64],
 ) -> Result<Tensor> {
     check_alike(student, teacher)?;
@@ -86,7 +111,7 @@ pub fn anchors(
     }
     check_temperatures(temperatures)?;
     let (images, texts) = (anchors.image.tr(), anchors.text.tr()); // [width, anchors] each
-    let towards = |rows: &Embeddings| match reach {
+    let towards = |rows: &Embeddings| match scope {
         AnchorScope::Joint => {
             let bank = Tensor::cat(&[&images, &texts], 1);
             vec![Tensor::cat(&[&rows.image, &rows.text], 0).matmul(&bank)]
@@ -97,32 +122,38 @@ pub fn anchors(
     Ok(compare(&towards(student), &towards(teacher), temperatures))
 }
 
-/// Mean over temperatures and rows of KL(teacher ‖ student): images over prompts, prompts over images, and prompts
-/// over other prompts.
+/// Vocabulary loss of structure transfer: KL(teacher ‖ student) of images over prompts, prompts over images, and
+/// prompts over other prompts, averaged over temperatures and rows.
 ///
-/// Images `[images, width]` and prompts `[prompts, width]` are unit rows; both models embed the same prompts, and
-/// images need not match any prompt. The text tower thus learns the teacher's embeddings of words that no caption of
-/// the batch contains.
+/// Both models embed the same prompts, and images need not match any prompt. The text tower thus learns the teacher's
+/// embeddings of words that no caption of the batch contains.
+///
+/// ```no_run
+/// # use kd_losses::structure::{self, ImagesAndPrompts};
+/// # fn example(student: &ImagesAndPrompts<'_>, teacher: &ImagesAndPrompts<'_>) -> kd_losses::Result<tch::Tensor> {
+/// structure::vocabulary(student, teacher, &structure::TEMPERATURES)
+/// # }
+/// ```
 ///
 /// # Errors
-/// [`Error::Shapes`] if the rows of the two sides differ; [`Error::Argument`] as for [`gram`].
+/// [`Error::Shapes`] if the rows of the two sides differ; [`Error::Argument`] like [`gram`].
 pub fn vocabulary(
-    student: (&Tensor, &Tensor),
-    teacher: (&Tensor, &Tensor),
+    student: &ImagesAndPrompts<'_>,
+    teacher: &ImagesAndPrompts<'_>,
     temperatures: &[f64],
 ) -> Result<Tensor> {
     check_temperatures(temperatures)?;
-    let rows = |side: (&Tensor, &Tensor)| (side.0.size()[0], side.1.size()[0]);
+    let rows = |side: &ImagesAndPrompts<'_>| (side.images.size()[0], side.prompts.size()[0]);
     if rows(student) != rows(teacher) || rows(student).0 < 1 || rows(student).1 < 2 {
         return Err(Error::Shapes {
             left: "the student's prompts",
-            left_shape: student.1.size(),
+            left_shape: student.prompts.size(),
             right: "the teacher's prompts",
-            right_shape: teacher.1.size(),
+            right_shape: teacher.prompts.size(),
             rule: "both embed the same images, and the same prompts, at least two of them",
         });
     }
-    let relations = |(images, prompts): (&Tensor, &Tensor)| {
+    let relations = |ImagesAndPrompts { images, prompts }: &ImagesAndPrompts<'_>| {
         let across = images.matmul(&prompts.tr());
         [across.tr(), across, within(prompts)]
     };
@@ -132,7 +163,7 @@ pub fn vocabulary(
 /// Computes the cosines of unit rows with each other, and masks those of a row with itself.
 fn within(rows: &Tensor) -> Tensor {
     let identity = Tensor::eye(rows.size()[0], (Kind::Bool, rows.device()));
-    rows.matmul(&rows.tr()).masked_fill(&identity, OUT)
+    rows.matmul(&rows.tr()).masked_fill(&identity, MASKED)
 }
 
 /// Returns the matrices whose rows are compared. A row's cosine with itself is masked.
@@ -148,6 +179,7 @@ fn cosines(pairs: &Embeddings, block: Block) -> Vec<Tensor> {
     }
 }
 
+/// Averages the KL divergence over pairs of cosine matrices and temperatures.
 fn compare(student: &[Tensor], teacher: &[Tensor], temperatures: &[f64]) -> Tensor {
     let mut sum = Tensor::zeros([0i64; 0].as_slice(), (Kind::Float, student[0].device()));
     for (student, teacher) in student.iter().zip(teacher) {
@@ -184,7 +216,7 @@ mod tests {
     fn a_rotated_space_has_the_same_structure() {
         tch::manual_seed(1);
         let teacher = randn(6, 4);
-        // Two more dimensions and a rotation: other coordinates, the same relations.
+        // Two more dimensions and a rotation change the coordinates but not the relations.
         let (rotation, _) = Tensor::linalg_qr(&Tensor::randn([6, 6], (Kind::Float, Device::Cpu)), "reduced");
         let turn = |rows: &Tensor| rows.constant_pad_nd([0, 2]).matmul(&rotation);
         let student = Embeddings::new(turn(&teacher.image), turn(&teacher.text)).unwrap();
@@ -199,7 +231,7 @@ mod tests {
     #[test]
     fn by_hand() {
         let rows = |values: &[f32]| Tensor::from_slice(values).view([-1, 2]);
-        // Image 0 sees itself (left out), image 1 and text 0, 1; cosines 0 or 1.
+        // All cosines are 0 or 1.
         let (x, y) = ([1.0f32, 0.0], [0.0f32, 1.0]);
         let pairs = |image: [[f32; 2]; 2], text: [[f32; 2]; 2]| {
             Embeddings::new(rows(&image.concat()), rows(&text.concat())).unwrap()
@@ -219,51 +251,51 @@ mod tests {
     }
 
     #[test]
-    fn anchors_tell_students_apart_that_the_batch_does_not() {
+    fn anchors_distinguish_students_that_the_batch_does_not() {
         tch::manual_seed(2);
         let (teacher, bank) = (randn(3, 5), randn(40, 5));
-        let reaches = [AnchorScope::Joint, AnchorScope::Within, AnchorScope::Across];
+        let scopes = [AnchorScope::Joint, AnchorScope::Within, AnchorScope::Across];
         let loss = |student: &Embeddings| {
-            reaches.map(|reach| {
-                anchors(student, &teacher, &bank, reach, &TEMPERATURES).unwrap().double_value(&[])
+            scopes.map(|scope| {
+                anchors(student, &teacher, &bank, scope, &TEMPERATURES).unwrap().double_value(&[])
             })
         };
         assert!(loss(&teacher).iter().all(|value| value.abs() < 1e-5));
-        // A reflection keeps all relations within the batch, and none with the bank.
+        // A reflection keeps all relations within the batch and changes those with the bank.
         let mirrored = Embeddings::new(-&teacher.image, -&teacher.text).unwrap();
         assert!(gram(&mirrored, &teacher, Block::Joint, &TEMPERATURES).unwrap().double_value(&[]) < 1e-5);
         assert!(loss(&mirrored).iter().all(|value| *value > 0.5));
-        for reach in reaches {
-            assert!(anchors(&teacher, &teacher, &randn(4, 6), reach, &TEMPERATURES).is_err());
+        for scope in scopes {
+            assert!(anchors(&teacher, &teacher, &randn(4, 6), scope, &TEMPERATURES).is_err());
         }
     }
 
     #[test]
-    fn anchors_of_ones_own_modality_hide_those_of_the_other_unless_apart() {
+    fn joint_anchors_hide_errors_across_modalities() {
         tch::manual_seed(4);
         let options = (Kind::Float, Device::Cpu);
-        // A gap: images about one corner and texts about another, each with most of what sets its rows apart in
-        // dimensions of its own modality, and a little in the other's.
-        let parts = |ours: f64, theirs: f64| {
-            let part = |own: f64| {
-                let corner = Tensor::full([6, 1], if own > 0.2 { 1.0 } else { 0.0 }, options);
-                Tensor::cat(&[&corner, &(Tensor::randn([6, 7], options) * own)], 1)
+        // A modality gap: images near one corner and texts near another. Most of the variance within a modality lies in
+        // its own dimensions, and a little in those of the other modality.
+        let parts = |first: f64, second: f64| {
+            let part = |noise: f64| {
+                let corner = Tensor::full([6, 1], if noise > 0.2 { 1.0 } else { 0.0 }, options);
+                Tensor::cat(&[&corner, &(Tensor::randn([6, 7], options) * noise)], 1)
             };
-            Tensor::cat(&[&part(ours), &part(theirs)], 1)
+            Tensor::cat(&[&part(first), &part(second)], 1)
         };
         let pairs = || Embeddings::new(parts(0.4, 0.04), parts(0.04, 0.4)).unwrap().normalized();
         let (teacher, bank) = (pairs(), pairs());
         // The student's images have the right relations to images, and wrong ones to texts.
         let image = Tensor::cat(&[&teacher.image.narrow(1, 0, 8), &-teacher.image.narrow(1, 8, 8)], 1);
         let student = Embeddings::new(image, teacher.text.shallow_clone()).unwrap();
-        let loss = |reach| anchors(&student, &teacher, &bank, reach, &[0.04]).unwrap().double_value(&[]);
+        let loss = |scope| anchors(&student, &teacher, &bank, scope, &[0.04]).unwrap().double_value(&[]);
         let (joint, across) = (loss(AnchorScope::Joint), loss(AnchorScope::Across));
         assert!(across > 5.0 * joint, "{across} and {joint}");
         assert!(across > 5.0 * loss(AnchorScope::Within));
     }
 
     #[test]
-    fn a_vocabulary_stands_in_for_the_captions() {
+    fn vocabulary_agrees_with_the_gram_matrix() {
         tch::manual_seed(3);
         // In double precision, so that the bounds below are far above rounding.
         let double = |pairs: Embeddings| {
@@ -274,9 +306,10 @@ mod tests {
             (pairs.image.shallow_clone(), pairs.text.narrow(0, 0, prompts))
         };
         let loss = |student: &(Tensor, Tensor), teacher: &(Tensor, Tensor)| {
-            vocabulary((&student.0, &student.1), (&teacher.0, &teacher.1), &TEMPERATURES)
+            let side = |(images, prompts)| ImagesAndPrompts { images, prompts };
+            vocabulary(&side((&student.0, &student.1)), &side((&teacher.0, &teacher.1)), &TEMPERATURES)
         };
-        // With as many prompts as images, the loss consists of parts of the Gram matrix. The number of prompts is free.
+        // With as many prompts as images, the loss is a mean of blocks of the Gram matrix. Any number of prompts is valid.
         let part = |block| gram(&student, &teacher, block, &TEMPERATURES).unwrap().double_value(&[]);
         let parts = (2.0 * part(Block::ImageText) + part(Block::TextText)) / 3.0;
         let whole = loss(&of(&student, 5), &of(&teacher, 5)).unwrap().double_value(&[]);

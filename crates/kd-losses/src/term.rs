@@ -4,7 +4,7 @@ use crate::{Error, Loss, LossSettings, Result, WeightSchedule};
 
 /// A loss with its weight and settings.
 ///
-/// ```
+/// ```no_run
 /// use kd_losses::{HintonSettings, Loss, Term, WeightSchedule};
 ///
 /// let fading = Term::new(Loss::Hinton, 1.0)
@@ -59,7 +59,7 @@ impl Term {
 
 /// Returns the first step of a run in which no term has a nonzero weight.
 ///
-/// ```
+/// ```no_run
 /// use kd_losses::{Loss, Term, WeightSchedule, first_gap};
 ///
 /// let early = Term::new(Loss::Task, 1.0).with_schedule(WeightSchedule::constant(1.0).between(0, 10));

@@ -5,7 +5,7 @@ use tch::{Kind, Reduction, Tensor};
 use crate::embeddings::normalize;
 use crate::{Error, Result};
 
-/// States of one model's tokens. States that no term reads are omitted.
+/// Token states of one model. States that no term reads are omitted.
 #[derive(Debug, Default)]
 pub struct TokenStates {
     /// A ViT's patch tokens `[rows, grid * grid, width]`, row by row.
@@ -14,41 +14,52 @@ pub struct TokenStates {
     pub image_blocks: Vec<Tensor>,
     /// Outputs of chosen blocks of the text tower, `[rows, length, width]`.
     pub text_blocks: Vec<Tensor>,
-    /// Boolean mask `[rows, length]` of the text tokens that count; default: all.
+    /// Boolean mask `[rows, length]` of the text tokens to compare; default: all.
     pub text_counts: Option<Tensor>,
 }
 
 /// Widths of a model's residual streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenWidths {
-    /// Of the image tower.
+    /// Width of the image tower.
     pub image: i64,
-    /// Of the text tower.
+    /// Width of the text tower.
     pub text: i64,
 }
 
 /// Number of blocks of each tower to compare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockPairs {
-    /// Of the image tower.
+    /// Number of blocks of the image tower.
     pub image: usize,
-    /// Of the text tower.
+    /// Number of blocks of the text tower.
     pub text: usize,
 }
 
 /// Returns the indices (from 0) of `count` evenly spaced blocks of a tower with `depth` blocks, including the last one.
 /// Returns all blocks if `count` is at least `depth`.
+///
+/// ```no_run
+/// assert_eq!(kd_losses::tokens::evenly_spaced(12, 3), [3, 7, 11]);
+/// ```
 pub fn evenly_spaced(depth: usize, count: usize) -> Vec<usize> {
     let count = count.min(depth);
     // The k-th index is k · depth / count, rounded.
     (1..=count).map(|k| (2 * k * depth + count) / (2 * count) - 1).collect()
 }
 
-/// Mean squared error of unit patch tokens, the mean over all elements.
+/// Patch token distillation: mean squared error of unit patch tokens, averaged over all elements.
 ///
 /// Both are `[rows, grid * grid, width]` of one width (the student's projected). If the grids differ, the student's is
 /// interpolated bilinearly to the teacher's. These are FitNets' hints (Romero et al. 2015) on a ViT's last tokens,
 /// independent of the tokens' norms.
+///
+/// ```no_run
+/// # use kd_losses::tokens;
+/// # fn example(student: &tch::Tensor, teacher: &tch::Tensor) -> kd_losses::Result<tch::Tensor> {
+/// tokens::patch_tokens(student, teacher)
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`Error::Shapes`] if rows or widths differ, or if the grids differ and the patches do not form a square.
@@ -61,18 +72,32 @@ pub fn patch_tokens(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
 /// Computes the loss of [`patch_tokens`] on one block's outputs `[rows, 1 + grid * grid, width]` in the image towers.
 /// Class tokens are compared with each other.
 ///
+/// ```no_run
+/// # use kd_losses::tokens;
+/// # fn example(student: &tch::Tensor, teacher: &tch::Tensor) -> kd_losses::Result<tch::Tensor> {
+/// tokens::image_block(student, teacher)
+/// # }
+/// ```
+///
 /// # Errors
 /// The errors of [`patch_tokens`].
 pub fn image_block(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
     check_rows(student, teacher, "block outputs are compared pair by pair in one width")?;
     let split = |xs: &Tensor| (xs.narrow(1, 0, 1), xs.narrow(1, 1, xs.size()[1] - 1));
-    let ((class, patches), (_, wanted)) = (split(student), split(teacher));
-    let student = Tensor::f_cat(&[class, regrid(&patches, &wanted)?], 1)?;
+    let ((class, patches), (_, target)) = (split(student), split(teacher));
+    let student = Tensor::f_cat(&[class, regrid(&patches, &target)?], 1)?;
     Ok(normalize(&student).mse_loss(&normalize(teacher), Reduction::Mean))
 }
 
 /// Computes the mean squared error of one block's unit outputs `[rows, length, width]` in the text towers, over the
 /// tokens in the boolean mask `[rows, length]` (all for `None`). Both models must read the same tokens.
+///
+/// ```no_run
+/// # use kd_losses::tokens;
+/// # fn example(student: &tch::Tensor, teacher: &tch::Tensor) -> kd_losses::Result<tch::Tensor> {
+/// tokens::text_block(student, teacher, None)
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`Error::Shapes`] if rows, lengths or widths differ.
@@ -84,7 +109,7 @@ pub fn text_block(student: &Tensor, teacher: &Tensor, counts: Option<&Tensor>) -
         return Err(Error::Shapes {
             left: "the student's text states",
             left_shape: shape,
-            right: "the teacher's, or the mask",
+            right: "the teacher's states, or the mask",
             right_shape: other.size(),
             rule: "texts are compared token by token, so both models read the same tokens",
         });
@@ -100,9 +125,9 @@ pub fn text_block(student: &Tensor, teacher: &Tensor, counts: Option<&Tensor>) -
     })
 }
 
-/// Interpolates patches `[rows, grid * grid, width]` to the grid of `wanted`.
-fn regrid(patches: &Tensor, wanted: &Tensor) -> Result<Tensor> {
-    let (shape, other) = (patches.size(), wanted.size());
+/// Interpolates patches `[rows, grid * grid, width]` to the grid of `target`.
+fn regrid(patches: &Tensor, target: &Tensor) -> Result<Tensor> {
+    let (shape, other) = (patches.size(), target.size());
     if shape[1] == other[1] {
         return Ok(patches.shallow_clone());
     }
@@ -129,8 +154,8 @@ fn side(patches: i64) -> Option<i64> {
 fn check_rows(student: &Tensor, teacher: &Tensor, rule: &'static str) -> Result<()> {
     let (left, right) = (student.size(), teacher.size());
     // At least one token, such as the class token, is required.
-    let whole = left.len() == 3 && right.len() == 3 && left[1] > 0 && right[1] > 0;
-    if whole && left[0] == right[0] && left[2] == right[2] {
+    let has_tokens = left.len() == 3 && right.len() == 3 && left[1] > 0 && right[1] > 0;
+    if has_tokens && left[0] == right[0] && left[2] == right[2] {
         return Ok(());
     }
     Err(Error::Shapes {
@@ -170,7 +195,7 @@ mod tests {
 
     #[test]
     fn by_hand() {
-        // Norms do not count: only the second of two tokens differs, by (1, -1).
+        // Norms do not matter: only the second of two tokens differs, by (1, -1).
         let student = tensor(&[3.0, 0.0, 2.0, 0.0], &[1, 2, 2]);
         let teacher = tensor(&[1.0, 0.0, 0.0, 9.0], &[1, 2, 2]);
         assert_eq!(patch_tokens(&student, &teacher).unwrap().double_value(&[]), 0.5);
@@ -188,16 +213,16 @@ mod tests {
         let four = tensor(&[0.6, 0.8, 0.6, 0.8, 0.6, 0.8, 0.6, 0.8], &[1, 4, 2]);
         assert!(patch_tokens(&one, &four).unwrap().double_value(&[]) < 1e-12);
         assert!(patch_tokens(&four, &one).unwrap().double_value(&[]) < 1e-12);
-        // 4 x 4 to 2 x 2 is the mean of each quarter, in its own place.
+        // 4 x 4 to 2 x 2 averages each quarter.
         let fine = Tensor::arange(32, (Kind::Float, Device::Cpu)).view([1, 16, 2]);
         let quarters = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]];
-        let mean = |places: &[i64; 4]| {
-            fine.index_select(1, &Tensor::from_slice(places)).mean_dim([1i64].as_slice(), true, None::<Kind>)
+        let mean = |indices: &[i64; 4]| {
+            fine.index_select(1, &Tensor::from_slice(indices)).mean_dim([1i64].as_slice(), true, None::<Kind>)
         };
         let coarse = Tensor::cat(&quarters.iter().map(mean).collect::<Vec<_>>(), 1);
         assert!(patch_tokens(&fine, &coarse).unwrap().double_value(&[]) < 1e-12);
-        let turned = coarse.flip([1]);
-        assert!(patch_tokens(&fine, &turned).unwrap().double_value(&[]) > 1e-4);
+        let flipped = coarse.flip([1]);
+        assert!(patch_tokens(&fine, &flipped).unwrap().double_value(&[]) > 1e-4);
         let class = tensor(&[1.0, 0.0], &[1, 1, 2]);
         let with = |class: &Tensor, patches: &Tensor| Tensor::cat(&[class, patches], 1);
         assert!(image_block(&with(&class, &fine), &with(&class, &coarse)).unwrap().double_value(&[]) < 1e-12);
@@ -205,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named() {
+    fn errors_name_mismatched_shapes() {
         let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
         let error = |result: Result<Tensor>| result.unwrap_err().to_string();
         assert!(error(patch_tokens(&zeros(&[2, 4, 3]), &zeros(&[2, 4, 5]))).contains("one width"));

@@ -9,13 +9,14 @@ use kd_losses::{
 use tch::{Device, Kind, Tensor};
 
 const BATCH: i64 = 6;
-/// Half the distance of the two points; float32 values of about 1 leave 4 digits of the difference.
+/// Half the distance between the two points of a central difference. For values of about 1, float32 leaves 4 digits of
+/// the difference.
 const STEP: f64 = 5e-3;
 
-/// Torch's generator is one for all threads, so tests that seed it take turns.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+/// Locks torch's generator, which all threads share, so that tests that seed it run one at a time.
+fn lock_generator() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn randn(shape: &[i64]) -> Tensor {
@@ -31,15 +32,16 @@ fn check(name: &str, leaves: &[Tensor], loss: impl Fn() -> Tensor) {
     loss().backward();
     let gradients = leaves.iter().map(|leaf| leaf.grad().copy()).collect::<Vec<_>>();
     for direction in 0..3 {
-        let ways = leaves.iter().map(|leaf| randn(&leaf.size())).collect::<Vec<_>>();
-        let along =
-            |(gradient, way): (&Tensor, &Tensor)| (gradient * way).sum(Kind::Double).double_value(&[]);
-        let expected = gradients.iter().zip(&ways).map(along).sum::<f64>();
+        let directions = leaves.iter().map(|leaf| randn(&leaf.size())).collect::<Vec<_>>();
+        let along = |(gradient, direction): (&Tensor, &Tensor)| {
+            (gradient * direction).sum(Kind::Double).double_value(&[])
+        };
+        let expected = gradients.iter().zip(&directions).map(along).sum::<f64>();
         let at = |factor: f64| {
             tch::no_grad(|| {
                 let old = leaves.iter().map(Tensor::copy).collect::<Vec<_>>();
-                for (leaf, way) in leaves.iter().zip(&ways) {
-                    let _ = leaf.shallow_clone().g_add_(&(way * factor));
+                for (leaf, direction) in leaves.iter().zip(&directions) {
+                    let _ = leaf.shallow_clone().g_add_(&(direction * factor));
                 }
                 let value = loss().double_value(&[]);
                 for (leaf, old) in leaves.iter().zip(&old) {
@@ -49,9 +51,11 @@ fn check(name: &str, leaves: &[Tensor], loss: impl Fn() -> Tensor) {
             })
         };
         let found = (at(STEP) - at(-STEP)) / (2.0 * STEP);
-        let sizes = |(gradient, way): (&Tensor, &Tensor)| (gradient.norm() * way.norm()).double_value(&[]);
-        let scale = gradients.iter().zip(&ways).map(sizes).sum::<f64>();
-        assert!(scale > 1e-6, "{name}: there is no gradient");
+        let sizes = |(gradient, direction): (&Tensor, &Tensor)| {
+            (gradient.norm() * direction.norm()).double_value(&[])
+        };
+        let scale = gradients.iter().zip(&directions).map(sizes).sum::<f64>();
+        assert!(scale > 1e-6, "{name}: the gradient is 0");
         assert!(
             (found - expected).abs() <= 5e-3 * scale,
             "{name}, direction {direction}: {found} and {expected}"
@@ -63,11 +67,11 @@ fn check(name: &str, leaves: &[Tensor], loss: impl Fn() -> Tensor) {
 const READ_THE_SCALE: [Loss; 6] =
     [Loss::Task, Loss::Siglip, Loss::Hinton, Loss::Crd, Loss::Gd, Loss::Affinity];
 
-/// Terms with a target that is taken as constant although it depends on the student: a difference of values
-/// sees the target move, a gradient does not. Their gradients are compared with the reference's instead.
+/// Terms whose target depends on the student, but is a constant in the gradient. A difference of values includes the
+/// change of the target. The golden values check the gradients of these terms.
 const MOVING_TARGETS: [Loss; 2] = [Loss::ClipRdVrd, Loss::ClipRdXrd];
 
-/// States of a model of this image width: patches on a square grid, two image blocks and one text block.
+/// Creates the token states of a model: patches on a square grid, two image blocks and one text block.
 fn tokens(width: i64, grid: i64) -> TokenStates {
     let image = |tokens: i64| randn(&[BATCH, tokens, width]);
     TokenStates {
@@ -79,18 +83,18 @@ fn tokens(width: i64, grid: i64) -> TokenStates {
 }
 
 #[test]
-fn terms_of_the_objective() {
-    let _turn = turn();
+fn gradients_of_terms_agree_with_differences() {
+    let _lock = lock_generator();
     for teacher_width in [8, 12] {
         for loss in Loss::all().filter(|loss| !MOVING_TARGETS.contains(loss)) {
             tch::manual_seed(3);
             let terms = [Term::new(loss, 1.0)];
-            // Where the teacher is wider, its grid is finer, and its text tower wider still.
+            // A wider teacher has a finer grid and an even wider text tower.
             let (widths, grid) = (|image: i64| TokenWidths { image, text: image + 2 }, teacher_width / 4);
             let objective = Objective::new(&terms, 8, &[teacher_width], Device::Cpu)
-                .and_then(|own| {
+                .and_then(|objective| {
                     let pairs = BlockPairs { image: 2, text: 1 };
-                    own.with_tokens(widths(8), &[widths(teacher_width)], pairs, Device::Cpu)
+                    objective.with_tokens(widths(8), &[widths(teacher_width)], pairs, Device::Cpu)
                 })
                 .unwrap();
             let (student_tokens, teacher_tokens) = (tokens(8, 2), tokens(teacher_width, grid));
@@ -146,8 +150,8 @@ fn terms_of_the_objective() {
 }
 
 #[test]
-fn terms_without_weight_are_left_out() {
-    let _turn = turn();
+fn terms_without_weight_are_not_evaluated() {
+    let _lock = lock_generator();
     let pairs = Embeddings::new(randn(&[3, 4]), randn(&[3, 4])).unwrap();
     let (scale, targets) = (Tensor::from(2.0f32), Targets::Diagonal { offset: 0 });
     let mut late = Term::new(Loss::Fd, 5.0);
@@ -170,14 +174,14 @@ fn terms_without_weight_are_left_out() {
 
 #[test]
 fn several_teachers_are_averaged() {
-    let _turn = turn();
+    let _lock = lock_generator();
     tch::manual_seed(6);
     let pairs = |width: i64| Embeddings::new(randn(&[5, width]), randn(&[5, width])).unwrap();
     let (student, scale) = (pairs(4), Tensor::from(3.0f32));
     let teachers = [(pairs(4).normalized(), Tensor::from(10.0f32)), (pairs(6).normalized(), scale.copy())];
     let value = |loss: Loss, teachers: &[&(Embeddings, Tensor)]| {
         let widths = teachers.iter().map(|(pairs, _)| pairs.width()).collect::<Vec<_>>();
-        tch::manual_seed(7); // the same projections, where there are any
+        tch::manual_seed(7); // equal projections
         let objective = Objective::new(&[Term::new(loss, 1.0)], 4, &widths, Device::Cpu).unwrap();
         let sides = teachers.iter().map(|(pairs, scale)| ModelOutputs::new(pairs, scale)).collect::<Vec<_>>();
         let targets = Targets::Diagonal { offset: 0 };
@@ -196,8 +200,8 @@ fn several_teachers_are_averaged() {
 }
 
 #[test]
-fn losses_on_logits() {
-    let _turn = turn();
+fn gradients_of_losses_on_logits_agree_with_differences() {
+    let _lock = lock_generator();
     tch::manual_seed(4);
     let (student, teacher) = (randn(&[BATCH, 10]), randn(&[BATCH, 10]));
     check("hinton", &[student.shallow_clone()], || logit::hinton(&student, &teacher, 3.0).unwrap());

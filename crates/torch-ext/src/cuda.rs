@@ -6,37 +6,36 @@ use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
-/// The part of libtorch that every program is linked with.
+/// The CPU library of libtorch, with which every program is linked.
 const CPU_LIBRARY: &str = "libtorch_cpu.so";
-/// The part that registers CUDA devices and kernels when it is loaded.
+/// The CUDA library of libtorch, which registers devices and kernels when it is loaded.
 const CUDA_LIBRARY: &str = "libtorch_cuda.so";
 /// Oldest driver for programs built for CUDA 13, the CUDA version of libtorch 2.11.0's wheels (CUDA Toolkit release
 /// notes, table of minimum driver versions).
 pub const MIN_DRIVER: u32 = 580;
-/// The file with the version of NVIDIA's kernel module.
+/// File with the version of NVIDIA's kernel module.
 const DRIVER_FILE: &str = "/proc/driver/nvidia/version";
 
 /// Outcome of loading `libtorch_cuda`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CudaLibrary {
-    /// The library was loaded from this file.
+    /// The library is loaded from this file.
     Loaded(PathBuf),
-    /// libtorch is in this folder, without a CUDA half.
+    /// libtorch in this folder is a CPU build.
     NotInstalled(PathBuf),
-    /// The file exists, but one of its dependencies does not. This happens in a CPU installation, whose wheel contains
-    /// only this file.
+    /// A dependency of the file is missing. This happens in a CPU installation, whose wheel contains only this file.
     Incomplete {
         /// The file.
         path: PathBuf,
-        /// The first library that is missing, such as `libcudnn.so.9`.
+        /// The first missing library, such as `libcudnn.so.9`.
         missing: String,
     },
-    /// The file exists, but the system could not load it.
+    /// The system cannot load the file.
     Broken {
         /// The file.
         path: PathBuf,
-        /// The loader's message.
+        /// Message of the dynamic loader.
         reason: String,
     },
     /// libtorch is not among the libraries of this process, or the system is not Linux.
@@ -91,7 +90,7 @@ pub fn explain(count: usize) -> Option<String> {
     }
 }
 
-/// Version of NVIDIA's driver, such as `580.65.06`, if it is loaded.
+/// Returns the version of NVIDIA's driver, such as `580.65.06`, if it is loaded.
 pub fn driver_version() -> Option<String> {
     parse_driver(&std::fs::read_to_string(DRIVER_FILE).ok()?)
 }
@@ -137,30 +136,30 @@ fn load_from(folder: &Path) -> CudaLibrary {
     if !path.exists() {
         return CudaLibrary::NotInstalled(folder.to_path_buf());
     }
-    // SAFETY: loading a library runs its initialisers. These are libtorch's own: they come from the folder of the
-    // libtorch that this process runs on already, and register kernels and device hooks as they would if the linker
-    // had kept the library. The library is never unloaded, so what was registered stays valid.
-    #[expect(unsafe_code, reason = "the one place where code is loaded at run time")]
+    // SAFETY: loading a library runs its initialisers. These belong to the libtorch that this process already uses,
+    // and register kernels and device hooks, as if the linker had kept the library. The library is never unloaded, so
+    // the registrations stay valid.
+    #[expect(unsafe_code, reason = "the only code that loads a library at run time")]
     let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) };
     match library {
         Ok(library) => {
             std::mem::forget(library);
             CudaLibrary::Loaded(path)
         }
-        Err(error) => failure(path, first_line(&error)),
+        Err(error) => classify_error(path, first_line(&error)),
     }
 }
 
-/// Classifies the loader's message. For a missing library, glibc says `LIBRARY: cannot open shared object file: No such
+/// Classifies the message of the dynamic loader. For a missing library, glibc reports `LIBRARY: cannot open shared object file: No such
 /// file or directory`.
-fn failure(path: PathBuf, reason: String) -> CudaLibrary {
+fn classify_error(path: PathBuf, reason: String) -> CudaLibrary {
     match reason.split_once(": cannot open shared object file") {
         Some((missing, _)) => CudaLibrary::Incomplete { path, missing: missing.to_string() },
         None => CudaLibrary::Broken { path, reason },
     }
 }
 
-/// Returns the loader's own message, which is the source of the error if it has one.
+/// Returns the first line of the dynamic loader's message, which is the source of the error.
 fn first_line(error: &libloading::Error) -> String {
     let text = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     text.lines().next().unwrap_or_default().trim().to_string()
@@ -172,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    /// Builds a shared library in `folder` that needs the library `needs`.
+    /// Builds a shared library in `folder` that depends on the libraries `needs`.
     fn build(folder: &Path, name: &str, needs: &[&str]) {
         let source = folder.join("empty.c");
         std::fs::write(&source, "int nothing_in_particular;\n").unwrap();
@@ -184,9 +183,9 @@ mod tests {
     }
 
     #[test]
-    fn a_complete_folder_is_loaded_and_a_missing_library_is_named() {
-        let place = tempfile::tempdir().unwrap();
-        let folder = place.path();
+    fn a_complete_folder_loads_and_a_missing_library_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path();
         assert_eq!(load_from(folder), CudaLibrary::NotInstalled(folder.to_path_buf()));
         build(folder, "libdeep.so.9", &[]);
         build(folder, CUDA_LIBRARY, &["libdeep.so.9"]);
@@ -203,14 +202,14 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_a_library_is_named() {
-        let place = tempfile::tempdir().unwrap();
-        std::fs::write(place.path().join(CUDA_LIBRARY), "no ELF").unwrap();
-        let text = load_from(place.path()).to_string();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(CUDA_LIBRARY), "not ELF").unwrap();
+        let text = load_from(dir.path()).to_string();
         assert!(text.contains(CUDA_LIBRARY) && text.contains("cannot load"), "{text}");
     }
 
     #[test]
-    fn the_folder_is_that_of_the_library_in_use() {
+    fn the_folder_of_the_loaded_library_is_found() {
         let maps = "\
 7f00-7f01 r--p 00000000 fe:00 12 /usr/lib/libc.so.6\n\
 7f02-7f03 rw-p 00000000 00:00 0 \n\
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn drivers_are_read_and_judged() {
+    fn driver_versions_are_parsed_and_explained() {
         let proprietary = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22 01:44:30 UTC 2024\nGCC version: gcc 12.2.0\n";
         let open = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (user@host)  Sun Jul 27\n";
         assert_eq!(parse_driver(proprietary).as_deref(), Some("550.54.14"));
@@ -235,7 +234,7 @@ mod tests {
     #[test]
     fn visible_devices_need_no_explanation() {
         assert_eq!(explain(2), None);
-        // This test's program does not use libtorch.
+        // This test does not use libtorch.
         assert_eq!(*load(), CudaLibrary::NoLibtorch);
         assert!(explain(0).unwrap().contains("not supported"));
     }

@@ -1,4 +1,4 @@
-//! What the `tch` binding leaves to the program that uses it: loading the CUDA half of libtorch.
+//! Run-time support for programs on libtorch that the `tch` binding does not include: loading the CUDA library.
 #![doc = include_str!("../README.md")]
 
 pub mod cuda;

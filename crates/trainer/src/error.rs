@@ -122,7 +122,7 @@ pub enum Error {
         name: String,
     },
     /// An architecture preset for a model that states its own architecture.
-    #[error("the architecture `{arch}` applies only to weight files, and `{name}` is not one: leave it out")]
+    #[error("the architecture `{arch}` applies only to a bare weight file, and `{name}` is not one: leave it out")]
     NotAWeightFile {
         /// The preset.
         arch: String,

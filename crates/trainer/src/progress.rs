@@ -104,11 +104,11 @@ fn clock(seconds: f64) -> String {
 }
 
 /// Logs a model's results in percent, one line per data set.
-pub(crate) fn figures(scores: &[SetScore]) {
-    for set in scores {
-        let figures = set.score.figures();
-        let figures = figures.iter().map(|(name, value)| format!("{name} {:.1}", value * 100.0));
-        tracing::info!("{}: {}", set.set, figures.collect::<Vec<_>>().join(", "));
+pub(crate) fn scores(sets: &[SetScore]) {
+    for set in sets {
+        let metrics = set.score.metrics();
+        let metrics = metrics.iter().map(|metric| format!("{} {:.1}", metric.name, metric.value * 100.0));
+        tracing::info!("{}: {}", set.set, metrics.collect::<Vec<_>>().join(", "));
     }
 }
 

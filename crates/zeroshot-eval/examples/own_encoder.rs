@@ -1,4 +1,4 @@
-//! Evaluates an encoder that is not a network: pictures by their mean colour, texts by the colours they name.
+//! Evaluates a custom encoder without a network: images by their mean colour, texts by the colours that they name.
 //!
 //! Run with `cargo run -p zeroshot-eval --example own_encoder`.
 
@@ -32,6 +32,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let found = classification(&MeanColor, &classifier, &classes, [Ok((images, vec![0, 1, 2, 0]))])?;
     let sets = vec![SetScore { set: "colours".into(), score: Score::Classification(found) }];
     let report = Report { model: "mean colour".into(), sets };
-    std::io::stdout().write_all(report.table().as_bytes())?;
+    std::io::stdout().write_all(report.table().to_markdown().as_bytes())?;
     Ok(())
 }

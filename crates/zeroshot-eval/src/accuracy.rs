@@ -1,4 +1,4 @@
-//! Accuracy, counted batch by batch.
+//! Top-1 and top-5 accuracy and mean per-class recall, counted batch by batch.
 
 use ndarray::{ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
@@ -6,33 +6,43 @@ use serde::{Deserialize, Serialize};
 use crate::names::Firsts;
 use crate::{Error, Result};
 
-/// Results of a classification. Shares are between 0 and 1.
+/// Results of a classification; fractions are 0 to 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Classification {
-    /// Share of images whose class scores highest.
+    /// Fraction of images whose class has the highest score.
     pub top1: f64,
-    /// Share of images whose class is among the best five; none where there are five classes or fewer.
+    /// Fraction of images whose class is among the best five; `None` for at most five classes.
     pub top5: Option<f64>,
-    /// Mean over the classes that have images of the share of their images that are right.
+    /// Mean recall of the classes that have images.
     pub mean_per_class_recall: f64,
-    /// Images.
+    /// Number of images.
     pub samples: u64,
-    /// Each class.
+    /// The recall of each class, in order.
     pub per_class: Vec<ClassRecall>,
 }
 
-/// One class of a [`Classification`].
+/// The recall of one class of a [`Classification`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClassRecall {
-    /// Its name.
+    /// Name of the class.
     pub class: String,
-    /// Share of its images that are right; none without images.
+    /// Fraction of its images that are classified correctly; `None` without images.
     pub recall: Option<f64>,
-    /// Its images.
+    /// Number of its images.
     pub samples: u64,
 }
 
-/// Counts of an evaluation that is going on.
+/// Running counts for top-1, top-5 and per-class recall.
+///
+/// ```
+/// use ndarray::array;
+/// use zeroshot_eval::Accuracy;
+///
+/// let mut accuracy = Accuracy::new(&["cat".into(), "dog".into()]);
+/// accuracy.add(array![[0.9, 0.1], [0.6, 0.4]].view(), &[0, 1])?;
+/// assert_eq!(accuracy.finish()?.top1, 0.5);
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Accuracy {
     classes: Vec<(String, u64, u64)>, // name, images, right
@@ -41,19 +51,19 @@ pub struct Accuracy {
 }
 
 impl Accuracy {
-    /// Nothing counted yet.
+    /// Creates empty counts.
     pub fn new(classes: &[String]) -> Self {
         let counts = classes.iter().map(|name| (name.clone(), 0, 0)).collect();
         Accuracy { classes: counts, firsts: Firsts::of(classes), top5: 0 }
     }
 
-    /// Counts scores `[batch, classes]` with the right class of each row. A score that is not a number is wrong.
+    /// Counts scores `[batch, classes]` with the label of each image. An image with a NaN score counts as wrong.
     ///
-    /// A class with the same score as the right class ranks before it. Of classes with the same name, the first wins:
-    /// an image of a later one is wrong at top-1.
+    /// A class with the same score as the label ranks before it. Among classes with the same name, the first one wins: an
+    /// image of a later one is wrong at top-1.
     ///
     /// # Errors
-    /// [`Error::Shape`] where sizes differ, [`Error::Input`] for a label that is no class.
+    /// [`Error::Shape`] if the sizes differ, [`Error::Input`] for a label that is not a class.
     pub fn add(&mut self, scores: ArrayView2<'_, f32>, labels: &[usize]) -> Result<()> {
         if scores.ncols() != self.classes.len() {
             return Err(Error::shape("columns of scores", self.classes.len(), scores.ncols()));
@@ -73,29 +83,29 @@ impl Accuracy {
         Ok(())
     }
 
-    /// The shares.
+    /// Returns the results.
     ///
     /// # Errors
-    /// [`Error::Input`] where nothing was counted.
+    /// [`Error::Input`] without images.
     pub fn finish(self) -> Result<Classification> {
         let samples = self.classes.iter().map(|(_, images, _)| images).sum::<u64>();
         if samples == 0 {
-            return Err(Error::Input("there is no labelled image to classify".into()));
+            return Err(Error::Input("a classification needs at least one labelled image".into()));
         }
-        let share = |part: u64, whole: u64| part as f64 / whole as f64;
+        let fraction = |part: u64, total: u64| part as f64 / total as f64;
         let right = self.classes.iter().map(|(_, _, right)| right).sum::<u64>();
-        let top5 = (self.classes.len() > 5).then(|| share(self.top5, samples));
+        let top5 = (self.classes.len() > 5).then(|| fraction(self.top5, samples));
         let per_class = self
             .classes
             .into_iter()
             .map(|(class, samples, right)| {
-                let recall = (samples > 0).then(|| share(right, samples));
+                let recall = (samples > 0).then(|| fraction(right, samples));
                 ClassRecall { class, recall, samples }
             })
             .collect::<Vec<_>>();
         let recalls = per_class.iter().filter_map(|class| class.recall).collect::<Vec<_>>();
         Ok(Classification {
-            top1: share(right, samples),
+            top1: fraction(right, samples),
             top5,
             mean_per_class_recall: recalls.iter().sum::<f64>() / recalls.len() as f64,
             samples,
@@ -117,7 +127,7 @@ mod tests {
     fn by_hand() {
         let mut accuracy = Accuracy::new(&names(3));
         let scores = array![[0.9, 0.1, 0.0], [0.2, 0.1, 0.7], [0.0, 0.6, 0.5], [0.3, 0.3, 0.1]];
-        // Right; wrong; right; a tie, which is wrong.
+        // Right, wrong, right, and a tie, which is wrong.
         accuracy.add(scores.view(), &[0, 0, 1, 0]).unwrap();
         let found = accuracy.finish().unwrap();
         assert_eq!(found.top1, 0.5);
@@ -137,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn of_classes_of_one_name_the_first_wins() {
+    fn the_first_of_equal_names_wins() {
         let classes = ["missile", "cat", "dog", "missile"].map(String::from);
         let count = |rows: ndarray::Array2<f32>, labels: &[usize]| {
             let mut accuracy = Accuracy::new(&classes);
@@ -172,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_none_are_wrong() {
+    fn nan_counts_as_wrong() {
         let mut accuracy = Accuracy::new(&names(2));
         accuracy.add(array![[f32::NAN, 0.0], [0.0, f32::NAN]].view(), &[0, 0]).unwrap();
         assert_eq!(accuracy.finish().unwrap().top1, 0.0);

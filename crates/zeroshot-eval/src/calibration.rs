@@ -1,4 +1,4 @@
-//! Calibration: whether a model is right as often as its confidence says.
+//! Calibration: whether a model's confidence matches its accuracy.
 
 use ndarray::{ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
@@ -7,40 +7,40 @@ use crate::names::Firsts;
 use crate::rows::check_scores;
 use crate::{Error, Result};
 
-/// Bins that papers use.
+/// The number of bins that papers usually use.
 pub const BINS: usize = 15;
 
-/// Confidence against accuracy. Shares are between 0 and 1.
+/// Expected calibration error with its bins; fractions are 0 to 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// Mean over all samples of the distance between confidence and accuracy of their bin.
+    /// Mean over all samples of |confidence − accuracy| of their bin.
     pub expected_calibration_error: f64,
-    /// Mean probability of the best class.
+    /// Mean probability of the predicted class.
     pub confidence: f64,
-    /// Share of samples whose class scores highest.
+    /// Fraction of samples whose class has the highest score.
     pub accuracy: f64,
-    /// Samples.
+    /// Number of samples.
     pub samples: u64,
     /// Bins of equal width, for a reliability plot.
     pub bins: Vec<Bin>,
 }
 
-/// Samples whose confidence is above `from` and at most `to`.
+/// A bin of a [`Calibration`]: the samples whose confidence is above `from` and at most `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bin {
-    /// Lower edge, outside.
+    /// Lower edge (exclusive).
     pub from: f64,
-    /// Upper edge, inside.
+    /// Upper edge (inclusive).
     pub to: f64,
-    /// Samples.
+    /// Number of samples.
     pub samples: u64,
-    /// Their mean confidence; none without samples.
+    /// Mean confidence; `None` without samples.
     pub confidence: Option<f64>,
-    /// Their share that is right; none without samples.
+    /// Fraction that is classified correctly; `None` without samples.
     pub accuracy: Option<f64>,
 }
 
-/// Counts of an evaluation that is going on.
+/// Running counts for the expected calibration error.
 #[derive(Clone, Debug)]
 pub struct Reliability {
     logit_scale: f64,
@@ -49,10 +49,10 @@ pub struct Reliability {
 }
 
 impl Reliability {
-    /// Nothing counted yet. [`BINS`] is the usual number of bins.
+    /// Creates empty counts. [`BINS`] is the usual number of bins.
     ///
     /// # Errors
-    /// [`Error::Input`] where the logit scale is not above zero or there are no bins.
+    /// [`Error::Input`] if the logit scale is not a positive number or the number of bins is 0.
     pub fn new(logit_scale: f64, bins: usize) -> Result<Self> {
         if !(logit_scale.is_finite() && logit_scale > 0.0) {
             return Err(Error::Input(format!("the logit scale {logit_scale} is not a number above zero")));
@@ -63,19 +63,19 @@ impl Reliability {
         Ok(Reliability { logit_scale, firsts: None, bins: vec![(0, 0.0, 0); bins] })
     }
 
-    /// Sets the class names. Of classes with the same name, the first wins, as in [`crate::Accuracy`]. Each class keeps
-    /// its own share of the probability: a model that is certain of a name shared by two classes gives each a
-    /// confidence of one half.
+    /// Sets the class names. Among classes with the same name, the first one wins, as in [`crate::Accuracy`]. Each class
+    /// keeps its own probability: a model that is certain of a name shared by two classes gives each a confidence of one
+    /// half.
     pub fn with_classes(self, classes: &[String]) -> Self {
         Reliability { firsts: Some(Firsts::of(classes)), ..self }
     }
 
-    /// Counts scores `[batch, classes]` with the right class of each row. A right class that scores no
-    /// higher than another is wrong, as everywhere here.
+    /// Counts scores `[batch, classes]` with the label of each row. A label whose score does not exceed all others is
+    /// wrong.
     ///
     /// # Errors
-    /// [`Error::Shape`] where scores and labels differ in number, [`Error::Input`] where there is none, a
-    /// score is not finite, or a label is no class. Nothing is counted then.
+    /// [`Error::Shape`] if the numbers of scores and labels differ, [`Error::Input`] for an empty batch, a score that is not
+    /// finite, or a label that is not a class. The counts then stay unchanged.
     pub fn add(&mut self, scores: ArrayView2<'_, f32>, labels: &[usize]) -> Result<()> {
         check_scores(scores, labels)?;
         let firsts = self.firsts.get_or_insert_with(|| Firsts::distinct(scores.ncols()));
@@ -96,15 +96,15 @@ impl Reliability {
         Ok(())
     }
 
-    /// The error and its bins.
+    /// Returns the expected calibration error with its bins.
     ///
     /// # Errors
-    /// [`Error::Input`] where nothing was counted.
+    /// [`Error::Input`] without samples.
     pub fn finish(self) -> Result<Calibration> {
         let count = self.bins.len();
         let samples = self.bins.iter().map(|(samples, _, _)| samples).sum::<u64>();
         if samples == 0 {
-            return Err(Error::Input("there is no labelled row of scores".into()));
+            return Err(Error::Input("calibration needs at least one labelled row of scores".into()));
         }
         let mean = |sum: f64| sum / samples as f64;
         let bin = |(index, &(samples, sum, right)): (usize, &(u64, f64, u64))| {
@@ -118,7 +118,7 @@ impl Reliability {
             }
         };
         Ok(Calibration {
-            // A bin's share of the samples times its distance: the number of its samples goes out.
+            // Each bin's weight is its fraction of the samples, so its number of samples cancels.
             expected_calibration_error: mean(
                 self.bins.iter().map(|(_, sum, right)| (sum - *right as f64).abs()).sum(),
             ),
@@ -130,11 +130,18 @@ impl Reliability {
     }
 }
 
-/// Expected calibration error (Guo et al. 2017) of class scores `[n, classes]` whose softmax is taken after
-/// multiplication with the logit scale: cosines with CLIP's 100, or logits with 1.
+/// Computes the expected calibration error (Guo et al. 2017) of class scores `[n, classes]`. The logit scale multiplies
+/// the scores before the softmax: CLIP's 100 for cosines, 1 for logits.
+///
+/// ```
+/// let scores = ndarray::array![[5.0, 0.0], [5.0, 0.0]];
+/// let found = zeroshot_eval::calibration(scores.view(), &[0, 1], 1.0, 15)?;
+/// assert!(found.expected_calibration_error > 0.4, "certain, but wrong half of the time");
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 ///
 /// # Errors
-/// As [`Reliability`].
+/// The errors of [`Reliability`].
 pub fn calibration(
     scores: ArrayView2<'_, f32>,
     labels: &[usize],
@@ -178,13 +185,13 @@ mod tests {
         assert_eq!(found.expected_calibration_error, 0.5);
         // One class is always certain and right.
         assert_eq!(calibration(array![[0.2]].view(), &[0], 1.0, BINS).unwrap().bins[14].samples, 1);
-        // Far apart, so that the exponential leaves its range.
+        // Scores whose exponential overflows.
         let found = calibration(array![[3e38, -3e38]].view(), &[0], 1e3, BINS).unwrap();
         assert_eq!(found.expected_calibration_error, 0.0);
     }
 
     #[test]
-    fn a_model_that_is_sure_of_a_repeated_name_is_calibrated() {
+    fn a_model_that_is_certain_of_a_duplicate_name_is_calibrated() {
         let classes = ["missile", "cat", "missile"].map(String::from);
         let mut counts = Reliability::new(1e3, BINS).unwrap().with_classes(&classes);
         counts.add(array![[0.9, 0.1, 0.9], [0.9, 0.1, 0.9]].view(), &[0, 2]).unwrap();
@@ -210,19 +217,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn shifted_rows_and_moved_scale_change_nothing(n in 1usize..40, shift in -3.0f32..3.0, seed in 0u64..999) {
+        fn shifted_scores_and_a_rescaled_logit_scale_change_nothing(n in 1usize..40, shift in -3.0f32..3.0, seed in 0u64..999) {
             let scores = made_up(n, 4, seed);
             let labels = (0..n).map(|i| i % 4).collect::<Vec<_>>();
             let found = calibration(scores.view(), &labels, 10.0, BINS).unwrap();
             prop_assert!((0.0..=1.0).contains(&found.expected_calibration_error));
             prop_assert_eq!(found.bins.iter().map(|bin| bin.samples).sum::<u64>(), n as u64);
-            // The mean error of a bin is at least that of all bins taken together.
-            let whole = (found.confidence - found.accuracy).abs();
-            prop_assert!(found.expected_calibration_error >= whole - 1e-12);
+            // The mean error over bins is at least the error of a single bin.
+            let single = (found.confidence - found.accuracy).abs();
+            prop_assert!(found.expected_calibration_error  >= single - 1e-12);
             let one = calibration(scores.view(), &labels, 10.0, 1).unwrap();
-            prop_assert!((one.expected_calibration_error - whole).abs() < 1e-12);
+            prop_assert!((one.expected_calibration_error - single).abs() < 1e-12);
             let moved = calibration((&scores * 2.0 + shift).view(), &labels, 5.0, 1).unwrap();
-            prop_assert!((moved.expected_calibration_error - whole).abs() < 1e-4);
+            prop_assert!((moved.expected_calibration_error - single).abs() < 1e-4);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The zero-shot classifier: one unit row per class.
+//! The zero-shot classifier: one unit embedding per class.
 
 use std::collections::HashMap;
 
@@ -9,20 +9,32 @@ use crate::prompts::{self, fill};
 use crate::rows::{self, finite};
 use crate::{Error, Result};
 
-/// Texts that are encoded at once.
+/// Number of texts in a batch.
 const TEXT_BATCH: usize = 256;
 
-/// Class rows `[classes, embed_dim]`, each the normalised mean of its normalised prompts (Radford et al. 2021, section 3.1.4).
+/// A zero-shot classifier: class embeddings `[classes, embed_dim]`, each the normalised mean of a class's normalised
+/// prompts (Radford et al. 2021, section 3.1.4).
+///
+/// ```
+/// use ndarray::array;
+/// use zeroshot_eval::Classifier;
+///
+/// let classifier = Classifier::from_embeddings(array![[2.0, 0.0], [0.0, 1.0]].view())?;
+/// assert_eq!(classifier.scores(array![[3.0, 4.0]].view())?, array![[0.6, 0.8]]);
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Classifier {
     rows: Array2<f32>,
 }
 
 impl Classifier {
-    /// Encodes every class name in every template. Classes with the same name get equal rows.
+    /// Encodes each class name in each template. Classes with the same name get equal embeddings.
     ///
     /// # Errors
-    /// [`Error::Input`] without classes or templates, or where a template has no place for the name; the encoder's own.
+    /// [`Error::Input`] without classes or templates, for a template without `{}`, or for an embedding that is not
+    /// finite; [`Error::Encoder`]; [`Error::Shape`] if the encoder returns another number of embeddings, or embeddings
+    /// of different widths.
     pub fn new(encoder: &impl Encoder, classes: &[String], templates: &[String]) -> Result<Self> {
         if classes.is_empty() {
             return Err(Error::Input("a classifier needs at least one class".into()));
@@ -35,13 +47,13 @@ impl Classifier {
         let rows = encode_texts(encoder, &prompts)?;
         let mut means = Array2::zeros((classes.len(), rows.ncols()));
         for (class, mut mean) in means.axis_iter_mut(Axis(0)).enumerate() {
-            let own = rows.slice(s![class * templates.len()..(class + 1) * templates.len(), ..]);
-            mean.assign(&(own.sum_axis(Axis(0)) / templates.len() as f32));
+            let prompts = rows.slice(s![class * templates.len()..(class + 1) * templates.len(), ..]);
+            mean.assign(&(prompts.sum_axis(Axis(0)) / templates.len() as f32));
         }
         finite("class", means.view())?;
         normalize_rows(&mut means);
         // The embeddings of equal prompts may differ in their last digits, depending on their positions in a batch.
-        // They would then no longer tie.
+        // Copy the first one, so that classes with equal names tie.
         let mut firsts = HashMap::new();
         for (class, name) in classes.iter().enumerate() {
             let first = *firsts.entry(name).or_insert(class);
@@ -53,21 +65,21 @@ impl Classifier {
         Ok(Classifier { rows: means })
     }
 
-    /// From class rows `[classes, embed_dim]` that were made before, made unit rows.
+    /// Creates a classifier from class embeddings `[classes, embed_dim]`, which it normalises.
     ///
     /// # Errors
-    /// [`Error::Input`] where there is none or one is not finite.
-    pub fn from_rows(rows: ArrayView2<'_, f32>) -> Result<Self> {
-        Ok(Classifier { rows: rows::unit("class", rows)? })
+    /// [`Error::Input`] for an empty array or a value that is not finite.
+    pub fn from_embeddings(embeddings: ArrayView2<'_, f32>) -> Result<Self> {
+        Ok(Classifier { rows: rows::unit("class", embeddings)? })
     }
 
-    /// Cosines `[batch, classes]` of image rows `[batch, embed_dim]`, which need not be normalised.
+    /// Returns the cosines `[batch, classes]` with image embeddings `[batch, embed_dim]`, which it normalises.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the widths differ, [`Error::Input`] where a row is not finite.
+    /// [`Error::Shape`] if the widths differ, [`Error::Input`] for a value that is not finite.
     pub fn scores(&self, images: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
         if images.ncols() != self.rows.ncols() {
-            return Err(Error::shape("width of the image rows", self.rows.ncols(), images.ncols()));
+            return Err(Error::shape("width of the image embeddings", self.rows.ncols(), images.ncols()));
         }
         finite("image", images)?;
         let mut images = images.to_owned();
@@ -75,40 +87,40 @@ impl Classifier {
         Ok(images.dot(&self.rows.t()))
     }
 
-    /// Number of classes.
+    /// Returns the number of classes.
     pub fn classes(&self) -> usize {
         self.rows.nrows()
     }
 
-    /// The class rows.
-    pub fn rows(&self) -> ArrayView2<'_, f32> {
+    /// Returns the class embeddings, unit rows `[classes, embed_dim]`.
+    pub fn embeddings(&self) -> ArrayView2<'_, f32> {
         self.rows.view()
     }
 }
 
-/// Unit rows of any number of texts.
+/// Encodes texts in batches, as unit rows.
 pub(crate) fn encode_texts(encoder: &impl Encoder, texts: &[String]) -> Result<Array2<f32>> {
     let mut rows: Option<Array2<f32>> = None;
     for batch in texts.chunks(TEXT_BATCH) {
         let found = encoder.encode_texts(batch).map_err(Error::Encoder)?;
         if found.nrows() != batch.len() {
-            return Err(Error::shape("rows of encoded texts", batch.len(), found.nrows()));
+            return Err(Error::shape("embeddings of texts", batch.len(), found.nrows()));
         }
         append(&mut rows, found)?;
     }
-    let mut rows = rows.ok_or_else(|| Error::Input("there is no text".into()))?;
+    let mut rows = rows.ok_or_else(|| Error::Input("no text to encode".into()))?;
     normalize_rows(&mut rows);
     Ok(rows)
 }
 
-/// Adds rows to those that are there.
+/// Appends the embeddings of a batch.
 pub(crate) fn append(rows: &mut Option<Array2<f32>>, found: Array2<f32>) -> Result<()> {
     match rows {
         None => *rows = Some(found),
         Some(rows) => {
             let (expected, width) = (rows.ncols(), found.ncols());
             rows.append(Axis(0), found.view())
-                .map_err(|_| Error::shape("width of the rows", expected, width))?;
+                .map_err(|_| Error::shape("width of the embeddings", expected, width))?;
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Which classes are taken for which.
+//! Confusion matrices: the classes that a model confuses.
 
 use std::cmp::Reverse;
 
@@ -9,7 +9,16 @@ use crate::names::Firsts;
 use crate::rows::{check_labels, check_scores};
 use crate::{Error, Result};
 
-/// Counts of an evaluation that is going on.
+/// A running confusion matrix.
+///
+/// ```
+/// use zeroshot_eval::Confusion;
+///
+/// let mut confusion = Confusion::new(&["cat".into(), "dog".into()])?;
+/// confusion.add_predictions(&[0, 0], &[0, 1])?;
+/// assert_eq!(confusion.most_confused(1)[0].class, "dog");
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Confusion {
     classes: Vec<String>,
@@ -17,38 +26,38 @@ pub struct Confusion {
     counts: Array2<u64>,
 }
 
-/// One class.
+/// Counts, recall and precision of one class.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClassCounts {
-    /// Its name.
+    /// Name of the class.
     pub class: String,
-    /// Its images.
+    /// Number of its images.
     pub support: u64,
-    /// Images taken for it.
+    /// Number of images predicted as this class.
     pub predicted: u64,
-    /// Images of it taken for it.
+    /// Number of its images predicted as this class.
     pub right: u64,
-    /// Right among its images; none without images.
+    /// Fraction of its images predicted correctly; `None` without images.
     pub recall: Option<f64>,
-    /// Right among those taken for it; none where none was.
+    /// Fraction of its predictions that are correct; `None` without predictions.
     pub precision: Option<f64>,
 }
 
-/// A class that is taken for another.
+/// A pair of confused classes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConfusedPair {
-    /// The right class.
+    /// The label.
     pub class: String,
-    /// What it is taken for.
+    /// The predicted class.
     pub predicted: String,
-    /// Images.
+    /// Number of images.
     pub count: u64,
-    /// Share of the right class's images.
+    /// Fraction of the label's images.
     pub share: f64,
 }
 
 impl Confusion {
-    /// Nothing counted yet.
+    /// Creates an empty matrix.
     ///
     /// # Errors
     /// [`Error::Input`] without classes.
@@ -60,14 +69,14 @@ impl Confusion {
         Ok(Confusion { classes: classes.to_vec(), firsts: Firsts::of(classes), counts })
     }
 
-    /// Counts scores `[batch, classes]` with the right class of each row.
+    /// Counts scores `[batch, classes]` with the label of each row.
     ///
-    /// The best class is the prediction. Where several are best, it is the first that is wrong, so that the diagonal
-    /// counts what [`crate::Accuracy`] counts as right. Of classes with the same name, only the first counts.
+    /// The prediction is the class with the highest score. If several tie, it is the first wrong one, so the diagonal agrees
+    /// with [`crate::Accuracy`]. Among classes with the same name, only the first one counts.
     ///
     /// # Errors
-    /// [`Error::Shape`] where sizes differ, [`Error::Input`] where there is no row, a score is not finite,
-    /// or a label is no class. Nothing is counted then.
+    /// [`Error::Shape`] if the sizes differ, [`Error::Input`] for an empty batch, a score that is not finite, or a label that
+    /// is not a class. The counts then stay unchanged.
     pub fn add(&mut self, scores: ArrayView2<'_, f32>, labels: &[usize]) -> Result<()> {
         if scores.ncols() != self.classes.len() {
             return Err(Error::shape("columns of scores", self.classes.len(), scores.ncols()));
@@ -82,10 +91,11 @@ impl Confusion {
         Ok(())
     }
 
-    /// Counts predictions with the right class of each.
+    /// Counts predictions with their labels.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the lengths differ, [`Error::Input`] where one is no class. Nothing is counted then.
+    /// [`Error::Shape`] if the lengths differ, [`Error::Input`] for an index that is not a class. The counts then stay
+    /// unchanged.
     pub fn add_predictions(&mut self, predictions: &[usize], labels: &[usize]) -> Result<()> {
         check_labels(labels, predictions.len(), self.classes.len())?;
         check_labels(predictions, predictions.len(), self.classes.len())?;
@@ -95,14 +105,14 @@ impl Confusion {
         Ok(())
     }
 
-    /// Images `[right class, predicted class]`.
+    /// Returns the numbers of images, `[label, prediction]`.
     pub fn counts(&self) -> ArrayView2<'_, u64> {
         self.counts.view()
     }
 
-    /// Each class, in order.
+    /// Returns counts, recall and precision of all classes, in order.
     pub fn per_class(&self) -> Vec<ClassCounts> {
-        let share = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
+        let share = |part: u64, total: u64| (total > 0).then(|| part as f64 / total as f64);
         let class = |(index, name): (usize, &String)| {
             let support = self.counts.row(index).sum();
             let predicted = self.counts.column(index).sum();
@@ -119,7 +129,8 @@ impl Confusion {
         self.classes.iter().enumerate().map(class).collect()
     }
 
-    /// The pairs of different classes with the most images, at most `limit` of them; in the order of the classes where equal.
+    /// Returns at most `limit` pairs of different classes, those with the most images first; ties keep the order of the
+    /// classes.
     pub fn most_confused(&self, limit: usize) -> Vec<ConfusedPair> {
         let mut cells = self
             .counts
@@ -155,7 +166,7 @@ mod tests {
     fn by_hand() {
         let mut confusion = Confusion::new(&names(&["cat", "dog", "fox", "owl"])).unwrap();
         confusion.add_predictions(&[0, 1, 1, 1, 0, 2], &[0, 0, 0, 1, 1, 2]).unwrap();
-        // A tie of fox with dog: an image of a fox is a dog then, and one of a dog a fox.
+        // Fox and dog tie: an image of a fox counts as a dog, and an image of a dog as a fox.
         let scores = array![[0.0, 0.5, 0.5, 0.1], [0.0, 0.5, 0.5, 0.1]];
         confusion.add(scores.view(), &[2, 1]).unwrap();
         assert_eq!(confusion.counts(), array![[1, 2, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]);
@@ -172,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn images_of_a_repeated_name_are_taken_for_the_first_class_of_it() {
+    fn images_of_a_duplicate_name_count_for_its_first_class() {
         let mut confusion = Confusion::new(&names(&["missile", "cat", "missile"])).unwrap();
         let missile = [0.9, 0.1, 0.9];
         confusion.add(ndarray::arr2(&[missile; 3]).view(), &[0, 1, 2]).unwrap();
@@ -198,8 +209,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_diagonal_is_what_accuracy_counts(n in 1usize..60, seed in 0u64..999) {
-            // Few different scores, so that there are ties.
+        fn the_diagonal_agrees_with_accuracy(n in 1usize..60, seed in 0u64..999) {
+            // A few distinct scores, so that ties occur.
             let scores = made_up(n, 4, seed).mapv(|score| (score * 2.0).round());
             let labels = (0..n).map(|i| (i * 3 + i / 5) % 4).collect::<Vec<_>>();
             let classes = names(&["a", "b", "c", "a"]);
@@ -208,9 +219,9 @@ mod tests {
             let mut accuracy = Accuracy::new(&classes);
             accuracy.add(scores.view(), &labels).unwrap();
             let found = accuracy.finish().unwrap();
-            for (own, other) in confusion.per_class().iter().zip(&found.per_class) {
-                prop_assert_eq!(own.recall, other.recall);
-                prop_assert_eq!(own.support, other.samples);
+            for (counts, class) in confusion.per_class().iter().zip(&found.per_class) {
+                prop_assert_eq!(counts.recall, class.recall);
+                prop_assert_eq!(counts.support, class.samples);
             }
             let wrong = confusion.most_confused(99).iter().map(|pair| pair.count).sum::<u64>();
             prop_assert_eq!(wrong + confusion.counts().diag().sum(), n as u64);

@@ -5,34 +5,34 @@ use crate::encoder::EncodeError;
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong between an encoder and a table.
+/// An error of an evaluation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The encoder, or what it was fed from, gave an error.
+    /// An error of the encoder or of its batches.
     #[error("the encoder or its data failed")]
     Encoder(#[source] EncodeError),
-    /// Arrays that do not fit each other.
+    /// An array with a wrong size.
     #[error("{what}: expected {expected}, found {found}")]
     Shape {
-        /// Which array.
+        /// The array.
         what: &'static str,
-        /// What it should be.
+        /// The expected size.
         expected: String,
-        /// What it is.
+        /// The actual size.
         found: String,
     },
-    /// A name that is not built in.
-    #[error("there is no {kind} `{name}`; built in: {known}")]
+    /// An unknown name.
+    #[error("unknown {kind} `{name}`; known: {known}")]
     Unknown {
-        /// Classes or templates.
+        /// The kind of name: classes, templates or a metric.
         kind: &'static str,
-        /// What was asked for.
+        /// The name.
         name: String,
-        /// What there is.
+        /// The known names.
         known: String,
     },
-    /// Input with which nothing can be measured.
+    /// Input that is empty, not finite or out of range.
     #[error("{0}")]
     Input(String),
 }

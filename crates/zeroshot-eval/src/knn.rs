@@ -1,4 +1,4 @@
-//! A k-NN classifier on image embeddings: what they separate without any training.
+//! A k-NN classifier on image embeddings, which needs no training.
 
 use ndarray::{Array2, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
@@ -7,16 +7,17 @@ use crate::neighbors::nearest;
 use crate::rows::{self, check_labels};
 use crate::{Error, Result};
 
-/// Test rows whose neighbours are in memory at once.
+/// Number of test embeddings whose neighbours are in memory at once.
 const BLOCK: usize = 1024;
 
-/// How neighbours vote.
+/// Settings of the k-NN classifier.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct KnnOptions {
-    /// Neighbours that vote; 20. All rows vote where there are fewer.
+    /// Number of neighbours that vote; 20. If there are fewer training images, all of them vote.
     pub neighbors: usize,
-    /// A neighbour's vote is exp(cosine / temperature); 0.07.
+    /// Temperature of the vote exp(cosine / temperature); 0.07.
     pub temperature: f64,
 }
 
@@ -26,8 +27,20 @@ impl Default for KnnOptions {
     }
 }
 
-/// Training rows with their classes, voting as in Wu et al. 2018 (Unsupervised Feature Learning via
-/// Non-Parametric Instance Discrimination, section 3.4) and in DINO's evaluation (Caron et al. 2021).
+/// A k-NN classifier: labelled training embeddings vote on the class of a test embedding, as in Wu et al. 2018
+/// (Unsupervised Feature Learning via Non-Parametric Instance Discrimination, section 3.4) and in DINO's evaluation
+/// (Caron et al. 2021).
+///
+/// ```
+/// use ndarray::array;
+/// use zeroshot_eval::{Knn, KnnOptions};
+///
+/// let train = array![[1.0, 0.0], [0.0, 1.0]];
+/// let knn = Knn::new(train.view(), &[0, 1], 2, KnnOptions::default())?;
+/// let scores = knn.scores(array![[0.9, 0.1]].view())?;
+/// assert!(scores[[0, 0]] > scores[[0, 1]]);
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Knn {
     rows: Array2<f32>,
@@ -36,12 +49,26 @@ pub struct Knn {
     options: KnnOptions,
 }
 
+impl KnnOptions {
+    /// Sets the number of neighbours.
+    pub fn with_neighbors(mut self, neighbors: usize) -> Self {
+        self.neighbors = neighbors;
+        self
+    }
+
+    /// Sets the temperature.
+    pub fn with_temperature(mut self, temperature: f64) -> Self {
+        self.temperature = temperature;
+        self
+    }
+}
+
 impl Knn {
-    /// Keeps training rows `[n, D]`, made unit rows, and the class of each.
+    /// Creates a classifier from training embeddings `[n, D]`, which it normalises, and their labels.
     ///
     /// # Errors
-    /// [`Error::Shape`] where rows and labels differ in number, [`Error::Input`] where there is no row, one is
-    /// not finite, a label is none of `classes`, or an option is not above zero.
+    /// [`Error::Shape`] if the numbers of embeddings and labels differ, [`Error::Input`] for an empty array, a value that is
+    /// not finite, a label that is not below `classes`, or an option that is not positive.
     pub fn new(
         rows: ArrayView2<'_, f32>,
         labels: &[usize],
@@ -50,7 +77,7 @@ impl Knn {
     ) -> Result<Self> {
         if options.neighbors == 0 || !(options.temperature.is_finite() && options.temperature > 0.0) {
             return Err(Error::Input(format!(
-                "a k-NN classifier needs neighbours and a temperature above zero, not {} and {}",
+                "a k-NN classifier needs a positive number of neighbours and a positive temperature, not {} and {}",
                 options.neighbors, options.temperature
             )));
         }
@@ -59,16 +86,15 @@ impl Knn {
         Ok(Knn { rows, labels: labels.to_vec(), classes, options })
     }
 
-    /// Each class's share of the votes `[n, classes]` on rows `[n, D]`, for [`crate::Accuracy::add`].
+    /// Returns each class's fraction of the votes, `[n, classes]`, for embeddings `[n, D]`; see [`crate::Accuracy::add`].
     ///
-    /// Of training rows that are equally near, the first ones vote. Classes with equal votes tie, and a tie
-    /// is wrong there.
+    /// Among equally near neighbours, the first ones vote. Classes with equal votes tie, and a tie counts as wrong.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the widths differ, [`Error::Input`] where there is no row or one is not finite.
+    /// [`Error::Shape`] if the widths differ, [`Error::Input`] for an empty array or a value that is not finite.
     pub fn scores(&self, rows: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
         if rows.ncols() != self.rows.ncols() {
-            return Err(Error::shape("width of the test rows", self.rows.ncols(), rows.ncols()));
+            return Err(Error::shape("width of the test embeddings", self.rows.ncols(), rows.ncols()));
         }
         let rows = rows::unit("test row", rows)?;
         let mut scores = Array2::zeros((rows.nrows(), self.classes));
@@ -76,14 +102,14 @@ impl Knn {
         for (mut scores, rows) in blocks {
             let found = nearest(rows, self.rows.view(), self.options.neighbors, false);
             for (mut scores, neighbors) in scores.axis_iter_mut(Axis(0)).zip(found) {
-                // Taken relative to the nearest, votes keep their shares and no exponential overflows.
+                // Relative to the nearest neighbour, so that the exponentials do not overflow.
                 let best = neighbors.first().map_or(0.0, |(_, cosine)| f64::from(*cosine));
                 let mut votes = vec![0.0; self.classes];
                 for (row, cosine) in neighbors {
                     votes[self.labels[row]] += ((f64::from(cosine) - best) / self.options.temperature).exp();
                 }
-                let all = votes.iter().sum::<f64>();
-                scores.zip_mut_with(&ndarray::aview1(&votes), |score, vote| *score = (vote / all) as f32);
+                let total = votes.iter().sum::<f64>();
+                scores.zip_mut_with(&ndarray::aview1(&votes), |score, vote| *score = (vote / total) as f32);
             }
         }
         Ok(scores)
@@ -122,7 +148,7 @@ mod tests {
         assert_eq!(single_best(found.row(0)), Some(0));
         let found = knn(options(1, 1.0)).scores(array![[0.0, 1.0]].view()).unwrap();
         assert_eq!(found.row(0).to_vec(), [0.0, 1.0, 0.0, 0.0]);
-        // A temperature so low that an exponential would overflow.
+        // At this temperature, a plain exponential would overflow.
         let found = knn(options(9, 1e-9)).scores(array![[5.0, 0.0]].view()).unwrap();
         assert_eq!(found.row(0).to_vec(), [1.0, 0.0, 0.0, 0.0]);
     }
@@ -161,7 +187,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn lengths_and_the_order_of_training_rows_do_not_count(n in 2usize..50, seed in 0u64..999) {
+        fn norms_and_order_of_training_embeddings_do_not_matter(n in 2usize..50, seed in 0u64..999) {
             let (train, test) = (made_up(n, 4, seed), made_up(9, 4, seed + 1));
             let labels = (0..n).map(|i| i % 3).collect::<Vec<_>>();
             let knn = Knn::new(train.view(), &labels, 3, options(5, 0.07)).unwrap();

@@ -1,31 +1,31 @@
 //! L-BFGS (Nocedal and Wright, Numerical Optimization, algorithm 7.5) for smooth functions of many values.
 
-/// Steps whose curvature is kept.
+/// Number of recent steps from which the curvature is estimated.
 const MEMORY: usize = 10;
-/// Share of the decrease that the slope promises which a step has to bring (Armijo).
+/// Required fraction of the decrease that the slope predicts (Armijo).
 const SUFFICIENT: f64 = 1e-4;
-/// Halvings of a step before the search gives up: rounding hides any further decrease.
+/// Maximum number of halvings of a step; rounding hides any further decrease.
 const HALVINGS: usize = 40;
 
-/// When to stop.
+/// Stopping criteria.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Steps.
+    /// Maximum number of steps.
     pub(crate) steps: usize,
-    /// Largest absolute value of the gradient that counts as none.
+    /// Largest absolute value of the gradient at a minimum.
     pub(crate) gradient: f64,
 }
 
-/// What was found.
+/// The result of a search.
 #[derive(Clone, Debug)]
 pub(crate) struct Minimum {
     pub(crate) at: Vec<f64>,
     pub(crate) steps: usize,
-    /// The gradient is below the limit.
+    /// Whether the gradient is below its limit.
     pub(crate) converged: bool,
 }
 
-/// Goes down from `start`; the function gives its value and its gradient.
+/// Minimises a function, which returns its value and gradient, from `start`.
 pub(crate) fn minimize(
     mut function: impl FnMut(&[f64]) -> (f64, Vec<f64>),
     start: Vec<f64>,
@@ -44,7 +44,7 @@ pub(crate) fn minimize(
         let mut direction = memory.direction(&gradient);
         let mut slope = dot(&direction, &gradient);
         if slope >= 0.0 || !slope.is_finite() {
-            // Rounding has spoiled what is remembered.
+            // Rounding errors have spoiled the curvature estimate: restart with steepest descent.
             memory = Memory::default();
             direction = memory.direction(&gradient);
             slope = dot(&direction, &gradient);
@@ -52,31 +52,32 @@ pub(crate) fn minimize(
         let mut length = 1.0;
         let mut next = None;
         for _ in 0..HALVINGS {
-            let there = at.iter().zip(&direction).map(|(at, step)| at + length * step).collect::<Vec<_>>();
-            let (found, found_gradient) = function(&there);
+            let candidate =
+                at.iter().zip(&direction).map(|(at, step)| at + length * step).collect::<Vec<_>>();
+            let (found, found_gradient) = function(&candidate);
             if found <= value + SUFFICIENT * length * slope {
-                next = Some((there, found, found_gradient));
+                next = Some((candidate, found, found_gradient));
                 break;
             }
             length /= 2.0;
         }
-        let Some((there, found, found_gradient)) = next else {
+        let Some((next, found, found_gradient)) = next else {
             return Minimum { at, steps, converged };
         };
-        memory.keep(difference(&there, &at), difference(&found_gradient, &gradient));
-        (at, value, gradient) = (there, found, found_gradient);
+        memory.push(difference(&next, &at), difference(&found_gradient, &gradient));
+        (at, value, gradient) = (next, found, found_gradient);
         steps += 1;
     }
 }
 
-/// Steps, the changes of the gradient that they brought, and 1 / the product of the two; oldest first.
+/// Recent steps, the resulting changes of the gradient, and 1 / (step · change); oldest first.
 #[derive(Default)]
 struct Memory(Vec<(Vec<f64>, Vec<f64>, f64)>);
 
 impl Memory {
-    fn keep(&mut self, step: Vec<f64>, change: Vec<f64>) {
+    fn push(&mut self, step: Vec<f64>, change: Vec<f64>) {
         let product = dot(&step, &change);
-        // Only where the function curves upwards is the approximation one of a minimum.
+        // Only positive curvature keeps the inverse Hessian positive definite.
         if product > f64::EPSILON * dot(&change, &change) {
             if self.0.len() == MEMORY {
                 self.0.remove(0);
@@ -85,7 +86,8 @@ impl Memory {
         }
     }
 
-    /// The two loops: minus the approximate inverse Hessian times the gradient.
+    /// Returns the search direction: minus the approximate inverse Hessian times the gradient, by the two-loop
+    /// recursion.
     fn direction(&self, gradient: &[f64]) -> Vec<f64> {
         let mut direction = gradient.iter().map(|value| -value).collect::<Vec<_>>();
         let mut shares = Vec::with_capacity(self.0.len());
@@ -96,7 +98,7 @@ impl Memory {
         }
         let scale = match self.0.last() {
             Some((_, change, inverse)) => 1.0 / (inverse * dot(change, change)),
-            // Nothing is known of the curvature yet: a step of length one at most.
+            // Without a known curvature, the step has a length of at most 1.
             None => 1.0 / dot(gradient, gradient).sqrt().max(1.0),
         };
         direction.iter_mut().for_each(|value| *value *= scale);
@@ -125,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_narrow_valley() {
+    fn minimizes_rosenbrocks_function() {
         // Rosenbrock's function has its minimum 0 at (1, 1).
         let rosenbrock = |p: &[f64]| {
             let (a, b) = (1.0 - p[0], p[1] - p[0] * p[0]);
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stretched_bowl_of_many_values() {
+    fn minimizes_an_ill_conditioned_quadratic() {
         // Σ cᵢ (xᵢ - i)² with c from 1 to 100, for which steepest descent needs some 700 steps.
         let weight = |i: usize| 10f64.powf(i as f64 / 25.0 * 2.0);
         let bowl = |p: &[f64]| {
@@ -151,13 +153,13 @@ mod tests {
     }
 
     #[test]
-    fn stops_where_it_is_told_and_where_there_is_nothing_to_do() {
+    fn stops_at_the_step_limit_and_at_a_minimum() {
         let square = |p: &[f64]| (p[0] * p[0] * 0.5, vec![p[0]]);
         let found = minimize(square, vec![9.0], Limits { steps: 1, gradient: 1e-9 });
         assert_eq!((found.steps, found.converged, found.at[0]), (1, false, 8.0));
         let found = minimize(square, vec![0.0], Limits { steps: 5, gradient: 1e-9 });
         assert_eq!((found.steps, found.converged), (0, true));
-        // A gradient that points the wrong way lowers nothing.
+        // With a gradient that points the wrong way, no step lowers the value.
         let found = minimize(|p| (p[0], vec![-1.0]), vec![0.0], Limits { steps: 5, gradient: 1e-9 });
         assert_eq!((found.steps, found.converged, found.at[0]), (0, false, 0.0));
     }

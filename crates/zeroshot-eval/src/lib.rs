@@ -1,38 +1,43 @@
-//! Zero-shot evaluation of any dual encoder: classification by prompts, and retrieval both ways.
+//! Zero-shot evaluation of any dual encoder: classification by prompts, and retrieval in both directions.
 //!
-//! 1. an [`Encoder`] turns images and texts into rows of one space,
-//! 2. a [`Classifier`] is one unit row per class, the mean over its prompts ([`prompts`]),
-//! 3. [`accuracy`] counts top-1, top-5 and recall per class; [`mod@retrieval`] counts recall@k,
-//! 4. [`stored`] takes all measures from rows that were made once: those, [`mod@calibration`],
-//!    [`confusion`], [`knn`], a linear [`probe`], and [`mod@fidelity`] to a teacher,
-//! 5. [`report`] puts models and data sets into tables and JSON, and [`mod@retention`] a student's
-//!    scores beside its teacher's.
+//! 1. An [`Encoder`] embeds images and texts in one space.
+//! 2. A [`Classifier`] holds one unit embedding per class, the mean of its [`prompts`].
+//! 3. [`Accuracy`] counts top-1, top-5 and per-class recall; [`retrieval()`] counts recall@k.
+//! 4. [`evaluate_stored`] computes all metrics from embeddings: these, [`Calibration`], [`confusion`], k-NN and a linear
+//!    probe (features `knn` and `probe`, on by default), and the [`fidelity`](mod@fidelity) to a teacher.
+//! 5. [`Report`], [`retention()`] and [`Table`] present the results of models on data sets.
 //!
-//! Where scores are equal the model is counted as wrong, so that a collapsed encoder, whose rows are all the same,
-//! scores nothing. Ties between classes with the same name ([`names`]) are the exception: the first one wins.
+//! A tie counts as wrong, so a collapsed encoder, whose embeddings are all equal, scores 0. Classes with the same name
+//! ([`names`]) are the exception: the first one wins.
 #![doc = include_str!("../README.md")]
 
 pub mod accuracy;
 pub mod calibration;
-pub mod classifier;
+mod classifier;
 pub mod confusion;
-pub mod encoder;
-pub mod error;
+mod encoder;
+mod error;
 pub mod fidelity;
-pub mod knn;
+#[cfg(feature = "knn")]
+mod knn;
+#[cfg(feature = "probe")]
 mod lbfgs;
+#[cfg(feature = "probe")]
 mod logistic;
+pub mod metric;
 pub mod names;
 mod neighbors;
-pub mod probe;
+#[cfg(feature = "probe")]
+mod probe;
 pub mod prompts;
 pub mod report;
-pub mod retention;
-pub mod retrieval;
+mod retention;
+mod retrieval;
 mod rows;
-pub mod run;
+mod run;
 mod seeded;
-pub mod stored;
+mod stored;
+pub mod table;
 
 pub use accuracy::{Accuracy, Classification};
 pub use calibration::{Calibration, calibration};
@@ -41,12 +46,18 @@ pub use confusion::Confusion;
 pub use encoder::{EncodeError, Encoder, normalize_rows};
 pub use error::{Error, Result};
 pub use fidelity::{Fidelity, FidelityInput, FidelityOptions, Sides, fidelity};
+#[cfg(feature = "knn")]
 pub use knn::{Knn, KnnOptions};
-pub use probe::{Probe, ProbeOptions};
+pub use metric::{FidelityMetric, Metric, MetricName, MetricValue};
+#[cfg(feature = "probe")]
+pub use probe::{Probe, ProbeOptions, ProbeTraining, Tried};
 pub use report::{Report, Score, SetScore};
-pub use retention::{Retention, retention};
+pub use retention::{Retention, SetRetention, retention};
 pub use retrieval::{Recall, Retrieval, retrieval};
 pub use run::{
-    CaptionedRows, LabelledRows, classification, encode_captioned, encode_labelled, retrieval_set,
+    CaptionedEmbeddings, LabelledEmbeddings, classification, encode_captioned, encode_labelled, retrieval_set,
 };
-pub use stored::{Evaluation, Labels, StoredOptions, StoredRows, StoredSet, evaluate_stored};
+#[cfg(feature = "probe")]
+pub use stored::ProbeResult;
+pub use stored::{Evaluation, Labels, StoredEmbeddings, StoredOptions, StoredSet, evaluate_stored};
+pub use table::Table;

@@ -5,20 +5,20 @@ use rayon::prelude::*;
 
 use crate::lbfgs::{Limits, minimize};
 
-/// Rows that one task works on. Fixed, so that sums do not depend on the threads.
+/// Number of embeddings per parallel task; constant, so that sums do not depend on the number of threads.
 pub(crate) const BLOCK: usize = 512;
-/// Blocks whose gradients are in memory at once.
+/// Number of blocks whose gradients are in memory at once.
 const ROUND: usize = 16;
 
-/// Weights `[D + 1, classes]`, the last row the biases, and how they were found.
+/// Trained weights `[D + 1, classes]`, with the biases in the last row, and how the optimisation ended.
 pub(crate) struct Solved {
     pub(crate) weights: Array2<f64>,
     pub(crate) steps: usize,
     pub(crate) converged: bool,
 }
 
-/// What makes training rows centred and of a mean square of one per column. One factor for all columns:
-/// cosines keep their meaning, and the penalty has one for any width.
+/// Centres training embeddings and scales them to a mean square of 1 per column. All columns share one factor, so cosines
+/// keep their meaning, and a penalty means the same for any width.
 #[derive(Clone, Debug)]
 pub(crate) struct Scaling {
     mean: Array1<f64>,
@@ -36,7 +36,7 @@ impl Scaling {
             row.iter().zip(&mean).map(|(value, mean)| (f64::from(*value) - mean).powi(2)).sum::<f64>()
         };
         let variance = rows.axis_iter(Axis(0)).map(square).sum::<f64>() / rows.len() as f64;
-        // Up to here it is the rounding of single precision.
+        // Below this limit, the variance is rounding error of single precision.
         let factor = if variance > 1e-12 { 1.0 / variance.sqrt() } else { 1.0 };
         Scaling { mean, factor }
     }
@@ -46,13 +46,13 @@ impl Scaling {
     }
 }
 
-/// Logits `[n, classes]` of scaled rows.
+/// Returns the logits `[n, classes]` of scaled rows.
 pub(crate) fn logits(rows: &Array2<f64>, weights: &Array2<f64>) -> Array2<f64> {
     let width = rows.ncols();
     rows.dot(&weights.slice(s![..width, ..])) + weights.row(width)
 }
 
-/// Unit rows with their classes.
+/// Logistic regression on unit embeddings with their labels.
 pub(crate) struct Task<'a> {
     pub(crate) rows: ArrayView2<'a, f32>,
     pub(crate) labels: &'a [usize],
@@ -60,8 +60,8 @@ pub(crate) struct Task<'a> {
 }
 
 impl Task<'_> {
-    /// The weights of least loss, searched from `start` until the largest value of the gradient is the
-    /// share `tolerance` of what it is at zero.
+    /// Minimises the loss from the weights `start`, until the largest value of the gradient is at most the fraction
+    /// `tolerance` of its value at zero weights.
     pub(crate) fn solve(&self, start: Array2<f64>, l2: f64, steps: usize, tolerance: f64) -> Solved {
         let shape = start.raw_dim();
         let at_zero = self.objective(&Array2::zeros(shape), l2).1;
@@ -80,7 +80,7 @@ impl Task<'_> {
         Solved { weights: weights_of(&found.at), steps: found.steps, converged: found.converged }
     }
 
-    /// Mean cross-entropy with the penalty, and its gradient `[D + 1, classes]`.
+    /// Returns the mean cross-entropy with the penalty, and its gradient `[D + 1, classes]`.
     fn objective(&self, weights: &Array2<f64>, l2: f64) -> (f64, Array2<f64>) {
         let width = self.rows.ncols();
         let block = |(block, labels): (usize, &[usize])| {
@@ -89,8 +89,8 @@ impl Task<'_> {
             let mut errors = logits(&rows, weights);
             let mut loss = 0.0;
             for (mut row, &label) in errors.axis_iter_mut(Axis(0)).zip(labels) {
-                let (log_sum, own) = (log_sum(row.view()), row[label]);
-                loss += log_sum - own;
+                let log_sum = log_sum(row.view());
+                loss += log_sum - row[label];
                 row.mapv_inplace(|logit| (logit - log_sum).exp());
                 row[label] -= 1.0;
             }
@@ -102,7 +102,7 @@ impl Task<'_> {
         let (mut loss, mut gradient) = (0.0, Array2::<f64>::zeros(weights.raw_dim()));
         let blocks = self.labels.chunks(BLOCK).enumerate().collect::<Vec<_>>();
         for round in blocks.chunks(ROUND) {
-            // Added up in the order of the blocks, whichever is ready first.
+            // Sum in the order of the blocks, regardless of the order in which they finish.
             for (block_loss, block_gradient) in round.par_iter().copied().map(block).collect::<Vec<_>>() {
                 loss += block_loss;
                 gradient += &block_gradient;
@@ -115,7 +115,7 @@ impl Task<'_> {
         (loss / count + l2 / 2.0 * inner.iter().map(|weight| weight * weight).sum::<f64>(), gradient)
     }
 
-    /// Share that is right, a tie being wrong, and mean cross-entropy.
+    /// Returns the accuracy (ties count as wrong) and the mean cross-entropy.
     pub(crate) fn measure(&self, weights: &Array2<f64>) -> (f64, f64) {
         let (mut right, mut loss) = (0usize, 0.0);
         for (rows, labels) in self.rows.axis_chunks_iter(Axis(0), BLOCK).zip(self.labels.chunks(BLOCK)) {
@@ -131,7 +131,7 @@ impl Task<'_> {
     }
 }
 
-/// Logarithm of the sum of exponentials.
+/// Returns the logarithm of the sum of exponentials.
 fn log_sum(logits: ArrayView1<'_, f64>) -> f64 {
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     largest + logits.iter().map(|logit| (logit - largest).exp()).sum::<f64>().ln()
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gradient_is_that_of_differences() {
+    fn the_gradient_agrees_with_differences() {
         let rows = made_up(1200, 3, 0); // three blocks
         let labels = (0..1200).map(|i| (i * 7 + i / 9) % 4).collect::<Vec<_>>();
         let scaling = Scaling::new(rows.view());
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn two_points_have_a_minimum_that_is_known() {
+    fn two_points_have_a_known_minimum() {
         // x = -1 and 1 of classes 0 and 1. By symmetry the weights are (-w, w) without biases, the loss is
         // ln(1 + e^-2w) + l2 w², and its slope is zero where l2 w = 1 / (1 + e^2w): w = 1 for this l2.
         let l2 = 1.0 / (1.0 + 2f64.exp());
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn without_anything_to_see_the_biases_are_the_shares() {
+    fn constant_inputs_give_biases_with_the_class_frequencies() {
         let rows = Array2::from_elem((8, 2), 0.5f32);
         let scaling = Scaling::new(rows.view());
         let labels = [0, 0, 0, 0, 0, 1, 1, 2];

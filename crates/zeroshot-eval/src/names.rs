@@ -1,4 +1,4 @@
-//! Classes with the same name, which a model cannot tell apart: ImageNet's list has `missile` and `sunglasses` twice.
+//! Classes with the same name, which a model cannot tell apart: ImageNet's list contains `missile` and `sunglasses` twice.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -6,6 +6,11 @@ use std::collections::HashMap;
 use ndarray::ArrayView1;
 
 /// Returns the duplicate class names, each in its first spelling.
+///
+/// ```
+/// let classes = ["Crane", "owl", "crane "].map(String::from);
+/// assert_eq!(zeroshot_eval::names::repeated(&classes), ["Crane"]);
+/// ```
 ///
 /// Names that differ only in case or spaces count as equal, because CLIP's tokenizer ignores both.
 pub fn repeated(classes: &[String]) -> Vec<&str> {
@@ -25,10 +30,14 @@ pub(crate) struct Firsts(Vec<usize>);
 
 impl Firsts {
     pub(crate) fn of(classes: &[String]) -> Self {
-        let mut seen = HashMap::new();
+        let mut firsts = HashMap::new();
         let key = |name: &String| name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
         Firsts(
-            classes.iter().enumerate().map(|(class, name)| *seen.entry(key(name)).or_insert(class)).collect(),
+            classes
+                .iter()
+                .enumerate()
+                .map(|(class, name)| *firsts.entry(key(name)).or_insert(class))
+                .collect(),
         )
     }
 
@@ -76,21 +85,21 @@ mod tests {
     }
 
     #[test]
-    fn repeated_names_are_found_whatever_their_case_and_spaces() {
+    fn duplicate_names_are_found_regardless_of_case_and_spaces() {
         let classes = names(&["missile", "cat", "Crane", "missile", " crane", "missile"]);
         assert_eq!(repeated(&classes), ["missile", "Crane"]);
         assert!(repeated(&names(&["cat", "cats"])).is_empty());
     }
 
     #[test]
-    fn of_equal_names_the_first_comes_first_and_other_ties_count_against_the_label() {
+    fn the_first_of_equal_names_wins_and_other_ties_count_against_the_label() {
         let firsts = Firsts::of(&names(&["missile", "cat", "missile"]));
         let equal = array![0.5, 0.1, 0.5];
         assert!(!firsts.is_ahead(equal.view(), 2, 0) && firsts.is_ahead(equal.view(), 0, 2));
-        // A different class that ties ranks ahead, wherever it is in the list.
+        // A different class that ties ranks ahead, at any place in the list.
         let collapsed = array![0.5, 0.5, 0.5];
         assert!(firsts.is_ahead(collapsed.view(), 1, 0) && firsts.is_ahead(collapsed.view(), 0, 1));
-        // Rows from another program may differ despite equal names. The score decides then.
+        // Embeddings from another program may differ despite equal names. The score then decides.
         assert!(firsts.is_ahead(array![0.5, 0.1, 0.6].view(), 2, 0));
         assert!(firsts.is_ahead(array![0.5, 0.1, f32::NAN].view(), 2, 0));
         assert!(!firsts.is_ahead(equal.view(), 0, 0));

@@ -1,14 +1,15 @@
-//! The nearest rows by cosine, block by block.
+//! Nearest neighbours by cosine, block by block.
 
 use ndarray::{ArrayView1, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
-/// Queries that are worked on at once; the whole similarity matrix need not fit into memory.
+/// Number of queries in a block; the whole similarity matrix need not fit into memory.
 const BLOCK: usize = 128;
 
-/// For each unit query the indices and cosines of its `k` nearest unit keys, best first, the first key first where equal.
+/// Returns the indices and cosines of the `k` nearest unit keys of each unit query, best first. The first of equally near
+/// keys comes first.
 ///
-/// With `are_keys`, query i is key i and is left out of its own neighbours.
+/// If `are_keys`, query i is key i and is excluded from its own neighbours.
 pub(crate) fn nearest(
     queries: ArrayView2<'_, f32>,
     keys: ArrayView2<'_, f32>,
@@ -27,9 +28,9 @@ pub(crate) fn nearest(
         .collect()
 }
 
-fn best(cosines: ArrayView1<'_, f32>, k: usize, without: Option<usize>) -> Vec<(usize, f32)> {
+fn best(cosines: ArrayView1<'_, f32>, k: usize, excluded: Option<usize>) -> Vec<(usize, f32)> {
     let all = cosines.iter().copied().enumerate();
-    let mut found = all.filter(|(index, _)| Some(*index) != without).collect::<Vec<_>>();
+    let mut found = all.filter(|(index, _)| Some(*index) != excluded).collect::<Vec<_>>();
     let better = |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     if k < found.len() {
         found.select_nth_unstable_by(k, better);

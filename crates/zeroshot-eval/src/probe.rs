@@ -8,16 +8,17 @@ use crate::rows::{self, check_labels};
 use crate::seeded::Seeded;
 use crate::{Error, Result};
 
-/// How a probe is trained.
+/// Settings of the linear probe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ProbeOptions {
-    /// Weights of the L2 penalty that are tried; 1, 0.1, ... 0.0001. With one, none is chosen.
+    /// Candidate weights of the L2 penalty; 1, 0.1, ... 0.0001. A single weight needs no held-out data.
     pub l2: Vec<f64>,
-    /// Steps of L-BFGS at most, for each weight; 200.
+    /// Maximum number of L-BFGS steps for each weight; 200.
     pub steps: usize,
-    /// Training ends where the largest value of the gradient is this share of what it is without weights; 0.0001.
-    /// A share, since the gradient is smaller the more classes there are.
+    /// Training ends when the largest value of the gradient is this fraction of its value at zero weights; 0.0001. It is a
+    /// fraction because the gradient shrinks with the number of classes.
     pub tolerance: f64,
     /// Seed of the held-out tenth; 0.
     pub seed: u64,
@@ -29,35 +30,46 @@ impl Default for ProbeOptions {
     }
 }
 
-/// How training went.
+/// Record of a linear probe's training: the chosen penalty, the candidates' results and the convergence.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProbeTraining {
-    /// The weight of the penalty that was chosen.
+    /// The chosen weight of the penalty.
     pub l2: f64,
-    /// Each weight that was tried, strongest first, on the held-out tenth; empty where there was no choice.
+    /// Results of each candidate on the held-out tenth, strongest penalty first; empty for a single candidate.
     pub tried: Vec<Tried>,
-    /// Steps of the last training, on all rows.
+    /// Number of steps of the final training, on all embeddings.
     pub steps: usize,
-    /// Whether its gradient came down to the tolerance.
+    /// Whether its gradient reached the tolerance.
     pub converged: bool,
 }
 
-/// One weight of the penalty, on the held-out tenth.
+/// Results of one candidate weight on the held-out tenth.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tried {
-    /// The weight.
+    /// Weight of the penalty.
     pub l2: f64,
-    /// Share of held-out rows whose class scores highest, 0 to 1.
+    /// Accuracy on the held-out tenth, 0 to 1.
     pub accuracy: f64,
-    /// Their mean cross-entropy, in nats.
+    /// Mean cross-entropy on the held-out tenth, in nats.
     pub cross_entropy: f64,
 }
 
-/// A trained probe.
+/// A trained linear probe.
 ///
-/// Unit rows, less the training rows' mean and scaled to a mean square of one per column, go through
-/// weights and biases into a softmax. What is minimised is the mean cross-entropy plus l2 / 2 times the
-/// sum of the squared weights; biases are free.
+/// It normalises an embedding, subtracts the mean of the training embeddings, scales to a mean square of 1 per column and
+/// applies weights, biases and a softmax. Training minimises the mean cross-entropy plus l2 / 2 times the sum of the
+/// squared weights; biases have no penalty.
+///
+/// ```
+/// use ndarray::array;
+/// use zeroshot_eval::{Probe, ProbeOptions};
+///
+/// let train = array![[1.0, 0.1], [1.0, -0.1], [0.9, 0.1], [0.9, -0.1]];
+/// let probe = Probe::train(train.view(), &[0, 1, 0, 1], 2, &ProbeOptions::default())?;
+/// let logits = probe.scores(array![[2.0, 0.5]].view())?;
+/// assert!(logits[[0, 0]] > logits[[0, 1]]);
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Probe {
     scaling: Scaling,
@@ -65,14 +77,40 @@ pub struct Probe {
     training: ProbeTraining,
 }
 
+impl ProbeOptions {
+    /// Sets the candidate weights of the L2 penalty.
+    pub fn with_l2(mut self, l2: impl Into<Vec<f64>>) -> Self {
+        self.l2 = l2.into();
+        self
+    }
+
+    /// Sets the maximum number of steps for each weight.
+    pub fn with_steps(mut self, steps: usize) -> Self {
+        self.steps = steps;
+        self
+    }
+
+    /// Sets the tolerance.
+    pub fn with_tolerance(mut self, tolerance: f64) -> Self {
+        self.tolerance = tolerance;
+        self
+    }
+
+    /// Sets the seed of the held-out tenth.
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+}
+
 impl Probe {
-    /// Trains on rows `[n, D]` and the class of each. The penalty is the one with the best accuracy on a
-    /// held-out tenth, then the lowest cross-entropy, then the strongest; the last training is on all rows.
-    /// The same input gives the same probe, whatever the number of threads.
+    /// Trains a linear probe on embeddings `[n, D]` and their labels. The chosen penalty has the best accuracy on a
+    /// held-out tenth; among equals, the lowest cross-entropy, then the strongest penalty. The final training uses all
+    /// embeddings. The result does not depend on the number of threads.
     ///
     /// # Errors
-    /// [`Error::Shape`] where rows and labels differ in number, [`Error::Input`] where there are fewer than
-    /// two rows, one is not finite, a label is none of `classes`, or an option is out of range.
+    /// [`Error::Shape`] if the numbers of embeddings and labels differ, [`Error::Input`] for fewer than two embeddings, a value
+    /// that is not finite, a label that is not below `classes`, or an option out of range.
     pub fn train(
         rows: ArrayView2<'_, f32>,
         labels: &[usize],
@@ -83,7 +121,7 @@ impl Probe {
         check_labels(labels, rows.nrows(), classes)?;
         let rows = rows::unit("training row", rows)?;
         if rows.nrows() < 2 {
-            return Err(Error::Input("a linear probe needs at least two training rows".into()));
+            return Err(Error::Input("a linear probe needs at least two training embeddings".into()));
         }
         let mut l2 = options.l2.clone();
         l2.sort_by(|a, b| b.total_cmp(a));
@@ -98,14 +136,14 @@ impl Probe {
         Ok(Probe { weights: found.weights, scaling, training })
     }
 
-    /// Logits `[n, classes]` of rows `[n, D]`, for [`crate::Accuracy::add`].
+    /// Returns the logits `[n, classes]` of embeddings `[n, D]`; see [`crate::Accuracy::add`].
     ///
     /// # Errors
-    /// [`Error::Shape`] where the widths differ, [`Error::Input`] where there is no row or one is not finite.
+    /// [`Error::Shape`] if the widths differ, [`Error::Input`] for an empty array or a value that is not finite.
     pub fn scores(&self, rows: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
         let width = self.weights.nrows() - 1;
         if rows.ncols() != width {
-            return Err(Error::shape("width of the test rows", width, rows.ncols()));
+            return Err(Error::shape("width of the test embeddings", width, rows.ncols()));
         }
         let rows = rows::unit("test row", rows)?;
         let mut scores = Array2::zeros((rows.nrows(), self.weights.ncols()));
@@ -118,7 +156,7 @@ impl Probe {
         Ok(scores)
     }
 
-    /// How training went.
+    /// Returns the record of the training.
     pub fn training(&self) -> &ProbeTraining {
         &self.training
     }
@@ -128,16 +166,19 @@ impl ProbeOptions {
     fn check(&self) -> Result<()> {
         let is_positive = |value: f64| value.is_finite() && value > 0.0;
         if self.l2.is_empty() || !self.l2.iter().all(|l2| is_positive(*l2)) {
-            let reason = "a linear probe needs weights of the penalty, each a number above zero";
+            let reason =
+                "a linear probe needs at least one weight of the L2 penalty, each a number above zero";
             return Err(Error::Input(format!("{reason}, not {:?}", self.l2)));
         }
         if self.steps == 0 || !is_positive(self.tolerance) {
-            return Err(Error::Input("a linear probe needs steps and a tolerance above zero".into()));
+            return Err(Error::Input(
+                "a linear probe needs a positive number of steps and a positive tolerance".into(),
+            ));
         }
         Ok(())
     }
 
-    /// Trains with each weight on nine tenths. Each starts from the stronger one before, which is near.
+    /// Trains with each candidate on nine tenths. Each search starts from the result of the next stronger penalty.
     fn compare(&self, l2: &[f64], rows: &Array2<f32>, labels: &[usize], classes: usize) -> Vec<Tried> {
         let (held_out, rest) = split(labels.len(), self.seed);
         let part = |indices: &[usize]| {
@@ -159,7 +200,7 @@ impl ProbeOptions {
     }
 }
 
-/// The weight with the best accuracy, then the lowest cross-entropy, then the first.
+/// Returns the weight with the best accuracy, then the lowest cross-entropy, then the first.
 fn best(tried: &[Tried]) -> Option<f64> {
     let better = |best: Tried, other: Tried| {
         let is_better = other.accuracy > best.accuracy
@@ -169,7 +210,7 @@ fn best(tried: &[Tried]) -> Option<f64> {
     tried.iter().copied().reduce(better).map(|best| best.l2)
 }
 
-/// A tenth of the indices below `count`, at least one, and the others.
+/// Splits the indices below `count` into a tenth, at least one, and the others.
 fn split(count: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
     let mut held_out = Seeded::new(seed).order(count);
     let rest = held_out.split_off((count / 10).max(1));
@@ -200,13 +241,13 @@ mod tests {
     }
 
     #[test]
-    fn learns_what_can_be_told_apart_and_no_more() {
+    fn learns_separable_classes_and_not_noise() {
         let ((train, labels), (test, test_labels)) = (clouds(600, 0.4, 0), clouds(300, 0.4, 1));
         let probe = Probe::train(train.view(), &labels, 3, &ProbeOptions::default()).unwrap();
         assert!(probe.training().converged, "{:?}", probe.training());
         assert!(probe.training().steps > 3, "two steps are not a minimum");
         assert_eq!(accuracy(&probe, &test, &test_labels), 1.0);
-        // Labels that have nothing to do with the rows leave a third.
+        // Labels independent of the embeddings give the accuracy of chance, a third.
         let (noise, labels) = (made_up(600, 6, 2), (0..600).map(|i| i % 3).collect::<Vec<_>>());
         let probe = Probe::train(noise.view(), &labels, 3, &ProbeOptions::default()).unwrap();
         let found = accuracy(&probe, &made_up(600, 6, 3), &labels);
@@ -214,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_direction_that_cosine_cannot_see_is_learnt() {
+    fn small_differences_of_direction_are_learned() {
         // All rows lie within a small cone; a class is the side of its axis.
         let labels = (0..200).map(|i| i % 2).collect::<Vec<_>>();
         let mut rows = made_up(200, 3, 4) * 0.05;
@@ -239,7 +280,7 @@ mod tests {
         assert_eq!(tried.iter().map(|tried| tried.l2).collect::<Vec<_>>(), [1.0, 1e-2, 1e-4]);
         assert!(tried[0].cross_entropy < tried[2].cross_entropy, "{tried:?}");
         assert_eq!(Some(probe.training().l2), best(tried));
-        // With one weight none is chosen, and the probe is the same.
+        // A single candidate gives the same probe.
         let one = ProbeOptions { l2: vec![probe.training().l2], ..options };
         let other = Probe::train(rows.view(), &labels, 2, &one).unwrap();
         assert!(other.training().tried.is_empty());
@@ -260,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_change_nothing() {
+    fn the_number_of_threads_changes_nothing() {
         let (rows, labels) = clouds(1500, 2.0, 6);
         let train = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -291,7 +332,7 @@ mod tests {
         assert!(train(&rows, &[0, 1, 0, 1], &ProbeOptions { tolerance: 0.0, ..usual.clone() }).is_err());
         assert!(matches!(probe.scores(made_up(2, 4, 0).view()), Err(Error::Shape { .. })));
         assert!(probe.scores(Array2::from_elem((1, 3), f32::NAN).view()).is_err());
-        // Two rows, rows that are all the same, and a class without rows can be trained on.
+        // Valid: two embeddings, constant embeddings, and a class without embeddings.
         assert!(train(&array![[1.0, 0.0], [0.0, 1.0]], &[0, 1], &usual).is_ok());
         assert!(train(&Array2::ones((5, 2)), &[1; 5], &usual).is_ok());
     }

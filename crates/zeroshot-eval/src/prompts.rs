@@ -1,7 +1,7 @@
-//! Class names and prompt templates that are built in.
+//! Built-in class names and prompt templates.
 //!
-//! ImageNet's curated names, the 80 templates and those for CIFAR are OpenAI's (CLIP, MIT
-//! licence); the CIFAR names are those of the data sets (A. Krizhevsky).
+//! ImageNet's curated names, the 80 templates and those for CIFAR come from OpenAI (CLIP, MIT licence). The CIFAR names are
+//! those of the data sets (A. Krizhevsky).
 
 use crate::{Error, Result};
 
@@ -18,30 +18,38 @@ const TEMPLATES: [(&str, &str); 4] = [
     ("cifar", include_str!("../data/cifar.templates.txt")),
 ];
 
-/// Class names by data set.
+/// Returns the class names of a data set.
 ///
 /// # Errors
-/// [`Error::Unknown`] where they are not built in.
+/// [`Error::Unknown`] for a name that is not built in.
 pub fn classes(name: &str) -> Result<Vec<String>> {
     lines("class list", &CLASSES, name)
 }
 
-/// Templates by name; `{}` is the place of the class name.
+/// Returns templates by name; `{}` stands for the class name.
+///
+/// ```
+/// use zeroshot_eval::prompts::{fill, templates};
+///
+/// let prompts = templates("simple-7")?.iter().map(|template| fill(template, "cat")).collect::<Vec<_>>();
+/// assert_eq!(prompts[0], "itap of a cat.");
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::Unknown`] where they are not built in.
+/// [`Error::Unknown`] for a name that is not built in.
 pub fn templates(name: &str) -> Result<Vec<String>> {
     lines("set of templates", &TEMPLATES, name)
 }
 
-/// Finds out whether templates can be used: there is one, and each has a place for the class name.
+/// Checks that a list of templates is not empty and that each template has a `{}` for the class name.
 ///
 /// # Errors
-/// [`Error::Input`] naming the template that has none.
+/// [`Error::Input`] for an empty list, or naming the template without `{}`.
 pub fn check(templates: &[String]) -> Result<()> {
     if templates.is_empty() {
         return Err(Error::Input(
-            "there is no prompt template: give at least one, such as `a photo of a {}`".into(),
+            "the list of prompt templates is empty: give at least one, such as `a photo of a {}`".into(),
         ));
     }
     match templates.iter().find(|template| !template.contains("{}")) {
@@ -52,7 +60,7 @@ pub fn check(templates: &[String]) -> Result<()> {
     }
 }
 
-/// A template with its class name.
+/// Fills a template with a class name.
 pub fn fill(template: &str, class: &str) -> String {
     template.replace("{}", class)
 }

@@ -2,49 +2,51 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::metric::{CLASSIFICATION_METRICS, MetricName, MetricValue, RETRIEVAL_METRICS};
 use crate::retention::retention;
+use crate::table::{Cell, Table};
 use crate::{Classification, Retrieval};
 
-/// What was measured on one data set.
+/// Result of the zero-shot evaluation on one data set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "task", rename_all = "lowercase")]
 pub enum Score {
     /// Zero-shot classification.
     Classification(Classification),
-    /// Retrieval both ways.
+    /// Retrieval of texts by images and of images by texts.
     Retrieval(Retrieval),
 }
 
-/// Names of [`Score::figures`] of a classification.
-pub const CLASSIFICATION_FIGURES: [&str; 3] = ["top-1", "top-5", "mean per-class recall"];
-/// Names of [`Score::figures`] of a retrieval.
-pub const RETRIEVAL_FIGURES: [&str; 6] = [
-    "text recall@1",
-    "text recall@5",
-    "text recall@10",
-    "image recall@1",
-    "image recall@5",
-    "image recall@10",
-];
-
 impl Score {
-    /// The figures that tables show: name and share (0 to 1).
-    pub fn figures(&self) -> Vec<(&'static str, f64)> {
+    /// Returns the metrics that tables show.
+    ///
+    /// ```
+    /// use zeroshot_eval::{MetricName, MetricValue, Recall, Retrieval, Score};
+    ///
+    /// let recall = Recall { at_1: 0.5, at_5: 0.75, at_10: 1.0 };
+    /// let found = Retrieval { image_to_text: recall, text_to_image: recall, images: 4, texts: 4 };
+    /// let metrics = Score::Retrieval(found).metrics();
+    /// assert_eq!(metrics[0], MetricValue::new(MetricName::TextRecallAt1, 0.5));
+    /// ```
+    pub fn metrics(&self) -> Vec<MetricValue> {
+        let named = |names: &[MetricName], values: &[Option<f64>]| {
+            let all = names.iter().zip(values);
+            all.filter_map(|(name, value)| Some(MetricValue::new(*name, (*value)?))).collect()
+        };
         match self {
-            Score::Classification(found) => {
-                let values = [Some(found.top1), found.top5, Some(found.mean_per_class_recall)];
-                let named = CLASSIFICATION_FIGURES.into_iter().zip(values);
-                named.filter_map(|(name, value)| Some((name, value?))).collect()
-            }
+            Score::Classification(found) => named(
+                &CLASSIFICATION_METRICS,
+                &[Some(found.top1), found.top5, Some(found.mean_per_class_recall)],
+            ),
             Score::Retrieval(found) => {
                 let both = [found.image_to_text, found.text_to_image];
-                let values = both.into_iter().flat_map(|way| [way.at_1, way.at_5, way.at_10]);
-                RETRIEVAL_FIGURES.into_iter().zip(values).collect()
+                let values = both.map(|recall| [recall.at_1, recall.at_5, recall.at_10].map(Some));
+                named(&RETRIEVAL_METRICS, values.as_flattened())
             }
         }
     }
 
-    /// One figure for comparisons: top-1, or the mean of all recalls.
+    /// Returns the main metric, for comparisons: top-1 accuracy, or the mean of all recalls.
     pub fn main(&self) -> f64 {
         match self {
             Score::Classification(found) => found.top1,
@@ -52,52 +54,66 @@ impl Score {
         }
     }
 
-    /// What [`Score::main`] is.
-    pub fn main_name(&self) -> &'static str {
+    /// Returns the name of the main metric.
+    pub fn main_name(&self) -> MetricName {
         match self {
-            Score::Classification(_) => "top-1",
-            Score::Retrieval(_) => "mean recall",
+            Score::Classification(_) => MetricName::Top1,
+            Score::Retrieval(_) => MetricName::MeanRecall,
         }
     }
 }
 
-/// A data set and what was measured on it.
+/// A data set with its result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SetScore {
-    /// The data set.
+    /// Name of the data set.
     pub set: String,
     /// The result.
     #[serde(flatten)]
     pub score: Score,
 }
 
-/// One model on all sets.
+/// Results of one model on all data sets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// The model.
+    /// Name of the model.
     pub model: String,
     /// Its results.
     pub sets: Vec<SetScore>,
 }
 
 impl Report {
-    /// The figures of one model, one line each.
-    pub fn table(&self) -> String {
+    /// Returns a table of this model's metrics, one row each.
+    pub fn table(&self) -> Table {
         compare(std::slice::from_ref(self), None)
     }
 
-    /// The mean over all sets of the main figure of this model divided by the other's: the share that it retains.
+    /// Returns the mean over all sets of this model's main metric divided by the teacher's.
     ///
-    /// None where a set is missing or the other scores nothing on one.
+    /// `None` if the teacher lacks a set or scores 0 on one.
     pub fn retained(&self, teacher: &Report) -> Option<f64> {
         retention(self, teacher).mean
     }
 }
 
-/// A Markdown table with one column per model, in percent; with the share retained of the model at `teacher`.
-pub fn compare(reports: &[Report], teacher: Option<usize>) -> String {
-    let mut rows = vec![vec!["data set".to_string(), "figure".to_string()]];
-    rows[0].extend(reports.iter().map(|report| report.model.clone()));
+/// Compares models in a table with one column per model, in percent. If `teacher` is the index of a report, its last
+/// row is the fraction that each model retains of that report's scores.
+///
+/// ```
+/// use zeroshot_eval::{Recall, Report, Retrieval, Score, SetScore, report::compare};
+///
+/// let report = |model: &str, at_1| {
+///     let recall = Recall { at_1, at_5: 1.0, at_10: 1.0 };
+///     let found = Retrieval { image_to_text: recall, text_to_image: recall, images: 4, texts: 4 };
+///     let sets = vec![SetScore { set: "photos".into(), score: Score::Retrieval(found) }];
+///     Report { model: model.into(), sets }
+/// };
+/// let table = compare(&[report("teacher", 0.5), report("student", 0.25)], Some(0));
+/// assert!(table.to_markdown().contains("| photos   | text recall@1           |    50.0 |    25.0 |"));
+/// ```
+pub fn compare(reports: &[Report], teacher: Option<usize>) -> Table {
+    let models = reports.iter().map(|report| report.model.as_str());
+    let mut table = Table::new(["data set", "metric"]).with_numbers(models);
     let mut sets = Vec::<&str>::new();
     for set in reports.iter().flat_map(|report| &report.sets) {
         if !sets.contains(&set.set.as_str()) {
@@ -105,59 +121,21 @@ pub fn compare(reports: &[Report], teacher: Option<usize>) -> String {
         }
     }
     for set in sets {
-        let own = reports.iter().map(|r| r.sets.iter().find(|s| s.set == set).map(|s| s.score.figures()));
-        let own = own.collect::<Vec<_>>();
-        let names = own.iter().flatten().next().into_iter().flatten().map(|(name, _)| *name);
-        for name in names {
-            let value = |figures: &Option<Vec<(&str, f64)>>| {
-                let found = figures.iter().flatten().find(|(n, _)| *n == name);
-                found.map_or("-".to_string(), |(_, value)| format!("{:.1}", value * 100.0))
+        let found = reports.iter().map(|r| r.sets.iter().find(|s| s.set == set).map(|s| s.score.metrics()));
+        let found = found.collect::<Vec<_>>();
+        for MetricValue { name, .. } in found.iter().flatten().next().into_iter().flatten() {
+            let value = |metrics: &Option<Vec<MetricValue>>| {
+                let found = metrics.iter().flatten().find(|metric| metric.name == *name);
+                Cell::from(found.map(|metric| Cell::percent(metric.value)))
             };
-            let mut row = vec![set.to_string(), name.to_string()];
-            row.extend(own.iter().map(value));
-            rows.push(row);
+            table.push([set.into(), name.to_string().into()].into_iter().chain(found.iter().map(value)));
         }
     }
     if let Some(teacher) = teacher.and_then(|index| reports.get(index)) {
-        let mut row = vec!["all".to_string(), "retained of the teacher".to_string()];
-        row.extend(reports.iter().map(|report| {
-            report.retained(teacher).map_or("-".to_string(), |share| format!("{:.1}", share * 100.0))
-        }));
-        rows.push(row);
+        let retained = reports.iter().map(|report| Cell::from(report.retained(teacher).map(Cell::percent)));
+        table.push(["all".into(), "retained of the teacher".into()].into_iter().chain(retained));
     }
-    markdown(&rows)
-}
-
-/// Aligned Markdown; the first row is the head, and from the third column on figures are aligned to the right.
-pub fn markdown(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or(0)
-            .max(3)
-    };
-    let widths = (0..columns).map(width).collect::<Vec<_>>();
-    let mut text = String::new();
-    for (index, row) in rows.iter().enumerate() {
-        for (column, width) in widths.iter().enumerate() {
-            let cell = row.get(column).map_or("", String::as_str);
-            let padding = " ".repeat(width - cell.chars().count());
-            let cell = if column < 2 { format!("{cell}{padding}") } else { format!("{padding}{cell}") };
-            text.push_str(&format!("| {cell} "));
-        }
-        text.push_str("|\n");
-        if index == 0 {
-            for (column, width) in widths.iter().enumerate() {
-                let (dashes, end) = if column < 2 { (width + 2, "") } else { (width + 1, ":") };
-                text.push_str(&format!("|{}{end}", "-".repeat(dashes)));
-            }
-            text.push_str("|\n");
-        }
-    }
-    text
+    table
 }
 
 #[cfg(test)]
@@ -180,17 +158,17 @@ mod tests {
     fn a_table_by_hand() {
         let table = compare(&[report("teacher", 0.5), report("student", 0.4)], Some(0));
         let expected = "\
-| data set | figure                  | teacher | student |
+| data set | metric                  | teacher | student |
 |----------|-------------------------|--------:|--------:|
 | toys     | top-1                   |    50.0 |    40.0 |
 | toys     | mean per-class recall   |    50.0 |    40.0 |
 | all      | retained of the teacher |   100.0 |    80.0 |
 ";
-        assert_eq!(table, expected);
+        assert_eq!(table.to_markdown(), expected);
     }
 
     #[test]
-    fn json_goes_there_and_back() {
+    fn json_round_trips() {
         let recall = Recall { at_1: 0.1, at_5: 0.2, at_10: 0.3 };
         let score = Score::Retrieval(Retrieval {
             image_to_text: recall,
@@ -206,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_retained_of_nothing() {
+    fn a_teacher_without_scores_gives_no_retention() {
         assert_eq!(report("s", 0.1).retained(&report("t", 0.0)), None);
         assert_eq!(report("s", 0.1).retained(&Report { model: "t".into(), sets: vec![] }), None);
     }

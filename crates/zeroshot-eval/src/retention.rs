@@ -1,40 +1,51 @@
-//! How much of a teacher's zero-shot scores a student keeps.
+//! Retention: the fraction of a teacher's zero-shot scores that a student keeps.
 
 use std::mem::discriminant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::{Report, SetScore, markdown};
+use crate::metric::MetricName;
+use crate::report::{Report, SetScore};
+use crate::table::{Cell, Table};
 
-/// A student by its teacher, set by set.
+/// A student's scores divided by its teacher's, for each data set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retention {
-    /// The student.
+    /// Name of the student.
     pub student: String,
-    /// The teacher.
+    /// Name of the teacher.
     pub teacher: String,
-    /// Each set of the student.
+    /// All sets of the student.
     pub sets: Vec<SetRetention>,
-    /// Mean of the shares; none where one is none, since a mean of fewer sets says something else.
+    /// Mean of the retained fractions; `None` if a set has none, because a mean over fewer sets is not comparable.
     pub mean: Option<f64>,
 }
 
-/// One set. Scores are those of [`crate::Score::main`], 0 to 1.
+/// The fraction of the teacher's score that the student retains on one set. Scores are main metrics
+/// ([`crate::Score::main`]), 0 to 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SetRetention {
-    /// The set.
+    /// Name of the data set.
     pub set: String,
-    /// The figure that is compared.
-    pub figure: String,
-    /// The student's score.
+    /// The compared metric.
+    #[serde(rename = "figure")]
+    pub metric: MetricName,
+    /// Score of the student.
     pub student: f64,
-    /// The teacher's; none where it was not measured there.
+    /// Score of the teacher; `None` if it was not measured.
     pub teacher: Option<f64>,
-    /// The student's by the teacher's, above 1 where the student is better; none where the teacher scores nothing.
+    /// Student divided by teacher, above 1 if the student is better; `None` if the teacher scores 0.
     pub retained: Option<f64>,
 }
 
-/// Compares the main figures of two reports; sets are matched by name and task.
+/// Compares the main metrics of two reports. Sets match by name and task.
+///
+/// ```
+/// use zeroshot_eval::{Report, retention};
+///
+/// let report = |model: &str| Report { model: model.into(), sets: vec![] };
+/// assert_eq!(retention(&report("student"), &report("teacher")).mean, None);
+/// ```
 pub fn retention(student: &Report, teacher: &Report) -> Retention {
     let set = |own: &SetScore| {
         let matches = |other: &&SetScore| {
@@ -43,8 +54,8 @@ pub fn retention(student: &Report, teacher: &Report) -> Retention {
         let (student, teacher) =
             (own.score.main(), teacher.sets.iter().find(matches).map(|s| s.score.main()));
         let retained = teacher.filter(|teacher| *teacher > 0.0).map(|teacher| student / teacher);
-        let figure = own.score.main_name().into();
-        SetRetention { set: own.set.clone(), figure, student, teacher, retained }
+        let metric = own.score.main_name();
+        SetRetention { set: own.set.clone(), metric, student, teacher, retained }
     };
     let sets = student.sets.iter().map(set).collect::<Vec<_>>();
     let shares = sets.iter().map(|set| set.retained).collect::<Option<Vec<_>>>();
@@ -54,18 +65,17 @@ pub fn retention(student: &Report, teacher: &Report) -> Retention {
 }
 
 impl Retention {
-    /// A Markdown table, in percent.
-    pub fn table(&self) -> String {
-        let percent = |value: Option<f64>| value.map_or("-".into(), |value| format!("{:.1}", value * 100.0));
-        let head = ["data set", "figure", &self.teacher, &self.student, "retained"];
-        let mut rows = vec![head.map(String::from).to_vec()];
-        rows.extend(self.sets.iter().map(|set| {
-            let mut row = vec![set.set.clone(), set.figure.clone()];
-            row.extend([set.teacher, Some(set.student), set.retained].map(percent));
-            row
-        }));
-        rows.push(vec!["all".into(), "mean".into(), "-".into(), "-".into(), percent(self.mean)]);
-        markdown(&rows)
+    /// Returns a table in percent.
+    pub fn table(&self) -> Table {
+        let numbers = [self.teacher.as_str(), &self.student, "retained"];
+        let mut table = Table::new(["data set", "metric"]).with_numbers(numbers);
+        let percent = |value: Option<f64>| Cell::from(value.map(Cell::percent));
+        for set in &self.sets {
+            let values = [set.teacher, Some(set.student), set.retained].map(percent);
+            table.push([set.set.as_str().into(), set.metric.to_string().into()].into_iter().chain(values));
+        }
+        table.push(["all".into(), "mean".into(), Cell::Missing, Cell::Missing, percent(self.mean)]);
+        table
     }
 }
 
@@ -100,19 +110,19 @@ mod tests {
         assert!((kept.mean.unwrap() - 0.825).abs() < 1e-12);
         assert_eq!(kept.mean, student.retained(&teacher));
         let expected = "\
-| data set | figure      |  big | small | retained |
+| data set | metric      |  big | small | retained |
 |----------|-------------|-----:|------:|---------:|
 | photos   | mean recall | 80.0 |  60.0 |     75.0 |
 | toys     | top-1       | 50.0 |  45.0 |     90.0 |
 | all      | mean        |    - |     - |     82.5 |
 ";
-        assert_eq!(kept.table(), expected);
+        assert_eq!(kept.table().to_markdown(), expected);
         let json = serde_json::to_string(&kept).unwrap();
         assert_eq!(serde_json::from_str::<Retention>(&json).unwrap(), kept);
     }
 
     #[test]
-    fn what_cannot_be_compared_has_no_share_and_no_mean() {
+    fn sets_that_do_not_match_have_no_retention_and_no_mean() {
         let student = report("small", vec![classified("toys", 0.4), classified("more", 0.4)]);
         let missing = retention(&student, &report("big", vec![classified("toys", 0.5)]));
         assert_eq!((missing.sets[1].teacher, missing.mean), (None, None));
@@ -120,7 +130,7 @@ mod tests {
         let zero =
             retention(&student, &report("big", vec![classified("toys", 0.0), classified("more", 0.4)]));
         assert_eq!((zero.sets[0].retained, zero.sets[1].retained, zero.mean), (None, Some(1.0), None));
-        // A set of the same name with another task is another set.
+        // A set with this name but another task does not match.
         let other = retention(&student, &report("big", vec![found("toys", 0.5)]));
         assert_eq!(other.sets[0].teacher, None);
         assert_eq!(retention(&report("small", vec![]), &student).mean, None);

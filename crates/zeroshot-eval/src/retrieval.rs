@@ -1,4 +1,4 @@
-//! Recall@k of images by texts and of texts by images.
+//! Retrieval: recall@k of images by texts and of texts by images.
 
 use ndarray::{ArrayView2, Axis, s};
 use rayon::prelude::*;
@@ -7,28 +7,28 @@ use serde::{Deserialize, Serialize};
 use crate::rows::check_image_of;
 use crate::{Error, Result};
 
-/// Rows of the similarity matrix that are worked on at once; the whole matrix need not fit into memory.
+/// Number of queries in a block; the whole similarity matrix need not fit into memory.
 const CHUNK: usize = 128;
 
-/// Shares (0 to 1) of queries with a right answer among the best 1, 5 and 10.
+/// Fractions of queries with a correct answer among the best 1, 5 and 10, 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recall {
-    /// Among the best 1.
+    /// Recall@1.
     pub at_1: f64,
-    /// Among the best 5.
+    /// Recall@5.
     pub at_5: f64,
-    /// Among the best 10.
+    /// Recall@10.
     pub at_10: f64,
 }
 
 impl Recall {
-    /// From the number of wrong answers before the first right one, one per query.
+    /// Computes the recall from the ranks: for each query, the number of wrong answers before the first correct one.
     fn from_ranks(ranks: &[usize]) -> Self {
         let share = |k: usize| ranks.iter().filter(|rank| **rank < k).count() as f64 / ranks.len() as f64;
         Recall { at_1: share(1), at_5: share(5), at_10: share(10) }
     }
 
-    /// Mean of the three.
+    /// Returns the mean of the three.
     pub fn mean(&self) -> f64 {
         (self.at_1 + self.at_5 + self.at_10) / 3.0
     }
@@ -37,27 +37,36 @@ impl Recall {
 /// Results of a retrieval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retrieval {
-    /// Texts found for images: any of an image's captions is right.
+    /// Images as queries; any caption of the image is correct.
     pub image_to_text: Recall,
-    /// Images found for texts.
+    /// Texts as queries.
     pub text_to_image: Recall,
-    /// Images.
+    /// Number of images.
     pub images: usize,
-    /// Texts.
+    /// Number of texts.
     pub texts: usize,
 }
 
-/// Measures unit rows of images `[images, embed_dim]` and texts `[texts, embed_dim]`; `image_of[t]` is the image of text t.
+/// Computes recall@1, 5 and 10 in both directions from unit embeddings of images `[images, embed_dim]` and texts
+/// `[texts, embed_dim]`. `image_of[t]` is the image of text t.
+///
+/// ```
+/// let rows = ndarray::Array2::<f32>::eye(3);
+/// let found = zeroshot_eval::retrieval(rows.view(), rows.view(), &[0, 1, 2])?;
+/// assert_eq!(found.image_to_text.at_1, 1.0);
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::Shape`] or [`Error::Input`] where sizes differ, an image has no text, or a row is not finite.
+/// [`Error::Shape`] if the sizes differ, [`Error::Input`] for an image without text, a text without an existing image,
+/// or a value that is not finite.
 pub fn retrieval(
     images: ArrayView2<'_, f32>,
     texts: ArrayView2<'_, f32>,
     image_of: &[usize],
 ) -> Result<Retrieval> {
     if images.ncols() != texts.ncols() {
-        return Err(Error::shape("width of the text rows", images.ncols(), texts.ncols()));
+        return Err(Error::shape("width of the text embeddings", images.ncols(), texts.ncols()));
     }
     check_image_of(image_of, images.nrows(), texts.nrows())?;
     let mut texts_of = vec![Vec::new(); images.nrows()];
@@ -81,7 +90,7 @@ pub fn retrieval(
     })
 }
 
-/// For each query, how many wrong answers score at least as high as its best right one.
+/// Returns the number of wrong answers of each query whose score is at least that of its best correct answer.
 fn ranks<'a>(
     queries: ArrayView2<'_, f32>,
     answers: ArrayView2<'_, f32>,
@@ -116,14 +125,14 @@ mod tests {
         let images = array![[1.0, 0.0], [0.0, 1.0]];
         let texts = array![[0.0, 1.0], [0.8, 0.6], [0.6, 0.8]];
         let found = retrieval(images.view(), texts.view(), &[0, 0, 1]).unwrap();
-        // Image 0's best text is its own 1; image 1's best is text 0, which is not its own.
+        // Image 0's best text is its own text 1. Image 1's best text is text 0, which belongs to image 0.
         assert_eq!(found.image_to_text, Recall { at_1: 0.5, at_5: 1.0, at_10: 1.0 });
         // Text 0 finds image 1 (wrong), text 1 image 0 and text 2 image 1 (right).
         assert_eq!(found.text_to_image.at_1, 2.0 / 3.0);
     }
 
     #[test]
-    fn a_collapsed_encoder_finds_nothing() {
+    fn a_collapsed_encoder_has_a_recall_of_0() {
         let rows = Array2::<f32>::ones((20, 4));
         let found = retrieval(rows.view(), rows.view(), &(0..20).collect::<Vec<_>>()).unwrap();
         assert_eq!(found.image_to_text.at_10, 0.0);
@@ -131,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_measured_is_an_error() {
+    fn invalid_input_is_an_error() {
         let rows = Array2::<f32>::eye(3);
         assert!(retrieval(rows.view(), rows.view(), &[0, 1]).is_err());
         assert!(retrieval(rows.view(), rows.view(), &[0, 1, 3]).is_err());
@@ -143,7 +152,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn equals_counting_one_by_one(images in 1usize..300, extra in 0usize..50, seed in 0u64..1000) {
+        fn recall_agrees_with_counting_one_by_one(images in 1usize..300, extra in 0usize..50, seed in 0u64..1000) {
             // Small whole numbers: every order of summing gives the same scores.
             let value = |i: usize, j: usize, salt: u64| ((i as u64 * 31 + j as u64 * 17 + seed * 7 + salt).pow(2) % 17) as f32 - 8.0;
             let texts = images + extra;

@@ -1,11 +1,11 @@
-//! Checks of the rows, scores and labels that come from outside.
+//! Checks of embeddings, scores and labels from callers.
 
 use ndarray::{Array2, ArrayView2, Axis};
 
 use crate::encoder::normalize_rows;
 use crate::{Error, Result};
 
-/// An encoder whose weights are damaged gives NaN, which would rank like any other score.
+/// Checks that all values are finite. Damaged weights give NaN, which would rank like any other score.
 pub(crate) fn finite(what: &str, rows: ArrayView2<'_, f32>) -> Result<()> {
     match rows.axis_iter(Axis(0)).position(|row| row.iter().any(|value| !value.is_finite())) {
         None => Ok(()),
@@ -15,11 +15,11 @@ pub(crate) fn finite(what: &str, rows: ArrayView2<'_, f32>) -> Result<()> {
     }
 }
 
-/// There is a row, it has a column, and all of it is finite.
+/// Checks that an array has a row and a column, and that all values are finite.
 pub(crate) fn check(what: &str, rows: ArrayView2<'_, f32>) -> Result<()> {
     if rows.is_empty() {
         return Err(Error::Input(format!(
-            "the embeddings of {what} have {} rows of {} values: at least one of each is needed",
+            "the embeddings of {what} have {} rows of {} values: give at least one row of one value",
             rows.nrows(),
             rows.ncols()
         )));
@@ -27,7 +27,7 @@ pub(crate) fn check(what: &str, rows: ArrayView2<'_, f32>) -> Result<()> {
     finite(what, rows)
 }
 
-/// A checked copy with unit rows.
+/// Returns a checked copy with unit rows.
 pub(crate) fn unit(what: &str, rows: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
     check(what, rows)?;
     let mut rows = rows.as_standard_layout().into_owned();
@@ -35,7 +35,7 @@ pub(crate) fn unit(what: &str, rows: ArrayView2<'_, f32>) -> Result<Array2<f32>>
     Ok(rows)
 }
 
-/// One label for each of `rows`, each of them a class.
+/// Checks that each row has a label, and that each label is a class.
 pub(crate) fn check_labels(labels: &[usize], rows: usize, classes: usize) -> Result<()> {
     if labels.len() != rows {
         return Err(Error::shape("labels", rows, labels.len()));
@@ -46,7 +46,7 @@ pub(crate) fn check_labels(labels: &[usize], rows: usize, classes: usize) -> Res
     }
 }
 
-/// Each text belongs to an image that exists.
+/// Checks that each text belongs to an existing image.
 pub(crate) fn check_image_of(image_of: &[usize], images: usize, texts: usize) -> Result<()> {
     if image_of.len() != texts {
         return Err(Error::shape("images of the texts", texts, image_of.len()));
@@ -59,11 +59,11 @@ pub(crate) fn check_image_of(image_of: &[usize], images: usize, texts: usize) ->
     }
 }
 
-/// There are scores `[rows, classes]`, all of them finite, with a label for each row.
+/// Checks scores `[rows, classes]`: at least one row, finite values, and a label for each row.
 pub(crate) fn check_scores(scores: ArrayView2<'_, f32>, labels: &[usize]) -> Result<()> {
     check_labels(labels, scores.nrows(), scores.ncols())?;
     if scores.is_empty() {
-        return Err(Error::Input("there is no labelled row of scores".into()));
+        return Err(Error::Input("at least one labelled row of scores is needed".into()));
     }
     match scores.axis_iter(Axis(0)).position(|row| row.iter().any(|score| !score.is_finite())) {
         None => Ok(()),
@@ -77,7 +77,7 @@ mod tests {
     use ndarray::array;
 
     #[test]
-    fn what_is_empty_or_broken_is_named() {
+    fn empty_and_broken_input_is_named() {
         let error = check("image", Array2::zeros((0, 4)).view()).unwrap_err();
         assert!(error.to_string().contains("0 rows of 4"), "{error}");
         let error = check("image", array![[0.0, 1.0], [0.0, f32::NAN]].view()).unwrap_err();

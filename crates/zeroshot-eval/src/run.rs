@@ -1,4 +1,4 @@
-//! Whole evaluations: batches in, results out.
+//! Encodes batches of a data set, and evaluates classification and retrieval on them.
 
 use ndarray::{Array2, Array4};
 
@@ -6,10 +6,11 @@ use crate::classifier::{append, encode_texts};
 use crate::encoder::{EncodeError, normalize_rows};
 use crate::{Accuracy, Classification, Classifier, Encoder, Error, Result, Retrieval, retrieval};
 
-/// Classifies batches of images with their labels.
+/// Evaluates zero-shot classification on batches of images with labels.
 ///
 /// # Errors
-/// What the batches or the encoder give, and [`Error::Input`] without any image.
+/// [`Error::Encoder`] for an error of the batches or the encoder, [`Error::Input`] without images; the errors of
+/// [`Classifier::scores`] and [`Accuracy::add`].
 pub fn classification(
     encoder: &impl Encoder,
     classifier: &Classifier,
@@ -25,81 +26,85 @@ pub fn classification(
     accuracy.finish()
 }
 
-/// Unit rows of images and the class of each, for [`crate::evaluate_stored`].
+/// Unit embeddings of images and their labels, for [`crate::evaluate_stored`].
 #[derive(Clone, Debug)]
-pub struct LabelledRows {
-    /// `[n, embed_dim]`.
+pub struct LabelledEmbeddings {
+    /// Images `[n, embed_dim]`.
     pub images: Array2<f32>,
-    /// n classes.
+    /// The label of each image.
     pub labels: Vec<usize>,
 }
 
-/// Unit rows of images and of their captions, for [`crate::evaluate_stored`].
+/// Unit embeddings of images and their captions, for [`crate::evaluate_stored`].
 #[derive(Clone, Debug)]
-pub struct CaptionedRows {
-    /// `[n, embed_dim]`.
+pub struct CaptionedEmbeddings {
+    /// Images `[n, embed_dim]`.
     pub images: Array2<f32>,
-    /// `[m, embed_dim]`, in the order of their images.
+    /// Texts `[m, embed_dim]`, in the order of their images.
     pub texts: Array2<f32>,
     /// The image of each text.
     pub image_of: Vec<usize>,
 }
 
-/// Encodes batches of images with their labels once, to be measured as often as wanted.
+/// Encodes batches of images with labels.
 ///
 /// # Errors
-/// What the batches or the encoder give, [`Error::Shape`] where it gives another number of rows, and
-/// [`Error::Input`] without any image.
+/// [`Error::Encoder`] for an error of the batches or the encoder, [`Error::Shape`] if the encoder returns another number
+/// of embeddings, [`Error::Input`] without images.
 pub fn encode_labelled(
     encoder: &impl Encoder,
     batches: impl IntoIterator<Item = Result<(Array4<f32>, Vec<usize>), EncodeError>>,
-) -> Result<LabelledRows> {
+) -> Result<LabelledEmbeddings> {
     let (mut images, mut labels) = (None, Vec::new());
     for batch in batches {
-        let (pixels, own) = batch.map_err(Error::Encoder)?;
+        let (pixels, batch_labels) = batch.map_err(Error::Encoder)?;
         append(&mut images, encoder.encode_images(pixels.view()).map_err(Error::Encoder)?)?;
-        labels.extend(own);
+        labels.extend(batch_labels);
     }
-    Ok(LabelledRows { images: images_of(images, labels.len())?, labels })
+    Ok(LabelledEmbeddings { images: images_of(images, labels.len())?, labels })
 }
 
-/// Encodes batches of images with all their captions once, to be measured as often as wanted.
+/// Encodes batches of images with all their captions.
 ///
 /// # Errors
-/// As [`encode_labelled`], and [`Error::Input`] without any text.
+/// The errors of [`encode_labelled`], and [`Error::Input`] without texts.
 pub fn encode_captioned(
     encoder: &impl Encoder,
     batches: impl IntoIterator<Item = Result<(Array4<f32>, Vec<Vec<String>>), EncodeError>>,
-) -> Result<CaptionedRows> {
+) -> Result<CaptionedEmbeddings> {
     let mut images = None;
     let (mut texts, mut image_of) = (Vec::new(), Vec::new());
     let mut count = 0;
     for batch in batches {
         let (pixels, captions) = batch.map_err(Error::Encoder)?;
         append(&mut images, encoder.encode_images(pixels.view()).map_err(Error::Encoder)?)?;
-        for own in captions {
-            image_of.extend(std::iter::repeat_n(count, own.len()));
-            texts.extend(own);
+        for image_captions in captions {
+            image_of.extend(std::iter::repeat_n(count, image_captions.len()));
+            texts.extend(image_captions);
             count += 1;
         }
     }
-    Ok(CaptionedRows { images: images_of(images, count)?, texts: encode_texts(encoder, &texts)?, image_of })
+    Ok(CaptionedEmbeddings {
+        images: images_of(images, count)?,
+        texts: encode_texts(encoder, &texts)?,
+        image_of,
+    })
 }
 
-/// Unit rows, one for each of `count` images.
+/// Checks the number of image embeddings, and normalises them.
 fn images_of(rows: Option<Array2<f32>>, count: usize) -> Result<Array2<f32>> {
-    let mut rows = rows.ok_or_else(|| Error::Input("there is no image to encode".into()))?;
+    let mut rows = rows.ok_or_else(|| Error::Input("no image to encode".into()))?;
     if rows.nrows() != count {
-        return Err(Error::shape("rows of encoded images", count, rows.nrows()));
+        return Err(Error::shape("embeddings of images", count, rows.nrows()));
     }
     normalize_rows(&mut rows);
     Ok(rows)
 }
 
-/// Measures retrieval on batches of images with all their captions.
+/// Evaluates retrieval on batches of images with all their captions.
 ///
 /// # Errors
-/// What the batches or the encoder give, and [`Error::Input`] without any image.
+/// The errors of [`encode_captioned`] and [`retrieval()`].
 pub fn retrieval_set(
     encoder: &impl Encoder,
     batches: impl IntoIterator<Item = Result<(Array4<f32>, Vec<Vec<String>>), EncodeError>>,

@@ -1,4 +1,4 @@
-//! Random orders and selections that are the same on every machine.
+//! Random orders and selections that are equal on every machine.
 
 use file_ext::SplitMix64;
 
@@ -10,12 +10,12 @@ impl Seeded {
         Seeded(SplitMix64::new(seed))
     }
 
-    /// One of the numbers below `count`; 0 where there is none.
+    /// Draws a number below `count`; 0 if `count` is 0.
     pub(crate) fn below(&mut self, count: u64) -> u64 {
         self.0.below(count as usize) as u64
     }
 
-    /// The numbers below `count` in an order that is drawn.
+    /// Returns the numbers below `count` in random order.
     pub(crate) fn order(&mut self, count: usize) -> Vec<usize> {
         let mut order = (0..count).collect::<Vec<_>>();
         for last in (1..count).rev() {
@@ -24,7 +24,7 @@ impl Seeded {
         order
     }
 
-    /// At most `limit` of the numbers below `count`, in growing order.
+    /// Returns at most `limit` random numbers below `count`, in ascending order.
     pub(crate) fn some(&mut self, count: usize, limit: usize) -> Vec<usize> {
         if count <= limit {
             return (0..count).collect();
@@ -36,7 +36,7 @@ impl Seeded {
     }
 }
 
-/// Rows between -1 and 1, for tests.
+/// Random rows between -1 and 1, for tests.
 #[cfg(test)]
 pub(crate) fn made_up(rows: usize, width: usize, seed: u64) -> ndarray::Array2<f32> {
     let mut draws = Seeded::new(seed);
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_has_every_number_once() {
+    fn an_order_contains_each_number_once() {
         let order = Seeded::new(3).order(100);
         assert_eq!(order, Seeded::new(3).order(100));
         assert_ne!(order, Seeded::new(4).order(100));

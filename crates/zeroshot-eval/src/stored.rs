@@ -1,72 +1,80 @@
-//! Everything that stored rows tell about a model on one data set, from one reading of it.
+//! Evaluation of a model on one data set from stored embeddings.
 //!
-//! Encoding costs far more than any measure, so rows are made once ([`crate::encode_labelled`],
-//! [`crate::encode_captioned`], or read from a file) and all measures are taken from them.
+//! Encoding costs far more than any metric, so embeddings are computed once ([`crate::encode_labelled`],
+//! [`crate::encode_captioned`], or read from a file), and all metrics use them.
 
-use ndarray::{Array2, ArrayView2, Axis, s};
+use ndarray::{Array2, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
 use crate::calibration::{BINS, Calibration, Reliability};
 use crate::confusion::{ClassCounts, ConfusedPair, Confusion};
 use crate::fidelity::{Fidelity, FidelityInput, FidelityOptions, Sides, fidelity};
+use crate::metric::{MetricName, MetricValue};
+#[cfg(feature = "probe")]
 use crate::probe::{Probe, ProbeOptions, ProbeTraining};
-use crate::report::{Score, SetScore, markdown};
+use crate::report::{Score, SetScore};
 use crate::rows::{self, check_labels};
-use crate::{Accuracy, Classification, Error, Knn, KnnOptions, Result, Retrieval, retrieval};
+use crate::table::{Cell, Table};
+use crate::{Accuracy, Classification, Error, Result, Retrieval, retrieval};
+#[cfg(feature = "knn")]
+use crate::{Knn, KnnOptions};
 
-/// Images whose class scores are in memory at once.
+/// Number of images whose class scores are in memory at once.
 const BLOCK: usize = 1024;
 
-/// A data set: what is the same for every model.
+/// A data set: its name, labels and captions, which do not depend on the model.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredSet<'a> {
-    /// Its name.
+    /// Name of the data set.
     pub name: &'a str,
-    /// Its classes, where it has some.
+    /// Its classes, if it has labels.
     pub labels: Option<Labels<'a>>,
-    /// The pairs, where it has captions: `image_of[t]` is the image of text t.
+    /// The image of each text, if it has captions.
     pub image_of: Option<&'a [usize]>,
 }
 
-/// Classes of a data set.
+/// Classes and labels of a data set.
 #[derive(Clone, Copy, Debug)]
 pub struct Labels<'a> {
-    /// Their names. Of classes with the same name, the first wins.
+    /// Names of the classes. Among equal names, the first one wins.
     pub classes: &'a [String],
-    /// The class of each image.
+    /// The label of each image.
     pub test: &'a [usize],
-    /// The class of each training image, for k-NN and the linear probe.
+    /// The label of each training image, for k-NN and the linear probe.
     pub train: Option<&'a [usize]>,
 }
 
-/// What one model made of a data set. Rows need no particular length; all of a model are of one width D.
+/// Embeddings of a data set by one model, all of width D. They need not be normalised.
 #[derive(Clone, Copy, Debug)]
-pub struct StoredRows<'a> {
+pub struct StoredEmbeddings<'a> {
     /// Images `[n, D]`.
     pub images: ArrayView2<'a, f32>,
-    /// Class rows `[classes, D]` ([`crate::Classifier::rows`]), for zero-shot classification.
+    /// Class embeddings `[classes, D]` ([`crate::Classifier::embeddings`]), for zero-shot classification.
     pub classes: Option<ArrayView2<'a, f32>>,
     /// Texts `[m, D]`, for retrieval.
     pub texts: Option<ArrayView2<'a, f32>>,
     /// Training images `[t, D]`, for k-NN and the linear probe.
     pub train_images: Option<ArrayView2<'a, f32>>,
-    /// What cosines are multiplied with before the softmax (CLIP's learned scale, near 100), for calibration.
+    /// The logit scale (CLIP's learned scale is near 100), for calibration.
     pub logit_scale: Option<f64>,
 }
 
-/// What is measured, where there are the rows for it.
+/// Settings of [`evaluate_stored`]. Each metric also needs its embeddings in [`StoredEmbeddings`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct StoredOptions {
-    /// Bins of the calibration; 15.
+    /// Number of bins of the calibration; 15.
     pub bins: usize,
-    /// Confused pairs that are listed; 10.
+    /// Maximum number of confused pairs; 10.
     pub confused: usize,
-    /// How neighbours vote; none leaves k-NN out.
+    /// Settings of the k-NN classifier; `None` turns it off.
+    #[cfg(feature = "knn")]
     pub knn: Option<KnnOptions>,
-    /// How the linear probe is trained; none leaves it out.
+    /// Settings of the linear probe; `None` turns it off.
+    #[cfg(feature = "probe")]
     pub probe: Option<ProbeOptions>,
-    /// How a student is compared with its teacher; none leaves it out.
+    /// Settings of the fidelity metrics; `None` turns them off.
     pub fidelity: Option<FidelityOptions>,
 }
 
@@ -75,7 +83,9 @@ impl Default for StoredOptions {
         StoredOptions {
             bins: BINS,
             confused: 10,
+            #[cfg(feature = "knn")]
             knn: Some(KnnOptions::default()),
+            #[cfg(feature = "probe")]
             probe: Some(ProbeOptions::default()),
             fidelity: Some(FidelityOptions::default()),
         }
@@ -83,54 +93,108 @@ impl Default for StoredOptions {
 }
 
 impl StoredOptions {
-    /// The zero-shot scores and their calibration alone.
+    /// Returns settings for the zero-shot scores and their calibration only.
     pub fn scores() -> Self {
-        StoredOptions { knn: None, probe: None, fidelity: None, ..StoredOptions::default() }
+        StoredOptions {
+            #[cfg(feature = "knn")]
+            knn: None,
+            #[cfg(feature = "probe")]
+            probe: None,
+            fidelity: None,
+            ..StoredOptions::default()
+        }
+    }
+
+    /// Sets the number of bins of the calibration.
+    pub fn with_bins(mut self, bins: usize) -> Self {
+        self.bins = bins;
+        self
+    }
+
+    /// Sets the maximum number of confused pairs.
+    pub fn with_confused(mut self, pairs: usize) -> Self {
+        self.confused = pairs;
+        self
+    }
+
+    /// Sets the k-NN classifier; `None` turns it off.
+    #[cfg(feature = "knn")]
+    pub fn with_knn(mut self, options: Option<KnnOptions>) -> Self {
+        self.knn = options;
+        self
+    }
+
+    /// Sets the linear probe; `None` turns it off.
+    #[cfg(feature = "probe")]
+    pub fn with_probe(mut self, options: Option<ProbeOptions>) -> Self {
+        self.probe = options;
+        self
+    }
+
+    /// Sets the fidelity metrics; `None` turns them off.
+    pub fn with_fidelity(mut self, options: Option<FidelityOptions>) -> Self {
+        self.fidelity = options;
+        self
     }
 }
 
-/// What was found; none where there were no rows for it.
+/// Results of a model on a data set; `None` for metrics without embeddings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// The data set.
+    /// Name of the data set.
     pub set: String,
     /// Zero-shot classification.
     pub classification: Option<Classification>,
-    /// Retrieval both ways.
+    /// Retrieval of texts by images and of images by texts.
     pub retrieval: Option<Retrieval>,
     /// Calibration of the zero-shot probabilities.
     pub calibration: Option<Calibration>,
-    /// Each class of the zero-shot classification.
+    /// Counts of each class of the zero-shot classification.
     pub per_class: Vec<ClassCounts>,
-    /// Its most frequent confusions.
+    /// The most frequent confusions of the zero-shot classification.
     pub confused: Vec<ConfusedPair>,
     /// Classification by the nearest training images.
+    #[cfg(feature = "knn")]
     pub knn: Option<Classification>,
     /// Classification by a linear probe.
+    #[cfg(feature = "probe")]
     pub probe: Option<ProbeResult>,
-    /// The student's likeness to its teacher.
+    /// Similarity of the student to its teacher.
     pub fidelity: Option<Fidelity>,
 }
 
-/// A linear probe's classification and its training.
+/// Results and training of a linear probe.
+#[cfg(feature = "probe")]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProbeResult {
-    /// On the test images.
+    /// Classification of the test images.
     pub classification: Classification,
-    /// On the training images.
+    /// Record of the training.
     pub training: ProbeTraining,
 }
 
-/// Takes every measure that there are rows for; fidelity where a teacher's rows of the same set are given.
+/// Computes all metrics that the embeddings allow, and the fidelity if a teacher's embeddings of this set are given.
+///
+/// ```
+/// use ndarray::array;
+/// use zeroshot_eval::{Labels, StoredOptions, StoredEmbeddings, StoredSet, evaluate_stored};
+///
+/// let classes = ["cat".to_string(), "dog".to_string()]; let set = StoredSet {     name: "animals",     labels:
+/// Some(Labels { classes: &classes, test: &[0, 1], train: None }),     image_of: None, }; let (images,
+/// class_embeddings) = (array![[1.0, 0.1], [0.2, 1.0]], array![[1.0, 0.0], [0.0, 1.0]]); let model = StoredEmbeddings {
+/// images: images.view(),     classes: Some(class_embeddings.view()),     texts: None,     train_images: None,
+/// logit_scale: None, }; let found = evaluate_stored(&set, &model, None, &StoredOptions::default())?;
+/// assert_eq!(found.classification.map(|found| found.top1), Some(1.0));
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::Shape`] where sizes differ, [`Error::Input`] where nothing can be measured, a row is not finite,
-/// a label is no class, training images lack their labels or texts their pairs, or an option
-/// is out of range.
+/// [`Error::Shape`] if sizes differ, [`Error::Input`] if no metric can be computed, a value is not finite, a label is not
+/// a class, training images lack labels, texts lack their images, or an option is out of range.
 pub fn evaluate_stored(
     set: &StoredSet<'_>,
-    model: &StoredRows<'_>,
-    teacher: Option<&StoredRows<'_>>,
+    model: &StoredEmbeddings<'_>,
+    teacher: Option<&StoredEmbeddings<'_>>,
     options: &StoredOptions,
 ) -> Result<Evaluation> {
     let images = rows::unit("image", model.images)?;
@@ -141,7 +205,9 @@ pub fn evaluate_stored(
         calibration: None,
         per_class: Vec::new(),
         confused: Vec::new(),
+        #[cfg(feature = "knn")]
         knn: None,
+        #[cfg(feature = "probe")]
         probe: None,
         fidelity: None,
     };
@@ -150,17 +216,17 @@ pub fn evaluate_stored(
         if let Some(classes) = model.classes {
             found.zero_shot(&images, classes, &labels, model.logit_scale, options)?;
         }
+        #[cfg(any(feature = "knn", feature = "probe"))]
         if let Some(train) = model.train_images {
             let train_labels = labels
                 .train
-                .ok_or_else(|| Error::Input("there are training images, but not the class of each".into()))?;
+                .ok_or_else(|| Error::Input("training images are given without labels".into()))?;
             found.learned(&images, train, &labels, train_labels, options)?;
         }
     }
     if let Some(texts) = model.texts {
-        let image_of = set
-            .image_of
-            .ok_or_else(|| Error::Input("there are texts, but not the image that each belongs to".into()))?;
+        let image_of =
+            set.image_of.ok_or_else(|| Error::Input("texts are given without the image of each".into()))?;
         found.retrieval = Some(retrieval(images.view(), rows::unit("text", texts)?.view(), image_of)?);
     }
     if let (Some(teacher), Some(options)) = (teacher, &options.fidelity) {
@@ -176,15 +242,15 @@ pub fn evaluate_stored(
     }
     if found.is_empty() {
         return Err(Error::Input(format!(
-            "nothing can be measured on `{}`: give labels with class rows or training images, texts with \
-             their images, or a teacher's rows",
+            "nothing can be measured on `{}`: give labels with class embeddings or training images, texts \
+             with their images, or a teacher's embeddings",
             set.name
         )));
     }
     Ok(found)
 }
 
-/// What both models have.
+/// Returns the embeddings if both models have them.
 fn sides<'a>(
     teacher: &'a Option<ArrayView2<'_, f32>>,
     student: &'a Option<ArrayView2<'_, f32>>,
@@ -196,8 +262,7 @@ impl Evaluation {
     fn is_empty(&self) -> bool {
         self.classification.is_none()
             && self.retrieval.is_none()
-            && self.knn.is_none()
-            && self.probe.is_none()
+            && self.learned_results().is_empty()
             && self.fidelity.is_none()
     }
 
@@ -211,7 +276,7 @@ impl Evaluation {
     ) -> Result<()> {
         let classes = rows::unit("class", classes)?;
         if classes.ncols() != images.ncols() {
-            return Err(Error::shape("width of the class rows", images.ncols(), classes.ncols()));
+            return Err(Error::shape("width of the class embeddings", images.ncols(), classes.ncols()));
         }
         let mut accuracy = Accuracy::new(labels.classes);
         let mut confusion = Confusion::new(labels.classes)?;
@@ -232,6 +297,8 @@ impl Evaluation {
         Ok(())
     }
 
+    /// Adds the classifiers that learn from training images.
+    #[cfg(any(feature = "knn", feature = "probe"))]
     fn learned(
         &mut self,
         images: &Array2<f32>,
@@ -244,15 +311,17 @@ impl Evaluation {
         let measure = |score: &dyn Fn(ArrayView2<'_, f32>) -> Result<Array2<f32>>| {
             let mut accuracy = Accuracy::new(labels.classes);
             for (start, labels) in (0..).step_by(BLOCK).zip(labels.test.chunks(BLOCK)) {
-                let images = images.slice(s![start..start + labels.len(), ..]);
+                let images = images.slice(ndarray::s![start..start + labels.len(), ..]);
                 accuracy.add(score(images)?.view(), labels)?;
             }
             accuracy.finish()
         };
+        #[cfg(feature = "knn")]
         if let Some(options) = options.knn {
             let knn = Knn::new(train, train_labels, count, options)?;
             self.knn = Some(measure(&|images| knn.scores(images))?);
         }
+        #[cfg(feature = "probe")]
         if let Some(options) = &options.probe {
             let probe = Probe::train(train, train_labels, count, options)?;
             let classification = measure(&|images| probe.scores(images))?;
@@ -261,11 +330,25 @@ impl Evaluation {
         Ok(())
     }
 
-    /// The zero-shot scores, for a [`crate::Report`].
+    /// Returns the results of classifiers that learn from training images, with their names.
+    fn learned_results(&self) -> Vec<(&'static str, &Classification)> {
+        [
+            #[cfg(feature = "knn")]
+            self.knn.as_ref().map(|found| ("k-NN", found)),
+            #[cfg(feature = "probe")]
+            self.probe.as_ref().map(|found| ("linear probe", &found.classification)),
+            None,
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// Returns the zero-shot scores, for a [`crate::Report`].
     pub fn scores(&self) -> Vec<SetScore> {
         let classification = self.classification.clone().map(Score::Classification);
         let retrieval = self.retrieval.map(Score::Retrieval);
-        // Tables know a set by its name.
+        // Tables identify a set by its name.
         let second =
             if classification.is_some() { format!("{} (retrieval)", self.set) } else { self.set.clone() };
         let names = [self.set.clone(), second];
@@ -273,51 +356,44 @@ impl Evaluation {
         scores.filter_map(|(set, score)| score.map(|score| SetScore { set, score })).collect()
     }
 
-    /// The figures, the confused pairs and the fidelity as Markdown tables.
-    pub fn table(&self) -> String {
-        let percent = |value: f64| format!("{:.1}", value * 100.0);
-        let mut rows = vec![["by", "figure", "%"].map(String::from).to_vec()];
-        let mut add =
-            |by: &str, figure: &str, value: f64| rows.push(vec![by.into(), figure.into(), percent(value)]);
+    /// Returns the tables of the metrics, of the confused pairs and of the fidelity, as far as they were measured.
+    pub fn tables(&self) -> Vec<Table> {
+        let mut metrics = Table::new(["by", "metric"]).with_numbers(["%"]);
+        let mut add = |by: &str, MetricValue { name, value, .. }: MetricValue| {
+            metrics.push([by.into(), name.to_string().into(), Cell::percent(value)]);
+        };
         for score in self.scores() {
-            score.score.figures().into_iter().for_each(|(figure, value)| add("zero-shot", figure, value));
+            score.score.metrics().into_iter().for_each(|metric| add("zero-shot", metric));
         }
         if let Some(found) = &self.calibration {
-            add("zero-shot", "confidence", found.confidence);
-            add("zero-shot", "expected calibration error", found.expected_calibration_error);
+            let error = found.expected_calibration_error;
+            add("zero-shot", MetricValue::new(MetricName::Confidence, found.confidence));
+            add("zero-shot", MetricValue::new(MetricName::ExpectedCalibrationError, error));
         }
-        let learned =
-            [("k-NN", self.knn.as_ref()), ("linear probe", self.probe.as_ref().map(|p| &p.classification))];
-        for (by, found) in learned {
-            let figures = found.map(|found| Score::Classification(found.clone()).figures());
-            figures.into_iter().flatten().for_each(|(figure, value)| add(by, figure, value));
+        for (by, found) in self.learned_results() {
+            let metrics = Score::Classification(found.clone()).metrics();
+            metrics.into_iter().for_each(|metric| add(by, metric));
         }
-        let mut tables = Vec::new();
-        if rows.len() > 1 {
-            tables.push(markdown(&rows));
+        let mut confused = Table::new(["class", "taken for"]).with_numbers(["images", "% of the class"]);
+        for pair in &self.confused {
+            let names = [pair.class.as_str(), &pair.predicted].map(Cell::from);
+            confused.push(names.into_iter().chain([pair.count.into(), Cell::percent(pair.share)]));
         }
-        if !self.confused.is_empty() {
-            let mut rows =
-                vec![["class", "taken for", "images", "% of the class"].map(String::from).to_vec()];
-            rows.extend(self.confused.iter().map(|pair| {
-                vec![pair.class.clone(), pair.predicted.clone(), pair.count.to_string(), percent(pair.share)]
-            }));
-            tables.push(markdown(&rows));
-        }
+        let mut tables = vec![metrics, confused];
         tables.extend(self.fidelity.as_ref().map(Fidelity::table));
-        tables.join("\n")
+        tables.retain(|table| !table.is_empty());
+        tables
     }
 
-    /// Each class of the zero-shot classification as a Markdown table.
-    pub fn class_table(&self) -> String {
-        let percent = |value: Option<f64>| value.map_or("-".into(), |value| format!("{:.1}", value * 100.0));
-        let head = ["class", "images", "taken for it", "recall %", "precision %"];
-        let mut rows = vec![head.map(String::from).to_vec()];
-        rows.extend(self.per_class.iter().map(|class| {
-            let mut row = vec![class.class.clone(), class.support.to_string(), class.predicted.to_string()];
-            row.extend([class.recall, class.precision].map(percent));
-            row
-        }));
-        markdown(&rows)
+    /// Returns a table of the classes of the zero-shot classification.
+    pub fn class_table(&self) -> Table {
+        let numbers = ["taken for it", "recall %", "precision %"];
+        let mut table = Table::new(["class", "images"]).with_numbers(numbers);
+        for class in &self.per_class {
+            let shares = [class.recall, class.precision].map(|share| Cell::from(share.map(Cell::percent)));
+            let counts = [class.support, class.predicted].map(Cell::from);
+            table.push(std::iter::once(class.class.as_str().into()).chain(counts).chain(shares));
+        }
+        table
     }
 }

@@ -23,37 +23,37 @@ fn classification_by_hand() {
 }
 
 #[test]
-fn classes_of_one_name_have_equal_rows_wherever_they_stand() {
-    // An encoder whose rows depend on the position of a text in its batch, as with a tensor library.
-    struct Placed;
-    impl Encoder for Placed {
+fn classes_with_equal_names_have_equal_embeddings() {
+    // An encoder whose embeddings depend on the position of a text in its batch, as with a tensor library.
+    struct PositionDependent;
+    impl Encoder for PositionDependent {
         fn encode_images(&self, images: ArrayView4<'_, f32>) -> Result<Array2<f32>, EncodeError> {
             Colors::default().encode_images(images)
         }
         fn encode_texts(&self, texts: &[String]) -> Result<Array2<f32>, EncodeError> {
             let mut rows = Colors::default().encode_texts(texts)?;
-            for (place, mut row) in rows.rows_mut().into_iter().enumerate() {
-                row[2] += 1e-6 * place as f32;
+            for (index, mut row) in rows.rows_mut().into_iter().enumerate() {
+                row[2] += 1e-6 * index as f32;
             }
             Ok(rows)
         }
     }
     let classes = strings(&["red", "green", "red"]);
-    let classifier = Classifier::new(&Placed, &classes, &strings(&["{}", "a {} thing"])).unwrap();
-    assert_eq!(classifier.rows().row(0), classifier.rows().row(2));
+    let classifier = Classifier::new(&PositionDependent, &classes, &strings(&["{}", "a {} thing"])).unwrap();
+    assert_eq!(classifier.embeddings().row(0), classifier.embeddings().row(2));
     let red = || Ok((pixels(&[[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), vec![0, 2]));
-    let found = classification(&Placed, &classifier, &classes, [red()]).unwrap();
+    let found = classification(&PositionDependent, &classifier, &classes, [red()]).unwrap();
     assert_eq!(found.per_class.iter().map(|c| c.recall).collect::<Vec<_>>(), [Some(1.0), None, Some(0.0)]);
 }
 
 #[test]
 fn prompts_are_normalised_before_and_after_the_mean() {
-    // "red green" has length sqrt 2; normalised first, the class row is (1/sqrt 2 + 1, 1/sqrt 2) over its length.
+    // "red green" has length sqrt 2; normalised first, the class embedding is (1/sqrt 2 + 1, 1/sqrt 2) over its length.
     let classifier =
         Classifier::new(&Colors::default(), &strings(&["red"]), &strings(&["{} green", "{}"])).unwrap();
     let half = std::f32::consts::FRAC_1_SQRT_2;
     let length = ((half + 1.0).powi(2) + half * half).sqrt();
-    let row = classifier.rows();
+    let row = classifier.embeddings();
     assert!((row[[0, 0]] - (half + 1.0) / length).abs() < 1e-6);
     assert!((row[[0, 1]] - half / length).abs() < 1e-6);
 }
@@ -73,13 +73,13 @@ fn retrieval_with_several_captions() {
 }
 
 #[test]
-fn errors_of_encoder_and_data_come_through() {
+fn errors_of_encoder_and_batches_are_returned() {
     let classes = strings(&["broken"]);
     let error = Classifier::new(&Colors::default(), &classes, &strings(&["{}"])).unwrap_err();
     assert!(matches!(error, Error::Encoder(_)));
     let classes = strings(&["red"]);
     assert!(matches!(
-        Classifier::new(&Colors::default(), &classes, &strings(&["no place"])),
+        Classifier::new(&Colors::default(), &classes, &strings(&["no braces"])),
         Err(Error::Input(_))
     ));
     assert!(matches!(Classifier::new(&Colors::default(), &[], &strings(&["{}"])), Err(Error::Input(_))));

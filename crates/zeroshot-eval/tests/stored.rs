@@ -1,12 +1,12 @@
-//! All measures from rows that were encoded once, against those that were taken while encoding.
+//! Metrics from stored embeddings, compared with those of streamed evaluations.
 
 mod common;
 
 use common::{Colors, pixels, strings};
 use ndarray::{Array2, Array4, array};
 use zeroshot_eval::{
-    Classifier, EncodeError, Error, Evaluation, KnnOptions, Labels, ProbeOptions, Report, StoredOptions,
-    StoredRows, StoredSet, classification, encode_captioned, encode_labelled, evaluate_stored, retention,
+    Classifier, EncodeError, Error, Evaluation, KnnOptions, Labels, ProbeOptions, Report, StoredEmbeddings,
+    StoredOptions, StoredSet, classification, encode_captioned, encode_labelled, evaluate_stored, retention,
     retrieval_set,
 };
 
@@ -28,12 +28,18 @@ fn captioned() -> [Captioned; 2] {
     ]
 }
 
-fn bare(images: &Array2<f32>) -> StoredRows<'_> {
-    StoredRows { images: images.view(), classes: None, texts: None, train_images: None, logit_scale: None }
+fn bare(images: &Array2<f32>) -> StoredEmbeddings<'_> {
+    StoredEmbeddings {
+        images: images.view(),
+        classes: None,
+        texts: None,
+        train_images: None,
+        logit_scale: None,
+    }
 }
 
 #[test]
-fn one_encoding_serves_all_measures_of_classes() {
+fn all_classification_metrics_use_one_encoding() {
     let classes = strings(&["red", "green", "blue"]);
     let encoder = Colors::default();
     let classifier = Classifier::new(&encoder, &classes, &strings(&["a {} thing"])).unwrap();
@@ -44,22 +50,20 @@ fn one_encoding_serves_all_measures_of_classes() {
         labels: Some(Labels { classes: &classes, test: &rows.labels, train: Some(&rows.labels) }),
         image_of: None,
     };
-    let model = StoredRows {
-        classes: Some(classifier.rows()),
+    let model = StoredEmbeddings {
+        classes: Some(classifier.embeddings()),
         train_images: Some(train.view()),
         logit_scale: Some(100.0),
         ..bare(&rows.images)
     };
-    let options = StoredOptions {
-        knn: Some(KnnOptions { neighbors: 1, ..KnnOptions::default() }),
-        probe: Some(ProbeOptions { l2: vec![1e-3], ..ProbeOptions::default() }),
-        ..StoredOptions::default()
-    };
+    let options = StoredOptions::default()
+        .with_knn(Some(KnnOptions::default().with_neighbors(1)))
+        .with_probe(Some(ProbeOptions::default().with_l2([1e-3])));
     let found = evaluate_stored(&set, &model, None, &options).unwrap();
     assert_eq!(encoder.0.get(), 4, "each image is encoded once");
     let streamed = classification(&encoder, &classifier, &classes, labelled()).unwrap();
     assert_eq!(found.classification.as_ref(), Some(&streamed));
-    // The green one is taken for blue, the tie for green.
+    // The green image counts as blue, and the tie as green.
     let pairs = found.confused.iter().map(|p| (p.class.as_str(), p.predicted.as_str(), p.count));
     assert_eq!(pairs.collect::<Vec<_>>(), [("red", "green", 1), ("green", "blue", 1)]);
     assert_eq!(found.per_class.iter().map(|c| c.support).collect::<Vec<_>>(), [2, 1, 1]);
@@ -69,51 +73,56 @@ fn one_encoding_serves_all_measures_of_classes() {
         (calibration.expected_calibration_error - (1.0 / 4.0 + 0.5 / 4.0)).abs() < 1e-6,
         "{calibration:?}"
     );
-    // Training images are the test images' neighbours, so that both learn what zero-shot cannot see.
+    // Training images are the neighbours of the test images, so both classifiers learn what zero-shot scores miss.
     assert_eq!(found.knn.as_ref().unwrap().top1, 1.0);
     assert_eq!(found.probe.as_ref().unwrap().classification.top1, 1.0);
     assert_eq!((found.retrieval, found.fidelity.as_ref()), (None, None));
-    let table = found.table();
+    let table = found.tables().iter().map(ToString::to_string).collect::<String>();
     assert!(table.contains("| zero-shot    | top-1                      |  50.0 |"), "{table}");
     assert!(table.contains("| red   | green     |      1 |           50.0 |"), "{table}");
-    assert!(found.class_table().contains("| red   | 2      |            1 |     50.0 |       100.0 |"));
+    assert!(
+        found
+            .class_table()
+            .to_markdown()
+            .contains("| red   | 2      |            1 |     50.0 |       100.0 |")
+    );
     let json = serde_json::to_string(&found).unwrap();
     assert_eq!(serde_json::from_str::<Evaluation>(&json).unwrap(), found);
 }
 
 #[test]
-fn one_encoding_serves_retrieval_fidelity_and_retention() {
+fn retrieval_fidelity_and_retention_use_one_encoding() {
     let encoder = Colors::default();
     let rows = encode_captioned(&encoder, captioned()).unwrap();
     let set = StoredSet { name: "photos", labels: None, image_of: Some(&rows.image_of) };
-    let teacher = StoredRows { texts: Some(rows.texts.view()), ..bare(&rows.images) };
-    // A student that exchanges red and blue in its images only.
+    let teacher = StoredEmbeddings { texts: Some(rows.texts.view()), ..bare(&rows.images) };
+    // A student that swaps red and blue in its images only.
     let turned = Array2::from_shape_fn(rows.images.dim(), |(i, j)| rows.images[[i, 2 - j]]);
-    let student = StoredRows { images: turned.view(), ..teacher };
+    let student = StoredEmbeddings { images: turned.view(), ..teacher };
     let own = evaluate_stored(&set, &teacher, Some(&teacher), &StoredOptions::default()).unwrap();
     assert_eq!(own.retrieval, Some(retrieval_set(&encoder, captioned()).unwrap()));
-    let likeness = own.fidelity.clone().unwrap();
-    assert!((likeness.cka_stacked.unwrap() - 1.0).abs() < 1e-6);
+    let fidelity = own.fidelity.clone().unwrap();
+    assert!((fidelity.cka_stacked.unwrap() - 1.0).abs() < 1e-6);
     // Cosines 1 / |(1, 0.1)| of the first pair and of the last, and 0 of the second.
     let pairs = 2.0 / 3.0 / 1.01f64.sqrt();
-    assert!((likeness.pair_cosine_teacher.unwrap() - pairs).abs() < 1e-6, "{likeness:?}");
-    assert_eq!((likeness.spearman_image_text, likeness.modality_gap_ratio), (Some(1.0), Some(1.0)));
+    assert!((fidelity.pair_cosine_teacher.unwrap() - pairs).abs() < 1e-6, "{fidelity:?}");
+    assert_eq!((fidelity.spearman_image_text, fidelity.modality_gap_ratio), (Some(1.0), Some(1.0)));
     let found = evaluate_stored(&set, &student, Some(&teacher), &StoredOptions::default()).unwrap();
-    let likeness = found.fidelity.as_ref().unwrap();
-    assert!((likeness.cka_images.unwrap() - 1.0).abs() < 1e-6, "the images alone are as they were");
-    assert!(likeness.spearman_image_text.unwrap() < 0.0, "what was near is far");
+    let fidelity = found.fidelity.as_ref().unwrap();
+    assert!((fidelity.cka_images.unwrap() - 1.0).abs() < 1e-6, "relations among images are unchanged");
+    assert!(fidelity.spearman_image_text.unwrap() < 0.0, "relations of images with texts are reversed");
     assert_eq!(found.classification, None);
     let report = |model: &str, found: &Evaluation| Report { model: model.into(), sets: found.scores() };
     let kept = retention(&report("student", &found), &report("teacher", &own));
     let main = |found: &Evaluation| found.scores()[0].score.main();
     assert_eq!(kept.mean, Some(main(&found) / main(&own)));
     assert!(kept.mean.unwrap() < 1.0);
-    let without = StoredOptions { fidelity: None, ..StoredOptions::default() };
+    let without = StoredOptions::default().with_fidelity(None);
     assert_eq!(evaluate_stored(&set, &student, Some(&teacher), &without).unwrap().fidelity, None);
 }
 
 #[test]
-fn a_set_with_labels_and_captions_has_two_scores_of_different_names() {
+fn a_set_with_labels_and_captions_has_two_scores_with_different_names() {
     let rows = Array2::<f32>::eye(3);
     let classes = strings(&["a", "b", "c"]);
     let set = StoredSet {
@@ -121,16 +130,16 @@ fn a_set_with_labels_and_captions_has_two_scores_of_different_names() {
         labels: Some(Labels { classes: &classes, test: &[0, 1, 2], train: None }),
         image_of: Some(&[0, 1, 2]),
     };
-    let model = StoredRows { classes: Some(rows.view()), texts: Some(rows.view()), ..bare(&rows) };
+    let model = StoredEmbeddings { classes: Some(rows.view()), texts: Some(rows.view()), ..bare(&rows) };
     let found = evaluate_stored(&set, &model, None, &StoredOptions::default()).unwrap();
     let scores = found.scores();
     assert_eq!(scores.iter().map(|s| s.set.as_str()).collect::<Vec<_>>(), ["both", "both (retrieval)"]);
     assert!(scores.iter().all(|score| score.score.main() == 1.0));
-    assert!(found.calibration.is_none(), "there is no logit scale");
+    assert!(found.calibration.is_none(), "without a logit scale");
 }
 
 #[test]
-fn classes_of_one_name_are_measured_and_the_first_wins() {
+fn the_first_of_classes_with_equal_names_wins() {
     let classes = strings(&["missile", "cat", "missile"]);
     let rows = array![[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]];
     // Two missiles of each class and a cat.
@@ -141,13 +150,13 @@ fn classes_of_one_name_are_measured_and_the_first_wins() {
         labels: Some(Labels { classes: &classes, test: &labels, train: Some(&labels) }),
         image_of: None,
     };
-    let model = StoredRows {
+    let model = StoredEmbeddings {
         classes: Some(rows.view()),
         train_images: Some(images.view()),
         logit_scale: Some(100.0),
         ..bare(&images)
     };
-    let options = StoredOptions { probe: None, ..StoredOptions::default() };
+    let options = StoredOptions::default().with_probe(None);
     let found = evaluate_stored(&set, &model, Some(&model), &options).unwrap();
     let classified = found.classification.as_ref().unwrap();
     assert_eq!(classified.top1, 3.0 / 5.0);
@@ -164,21 +173,21 @@ fn classes_of_one_name_are_measured_and_the_first_wins() {
     assert_eq!(found.fidelity.as_ref().unwrap().top1_agreement, Some(1.0));
     // A collapsed model scores nothing: all different classes tie.
     let flat = Array2::ones((3, 2));
-    let collapsed = StoredRows { classes: Some(flat.view()), train_images: None, ..model };
+    let collapsed = StoredEmbeddings { classes: Some(flat.view()), train_images: None, ..model };
     let found = evaluate_stored(&set, &collapsed, None, &StoredOptions::scores()).unwrap();
     assert_eq!(found.classification.unwrap().top1, 0.0);
 }
 
 #[test]
-fn what_does_not_fit_is_an_error() {
+fn mismatched_input_is_an_error() {
     let rows = Array2::<f32>::eye(3);
     let wide = Array2::<f32>::eye(4);
     let classes = strings(&["a", "b", "c"]);
     let labels = Labels { classes: &classes, test: &[0, 1, 2], train: None };
     let set = StoredSet { name: "set", labels: Some(labels), image_of: None };
     let usual = StoredOptions::default();
-    let run = |set: &StoredSet<'_>, model: &StoredRows<'_>| evaluate_stored(set, model, None, &usual);
-    let with_classes = StoredRows { classes: Some(rows.view()), ..bare(&rows) };
+    let run = |set: &StoredSet<'_>, model: &StoredEmbeddings<'_>| evaluate_stored(set, model, None, &usual);
+    let with_classes = StoredEmbeddings { classes: Some(rows.view()), ..bare(&rows) };
     assert!(run(&set, &with_classes).is_ok());
     let error = run(&set, &bare(&rows)).unwrap_err();
     assert!(error.to_string().contains("nothing can be measured on `set`"), "{error}");
@@ -192,17 +201,17 @@ fn what_does_not_fit_is_an_error() {
         run(&with(Labels { classes: &strings(&["a", "b", "c", "d"]), ..labels }), &with_classes),
         Err(Error::Shape { .. })
     ));
-    let model = StoredRows { classes: Some(wide.view()), ..bare(&rows) };
+    let model = StoredEmbeddings { classes: Some(wide.view()), ..bare(&rows) };
     assert!(matches!(run(&set, &model), Err(Error::Shape { .. })));
-    let model = StoredRows { train_images: Some(rows.view()), ..bare(&rows) };
+    let model = StoredEmbeddings { train_images: Some(rows.view()), ..bare(&rows) };
     assert!(matches!(run(&set, &model), Err(Error::Input(_))), "training images without labels");
-    let model = StoredRows { texts: Some(rows.view()), ..bare(&rows) };
+    let model = StoredEmbeddings { texts: Some(rows.view()), ..bare(&rows) };
     assert!(matches!(run(&set, &model), Err(Error::Input(_))), "texts without their images");
-    let model = StoredRows { logit_scale: Some(0.0), ..with_classes };
+    let model = StoredEmbeddings { logit_scale: Some(0.0), ..with_classes };
     assert!(matches!(run(&set, &model), Err(Error::Input(_))));
     let broken = rows.mapv(|value| if value > 0.0 { f32::NAN } else { 0.0 });
     assert!(matches!(
-        run(&set, &StoredRows { classes: Some(rows.view()), ..bare(&broken) }),
+        run(&set, &StoredEmbeddings { classes: Some(rows.view()), ..bare(&broken) }),
         Err(Error::Input(_))
     ));
     let teacher = bare(&wide);

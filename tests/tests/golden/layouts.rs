@@ -97,7 +97,7 @@ fn expected_layout(name: &str) -> Layout {
 fn every_layout_gives_its_features_with_its_configuration() {
     let mut coverage = Coverage::new("layouts");
     for published in published() {
-        let model = folder::load_weights(&published.config, &published.weight_file(), Device::Cpu).unwrap();
+        let model = folder::load_weights(&published.config, published.weight_file(), Device::Cpu).unwrap();
         published.compare(&model);
         coverage.add(&published.golden, &published.name);
     }
@@ -109,7 +109,7 @@ fn folders_give_their_features_with_their_own_configuration() {
     let mut coverage = Coverage::new("folders of layouts");
     for published in published().into_iter().filter(|published| published.path.is_dir()) {
         let name = &published.name;
-        let opened = folder::open(&published.path.display().to_string(), Device::Cpu, 0).unwrap();
+        let opened = folder::open(&published.path, Device::Cpu, 0).unwrap();
         assert!(opened.has_weights);
         assert_eq!(opened.model.config(), &published.config, "{name}");
         assert_eq!(opened.preprocess.resize_mode, "shortest", "{name}");
@@ -124,14 +124,14 @@ fn shapes_determine_the_configuration_except_for_the_heads() {
     let mut coverage = Coverage::new("configurations of layouts");
     for published in published() {
         let (name, config) = (&published.name, &published.config);
-        let read = checkpoint::read(&published.weight_file()).unwrap();
+        let read = checkpoint::Checkpoint::open(published.weight_file()).unwrap();
         println!("{name}: {}, {:?}, dropped {:?}", read.layout, read.notes, read.dropped);
         if published.golden.own {
             assert_eq!(read.layout, expected_layout(name), "{name}");
         }
         coverage.add(&published.golden, name);
         let mut inferred = read.infer_config().unwrap();
-        let adapted = checkpoint::adapt_config(config, &read.weights).unwrap();
+        let adapted = checkpoint::infer_pruned_config(config, &read.weights).unwrap();
         if adapted.vision_cfg.blocks.is_some() {
             // Heads of 32 channels look like half as many of 64; the shapes determine everything else.
             assert_eq!(inferred.vision_cfg.width, adapted.vision_cfg.width, "{name}");
@@ -154,7 +154,7 @@ fn shapes_determine_the_configuration_except_for_the_heads() {
 fn openai_weights_need_quickgelu() {
     let mut coverage = Coverage::new("layouts with QuickGELU");
     for published in published().into_iter().filter(|published| published.config.quick_gelu) {
-        let plain = ClipConfig { quick_gelu: false, ..published.config.clone() };
+        let plain = published.config.clone().with_quick_gelu(false);
         let error = folder::load_weights(&plain, &published.path, Device::Cpu).unwrap_err().to_string();
         assert!(error.contains("-quickgelu"), "{error}");
         coverage.add(&published.golden, &published.name);

@@ -42,7 +42,7 @@ fn options(stop: &AtomicBool) -> Options<'_> {
 }
 
 fn weights(run: &Path) -> std::collections::HashMap<String, Tensor> {
-    read_safetensors(&run.join("model/open_clip_model.safetensors")).unwrap()
+    read_safetensors(run.join("model/open_clip_model.safetensors")).unwrap()
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_cross_modal_teacher_and_its_student_learn_from_a_frozen_clip() {
     assert!(
         teacher.join("model").join(CONFIG_FILE).is_file() && !clip.join("model").join(CONFIG_FILE).exists()
     );
-    let head = read_safetensors(&teacher.join("model").join(WEIGHTS_FILE)).unwrap();
+    let head = read_safetensors(teacher.join("model").join(WEIGHTS_FILE)).unwrap();
     assert!(head["image.output.weight"].abs().max().double_value(&[]) > 0.0);
     let task = term(&teacher, "task");
     println!("teacher: {task:.3?}");
@@ -94,7 +94,7 @@ fn an_untrained_head_teaches_the_embeddings_of_its_clip() {
     let start = tiny::model(folder.path(), "start", &tiny::config(16, 8), 1);
     let plain = tiny::model(folder.path(), "plain", &tiny::config(16, 8), 2);
     let enriched = tiny::model(folder.path(), "enriched", &tiny::config(16, 8), 2);
-    let opened = clip_model::folder::open(&enriched.display().to_string(), tch::Device::Cpu, 0).unwrap();
+    let opened = clip_model::folder::open(&enriched, tch::Device::Cpu, 0).unwrap();
     let head = clip_model::CrossModal::new(&Default::default(), &opened.model, 3).unwrap();
     head.save(&enriched).unwrap();
     let stop = AtomicBool::new(false);
@@ -148,8 +148,8 @@ fn a_cross_modal_run_resumes_bit_for_bit() {
         assert!(read(&whole) == read(&broken), "{} differs", file.display());
     }
     // What is saved is the averages, which the last weights are not.
-    let averages = read_safetensors(&whole.join("model").join(WEIGHTS_FILE)).unwrap();
-    let last = read_safetensors(&whole.join(&files[2])).unwrap();
+    let averages = read_safetensors(whole.join("model").join(WEIGHTS_FILE)).unwrap();
+    let last = read_safetensors(whole.join(&files[2])).unwrap();
     assert!(!averages["text.output.weight"].equal(&last["cross_modal.text.output.weight"]));
 }
 
@@ -237,7 +237,7 @@ fn object_boxes_enrich_teacher_and_student() {
 fn losses_on_single_images_or_texts_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let start = tiny::model(folder.path(), "start", &tiny::config(16, 8), 1);
-    let opened = clip_model::folder::open(&start.display().to_string(), tch::Device::Cpu, 0).unwrap();
+    let opened = clip_model::folder::open(&start, tch::Device::Cpu, 0).unwrap();
     let head = clip_model::CrossModal::new(&Default::default(), &opened.model, 3).unwrap();
     let teacher = tiny::model(folder.path(), "teacher", &tiny::config(16, 8), 2);
     head.save(&teacher).unwrap();

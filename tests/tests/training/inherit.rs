@@ -35,10 +35,10 @@ fn a_student_inherits_at_its_start_and_not_on_resume() {
     let job = parse(&recipe, &[], "test").unwrap();
     run(&job.runs[0], &out, &no_models(), &options(&stop, Some(2))).unwrap();
     // What is inherited is needed no more.
-    let theirs = read_safetensors(&large.join("open_clip_model.safetensors")).unwrap();
+    let theirs = read_safetensors(large.join("open_clip_model.safetensors")).unwrap();
     fs::remove_dir_all(&large).unwrap();
     run(&job.runs[0], &out, &no_models(), &options(&stop, None)).unwrap();
-    let own = read_safetensors(&out.join("model/open_clip_model.safetensors")).unwrap();
+    let own = read_safetensors(out.join("model/open_clip_model.safetensors")).unwrap();
     for (name, value) in &own {
         let mut expected = theirs[name].shallow_clone();
         if name.contains("in_proj") {
@@ -69,7 +69,7 @@ fn a_student_can_inherit_only_token_embeddings() {
     let out = folder.path().join("run");
     let stop = AtomicBool::new(false);
     run(&job.runs[0], &out, &no_models(), &options(&stop, None)).unwrap();
-    let read = |folder: &Path| read_safetensors(&folder.join("open_clip_model.safetensors")).unwrap();
+    let read = |folder: &Path| read_safetensors(folder.join("open_clip_model.safetensors")).unwrap();
     let (own, start, theirs) = (read(&out.join("model")), read(&student), read(&large));
     for (name, value) in &own {
         let is_taken = ["token_embedding.weight", "positional_embedding"].contains(&name.as_str());

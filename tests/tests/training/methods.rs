@@ -7,9 +7,9 @@ use std::sync::atomic::AtomicBool;
 use clip_distill_tests::tiny;
 use clip_model::weights::read_safetensors;
 use kd_losses::{Loss, LossSettings};
-use serde_json::Value;
 use trainer::methods::METHODS;
 use trainer::recipe::{Classes, LossConfig, load, parse};
+use trainer::run::metrics::{StepLine, read_steps};
 use trainer::run::plan::Plan;
 use trainer::run::{Options, run};
 
@@ -121,7 +121,7 @@ fn every_loss_reaches_its_value() {
         let out = learn(folder.path(), name, &losses);
         // The learned parts of a loss are dropped from the model.
         let names =
-            |model: &Path| read_safetensors(&model.join("open_clip_model.safetensors")).unwrap().into_keys();
+            |model: &Path| read_safetensors(model.join("open_clip_model.safetensors")).unwrap().into_keys();
         let [saved, student] = [out.join("model"), folder.path().join("student")]
             .map(|model| names(&model).collect::<BTreeSet<_>>());
         assert_eq!(saved, student, "{name}");
@@ -159,22 +159,18 @@ const METHODS_REACH: [(&str, f64); 14] = [
 ];
 
 /// Describes what is wrong with a step's loss as the sum of the recipe's terms.
-fn wrong_sum(line: &Value, losses: &BTreeMap<Loss, LossConfig>) -> Option<String> {
-    let terms = line["terms"].as_object().unwrap();
+fn wrong_sum(line: &StepLine, losses: &BTreeMap<Loss, LossConfig>) -> Option<String> {
     let mut sum = 0.0;
     let on = losses.iter().filter(|(_, config)| config.weight.is_on()).collect::<Vec<_>>();
     for (loss, config) in &on {
-        let Some(raw) = terms.get(loss.name()).and_then(|term| term["raw"].as_f64()) else {
-            return Some(format!("`{loss}` is missing"));
-        };
-        if raw < 0.0 {
-            return Some(format!("`{loss}` is negative: {raw}"));
+        let Some(term) = line.term(loss.name()) else { return Some(format!("`{loss}` is missing")) };
+        if term.raw < -1e-6 {
+            return Some(format!("`{loss}` is negative: {}", term.raw));
         }
-        sum += config.weight.start * raw;
+        sum += config.weight.start * term.raw;
     }
-    let total = line["loss"].as_f64().unwrap();
-    let differs = (total - sum).abs() > 1e-4 * sum || terms.len() != on.len();
-    differs.then(|| format!("the loss is {total}, and its terms add up to {sum}: {line}"))
+    let differs = (line.loss - sum).abs() > 1e-4 * sum || line.terms.len() != on.len();
+    differs.then(|| format!("the loss is {}, and its terms add up to {sum}: {line:?}", line.loss))
 }
 
 #[test]
@@ -189,12 +185,12 @@ fn every_method_reaches_its_sum_of_terms() {
     for (method, (name, reach)) in METHODS.iter().zip(METHODS_REACH) {
         let losses = load(&root.join(method.recipe), &[]).unwrap().runs.pop().unwrap().losses;
         let out = learn(folder.path(), name, &losses);
-        let lines = trainer::run::metrics::read_steps(&out).unwrap();
+        let lines = read_steps(&out).unwrap();
         // Every term is in the sum, with the weight and the sign of the recipe.
         failures.extend(
             lines.iter().find_map(|line| wrong_sum(line, &losses)).map(|why| format!("{name}: {why}")),
         );
-        let [first, last] = [0, lines.len() - 1].map(|k| lines[k]["loss"].as_f64().unwrap());
+        let [first, last] = [0, lines.len() - 1].map(|k| lines[k].loss);
         println!("{name}: {first:.3e} to {last:.3e}");
         if last > reach || first <= reach {
             failures.push(format!("{name}: {first:.3e} to {last:.3e}, has to reach {reach} from above"));
@@ -209,10 +205,10 @@ fn scheduled_terms_come_and_go() {
     models(folder.path());
     let losses = "task = 1.0, fd = { weight = 4.0, schedule = 'linear', end = 2.0, until = 2 }, crd = { weight = 1.0, from = 2 }";
     let run = train(folder.path(), "scheduled", losses);
-    let lines = trainer::run::metrics::read_steps(&run).unwrap();
+    let lines = read_steps(&run).unwrap();
     let weight = |line: usize, name: &str| {
-        let term = &lines[line]["terms"][name];
-        Some((term["weighted"].as_f64()? / term["raw"].as_f64()?).round())
+        let term = lines[line].term(name)?;
+        Some((term.weighted / term.raw).round())
     };
     assert_eq!([0, 1, 2].map(|line| weight(line, "fd")), [Some(4.0), Some(3.0), Some(2.0)]);
     assert_eq!([0, 1, 2].map(|line| weight(line, "crd")), [None, None, Some(1.0)]);
@@ -236,15 +232,15 @@ fn several_teachers_teach_at_once() {
     let stop = AtomicBool::new(false);
     let out = folder.path().join("out");
     run(&job.runs[0], &out, &no_models(), &options(&stop)).unwrap();
-    let learned = read_safetensors(&out.join("checkpoints/step-00000003/learned.safetensors")).unwrap();
+    let learned = read_safetensors(out.join("checkpoints/step-00000003/learned.safetensors")).unwrap();
     // Each of the two, and the factor, counts.
     let loss = |teachers: &str, name: &str| {
         let text = text.replace(&text[text.find("teacher = [").unwrap()..], teachers);
         let out = folder.path().join(name);
         run(&parse(&text, &[], "test").unwrap().runs[0], &out, &no_models(), &options(&stop)).unwrap();
-        trainer::run::metrics::read_steps(&out).unwrap()[0]["loss"].as_f64().unwrap()
+        read_steps(&out).unwrap()[0].loss
     };
-    let both = trainer::run::metrics::read_steps(&out).unwrap()[0]["loss"].as_f64().unwrap();
+    let both = read_steps(&out).unwrap()[0].loss;
     let (one, two) = (folder.path().join("teacher"), other);
     let alone = loss(&format!("teacher.model = '{}'\n", one.display()), "alone");
     let own = loss(

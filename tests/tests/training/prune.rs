@@ -8,9 +8,9 @@ use clip_distill_tests::tiny;
 use clip_model::ClipConfig;
 use clip_model::folder::FolderConfig;
 use clip_model::weights::read_safetensors;
-use serde_json::Value;
 use trainer::recipe::parse;
 use trainer::run::job::{JobOutcome, run_job};
+use trainer::run::metrics::{StepLine, read_steps};
 use trainer::run::{Options, Outcome, run};
 
 use super::no_models;
@@ -36,14 +36,8 @@ fn train(recipe: &str, folder: &Path, stop_after: Option<u64>) -> Outcome {
     run(&job.runs[0], folder, &no_models(), &options).unwrap()
 }
 
-fn lines(folder: &Path) -> Vec<Value> {
-    let mut lines = trainer::run::metrics::read_steps(folder).unwrap();
-    for line in &mut lines {
-        for clock in ["seconds", "samples_per_second", "data_wait"] {
-            line.as_object_mut().unwrap().remove(clock);
-        }
-    }
-    lines
+fn lines(folder: &Path) -> Vec<StepLine> {
+    read_steps(folder).unwrap().into_iter().map(StepLine::without_times).collect()
 }
 
 fn in_blocks(file: PathBuf) -> usize {
@@ -62,10 +56,10 @@ fn a_run_reaches_its_sparsity_and_saves_a_smaller_model() {
         .replace("augment = { scale = [0.5, 1.0], flip = 0.5 }, ", "");
     let Outcome::Finished(results) = train(&few, &out, None) else { panic!("not finished") };
     let lines = lines(&out);
-    let sparsity = |line: usize| lines[line]["sparsity"].as_f64();
+    let sparsity = |line: usize| lines[line].sparsity;
     assert!(sparsity(0).unwrap() < 1e-3);
-    assert!(lines[20]["terms"]["prune"]["raw"].as_f64().unwrap() > 0.0);
-    assert!(lines[120]["terms"].get("prune").is_none());
+    assert!(lines[20].term("prune").unwrap().raw > 0.0);
+    assert!(lines[120].term("prune").is_none());
 
     let file = "open_clip_model.safetensors";
     let (whole, left) = (in_blocks(student.join(file)), in_blocks(out.join("model").join(file)));
@@ -76,7 +70,7 @@ fn a_run_reaches_its_sparsity_and_saves_a_smaller_model() {
     assert!((0.3..0.65).contains(&share), "{left} of {whole}");
     let size = |folder: &Path| fs::metadata(folder.join(file)).unwrap().len();
     assert!(size(&out.join("model")) < size(&student));
-    let cut = FolderConfig::read(&out.join("model")).unwrap().model_cfg;
+    let cut = FolderConfig::load(out.join("model")).unwrap().model_cfg;
     assert!(cut.vision_cfg.blocks.is_some() && cut.text_cfg.blocks.is_some());
     let cost = clip_model::cost::cost(&cut).unwrap();
     assert_eq!(results.parameters, (cost.image.parameters, cost.text.parameters));

@@ -106,7 +106,7 @@ fn a_store_named_with_its_teacher_is_created_and_checked() {
         recipe
     };
     bed.losses(&both("teacher"), "made").unwrap();
-    assert!(Store::is_finished(&bed.path("store")));
+    assert!(Store::is_finished(bed.path("store")));
     bed.losses(&both("teacher"), "again").unwrap();
     // Prompts that the store does not hold come from the model that is named with it.
     let mut live = bed.live();

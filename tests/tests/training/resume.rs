@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use clip_distill_tests::tiny;
 use serde_json::Value;
 use trainer::recipe::parse;
+use trainer::run::metrics::{StepLine, read_steps};
 use trainer::run::{Options, Outcome, run};
 
 use super::no_models;
@@ -20,14 +21,8 @@ fn train(recipe: &str, folder: &Path, stop_after: Option<u64>) -> Outcome {
 }
 
 /// Everything of the metrics that does not depend on the clock.
-fn metrics(folder: &Path) -> Vec<Value> {
-    let mut lines = trainer::run::metrics::read_steps(folder).unwrap();
-    for line in &mut lines {
-        for clock in ["seconds", "samples_per_second", "data_wait"] {
-            line.as_object_mut().unwrap().remove(clock);
-        }
-    }
-    lines
+fn metrics(folder: &Path) -> Vec<StepLine> {
+    read_steps(folder).unwrap().into_iter().map(StepLine::without_times).collect()
 }
 
 fn last_checkpoint(folder: &Path, steps: u64) -> Vec<(String, Vec<u8>)> {
@@ -84,7 +79,7 @@ fn a_resumed_run_equals_an_unbroken_one() {
         ";
     let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
     let Outcome::Finished(expected) = train(&recipe, &whole, None) else { panic!("not finished") };
-    let last = metrics(&whole).last().unwrap()["epoch"].as_f64().unwrap();
+    let last = metrics(&whole).last().unwrap().at.epoch;
     assert!(last > 2.0, "only {last} epochs, so nothing is shown about their border");
 
     for stop in [1, 5, 7, 11] {
@@ -267,7 +262,7 @@ fn mixed_precision_resumes_and_reaches_the_teachers() {
     assert_same_run(&whole, &broken, steps);
     train(&exact, &float, None);
     for term in ["task", "fd"] {
-        let raw = |run: &Path| metrics(run)[0]["terms"][term]["raw"].as_f64().unwrap();
+        let raw = |run: &Path| metrics(run)[0].term(term).unwrap().raw;
         let (mixed, exact) = (raw(&whole), raw(&float));
         assert!(mixed != exact && (mixed - exact).abs() < 0.02 * exact.abs(), "{term}: {mixed}, {exact}");
     }

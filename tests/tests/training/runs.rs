@@ -73,7 +73,7 @@ fn a_recipe_of_several_runs_trains_a_teacher_and_compares() {
     assert!(std::fs::read_to_string(out.join("report.html")).unwrap().contains("<polyline"));
     let lines = trainer::run::metrics::read_steps(&out.join("student")).unwrap();
     assert_eq!(lines.len(), 4);
-    assert!(lines[3]["terms"]["crd"]["raw"].as_f64().unwrap() > 0.0);
+    assert!(lines[3].term("crd").unwrap().raw > 0.0);
     // The model folder opens again and is the one that was evaluated.
     let model = out.join("student/model").display().to_string();
     assert!(clip_model::folder::open(&model, Device::Cpu, 0).unwrap().has_weights);
@@ -142,7 +142,7 @@ fn the_saved_model_holds_the_averaged_weights() {
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
     let out = folder.path().join("run");
     job(&tiny::recipe(&student, 5).replace("threads = 1", "threads = 1, ema = 0.99"), &out).unwrap();
-    let read = |file: &str| weights::read_safetensors(&out.join(file)).unwrap();
+    let read = |file: &str| weights::read_safetensors(out.join(file)).unwrap();
     let saved = read("model/open_clip_model.safetensors");
     let (last, averages) = (
         read("checkpoints/step-00000005/model.safetensors"),

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-/// Highest number of lines of a source file, without the tests at its end.
+/// Maximum number of lines of a source file, without the tests at its end.
 const MOST_LINES: usize = 500;
-/// Highest number of bytes of a file.
+/// Maximum number of bytes of a file.
 const MOST_BYTES: u64 = 3 << 20;
 
 pub(super) fn check_size(file: &Path, bytes: u64) -> Option<String> {

@@ -8,9 +8,9 @@ pub(super) fn check_placeholders(file: &Path, text: &str) -> Vec<String> {
     lines.map(|(index, _)| format!("{}:{}: `@@` is a placeholder", file.display(), index + 1)).collect()
 }
 
-/// Finds relative links to files outside the repository.
+/// Finds relative links to files that are not among `files`, the files of the repository.
 ///
-/// `files` decides, not the disk: a file that git does not track is missing for everyone else.
+/// The disk does not count: a file that git does not track is missing for everyone else.
 pub(super) fn check(file: &Path, text: &str, files: &[PathBuf]) -> Vec<String> {
     let folder = file.parent().unwrap_or(Path::new(""));
     let mut findings = Vec::new();
@@ -31,12 +31,12 @@ pub(super) fn check(file: &Path, text: &str, files: &[PathBuf]) -> Vec<String> {
     findings
 }
 
-/// A line without its parts in backticks, which are not read as links.
+/// Returns a line without its parts in backticks, which contain no links.
 fn without_code(line: &str) -> String {
     line.split('`').step_by(2).collect::<Vec<_>>().join("` `")
 }
 
-/// Where the links of a line lead: `[text](target "title")` and `[name]: target`.
+/// Returns the targets of a line's links: `[text](target "title")` and `[name]: target`.
 fn targets(line: &str) -> Vec<&str> {
     let mut rests = line.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect::<Vec<_>>();
     if line.starts_with('[') {

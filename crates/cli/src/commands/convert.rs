@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use clip_model::folder::Opened;
+use clip_model::folder::OpenedModel;
 use clip_model::{cost, folder};
 use file_ext::write_atomic;
 use trainer::model::loaded::{LoadOptions, open_weights};
@@ -28,7 +28,7 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
         folder::save_file(&args.out, &opened.model, &opened.preprocess, tokenizer)?;
         if let Some(name) = tokenizer {
             output::note(format!(
-                "the weight file does not contain the tokenizer: pass {name} with --tokenizer when you use it"
+                "the weight file does not contain the tokenizer: pass {name} with --tokenizer when you use the file"
             ));
         }
         output::note(format!("wrote {}", args.out.display()));
@@ -65,7 +65,7 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
 }
 
 /// Opens a model whose tokenizer may be missing.
-fn open_without_tokenizer(args: &Convert) -> anyhow::Result<(Opened, Option<Processor>)> {
+fn open_without_tokenizer(args: &Convert) -> anyhow::Result<(OpenedModel, Option<Processor>)> {
     let options = LoadOptions::default().with_arch(args.arch.as_deref()).with_progress(true);
     let origin = locate(&args.model, Need::Weights, true)?;
     let opened = open_weights(&origin, &options)?;

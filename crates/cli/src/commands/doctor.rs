@@ -79,7 +79,7 @@ fn waiting_mode() -> String {
     choice.unwrap_or_else(|| "waiting mode set by the system's OpenMP".into())
 }
 
-/// Describes the CUDA library and the visible devices, or the reason for which no device is visible.
+/// Describes the CUDA library and the visible devices, or why no device is visible.
 fn cuda() -> String {
     let library = torch_ext::cuda::load();
     let count = usize::try_from(Cuda::device_count()).unwrap_or(0);

@@ -96,9 +96,13 @@ fn show(
     let mut text = match teacher {
         Some(teacher) => zeroshot_eval::report::compare(&[teacher.clone(), report], Some(0)),
         None => report.table(),
-    };
+    }
+    .to_markdown();
     for evaluation in details {
-        text.push_str(&format!("\n## {}\n\n{}", evaluation.set, evaluation.table()));
+        text.push_str(&format!("\n## {}\n", evaluation.set));
+        for table in evaluation.tables() {
+            text.push_str(&format!("\n{table}"));
+        }
         if args.per_class && !evaluation.per_class.is_empty() {
             text.push_str(&format!("\n{}", evaluation.class_table()));
         }

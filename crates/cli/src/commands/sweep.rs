@@ -24,8 +24,10 @@ pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
             trainer::run::check(&cell.recipe).with_context(|| cell.label())?;
         }
         let stop = signals::stop_flag()?;
-        let limits =
-            Limits { jobs: args.jobs.get(), devices: args.devices.clone(), cells: args.limit, stop: &stop };
+        let limits = Limits::new(&stop)
+            .with_jobs(args.jobs.get())
+            .with_devices(args.devices.clone())
+            .with_cells(args.limit);
         let program = std::env::current_exe()
             .context("cannot find the path of this program, which runs each cell as a process")?;
         let Progress { finished, open, failed } =

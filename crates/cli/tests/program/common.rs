@@ -53,7 +53,7 @@ impl Place {
         let json = r#"{"embed_dim": 8, "vision_cfg": {"image_size": 16, "layers": 1, "width": 8, "patch_size": 8, "head_width": 8},
             "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}}"#;
         let model = Clip::new(&ClipConfig::from_json("tiny", json).unwrap(), Device::Cpu, 1).unwrap();
-        folder::save(&self.path("tiny"), &model, &PreprocessConfig::default()).unwrap();
+        folder::save(self.path("tiny"), &model, &PreprocessConfig::default()).unwrap();
         self.name("tiny")
     }
 

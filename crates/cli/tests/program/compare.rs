@@ -209,7 +209,7 @@ fn a_sweep_trains_each_run_once_and_reports_all_of_them() {
     assert_eq!(stored["main"][0][1].as_object().unwrap().len(), 2);
     let lines = fs::read_to_string(place.path("sweeps/two/report.csv")).unwrap();
     assert!(
-        lines.starts_with("cell,seed,kind,figure,value\n") && lines.contains("\"stored\",1,main,"),
+        lines.starts_with("cell,seed,kind,figure,value\n") && lines.contains("\nstored,1,main,"),
         "{lines}"
     );
     let page = fs::read_to_string(place.path("sweeps/two/report.html")).unwrap();

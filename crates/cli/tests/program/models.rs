@@ -169,7 +169,7 @@ fn a_text_tower_with_fewer_ids_than_clips_tokenizer_needs_another_one() {
         "text_cfg": {"context_length": 12, "vocab_size": 30, "width": 8, "heads": 1, "layers": 1}}"#;
     let config = clip_model::ClipConfig::from_json("few", json).unwrap();
     let model = Clip::new(&config, Device::Cpu, 1).unwrap();
-    folder::save(&place.path("few"), &model, &PreprocessConfig::default()).unwrap();
+    folder::save(place.path("few"), &model, &PreprocessConfig::default()).unwrap();
     for to in ["huggingface", "open-clip"] {
         let said = failed(&["convert", &place.name("few"), "--to", to, &place.name("out")]);
         assert!(said.contains("49408 ids") && said.contains("only 30"), "{said}");
@@ -193,7 +193,7 @@ fn unusual(place: &Place) -> String {
         resize_mode: "squash".into(),
         ..PreprocessConfig::default()
     };
-    folder::save(&place.path("unusual"), &model, &preprocess).unwrap();
+    folder::save(place.path("unusual"), &model, &preprocess).unwrap();
     place.name("unusual")
 }
 
@@ -242,7 +242,7 @@ fn a_weight_file_takes_its_configuration_from_its_metadata_or_folder() {
     }
     // With an explicit preset, the file's own configuration is ignored, and a note says so.
     let nano = Clip::new(&clip_model::presets::get("ViT-nano-32px").unwrap(), Device::Cpu, 1).unwrap();
-    folder::save(&place.path("nano"), &nano, &PreprocessConfig::default()).unwrap();
+    folder::save(place.path("nano"), &nano, &PreprocessConfig::default()).unwrap();
     let file = place.name("nano/open_clip_model.safetensors");
     let picture = place.name("wide/0.png");
     let output = clip_distill(&["classify", &file, "--arch", "ViT-nano-32px", &picture, "--labels", "a,b"]);
@@ -257,7 +257,7 @@ fn a_weight_file_takes_its_configuration_from_its_metadata_or_folder() {
 fn arch_names_the_preset_of_a_bare_weight_file() {
     let place = Place::new();
     let model = Clip::new(&clip_model::presets::get("ViT-nano-32px").unwrap(), Device::Cpu, 1).unwrap();
-    folder::save(&place.path("nano"), &model, &PreprocessConfig::default()).unwrap();
+    folder::save(place.path("nano"), &model, &PreprocessConfig::default()).unwrap();
     let bare = place.name("bare.safetensors");
     fs::copy(place.path("nano/open_clip_model.safetensors"), &bare).unwrap();
     fs::write(place.path("texts.txt"), "a cat\na dog\n").unwrap();
@@ -275,7 +275,7 @@ fn arch_names_the_preset_of_a_bare_weight_file() {
     assert!(other.contains("bare.safetensors"), "{other}");
     let is_folder =
         failed(&["classify", &place.name("nano"), "--arch", "ViT-T-16", &picture, "--labels", "a,b"]);
-    assert!(is_folder.contains("bare weight file"), "{is_folder}");
+    assert!(is_folder.contains("only to weight files"), "{is_folder}");
 }
 
 #[test]

@@ -67,7 +67,7 @@ impl Place {
             "text_cfg": {{"context_length": {context}, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1{text}}}}}"#
         );
         let model = Clip::new(&ClipConfig::from_json(name, &json).unwrap(), Device::Cpu, seed).unwrap();
-        folder::save(&self.path(name), &model, &PreprocessConfig::default()).unwrap();
+        folder::save(self.path(name), &model, &PreprocessConfig::default()).unwrap();
         self.name(name)
     }
 

@@ -1,6 +1,6 @@
-//! The containers of weights: what a file is, told by its first bytes, and the tensors that it lists.
+//! Containers of weights: detection by the first bytes of a file, and the list of its tensors.
 //!
-//! Listing reads no tensor. Tensors are read when a layout has chosen its own, each storage once.
+//! Listing reads no tensor data. Once a layout has selected its tensors, each storage is read once.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,47 +9,47 @@ use std::path::Path;
 
 use tch::{Kind, Tensor};
 
-use super::fault::{Fault, Found, damaged, truncated};
+use super::read_error::{ReadError, ReadResult, damaged, truncated};
 use super::{archive, legacy, safetensors, sharded};
 use crate::{Error, Result};
 
-/// A file, or bytes in a test.
-pub(crate) trait Source: BufRead + Seek {}
-impl<T: BufRead + Seek> Source for T {}
+/// A file, or bytes in memory.
+pub(crate) trait ReadSeek: BufRead + Seek {}
+impl<T: BufRead + Seek> ReadSeek for T {}
 
-/// Where the bytes of a storage lie.
+/// Location of a storage's bytes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct ByteRange {
     /// Index of the file.
     pub(crate) file: usize,
     /// First byte.
     pub(crate) start: u64,
-    /// Bytes.
+    /// Number of bytes.
     pub(crate) length: u64,
 }
 
-/// A tensor that is listed and not read.
+/// A tensor that is listed but not yet read.
 #[derive(Clone, Debug)]
-pub(crate) struct Listed {
+pub(crate) struct TensorEntry {
     pub(crate) name: String,
     /// Index of the storage.
     pub(crate) storage: usize,
     pub(crate) kind: Kind,
-    /// In elements, as are the strides.
+    /// Offset in elements; strides are in elements too.
     pub(crate) offset: i64,
     pub(crate) size: Vec<i64>,
     pub(crate) stride: Vec<i64>,
 }
 
-/// One file, or several that are read as one.
+/// Weights in one file, or in several that are read as one.
 #[derive(Default)]
 pub(crate) struct Container {
-    pub(crate) files: Vec<(Box<dyn Source>, u64)>,
-    pub(crate) places: Vec<Place>,
-    pub(crate) tensors: Vec<Listed>,
-    /// What stood beside the weights and is no tensor.
+    pub(crate) files: Vec<(Box<dyn ReadSeek>, u64)>,
+    pub(crate) ranges: Vec<ByteRange>,
+    pub(crate) tensors: Vec<TensorEntry>,
+    /// Names of the entries beside the weights that are not tensors.
     pub(crate) other: Vec<String>,
-    /// What was decided on the way.
+    /// Notes on decisions while reading.
     pub(crate) notes: Vec<String>,
     /// Whether it is a TorchScript archive.
     pub(crate) script: bool,
@@ -57,10 +57,10 @@ pub(crate) struct Container {
     pub(crate) config: Option<String>,
 }
 
-/// Opens a file of any kind.
+/// Opens a file in any container.
 ///
 /// # Errors
-/// [`Error::Io`], or [`Error::Format`] where it is of no kind that is known.
+/// [`Error::Io`], or [`Error::UnsupportedFormat`] if the container is not known.
 pub(crate) fn open(path: &Path) -> Result<Container> {
     let io = |e| Error::io(path, e);
     let file = File::open(path).map_err(io)?;
@@ -76,7 +76,7 @@ pub(crate) fn open(path: &Path) -> Result<Container> {
 }
 
 /// Lists the tensors of one file.
-pub(crate) fn list(mut source: Box<dyn Source>, length: u64) -> Found<Container> {
+pub(crate) fn list(mut source: Box<dyn ReadSeek>, length: u64) -> ReadResult<Container> {
     let head = first_bytes(&mut source)?;
     if head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
         archive::list(source, length)
@@ -85,24 +85,24 @@ pub(crate) fn list(mut source: Box<dyn Source>, length: u64) -> Found<Container>
     } else if head.len() > 8 && head[8] == b'{' {
         safetensors::list(source, length)
     } else {
-        damaged(not_weights(&head))
+        Err(ReadError::Unsupported(unsupported_reason(&head)))
     }
 }
 
-/// At least the first 16 bytes, where there are so many.
-fn first_bytes<R: BufRead + Seek + ?Sized>(source: &mut R) -> Found<Vec<u8>> {
+/// Returns at least the first 16 bytes, or the whole file if it is shorter.
+fn first_bytes<R: BufRead + Seek + ?Sized>(source: &mut R) -> ReadResult<Vec<u8>> {
     let mut head = Vec::new();
     source.take(512).read_to_end(&mut head)?;
     source.seek(SeekFrom::Start(0))?;
     Ok(head)
 }
 
-fn not_weights(head: &[u8]) -> String {
+fn unsupported_reason(head: &[u8]) -> String {
     if head.is_empty() {
         return "it is empty: fetch or copy it again".into();
     }
     let what = if head.starts_with(b"version https://git-lfs") {
-        "it is a pointer of git-lfs, not the file itself: run `git lfs pull`"
+        "it is a git-lfs pointer, not the file itself: run `git lfs pull`"
     } else if head.starts_with(b"<") {
         "it is a web page: the download failed"
     } else if head.starts_with(b"\x1f\x8b") {
@@ -112,50 +112,50 @@ fn not_weights(head: &[u8]) -> String {
     } else if head.starts_with(b"\x80") {
         "it is a pickle that torch did not write"
     } else {
-        "it is no safetensors file, no torch archive and no torch pickle"
+        "it is neither a safetensors file nor a torch archive nor a torch pickle"
     };
     what.into()
 }
 
 impl Container {
-    /// Adds a tensor that has a storage of its own.
-    pub(crate) fn push(&mut self, name: String, kind: Kind, size: Vec<i64>, place: Place) {
+    /// Adds a tensor with its own storage.
+    pub(crate) fn push(&mut self, name: String, kind: Kind, size: Vec<i64>, range: ByteRange) {
         let stride = contiguous(&size);
-        self.tensors.push(Listed { name, storage: self.places.len(), kind, offset: 0, size, stride });
-        self.places.push(place);
+        self.tensors.push(TensorEntry { name, storage: self.ranges.len(), kind, offset: 0, size, stride });
+        self.ranges.push(range);
     }
 
     /// Adds the tensors of another file.
     pub(crate) fn append(&mut self, other: Container) {
-        let (files, storages) = (self.files.len(), self.places.len());
+        let (files, storages) = (self.files.len(), self.ranges.len());
         self.files.extend(other.files);
-        self.places.extend(other.places.into_iter().map(|p| Place { file: p.file + files, ..p }));
-        let moved = other.tensors.into_iter().map(|t| Listed { storage: t.storage + storages, ..t });
+        self.ranges.extend(other.ranges.into_iter().map(|r| ByteRange { file: r.file + files, ..r }));
+        let moved = other.tensors.into_iter().map(|t| TensorEntry { storage: t.storage + storages, ..t });
         self.tensors.extend(moved);
         self.other.extend(other.other);
         self.notes.extend(other.notes);
         self.script |= other.script;
     }
 
-    /// Reads the tensors of these places in [`Container::tensors`], in order, onto the CPU.
+    /// Reads the tensors at these indices of [`Container::tensors`], in order, to the CPU.
     ///
-    /// Tensors of one storage share memory, as they do in torch, so that a file can name a storage often
-    /// without filling the memory.
-    pub(crate) fn load(&mut self, wanted: &[usize]) -> Found<Vec<Tensor>> {
-        let wanted = wanted.iter().filter_map(|index| self.tensors.get(*index).cloned()).collect::<Vec<_>>();
+    /// Tensors of the same storage share memory, as in torch, so a file that names a storage many times does not fill
+    /// the memory.
+    pub(crate) fn load(&mut self, indices: &[usize]) -> ReadResult<Vec<Tensor>> {
+        let wanted = indices.iter().filter_map(|index| self.tensors.get(*index).cloned()).collect::<Vec<_>>();
         let mut storages = HashMap::new();
         let mut budget = self.files.iter().map(|(_, length)| length).sum::<u64>();
         for tensor in &wanted {
             let key = (tensor.storage, tensor.kind);
             if let std::collections::hash_map::Entry::Vacant(entry) = storages.entry(key) {
-                let Some(place) = self.places.get(tensor.storage) else {
+                let Some(range) = self.ranges.get(tensor.storage) else {
                     return damaged(format!("`{}` has no storage", tensor.name));
                 };
-                budget = match budget.checked_sub(place.length) {
+                budget = match budget.checked_sub(range.length) {
                     Some(rest) => rest,
-                    None => return damaged("its parts lie on top of each other"),
+                    None => return damaged("its storages overlap"),
                 };
-                entry.insert(read_storage(&mut self.files, *place, tensor.kind)?);
+                entry.insert(read_storage(&mut self.files, *range, tensor.kind)?);
             }
         }
         wanted
@@ -170,28 +170,28 @@ impl Container {
     }
 }
 
-/// A storage as a tensor of one dimension.
-fn read_storage(files: &mut [(Box<dyn Source>, u64)], place: Place, kind: Kind) -> Found<Tensor> {
-    let Some((file, length)) = files.get_mut(place.file) else { return damaged("a file is missing") };
-    if place.start.checked_add(place.length).is_none_or(|end| end > *length) {
+/// Reads a storage as a one-dimensional tensor.
+fn read_storage(files: &mut [(Box<dyn ReadSeek>, u64)], range: ByteRange, kind: Kind) -> ReadResult<Tensor> {
+    let Some((file, length)) = files.get_mut(range.file) else { return damaged("a file is missing") };
+    if range.start.checked_add(range.length).is_none_or(|end| end > *length) {
         return damaged(truncated());
     }
-    file.seek(SeekFrom::Start(place.start))?;
-    // The length is within the file, so the claim is no larger than what there is.
-    let mut bytes = vec![0; place.length as usize];
+    file.seek(SeekFrom::Start(range.start))?;
+    // The range lies within the file, so the allocation is no larger than the file.
+    let mut bytes = vec![0; range.length as usize];
     file.read_exact(&mut bytes)?;
     let count = bytes.len() / kind.elt_size_in_bytes();
     bytes.truncate(count * kind.elt_size_in_bytes());
     if kind == Kind::Bool {
-        // Other bytes than 0 and 1 are no booleans.
+        // A boolean tensor may only contain 0 and 1.
         return Ok(Tensor::f_from_data_size(&bytes, &[count as i64], Kind::Uint8)?.f_ne(0)?);
     }
     Ok(Tensor::f_from_data_size(&bytes, &[count as i64], kind)?)
 }
 
 /// Checks that a tensor lies within its storage.
-fn check_bounds(tensor: &Listed, available: i64) -> Found<()> {
-    let Listed { name, offset, size, stride, .. } = tensor;
+fn check_bounds(tensor: &TensorEntry, available: i64) -> ReadResult<()> {
+    let TensorEntry { name, offset, size, stride, .. } = tensor;
     let outside = || damaged(format!("`{name}` of shape {size:?} does not lie within its storage"));
     if size.len() != stride.len() || size.len() > 16 || *offset < 0 {
         return outside();
@@ -208,14 +208,14 @@ fn check_bounds(tensor: &Listed, available: i64) -> Found<()> {
         let Some(product) = count.checked_mul(*size) else { return outside() };
         (last, count) = (end, product);
     }
-    // A tensor that repeats its storage (stride 0) could claim any size.
+    // A tensor with stride 0 repeats its storage and could claim any size.
     if count > available || (count > 0 && last >= available) || (count == 0 && *offset > available) {
         return outside();
     }
     Ok(())
 }
 
-/// The strides of a tensor without gaps; sizes whose product overflows fail [`check_bounds`] either way.
+/// Returns the strides of a contiguous tensor. Sizes whose product overflows fail [`check_bounds`] anyway.
 fn contiguous(size: &[i64]) -> Vec<i64> {
     let mut strides = vec![1i64; size.len()];
     for axis in (1..size.len()).rev() {
@@ -224,31 +224,31 @@ fn contiguous(size: &[i64]) -> Vec<i64> {
     strides
 }
 
-/// Places a file's storages and lists the tensors that a pickle gives names to.
+/// Lists the tensors that a pickle names, with the byte ranges of their storages.
 pub(crate) fn from_pickle(
-    source: Box<dyn Source>,
+    source: Box<dyn ReadSeek>,
     length: u64,
     pickle: &super::value::Pickle,
-    places: &HashMap<std::rc::Rc<str>, Place>,
+    ranges: &HashMap<std::rc::Rc<str>, ByteRange>,
     script: bool,
-) -> Found<Container> {
-    let mut chosen = super::state::choose(pickle, script)?;
+) -> ReadResult<Container> {
+    let mut state_dict = super::state::find_state_dict(pickle, script)?;
     let mut container = Container { files: vec![(source, length)], script, ..Container::default() };
-    container.other = std::mem::take(&mut chosen.other);
-    container.notes = std::mem::take(&mut chosen.notes);
+    container.other = std::mem::take(&mut state_dict.other);
+    container.notes = std::mem::take(&mut state_dict.notes);
     let mut index = HashMap::new();
-    for (name, tensor) in chosen.tensors {
-        let Some(place) = places.get(&tensor.storage) else {
-            return Err(Fault::Damaged(format!(
+    for (name, tensor) in state_dict.tensors {
+        let Some(range) = ranges.get(&tensor.storage) else {
+            return Err(ReadError::Damaged(format!(
                 "the storage of `{name}` is missing: fetch or copy it again"
             )));
         };
         let storage = *index.entry(tensor.storage.clone()).or_insert_with(|| {
-            container.places.push(*place);
-            container.places.len() - 1
+            container.ranges.push(*range);
+            container.ranges.len() - 1
         });
         let super::value::TensorRef { kind, offset, size, stride, .. } = tensor.clone();
-        container.tensors.push(Listed { name, storage, kind, offset, size, stride });
+        container.tensors.push(TensorEntry { name, storage, kind, offset, size, stride });
     }
     Ok(container)
 }

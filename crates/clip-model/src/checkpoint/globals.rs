@@ -1,9 +1,9 @@
-//! The classes and functions that a pickle may name: those that make tensors and plain containers, and
-//! some that are kept as names only. Everything else is refused by name; nothing is ever imported.
+//! Globals (classes and functions) that a pickle may name: those that build tensors and plain containers, and some
+//! that are kept as names only. All others are refused by name; nothing is ever imported.
 
 use tch::Kind;
 
-/// A class or function that is known.
+/// A known class or function.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Global {
     /// A dictionary class.
@@ -14,9 +14,9 @@ pub(crate) enum Global {
     Tuple,
     /// `torch._utils._rebuild_tensor` and `_v2`.
     RebuildTensor,
-    /// `torch._utils._rebuild_tensor_v3`, which names its kind.
+    /// `torch._utils._rebuild_tensor_v3`, which states the element type.
     RebuildTensorV3,
-    /// Gives back its first argument: `torch._utils._rebuild_parameter` and TorchScript's lists.
+    /// A function that returns its first argument: `torch._utils._rebuild_parameter` and TorchScript's lists.
     First,
     /// `torch._tensor._rebuild_from_type_v2`, which calls its first argument with its third.
     RebuildFromType,
@@ -26,15 +26,15 @@ pub(crate) enum Global {
     UntypedStorage,
     /// `torch.float32` and the like.
     Dtype(Kind),
-    /// A class whose instances are inert: attributes are kept, nothing runs.
+    /// A class whose instances are inert: their attributes are kept, and no code runs.
     Object,
-    /// A name that may stand in arguments but cannot be called.
+    /// A name that may occur in arguments but cannot be called.
     Name,
 }
 
-/// The global of a pickle's module and name.
+/// Looks up the global with a module and name.
 pub(crate) fn lookup(module: &str, name: &str) -> Option<Global> {
-    // TorchScript's own classes: a module object is its attributes.
+    // TorchScript's own classes. A module object consists of its attributes.
     if module == "__torch__" || module.starts_with("__torch__.") {
         return Some(Global::Object);
     }
@@ -58,7 +58,7 @@ pub(crate) fn lookup(module: &str, name: &str) -> Option<Global> {
             Global::Storage(storage_kind(storage)?)
         }
         ("torch", dtype) if dtype_kind(dtype).is_some() => Global::Dtype(dtype_kind(dtype)?),
-        // What training scripts keep beside the weights.
+        // Objects that training scripts store beside the weights.
         ("argparse", "Namespace")
         | ("torch", "device")
         | ("torch.torch_version", "TorchVersion")

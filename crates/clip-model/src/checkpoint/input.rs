@@ -1,15 +1,15 @@
-//! The bytes of a pickle, counted, so that no length in the file is believed.
+//! Bounded reader for the bytes of a pickle: lengths that the file states are never trusted.
 
 use std::io::{BufRead, Read};
 
-use super::fault::{Found, damaged, truncated};
+use super::read_error::{ReadResult, damaged, truncated};
 
-/// Bytes of a pickle without its tensors; those of checkpoints have a few megabytes.
+/// Maximum number of bytes in a pickle without its tensors; checkpoints have a few megabytes.
 const MAX_BYTES: u64 = 1 << 26;
-/// Letters in the name of a global.
+/// Maximum length of a global's name in bytes.
 pub(super) const MAX_NAME: u64 = 4096;
 
-/// Bytes that are counted, so that no length in the file is believed beyond what there is.
+/// A reader that counts bytes and reads no more than are available.
 pub(super) struct Input<'a> {
     reader: &'a mut dyn BufRead,
     left: u64,
@@ -21,16 +21,16 @@ impl<'a> Input<'a> {
         Input { reader, left: available.min(MAX_BYTES), capped: available > MAX_BYTES }
     }
 
-    pub(super) fn end<T>(&self) -> Found<T> {
+    pub(super) fn end<T>(&self) -> ReadResult<T> {
         if self.capped {
             return damaged(format!(
-                "its pickle is longer than {MAX_BYTES} bytes, which no checkpoint needs"
+                "its pickle is longer than {MAX_BYTES} bytes, more than any checkpoint needs"
             ));
         }
         damaged(truncated())
     }
 
-    pub(super) fn bytes(&mut self, count: u64) -> Found<Vec<u8>> {
+    pub(super) fn bytes(&mut self, count: u64) -> ReadResult<Vec<u8>> {
         if count > self.left {
             return self.end();
         }
@@ -40,7 +40,7 @@ impl<'a> Input<'a> {
         if bytes.len() as u64 != count { damaged(truncated()) } else { Ok(bytes) }
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Found<[u8; N]> {
+    pub(super) fn array<const N: usize>(&mut self) -> ReadResult<[u8; N]> {
         if N as u64 > self.left {
             return self.end();
         }
@@ -50,24 +50,24 @@ impl<'a> Input<'a> {
         Ok(bytes)
     }
 
-    pub(super) fn byte(&mut self) -> Found<u8> {
+    pub(super) fn byte(&mut self) -> ReadResult<u8> {
         Ok(self.array::<1>()?[0])
     }
 
-    /// A line without its end, as protocol 0 writes arguments.
-    pub(super) fn line(&mut self) -> Found<String> {
+    /// Reads a line without its newline; protocol 0 stores arguments in lines.
+    pub(super) fn line(&mut self) -> ReadResult<String> {
         let mut bytes = Vec::new();
         let limit = self.left.min(MAX_NAME);
         self.reader.take(limit).read_until(b'\n', &mut bytes)?;
         self.left -= bytes.len() as u64;
         match bytes.pop() {
             Some(b'\n') => text(bytes),
-            _ => damaged("a line of its pickle has no end"),
+            _ => damaged("a line of its pickle has no newline"),
         }
     }
 }
 
-/// Bytes as a text.
-pub(super) fn text(bytes: Vec<u8>) -> Found<String> {
-    String::from_utf8(bytes).or_else(|_| damaged("a text of its pickle is not UTF-8"))
+/// Converts bytes to a string.
+pub(super) fn text(bytes: Vec<u8>) -> ReadResult<String> {
+    String::from_utf8(bytes).or_else(|_| damaged("a string of its pickle is not UTF-8"))
 }

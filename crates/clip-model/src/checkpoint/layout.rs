@@ -1,4 +1,5 @@
-//! The layouts of weights, told by their names: what to take off, what to drop, what to rename.
+//! Layouts of weights: detection by the tensor names, and the plan to strip prefixes, drop tensors and rename the
+//! rest.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,18 +9,18 @@ use tch::Tensor;
 use super::keymap::{self, Target};
 use crate::{ClipConfig, Error, Result};
 
-/// Whose names the weights of a file had.
+/// Layout of a checkpoint: the naming scheme of its tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// open_clip's, which CLIP-KD's released files have too.
+    /// open_clip's names, also used by CLIP-KD's released files.
     OpenClip,
-    /// open_clip's names in OpenAI's TorchScript archives, whose models have QuickGELU.
+    /// open_clip's names in OpenAI's TorchScript archives; these models use QuickGELU.
     OpenAi,
     /// Hugging Face's `CLIPModel`.
     HuggingFaceClip,
     /// Hugging Face's `SiglipModel`.
     HuggingFaceSiglip,
-    /// TinyCLIP's, with a prefix for each tower.
+    /// TinyCLIP's names, with a prefix for each tower.
     TinyClip,
 }
 
@@ -35,13 +36,13 @@ impl fmt::Display for Layout {
     }
 }
 
-/// Prefixes of wrappers: data parallel, compiled, averaged.
+/// Prefixes of wrappers: data parallel and compiled modules.
 const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
-/// Prefixes of the teacher in files that keep it beside the student.
+/// Prefixes of the teacher in files that also contain the student.
 const TEACHERS: [&str; 4] = ["t_model.", "teacher.", "teacher_model.", "model_t."];
 /// Prefixes of the student in such files.
 const STUDENTS: [&str; 4] = ["student.", "student_model.", "s_model.", "model_s."];
-/// Learned parts of distillation losses: CLIP-KD's projections and scales, TinyCLIP's mask module.
+/// Learned parts of distillation losses: CLIP-KD's projections and logit scales, TinyCLIP's mask module.
 const LOSS_PARTS: [&str; 12] = [
     "loss.",
     "kd_loss.",
@@ -56,40 +57,40 @@ const LOSS_PARTS: [&str; 12] = [
     "fusion_logit_scale",
     "l0_module.",
 ];
-/// Integers and buffers that are no parameters.
+/// Integers and buffers that are not parameters.
 const BUFFERS: [&str; 6] =
     ["input_resolution", "context_length", "vocab_size", "attn_mask", "text.attn_mask", "eos_token_id"];
 
-/// What is to become of a file's tensors.
+/// Plan to rename the tensors of a file.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct RenamePlan {
     pub(crate) layout: Layout,
-    /// Place in the list of names, and target.
+    /// Index in the list of names, and target.
     pub(crate) kept: Vec<(usize, Target)>,
     pub(crate) dropped: Vec<String>,
     pub(crate) notes: Vec<String>,
 }
 
-/// Tells the layout of these names, and what each becomes; `script` is whether they are of TorchScript.
-pub(crate) fn plan<'a>(names: impl Iterator<Item = &'a str>, script: bool) -> Plan {
+/// Detects the layout of tensor names and plans their renaming. `script` states whether they come from TorchScript.
+pub(crate) fn plan_renames<'a>(names: impl Iterator<Item = &'a str>, script: bool) -> RenamePlan {
     let mut notes = Vec::new();
     let mut dropped = Vec::new();
     let mut bare = Vec::new();
-    let mut taken_off = std::collections::BTreeSet::new();
+    let mut prefixes = std::collections::BTreeSet::new();
     for (index, name) in names.enumerate() {
-        let stripped = strip(name, &WRAPPERS, &mut taken_off);
+        let stripped = strip(name, &WRAPPERS, &mut prefixes);
         if TEACHERS.iter().any(|teacher| stripped.starts_with(teacher)) {
             dropped.push(name.to_string());
         } else {
-            let stripped = strip(stripped, &STUDENTS, &mut taken_off);
-            bare.push((index, name, strip(stripped, &WRAPPERS, &mut taken_off)));
+            let stripped = strip(stripped, &STUDENTS, &mut prefixes);
+            bare.push((index, name, strip(stripped, &WRAPPERS, &mut prefixes)));
         }
     }
-    if !taken_off.is_empty() {
-        let prefixes = taken_off.into_iter().map(|p| format!("`{p}`")).collect::<Vec<_>>().join(", ");
-        notes.push(format!("prefixes were taken off: {prefixes}"));
+    if !prefixes.is_empty() {
+        let prefixes = prefixes.into_iter().map(|p| format!("`{p}`")).collect::<Vec<_>>().join(", ");
+        notes.push(format!("removed prefixes: {prefixes}"));
     }
-    let layout = tell(bare.iter().map(|(_, _, name)| *name), script);
+    let layout = detect(bare.iter().map(|(_, _, name)| *name), script);
     let mut kept = Vec::new();
     for (index, name, bare) in bare {
         match target(layout, bare) {
@@ -98,23 +99,23 @@ pub(crate) fn plan<'a>(names: impl Iterator<Item = &'a str>, script: bool) -> Pl
         }
     }
     dropped.sort();
-    Plan { layout, kept, dropped, notes }
+    RenamePlan { layout, kept, dropped, notes }
 }
 
-/// Takes prefixes off, however often they come.
+/// Removes prefixes repeatedly.
 fn strip<'a>(
     mut name: &'a str,
     prefixes: &[&'static str],
-    taken_off: &mut std::collections::BTreeSet<&'static str>,
+    removed: &mut std::collections::BTreeSet<&'static str>,
 ) -> &'a str {
     while let Some((prefix, rest)) = prefixes.iter().find_map(|p| Some((*p, name.strip_prefix(p)?))) {
-        taken_off.insert(prefix);
+        removed.insert(prefix);
         name = rest;
     }
     name
 }
 
-fn tell<'a>(names: impl Iterator<Item = &'a str>, script: bool) -> Layout {
+fn detect<'a>(names: impl Iterator<Item = &'a str>, script: bool) -> Layout {
     let mut layout = if script { Layout::OpenAi } else { Layout::OpenClip };
     for name in names {
         if name.starts_with("_image_encoder.") || name.starts_with("_text_encoder.") {
@@ -130,8 +131,8 @@ fn tell<'a>(names: impl Iterator<Item = &'a str>, script: bool) -> Layout {
     layout
 }
 
-/// What becomes of a tensor; `None` drops it. A name that is not known stays as it is, so that the strict
-/// comparison with the model names it.
+/// Returns the target of a tensor; `None` to drop it. An unknown name stays, so that the strict comparison with the
+/// model reports it.
 fn target(layout: Layout, name: &str) -> Option<Target> {
     if LOSS_PARTS.iter().any(|part| name.starts_with(part)) || BUFFERS.contains(&name) {
         return None;
@@ -140,7 +141,7 @@ fn target(layout: Layout, name: &str) -> Option<Target> {
         Layout::OpenClip | Layout::OpenAi if ["logit_scale", "logit_bias"].contains(&name) => {
             Some(Target::Scalar(name.into()))
         }
-        Layout::OpenClip | Layout::OpenAi => Some(Target::As(name.into())),
+        Layout::OpenClip | Layout::OpenAi => Some(Target::Rename(name.into())),
         Layout::HuggingFaceClip | Layout::HuggingFaceSiglip => {
             if name.ends_with(".position_ids") {
                 return None;
@@ -149,7 +150,7 @@ fn target(layout: Layout, name: &str) -> Option<Target> {
                 Layout::HuggingFaceClip => keymap::clip::target(name),
                 _ => keymap::siglip::target(name),
             };
-            Some(target.unwrap_or_else(|| Target::As(name.into())))
+            Some(target.unwrap_or_else(|| Target::Rename(name.into())))
         }
         Layout::TinyClip => {
             let part = ["_image_encoder.", "_text_encoder.", "_logit_scale."]
@@ -157,27 +158,33 @@ fn target(layout: Layout, name: &str) -> Option<Target> {
                 .find_map(|prefix| name.strip_prefix(prefix))
                 .unwrap_or(name);
             let part = strip(part, &WRAPPERS, &mut Default::default());
-            // The masks of automatic pruning are folded into the weights of released files.
+            // Released files have the masks of automatic pruning folded into the weights.
             if BUFFERS.contains(&part) || LOSS_PARTS.iter().any(|loss| part.starts_with(loss)) {
                 return None;
             }
-            Some(if part == "logit_scale" { Target::Scalar(part.into()) } else { Target::As(part.into()) })
+            Some(if part == "logit_scale" {
+                Target::Scalar(part.into())
+            } else {
+                Target::Rename(part.into())
+            })
         }
     }
 }
 
-/// The names of the text tower as a configuration has them: below `text.`, or at the root.
-///
-/// Weights that have them so already come back as they are.
-pub fn with_text_prefix(weights: HashMap<String, Tensor>, custom_text: bool) -> HashMap<String, Tensor> {
+/// Renames the text tower's tensors to the form that a configuration needs: below `text.` if `custom_text` is set, at
+/// the root otherwise.
+pub(crate) fn with_text_prefix(
+    weights: HashMap<String, Tensor>,
+    custom_text: bool,
+) -> HashMap<String, Tensor> {
     const ROOT: [&str; 5] =
         ["transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection"];
     weights
         .into_iter()
         .map(|(name, tensor)| {
-            let own = name.strip_prefix("text.");
-            let name = match (own, custom_text) {
-                (Some(own), false) if ROOT.iter().any(|root| own.starts_with(root)) => own.to_string(),
+            let stripped = name.strip_prefix("text.");
+            let name = match (stripped, custom_text) {
+                (Some(rest), false) if ROOT.iter().any(|root| rest.starts_with(root)) => rest.to_string(),
                 (None, true) if ROOT.iter().any(|root| name.starts_with(root)) => format!("text.{name}"),
                 _ => name,
             };
@@ -186,28 +193,24 @@ pub fn with_text_prefix(weights: HashMap<String, Tensor>, custom_text: bool) -> 
         .collect()
 }
 
-/// The weights of a ViT CLIP under the names of Hugging Face's `CLIPModel`.
+/// Renames the weights of a ViT CLIP to the names of Hugging Face's `CLIPModel`.
 ///
 /// # Errors
-/// [`Error::Config`] where that class cannot hold the model: another image tower, pruned blocks, layer
-/// scale, or a projection with a bias.
-pub fn to_hugging_face(
+/// [`Error::NotRepresentable`] for a model that this class cannot represent: another image tower, pruned blocks,
+/// layer scale, or a projection with a bias.
+pub(crate) fn to_hugging_face(
     weights: &HashMap<String, Tensor>,
     config: &ClipConfig,
 ) -> Result<HashMap<String, Tensor>> {
-    let refuse = |what: &str| {
-        Err(Error::config(
-            "Hugging Face CLIPModel",
-            format!("it cannot hold {what}; keep the open_clip folder"),
-        ))
-    };
+    let refuse =
+        |what: &str| Err(Error::NotRepresentable { format: "Hugging Face's CLIPModel", what: what.into() });
     if config.vision_cfg.blocks.is_some() || config.text_cfg.blocks.is_some() {
         return refuse("pruned blocks");
     }
     let mut renamed = HashMap::new();
     for (name, tensor) in weights {
         let plain = name.strip_prefix("text.").unwrap_or(name);
-        match keymap::clip::origin(plain) {
+        match keymap::clip::inverse(plain) {
             Some(Target::Transposed(theirs)) if tensor.dim() == 2 => {
                 renamed.insert(theirs, tensor.f_transpose(0, 1)?.f_contiguous()?);
             }
@@ -218,7 +221,7 @@ pub fn to_hugging_face(
                     renamed.insert(theirs.replace("{}", letter), part);
                 }
             }
-            Some(Target::As(theirs)) => {
+            Some(Target::Rename(theirs)) => {
                 renamed.insert(theirs, tensor.shallow_clone());
             }
             _ => return refuse(&format!("`{name}`")),

@@ -1,26 +1,26 @@
-//! Torch's files of before 1.6: five pickles, then the storages one after the other.
+//! torch's legacy files (before 1.6): five pickles, followed by the storages.
 
 use std::collections::HashMap;
 use std::io::{Read, Seek, SeekFrom};
 use std::rc::Rc;
 
-use super::container::{Container, Place, Source, from_pickle};
-use super::fault::{Fault, Found, damaged, truncated};
+use super::container::{ByteRange, Container, ReadSeek, from_pickle};
 use super::pickle;
+use super::read_error::{ReadError, ReadResult, damaged, truncated};
 use super::value::{Node, Value};
 
-/// The number that such a file begins with, as a pickle.
+/// Magic number at the start of such a file, as a pickle.
 pub(crate) const MAGIC: [u8; 15] =
     [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
-/// The only version of the format that there ever was.
+/// The only version of the format.
 const PROTOCOL: i64 = 1001;
 
-/// Lists the tensors of a file.
-pub(crate) fn list(mut source: Box<dyn Source>, length: u64) -> Found<Container> {
+/// Lists the tensors of a legacy file.
+pub(crate) fn list(mut source: Box<dyn ReadSeek>, length: u64) -> ReadResult<Container> {
     source.seek(SeekFrom::Start(MAGIC.len() as u64))?;
-    let next = |source: &mut Box<dyn Source>| {
+    let next = |source: &mut Box<dyn ReadSeek>| {
         let at = source.stream_position()?;
-        pickle::read(source, length.saturating_sub(at))
+        pickle::parse(source, length.saturating_sub(at))
     };
     match next(&mut source)?.root {
         Value::Int(PROTOCOL) => {}
@@ -28,7 +28,7 @@ pub(crate) fn list(mut source: Box<dyn Source>, length: u64) -> Found<Container>
     }
     let system = next(&mut source)?;
     if let Some(Value::Bool(false)) = system.get(&system.root, "little_endian") {
-        return Err(Fault::Refused("the byte order `big` (only `little` is read)".into()));
+        return Err(ReadError::Refused("the byte order `big` (only `little` is supported)".into()));
     }
     let main = next(&mut source)?;
     let keys = next(&mut source)?;
@@ -36,12 +36,12 @@ pub(crate) fn list(mut source: Box<dyn Source>, length: u64) -> Found<Container>
         return damaged("its list of storages is missing");
     };
     let kinds = main.storages.iter().map(|s| (Rc::clone(&s.key), s)).collect::<HashMap<_, _>>();
-    let mut places = HashMap::new();
+    let mut ranges = HashMap::new();
     let mut at = source.stream_position()?;
     for key in keys {
-        let Value::Text(key) = key else { return damaged("its list of storages has other things than keys") };
+        let Value::Text(key) = key else { return damaged("its list of storages contains more than keys") };
         let Some(storage) = kinds.get(key) else {
-            return damaged(format!("nothing describes its storage `{}`", key.escape_debug()));
+            return damaged(format!("its storage `{}` has no description", key.escape_debug()));
         };
         if length.saturating_sub(at) < 8 {
             return damaged(truncated());
@@ -60,8 +60,8 @@ pub(crate) fn list(mut source: Box<dyn Source>, length: u64) -> Found<Container>
                 storage.count
             ));
         }
-        places.insert(Rc::clone(key), Place { file: 0, start, length: bytes });
+        ranges.insert(Rc::clone(key), ByteRange { file: 0, start, length: bytes });
         at = start + bytes;
     }
-    from_pickle(source, length, &main, &places, false)
+    from_pickle(source, length, &main, &ranges, false)
 }

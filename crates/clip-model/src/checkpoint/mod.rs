@@ -1,24 +1,24 @@
-//! Published checkpoints: any container, any layout, to weights under open_clip's names.
+//! Checkpoints in any published container and layout, converted to weights under open_clip's names.
 //!
-//! 1. the container is told by the first bytes of the file, and its tensors are listed (`container`),
-//! 2. the layout is told by their names, and says what becomes of each ([`layout`]),
-//! 3. only the tensors that are kept are read, each storage once,
-//! 4. where no configuration is given, shapes tell it ([`infer`]).
+//! 1. The first bytes of a file determine the container, which lists its tensors (`container`).
+//! 2. The tensor names determine the layout, which plans the renaming ([`Layout`]).
+//! 3. Only the tensors that are kept are read, each storage once.
+//! 4. Without a configuration, the tensor shapes determine it ([`infer_config`]).
 //!
-//! Pickles are read by a reader that knows tensors and plain containers and refuses everything else by
-//! name; no code of a file is run.
+//! A restricted unpickler accepts tensors and plain containers and rejects every other global by name. Code in a file
+//! never runs.
 
 mod archive;
 mod container;
-mod fault;
 mod globals;
-pub mod infer;
+pub(crate) mod infer;
 mod input;
 mod keymap;
-pub mod layout;
+pub(crate) mod layout;
 mod legacy;
 mod opcode;
 mod pickle;
+mod read_error;
 mod safetensors;
 mod sharded;
 mod state;
@@ -32,84 +32,91 @@ use std::path::Path;
 
 use tch::Tensor;
 
-pub use infer::{adapt_config, infer_config};
+pub use infer::{infer_config, infer_pruned_config};
 pub use layout::Layout;
 
 use crate::{ClipConfig, Result};
 use container::Container;
-use fault::Found;
+use read_error::ReadResult;
 
-/// Metadata key of a safetensors file for the model's configuration, in the format of `open_clip_config.json`.
+/// Metadata key of the model's configuration in a safetensors file, in the format of `open_clip_config.json`.
 pub const CONFIG_ENTRY: &str = "open_clip_config";
 
-/// The weights of a file.
+/// Weights of a checkpoint under open_clip's names.
+///
+/// ```no_run
+/// let checkpoint = clip_model::checkpoint::Checkpoint::open("ViT-B-32.pt")?;
+/// println!("{}: {} tensors", checkpoint.layout, checkpoint.weights.len());
+/// # Ok::<(), clip_model::Error>(())
+/// ```
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Checkpoint {
-    /// Tensors on the CPU, each in its own kind, under open_clip's names; tensors that shared a storage
-    /// share memory.
+    /// Tensors on the CPU with their element types. Tensors that share a storage in the file share memory.
     pub weights: HashMap<String, Tensor>,
-    /// Whose names they had.
+    /// Layout of the names in the file.
     pub layout: Layout,
-    /// Names in the file that are no part of the model: buffers, losses' projections, a teacher.
+    /// Names in the file that are not part of the model: buffers, parts of losses, a teacher.
     pub dropped: Vec<String>,
-    /// What was decided on the way, for people to read.
+    /// Notes on decisions while reading.
     pub notes: Vec<String>,
-    /// The configuration stored in the file ([`CONFIG_ENTRY`]), as unparsed text.
+    /// Configuration stored in the file ([`CONFIG_ENTRY`]), as unparsed JSON.
     pub config: Option<String>,
 }
 
 impl Checkpoint {
-    /// The configuration that the shapes of the weights tell; see [`infer_config`].
+    /// Opens a checkpoint: safetensors (one file, or an index of several), torch's zip archives and legacy pickles,
+    /// or TorchScript.
     ///
     /// # Errors
-    /// [`crate::Error::Config`] where the shapes are of no tower that can be told by them.
+    /// [`crate::Error::Io`] if the file cannot be read, [`crate::Error::Damaged`] if it is damaged, [`crate::Error::UnsupportedFormat`] if
+    /// it is in another format, [`crate::Error::Refused`] if its pickle needs more than tensors and plain containers.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        finish(container::open(path)?).map_err(|error| error.at(path))
+    }
+
+    /// Reads a checkpoint from the bytes of one file.
+    ///
+    /// # Errors
+    /// The errors of [`Checkpoint::open`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let length = bytes.len() as u64;
+        container::list(Box::new(std::io::Cursor::new(bytes.to_vec())), length)
+            .and_then(finish)
+            .map_err(|error| error.at(Path::new("bytes")))
+    }
+
+    /// Infers the configuration from the shapes of the weights; see [`infer_config`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] if the shapes do not determine the towers.
     pub fn infer_config(&self) -> Result<ClipConfig> {
         let config = infer_config(&self.weights)?;
         Ok(ClipConfig { quick_gelu: self.layout == Layout::OpenAi, ..config })
     }
 }
 
-/// Reads a checkpoint of any kind: safetensors (one file, or an index of several), torch's archives and
-/// legacy pickles, TorchScript.
-///
-/// # Errors
-/// [`crate::Error::Io`] where the file cannot be read, [`crate::Error::Format`] where it is damaged or of
-/// no known kind, [`crate::Error::Refused`] where its pickle asks for more than tensors.
-pub fn read(path: &Path) -> Result<Checkpoint> {
-    finish(container::open(path)?).map_err(|fault| fault.at(path))
-}
-
-/// The same for the bytes of one file.
-///
-/// # Errors
-/// Those of [`read`].
-pub fn read_bytes(bytes: &[u8]) -> Result<Checkpoint> {
-    let length = bytes.len() as u64;
-    container::list(Box::new(std::io::Cursor::new(bytes.to_vec())), length)
-        .and_then(finish)
-        .map_err(|fault| fault.at(Path::new("bytes")))
-}
-
-/// Returns the configuration stored in a file ([`CONFIG_ENTRY`]), or `None` if it has none or cannot be read.
-pub(crate) fn own_config(path: &Path) -> Option<String> {
+/// Returns the configuration stored in a file ([`CONFIG_ENTRY`]); `None` if the file has none or cannot be read.
+pub(crate) fn embedded_config(path: &Path) -> Option<String> {
     container::open(path).ok()?.config
 }
 
-/// All tensors of a file of any container under the names that they have there.
+/// Reads all tensors of a file in any container under their names in the file.
 ///
 /// # Errors
-/// Those of [`read`].
-pub fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>> {
+/// The errors of [`Checkpoint::open`].
+pub(crate) fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>> {
     let mut container = container::open(path)?;
     let all = (0..container.tensors.len()).collect::<Vec<_>>();
-    let tensors = container.load(&all).map_err(|fault| fault.at(path))?;
-    Ok(container.tensors.into_iter().map(|listed| listed.name).zip(tensors).collect())
+    let tensors = container.load(&all).map_err(|error| error.at(path))?;
+    Ok(container.tensors.into_iter().map(|entry| entry.name).zip(tensors).collect())
 }
 
-fn finish(mut container: Container) -> Found<Checkpoint> {
-    let plan = layout::plan(container.tensors.iter().map(|t| t.name.as_str()), container.script);
-    let (places, targets): (Vec<_>, Vec<_>) = plan.kept.into_iter().unzip();
-    let tensors = container.load(&places)?;
+fn finish(mut container: Container) -> ReadResult<Checkpoint> {
+    let plan = layout::plan_renames(container.tensors.iter().map(|t| t.name.as_str()), container.script);
+    let (indices, targets): (Vec<_>, Vec<_>) = plan.kept.into_iter().unzip();
+    let tensors = container.load(&indices)?;
     let weights = keymap::apply(targets.into_iter().zip(tensors).collect())?;
     let mut notes = container.notes;
     notes.extend(plan.notes);

@@ -1,4 +1,4 @@
-//! Pickle's opcodes, by the names of Python's `pickle` module.
+//! Pickle opcodes, named as in Python's `pickle` module.
 
 macro_rules! opcodes {
     ($($name:ident = $code:literal),* $(,)?) => {
@@ -70,7 +70,7 @@ opcodes![
     BYTEARRAY8 = 0x96,
 ];
 
-/// Opcodes that are known only to be refused.
+/// Opcodes that have a name only for the message that refuses them.
 const REFUSED: &[(u8, &str)] = &[
     (b'P', "PERSID"),
     (b'i', "INST"),
@@ -82,7 +82,7 @@ const REFUSED: &[(u8, &str)] = &[
     (0x98, "READONLY_BUFFER"),
 ];
 
-/// How an opcode stands in a message.
+/// Returns the name of an opcode in messages.
 pub(crate) fn name(code: u8) -> String {
     match NAMES.iter().chain(REFUSED).find(|(known, _)| *known == code) {
         Some((_, name)) => format!("the opcode {name}"),

@@ -1,17 +1,17 @@
-//! Safetensors: a length, a JSON header, and the bytes of all tensors.
+//! Reader of safetensors files: a length, a JSON header, and the bytes of all tensors.
 
 use std::io::{Read, Seek, SeekFrom};
 
 use tch::Kind;
 
-use super::container::{Container, Place, Source};
-use super::fault::{Found, damaged, truncated};
+use super::container::{ByteRange, Container, ReadSeek};
+use super::read_error::{ReadError, ReadResult, damaged, truncated};
 
-/// The largest header that the format allows.
+/// Maximum size of the header according to the format.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// Lists a safetensors file.
-pub(crate) fn list(mut source: Box<dyn Source>, length: u64) -> Found<Container> {
+/// Lists the tensors of a safetensors file.
+pub(crate) fn list(mut source: Box<dyn ReadSeek>, length: u64) -> ReadResult<Container> {
     source.seek(SeekFrom::Start(0))?;
     let mut size = [0; 8];
     source.read_exact(&mut size)?;
@@ -22,43 +22,46 @@ pub(crate) fn list(mut source: Box<dyn Source>, length: u64) -> Found<Container>
     let Some(data) = length.checked_sub(8 + size) else { return damaged(truncated()) };
     let mut header = Vec::new();
     source.by_ref().take(size).read_to_end(&mut header)?;
-    let rows: serde_json::Map<String, serde_json::Value> = match serde_json::from_slice(&header) {
-        Ok(rows) => rows,
-        Err(error) => return damaged(format!("its header is broken ({error}); it may be truncated")),
+    let entries: serde_json::Map<String, serde_json::Value> = match serde_json::from_slice(&header) {
+        Ok(entries) => entries,
+        Err(error) => return damaged(format!("its header is damaged ({error}); it may be truncated")),
     };
     let mut container = Container { files: vec![(source, length)], ..Container::default() };
-    for (name, row) in rows {
+    for (name, entry) in entries {
         if name == "__metadata__" {
-            let config = row.get(super::CONFIG_ENTRY).and_then(serde_json::Value::as_str);
+            let config = entry.get(super::CONFIG_ENTRY).and_then(serde_json::Value::as_str);
             container.config = config.map(String::from);
             continue;
         }
-        let Ok(row) = serde_json::from_value::<Row>(row) else {
-            return damaged(format!("the header of `{name}` is broken"));
+        let Ok(entry) = serde_json::from_value::<HeaderEntry>(entry) else {
+            return damaged(format!("the header of `{name}` is damaged"));
         };
-        let Some(kind) = kind(&row.dtype) else {
-            return damaged(format!("tensor `{name}` has kind {}, which is not supported", row.dtype));
+        let Some(kind) = kind(&entry.dtype) else {
+            return Err(ReadError::Unsupported(format!(
+                "tensor `{name}` has element type {}, which is not supported",
+                entry.dtype
+            )));
         };
-        let [begin, end] = row.data_offsets;
+        let [begin, end] = entry.data_offsets;
         if begin > end || end > data {
             return damaged(format!(
-                "`{name}` ends behind the file; it may be truncated: fetch or copy it again"
+                "`{name}` ends after the file; it may be truncated: fetch or copy it again"
             ));
         }
-        let bytes = row.shape.iter().try_fold(kind.elt_size_in_bytes() as u64, |product, size| {
+        let bytes = entry.shape.iter().try_fold(kind.elt_size_in_bytes() as u64, |product, size| {
             product.checked_mul(u64::try_from(*size).ok()?)
         });
         if bytes != Some(end - begin) {
             return damaged(format!(
                 "`{name}` of shape {:?} does not fill its {} bytes",
-                row.shape,
+                entry.shape,
                 end - begin
             ));
         }
-        let place = Place { file: 0, start: 8 + size + begin, length: end - begin };
-        container.push(name, kind, row.shape, place);
+        let range = ByteRange { file: 0, start: 8 + size + begin, length: end - begin };
+        container.push(name, kind, entry.shape, range);
     }
-    let listed = container.places.iter().map(|place| place.length).sum::<u64>();
+    let listed = container.ranges.iter().map(|range| range.length).sum::<u64>();
     if listed != data {
         return damaged(format!(
             "its tensors take {listed} bytes of {data}; it may be truncated: fetch or copy it again"
@@ -68,7 +71,7 @@ pub(crate) fn list(mut source: Box<dyn Source>, length: u64) -> Found<Container>
 }
 
 #[derive(serde::Deserialize)]
-struct Row {
+struct HeaderEntry {
     dtype: String,
     shape: Vec<i64>,
     data_offsets: [u64; 2],

@@ -1,12 +1,12 @@
-//! Finding the weights among what a pickle holds: a bare state dict, a training checkpoint around one, or
-//! the nested module objects of TorchScript.
+//! State dicts in pickles: a bare state dict, a training checkpoint that contains one, or TorchScript's nested
+//! modules.
 
 use std::collections::HashSet;
 
-use super::fault::{Found, damaged};
+use super::read_error::{ReadResult, damaged};
 use super::value::{Node, Pickle, TensorRef, Value};
 
-/// Where training scripts put their weights, the plain ones before the averaged.
+/// Keys of the weights in training checkpoints; plain weights come before averaged ones.
 const KEYS: [&str; 8] = [
     "state_dict",
     "model_state_dict",
@@ -18,23 +18,23 @@ const KEYS: [&str; 8] = [
     "ema_state_dict",
 ];
 
-/// Names and letters of one name; far above every model, and low enough that a file cannot fill the
-/// memory by repeating itself.
+/// Limits on the number of tensors and the length of their names. They are far above every model, and keep a file
+/// from filling the memory by repeating itself.
 const MAX_TENSORS: usize = 1 << 17;
 const MAX_NAME: usize = 1024;
 
-/// The named tensors of a pickle.
+/// State dict of a pickle: tensors with their names.
 #[derive(Debug, Default)]
-pub(crate) struct Chosen<'a> {
+pub(crate) struct StateDict<'a> {
     pub(crate) tensors: Vec<(String, &'a TensorRef)>,
     pub(crate) other: Vec<String>,
     pub(crate) notes: Vec<String>,
 }
 
-impl<'a> Chosen<'a> {
-    fn push(&mut self, name: &str, tensor: Option<&'a TensorRef>) -> Found<()> {
+impl<'a> StateDict<'a> {
+    fn push(&mut self, name: &str, tensor: Option<&'a TensorRef>) -> ReadResult<()> {
         if name.len() > MAX_NAME {
-            return damaged(format!("a name of its tensors has more than {MAX_NAME} letters"));
+            return damaged(format!("the name of a tensor has more than {MAX_NAME} bytes"));
         }
         if self.tensors.len() + self.other.len() >= MAX_TENSORS {
             return damaged(format!("it has more than {MAX_TENSORS} named tensors"));
@@ -47,76 +47,76 @@ impl<'a> Chosen<'a> {
     }
 }
 
-/// Chooses the weights.
-pub(crate) fn choose(pickle: &Pickle, script: bool) -> Found<Chosen<'_>> {
+/// Finds the weights in a pickle.
+pub(crate) fn find_state_dict(pickle: &Pickle, script: bool) -> ReadResult<StateDict<'_>> {
     if script {
-        return attributes(pickle);
+        return module_attributes(pickle);
     }
-    let (mut root, mut chosen, mut way) = (&pickle.root, Chosen::default(), Vec::new());
-    // Two levels are known (`model` around `state_dict`); a file that contains itself ends here too.
+    let (mut root, mut state, mut path) = (&pickle.root, StateDict::default(), Vec::new());
+    // Known files have two levels (`model` around `state_dict`). The limit also stops at a file that contains itself.
     for _ in 0..4 {
         let candidates = KEYS
             .iter()
             .filter_map(|key| Some((*key, pickle.get(root, key)?)))
-            .filter(|(_, value)| pickle.dict(value).is_some_and(|rows| !rows.is_empty()))
+            .filter(|(_, value)| pickle.dict(value).is_some_and(|entries| !entries.is_empty()))
             .collect::<Vec<_>>();
         let Some((key, value)) = candidates.first() else { break };
-        way.push(*key);
+        path.push(*key);
         if candidates.len() > 1 {
             let others = candidates[1..].iter().map(|(key, _)| format!("`{key}`")).collect::<Vec<_>>();
-            chosen.notes.push(format!("of several weights, `{key}` was taken and not {}", others.join(", ")));
+            state.notes.push(format!("used the weights in `{key}`, not those in {}", others.join(", ")));
         }
         root = value;
     }
-    let Some(rows) = pickle.dict(root) else {
-        return damaged("it holds no dictionary of named tensors");
+    let Some(entries) = pickle.dict(root) else {
+        return damaged("it contains no dictionary of named tensors");
     };
-    if !way.is_empty() {
-        chosen.notes.push(format!("the weights are `{}` of a training checkpoint", way.join(".")));
+    if !path.is_empty() {
+        state.notes.push(format!("the weights are `{}` of a training checkpoint", path.join(".")));
     }
-    for (name, value) in rows {
+    for (name, value) in entries {
         let Value::Text(name) = name else { continue };
         match pickle.node(value) {
-            Some(Node::Tensor(tensor)) => chosen.push(name, Some(tensor))?,
-            _ => chosen.push(name, None)?,
+            Some(Node::Tensor(tensor)) => state.push(name, Some(tensor))?,
+            _ => state.push(name, None)?,
         }
     }
-    if chosen.tensors.is_empty() {
-        let shown =
-            chosen.other.iter().take(8).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        return damaged(format!("it holds no named tensors, but {shown}"));
+    if state.tensors.is_empty() {
+        let shown = state.other.iter().take(8).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        return damaged(format!("it contains no named tensors, but {shown}"));
     }
-    Ok(chosen)
+    Ok(state)
 }
 
-/// The tensors among the attributes of nested objects, named by their way with dots.
-fn attributes(pickle: &Pickle) -> Found<Chosen<'_>> {
-    let mut chosen = Chosen::default();
-    // Each object once: a module that is shared, or contains itself, has the name it was first seen by.
-    let mut seen = HashSet::new();
-    let mut waiting = vec![(String::new(), &pickle.root)];
-    while let Some((prefix, value)) = waiting.pop() {
-        let (Value::Node(index), Some(Node::Object { state })) = (value, pickle.node(value)) else {
+/// Collects the tensors among the attributes of nested modules, named by their paths with dots.
+fn module_attributes(pickle: &Pickle) -> ReadResult<StateDict<'_>> {
+    let mut state = StateDict::default();
+    // Each object is visited once: a module that is shared or contains itself keeps its first name.
+    let mut visited = HashSet::new();
+    let mut pending = vec![(String::new(), &pickle.root)];
+    while let Some((prefix, value)) = pending.pop() {
+        let (Value::Node(index), Some(Node::Object { state: attributes })) = (value, pickle.node(value))
+        else {
             continue;
         };
-        if !seen.insert(*index) {
+        if !visited.insert(*index) {
             continue;
         }
-        for (name, value) in pickle.dict(state).unwrap_or_default() {
+        for (name, value) in pickle.dict(attributes).unwrap_or_default() {
             let Value::Text(name) = name else { continue };
             let name = if prefix.is_empty() { name.to_string() } else { format!("{prefix}.{name}") };
             match pickle.node(value) {
-                Some(Node::Tensor(tensor)) => chosen.push(&name, Some(tensor))?,
+                Some(Node::Tensor(tensor)) => state.push(&name, Some(tensor))?,
                 Some(Node::Object { .. }) if name.len() > MAX_NAME => {
                     return damaged("its modules are nested too deep");
                 }
-                Some(Node::Object { .. }) => waiting.push((name, value)),
+                Some(Node::Object { .. }) => pending.push((name, value)),
                 _ => {}
             }
         }
     }
-    if chosen.tensors.is_empty() {
+    if state.tensors.is_empty() {
         return damaged("its TorchScript module has no parameters");
     }
-    Ok(chosen)
+    Ok(state)
 }

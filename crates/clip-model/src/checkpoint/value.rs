@@ -1,7 +1,7 @@
-//! What a pickle can hold here: values whose containers lie in one arena.
+//! Values of a pickle; containers live in one arena.
 //!
-//! Containers are indices, so a pickle that contains itself is no cycle of owners, nesting costs no
-//! stack when it is dropped, and a traversal can see where it has been.
+//! Containers are indices, so a pickle that contains itself has no cyclic ownership, dropping nested containers needs
+//! no stack, and a traversal can detect visited containers.
 
 use std::rc::Rc;
 
@@ -9,18 +9,18 @@ use tch::Kind;
 
 use super::globals::Global;
 
-/// A value; copying one is cheap.
+/// A value; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
     None,
     Bool(bool),
     Int(i64),
     Text(Rc<str>),
-    /// A class or function that the reader knows.
+    /// A known class or function.
     Global(Global),
-    /// A container, by its place in the arena.
+    /// A container, by its index in the arena.
     Node(usize),
-    /// Read and not kept: floats, bytes, integers beyond 64 bits.
+    /// A value that is read but not kept: floats, bytes, integers beyond 64 bits.
     Inert,
 }
 
@@ -31,7 +31,7 @@ pub(crate) enum Node {
     /// A list or a set.
     List(Vec<Value>),
     Dict(Vec<(Value, Value)>),
-    /// An instance of a class that is not known, with what was assigned to it.
+    /// An instance of an unknown class, with its assigned state.
     Object {
         state: Value,
     },
@@ -39,17 +39,17 @@ pub(crate) enum Node {
     Tensor(TensorRef),
 }
 
-/// A storage as a pickle names it.
+/// Reference to a storage.
 #[derive(Clone, Debug)]
 pub(crate) struct StorageRef {
     pub(crate) key: Rc<str>,
-    /// Left out for untyped storages, whose tensors say it.
+    /// Element type; `None` for an untyped storage, whose tensors state it.
     pub(crate) kind: Option<Kind>,
-    /// Elements, or bytes where there is no kind.
+    /// Number of elements, or of bytes without an element type.
     pub(crate) count: u64,
 }
 
-/// A tensor as a pickle describes it, not yet checked against the bytes there are.
+/// Description of a tensor, not yet checked against its storage.
 #[derive(Clone, Debug)]
 pub(crate) struct TensorRef {
     pub(crate) storage: Rc<str>,
@@ -59,17 +59,17 @@ pub(crate) struct TensorRef {
     pub(crate) stride: Vec<i64>,
 }
 
-/// A pickle that was read.
+/// A parsed pickle.
 #[derive(Debug)]
 pub(crate) struct Pickle {
     pub(crate) root: Value,
     pub(crate) nodes: Vec<Node>,
-    /// All storages that it names, in order.
+    /// All storages that the pickle names, in order.
     pub(crate) storages: Vec<StorageRef>,
 }
 
 impl Pickle {
-    /// The container behind a value.
+    /// Returns the container of a value.
     pub(crate) fn node(&self, value: &Value) -> Option<&Node> {
         match value {
             Value::Node(index) => self.nodes.get(*index),
@@ -77,17 +77,17 @@ impl Pickle {
         }
     }
 
-    /// The rows of a dictionary.
+    /// Returns the entries of a dictionary.
     pub(crate) fn dict(&self, value: &Value) -> Option<&[(Value, Value)]> {
         match self.node(value) {
-            Some(Node::Dict(rows)) => Some(rows),
+            Some(Node::Dict(entries)) => Some(entries),
             _ => None,
         }
     }
 
-    /// The last value of a key, as in Python.
+    /// Returns the last value of a key, as in Python.
     pub(crate) fn get(&self, value: &Value, key: &str) -> Option<&Value> {
-        let rows = self.dict(value)?;
-        rows.iter().rev().find(|(k, _)| matches!(k, Value::Text(text) if **text == *key)).map(|(_, v)| v)
+        let entries = self.dict(value)?;
+        entries.iter().rev().find(|(k, _)| matches!(k, Value::Text(text) if **text == *key)).map(|(_, v)| v)
     }
 }

@@ -1,20 +1,20 @@
-//! The directory of a zip archive whose entries are stored as they are, which is all that torch writes.
+//! Directory of a zip archive with uncompressed entries, the only kind that torch writes.
 
 use std::collections::HashMap;
 use std::io::{Read, SeekFrom};
 
-use super::container::Source;
-use super::fault::{Fault, Found, damaged, truncated};
+use super::container::ReadSeek;
+use super::read_error::{ReadError, ReadResult, damaged, truncated};
 
 const END: [u8; 4] = *b"PK\x05\x06";
 const END64: [u8; 4] = *b"PK\x06\x06";
 const LOCATOR64: [u8; 4] = *b"PK\x06\x07";
 const CENTRAL: [u8; 4] = *b"PK\x01\x02";
 const LOCAL: [u8; 4] = *b"PK\x03\x04";
-/// The largest directory that is read; a checkpoint of a thousand tensors has a tenth of a megabyte.
+/// Maximum size of the directory; a checkpoint with a thousand tensors has a tenth of a megabyte.
 const MAX_DIRECTORY: u64 = 1 << 26;
 
-/// An entry by its place in the directory.
+/// An entry of the directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     method: u16,
@@ -23,7 +23,7 @@ pub(crate) struct Entry {
     header: u64,
 }
 
-/// All entries by name.
+/// Directory of an archive: all entries by name.
 #[derive(Debug)]
 pub(crate) struct Directory {
     entries: HashMap<String, Entry>,
@@ -31,8 +31,8 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Reads the directory at the end of an archive.
-    pub(crate) fn read(source: &mut dyn Source, length: u64) -> Found<Self> {
+    /// Parses the directory at the end of an archive.
+    pub(crate) fn parse(source: &mut dyn ReadSeek, length: u64) -> ReadResult<Self> {
         let (start, size) = find(source, length)?;
         if size > MAX_DIRECTORY || start.checked_add(size).is_none_or(|end| end > length) {
             return damaged("its zip directory does not lie within the file: fetch or copy it again");
@@ -52,25 +52,32 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Names in the order of the directory.
+    /// Iterates over the names, in the order of the directory.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.order.iter().map(String::as_str)
     }
 
-    /// The entry of a name.
+    /// Returns the entry with a name.
     pub(crate) fn get(&self, name: &str) -> Option<&Entry> {
         self.entries.get(name)
     }
 }
 
 impl Entry {
-    /// First byte and number of bytes of the content.
-    pub(crate) fn locate(&self, source: &mut dyn Source, length: u64, name: &str) -> Found<(u64, u64)> {
+    /// Returns the first byte and the number of bytes of the content.
+    pub(crate) fn locate(
+        &self,
+        source: &mut dyn ReadSeek,
+        length: u64,
+        name: &str,
+    ) -> ReadResult<(u64, u64)> {
         if self.method != 0 {
-            return Err(Fault::Refused(format!("the compressed entry `{name}` (torch stores without)")));
+            return Err(ReadError::Refused(format!(
+                "the compressed entry `{name}` (torch does not compress)"
+            )));
         }
         if self.encrypted {
-            return Err(Fault::Refused(format!("the encrypted entry `{name}`")));
+            return Err(ReadError::Refused(format!("the encrypted entry `{name}`")));
         }
         if self.header > length.saturating_sub(30) {
             return damaged(truncated());
@@ -80,10 +87,10 @@ impl Entry {
         source.read_exact(&mut header)?;
         let mut fields = Fields(&header);
         if fields.array::<4>()? != LOCAL {
-            return damaged(format!("zip entry `{name}` does not begin where its directory says"));
+            return damaged(format!("zip entry `{name}` does not begin where the directory states"));
         }
         fields.skip(22)?;
-        // Names and extras may differ from the directory's: torch pads with them.
+        // The lengths may differ from those in the directory, since torch pads with extra fields.
         let skipped = u64::from(fields.u16()?) + u64::from(fields.u16()?);
         let start = self.header + 30 + skipped;
         if start.checked_add(self.size).is_none_or(|end| end > length) {
@@ -93,9 +100,9 @@ impl Entry {
     }
 }
 
-/// Start and size of the directory.
-fn find(source: &mut dyn Source, length: u64) -> Found<(u64, u64)> {
-    // The last record may be followed by a comment of up to 65535 bytes.
+/// Returns the start and the size of the directory.
+fn find(source: &mut dyn ReadSeek, length: u64) -> ReadResult<(u64, u64)> {
+    // A comment of up to 65535 bytes may follow the last record.
     let tail = length.min(22 + 0xffff);
     source.seek(SeekFrom::Start(length - tail))?;
     let mut bytes = Vec::new();
@@ -126,44 +133,44 @@ fn find(source: &mut dyn Source, length: u64) -> Found<(u64, u64)> {
     Ok((start, size))
 }
 
-/// Little-endian fields one after the other.
+/// Parser of consecutive little-endian fields.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn slice(&mut self, count: usize) -> Found<&'a [u8]> {
+    fn slice(&mut self, count: usize) -> ReadResult<&'a [u8]> {
         match self.0.split_at_checked(count) {
             Some((head, rest)) => {
                 self.0 = rest;
                 Ok(head)
             }
-            None => damaged("its zip directory ends early: fetch or copy it again"),
+            None => damaged("its zip directory is truncated: fetch or copy it again"),
         }
     }
 
-    fn skip(&mut self, count: usize) -> Found<()> {
+    fn skip(&mut self, count: usize) -> ReadResult<()> {
         self.slice(count).map(drop)
     }
 
-    fn array<const N: usize>(&mut self) -> Found<[u8; N]> {
+    fn array<const N: usize>(&mut self) -> ReadResult<[u8; N]> {
         let mut bytes = [0; N];
         bytes.copy_from_slice(self.slice(N)?);
         Ok(bytes)
     }
 
-    fn u16(&mut self) -> Found<u16> {
+    fn u16(&mut self) -> ReadResult<u16> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
-    fn u32(&mut self) -> Found<u32> {
+    fn u32(&mut self) -> ReadResult<u32> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    fn u64(&mut self) -> Found<u64> {
+    fn u64(&mut self) -> ReadResult<u64> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    /// One entry of the directory.
-    fn entry(&mut self) -> Found<(String, Entry)> {
+    /// Parses one entry of the directory.
+    fn entry(&mut self) -> ReadResult<(String, Entry)> {
         if self.array::<4>()? != CENTRAL {
             return damaged("its zip directory is damaged: fetch or copy it again");
         }
@@ -184,7 +191,7 @@ impl<'a> Fields<'a> {
         while extra.0.len() >= 4 {
             let (id, count) = (extra.u16()?, extra.u16()?);
             let mut field = Fields(extra.slice(count.into())?);
-            // The field has only those that do not fit into 32 bits, in this order.
+            // The field contains only values that do not fit into 32 bits, in this order.
             if id == 1 {
                 for value in [&mut size, &mut packed64, &mut header] {
                     if *value == u64::from(u32::MAX) {

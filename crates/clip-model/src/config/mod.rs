@@ -1,4 +1,4 @@
-//! Model configurations: open_clip's JSON format, fully read (an unknown key is an error).
+//! Model configurations in open_clip's JSON format. Unknown keys are errors.
 
 mod preprocess;
 mod text;
@@ -11,121 +11,171 @@ pub use text::{TextConfig, TextPool};
 pub use vision::{Layers, TowerKind, VisionConfig, VisionPool};
 
 use crate::activation::Activation;
+use crate::names::named_enum;
 use crate::{Error, Result};
 
-/// Far above every published model, and low enough that no product of a few of them overflows.
+/// Upper limit of all dimensions: far above every published model, and low enough that products do not overflow.
 const LIMIT: i64 = 1 << 24;
 
-/// One CLIP model, as in a file of open_clip's `model_configs`.
+/// Configuration of a CLIP model, in the format of open_clip's `model_configs`.
+///
+/// The default is open_clip's ViT-B-16 with an embed dim of 512.
+///
+/// ```no_run
+/// use clip_model::ClipConfig;
+///
+/// let json = r#"{"embed_dim": 256, "vision_cfg": {"layers": 6, "width": 384}, "text_cfg": {"layers": 6}}"#;
+/// let config = ClipConfig::from_json("small", json)?.with_quick_gelu(true);
+/// # Ok::<(), clip_model::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ClipConfig {
-    /// Width of the shared embedding space.
+    /// Embed dim: width of the shared embedding space.
     pub embed_dim: i64,
-    /// OpenAI's `x * sigmoid(1.702 x)` in place of the exact GELU, in both of open_clip's own towers.
+    /// Whether open_clip's own towers use QuickGELU, `x * sigmoid(1.702 x)`, instead of the exact GELU. OpenAI's models
+    /// need it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub quick_gelu: bool,
-    /// Natural logarithm of the initial factor on the cosines; left out, ln(1/0.07).
+    /// Natural logarithm of the initial logit scale; ln(1/0.07) by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_logit_scale: Option<f64>,
-    /// Initial summand on the scaled cosines (SigLIP); left out, the model has none.
+    /// Initial logit bias (SigLIP); by default, the model has no logit bias.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_logit_bias: Option<f64>,
-    /// Whether the text tower's names start with `text.` in the state dict.
+    /// Whether the parameter names of the text tower start with `text.`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub custom_text: bool,
-    /// The image tower.
+    /// Image tower.
     pub vision_cfg: VisionConfig,
-    /// The text tower.
+    /// Text tower.
     pub text_cfg: TextConfig,
 }
 
-/// The extra options of LayerNorm in a configuration.
+/// Extra options of LayerNorm.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NormKwargs {
-    /// Summand under the root; left out, 1e-5.
+    /// Epsilon; 1e-5 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eps: Option<f64>,
 }
 
 impl NormKwargs {
-    /// The summand under the root.
+    /// Returns epsilon, or its default.
     pub fn eps(&self) -> f64 {
         self.eps.unwrap_or(1e-5)
     }
 }
 
-/// The extra options of the activation in a configuration.
+/// Extra options of the activation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActKwargs {
-    /// `tanh` for the approximation of GELU.
+    /// `tanh` selects the tanh approximation of GELU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approximate: Option<String>,
 }
 
-/// One block of a tower whose layers were pruned one by one (TinyCLIP's automatic inheritance).
+/// Dimensions of one block in a pruned tower (TinyCLIP's automatic inheritance).
 ///
-/// This field is the project's own: open_clip's towers are the same in every layer.
+/// This key is an extension of open_clip's format, in which all blocks of a tower are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrunedBlock {
-    /// Attention heads; 0 leaves out the attention and its norm.
+    /// Number of attention heads; 0 removes the attention and its norm.
     pub heads: i64,
-    /// MLP inner channels; 0 leaves out the MLP and its norm.
+    /// MLP inner channels; 0 removes the MLP and its norm.
     pub mlp_width: i64,
 }
 
+impl Default for ClipConfig {
+    fn default() -> Self {
+        ClipConfig {
+            embed_dim: 512,
+            quick_gelu: false,
+            init_logit_scale: None,
+            init_logit_bias: None,
+            custom_text: false,
+            vision_cfg: VisionConfig::default(),
+            text_cfg: TextConfig::default(),
+        }
+    }
+}
+
 impl ClipConfig {
-    /// Reads a configuration from JSON; `name` stands in error messages.
+    /// Sets the embed dim.
+    pub fn with_embed_dim(mut self, embed_dim: i64) -> Self {
+        self.embed_dim = embed_dim;
+        self
+    }
+
+    /// Selects QuickGELU or the exact GELU.
+    pub fn with_quick_gelu(mut self, quick_gelu: bool) -> Self {
+        self.quick_gelu = quick_gelu;
+        self
+    }
+
+    /// Sets the configuration of the image tower.
+    pub fn with_vision(mut self, vision: VisionConfig) -> Self {
+        self.vision_cfg = vision;
+        self
+    }
+
+    /// Sets the configuration of the text tower.
+    pub fn with_text(mut self, text: TextConfig) -> Self {
+        self.text_cfg = text;
+        self
+    }
+
+    /// Parses a configuration from JSON. `name` identifies it in error messages.
     ///
     /// # Errors
-    /// [`Error::Config`] where the JSON is broken, has an unknown key, or dimensions that cannot work.
+    /// [`Error::Json`], [`Error::UnknownKey`] or [`Error::MissingKey`] if the JSON does not match the format, and the
+    /// errors of [`ClipConfig::validate`].
     pub fn from_json(name: &str, json: &str) -> Result<Self> {
-        let mut config: ClipConfig =
-            serde_json::from_str(json).map_err(|e| Error::config(name, e.to_string()))?;
+        let mut config: ClipConfig = serde_json::from_str(json).map_err(|e| Error::json(name, e))?;
         config.validate(name)?;
-        config.vision_cfg.classifier_as_projection();
+        config.vision_cfg.normalize_projection();
         Ok(config)
     }
 
-    /// Checks that the dimensions can be built; `name` stands in error messages.
+    /// Checks that the model can be built. `name` identifies the configuration in error messages.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the first field that cannot work.
+    /// [`Error::Config`] with the first invalid field, [`Error::UnsupportedConfig`] for a feature of open_clip that
+    /// this crate does not implement.
     pub fn validate(&self, name: &str) -> Result<()> {
-        let check = || {
-            in_limits("embed_dim", self.embed_dim)?;
-            for (field, value) in
-                [("init_logit_scale", self.init_logit_scale), ("init_logit_bias", self.init_logit_bias)]
-            {
-                if !value.unwrap_or(0.0).is_finite() {
-                    return Err(format!("{field} is not a finite number"));
-                }
-            }
-            self.vision_cfg.check()?;
-            self.text_cfg.check(self.embed_dim)?;
-            if self.vision_cfg.tower() == TowerKind::Timm
-                && self.vision_cfg.timm_projection()?.is_none()
-                && self.vision_cfg.trunk()?.features() != self.embed_dim
-            {
-                return Err(format!(
-                    "timm_proj `none` needs an embed_dim of {}",
-                    self.vision_cfg.trunk()?.features()
-                ));
-            }
-            Ok(())
-        };
-        check().map_err(|reason| Error::config(name, reason))
+        self.check().map_err(|problem| problem.of(name))
     }
 
-    /// The nonlinearity of the image tower, where it is one of open_clip's own.
+    fn check(&self) -> Check {
+        check_limits("embed_dim", self.embed_dim)?;
+        for (field, value) in
+            [("init_logit_scale", self.init_logit_scale), ("init_logit_bias", self.init_logit_bias)]
+        {
+            if !value.unwrap_or(0.0).is_finite() {
+                return invalid(format!("{field} is not a finite number"));
+            }
+        }
+        self.vision_cfg.check()?;
+        self.text_cfg.check(self.embed_dim)?;
+        if self.vision_cfg.tower() == TowerKind::Timm && self.vision_cfg.timm_projection()?.is_none() {
+            let features = self.vision_cfg.trunk()?.features();
+            if features != self.embed_dim {
+                return invalid(format!("timm_proj `none` needs an embed_dim of {features}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the activation of the image tower. Towers of timm use their own.
     pub fn vision_activation(&self) -> Activation {
         activation(self.quick_gelu, &self.vision_cfg.act_kwargs)
     }
 
-    /// The nonlinearity of the text tower.
+    /// Returns the activation of the text tower.
     pub fn text_activation(&self) -> Activation {
         activation(self.quick_gelu, &self.text_cfg.act_kwargs)
     }
@@ -140,67 +190,100 @@ fn activation(quick_gelu: bool, kwargs: &Option<ActKwargs>) -> Activation {
     }
 }
 
-/// What a check finds; the caller adds which configuration it was.
-type Check<T = ()> = std::result::Result<T, String>;
+/// A problem of a configuration whose name the caller adds.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Problem {
+    /// A value that no model can have.
+    Invalid(String),
+    /// A feature that this crate does not implement.
+    Unsupported(String),
+}
 
-fn in_limits(field: &str, value: i64) -> Check {
-    if (1..=LIMIT).contains(&value) {
-        Ok(())
-    } else {
-        Err(format!("{field} = {value} is outside 1..={LIMIT}"))
+impl Problem {
+    /// Adds the name of the configuration.
+    pub(crate) fn of(self, name: &str) -> Error {
+        let name = name.into();
+        match self {
+            Problem::Invalid(reason) => Error::Config { name, reason },
+            Problem::Unsupported(reason) => Error::UnsupportedConfig { name, reason },
+        }
     }
 }
 
-fn share(field: &str, value: f64) -> Check {
-    if (0.0..1.0).contains(&value) { Ok(()) } else { Err(format!("{field} = {value} is outside 0..1")) }
+/// Result of checking a configuration.
+pub(crate) type Check<T = ()> = std::result::Result<T, Problem>;
+
+/// Returns the error [`Problem::Invalid`], for `return invalid(..)`.
+pub(crate) fn invalid<T>(reason: impl Into<String>) -> Check<T> {
+    Err(Problem::Invalid(reason.into()))
+}
+
+/// Returns the error [`Problem::Unsupported`], for `return unsupported(..)`.
+pub(crate) fn unsupported<T>(reason: impl Into<String>) -> Check<T> {
+    Err(Problem::Unsupported(reason.into()))
+}
+
+fn check_limits(field: &str, value: i64) -> Check {
+    if (1..=LIMIT).contains(&value) {
+        return Ok(());
+    }
+    invalid(format!("{field} = {value} is outside 1..={LIMIT}"))
+}
+
+fn check_fraction(field: &str, value: f64) -> Check {
+    if (0.0..1.0).contains(&value) {
+        return Ok(());
+    }
+    invalid(format!("{field} = {value} is outside 0..1"))
 }
 
 fn check_ratio(field: &str, ratio: f64) -> Check {
     if ratio.is_finite() && ratio > 0.0 && ratio <= 64.0 {
-        Ok(())
-    } else {
-        Err(format!("{field} = {ratio} is outside 0..=64"))
+        return Ok(());
     }
+    invalid(format!("{field} = {ratio} is outside 0..=64"))
 }
 
 fn check_kwargs(field: &str, act: &Option<ActKwargs>, norm: &Option<NormKwargs>) -> Check {
     if let Some(other) = act.as_ref().and_then(|kwargs| kwargs.approximate.as_deref())
         && !["tanh", "none"].contains(&other)
     {
-        return Err(format!("{field}.act_kwargs.approximate = `{other}`; known are `tanh` and `none`"));
+        return invalid(format!("{field}.act_kwargs.approximate = `{other}`; use `tanh` or `none`"));
     }
     let eps = norm.as_ref().map_or(1e-5, NormKwargs::eps);
     if !(eps.is_finite() && eps > 0.0) {
-        return Err(format!("{field}.norm_kwargs.eps = {eps} is not above 0"));
+        return invalid(format!("{field}.norm_kwargs.eps = {eps} is not above 0"));
     }
     Ok(())
 }
 
-/// Checks the blocks of a pruned tower against its number of layers.
+/// Checks the blocks of a pruned tower.
 fn check_blocks(field: &str, blocks: &Option<Vec<PrunedBlock>>, layers: i64) -> Check {
     let Some(blocks) = blocks else { return Ok(()) };
     if blocks.len() as i64 != layers {
-        return Err(format!("{field}.blocks has {} rows for {layers} layers", blocks.len()));
+        return invalid(format!("{field}.blocks has {} entries for {layers} layers", blocks.len()));
     }
     match blocks.iter().find(|b| !(0..=LIMIT).contains(&b.heads) || !(0..=LIMIT).contains(&b.mlp_width)) {
-        Some(block) => Err(format!("{field}.blocks has {block:?}, outside 0..={LIMIT}")),
+        Some(block) => invalid(format!("{field}.blocks contains {block:?}, outside 0..={LIMIT}")),
         None => Ok(()),
     }
 }
 
-/// For keys of features that this crate does not have: given a value that means the feature is off,
-/// they may stand in a file; anything else is refused rather than left out silently.
-fn unsupported(field: &str, key: &str, value: &Option<serde_json::Value>) -> Check {
+/// Checks a key of a feature that this crate does not implement. Only values that disable the feature are accepted.
+fn check_disabled(field: &str, key: &str, value: &Option<serde_json::Value>) -> Check {
     use serde_json::Value;
     match value {
         None | Some(Value::Null | Value::Bool(false)) => Ok(()),
-        Some(value) => Err(format!("{field}.{key} = {value} is not supported")),
+        Some(value) => unsupported(format!("{field}.{key} = {value} is not supported")),
     }
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
+
+named_enum!(TextPool, "text pooling", Argmax = "argmax", Eos = "eos", First = "first", Last = "last");
+named_enum!(VisionPool, "image pooling", Tok = "tok", Avg = "avg");
 
 #[cfg(test)]
 mod tests {
@@ -214,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_open_clips() {
+    fn defaults_match_open_clip() {
         let config = ClipConfig::from_json("test", &json(64)).unwrap();
         assert_eq!(
             (config.vision_cfg.heads(), config.vision_cfg.mlp_width(), config.text_cfg.mlp_width()),
@@ -228,10 +311,11 @@ mod tests {
             (768, Some(16), 8)
         );
         assert_eq!((bare.vision_cfg.image_size, bare.text_cfg.context_length), (224, 77));
+        assert_eq!(bare, ClipConfig::default());
     }
 
     #[test]
-    fn what_cannot_be_built_is_refused() {
+    fn invalid_configurations_are_refused() {
         for (broken, word) in [
             (json(100_000_000), "outside"),
             (json(32), "split"),
@@ -255,7 +339,7 @@ mod tests {
                 json(64).replace("\"heads\": 2", "\"heads\": 2, \"hf_model_name\": \"roberta-base\""),
                 "roberta",
             ),
-            (json(64).replace("\"heads\": 2", "\"heads\": 2, \"blocks\": []"), "0 rows"),
+            (json(64).replace("\"heads\": 2", "\"heads\": 2, \"blocks\": []"), "0 entries"),
             (json(64).replace("\"embed_dim\"", "\"unheard_of\": 1, \"embed_dim\""), "unknown field"),
             ("{".into(), "EOF"),
         ] {
@@ -265,7 +349,31 @@ mod tests {
     }
 
     #[test]
-    fn a_written_configuration_reads_back_the_same() {
+    fn errors_can_be_matched() {
+        let error = |json: &str| ClipConfig::from_json("test", json).unwrap_err();
+        let unknown = error(&json(64).replace("\"embed_dim\"", "\"unheard_of\": 1, \"embed_dim\""));
+        assert!(matches!(unknown, Error::UnknownKey { key, .. } if key == "unheard_of"));
+        let missing = error(r#"{"vision_cfg": {}, "text_cfg": {}}"#);
+        assert!(matches!(missing, Error::MissingKey { key, .. } if key == "embed_dim"));
+        assert!(matches!(error("{"), Error::Json { .. }));
+        assert!(matches!(error(&json(100_000_000)), Error::Config { .. }));
+        let unsupported =
+            json(64).replace("\"heads\": 2", "\"heads\": 2, \"hf_model_name\": \"roberta-base\"");
+        assert!(matches!(error(&unsupported), Error::UnsupportedConfig { .. }));
+    }
+
+    #[test]
+    fn pooling_names_are_those_of_the_json_format() {
+        for pool in [TextPool::Argmax, TextPool::Eos, TextPool::First, TextPool::Last] {
+            assert_eq!(serde_json::to_value(pool).unwrap(), pool.to_string());
+            assert_eq!(pool.to_string().parse::<TextPool>().unwrap(), pool);
+        }
+        assert_eq!(serde_json::to_value(VisionPool::Avg).unwrap(), VisionPool::Avg.to_string());
+        assert!(matches!("mean".parse::<VisionPool>(), Err(Error::UnknownName { .. })));
+    }
+
+    #[test]
+    fn configurations_round_trip_through_json() {
         let resnet = r#"{"embed_dim": 1024, "quick_gelu": true, "vision_cfg": {"image_size": 224, "layers": [3, 4, 6, 3],
             "width": 64, "patch_size": null}, "text_cfg": {"context_length": 77, "vocab_size": 49408}}"#;
         for json in [json(64), resnet.to_string()] {

@@ -4,49 +4,50 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    ActKwargs, Check, NormKwargs, PrunedBlock, check_blocks, check_kwargs, check_ratio, in_limits,
-    is_default, unsupported,
+    ActKwargs, Check, NormKwargs, PrunedBlock, check_blocks, check_disabled, check_kwargs, check_limits,
+    check_ratio, invalid, is_default, unsupported,
 };
 
-/// The text transformer.
+/// Configuration of the text tower. The defaults are open_clip's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct TextConfig {
-    /// Tokens of the longest text, start and end token included.
+    /// Context length: maximum number of tokens of a text, including the start and end tokens.
     pub context_length: i64,
-    /// Number of token ids.
+    /// Size of the vocabulary.
     pub vocab_size: i64,
     /// Channels of the residual stream.
     pub width: i64,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: i64,
-    /// Transformer blocks.
+    /// Number of transformer blocks.
     pub layers: i64,
     /// MLP inner width as a multiple of the width.
     #[serde(skip_serializing_if = "is_default_mlp_ratio")]
     pub mlp_ratio: f64,
-    /// Start of the learned factor per channel on residual branches; left out, there is none.
+    /// Initial value of layer scale; by default, the tower has no layer scale.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ls_init_value: Option<f64>,
-    /// Lets every token see all others.
+    /// Whether the causal mask is disabled, so that every token attends to all others.
     #[serde(skip_serializing_if = "is_default")]
     pub no_causal_mask: bool,
-    /// Whose state is the embedding.
+    /// Pooling: the token whose state becomes the embedding.
     #[serde(skip_serializing_if = "is_default")]
     pub pool_type: TextPool,
-    /// Pools before the last norm instead of after it (the values are the same).
+    /// Whether to pool before the last norm instead of after it; the result is the same.
     #[serde(skip_serializing_if = "is_default")]
     pub final_ln_after_pool: bool,
-    /// Id of padding.
+    /// Id of the padding token.
     #[serde(skip_serializing_if = "is_default")]
     pub pad_id: i64,
-    /// Id of the end token, for `pool_type` `eos`.
+    /// Id of the end token, for `pool_type` = `eos`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eos_id: Option<i64>,
     /// Whether the projection has a bias.
     #[serde(skip_serializing_if = "is_default")]
     pub proj_bias: bool,
-    /// `linear` or `none`.
+    /// Type of the projection: `linear` or `none`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proj_type: Option<String>,
     /// Options of the activation.
@@ -55,19 +56,19 @@ pub struct TextConfig {
     /// Options of the norms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub norm_kwargs: Option<NormKwargs>,
-    /// Channels of one head in a pruned tower; left out, width / heads.
+    /// Channels of one head in a pruned tower; width / heads by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head_width: Option<i64>,
-    /// Heads and MLP width of each block, where they differ (pruned towers).
+    /// Heads and MLP width of each block of a pruned tower.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocks: Option<Vec<PrunedBlock>>,
-    /// Name of the tokenizer on the hub, where it is not CLIP's.
+    /// Name of the tokenizer on the Hugging Face hub, if it is not CLIP's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hf_tokenizer_name: Option<String>,
     /// Options of the tokenizer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer_kwargs: Option<Value>,
-    /// Not supported: another library's text tower.
+    /// Not supported: a text tower of Hugging Face.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hf_model_name: Option<Value>,
     /// Not supported (CoCa).
@@ -78,18 +79,18 @@ pub struct TextConfig {
     pub output_tokens: Option<Value>,
 }
 
-/// Whose state is a text's embedding.
+/// Pooling of the text tower.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TextPool {
-    /// The token of the highest id, which is CLIP's end token.
+    /// The token with the highest id, which is CLIP's end token.
     #[default]
     Argmax,
-    /// The first token of id `eos_id`.
+    /// The first token whose id is `eos_id`.
     Eos,
     /// The first token.
     First,
-    /// The last token, padding or not.
+    /// The last token, including padding.
     Last,
 }
 
@@ -125,17 +126,17 @@ impl Default for TextConfig {
 }
 
 impl TextConfig {
-    /// MLP inner channels.
+    /// Returns the number of MLP inner channels.
     pub fn mlp_width(&self) -> i64 {
         (self.width as f64 * self.mlp_ratio) as i64
     }
 
-    /// Channels of one attention head.
+    /// Returns the number of channels of one attention head.
     pub fn head_width(&self) -> i64 {
         self.head_width.unwrap_or(self.width / self.heads)
     }
 
-    /// Summand under the root of the norms.
+    /// Returns the epsilon of the norms.
     pub fn eps(&self) -> f64 {
         self.norm_kwargs.as_ref().map_or(1e-5, NormKwargs::eps)
     }
@@ -145,13 +146,13 @@ impl TextConfig {
         self.proj_type.as_deref() != Some("none")
     }
 
-    /// Whether padding behind the end token may be cut off without changing the embedding: no token
-    /// sees what follows it, and the pooled token is not counted from the end.
-    pub fn may_be_cut(&self) -> bool {
+    /// Whether padding after the end token can be removed without changing the embedding. This needs causal attention
+    /// and a pooling that does not count from the end.
+    pub fn can_trim(&self) -> bool {
         !self.no_causal_mask && self.pool_type != TextPool::Last
     }
 
-    /// Finds what cannot be built.
+    /// Checks that the tower can be built.
     pub(super) fn check(&self, embed_dim: i64) -> Check {
         for (field, value) in [
             ("context_length", self.context_length),
@@ -161,32 +162,32 @@ impl TextConfig {
             ("layers", self.layers),
             ("head_width", self.head_width.unwrap_or(1)),
         ] {
-            in_limits(&format!("text_cfg.{field}"), value)?;
+            check_limits(&format!("text_cfg.{field}"), value)?;
         }
         check_ratio("text_cfg.mlp_ratio", self.mlp_ratio)?;
         check_kwargs("text_cfg", &self.act_kwargs, &self.norm_kwargs)?;
         if self.blocks.is_none() && self.head_width() * self.heads != self.width {
-            return Err(format!("text width {} does not split into {} heads", self.width, self.heads));
+            return invalid(format!("text width {} cannot be split into {} heads", self.width, self.heads));
         }
         if let Some(name) = &self.hf_model_name
             && !name.is_null()
         {
-            return Err(format!(
+            return unsupported(format!(
                 "text_cfg.hf_model_name = {name}: only CLIP's own text transformer is supported"
             ));
         }
-        unsupported("text_cfg", "embed_cls", &self.embed_cls)?;
-        unsupported("text_cfg", "output_tokens", &self.output_tokens)?;
+        check_disabled("text_cfg", "embed_cls", &self.embed_cls)?;
+        check_disabled("text_cfg", "output_tokens", &self.output_tokens)?;
         match self.proj_type.as_deref() {
             None | Some("linear") => {}
             Some("none") if self.width == embed_dim => {}
-            Some("none") => return Err(format!("proj_type `none` needs a text width of {embed_dim}")),
+            Some("none") => return invalid(format!("proj_type `none` needs a text width of {embed_dim}")),
             Some(other) => {
-                return Err(format!("text_cfg.proj_type = `{other}`; known are `linear` and `none`"));
+                return invalid(format!("text_cfg.proj_type = `{other}`; use `linear` or `none`"));
             }
         }
         if self.pool_type == TextPool::Eos && self.eos_id.is_none() {
-            return Err("text_cfg.pool_type `eos` needs text_cfg.eos_id".into());
+            return invalid("text_cfg.pool_type `eos` needs text_cfg.eos_id");
         }
         check_blocks("text_cfg", &self.blocks, self.layers)
     }

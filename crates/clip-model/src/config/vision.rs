@@ -4,43 +4,44 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    ActKwargs, Check, NormKwargs, PrunedBlock, check_blocks, check_kwargs, check_ratio, in_limits,
-    is_default, share, unsupported,
+    ActKwargs, Check, NormKwargs, PrunedBlock, check_blocks, check_disabled, check_fraction, check_kwargs,
+    check_limits, check_ratio, invalid, is_default, unsupported,
 };
 use crate::vision::timm::Trunk;
 
-/// The image tower: a ViT (`layers` is a number), CLIP's ResNet (`layers` lists four stages) or a
-/// tower that timm defines (`timm_model_name`).
+/// Configuration of the image tower: a ViT (`layers` is a number), CLIP's ResNet (`layers` lists four stages) or a
+/// tower of timm (`timm_model_name`). The defaults are open_clip's ViT-B-16.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct VisionConfig {
-    /// Side of the square input in pixels.
+    /// Side of the square input image in pixels.
     pub image_size: i64,
-    /// Transformer blocks, or ResNet blocks of each stage.
+    /// Number of transformer blocks, or number of blocks in each ResNet stage.
     pub layers: Layers,
-    /// Channels of the residual stream; of a ResNet's stem.
+    /// Channels of the residual stream, or of a ResNet's stem.
     pub width: i64,
-    /// Side of a square patch in pixels; a ResNet has none.
+    /// Patch size: side of a square patch in pixels; `None` for a ResNet.
     pub patch_size: Option<i64>,
-    /// Channels of one attention head; heads = width / head_width, rounded down.
+    /// Channels of one attention head. The number of heads is width / head_width, rounded down.
     #[serde(skip_serializing_if = "is_default_head_width")]
     pub head_width: i64,
     /// MLP inner width as a multiple of the width.
     #[serde(skip_serializing_if = "is_default_mlp_ratio")]
     pub mlp_ratio: f64,
-    /// Start of the learned factor per channel on residual branches; left out, there is none.
+    /// Initial value of layer scale; by default, the tower has no layer scale.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ls_init_value: Option<f64>,
-    /// Share of the patches that is left out while training (Li et al. 2023, FLIP).
+    /// Fraction of the patches that is left out in training (Li et al. 2023, FLIP).
     #[serde(skip_serializing_if = "is_default")]
     pub patch_dropout: f64,
-    /// Leaves out the norm before the blocks.
+    /// Whether to omit the norm before the blocks.
     #[serde(skip_serializing_if = "is_default")]
     pub no_ln_pre: bool,
-    /// Pools before the last norm instead of after it.
+    /// Whether to pool before the last norm instead of after it.
     #[serde(skip_serializing_if = "is_default")]
     pub final_ln_after_pool: bool,
-    /// What the embedding is made of.
+    /// Pooling of a ViT: class token or mean of the patch tokens.
     #[serde(skip_serializing_if = "is_default")]
     pub pool_type: VisionPool,
     /// Options of the activation.
@@ -49,30 +50,29 @@ pub struct VisionConfig {
     /// Options of the norms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub norm_kwargs: Option<NormKwargs>,
-    /// Heads and MLP width of each block, where they differ (pruned towers).
+    /// Heads and MLP width of each block of a pruned tower.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocks: Option<Vec<PrunedBlock>>,
     /// Name of a timm model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timm_model_name: Option<String>,
-    /// Read and kept for Python; weights come from checkpoints here.
+    /// Kept for Python. This crate loads weights only from checkpoints.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timm_model_pretrained: Option<bool>,
-    /// Pooling of a timm model; empty for the model's own.
+    /// Pooling of a timm model; empty for the model's default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timm_pool: Option<String>,
-    /// The projection after a timm model: `linear` or `none`. Empty selects the model's own linear classifier
-    /// ([`VisionConfig::classifier_as_projection`]).
+    /// Projection after a timm model: `linear` or `none`. Empty selects the model's own linear classifier.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timm_proj: Option<String>,
-    /// Whether the projection after a timm model has a bias. By default, a projection has none and a model's own
-    /// classifier has one.
+    /// Whether the projection after a timm model has a bias. By default, a projection has none and a classifier of
+    /// the model has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timm_proj_bias: Option<bool>,
-    /// Dropout before the projection behind a timm model.
+    /// Dropout rate before the projection of a timm model.
     #[serde(skip_serializing_if = "is_default")]
     pub timm_drop: f64,
-    /// Largest drop path rate of a timm model; left out, the model's own.
+    /// Largest drop path rate of a timm model; the model's default if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timm_drop_path: Option<f64>,
     /// Not supported (CoCa).
@@ -84,7 +84,7 @@ pub struct VisionConfig {
     /// Not supported (CoCa).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attn_pooler_heads: Option<Value>,
-    /// Only `learnable` is supported.
+    /// Type of the positional embedding; only `learnable` is supported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pos_embed_type: Option<String>,
     /// Not supported (CoCa).
@@ -96,13 +96,13 @@ pub struct VisionConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "layers must be a number (ViT) or four numbers (ResNet)")]
 pub enum Layers {
-    /// Blocks of a ViT.
+    /// Number of blocks of a ViT.
     Depth(i64),
-    /// Blocks of the four stages of a ResNet.
+    /// Number of blocks in each stage of a ResNet.
     Stages([i64; 4]),
 }
 
-/// What a ViT's embedding is made of.
+/// Pooling of a ViT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VisionPool {
@@ -113,14 +113,14 @@ pub enum VisionPool {
     Avg,
 }
 
-/// The kinds of image tower.
+/// Architecture of an image tower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TowerKind {
     /// open_clip's ViT.
     Vit,
     /// CLIP's ResNet with attention pooling.
     ResNet,
-    /// One of timm's models behind a projection.
+    /// A timm model with a projection.
     Timm,
 }
 
@@ -159,7 +159,13 @@ impl Default for VisionConfig {
 }
 
 impl VisionConfig {
-    /// The kind of tower that this describes.
+    /// Sets the image size in pixels.
+    pub fn with_image_size(mut self, image_size: i64) -> Self {
+        self.image_size = image_size;
+        self
+    }
+
+    /// Returns the architecture of the tower.
     pub fn tower(&self) -> TowerKind {
         match (&self.timm_model_name, self.layers) {
             (Some(_), _) => TowerKind::Timm,
@@ -168,29 +174,29 @@ impl VisionConfig {
         }
     }
 
-    /// The timm model that this names.
-    pub fn trunk(&self) -> Check<Trunk> {
-        Trunk::named(self.timm_model_name.as_deref().unwrap_or_default())
+    /// Parses the name of the timm model.
+    pub(crate) fn trunk(&self) -> Check<Trunk> {
+        Trunk::parse(self.timm_model_name.as_deref().unwrap_or_default())
     }
 
-    /// Whether the projection behind a timm model has a bias; `None` where there is no projection.
-    pub fn timm_projection(&self) -> Check<Option<bool>> {
+    /// Whether the projection after a timm model has a bias; `None` without a projection.
+    pub(crate) fn timm_projection(&self) -> Check<Option<bool>> {
         match self.timm_proj.as_deref() {
             None | Some("linear") => Ok(Some(self.timm_proj_bias.unwrap_or(false))),
             Some("") => Ok(Some(self.timm_proj_bias.unwrap_or(true))),
             Some("none") => Ok(None),
-            Some(other) => Err(format!(
+            Some(other) => invalid(format!(
                 "vision_cfg.timm_proj = `{other}`; valid values are `linear`, `none` and the empty string"
             )),
         }
     }
 
-    /// Converts a configuration that uses the timm model's own classifier as projection (`timm_proj` is empty) to the
-    /// usual form with a separate projection. The computation stays the same; only the parameter names change.
+    /// Converts a configuration whose projection is the timm model's own classifier (`timm_proj` is empty) to one
+    /// with a separate projection. Only the parameter names change.
     ///
     /// Python's open_clip needs the first form for MobileNetV3, because timm counts that model's features before its
     /// last layer. In this crate, every tower uses the second form.
-    pub fn classifier_as_projection(&mut self) {
+    pub(crate) fn normalize_projection(&mut self) {
         if self.tower() == TowerKind::Timm && self.timm_proj.as_deref() == Some("") {
             let bias = self.timm_proj_bias.unwrap_or(true);
             (self.timm_proj, self.timm_pool) = (Some("linear".into()), Some(String::new()));
@@ -198,7 +204,7 @@ impl VisionConfig {
         }
     }
 
-    /// Attention heads of a ViT; of a ResNet's attention pool.
+    /// Returns the number of attention heads of a ViT, or of a ResNet's attention pooling.
     pub fn heads(&self) -> i64 {
         match self.layers {
             Layers::Depth(_) => self.width / self.head_width,
@@ -206,7 +212,7 @@ impl VisionConfig {
         }
     }
 
-    /// Patches per side of a ViT; pixels per side of a ResNet's last stage.
+    /// Returns the patches per side of a ViT, or the pixels per side in a ResNet's last stage.
     pub fn grid(&self) -> i64 {
         match self.layers {
             Layers::Depth(_) => self.image_size / self.patch_size.unwrap_or(16),
@@ -214,30 +220,30 @@ impl VisionConfig {
         }
     }
 
-    /// MLP inner channels.
+    /// Returns the number of MLP inner channels.
     pub fn mlp_width(&self) -> i64 {
         (self.width as f64 * self.mlp_ratio) as i64
     }
 
-    /// Summand under the root of the norms.
+    /// Returns the epsilon of the norms.
     pub fn eps(&self) -> f64 {
         self.norm_kwargs.as_ref().map_or(1e-5, NormKwargs::eps)
     }
 
-    /// Finds what cannot be built.
+    /// Checks that the tower can be built.
     pub(super) fn check(&self) -> Check {
-        in_limits("vision_cfg.image_size", self.image_size)?;
-        in_limits("vision_cfg.width", self.width)?;
-        in_limits("vision_cfg.head_width", self.head_width)?;
+        check_limits("vision_cfg.image_size", self.image_size)?;
+        check_limits("vision_cfg.width", self.width)?;
+        check_limits("vision_cfg.head_width", self.head_width)?;
         check_ratio("vision_cfg.mlp_ratio", self.mlp_ratio)?;
         check_kwargs("vision_cfg", &self.act_kwargs, &self.norm_kwargs)?;
-        share("vision_cfg.patch_dropout", self.patch_dropout)?;
-        share("vision_cfg.timm_drop", self.timm_drop)?;
-        share("vision_cfg.timm_drop_path", self.timm_drop_path.unwrap_or(0.0))?;
-        unsupported("vision_cfg", "attentional_pool", &self.attentional_pool)?;
-        unsupported("vision_cfg", "output_tokens", &self.output_tokens)?;
+        check_fraction("vision_cfg.patch_dropout", self.patch_dropout)?;
+        check_fraction("vision_cfg.timm_drop", self.timm_drop)?;
+        check_fraction("vision_cfg.timm_drop_path", self.timm_drop_path.unwrap_or(0.0))?;
+        check_disabled("vision_cfg", "attentional_pool", &self.attentional_pool)?;
+        check_disabled("vision_cfg", "output_tokens", &self.output_tokens)?;
         if let Some(other) = self.pos_embed_type.as_deref().filter(|kind| *kind != "learnable") {
-            return Err(format!(
+            return unsupported(format!(
                 "vision_cfg.pos_embed_type = `{other}` is not supported; only `learnable` is"
             ));
         }
@@ -250,16 +256,16 @@ impl VisionConfig {
 
     fn check_vit(&self) -> Check {
         let Layers::Depth(layers) = self.layers else { return Ok(()) };
-        let patch = self.patch_size.ok_or("a ViT needs vision_cfg.patch_size")?;
-        in_limits("vision_cfg.layers", layers)?;
-        in_limits("vision_cfg.patch_size", patch)?;
+        let Some(patch) = self.patch_size else { return invalid("a ViT needs vision_cfg.patch_size") };
+        check_limits("vision_cfg.layers", layers)?;
+        check_limits("vision_cfg.patch_size", patch)?;
         if patch > self.image_size {
-            return Err(format!("patch_size {patch} is larger than image_size {}", self.image_size));
+            return invalid(format!("patch_size {patch} is larger than image_size {}", self.image_size));
         }
-        // Pruned blocks have their own numbers of heads, whatever the width.
+        // Pruned blocks define their own number of heads.
         if self.blocks.is_none() && (self.heads() < 1 || self.width % self.heads() != 0) {
-            return Err(format!(
-                "vision width {} does not split into heads of {}",
+            return invalid(format!(
+                "vision width {} cannot be split into heads of {}",
                 self.width, self.head_width
             ));
         }
@@ -269,24 +275,24 @@ impl VisionConfig {
     fn check_resnet(&self) -> Check {
         let Layers::Stages(stages) = self.layers else { return Ok(()) };
         for layers in stages {
-            in_limits("vision_cfg.layers", layers)?;
+            check_limits("vision_cfg.layers", layers)?;
         }
         if self.width % 2 != 0 {
-            return Err(format!(
+            return invalid(format!(
                 "the stem of a ResNet halves its width, but vision width {} is odd",
                 self.width
             ));
         }
         if self.heads() < 1 || (self.width * 32) % self.heads() != 0 {
-            return Err(format!(
-                "attention pool of {} does not split into heads of {}",
+            return invalid(format!(
+                "the attention pooling of width {} cannot be split into heads of {}",
                 self.width * 32,
                 self.head_width
             ));
         }
         if self.image_size < 32 {
-            return Err(format!(
-                "image_size {} is below 32, which a ResNet shrinks to one pixel",
+            return invalid(format!(
+                "image_size {} is below 32, the total stride of a ResNet",
                 self.image_size
             ));
         }
@@ -297,10 +303,9 @@ impl VisionConfig {
         let trunk = self.trunk()?;
         self.timm_projection()?;
         if self.timm_proj.as_deref() == Some("") && self.timm_pool.as_deref() == Some("") {
-            return Err(
+            return invalid(
                 "timm_proj is empty, so the classifier of the timm model is the projection, and it needs \
-                 pooled features: set timm_pool to `avg`, or timm_proj to `linear`"
-                    .into(),
+                 pooled features: set timm_pool to `avg`, or timm_proj to `linear`",
             );
         }
         trunk.check(self.image_size, self.timm_pool.as_deref().unwrap_or("avg"))

@@ -11,7 +11,7 @@ use tch::Tensor;
 
 use crate::config::TowerKind;
 use crate::vision::timm::Trunk;
-use crate::{Clip, ClipConfig, Error, Result};
+use crate::{Clip, ClipConfig, Result};
 
 /// Path of the projection after a timm model.
 const PROJECTION: &str = "visual.head.proj.";
@@ -53,12 +53,12 @@ pub(super) fn from_open_clip(
     let classifier = path(config)?;
     let Some(matrix) = weights.remove(&format!("{classifier}weight")) else { return Ok(weights) };
     weights.insert(format!("{PROJECTION}weight"), matrix);
-    if let Some(own) = weights.remove(&format!("{classifier}bias")) {
-        let floating = own.is_floating_point();
-        let zeros = floating && own.f_count_nonzero(None::<i64>)?.f_int64_value(&[])? == 0;
+    if let Some(values) = weights.remove(&format!("{classifier}bias")) {
+        let floating = values.is_floating_point();
+        let zeros = floating && values.f_count_nonzero(None::<i64>)?.f_int64_value(&[])? == 0;
         if bias || !zeros {
             config.vision_cfg.timm_proj_bias = Some(true);
-            weights.insert(format!("{PROJECTION}bias"), own);
+            weights.insert(format!("{PROJECTION}bias"), values);
         }
     }
     Ok(weights)
@@ -69,12 +69,12 @@ fn projection(config: &ClipConfig) -> Result<Option<bool>> {
     if config.vision_cfg.tower() != TowerKind::Timm {
         return Ok(None);
     }
-    config.vision_cfg.timm_projection().map_err(|reason| Error::config("vision_cfg", reason))
+    config.vision_cfg.timm_projection().map_err(|problem| problem.of("vision_cfg"))
 }
 
-/// Path of the classifier, with a trailing dot.
+/// Returns the path of the classifier, with a trailing dot.
 fn path(config: &ClipConfig) -> Result<String> {
-    let trunk = config.vision_cfg.trunk().map_err(|reason| Error::config("vision_cfg", reason))?;
+    let trunk = config.vision_cfg.trunk().map_err(|problem| problem.of("vision_cfg"))?;
     Ok(format!("visual.trunk.{}.", trunk.classifier()))
 }
 
@@ -86,7 +86,7 @@ mod tests {
     use crate::folder::{self, CONFIG_FILE, FolderConfig, WEIGHTS_FILE};
     use crate::{PreprocessConfig, presets, weights};
 
-    /// A MobileNetV3 with a text tower of a few thousand weights.
+    /// Creates a MobileNetV3 with a text tower of a few thousand weights.
     fn tiny(more: &str) -> Clip {
         let json = format!(
             r#"{{"embed_dim": 24, "vision_cfg": {{"timm_model_name": "mobilenetv3_small_100", "timm_pool": "",
@@ -102,61 +102,61 @@ mod tests {
     }
 
     #[test]
-    fn a_mobilenet_is_written_as_open_clip_builds_it_and_read_back_the_same() {
+    fn a_mobilenet_round_trips_through_the_form_that_open_clip_builds() {
         for (more, bias) in [("", false), (r#", "timm_proj_bias": true"#, true)] {
             let model = tiny(more);
-            let place = tempfile::tempdir().unwrap();
-            folder::save(place.path(), &model, &PreprocessConfig::default()).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            folder::save(dir.path(), &model, &PreprocessConfig::default()).unwrap();
 
-            let json = std::fs::read_to_string(place.path().join(CONFIG_FILE)).unwrap();
+            let json = std::fs::read_to_string(dir.path().join(CONFIG_FILE)).unwrap();
             let json: serde_json::Value = serde_json::from_str(&json).unwrap();
             let vision = &json["model_cfg"]["vision_cfg"];
             assert_eq!((vision["timm_pool"].as_str(), vision["timm_proj"].as_str()), (Some("avg"), Some("")));
-            let file = weights::read_safetensors(&place.path().join(WEIGHTS_FILE)).unwrap();
+            let file = weights::read_safetensors(dir.path().join(WEIGHTS_FILE)).unwrap();
             assert_eq!(file["visual.trunk.classifier.weight"].size(), [24, 1024]);
             let written = file["visual.trunk.classifier.bias"].abs().max().double_value(&[]);
             assert_eq!(written > 0.0, bias);
             assert!(!file.contains_key("visual.head.proj.weight"));
 
-            let name = place.path().display().to_string();
-            let opened = folder::open(&name, Device::Cpu, 0).unwrap().model;
+            let name = dir.path();
+            let opened = folder::open(name, Device::Cpu, 0).unwrap().model;
             assert_eq!(opened.config(), model.config());
-            assert_eq!(folder::config(&name).unwrap(), *model.config());
+            assert_eq!(folder::config(name).unwrap(), *model.config());
             assert!(embeddings(&opened).equal(&embeddings(&model)));
         }
     }
 
     #[test]
-    fn the_form_of_older_folders_and_of_clip_kd_is_still_read() {
+    fn the_form_of_older_folders_and_of_clip_kd_still_opens() {
         let model = tiny("");
-        let place = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let old =
             FolderConfig { model_cfg: model.config().clone(), preprocess_cfg: PreprocessConfig::default() };
-        std::fs::write(place.path().join(CONFIG_FILE), serde_json::to_string(&old).unwrap()).unwrap();
+        std::fs::write(dir.path().join(CONFIG_FILE), serde_json::to_string(&old).unwrap()).unwrap();
         let state = model.params().state().map(|p| (p.name.as_str(), &p.tensor));
-        weights::write_safetensors(&place.path().join(WEIGHTS_FILE), state).unwrap();
-        let opened = folder::open(&place.path().display().to_string(), Device::Cpu, 0).unwrap().model;
+        weights::write_safetensors(dir.path().join(WEIGHTS_FILE), state).unwrap();
+        let opened = folder::open(dir.path(), Device::Cpu, 0).unwrap().model;
         assert_eq!(opened.config(), model.config());
         assert!(embeddings(&opened).equal(&embeddings(&model)));
     }
 
     #[test]
-    fn a_bias_that_was_trained_in_python_is_kept() {
+    fn a_bias_trained_in_python_is_kept() {
         let model = tiny("");
-        let place = tempfile::tempdir().unwrap();
-        folder::save(place.path(), &model, &PreprocessConfig::default()).unwrap();
-        let path = place.path().join(WEIGHTS_FILE);
+        let dir = tempfile::tempdir().unwrap();
+        folder::save(dir.path(), &model, &PreprocessConfig::default()).unwrap();
+        let path = dir.path().join(WEIGHTS_FILE);
         let mut file = weights::read_safetensors(&path).unwrap();
         let bias = Tensor::arange(24, (Kind::Float, Device::Cpu));
         file.insert("visual.trunk.classifier.bias".into(), bias.shallow_clone());
         weights::write_safetensors(&path, file.iter().map(|(name, t)| (name.as_str(), t))).unwrap();
-        let opened = folder::open(&place.path().display().to_string(), Device::Cpu, 0).unwrap().model;
+        let opened = folder::open(dir.path(), Device::Cpu, 0).unwrap().model;
         let difference = embeddings(&opened) - embeddings(&model) - bias;
         assert!(difference.abs().max().double_value(&[]) < 1e-5);
     }
 
     #[test]
-    fn any_timm_tower_may_have_its_classifier_as_projection() {
+    fn the_classifier_of_any_timm_tower_can_be_the_projection() {
         for (name, classifier) in [("resnet18", "fc"), ("mobilevit_xxs", "head.fc")] {
             let json = format!(
                 r#"{{"embed_dim": 24, "vision_cfg": {{"timm_model_name": "{name}", "timm_pool": "avg", "timm_proj": "",
@@ -170,8 +170,8 @@ mod tests {
             let state =
                 state.map(|p| (p.name.replace("head.proj", &format!("trunk.{classifier}")), &p.tensor));
             let state = state.collect::<Vec<_>>();
-            let place = tempfile::tempdir().unwrap();
-            let file = place.path().join("weights.safetensors");
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("weights.safetensors");
             weights::write_safetensors(&file, state.iter().map(|(name, t)| (name.as_str(), *t))).unwrap();
             let opened = folder::load_weights(&config, &file, Device::Cpu).unwrap();
             assert!(embeddings(&opened).equal(&embeddings(&model)), "{name}");
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn presets_have_the_projection() {
+    fn presets_use_a_separate_projection() {
         for name in presets::names() {
             assert_ne!(presets::get(name).unwrap().vision_cfg.timm_proj.as_deref(), Some(""), "{name}");
         }

@@ -1,18 +1,16 @@
-//! Model folders for Python's transformers: `config.json`, `preprocessor_config.json`, `model.safetensors`.
+//! Writer of model folders for Python's transformers: `config.json`, `preprocessor_config.json`, `model.safetensors`.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::hugging_face::{CONFIG_FILE, PREPROCESS_FILE};
+use super::hugging_face::{CONFIG_FILE, LEGACY_EOS_ID, PREPROCESS_FILE};
 use crate::checkpoint::layout;
 use crate::config::{ActKwargs, Layers, TextPool, TowerKind, VisionPool};
 use crate::{Clip, ClipConfig, Error, PreprocessConfig, Result, weights};
 
-/// The end token id for which transformers pools the highest id of a text instead.
-const HIGHEST: i64 = super::hugging_face::WRONG_END;
-/// Name of the weights.
+/// Name of the weight file.
 const WEIGHTS_FILE: &str = "model.safetensors";
 
 /// Ids of a tokenizer's special tokens.
@@ -26,27 +24,32 @@ pub struct SpecialTokens {
     pub pad: i64,
 }
 
-/// Writes a folder that transformers' `CLIPModel.from_pretrained` and [`super::open`] load. The caller writes the
-/// tokenizer files.
+/// Writes a model folder that [`super::open`] and transformers' `CLIPModel.from_pretrained` load. The caller writes
+/// the tokenizer files.
 ///
 /// # Errors
-/// [`Error::Config`] where that class cannot hold the model (an image tower other than a plain ViT, pruned
-/// blocks, a text tower without causal mask, …), [`Error::Io`] where it cannot be written.
-pub fn save_hugging_face(folder: &Path, model: &Clip, preprocess: &PreprocessConfig) -> Result<()> {
+/// [`Error::NotRepresentable`] for a model that this class cannot represent (an image tower other than a plain ViT,
+/// pruned blocks, a text tower without causal mask, …), [`Error::Io`] if a file cannot be written.
+pub fn save_hugging_face(
+    folder: impl AsRef<Path>,
+    model: &Clip,
+    preprocess: &PreprocessConfig,
+) -> Result<()> {
     save_hugging_face_with(folder, model, preprocess, None)
 }
 
-/// Writes the folder of [`save_hugging_face`] with the tokenizer's ids, if they are known. A text tower that pools at
-/// the highest id then pools at `end`, so `end` must be the highest id.
+/// Writes the folder of [`save_hugging_face`] with the ids of the tokenizer. A text tower that pools the highest id
+/// then pools `end`, so `end` must be the highest id.
 ///
 /// # Errors
-/// As [`save_hugging_face`].
+/// The errors of [`save_hugging_face`].
 pub fn save_hugging_face_with(
-    folder: &Path,
+    folder: impl AsRef<Path>,
     model: &Clip,
     preprocess: &PreprocessConfig,
     tokens: Option<SpecialTokens>,
 ) -> Result<()> {
+    let folder = folder.as_ref();
     let config = config_json(model.config(), tokens).map_err(refuse)?;
     let preprocess = preprocess_json(preprocess, model.config().vision_cfg.image_size).map_err(refuse)?;
     let dict = model.params().state().map(|p| (p.name.clone(), p.tensor.shallow_clone()));
@@ -56,13 +59,32 @@ pub fn save_hugging_face_with(
 
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     for (file, value) in [(CONFIG_FILE, config), (PREPROCESS_FILE, preprocess)] {
-        file_ext::write_atomic(&folder.join(file), format!("{value:#}\n").as_bytes())?;
+        file_ext::write_atomic(folder.join(file), format!("{value:#}\n").as_bytes())?;
     }
-    weights::write_safetensors(&folder.join(WEIGHTS_FILE), sorted)
+    weights::write_safetensors(folder.join(WEIGHTS_FILE), sorted)
 }
 
 fn refuse(what: String) -> Error {
-    Error::config("Hugging Face CLIPModel", format!("it cannot hold {what}; keep the open_clip folder"))
+    Error::NotRepresentable { format: "Hugging Face's CLIPModel", what }
+}
+
+/// Returns the first setting of a ViT CLIP that transformers' `CLIPModel` cannot represent.
+fn unrepresentable_setting(config: &ClipConfig) -> Option<&'static str> {
+    let (vision, text) = (&config.vision_cfg, &config.text_cfg);
+    let settings = [
+        (vision.no_ln_pre, "a ViT without a norm before its blocks"),
+        (vision.pool_type != VisionPool::Tok, "a ViT with average pooling"),
+        (text.no_causal_mask, "a text tower without causal mask"),
+        (
+            matches!(text.pool_type, TextPool::First | TextPool::Last),
+            "a text tower that pools a fixed position",
+        ),
+        (!text.has_projection() || text.proj_bias, "a text projection other than a plain matrix"),
+        (text.pool_type == TextPool::Eos && text.eos_id == Some(LEGACY_EOS_ID), "an end token with id 2"),
+        (config.init_logit_bias.is_some(), "a logit bias"),
+        (vision.ls_init_value.is_some() || text.ls_init_value.is_some(), "layer scale"),
+    ];
+    settings.into_iter().find_map(|(present, what)| present.then_some(what))
 }
 
 fn config_json(config: &ClipConfig, tokens: Option<SpecialTokens>) -> std::result::Result<Value, String> {
@@ -70,21 +92,10 @@ fn config_json(config: &ClipConfig, tokens: Option<SpecialTokens>) -> std::resul
     let (Layers::Depth(layers), Some(patch_size), TowerKind::Vit) =
         (vision.layers, vision.patch_size, vision.tower())
     else {
-        return Err("an image tower that is no ViT".into());
+        return Err("an image tower other than a ViT".into());
     };
-    for (there, what) in [
-        (vision.no_ln_pre, "a ViT without a norm before its blocks"),
-        (vision.pool_type != VisionPool::Tok, "a ViT that pools its patches"),
-        (text.no_causal_mask, "a text tower without causal mask"),
-        (matches!(text.pool_type, TextPool::First | TextPool::Last), "a text tower that pools by place"),
-        (!text.has_projection() || text.proj_bias, "another text projection than a plain matrix"),
-        (text.pool_type == TextPool::Eos && text.eos_id == Some(HIGHEST), "an end token of id 2"),
-        (config.init_logit_bias.is_some(), "a logit bias"),
-        (vision.ls_init_value.is_some() || text.ls_init_value.is_some(), "layer scale"),
-    ] {
-        if there {
-            return Err(what.into());
-        }
+    if let Some(what) = unrepresentable_setting(config) {
+        return Err(what.into());
     }
     let act = |kwargs: &Option<ActKwargs>| {
         let tanh = kwargs.as_ref().is_some_and(|kwargs| kwargs.approximate.as_deref() == Some("tanh"));
@@ -94,12 +105,12 @@ fn config_json(config: &ClipConfig, tokens: Option<SpecialTokens>) -> std::resul
             (false, false) => "gelu",
         }
     };
-    // transformers pools the first token with this id. For a tower that pools the highest id, this is CLIP's end token.
-    // For another tokenizer, the id is unknown.
+    // transformers pools the first token with this id. For a tower that pools the highest id, it is CLIP's end token;
+    // for another tokenizer it is unknown.
     let end = match (text.pool_type, tokens) {
-        (TextPool::Eos, _) => text.eos_id.unwrap_or(HIGHEST),
+        (TextPool::Eos, _) => text.eos_id.unwrap_or(LEGACY_EOS_ID),
         (_, Some(tokens)) => tokens.end,
-        (_, None) => HIGHEST,
+        (_, None) => LEGACY_EOS_ID,
     };
     let (start, pad) = tokens.map_or((None, text.pad_id), |tokens| (Some(tokens.start), tokens.pad));
     Ok(json!({
@@ -174,17 +185,17 @@ mod tests {
     use tch::{Device, Kind, Tensor};
 
     #[test]
-    fn a_written_folder_is_read_as_the_same_model() {
+    fn a_written_folder_reopens_as_the_same_model() {
         let mut config = presets::get("ViT-nano-32px").unwrap();
         let clips = SpecialTokens { start: 49406, end: 49407, pad: 49407 };
         for (quick_gelu, tokens) in [(false, None), (true, Some(clips))] {
             config.quick_gelu = quick_gelu;
             let model = Clip::new(&config, Device::Cpu, 3).unwrap();
-            let place = tempfile::tempdir().unwrap();
-            let preprocess = PreprocessConfig { interpolation: "bilinear".into(), ..Default::default() };
-            save_hugging_face_with(place.path(), &model, &preprocess, tokens).unwrap();
-            let name = place.path().display().to_string();
-            let opened = folder::open(&name, Device::Cpu, 0).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let preprocess = PreprocessConfig::default().with_interpolation("bilinear");
+            save_hugging_face_with(dir.path(), &model, &preprocess, tokens).unwrap();
+            let name = dir.path();
+            let opened = folder::open(name, Device::Cpu, 0).unwrap();
             assert_eq!(opened.model.config().quick_gelu, quick_gelu);
             assert_eq!(opened.preprocess.interpolation, "bilinear");
             assert_eq!((opened.preprocess.mean, opened.preprocess.std), (preprocess.mean, preprocess.std));
@@ -197,19 +208,19 @@ mod tests {
     }
 
     #[test]
-    fn what_it_cannot_hold_is_said() {
+    fn unrepresentable_models_are_refused() {
         let refused = |json: &str| {
             let config = ClipConfig::from_json("test", json).unwrap();
             config_json(&config, None).unwrap_err()
         };
         let text = r#""text_cfg": {"layers": 1, "width": 16, "heads": 2, "vocab_size": 32}"#;
         let of = |vision: &str| refused(&format!(r#"{{"embed_dim": 16, "vision_cfg": {vision}, {text}}}"#));
-        assert!(of(r#"{"timm_model_name": "resnet18"}"#).contains("no ViT"));
-        assert!(of(r#"{"layers": [1, 1, 1, 1], "width": 8, "patch_size": null}"#).contains("no ViT"));
-        assert!(of(r#"{"layers": 1, "width": 64, "pool_type": "avg"}"#).contains("pools"));
+        assert!(of(r#"{"timm_model_name": "resnet18"}"#).contains("other than a ViT"));
         assert!(
-            preprocess_json(&PreprocessConfig { resize_mode: "longest".into(), ..Default::default() }, 32)
-                .is_err()
+            of(r#"{"layers": [1, 1, 1, 1], "width": 8, "patch_size": null}"#).contains("other than a ViT")
         );
+        assert!(of(r#"{"layers": 1, "width": 64, "pool_type": "avg"}"#).contains("average pooling"));
+        let padded = PreprocessConfig::default().with_resize_mode("longest");
+        assert!(preprocess_json(&padded, 32).is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! Model folders: `open_clip_config.json` beside `open_clip_model.safetensors`, as Python's open_clip reads and writes
-//! them. Also reads Hugging Face folders and single weight files.
+//! Model folders in the format of Python's open_clip: `open_clip_config.json` and `open_clip_model.safetensors`. Also
+//! opens Hugging Face folders and single weight files.
 
 mod classifier;
 mod export;
@@ -9,7 +9,7 @@ mod hugging_face;
 use std::path::Path;
 
 pub use export::{SpecialTokens, save_hugging_face, save_hugging_face_with};
-pub use file::{home, open_file, save_file};
+pub use file::{config_folder, open_file, save_file};
 
 use serde::{Deserialize, Serialize};
 use tch::Device;
@@ -22,7 +22,7 @@ use crate::{Clip, ClipConfig, Error, PreprocessConfig, Result, presets, resize, 
 pub const CONFIG_FILE: &str = "open_clip_config.json";
 /// Name of the weight file in a model folder.
 pub const WEIGHTS_FILE: &str = "open_clip_model.safetensors";
-/// Names that weights have in published folders, in the order in which they are looked for.
+/// Usual names of weight files in published folders, by priority.
 const WEIGHT_FILES: [&str; 7] = [
     WEIGHTS_FILE,
     "open_clip_pytorch_model.bin",
@@ -37,62 +37,89 @@ const WEIGHT_FILES: [&str; 7] = [
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FolderConfig {
-    /// The model.
+    /// Model configuration.
     pub model_cfg: ClipConfig,
-    /// What it wants of its images.
+    /// Image preprocessing.
     #[serde(default)]
     pub preprocess_cfg: PreprocessConfig,
 }
 
 impl FolderConfig {
-    /// Reads the configuration of a model folder.
+    /// Loads the configuration of a model folder.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Config`] naming the file.
-    pub fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join(CONFIG_FILE);
+    /// [`Error::Io`] if the file cannot be read, and the errors of [`ClipConfig::from_json`].
+    pub fn load(folder: impl AsRef<Path>) -> Result<Self> {
+        let path = folder.as_ref().join(CONFIG_FILE);
         let json = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
         Self::parse(&path.display().to_string(), &json)
     }
 
     fn parse(name: &str, json: &str) -> Result<Self> {
-        let mut config: Self = serde_json::from_str(json).map_err(|e| Error::config(name, e.to_string()))?;
+        let mut config: Self = serde_json::from_str(json).map_err(|e| Error::json(name, e))?;
         config.model_cfg.validate(name)?;
-        config.model_cfg.vision_cfg.classifier_as_projection();
+        config.model_cfg.vision_cfg.normalize_projection();
         Ok(config)
     }
 }
 
-/// A model as it was found by [`open`].
+/// A model opened by [`open`], with its image preprocessing.
 #[derive(Debug)]
-pub struct Opened {
+#[non_exhaustive]
+pub struct OpenedModel {
     /// The model.
     pub model: Clip,
-    /// What it wants of its images.
+    /// Image preprocessing of the model.
     pub preprocess: PreprocessConfig,
-    /// Whether weights were read (a preset alone has none).
+    /// Whether weights were loaded; a preset alone has none.
     pub has_weights: bool,
-    /// What was decided on the way: the layout, what was dropped, what was assumed.
+    /// Notes on decisions while opening: detected layout, dropped tensors, assumptions.
     pub notes: Vec<String>,
 }
 
-/// What a caller wants different from a model's own configuration.
+/// Settings that override a model's own configuration.
+///
+/// ```no_run
+/// use clip_model::folder::{self, ConfigOverrides};
+///
+/// let overrides = ConfigOverrides::default().with_image_size(336);
+/// let opened = folder::open_with("models/vit-b-16", tch::Device::Cpu, 0, &overrides)?;
+/// # Ok::<(), clip_model::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Adjust {
-    /// Side of the images in pixels; weights that are learned per position are interpolated
-    /// ([`crate::resize::fit_image_size`]).
+#[non_exhaustive]
+pub struct ConfigOverrides {
+    /// Image size in pixels. Position-dependent weights are interpolated ([`crate::resize::fit_image_size`]).
     pub image_size: Option<i64>,
-    /// Share of the patches that a ViT leaves out while training.
+    /// Patch dropout: fraction of the patches that a ViT leaves out in training.
     pub patch_dropout: Option<f64>,
     /// Largest drop path rate of a timm tower.
     pub drop_path: Option<f64>,
 }
 
-impl Adjust {
-    /// The configuration with these changes.
+impl ConfigOverrides {
+    /// Overrides the image size.
+    pub fn with_image_size(mut self, image_size: impl Into<Option<i64>>) -> Self {
+        self.image_size = image_size.into();
+        self
+    }
+
+    /// Overrides the patch dropout of a ViT.
+    pub fn with_patch_dropout(mut self, patch_dropout: impl Into<Option<f64>>) -> Self {
+        self.patch_dropout = patch_dropout.into();
+        self
+    }
+
+    /// Overrides the largest drop path rate of a timm tower.
+    pub fn with_drop_path(mut self, drop_path: impl Into<Option<f64>>) -> Self {
+        self.drop_path = drop_path.into();
+        self
+    }
+
+    /// Applies the overrides to a configuration.
     ///
     /// # Errors
-    /// [`Error::Config`] where the tower has no such setting, or the result cannot be built.
+    /// [`Error::Unsupported`] if the image tower has no such setting, [`Error::Config`] if the model cannot be built.
     pub fn apply(&self, config: &ClipConfig) -> Result<ClipConfig> {
         let mut config = config.clone();
         let kind = config.vision_cfg.tower();
@@ -100,79 +127,89 @@ impl Adjust {
         if let Some(size) = self.image_size {
             vision.image_size = size;
         }
-        if let Some(share) = self.patch_dropout {
+        if let Some(fraction) = self.patch_dropout {
             if kind != TowerKind::Vit {
-                return Err(Error::config(
-                    "patch_dropout",
-                    "only a ViT image tower has patches to leave out",
-                ));
+                return Err(Error::unsupported("patch_dropout of an image tower other than a ViT"));
             }
-            vision.patch_dropout = share;
+            vision.patch_dropout = fraction;
         }
         if let Some(rate) = self.drop_path {
             if kind != TowerKind::Timm {
-                return Err(Error::config("drop_path", "only the towers of timm drop paths"));
+                return Err(Error::unsupported("drop_path of an image tower that is not one of timm's"));
             }
             vision.timm_drop_path = Some(rate);
         }
-        config.validate("adjusted model")?;
+        config.validate("model with overrides")?;
         Ok(config)
     }
 }
 
-/// Opens what a user names: a preset or a configuration file in open_clip's format (`*.json`; fresh weights from
-/// `seed`), a model folder of open_clip or of Hugging Face, or a checkpoint of any kind that [`checkpoint::read`] reads.
+/// Opens a model: a preset or a configuration file in open_clip's format (`*.json`), both with random weights from
+/// `seed`; a model folder of open_clip or Hugging Face; or any checkpoint that [`Checkpoint::open`] reads.
+///
+/// ```no_run
+/// let opened = clip_model::open("models/vit-b-32", tch::Device::Cpu, 0)?;
+/// println!("embed dim {}", opened.model.config().embed_dim);
+/// # Ok::<(), clip_model::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::UnknownModel`] where it is none of them; the errors of the files otherwise.
-pub fn open(name: &str, device: Device, seed: u64) -> Result<Opened> {
-    open_adjusted(name, device, seed, &Adjust::default())
+/// [`Error::UnknownModel`] if `model` is none of these; otherwise the errors of its files.
+pub fn open(model: impl AsRef<Path>, device: Device, seed: u64) -> Result<OpenedModel> {
+    open_with(model, device, seed, &ConfigOverrides::default())
 }
 
-/// [`open`] with changes to the configuration.
+/// Opens a model like [`open`], with overrides of its configuration.
 ///
 /// # Errors
-/// As [`open`] and [`Adjust::apply`].
-pub fn open_adjusted(name: &str, device: Device, seed: u64, adjust: &Adjust) -> Result<Opened> {
-    let path = Path::new(name);
+/// The errors of [`open`] and [`ConfigOverrides::apply`].
+pub fn open_with(
+    model: impl AsRef<Path>,
+    device: Device,
+    seed: u64,
+    overrides: &ConfigOverrides,
+) -> Result<OpenedModel> {
+    let path = model.as_ref();
     if path.is_dir() {
-        return open_folder(path, device, adjust);
+        return open_folder(path, device, overrides);
     }
-    if is_config(path) {
-        let FolderConfig { model_cfg, preprocess_cfg } = read_config(path)?;
-        let model = Clip::new(&adjust.apply(&model_cfg)?, device, seed)?;
-        return Ok(Opened { model, preprocess: preprocess_cfg, has_weights: false, notes: Vec::new() });
+    if !is_config_file(path) && path.is_file() {
+        return file::open(path, device, overrides);
     }
-    if path.is_file() {
-        return file::open(path, device, adjust);
-    }
-    let config = adjust.apply(&presets::get(name)?)?;
+    let (config, preprocess) = if is_config_file(path) {
+        let FolderConfig { model_cfg, preprocess_cfg } = load_config_file(path)?;
+        (overrides.apply(&model_cfg)?, preprocess_cfg)
+    } else {
+        let config = overrides.apply(&presets::get(&path.to_string_lossy())?)?;
+        let preprocess = default_preprocess(&config);
+        (config, preprocess)
+    };
     let model = Clip::new(&config, device, seed)?;
-    Ok(Opened { model, preprocess: default_preprocess(&config), has_weights: false, notes: Vec::new() })
+    Ok(OpenedModel { model, preprocess, has_weights: false, notes: Vec::new() })
 }
 
-fn open_folder(folder: &Path, device: Device, adjust: &Adjust) -> Result<Opened> {
-    let file::Described { config, mut preprocess, mut notes } = folder_config(folder)?;
+fn open_folder(folder: &Path, device: Device, overrides: &ConfigOverrides) -> Result<OpenedModel> {
+    let file::ResolvedConfig { config, mut preprocess, mut notes } = folder_config(folder)?;
     let file = WEIGHT_FILES.iter().map(|file| folder.join(file)).find(|path| path.is_file());
-    // Where there is none, the error names the usual one.
+    // If no weight file exists, the error names the usual one.
     let file = file.unwrap_or_else(|| folder.join(WEIGHTS_FILE));
-    let (model, found) = with_weights(&config, checkpoint::read(&file)?, &file, device, adjust)?;
-    notes.extend(found);
-    if adjust.image_size.is_some() {
-        // The size that the folder names is that of its own weights.
+    let (model, more) = with_weights(&config, Checkpoint::open(&file)?, &file, device, overrides)?;
+    notes.extend(more);
+    if overrides.image_size.is_some() {
+        // The stored size is that of the weights before resizing.
         preprocess.size = None;
     }
-    Ok(Opened { model, preprocess, has_weights: true, notes })
+    Ok(OpenedModel { model, preprocess, has_weights: true, notes })
 }
 
-/// A folder's statement about its weights.
-fn folder_config(folder: &Path) -> Result<file::Described> {
+/// Loads the configuration of a folder of open_clip or Hugging Face.
+fn folder_config(folder: &Path) -> Result<file::ResolvedConfig> {
     if folder.join(CONFIG_FILE).exists() {
-        let FolderConfig { model_cfg, preprocess_cfg } = FolderConfig::read(folder)?;
-        return Ok(file::Described { config: model_cfg, preprocess: preprocess_cfg, notes: Vec::new() });
+        let FolderConfig { model_cfg, preprocess_cfg } = FolderConfig::load(folder)?;
+        return Ok(file::ResolvedConfig { config: model_cfg, preprocess: preprocess_cfg, notes: Vec::new() });
     }
     if folder.join(hugging_face::CONFIG_FILE).exists() {
-        return hugging_face::read(folder);
+        return hugging_face::load_config(folder);
     }
     // The path may be a run folder, which contains the model folder.
     let inner = folder.join("model");
@@ -182,42 +219,41 @@ fn folder_config(folder: &Path) -> Result<file::Described> {
         String::new()
     };
     let reason = format!("it has neither {CONFIG_FILE} nor {}{hint}", hugging_face::CONFIG_FILE);
-    Err(Error::config(folder.display().to_string(), reason))
+    Err(Error::NotAModelFolder { path: folder.into(), reason })
 }
 
-/// The configuration of what a user names, as [`open`] would have it; of a folder no weights are read, so
-/// one that is a pruned model of its configuration counts as the unpruned one.
+/// Returns the configuration of a model without loading its weights, as [`open`] would resolve it. For a folder with
+/// a pruned model (TinyCLIP), this is the configuration before pruning.
 ///
 /// # Errors
-/// As [`open`].
-pub fn config(name: &str) -> Result<ClipConfig> {
-    let path = Path::new(name);
+/// The errors of [`open`].
+pub fn config(model: impl AsRef<Path>) -> Result<ClipConfig> {
+    let path = model.as_ref();
     if path.is_dir() {
         if path.join(hugging_face::CONFIG_FILE).exists() && !path.join(CONFIG_FILE).exists() {
-            return Ok(hugging_face::read(path)?.config);
+            return Ok(hugging_face::load_config(path)?.config);
         }
-        return Ok(FolderConfig::read(path)?.model_cfg);
+        return Ok(FolderConfig::load(path)?.model_cfg);
     }
-    if is_config(path) {
-        return Ok(read_config(path)?.model_cfg);
+    if is_config_file(path) {
+        return Ok(load_config_file(path)?.model_cfg);
     }
     if path.is_file() {
-        return Ok(file::describe(path, &checkpoint::read(path)?)?.config);
+        return Ok(file::resolve_config(path, &Checkpoint::open(path)?)?.config);
     }
-    presets::get(name)
+    presets::get(&path.to_string_lossy())
 }
 
-/// Whether a path is that of a configuration, of which no weights are known.
-fn is_config(path: &Path) -> bool {
+/// Whether a path is a configuration file.
+fn is_config_file(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) && path.is_file()
 }
 
-/// A model configuration as open_clip keeps them, or the one of a model folder.
-fn read_config(path: &Path) -> Result<FolderConfig> {
+/// Loads a configuration file: one of open_clip's `model_configs`, or that of a model folder.
+fn load_config_file(path: &Path) -> Result<FolderConfig> {
     let json = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
     let name = path.display().to_string();
-    let whole: serde_json::Value =
-        serde_json::from_str(&json).map_err(|e| Error::config(&name, e.to_string()))?;
+    let whole: serde_json::Value = serde_json::from_str(&json).map_err(|e| Error::json(&name, e))?;
     if whole.get("model_cfg").is_some() {
         return FolderConfig::parse(&name, &json);
     }
@@ -225,67 +261,64 @@ fn read_config(path: &Path) -> Result<FolderConfig> {
     Ok(FolderConfig { preprocess_cfg: default_preprocess(&model_cfg), model_cfg })
 }
 
-/// What a preset or bare file does not say: OpenAI's values, or SigLIP's for its towers.
+/// Returns the image preprocessing of a preset or a bare weight file: OpenAI's settings, or SigLIP's for its towers.
 pub fn default_preprocess(config: &ClipConfig) -> PreprocessConfig {
     if config.init_logit_bias.is_none() {
         return PreprocessConfig::default();
     }
-    PreprocessConfig {
-        mean: [0.5; 3],
-        std: [0.5; 3],
-        resize_mode: "squash".into(),
-        ..PreprocessConfig::default()
-    }
+    PreprocessConfig::default().with_normalization([0.5; 3], [0.5; 3]).with_resize_mode("squash")
 }
 
-/// A model of the given configuration with the weights of a checkpoint of any container and layout; where
-/// the file is a pruned model of that configuration (TinyCLIP), the model has the pruned one.
+/// Creates a model with the given configuration and loads the weights of a checkpoint in any container and layout. If
+/// the file contains a pruned model with that configuration (TinyCLIP), the model has the pruned shape.
 ///
 /// # Errors
-/// [`Error::Mismatch`] where they do not fit, [`Error::Config`] where they want QuickGELU and the
-/// configuration does not; the errors of the file otherwise.
-pub fn load_weights(config: &ClipConfig, file: &Path, device: Device) -> Result<Clip> {
-    Ok(with_weights(config, checkpoint::read(file)?, file, device, &Adjust::default())?.0)
+/// [`Error::Mismatch`] if the weights do not fit, [`Error::Incompatible`] if they need QuickGELU and the
+/// configuration does not set it; otherwise the errors of [`Checkpoint::open`].
+pub fn load_weights(config: &ClipConfig, file: impl AsRef<Path>, device: Device) -> Result<Clip> {
+    let file = file.as_ref();
+    Ok(with_weights(config, Checkpoint::open(file)?, file, device, &ConfigOverrides::default())?.0)
 }
 
 fn with_weights(
     config: &ClipConfig,
-    read: Checkpoint,
+    checkpoint: Checkpoint,
     file: &Path,
     device: Device,
-    adjust: &Adjust,
+    overrides: &ConfigOverrides,
 ) -> Result<(Clip, Vec<String>)> {
     let origin = file.display().to_string();
-    // The outputs would be close enough to look right and bad enough to spoil every result.
-    if read.layout == Layout::OpenAi && !config.quick_gelu {
+    // With the wrong activation, the embeddings look plausible but spoil every result.
+    if checkpoint.layout == Layout::OpenAi && !config.quick_gelu {
         let reason = format!(
-            "`{origin}` holds weights of OpenAI, which were trained with QuickGELU: use the preset whose name \
-             ends in `-quickgelu`, or set `quick_gelu` to true"
+            "`{origin}` contains weights of OpenAI, which were trained with QuickGELU: use the preset whose name \
+                 ends in `-quickgelu`, or set `quick_gelu` to true"
         );
-        return Err(Error::config("weights", reason));
+        return Err(Error::Incompatible { reason });
     }
     let mut notes = Vec::new();
-    // The project's own files have this one, so it tells nothing.
-    if read.layout != Layout::OpenClip {
-        notes.push(format!("layout: {}", read.layout));
+    // This crate writes the open_clip layout, so it needs no note.
+    if checkpoint.layout != Layout::OpenClip {
+        notes.push(format!("layout: {}", checkpoint.layout));
     }
-    notes.extend(read.notes);
-    if !read.dropped.is_empty() {
+    notes.extend(checkpoint.notes);
+    if !checkpoint.dropped.is_empty() {
         let shown =
-            read.dropped.iter().take(8).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        notes.push(format!("{} names are no part of the model: {shown}", read.dropped.len()));
+            checkpoint.dropped.iter().take(8).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        notes.push(format!("{} tensors are not part of the model: {shown}", checkpoint.dropped.len()));
     }
-    let whole = config.vision_cfg.blocks.is_none() && config.text_cfg.blocks.is_none();
-    let pruned = whole && (read.layout == Layout::TinyClip || checkpoint::infer::is_uneven(&read.weights));
+    let complete = config.vision_cfg.blocks.is_none() && config.text_cfg.blocks.is_none();
+    let pruned = complete
+        && (checkpoint.layout == Layout::TinyClip || checkpoint::infer::is_pruned(&checkpoint.weights));
     let mut config = match pruned {
-        true => checkpoint::adapt_config(config, &read.weights)?,
+        true => checkpoint::infer_pruned_config(config, &checkpoint.weights)?,
         false => config.clone(),
     };
-    let named = classifier::from_open_clip(&mut config, read.weights)?;
-    let config = adjust.apply(&config)?;
+    let named = classifier::from_open_clip(&mut config, checkpoint.weights)?;
+    let config = overrides.apply(&config)?;
     let model = Clip::new(&config, device, 0)?;
     let mut named = checkpoint::layout::with_text_prefix(named, config.custom_text);
-    if adjust.image_size.is_some() {
+    if overrides.image_size.is_some() {
         let moved = resize::fit_image_size(model.params(), &mut named)?;
         if !moved.is_empty() {
             notes.push(format!("interpolated to {} px: {}", config.vision_cfg.image_size, moved.join(", ")));
@@ -295,33 +328,42 @@ fn with_weights(
     Ok((model, notes))
 }
 
-/// Writes a model folder that [`open`] and Python's open_clip (`local-dir:`) read.
+/// Writes a model folder that [`open`] and Python's open_clip (`local-dir:`) load.
+///
+/// ```no_run
+/// use clip_model::{Clip, PreprocessConfig, folder, presets};
+///
+/// let model = Clip::new(&presets::get("ViT-B-32")?, tch::Device::Cpu, 0)?;
+/// folder::save("models/mine", &model, &PreprocessConfig::default())?;
+/// # Ok::<(), clip_model::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::Io`] where it cannot be written.
-pub fn save(folder: &Path, model: &Clip, preprocess: &PreprocessConfig) -> Result<()> {
+/// [`Error::Io`] if a file cannot be written.
+pub fn save(folder: impl AsRef<Path>, model: &Clip, preprocess: &PreprocessConfig) -> Result<()> {
     save_with(folder, model, preprocess, None)
 }
 
 /// Writes the folder of [`save`] with the name of a tokenizer other than CLIP's. The caller writes its
-/// `tokenizer.json`. The name in the configuration makes open_clip read the folder's tokenizer.
+/// `tokenizer.json`; the name in the configuration lets open_clip load it from the folder.
 ///
 /// # Errors
-/// As [`save`].
+/// The errors of [`save`].
 pub fn save_with(
-    folder: &Path,
+    folder: impl AsRef<Path>,
     model: &Clip,
     preprocess: &PreprocessConfig,
     tokenizer: Option<&str>,
 ) -> Result<()> {
+    let folder = folder.as_ref();
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    let (config, state) = file::described(model, preprocess, tokenizer)?;
+    let (config, state) = file::export_parts(model, preprocess, tokenizer)?;
     let path = folder.join(CONFIG_FILE);
-    let json = serde_json::to_string_pretty(&config)
-        .map_err(|e| Error::config(path.display().to_string(), e.to_string()))?;
+    let json =
+        serde_json::to_string_pretty(&config).map_err(|e| Error::json(&path.display().to_string(), e))?;
     file_ext::write_atomic(&path, json.as_bytes())?;
     let state = state.iter().map(|(name, tensor)| (name.as_str(), tensor));
-    weights::write_safetensors(&folder.join(WEIGHTS_FILE), state)
+    weights::write_safetensors(folder.join(WEIGHTS_FILE), state)
 }
 
 #[cfg(test)]
@@ -332,7 +374,7 @@ mod tests {
         "text_cfg": {"context_length": 6, "vocab_size": 30, "width": 8, "heads": 2, "layers": 1}}"#;
 
     #[test]
-    fn a_configuration_of_ones_own_starts_from_scratch() {
+    fn a_configuration_file_gives_random_weights() {
         let folder = tempfile::tempdir().unwrap();
         let (plain, whole) = (folder.path().join("mine.json"), folder.path().join("whole.JSON"));
         std::fs::write(&plain, CONFIG).unwrap();
@@ -351,22 +393,22 @@ mod tests {
         assert_eq!(weights(3), *first.model.params().get("text_projection").unwrap());
         assert_ne!(weights(4), weights(3));
 
-        let adjust = Adjust { image_size: Some(24), ..Adjust::default() };
-        let second = open_adjusted(&whole, Device::Cpu, 3, &adjust).unwrap();
+        let overrides = ConfigOverrides::default().with_image_size(24);
+        let second = open_with(&whole, Device::Cpu, 3, &overrides).unwrap();
         assert_eq!(second.preprocess.mean, [0.1, 0.2, 0.3]);
         assert_eq!(second.model.config().vision_cfg.image_size, 24);
     }
 
     #[test]
-    fn what_is_no_configuration_is_refused_by_name() {
+    fn errors_of_configuration_files_name_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mine.json");
         let broken = CONFIG.replace("\"embed_dim\": 8", "\"embed_dim\": 0");
         for text in ["", "{", "[]", "{\"model_cfg\": 3}", &broken, &CONFIG.replace("width", "breadth")] {
             std::fs::write(&path, text).unwrap();
-            let error = open(&path.display().to_string(), Device::Cpu, 0).unwrap_err().to_string();
+            let error = open(&path, Device::Cpu, 0).unwrap_err().to_string();
             assert!(error.contains("mine.json"), "{text}: {error}");
-            assert!(config(&path.display().to_string()).is_err(), "{text}");
+            assert!(config(&path).is_err(), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Inherited weights against slices by hand, and against networks that are cut while they run.
+//! Tests of weight inheritance: against slices by hand, and against networks that are truncated at run time.
 
 use tch::{Device, Kind, Tensor};
 
@@ -18,7 +18,7 @@ fn config(embed_dim: i64, vision: &str, text: &str) -> ClipConfig {
     ClipConfig::from_json("test", &json).unwrap()
 }
 
-/// A model all of whose values are random, the zeros and ones of a fresh one included.
+/// Creates a model with random values in all parameters, including those that are 0 or 1 at first.
 fn model(config: &ClipConfig, seed: u64) -> Clip {
     let model = Clip::new(config, Device::Cpu, seed).unwrap();
     crate::seeded(seed, || {
@@ -45,7 +45,7 @@ fn difference(a: &Tensor, b: &Tensor) -> f64 {
 }
 
 #[test]
-fn a_student_of_the_same_shape_is_the_teacher() {
+fn a_student_of_the_same_shape_equals_the_teacher() {
     for vision in [VIT, RESNET, r#"{"timm_model_name": "resnet18", "image_size": 32}"#] {
         let config = config(16, vision, TEXT);
         let (student, teacher) = (model(&config, 1), model(&config, 2));
@@ -60,57 +60,61 @@ fn a_student_of_the_same_shape_is_the_teacher() {
 }
 
 #[test]
-fn slices_are_those_by_hand() {
+fn slices_match_those_by_hand() {
     let student = model(&config(8, SMALL_VIT, SMALL_TEXT), 1);
     let teacher = model(&config(16, VIT, TEXT), 2);
     inherit(&student, &teacher).unwrap();
-    let own = |name: &str| student.params().get(name).unwrap().detach();
-    let theirs = |name: &str| teacher.params().get(name).unwrap().detach();
-    // 5 layers for 2: stride 2. Row 20 of the student's 48 is row 4 of its keys, which start at row 24 in the teacher.
+    let inherited = |name: &str| student.params().get(name).unwrap().detach();
+    let original = |name: &str| teacher.params().get(name).unwrap().detach();
+    // 2 of 5 layers: stride 2. Row 20 of the student's 48 is row 4 of its keys, which start at row 24 in the teacher.
     let block = "transformer.resblocks";
     let (found, expected) = (
-        own(&format!("visual.{block}.1.attn.in_proj_weight")),
-        theirs(&format!("visual.{block}.2.attn.in_proj_weight")),
+        inherited(&format!("visual.{block}.1.attn.in_proj_weight")),
+        original(&format!("visual.{block}.2.attn.in_proj_weight")),
     );
     assert_eq!(found.double_value(&[20, 15]), expected.double_value(&[28, 15]));
     assert_eq!(found.double_value(&[47, 0]), expected.double_value(&[48 + 15, 0]));
     let (found, expected) = (
-        own(&format!("visual.{block}.1.attn.in_proj_bias")),
-        theirs(&format!("visual.{block}.2.attn.in_proj_bias")),
+        inherited(&format!("visual.{block}.1.attn.in_proj_bias")),
+        original(&format!("visual.{block}.2.attn.in_proj_bias")),
     );
     assert_eq!(found.double_value(&[16]), expected.double_value(&[24]));
-    // 4 for 2 in the text tower; 64 of 96 inner channels.
-    let (found, expected) =
-        (own(&format!("{block}.1.mlp.c_proj.weight")), theirs(&format!("{block}.2.mlp.c_proj.weight")));
+    // The text tower takes 2 of 4 layers, and 64 of 96 inner channels.
+    let (found, expected) = (
+        inherited(&format!("{block}.1.mlp.c_proj.weight")),
+        original(&format!("{block}.2.mlp.c_proj.weight")),
+    );
     assert!(found.equal(&expected.narrow(0, 0, 16).narrow(1, 0, 64)));
-    assert!(own("text_projection").equal(&theirs("text_projection").narrow(0, 0, 16).narrow(1, 0, 8)));
-    assert!(own("visual.conv1.weight").equal(&theirs("visual.conv1.weight").narrow(0, 0, 16)));
-    assert!(own("logit_scale").equal(&theirs("logit_scale")));
+    assert!(
+        inherited("text_projection").equal(&original("text_projection").narrow(0, 0, 16).narrow(1, 0, 8))
+    );
+    assert!(inherited("visual.conv1.weight").equal(&original("visual.conv1.weight").narrow(0, 0, 16)));
+    assert!(inherited("logit_scale").equal(&original("logit_scale")));
 }
 
 #[test]
-fn a_resnet_takes_its_running_statistics_along() {
+fn a_resnet_inherits_running_statistics() {
     let student = model(&config(8, SMALL_RESNET, SMALL_TEXT), 1);
     let teacher = model(&config(16, RESNET, TEXT), 2);
     inherit(&student, &teacher).unwrap();
-    let own = |name: &str| student.params().get(name).unwrap().detach();
-    let theirs = |name: &str| teacher.params().get(name).unwrap().detach();
+    let inherited = |name: &str| student.params().get(name).unwrap().detach();
+    let original = |name: &str| teacher.params().get(name).unwrap().detach();
     for (found, expected) in [
-        // Stage 4 keeps both of its blocks.
+        // Stage 4 keeps both blocks.
         ("visual.layer4.1.bn3.running_var", "visual.layer4.1.bn3.running_var"),
         ("visual.layer1.0.downsample.1.running_mean", "visual.layer1.0.downsample.1.running_mean"),
         ("visual.bn1.weight", "visual.bn1.weight"),
     ] {
-        let width = own(found).size()[0];
-        assert!(own(found).equal(&theirs(expected).narrow(0, 0, width)), "{found}");
+        let width = inherited(found).size()[0];
+        assert!(inherited(found).equal(&original(expected).narrow(0, 0, width)), "{found}");
     }
     let name = "visual.layer2.0.conv2.weight";
-    assert!(own(name).equal(&theirs(name).narrow(0, 0, 8).narrow(1, 0, 8)));
+    assert!(inherited(name).equal(&original(name).narrow(0, 0, 8).narrow(1, 0, 8)));
     let name = "visual.attnpool.q_proj.weight";
-    assert!(own(name).equal(&theirs(name).narrow(0, 0, 128).narrow(1, 0, 128)));
+    assert!(inherited(name).equal(&original(name).narrow(0, 0, 128).narrow(1, 0, 128)));
 }
 
-/// The text or image tower of `teacher`, run by plain tensor operations on the leading parts only.
+/// The towers of `teacher`, computed by plain tensor operations on the leading parts only.
 mod by_hand {
     use super::*;
 
@@ -129,7 +133,7 @@ mod by_hand {
         centred / (variance + 1e-5).sqrt() * get("weight") + get("bias")
     }
 
-    /// One block on `[batch, seq, width]` with `heads` heads of 8 of the teacher's `all`.
+    /// Computes one block on `[batch, seq, width]` with `heads` of the teacher's `all` heads of 8 channels.
     fn block(xs: Tensor, clip: &Clip, name: &str, heads: i64, all: i64, causal: bool) -> Tensor {
         let width = xs.size()[2];
         let seq = xs.size()[1];
@@ -164,8 +168,8 @@ mod by_hand {
         for layer in [0, 2] {
             xs = block(xs, clip, &format!("transformer.resblocks.{layer}"), 2, 3, true);
         }
-        let place = tokens.argmax(1, false).view([-1, 1, 1]).expand([-1, 1, 16], false);
-        let pooled = norm(&xs, clip, "ln_final").gather(1, &place, false).squeeze_dim(1);
+        let index = tokens.argmax(1, false).view([-1, 1, 1]).expand([-1, 1, 16], false);
+        let pooled = norm(&xs, clip, "ln_final").gather(1, &index, false).squeeze_dim(1);
         pooled.matmul(&get("text_projection").narrow(0, 0, 16).narrow(1, 0, 8))
     }
 
@@ -191,14 +195,14 @@ fn a_smaller_student_is_the_truncated_network() {
     let (images, tokens) = inputs(32);
     let text = difference(&student.encode_text(&tokens).unwrap(), &by_hand::text(&teacher, &tokens));
     let image = difference(&student.encode_image(&images).unwrap(), &by_hand::image(&teacher, &images));
-    // Other orders of the same sums.
+    // The order of the sums differs.
     assert!(text < 1e-4 && image < 1e-4, "{text}, {image}");
 }
 
 #[test]
 fn a_smaller_resnet_is_the_truncated_network() {
-    // Channels that the student lacks give and take nothing where their weights are zero, so a teacher in which
-    // they are zero computes what the student does; blocks that are skipped are silenced by their last norm.
+    // Set the weights of channels that the student lacks to zero, and silence skipped blocks by their last norm. The
+    // teacher then computes the same result as the student.
     let student = model(&config(8, SMALL_RESNET, SMALL_TEXT), 1);
     let teacher = model(&config(16, RESNET, TEXT), 2);
     inherit(&student, &teacher).unwrap();
@@ -211,11 +215,11 @@ fn a_smaller_resnet_is_the_truncated_network() {
             if skipped && last {
                 let _ = entry.tensor.shallow_clone().zero_();
             }
-            let Some(own) = student.params().get(&entry.name) else { continue };
+            let Some(kept) = student.params().get(&entry.name) else { continue };
             // The query's heads are the student's first two of four, by rows of zeros in v and columns in c_proj.
-            for (axis, (own, theirs)) in own.size().iter().zip(entry.tensor.size()).enumerate() {
-                if *own < theirs && !entry.name.ends_with("running_var") {
-                    let _ = entry.tensor.narrow(axis as i64, *own, theirs - own).zero_();
+            for (axis, (kept, whole)) in kept.size().iter().zip(entry.tensor.size()).enumerate() {
+                if *kept < whole && !entry.name.ends_with("running_var") {
+                    let _ = entry.tensor.narrow(axis as i64, *kept, whole - kept).zero_();
                 }
             }
         }
@@ -227,11 +231,11 @@ fn a_smaller_resnet_is_the_truncated_network() {
     assert!(error < 1e-4 * scale, "{error} of {scale}");
 }
 
-/// A teacher's weights for a student of its shape and another image size are those that a checkpoint would give.
+/// Asserts that inheritance at another image size gives the same weights as resizing a checkpoint.
 fn assert_interpolated(teacher: &ClipConfig, image_size: i64) {
-    let mut own = teacher.clone();
-    own.vision_cfg.image_size = image_size;
-    let (teacher, student) = (model(teacher, 2), model(&own, 1));
+    let mut resized = teacher.clone();
+    resized.vision_cfg.image_size = image_size;
+    let (teacher, student) = (model(teacher, 2), model(&resized, 1));
     inherit(&student, &teacher).unwrap();
     let mut expected = teacher
         .params()
@@ -255,7 +259,7 @@ fn another_grid_is_interpolated() {
         &config(16, r#"{"timm_model_name": "swin_tiny_patch4_window7_224", "image_size": 224}"#, TEXT),
         64,
     );
-    // Narrower at the same time: the leading channels of the moved table.
+    // A narrower student takes the leading channels of the resized table.
     let teacher = model(&config(16, VIT, TEXT), 2);
     let student = model(&config(8, &SMALL_VIT.replace("32}", "48}"), SMALL_TEXT), 1);
     inherit(&student, &teacher).unwrap();
@@ -267,7 +271,7 @@ fn another_grid_is_interpolated() {
 }
 
 #[test]
-fn a_part_without_a_place_is_refused() {
+fn a_weight_without_a_counterpart_is_refused() {
     let mut with_norm = config(16, VIT, TEXT);
     with_norm.vision_cfg.no_ln_pre = false;
     let mut without = with_norm.clone();
@@ -277,7 +281,7 @@ fn a_part_without_a_place_is_refused() {
 }
 
 #[test]
-fn what_does_not_fit_is_named() {
+fn differences_are_named() {
     let teacher = config(16, VIT, TEXT);
     let error = |student: ClipConfig| check(&student, &teacher).unwrap_err().to_string();
     assert!(error(config(32, VIT, TEXT)).contains("embed_dim is 32"));
@@ -290,7 +294,7 @@ fn what_does_not_fit_is_named() {
     let mut quick = config(8, SMALL_VIT, SMALL_TEXT);
     quick.quick_gelu = true;
     assert!(error(quick).contains("quick_gelu"));
-    // Configurations do not tell this; the weights do, and the student stays as it was.
+    // The configurations do not show this difference. The weights do, and the student stays unchanged.
     let student = model(&config(8, &SMALL_VIT.replace("{", r#"{"mlp_ratio": 8.0, "#), SMALL_TEXT), 1);
     let before = student.params().get("logit_scale").unwrap().copy();
     let refused = inherit(&student, &model(&teacher, 2)).unwrap_err().to_string();

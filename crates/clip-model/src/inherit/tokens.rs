@@ -1,74 +1,76 @@
-//! Inheritance of the token embeddings alone, between text towers of any depth, heads and width.
+//! Inheritance of the token embeddings only, between text towers of any depth, heads and width.
 
 use tch::{Kind, Tensor};
 
-use super::{no_larger, refusal};
+use super::{check_not_larger, refusal};
 use crate::checkpoint::layout::with_text_prefix;
 use crate::{Clip, ClipConfig, Result};
 
 const TABLES: [&str; 2] = ["token_embedding.weight", "positional_embedding"];
 
-/// Starts the student's token embeddings `[vocab, width]` and positional embeddings `[context, width]` from those of
-/// `teacher`; all else keeps its own start.
+/// Initialises the student's token embeddings `[vocab, width]` and positional embeddings `[context, width]` with
+/// those of `teacher`. All other weights stay.
 ///
-/// A narrower student takes the projections on the leading right singular vectors of the teacher's token table,
-/// uncentred: of all tables of that width this one keeps the words' inner products best (Eckart and Young 1936). At
-/// equal widths the tables are taken as they are. A shorter context takes the leading positions.
+/// If the widths are equal, the tables are copied. A narrower student takes the projections onto the leading right
+/// singular vectors of the teacher's token table, without centring. Of all tables of that width, this one best
+/// preserves the inner products of the words (Eckart and Young 1936). A shorter context length takes the leading
+/// positions.
 ///
 /// # Errors
-/// As [`check`]; the student is unchanged then.
+/// The errors of [`check`]. The student is then unchanged.
 pub fn token_embeddings(student: &Clip, teacher: &Clip) -> Result<()> {
     check(student.config(), teacher.config())?;
     let theirs = teacher.params().iter().map(|p| (p.name.clone(), p.tensor.detach())).collect();
     let custom = student.config().custom_text;
     let theirs = with_text_prefix(theirs, custom);
-    let named = |name: &str| if custom { format!("text.{name}") } else { name.to_string() };
+    let full_name = |name: &str| if custom { format!("text.{name}") } else { name.to_string() };
     let (width, context) = (student.config().text_cfg.width, student.config().text_cfg.context_length);
-    let of = |table: &str| {
-        let name = named(table);
+    let teacher_table = |table: &str| {
+        let name = full_name(table);
         let value = theirs.get(&name).ok_or_else(|| refusal(format!("the larger model has no `{name}`")))?;
         Ok::<_, crate::Error>(value.to_kind(Kind::Double))
     };
-    let [tokens, positions] = [of(TABLES[0])?, of(TABLES[1])?.f_narrow(0, 0, context)?];
-    let axes = leading_axes(&tokens, width)?; // [their width, width]
+    let [tokens, positions] = [teacher_table(TABLES[0])?, teacher_table(TABLES[1])?.f_narrow(0, 0, context)?];
+    let axes = leading_axes(&tokens, width)?; // [teacher's width, width]
     for (table, value) in TABLES.iter().zip([tokens, positions]) {
         let value = axes.as_ref().map_or(Ok(value.shallow_clone()), |axes| value.f_matmul(axes))?;
-        let own = student
+        let target = student
             .params()
-            .get(&named(table))
+            .get(&full_name(table))
             .ok_or_else(|| refusal(format!("the student has no `{table}`")))?;
-        tch::no_grad(|| own.shallow_clone().f_copy_(&value))?;
+        tch::no_grad(|| target.shallow_clone().f_copy_(&value))?;
     }
     Ok(())
 }
 
-/// Whether a student of this configuration can take the token embeddings of a model of the other.
+/// Checks that a student can inherit the token embeddings of a teacher.
 ///
 /// # Errors
-/// [`crate::Error::Config`] where the vocabularies differ in size, or the student's text width or context is larger.
+/// [`crate::Error::Incompatible`] if the vocabulary sizes differ, or if the student's text width or context length is
+/// larger.
 pub fn check(student: &ClipConfig, teacher: &ClipConfig) -> Result<()> {
-    let (own, theirs) = (&student.text_cfg, &teacher.text_cfg);
-    no_larger("text width", own.width, theirs.width)?;
-    no_larger("text context_length", own.context_length, theirs.context_length)?;
-    if own.vocab_size != theirs.vocab_size {
+    let (student, teacher) = (&student.text_cfg, &teacher.text_cfg);
+    check_not_larger("text width", student.width, teacher.width)?;
+    check_not_larger("text context_length", student.context_length, teacher.context_length)?;
+    if student.vocab_size != teacher.vocab_size {
         return Err(refusal(format!(
             "vocab_size has to be equal, but is {} in the student and {} in the larger model",
-            own.vocab_size, theirs.vocab_size
+            student.vocab_size, teacher.vocab_size
         )));
     }
     Ok(())
 }
 
-/// The leading right singular vectors of a table `[rows, columns]` as `[columns, width]`; none where they would only
-/// turn it.
+/// Returns the leading right singular vectors of a table `[rows, columns]` as `[columns, width]`; `None` if the
+/// widths are equal, since the vectors would only rotate the table.
 fn leading_axes(table: &Tensor, width: i64) -> Result<Option<Tensor>> {
     let columns = table.size()[1];
     if width == columns {
         return Ok(None);
     }
-    // Of the columns' small square matrix, in place of the tall table.
+    // Decomposes the small square matrix of the columns instead of the tall table.
     let (_, vectors) = table.f_tr()?.f_matmul(table)?.f_linalg_eigh("L")?;
-    // In order of ascending singular values.
+    // Eigenvalues are in ascending order.
     Ok(Some(vectors.f_narrow(1, columns - width, width)?.f_flip([1])?))
 }
 
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_of_equal_width_are_taken_as_they_are() {
+    fn tables_of_equal_width_are_copied() {
         for custom in [false, true] {
             let (student, teacher) = (model(8, 6, custom, 1), model(8, 9, !custom, 2));
             let block = "transformer.resblocks.0.attn.in_proj_weight";
@@ -116,27 +118,27 @@ mod tests {
         }
     }
 
-    /// What is lost of the inner products is the singular values that have no place, and no other choice loses less.
+    /// The lost inner products are the singular values without a counterpart, and no other choice loses less.
     #[test]
-    fn a_narrower_table_keeps_the_inner_products_best() {
+    fn a_narrower_table_best_preserves_inner_products() {
         let (student, teacher) = (model(5, 6, false, 1), model(8, 6, false, 2));
         token_embeddings(&student, &teacher).unwrap();
-        let (own, theirs) = (table(&student, TABLES[0]), table(&teacher, TABLES[0]));
-        let (_, values, _) = theirs.svd(true, true);
+        let (inherited, original) = (table(&student, TABLES[0]), table(&teacher, TABLES[0]));
+        let (_, values, _) = original.svd(true, true);
         let lost = values.narrow(0, 5, 3).pow_tensor_scalar(4).sum(Kind::Double).sqrt().double_value(&[]);
-        let found = distance(&gram(&own), &gram(&theirs));
+        let found = distance(&gram(&inherited), &gram(&original));
         assert!((found - lost).abs() < 1e-5 * lost, "{found}, {lost}");
-        assert!(distance(&gram(&theirs.narrow(1, 0, 5)), &gram(&theirs)) > 1.05 * lost);
-        // Positions lie in the same axes as the words: inner products of the two are kept as well.
+        assert!(distance(&gram(&original.narrow(1, 0, 5)), &gram(&original)) > 1.05 * lost);
+        // Positions use the same axes as the words, so the inner products of both are preserved too.
         let products = |clip: &Clip| table(clip, TABLES[0]).matmul(&table(clip, TABLES[1]).tr());
-        let (_, _, axes) = theirs.svd(true, true);
+        let (_, _, axes) = original.svd(true, true);
         let kept = axes.narrow(1, 0, 5).matmul(&axes.narrow(1, 0, 5).tr());
-        let expected = theirs.matmul(&kept).matmul(&table(&teacher, TABLES[1]).tr());
+        let expected = original.matmul(&kept).matmul(&table(&teacher, TABLES[1]).tr());
         assert!(distance(&products(&student), &expected) < 1e-6);
     }
 
     #[test]
-    fn what_cannot_be_taken_is_refused_before_any_change() {
+    fn refusals_leave_the_student_unchanged() {
         let refusal = |student: &Clip, teacher: &Clip| {
             let before = table(student, TABLES[0]);
             let error = token_embeddings(student, teacher).unwrap_err().to_string();

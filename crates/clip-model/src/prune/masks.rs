@@ -1,4 +1,4 @@
-//! The learned scores behind the gates of both towers, and what they say of the size that stays.
+//! Pruning masks: learned scores of the gates of both towers, and the expected size of the pruned model.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::gates::{Gates, Part, TowerGates, TowerShape};
 use crate::mode::{Mode, name_seed};
 use crate::{ClipConfig, Error, Result};
 
-/// Scores (log alpha) of every part of both towers; they are trained like weights.
+/// Pruning masks: a score (log alpha) for every gate of both towers. They are trained like weights.
 #[derive(Debug)]
 pub struct Masks {
     image: TowerMasks,
@@ -23,34 +23,50 @@ struct TowerMasks {
     scores: [Tensor; 5],
 }
 
-/// The draw of one training pass.
+/// A sample of the gates for one training pass.
 #[derive(Debug)]
-pub struct Drawn {
-    /// Uniform numbers and gates of each row of scores, in the order of [`Masks::named`].
-    rows: Vec<(Tensor, Tensor)>,
+pub struct GateSample {
+    /// Uniform numbers and gates for each vector of scores, in the order of [`Masks::named`].
+    draws: Vec<(Tensor, Tensor)>,
 }
 
-/// What was decided: the value of every gate, 0 for the parts that go.
+/// Final values of all gates; 0 removes a part.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Hard {
-    /// The image tower's, in the order of [`Part::ALL`].
+pub struct HardGates {
+    /// Gates of the image tower, in the order of [`Part::ALL`].
     pub image: [Vec<f32>; 5],
-    /// The text tower's.
+    /// Gates of the text tower.
     pub text: [Vec<f32>; 5],
 }
 
-impl Masks {
-    /// Scores of 10 for everything in a model of this configuration.
+impl GateSample {
+    /// Backpropagates the gradients of the sampled gates to the scores of `masks`.
     ///
     /// # Errors
-    /// [`Error::Config`] where a tower has no gates ([`TowerShape`]).
+    /// [`Error::Torch`] if memory runs out.
+    pub fn backward(&self, masks: &Masks) -> Result<()> {
+        for ((_, scores), (uniform, gate)) in masks.named().iter().zip(&self.draws) {
+            let gradient = gate.grad();
+            if gradient.defined() && scores.numel() > 0 {
+                (concrete::sample(scores, uniform) * gradient).f_sum(Kind::Float)?.f_backward()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Masks {
+    /// Creates masks for a model with this configuration; every score is 10.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if a tower has no gates.
     pub fn new(config: &ClipConfig, device: Device) -> Result<Self> {
         let tower = |name, shape: TowerShape| -> Result<_> {
-            let row = |part| {
-                let start = Tensor::f_full([shape.count(part)], concrete::START, (Kind::Float, device))?;
-                Ok::<_, Error>(start.f_set_requires_grad(true)?)
+            let scores = |part| {
+                let init = Tensor::f_full([shape.count(part)], concrete::START, (Kind::Float, device))?;
+                Ok::<_, Error>(init.f_set_requires_grad(true)?)
             };
-            let [hidden, heads, mlp, attention, whole_mlp] = Part::ALL.map(row);
+            let [hidden, heads, mlp, attention, whole_mlp] = Part::ALL.map(scores);
             let scores = [hidden?, heads?, mlp?, attention?, whole_mlp?];
             Ok(TowerMasks { name, shape: Arc::new(shape), scores })
         };
@@ -60,91 +76,81 @@ impl Masks {
         })
     }
 
-    /// The scores under their names.
+    /// Returns the scores with their names.
     pub fn named(&self) -> Vec<(String, Tensor)> {
         let towers = [&self.image, &self.text].into_iter();
         towers.flat_map(|tower| Part::ALL.map(|part| tower.entry(part))).collect()
     }
 
-    /// Gates for one training pass, drawn by the mode's seed, and what is needed to send their gradient back. Where
-    /// no hidden channel is drawn, the one of the highest score stands in.
+    /// Samples gates for one training pass, from the mode's seed. If all hidden channels are sampled as 0, the
+    /// channel with the highest score is kept.
+    ///
+    /// After the backward pass, [`GateSample::backward`] propagates the gradients to the scores.
     ///
     /// # Errors
-    /// [`Error::Torch`] where memory runs out.
-    pub fn draw(&self, mode: &Mode) -> Result<(Gates, Drawn)> {
-        let mut rows = Vec::new();
-        let mut tower = |own: &TowerMasks| {
+    /// [`Error::Torch`] if memory runs out.
+    pub fn sample(&self, mode: &Mode) -> Result<(Gates, GateSample)> {
+        let mut draws = Vec::new();
+        let mut tower = |masks: &TowerMasks| {
             let gates = Part::ALL.map(|part| {
-                let scores = &own.scores[part as usize];
-                let key = name_seed(0, &format!("{}.gates.{}", own.name, part.name()));
+                let scores = &masks.scores[part as usize];
+                let key = name_seed(0, &format!("{}.gates.{}", masks.name, part.name()));
                 let uniform =
                     Tensor::from_slice(&mode.uniform(key, scores.numel())).to_device(scores.device());
-                // A leaf, so that a pass that is computed again adds to one gradient.
+                // A leaf, so that repeated passes accumulate into one gradient.
                 let gate = concrete::sample(&scores.detach(), &uniform);
-                let gate = if part == Part::Hidden { with_one(gate, scores) } else { gate };
+                let gate = if part == Part::Hidden { keep_at_least_one(gate, scores) } else { gate };
                 let gate = gate.set_requires_grad(true);
-                rows.push((uniform, gate.shallow_clone()));
+                draws.push((uniform, gate.shallow_clone()));
                 gate
             });
-            TowerGates::new(Arc::clone(&own.shape), gates)
+            TowerGates::new(Arc::clone(&masks.shape), gates)
         };
         let gates = Gates { image: tower(&self.image)?, text: tower(&self.text)? };
-        Ok((gates, Drawn { rows }))
+        Ok((gates, GateSample { draws }))
     }
 
-    /// Adds to the scores' gradient what the gates of a draw gathered.
-    ///
-    /// # Errors
-    /// [`Error::Torch`] where memory runs out.
-    pub fn pull_back(&self, drawn: &Drawn) -> Result<()> {
-        for ((_, scores), (uniform, gate)) in self.named().iter().zip(&drawn.rows) {
-            let gradient = gate.grad();
-            if gradient.defined() && scores.numel() > 0 {
-                (concrete::sample(scores, uniform) * gradient).f_sum(Kind::Float)?.f_backward()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Parameters of the blocks of both towers: their matrices, biases and norms. Embeddings and projections are
-    /// not counted, as in TinyCLIP.
+    /// Returns the number of parameters in the blocks of both towers: matrices, biases and norms. As in TinyCLIP,
+    /// embeddings and projections are not counted.
     pub fn parameters(&self) -> f64 {
-        let whole = |tower: &TowerMasks| tower.parameters(&tower.scores.each_ref().map(Tensor::ones_like));
-        tch::no_grad(|| (whole(&self.image) + whole(&self.text)).double_value(&[]))
+        let all = |tower: &TowerMasks| tower.parameters(&tower.scores.each_ref().map(Tensor::ones_like));
+        tch::no_grad(|| (all(&self.image) + all(&self.text)).double_value(&[]))
     }
 
-    /// The expected number of them that stay (float64, no dimension, with a gradient).
+    /// Returns the expected number of parameters in the blocks after pruning (float64 scalar with a gradient).
     pub fn expected_parameters(&self) -> Tensor {
         let expected =
             |tower: &TowerMasks| tower.parameters(&tower.scores.each_ref().map(concrete::keep_probability));
         expected(&self.image) + expected(&self.text)
     }
 
-    /// 1 − expected / all (float64, no dimension, with a gradient).
+    /// Returns the expected sparsity: 1 − expected parameters / all parameters (float64 scalar with a gradient).
     pub fn expected_sparsity(&self) -> Tensor {
         1.0 - self.expected_parameters() / self.parameters()
     }
 
-    /// Decides: of each part in each tower as many gates become 0 as are expected to be, those of the smallest
-    /// scores; the others stay at σ(0.8 a / T). A block all of whose heads (or MLP channels) go loses the whole
-    /// attention (or MLP), since nothing but a bias would be left; at least one hidden channel stays.
+    /// Decides which parts are removed. In each part of each tower, the expected number of gates becomes 0, starting
+    /// with the smallest scores; the other gates get σ(0.8 a / T).
+    ///
+    /// A block that loses all heads (or MLP channels) loses its whole attention (or MLP), since only a bias would
+    /// remain. At least one hidden channel remains.
     ///
     /// # Errors
-    /// [`Error::Torch`] where a score cannot be read.
-    pub fn harden(&self) -> Result<Hard> {
-        Ok(Hard { image: self.image.harden()?, text: self.text.harden()? })
+    /// [`Error::Torch`] if a score cannot be read.
+    pub fn harden(&self) -> Result<HardGates> {
+        Ok(HardGates { image: self.image.harden()?, text: self.text.harden()? })
     }
 }
 
-impl Hard {
-    /// Gates of these values for the model that was masked.
+impl HardGates {
+    /// Creates gates with these values for the model that was masked.
     ///
     /// # Errors
-    /// As [`Gates::new`].
+    /// The errors of [`Gates::new`].
     pub fn gates(&self, config: &ClipConfig, device: Device) -> Result<Gates> {
-        let rows =
-            |rows: &[Vec<f32>; 5]| rows.each_ref().map(|row| Tensor::from_slice(row).to_device(device));
-        Gates::new(config, rows(&self.image), rows(&self.text))
+        let tensors =
+            |gates: &[Vec<f32>; 5]| gates.each_ref().map(|part| Tensor::from_slice(part).to_device(device));
+        Gates::new(config, tensors(&self.image), tensors(&self.text))
     }
 }
 
@@ -153,15 +159,14 @@ impl TowerMasks {
         (format!("{}.{}", self.name, part.name()), self.scores[part as usize].shallow_clone())
     }
 
-    /// Parameters of the blocks where each part stays with these probabilities, independently of all others.
+    /// Returns the number of parameters in the blocks if each gate is kept with the given, independent probability.
     fn parameters(&self, kept: &[Tensor; 5]) -> Tensor {
         let sum = |part: Part, layer: usize| {
-            let (start, count) = self.shape.range(part, layer);
-            kept[part as usize].narrow(0, start, count).sum(Kind::Double)
+            self.shape.block_gates(part, layer).narrow(&kept[part as usize]).sum(Kind::Double)
         };
         let hidden = kept[Part::Hidden as usize].sum(Kind::Double);
         let head_width = self.shape.head_width as f64;
-        // Weight and bias of the norm, bias of the output, and the factor per channel.
+        // Weight and bias of the norm, bias of the output, and optionally layer scale.
         let per_channel = if self.shape.layer_scale { 4.0 } else { 3.0 };
         let mut total = hidden.zeros_like();
         for layer in 0..self.shape.blocks.len() {
@@ -176,42 +181,41 @@ impl TowerMasks {
     }
 
     fn harden(&self) -> Result<[Vec<f32>; 5]> {
-        let mut rows: [Vec<f32>; 5] = Default::default();
+        let mut gates: [Vec<f32>; 5] = Default::default();
         for part in Part::ALL {
-            rows[part as usize] = decide(&self.scores[part as usize], part == Part::Hidden)?;
+            gates[part as usize] = harden_gates(&self.scores[part as usize], part == Part::Hidden)?;
         }
         for layer in 0..self.shape.blocks.len() {
             for (inner, whole) in [(Part::Heads, Part::Attention), (Part::Mlp, Part::WholeMlp)] {
-                let (start, count) = self.shape.range(inner, layer);
-                let own = &rows[inner as usize][start as usize..(start + count) as usize];
-                if count > 0 && own.iter().all(|value| *value == 0.0) {
-                    rows[whole as usize][self.shape.range(whole, layer).0 as usize] = 0.0;
+                let block = self.shape.block_gates(inner, layer);
+                if block.count > 0 && block.slice(&gates[inner as usize]).iter().all(|value| *value == 0.0) {
+                    gates[whole as usize][self.shape.block_gates(whole, layer).start as usize] = 0.0;
                 }
             }
         }
-        Ok(rows)
+        Ok(gates)
     }
 }
 
-/// The gates with that of the highest score open, where all are closed.
-fn with_one(gates: Tensor, scores: &Tensor) -> Tensor {
+/// Opens the gate with the highest score if all gates are 0.
+fn keep_at_least_one(gates: Tensor, scores: &Tensor) -> Tensor {
     let closed = gates.max().le(0.0);
     let highest = scores.detach().argmax(0, false);
     let one = gates.zeros_like().scatter_value(0, &highest.view([1]), 1.0);
     gates + one * closed
 }
 
-/// The values of one row: as many zeros as are expected, where the scores are smallest (the first of equal ones).
-fn decide(scores: &Tensor, one_stays: bool) -> Result<Vec<f32>> {
+/// Hardens the gates of one part: the expected number of gates with the smallest scores (the first ones on ties)
+/// becomes 0.
+fn harden_gates(scores: &Tensor, keep_one: bool) -> Result<Vec<f32>> {
     let scores = scores.f_detach()?.f_to_device(Device::Cpu)?;
     let kept = concrete::keep_probability(&scores).f_sum(Kind::Double)?.f_double_value(&[])?;
-    let (values, scores) =
-        (Vec::<f32>::try_from(&concrete::settled(&scores))?, Vec::<f32>::try_from(&scores)?);
-    let most = scores.len().saturating_sub(usize::from(one_stays));
-    let zeros = ((scores.len() as f64 - kept).round().max(0.0) as usize).min(most);
+    let (mut values, scores) =
+        (Vec::<f32>::try_from(&concrete::kept_value(&scores))?, Vec::<f32>::try_from(&scores)?);
+    let limit = scores.len().saturating_sub(usize::from(keep_one));
+    let zeros = ((scores.len() as f64 - kept).round().max(0.0) as usize).min(limit);
     let mut order = (0..scores.len()).collect::<Vec<_>>();
     order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
-    let mut values = values;
-    order[..zeros].iter().for_each(|place| values[*place] = 0.0);
+    order[..zeros].iter().for_each(|index| values[*index] = 0.0);
     Ok(values)
 }

@@ -1,4 +1,4 @@
-//! Masks against sums by hand, and cut models against the masked ones they come from.
+//! Tests of pruning: masks against sums by hand, and pruned models against the gated models they come from.
 
 use tch::{Device, Kind, Tensor};
 
@@ -17,7 +17,7 @@ fn config(vision: &str, text: &str, more: &str) -> ClipConfig {
     ClipConfig::from_json("test", &json).unwrap()
 }
 
-/// A model all of whose values are random, the zeros and ones of a fresh one included.
+/// Creates a model with random values in all parameters, including those that are 0 or 1 at first.
 fn model(config: &ClipConfig) -> Clip {
     let model = Clip::new(config, Device::Cpu, 1).unwrap();
     crate::seeded(1, || {
@@ -31,7 +31,7 @@ fn model(config: &ClipConfig) -> Clip {
     model
 }
 
-/// Masks with scores from a normal distribution of this centre.
+/// Creates masks with normally distributed scores around `centre`.
 fn masks(config: &ClipConfig, centre: f64) -> Masks {
     let masks = Masks::new(config, Device::Cpu).unwrap();
     crate::seeded(7, || {
@@ -57,24 +57,24 @@ fn difference(a: &Tensor, b: &Tensor) -> f64 {
     (a - b).abs().max().to_kind(Kind::Double).double_value(&[])
 }
 
-fn in_blocks(clip: &Clip) -> usize {
+fn block_parameters(clip: &Clip) -> usize {
     let blocks = clip.params().iter().filter(|p| p.name.contains("resblocks"));
     blocks.map(|p| p.tensor.numel()).sum()
 }
 
 #[test]
-fn with_all_gates_open_the_model_is_the_plain_one() {
+fn gates_of_one_change_nothing() {
     let config = config("", "", "");
     let mut clip = model(&config);
     let plain = outputs(&clip);
-    let rows = |shape: TowerShape| gates::open(&shape, Device::Cpu).unwrap();
+    let ones = |shape: TowerShape| gates::ones(&shape, Device::Cpu).unwrap();
     let (image, text) = (TowerShape::image(&config).unwrap(), TowerShape::text(&config).unwrap());
-    clip.set_gates(Some(Gates::new(&config, rows(image.clone()), rows(text.clone())).unwrap())).unwrap();
+    clip.set_gates(Some(Gates::new(&config, ones(image.clone()), ones(text.clone())).unwrap())).unwrap();
     assert!(outputs(&clip).iter().zip(&plain).all(|(a, b)| a.equal(b)));
-    // Every single gate is felt.
+    // Every gate has an effect on its own tower only.
     for part in Part::ALL {
         for tower in 0..2 {
-            let both = [rows(image.clone()), rows(text.clone())];
+            let both = [ones(image.clone()), ones(text.clone())];
             let _ = both[tower][part as usize].get(1).fill_(0.0);
             let [first, second] = both;
             clip.set_gates(Some(Gates::new(&config, first, second).unwrap())).unwrap();
@@ -85,54 +85,54 @@ fn with_all_gates_open_the_model_is_the_plain_one() {
     }
     clip.set_gates(None).unwrap();
     assert!(outputs(&clip)[0].equal(&plain[0]));
-    // Fresh masks draw such gates.
+    // New masks sample such gates.
     let masks = Masks::new(&config, Device::Cpu).unwrap();
     clip.mode().train(1);
-    let (gates, _) = masks.draw(clip.mode()).unwrap();
+    let (gates, _) = masks.sample(clip.mode()).unwrap();
     clip.mode().eval();
     assert_eq!(gates.image.values(Part::Mlp).min().double_value(&[]), 1.0);
     assert_eq!(masks.harden().unwrap().text[0].len(), 32);
 }
 
 #[test]
-fn expected_sparsity_is_that_by_hand() {
+fn expected_sparsity_matches_sums_by_hand() {
     for (vision, text) in [("", ""), (r#", "ls_init_value": 0.5"#, r#", "ls_init_value": 0.5"#)] {
         let config = config(vision, text, "");
         let fresh = Masks::new(&config, Device::Cpu).unwrap();
-        assert_eq!(fresh.parameters(), in_blocks(&model(&config)) as f64);
+        assert_eq!(fresh.parameters(), block_parameters(&model(&config)) as f64);
         assert!(fresh.expected_sparsity().double_value(&[]) < 1e-4);
     }
     let config = config("", "", "");
     let masks = masks(&config, 0.0);
-    let probability = |tower: &str, part: Part, place: i64| {
+    let probability = |tower: &str, part: Part, index: i64| {
         let name = format!("{tower}.{}", part.name());
-        let scores = masks.named().into_iter().find(|(own, _)| *own == name).unwrap().1;
-        let score = scores.double_value(&[place]);
+        let scores = masks.named().into_iter().find(|(other, _)| *other == name).unwrap().1;
+        let score = scores.double_value(&[index]);
         1.0 / (1.0 + (-(score + 2.0 / 3.0 * 11f64.ln())).exp())
     };
-    let (mut stay, mut all) = (0.0, 0.0);
+    let (mut kept, mut all) = (0.0, 0.0);
     for (tower, width, heads) in [("visual", 24, 3), ("text", 32, 4)] {
-        let hidden = (0..width).map(|place| probability(tower, Part::Hidden, place)).sum::<f64>();
+        let hidden = (0..width).map(|index| probability(tower, Part::Hidden, index)).sum::<f64>();
         for layer in 0..3 {
             let head = |index| probability(tower, Part::Heads, layer * heads + index);
             let inner = |index| probability(tower, Part::Mlp, layer * 4 * width + index);
-            let heads_stay = (0..heads).map(head).sum::<f64>();
-            let mlp_stays = (0..4 * width).map(inner).sum::<f64>();
-            // in_proj 3 · 8 rows and their biases, out_proj 8 columns, its bias, and the norm's two rows.
-            let attention = heads_stay * (24.0 * hidden + 24.0 + 8.0 * hidden) + hidden + 2.0 * hidden;
-            let mlp = mlp_stays * (hidden + 1.0 + hidden) + hidden + 2.0 * hidden;
-            stay += probability(tower, Part::Attention, layer) * attention
+            let kept_heads = (0..heads).map(head).sum::<f64>();
+            let kept_channels = (0..4 * width).map(inner).sum::<f64>();
+            // in_proj has 3 · 8 rows with biases, out_proj has 8 columns and a bias, and the norm has two vectors.
+            let attention = kept_heads * (24.0 * hidden + 24.0 + 8.0 * hidden) + hidden + 2.0 * hidden;
+            let mlp = kept_channels * (hidden + 1.0 + hidden) + hidden + 2.0 * hidden;
+            kept += probability(tower, Part::Attention, layer) * attention
                 + probability(tower, Part::WholeMlp, layer) * mlp;
             all += (12 * width * width + 13 * width) as f64;
         }
     }
     assert_eq!(masks.parameters(), all);
     let found = masks.expected_sparsity().double_value(&[]);
-    assert!((found - (1.0 - stay / all)).abs() < 1e-6, "{found}");
+    assert!((found - (1.0 - kept / all)).abs() < 1e-6, "{found}");
 }
 
 #[test]
-fn gradients_of_the_scores_are_those_of_the_drawn_gates() {
+fn score_gradients_match_finite_differences_and_checkpointing() {
     let config = config("", "", "");
     let mut clip = model(&config);
     let masks = masks(&config, 0.0);
@@ -142,7 +142,7 @@ fn gradients_of_the_scores_are_those_of_the_drawn_gates() {
     );
     let mut loss = |checkpointed: bool, backward: bool| {
         clip.mode().train(3);
-        let (gates, drawn) = masks.draw(clip.mode()).unwrap();
+        let (gates, sample) = masks.sample(clip.mode()).unwrap();
         clip.set_gates(Some(gates)).unwrap();
         let mut tape = Tape::new(checkpointed);
         let image = clip.encode_image_taped(&images, &mut tape).unwrap();
@@ -152,7 +152,7 @@ fn gradients_of_the_scores_are_those_of_the_drawn_gates() {
             masks.named().iter_mut().for_each(|(_, scores)| scores.zero_grad());
             loss.backward();
             tape.backward(clip.mode()).unwrap();
-            masks.pull_back(&drawn).unwrap();
+            sample.backward(&masks).unwrap();
         }
         clip.mode().eval();
         loss.double_value(&[])
@@ -164,22 +164,22 @@ fn gradients_of_the_scores_are_those_of_the_drawn_gates() {
         let error = difference(&scores.grad(), plain);
         assert!(error <= 1e-4 * plain.abs().max().double_value(&[]), "{name}: {error}");
     }
-    // By differences, at the place of each row's largest gradient.
+    // Finite differences at the largest gradient of each vector.
     for ((name, scores), gradient) in masks.named().iter().zip(&plain) {
-        let place = gradient.abs().argmax(0, false).int64_value(&[]);
+        let index = gradient.abs().argmax(0, false).int64_value(&[]);
         let mut shifted = |by: f64| {
-            tch::no_grad(|| drop(scores.get(place).g_add_scalar_(by)));
+            tch::no_grad(|| drop(scores.get(index).g_add_scalar_(by)));
             loss(false, false)
         };
         let (above, below) = (shifted(2e-3), shifted(-4e-3));
         shifted(2e-3);
-        let (found, expected) = (gradient.double_value(&[place]), (above - below) / 4e-3);
+        let (found, expected) = (gradient.double_value(&[index]), (above - below) / 4e-3);
         assert!((found - expected).abs() < 0.03 * expected.abs() + 1e-2, "{name}: {found} is not {expected}");
     }
 }
 
 #[test]
-fn a_cut_model_gives_what_the_masked_one_gives() {
+fn a_pruned_model_matches_the_gated_one() {
     for (vision, text, more) in [
         ("", "", ""),
         (r#", "no_ln_pre": true, "pool_type": "avg""#, r#", "proj_bias": true"#, r#""custom_text": true,"#),
@@ -194,15 +194,16 @@ fn a_cut_model_gives_what_the_masked_one_gives() {
         let plain = outputs(&clip);
         let hard = masks(&config, -0.5).harden().unwrap();
         clip.set_gates(Some(hard.gates(&config, Device::Cpu).unwrap())).unwrap();
-        let masked = outputs(&clip);
-        let cut = PruningPlan::new(&config, &hard).unwrap().apply(&clip).unwrap();
-        for ((found, expected), plain) in outputs(&cut).iter().zip(&masked).zip(&plain) {
+        let gated = outputs(&clip);
+        let pruned = PruningPlan::new(&config, &hard).unwrap().apply(&clip).unwrap();
+        for ((found, expected), plain) in outputs(&pruned).iter().zip(&gated).zip(&plain) {
             assert!(difference(found, expected) < 1e-4, "{more}{vision}: {}", difference(found, expected));
-            assert!(difference(found, plain) > 1e-2, "nothing was masked");
+            assert!(difference(found, plain) > 1e-2, "nothing was pruned");
         }
-        assert!(in_blocks(&cut) < in_blocks(&clip) * 2 / 3, "{} of {}", in_blocks(&cut), in_blocks(&clip));
-        // And once more, from a model whose blocks differ already.
-        let (config, mut clip) = (cut.config().clone(), cut);
+        let (after, before) = (block_parameters(&pruned), block_parameters(&clip));
+        assert!(after < before * 2 / 3, "{after} of {before}");
+        // Prune again, from a model whose blocks already differ.
+        let (config, mut clip) = (pruned.config().clone(), pruned);
         let hard = masks(&config, 0.0).harden().unwrap();
         clip.set_gates(Some(hard.gates(&config, Device::Cpu).unwrap())).unwrap();
         let again = PruningPlan::new(&config, &hard).unwrap().apply(&clip).unwrap();
@@ -213,88 +214,94 @@ fn a_cut_model_gives_what_the_masked_one_gives() {
 }
 
 #[test]
-fn what_is_decided_is_what_was_expected() {
+fn hard_gates_match_the_expected_sparsity() {
     let config = config("", "", "");
     let masks = masks(&config, 0.0);
     let hard = masks.harden().unwrap();
-    for (tower, rows) in [("visual", &hard.image), ("text", &hard.text)] {
+    for (tower, gates) in [("visual", &hard.image), ("text", &hard.text)] {
         for part in [Part::Hidden, Part::Heads, Part::Mlp] {
             let name = format!("{tower}.{}", part.name());
-            let scores = masks.named().into_iter().find(|(own, _)| *own == name).unwrap().1;
-            let row = &rows[part as usize];
-            let zeros = row.iter().filter(|value| **value == 0.0).count();
-            let expected =
-                row.len() as f64 - concrete::keep_probability(&scores).sum(Kind::Double).double_value(&[]);
+            let scores = masks.named().into_iter().find(|(other, _)| *other == name).unwrap().1;
+            let values = &gates[part as usize];
+            let zeros = values.iter().filter(|value| **value == 0.0).count();
+            let kept = concrete::keep_probability(&scores).sum(Kind::Double).double_value(&[]);
+            let expected = values.len() as f64 - kept;
             assert!((zeros as f64 - expected).abs() <= 0.5 + 1e-4, "{name}: {zeros}, {expected}");
             let scores = Vec::<f32>::try_from(&scores.detach()).unwrap();
-            let of = |zero: bool| {
-                scores.iter().zip(row).filter(move |(_, v)| (**v == 0.0) == zero).map(|(s, _)| *s)
+            let scores_of = |zero: bool| {
+                scores.iter().zip(values).filter(move |(_, v)| (**v == 0.0) == zero).map(|(s, _)| *s)
             };
-            assert!(of(true).fold(f32::MIN, f32::max) <= of(false).fold(f32::MAX, f32::min), "{name}");
+            assert!(
+                scores_of(true).fold(f32::MIN, f32::max) <= scores_of(false).fold(f32::MAX, f32::min),
+                "{name}"
+            );
         }
     }
-    // Where scores are extreme, the cut model has the expected size to the last parameter.
+    // With extreme scores, the pruned model has exactly the expected number of parameters.
     tch::no_grad(|| {
         for (_, scores) in masks.named() {
             scores.shallow_clone().copy_(&(scores.sign() * 60.0));
         }
     });
-    let cut = PruningPlan::new(&config, &masks.harden().unwrap()).unwrap();
-    let mut left = 0;
+    let plan = PruningPlan::new(&config, &masks.harden().unwrap()).unwrap();
+    let mut remaining = 0;
     for (blocks, width) in [
-        (&cut.config().vision_cfg.blocks, cut.config().vision_cfg.width),
-        (&cut.config().text_cfg.blocks, cut.config().text_cfg.width),
+        (&plan.config().vision_cfg.blocks, plan.config().vision_cfg.width),
+        (&plan.config().text_cfg.blocks, plan.config().text_cfg.width),
     ] {
         for PrunedBlock { heads, mlp_width } in blocks.iter().flatten() {
-            left += if *heads > 0 { heads * (32 * width + 24) + 3 * width } else { 0 };
-            left += if *mlp_width > 0 { mlp_width * (2 * width + 1) + 3 * width } else { 0 };
+            remaining += if *heads > 0 { heads * (32 * width + 24) + 3 * width } else { 0 };
+            remaining += if *mlp_width > 0 { mlp_width * (2 * width + 1) + 3 * width } else { 0 };
         }
     }
     let clip = model(&config);
-    assert_eq!(in_blocks(&cut.apply(&clip).unwrap()) as i64, left);
+    assert_eq!(block_parameters(&plan.apply(&clip).unwrap()) as i64, remaining);
     let expected = masks.expected_parameters().double_value(&[]);
-    // A branch that lost all its heads or channels is not expected to lose its norm.
-    assert!(expected >= left as f64 - 1e-3 && expected < left as f64 + 200.0, "{expected}, {left}");
+    // The expectation includes the norm of a branch that lost all its heads or channels.
+    assert!(
+        expected >= remaining as f64 - 1e-3 && expected < remaining as f64 + 200.0,
+        "{expected}, {remaining}"
+    );
 }
 
 #[test]
-fn whatever_the_scores_something_is_left_and_the_rest_goes() {
+fn at_least_one_hidden_channel_is_kept() {
     let config = config("", "", "");
     let masks = masks(&config, -60.0);
-    let (drawn, _) = masks.draw(model(&config).mode()).unwrap();
-    assert_eq!(drawn.text.values(Part::Hidden).sum(Kind::Double).double_value(&[]), 1.0);
+    let (gates, _) = masks.sample(model(&config).mode()).unwrap();
+    assert_eq!(gates.text.values(Part::Hidden).sum(Kind::Double).double_value(&[]), 1.0);
     let hard = masks.harden().unwrap();
     let mut clip = model(&config);
     clip.set_gates(Some(hard.gates(&config, Device::Cpu).unwrap())).unwrap();
-    let cut = PruningPlan::new(&config, &hard).unwrap().apply(&clip).unwrap();
-    assert_eq!((cut.config().vision_cfg.width, in_blocks(&cut)), (1, 0));
-    for (found, expected) in outputs(&cut).iter().zip(&outputs(&clip)) {
+    let pruned = PruningPlan::new(&config, &hard).unwrap().apply(&clip).unwrap();
+    assert_eq!((pruned.config().vision_cfg.width, block_parameters(&pruned)), (1, 0));
+    for (found, expected) in outputs(&pruned).iter().zip(&outputs(&clip)) {
         assert!(difference(found, expected) < 1e-4);
     }
 }
 
 #[test]
-fn a_cut_model_is_smaller_on_disk_and_comes_back() {
+fn a_pruned_model_is_smaller_on_disk_and_reopens() {
     let config = config("", "", "");
     let clip = model(&config);
     let hard = masks(&config, -1.0).harden().unwrap();
-    let cut = PruningPlan::new(&config, &hard).unwrap().apply(&clip).unwrap();
+    let pruned = PruningPlan::new(&config, &hard).unwrap().apply(&clip).unwrap();
     let parent = tempfile::tempdir().unwrap();
     let bytes = |name: &str, clip: &Clip| {
-        folder::save(&parent.path().join(name), clip, &PreprocessConfig::default()).unwrap();
+        folder::save(parent.path().join(name), clip, &PreprocessConfig::default()).unwrap();
         std::fs::metadata(parent.path().join(name).join(folder::WEIGHTS_FILE)).unwrap().len()
     };
-    let (whole, small) = (bytes("whole", &clip), bytes("small", &cut));
+    let (whole, small) = (bytes("whole", &clip), bytes("small", &pruned));
     assert!(small * 2 < whole, "{small} of {whole}");
-    let path = parent.path().join("small").display().to_string();
+    let path = parent.path().join("small");
     let opened = folder::open(&path, Device::Cpu, 5).unwrap().model;
-    assert!(outputs(&opened).iter().zip(&outputs(&cut)).all(|(a, b)| a.equal(b)));
-    let (large, less) = (crate::cost::cost(&config).unwrap(), crate::cost::cost(cut.config()).unwrap());
+    assert!(outputs(&opened).iter().zip(&outputs(&pruned)).all(|(a, b)| a.equal(b)));
+    let (large, less) = (crate::cost::cost(&config).unwrap(), crate::cost::cost(pruned.config()).unwrap());
     assert!(less.image.macs * 3 < large.image.macs * 2 && less.text.macs * 3 < large.text.macs * 2);
 }
 
 #[test]
-fn what_has_no_gates_is_refused() {
+fn models_without_gates_are_refused() {
     let mut resnet = config("", "", "");
     resnet.vision_cfg =
         serde_json::from_str(r#"{"layers": [1, 1, 1, 1], "width": 8, "patch_size": null, "image_size": 64}"#)
@@ -313,12 +320,12 @@ fn what_has_no_gates_is_refused() {
 }
 
 #[test]
-fn a_branch_without_heads_or_channels_goes_whole() {
+fn a_branch_without_heads_or_channels_is_removed() {
     let config = config("", "", "");
     let masks = masks(&config, 60.0);
     tch::no_grad(|| {
         for (name, scores) in masks.named() {
-            // The middle one of three blocks.
+            // The middle block of three.
             let each = scores.numel() as i64 / 3;
             if name.ends_with(".heads") || name.ends_with(".mlp") {
                 let _ = scores.narrow(0, each, each).fill_(-60.0);
@@ -329,10 +336,10 @@ fn a_branch_without_heads_or_channels_goes_whole() {
     assert_eq!(hard.image[Part::Attention as usize].iter().filter(|value| **value == 0.0).count(), 1);
     let mut clip = model(&config);
     clip.set_gates(Some(hard.gates(&config, Device::Cpu).unwrap())).unwrap();
-    let cut = PruningPlan::new(&config, &hard).unwrap().apply(&clip).unwrap();
-    let gone = PrunedBlock { heads: 0, mlp_width: 0 };
-    assert_eq!(cut.config().text_cfg.blocks.as_ref().unwrap()[1], gone);
-    for (found, expected) in outputs(&cut).iter().zip(&outputs(&clip)) {
+    let pruned = PruningPlan::new(&config, &hard).unwrap().apply(&clip).unwrap();
+    let removed = PrunedBlock { heads: 0, mlp_width: 0 };
+    assert_eq!(pruned.config().text_cfg.blocks.as_ref().unwrap()[1], removed);
+    for (found, expected) in outputs(&pruned).iter().zip(&outputs(&clip)) {
         assert!(difference(found, expected) < 1e-4);
     }
 }

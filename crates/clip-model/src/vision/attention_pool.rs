@@ -1,15 +1,15 @@
-//! Attention pooling: one query, made of the mean pixel, reads all pixels (Radford et al. 2021).
+//! Attention pooling of CLIP's ResNet: the mean pixel queries all pixels (Radford et al. 2021).
 
 use tch::{Kind, Tensor};
 
 use crate::Result;
 use crate::layers::Linear;
-use crate::params::{Builder, Init};
+use crate::params::{Init, ParamBuilder};
 
-/// `[batch, width, side, side]` to `[batch, embed]`.
+/// Attention pooling: `[batch, width, side, side]` to `[batch, embed]`.
 #[derive(Debug)]
-pub struct AttentionPool2d {
-    positional_embedding: Tensor, // [1 + side², width]; the first row is the mean's
+pub(crate) struct AttentionPool2d {
+    positional_embedding: Tensor, // [1 + side², width]; the first row belongs to the mean
     q_proj: Linear,
     k_proj: Linear,
     v_proj: Linear,
@@ -18,13 +18,19 @@ pub struct AttentionPool2d {
 }
 
 impl AttentionPool2d {
-    /// A new layer under `path`.
-    pub fn new(path: &Builder<'_>, side: i64, width: i64, heads: i64, embed_dim: i64) -> Result<Self> {
+    /// Creates a layer under `path`.
+    pub(crate) fn new(
+        path: &ParamBuilder<'_>,
+        side: i64,
+        width: i64,
+        heads: i64,
+        embed_dim: i64,
+    ) -> Result<Self> {
         let std = Init::Normal((width as f64).powf(-0.5));
         let tokens = side * side + 1;
-        path.spend(2 * tokens * width);
+        path.count_macs(2 * tokens * width);
         let linear = |name: &str, positions: i64, output: i64| {
-            Linear::new(&path.child(name).at(positions), width, output, std, Init::fan_in(width))
+            Linear::new(&path.child(name).at_positions(positions), width, output, std, Init::fan_in(width))
         };
         Ok(AttentionPool2d {
             positional_embedding: path.parameter("positional_embedding", &[tokens, width], std)?,
@@ -36,8 +42,8 @@ impl AttentionPool2d {
         })
     }
 
-    /// Features to raw embeddings.
-    pub fn forward(&self, xs: &Tensor) -> Tensor {
+    /// Pools features to embeddings.
+    pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
         let pixels = xs.flatten(2, 3).transpose(1, 2); // [batch, side², width]
         let mean = pixels.mean_dim(1, true, None::<Kind>);
         let tokens = Tensor::cat(&[&mean, &pixels], 1) + &self.positional_embedding; // [batch, 1 + side², width]

@@ -1,124 +1,130 @@
-//! Image towers: one enum over the kinds, with the shape check that they share.
+//! Image towers: the type that wraps all architectures and checks the input shape.
 
-pub mod attention_pool;
-pub mod resnet;
-pub mod timm;
-pub mod vit;
+pub(crate) mod attention_pool;
+pub(crate) mod resnet;
+pub(crate) mod timm;
+pub(crate) mod vit;
 
 use tch::Tensor;
 
 use crate::activation::Activation;
 use crate::config::{TowerKind, VisionConfig};
 use crate::gates::TowerGates;
-use crate::params::Builder;
+use crate::params::ParamBuilder;
 use crate::states::ImageStates;
 use crate::tape::Tape;
 use crate::{Error, Result};
 
-/// Image to raw embedding.
+/// Image tower of any architecture: maps images to embeddings.
 #[derive(Debug)]
-pub struct ImageTower {
-    kind: Kind,
+pub(crate) struct ImageTower {
+    architecture: Architecture,
     image_size: i64,
 }
 
+/// Architecture of the tower.
 #[derive(Debug)]
-enum Kind {
+enum Architecture {
     Vit(vit::VisionTransformer),
     ResNet(resnet::ModifiedResNet),
     Timm(timm::TimmTower),
 }
 
 impl ImageTower {
-    /// A new tower under `path`. `activation` is that of open_clip's own ViT; other towers have theirs.
-    pub fn new(
-        path: &Builder<'_>,
+    /// Creates a tower under `path`. `activation` applies to open_clip's ViT; other towers use their own.
+    pub(crate) fn new(
+        path: &ParamBuilder<'_>,
         config: &VisionConfig,
         embed_dim: i64,
         activation: Activation,
     ) -> Result<Self> {
-        let kind = match config.tower() {
-            TowerKind::Vit => Kind::Vit(vit::VisionTransformer::new(path, config, embed_dim, activation)?),
-            TowerKind::ResNet => Kind::ResNet(resnet::ModifiedResNet::new(path, config, embed_dim)?),
-            TowerKind::Timm => Kind::Timm(timm::TimmTower::new(path, config, embed_dim)?),
+        let architecture = match config.tower() {
+            TowerKind::Vit => {
+                Architecture::Vit(vit::VisionTransformer::new(path, config, embed_dim, activation)?)
+            }
+            TowerKind::ResNet => Architecture::ResNet(resnet::ModifiedResNet::new(path, config, embed_dim)?),
+            TowerKind::Timm => Architecture::Timm(timm::TimmTower::new(path, config, embed_dim)?),
         };
-        Ok(ImageTower { kind, image_size: config.image_size })
+        Ok(ImageTower { architecture, image_size: config.image_size })
     }
 
-    /// Normalised images `[batch, 3, size, size]` to raw embeddings `[batch, embed]`.
+    /// Encodes normalised images `[batch, 3, size, size]` to embeddings `[batch, embed]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the images have another shape.
-    pub fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
-        self.check(images)?;
-        let embedding = match &self.kind {
-            Kind::Vit(tower) => tower.forward(images, tape),
-            Kind::ResNet(tower) => tower.forward(images, tape),
-            Kind::Timm(tower) => tower.forward(images, tape),
+    /// [`Error::Shape`] if the images have another shape.
+    pub(crate) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
+        self.check_shape(images)?;
+        let embedding = match &self.architecture {
+            Architecture::Vit(tower) => tower.forward(images, tape),
+            Architecture::ResNet(tower) => tower.forward(images, tape),
+            Architecture::Timm(tower) => tower.forward(images, tape),
         };
         Ok(embedding.to_kind(tch::Kind::Float))
     }
 
-    /// The same with a share (0..1) of the patches of each image left out.
+    /// Encodes images with a fraction (0..1) of the patches left out.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the images have another shape, [`Error::Config`] where the tower has no patches
-    /// that could be left out.
-    pub fn forward_masked<'a>(&'a self, images: &Tensor, share: f64, tape: &mut Tape<'a>) -> Result<Tensor> {
-        self.check(images)?;
-        match &self.kind {
-            Kind::Vit(tower) => Ok(tower.forward_masked(images, share, tape)),
-            _ => Err(Error::config("vision_cfg", "only a ViT has patches that can be left out (masked)")),
+    /// [`Error::Shape`] if the images have another shape, [`Error::Unsupported`] if the tower is not a ViT.
+    pub(crate) fn forward_masked<'a>(
+        &'a self,
+        images: &Tensor,
+        fraction: f64,
+        tape: &mut Tape<'a>,
+    ) -> Result<Tensor> {
+        self.check_shape(images)?;
+        match &self.architecture {
+            Architecture::Vit(tower) => Ok(tower.forward_masked(images, fraction, tape)),
+            _ => Err(Error::unsupported("masked patches of an image tower other than a ViT")),
         }
     }
 
-    /// Embeddings with patch tokens, and what `blocks` (numbers from 0) give.
+    /// Returns embeddings, patch tokens and the outputs of `blocks` (indices from 0).
     ///
     /// # Errors
-    /// [`Error::Shape`] where the images have another shape; [`Error::Config`] where the tower is no ViT, leaves out
-    /// patches in this pass or has no such block.
-    pub fn states<'a>(
+    /// [`Error::Shape`] if the images have another shape; [`Error::Unsupported`] if the tower is not a ViT or leaves
+    /// out patches in this pass; [`Error::UnknownBlock`] for an index beyond the last block.
+    pub(crate) fn states<'a>(
         &'a self,
         images: &Tensor,
         blocks: &[usize],
         tape: &mut Tape<'a>,
     ) -> Result<ImageStates> {
-        self.check(images)?;
-        match &self.kind {
-            Kind::Vit(tower) => tower.states(images, blocks, tape),
-            _ => Err(Error::config(
-                "vision_cfg",
-                "only CLIP's ViT gives patch tokens and the outputs of its blocks",
-            )),
+        self.check_shape(images)?;
+        match &self.architecture {
+            Architecture::Vit(tower) => tower.states(images, blocks, tape),
+            _ => Err(Error::unsupported("patch tokens and block outputs of an image tower other than a ViT")),
         }
     }
 
-    /// Number of the blocks that [`ImageTower::states`] counts; `None` where it gives none.
-    pub fn depth(&self) -> Option<usize> {
-        match &self.kind {
-            Kind::Vit(tower) => Some(tower.depth()),
+    /// Returns the number of blocks that [`ImageTower::states`] can select; `None` if the tower is not a ViT.
+    pub(crate) fn depth(&self) -> Option<usize> {
+        match &self.architecture {
+            Architecture::Vit(tower) => Some(tower.depth()),
             _ => None,
         }
     }
 
-    /// Puts gates on, or takes them off.
+    /// Sets the pruning gates; `None` removes them.
     ///
     /// # Errors
-    /// [`Error::Config`] where the tower is no ViT.
+    /// [`Error::Unsupported`] if the tower is not a ViT.
     pub(crate) fn set_gates(&mut self, gates: Option<TowerGates>) -> Result<()> {
-        match (&mut self.kind, gates) {
-            (Kind::Vit(tower), gates) => tower.gates = gates,
+        match (&mut self.architecture, gates) {
+            (Architecture::Vit(tower), gates) => tower.gates = gates,
             (_, None) => {}
-            (_, Some(_)) => return Err(Error::config("vision_cfg", "only ViT image towers have gates")),
+            (_, Some(_)) => {
+                return Err(Error::unsupported("pruning gates of an image tower other than a ViT"));
+            }
         }
         Ok(())
     }
 
-    fn check(&self, images: &Tensor) -> Result<()> {
+    fn check_shape(&self, images: &Tensor) -> Result<()> {
         let (size, shape) = (self.image_size, images.size());
         if shape.len() != 4 || shape[1..] != [3, size, size] {
             return Err(Error::Shape {
-                what: "the image batch",
+                input: "the image batch",
                 found: shape,
                 expected: format!("[batch, 3, {size}, {size}]"),
             });

@@ -1,29 +1,29 @@
-//! CLIP's ResNet (Radford et al. 2021): a stem of three convolutions, average pooling before every
-//! strided convolution, and attention in place of the last pooling.
+//! CLIP's ResNet (Radford et al. 2021): a stem of three convolutions, average pooling before every strided
+//! convolution, and attention pooling at the end.
 
 use tch::Tensor;
 
 use crate::activation::Activation;
 use crate::config::{Layers, VisionConfig};
-use crate::conv::{ConvConfig, ConvNorm, ConvStart};
-use crate::params::Builder;
+use crate::conv::{ConvConfig, ConvInit, ConvNorm};
+use crate::params::ParamBuilder;
 use crate::tape::Tape;
 use crate::vision::attention_pool::AttentionPool2d;
 use crate::{Error, Result};
 
-/// Image to raw embedding.
+/// CLIP's ResNet: maps images to embeddings.
 #[derive(Debug)]
-pub struct ModifiedResNet {
+pub(crate) struct ModifiedResNet {
     stem: Vec<ConvNorm>,
     blocks: Vec<Bottleneck>,
     attnpool: AttentionPool2d,
 }
 
 impl ModifiedResNet {
-    /// A new tower under `path`; starts as open_clip's does.
-    pub fn new(path: &Builder<'_>, config: &VisionConfig, embed_dim: i64) -> Result<Self> {
+    /// Creates a tower under `path` with open_clip's initialisation.
+    pub(crate) fn new(path: &ParamBuilder<'_>, config: &VisionConfig, embed_dim: i64) -> Result<Self> {
         let Layers::Stages(stages) = config.layers else {
-            return Err(Error::config("vision_cfg", "a ResNet needs the layers of four stages"));
+            return Err(Error::config("vision_cfg", "a ResNet needs the number of layers in four stages"));
         };
         let width = config.width;
         let mut side = config.image_size;
@@ -31,7 +31,7 @@ impl ModifiedResNet {
         for (index, (input, output, stride)) in
             [(3, width / 2, 2), (width / 2, width / 2, 1), (width / 2, width, 1)].into_iter().enumerate()
         {
-            let conv = conv(input, output, 3).stride(stride);
+            let conv = conv(input, output, 3).with_stride(stride);
             let names = [format!("conv{}", index + 1), format!("bn{}", index + 1)];
             stem.push(ConvNorm::new(path, [&names[0], &names[1]], conv, Activation::Relu, side)?);
             side = conv.output_side(side);
@@ -53,16 +53,16 @@ impl ModifiedResNet {
         Ok(ModifiedResNet { stem, blocks, attnpool })
     }
 
-    /// Normalised images `[batch, 3, size, size]` to raw embeddings `[batch, embed]`.
-    pub fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
+    /// Encodes normalised images `[batch, 3, size, size]` to embeddings `[batch, embed]`.
+    pub(crate) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
         let xs = self.stem.iter().fold(images.shallow_clone(), |xs, layer| layer.forward(&xs));
         let xs = average(&xs, 2); // [batch, width, size / 4, size / 4]
         let xs = self.blocks.iter().fold(xs, |xs, block| tape.run(xs, |xs| block.forward(xs)));
-        self.attnpool.forward(&xs) // from [batch, 32 * width, size / 32, size / 32]
+        self.attnpool.forward(&xs) // xs: [batch, 32 * width, size / 32, size / 32]
     }
 }
 
-/// A residual block of three convolutions whose last is wider; its stride is an average pooling.
+/// A residual block of three convolutions with a wider output. Average pooling implements its stride.
 #[derive(Debug)]
 struct Bottleneck {
     layers: [ConvNorm; 3],
@@ -73,7 +73,7 @@ struct Bottleneck {
 impl Bottleneck {
     const EXPANSION: i64 = 4;
 
-    fn new(path: &Builder<'_>, input: i64, planes: i64, stride: i64, side: i64) -> Result<Self> {
+    fn new(path: &ParamBuilder<'_>, input: i64, planes: i64, stride: i64, side: i64) -> Result<Self> {
         let output = planes * Self::EXPANSION;
         let last = side / stride;
         let relu = Activation::Relu;
@@ -81,8 +81,8 @@ impl Bottleneck {
             layers: [
                 ConvNorm::new(path, ["conv1", "bn1"], conv(input, planes, 1), relu, side)?,
                 ConvNorm::new(path, ["conv2", "bn2"], conv(planes, planes, 3), relu, side)?,
-                // A branch that starts silent, as open_clip has it.
-                ConvNorm::with_norm_start(
+                // The branch outputs zero at first, as in open_clip.
+                ConvNorm::with_norm_weight(
                     path,
                     ["conv3", "bn3"],
                     conv(planes, output, 1),
@@ -101,7 +101,7 @@ impl Bottleneck {
         })
     }
 
-    /// `[batch, in, side, side]` to `[batch, 4 * planes, side / stride, side / stride]`.
+    /// Maps `[batch, in, side, side]` to `[batch, 4 * planes, side / stride, side / stride]`.
     fn forward(&self, xs: &Tensor) -> Tensor {
         let [first, second, third] = &self.layers;
         let mixed = third.forward(&average(&second.forward(&first.forward(xs)), self.stride));
@@ -114,10 +114,10 @@ impl Bottleneck {
 }
 
 fn conv(input: i64, output: i64, kernel: i64) -> ConvConfig {
-    ConvConfig::new(input, output, kernel).started(ConvStart::FanIn)
+    ConvConfig::new(input, output, kernel).with_init(ConvInit::FanIn)
 }
 
-/// Average pooling of `stride` by `stride` pixels.
+/// Applies average pooling with kernel size and stride `stride`.
 fn average(xs: &Tensor, stride: i64) -> Tensor {
     if stride == 1 {
         return xs.shallow_clone();

@@ -1,4 +1,5 @@
-//! The ViT image tower (Dosovitskiy et al. 2021, as CLIP uses it: a norm before the blocks, the class token pooled).
+//! CLIP's ViT image tower (Dosovitskiy et al. 2021), with a norm before the blocks and class token or average
+//! pooling.
 
 use tch::{Kind, Tensor};
 
@@ -7,15 +8,16 @@ use crate::block::{BlockConfig, BlockInit, Transformer};
 use crate::config::{Layers, VisionConfig, VisionPool};
 use crate::gates::TowerGates;
 use crate::layers::LayerNorm;
+use crate::lock::Tower;
 use crate::mode::Mode;
-use crate::params::{Builder, Init};
-use crate::states::{BlockTaps, ImageStates};
+use crate::params::{Init, ParamBuilder};
+use crate::states::{BlockOutputs, ImageStates};
 use crate::tape::Tape;
 use crate::{Error, Result};
 
-/// Image to raw embedding.
+/// CLIP's ViT: maps images to embeddings.
 #[derive(Debug)]
-pub struct VisionTransformer {
+pub(crate) struct VisionTransformer {
     conv1: Tensor,                // [width, 3, patch, patch]
     class_embedding: Tensor,      // [width]
     positional_embedding: Tensor, // [1 + grid * grid, width]
@@ -32,9 +34,9 @@ pub struct VisionTransformer {
 }
 
 impl VisionTransformer {
-    /// A new tower under `path`; starts as open_clip's does.
-    pub fn new(
-        path: &Builder<'_>,
+    /// Creates a tower under `path` with open_clip's initialisation.
+    pub(crate) fn new(
+        path: &ParamBuilder<'_>,
         config: &VisionConfig,
         embed_dim: i64,
         activation: Activation,
@@ -71,7 +73,7 @@ impl VisionTransformer {
                 Init::Normal(scale),
             )?,
             proj: path.weight("proj", &[width, embed_dim], Init::Normal(scale))?,
-            conv1: path.child("conv1").at(patches).weight(
+            conv1: path.child("conv1").at_positions(patches).weight(
                 "weight",
                 &[width, 3, patch, patch],
                 Init::fan_in(3 * patch * patch),
@@ -81,7 +83,7 @@ impl VisionTransformer {
                 .then(|| LayerNorm::new(&path.child("ln_pre"), width, eps))
                 .transpose()?,
             transformer: Transformer::new(
-                &path.child("transformer").at(tokens),
+                &path.child("transformer").at_positions(tokens),
                 layers,
                 &blocks,
                 config.blocks.as_deref(),
@@ -95,48 +97,56 @@ impl VisionTransformer {
         })
     }
 
-    /// Normalised images `[batch, 3, size, size]` to raw embeddings `[batch, embed]`.
-    pub fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
-        self.pool(&self.stream(images, |tokens| self.patch_dropout.forward(tokens), tape, |_, _| {}))
+    /// Encodes normalised images `[batch, 3, size, size]` to embeddings `[batch, embed]`.
+    pub(crate) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
+        let stream =
+            self.residual_stream(images, |tokens| self.patch_dropout.forward(tokens), tape, |_, _| {});
+        self.pool(&stream)
     }
 
-    /// The same with this share of the patches left out, in training and in evaluation.
-    pub fn forward_masked<'a>(&'a self, images: &Tensor, share: f64, tape: &mut Tape<'a>) -> Tensor {
-        self.pool(&self.stream(images, |tokens| self.patch_dropout.mask(tokens, share), tape, |_, _| {}))
+    /// Encodes images with a fraction of the patches left out, in training and in evaluation mode.
+    pub(crate) fn forward_masked<'a>(
+        &'a self,
+        images: &Tensor,
+        fraction: f64,
+        tape: &mut Tape<'a>,
+    ) -> Tensor {
+        let mask = |tokens| self.patch_dropout.mask(tokens, fraction);
+        self.pool(&self.residual_stream(images, mask, tape, |_, _| {}))
     }
 
-    /// Embeddings, patch tokens, and what `blocks` (numbers from 0) give.
+    /// Returns embeddings, patch tokens and the outputs of `blocks` (indices from 0).
     ///
     /// # Errors
-    /// [`Error::Config`] where patches are left out in this pass, so that a place is another patch in each image, or
-    /// where there is no such block.
-    pub fn states<'a>(
+    /// [`Error::Unsupported`] if this pass leaves out patches, since positions then differ between images;
+    /// [`Error::UnknownBlock`] for an index beyond the last block.
+    pub(crate) fn states<'a>(
         &'a self,
         images: &Tensor,
         blocks: &[usize],
         tape: &mut Tape<'a>,
     ) -> Result<ImageStates> {
-        if self.patch_dropout.is_on() {
-            let reason = "patch tokens are those of all patches: set patch_dropout to 0";
-            return Err(Error::config("vision_cfg", reason));
+        if self.patch_dropout.is_active() {
+            return Err(Error::unsupported("patch tokens with patch dropout: set patch_dropout to 0"));
         }
-        let mut taps = BlockTaps::new(blocks, self.depth(), "image")?;
-        let stream = self.stream(images, |tokens| tokens, tape, |place, xs| taps.see(place, xs));
+        let mut outputs = BlockOutputs::new(blocks, self.depth(), Tower::Image)?;
+        let record = |block: usize, xs: &Tensor| outputs.record(block, xs);
+        let stream = self.residual_stream(images, |tokens| tokens, tape, record);
         let patches = stream.narrow(1, 1, stream.size()[1] - 1);
         Ok(ImageStates {
             embedding: self.pool(&stream),
-            patches: self.norm(&patches),
-            blocks: taps.into_states(),
+            patches: self.final_norm(&patches),
+            blocks: outputs.into_vec(),
         })
     }
 
-    /// Number of blocks.
-    pub fn depth(&self) -> usize {
+    /// Returns the number of blocks.
+    pub(crate) fn depth(&self) -> usize {
         self.transformer.depth()
     }
 
-    /// The residual stream `[batch, 1 + patches, width]` behind the last block.
-    fn stream<'a>(
+    /// Returns the residual stream `[batch, 1 + patches, width]` after the last block.
+    fn residual_stream<'a>(
         &'a self,
         images: &Tensor,
         drop_patches: impl FnOnce(Tensor) -> Tensor,
@@ -154,28 +164,28 @@ impl VisionTransformer {
         let tokens = Tensor::cat(&[class, patches], 1) + &self.positional_embedding; // [batch, 1 + grid², width]
         let tokens = drop_patches(tokens);
         let gates = self.gates.as_ref();
-        let kept = gates.and_then(TowerGates::kept);
+        let kept = gates.and_then(TowerGates::kept_channels);
         let tokens = match &self.ln_pre {
-            Some(norm) => norm.forward_over(&tokens, kept),
+            Some(norm) => norm.forward_channels(&tokens, kept),
             None => tokens,
         };
         let tokens = match gates {
-            Some(gates) => gates.start(tokens),
+            Some(gates) => gates.apply_hidden(tokens),
             None => tokens,
         };
-        self.transformer.visited(tokens, gates, tape, visit)
+        self.transformer.forward(tokens, gates, tape, visit)
     }
 
-    /// The last norm, over the channels that gates leave where there are some.
-    fn norm(&self, tokens: &Tensor) -> Tensor {
-        self.ln_post.forward_over(tokens, self.gates.as_ref().and_then(TowerGates::kept))
+    /// Applies the last norm, over the channels that the gates keep.
+    fn final_norm(&self, tokens: &Tensor) -> Tensor {
+        self.ln_post.forward_channels(tokens, self.gates.as_ref().and_then(TowerGates::kept_channels))
     }
 
-    /// The residual stream `[batch, 1 + patches, width]` to raw embeddings `[batch, embed]`.
+    /// Pools and projects the residual stream: `[batch, 1 + patches, width]` to embeddings `[batch, embed]`.
     fn pool(&self, tokens: &Tensor) -> Tensor {
-        let post = |xs: &Tensor| self.norm(xs);
+        let post = |xs: &Tensor| self.final_norm(xs);
         let pooled = match self.pool {
-            // Only the class token is used from here on, so only it is normalised.
+            // The rest of the tower uses only the class token, so only that is normalised.
             VisionPool::Tok => post(&tokens.select(1, 0)),
             VisionPool::Avg => {
                 let patches = tokens.narrow(1, 1, tokens.size()[1] - 1);
@@ -187,46 +197,46 @@ impl VisionTransformer {
     }
 }
 
-/// Leaves out a share of the patches of each sample while training; the class token stays.
+/// Patch dropout: leaves out a fraction of the patches of each sample in training. The class token stays.
 #[derive(Debug)]
 struct PatchDropout {
-    share: f64,
+    rate: f64,
     mode: Mode,
     layer: u64,
 }
 
 impl PatchDropout {
-    fn new(path: &Builder<'_>, share: f64) -> Self {
+    fn new(path: &ParamBuilder<'_>, rate: f64) -> Self {
         let (mode, layer) = path.child("patch_dropout").mode();
-        PatchDropout { share, mode, layer }
+        PatchDropout { rate, mode, layer }
     }
 
-    /// `[batch, 1 + patches, width]` to `[batch, 1 + kept, width]`.
+    /// Drops patches in training mode: `[batch, 1 + patches, width]` to `[batch, 1 + kept, width]`.
     fn forward(&self, tokens: Tensor) -> Tensor {
-        if self.is_on() { self.keep(tokens, self.share, self.layer) } else { tokens }
+        if self.is_active() { self.drop_patches(tokens, self.rate, self.layer) } else { tokens }
     }
 
-    fn is_on(&self) -> bool {
-        self.share > 0.0 && self.mode.is_training()
+    fn is_active(&self) -> bool {
+        self.rate > 0.0 && self.mode.is_training()
     }
 
-    /// Another draw than the plain pass has in the same step.
-    fn mask(&self, tokens: Tensor, share: f64) -> Tensor {
-        self.keep(tokens, share, !self.layer)
+    /// Drops patches in any mode. The selection differs from that of the plain pass in the same step.
+    fn mask(&self, tokens: Tensor, rate: f64) -> Tensor {
+        self.drop_patches(tokens, rate, !self.layer)
     }
 
-    fn keep(&self, tokens: Tensor, share: f64, layer: u64) -> Tensor {
+    fn drop_patches(&self, tokens: Tensor, rate: f64, layer: u64) -> Tensor {
         let (batch, patches) = (tokens.size()[0] as usize, (tokens.size()[1] - 1) as usize);
-        let kept = ((patches as f64 * (1.0 - share)) as usize).max(1);
+        let kept = ((patches as f64 * (1.0 - rate)) as usize).max(1);
         let draws = self.mode.uniform(layer, batch * patches);
-        let mut places = Vec::with_capacity(batch * (kept + 1));
+        let mut indices = Vec::with_capacity(batch * (kept + 1));
         for sample in draws.chunks(patches.max(1)) {
             let mut order = (0..patches).collect::<Vec<_>>();
             order.sort_by(|a, b| sample[*a].total_cmp(&sample[*b]));
-            places.push(0); // the class token
-            places.extend(order[..kept.min(patches)].iter().map(|place| *place as i64 + 1));
+            indices.push(0); // the class token
+            indices.extend(order[..kept.min(patches)].iter().map(|patch| *patch as i64 + 1));
         }
-        let index = Tensor::from_slice(&places).to_device(tokens.device()).view([batch as i64, -1, 1]);
+        let index = Tensor::from_slice(&indices).to_device(tokens.device()).view([batch as i64, -1, 1]);
         tokens.gather(1, &index.expand([-1, -1, tokens.size()[2]], false), false)
     }
 }

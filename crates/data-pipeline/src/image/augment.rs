@@ -176,13 +176,13 @@ pub struct AugmentParams {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ColorChange {
-    /// Towards or away from black.
+    /// Brightness: blends with black.
     Brightness(f64),
-    /// Towards or away from the mean grey.
+    /// Contrast: blends with the mean grey.
     Contrast(f64),
-    /// Towards or away from grey.
+    /// Saturation: blends with the grey image.
     Saturation(f64),
-    /// A shift along the colour circle.
+    /// Hue: a shift along the colour circle.
     Hue(f64),
 }
 

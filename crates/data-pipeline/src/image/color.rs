@@ -29,7 +29,7 @@ fn blend(from: f64, to: f64, factor: f64) -> u8 {
     (from + (to - from) * factor).clamp(0.0, 255.0) as u8
 }
 
-/// ITU-R 601 luma in 16-bit fixed point.
+/// Returns the ITU-R 601 luma, computed in 16-bit fixed point.
 fn luma(pixel: &[u8]) -> u8 {
     ((u32::from(pixel[0]) * 19595 + u32::from(pixel[1]) * 38470 + u32::from(pixel[2]) * 7471 + 0x8000) >> 16)
         as u8

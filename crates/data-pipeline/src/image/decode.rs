@@ -33,6 +33,7 @@ impl DecodeError {
 
 /// Colour mode of decoded pixels, 8 bits per channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "formats"), expect(dead_code, reason = "JPEG has no alpha"))]
 pub(crate) enum Mode {
     L,
     La,
@@ -121,7 +122,7 @@ pub(crate) fn multiply(a: u8, b: u8) -> u8 {
 ///
 /// ```
 /// use data_pipeline::DamageKind;
-/// let error = data_pipeline::image::decode(bDamageKind::NotAnImage).unwrap_err();
+/// let error = data_pipeline::image::decode(b"a text file").unwrap_err();
 /// assert_eq!(error.kind, DamageKind::NotAnImage);
 /// ```
 ///
@@ -152,7 +153,7 @@ fn decode_jpeg(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     check_size(header.width as u64, header.height as u64)?;
     let (mode, pixels) = if header.halves_chroma { decode_halved(bytes)? } else { decode_plain(bytes)? };
     if pixels.len() != header.width * header.height * mode.channels() {
-        return Err(DecodeError::new(DamageKind::DamagedJpeg, "the image is shorter than its header says"));
+        return Err(DecodeError::new(DamageKind::DamagedJpeg, "the image is shorter than its header states"));
     }
     if !ends_properly(bytes) {
         return Err(DecodeError::new(DamageKind::TruncatedJpeg, "the file ends before the image does"));
@@ -253,7 +254,7 @@ fn decode_other(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let mut decoder = reader.into_decoder().map_err(|e| DecodeError::new(DamageKind::DamagedImage, e))?;
     let (width, height) = decoder.dimensions();
     check_size(u64::from(width), u64::from(height))?;
-    // Enough for 16-bit RGBA of the largest picture.
+    // Enough for 16-bit RGBA of the largest image.
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_PIXELS * 16);
     decoder.set_limits(limits).map_err(|e| DecodeError::new(DamageKind::TooLarge, e))?;

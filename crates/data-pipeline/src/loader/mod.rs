@@ -161,7 +161,7 @@ pub struct LoaderConfig {
 }
 
 impl Default for LoaderConfig {
-    /// One epoch of shuffled batches of 32, without augmentation. Set [`LoaderConfig::views`].
+    /// Returns settings for one epoch of shuffled batches of 32, without augmentation. Set [`LoaderConfig::views`].
     fn default() -> Self {
         LoaderConfig {
             batch_size: 32,

@@ -1,4 +1,4 @@
-//! Settings of a source, as a recipe writes them.
+//! Settings of a source, as a recipe contains them.
 
 use std::path::Path;
 use std::sync::Arc;

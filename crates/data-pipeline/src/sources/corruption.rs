@@ -27,7 +27,7 @@ pub struct CorruptShards {
 pub struct BrokenShard {
     /// The file.
     pub path: PathBuf,
-    /// First unreadable byte.
+    /// Offset of the first unreadable byte.
     pub offset: u64,
     /// The problem at that byte.
     pub reason: String,

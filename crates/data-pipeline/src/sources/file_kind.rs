@@ -65,7 +65,7 @@ pub(super) fn file_kind(path: &Path) -> FileKind {
     }
 }
 
-/// JPEG, PNG, GIF, WebP or BMP by the first 32 bytes.
+/// Whether the first 32 bytes are those of a JPEG, PNG, GIF, WebP or BMP file.
 fn is_decoded(start: &[u8]) -> bool {
     let bmp = |start: &[u8]| {
         // A text may start with `BM`. In a bitmap, the two reserved fields are 0, and the length of a header follows.
@@ -81,7 +81,7 @@ fn is_decoded(start: &[u8]) -> bool {
         || bmp(start)
 }
 
-/// TIFF, AVIF, HEIF, JPEG 2000, JPEG XL or Photoshop.
+/// Whether the first bytes are those of a TIFF, AVIF, HEIF, JPEG 2000, JPEG XL or Photoshop file.
 fn is_other_image(start: &[u8]) -> bool {
     let brand = start.get(8..12).filter(|_| start.get(4..8) == Some(b"ftyp"));
     start.starts_with(b"II*\0")

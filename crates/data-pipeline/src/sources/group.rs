@@ -34,7 +34,7 @@ impl Group {
         Group { key: key.to_string(), ..Group::default() }
     }
 
-    /// The name up to the first dot.
+    /// Returns the name up to the first dot.
     pub(super) fn key(&self) -> &str {
         &self.key
     }
@@ -118,7 +118,7 @@ impl Group {
     }
 }
 
-/// The path up to the first dot of the file name, and the extension after the dot.
+/// Returns the path up to the first dot of the file name, and the extension after the dot.
 pub(super) fn split_key(name: &str) -> Option<(&str, &str)> {
     let file = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = file + name[file..].find('.')?;

@@ -49,7 +49,7 @@ fn without_constants(json: &str) -> Option<String> {
     found.then_some(out)
 }
 
-/// Length in bytes of a string with its quotes; an unterminated string extends to the end.
+/// Returns the length in bytes of a string with its quotes; an unterminated string extends to the end.
 fn text_length(json: &str) -> usize {
     let mut escaped = false;
     for (at, byte) in json.bytes().enumerate().skip(1) {

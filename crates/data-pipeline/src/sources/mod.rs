@@ -97,12 +97,12 @@ pub trait Source: Send + Sync {
     }
 }
 
-/// The default caption template of classes.
+/// Returns the default caption template of classes.
 pub(crate) fn default_templates() -> Vec<String> {
     vec!["a photo of a {}.".into()]
 }
 
-/// Samples that a fingerprint reads.
+/// Number of samples that a fingerprint reads.
 const FINGERPRINT_SAMPLES: usize = 64;
 
 /// Returns a fingerprint of a source: its length and a hash over samples spread through it.

@@ -124,7 +124,7 @@ pub struct StoredTeacher {
     pub identity: String,
     /// Width of its embeddings.
     pub width: usize,
-    /// Factor of the cosine similarities: exp(logit scale).
+    /// Logit scale after exp.
     pub scale: f64,
     /// Preprocessing of its images.
     pub image: Preprocess,
@@ -170,7 +170,7 @@ impl Manifest {
         start..(start + self.shard_samples).min(self.samples())
     }
 
-    /// Describes the first difference from another manifest: its place and both values.
+    /// Describes the first difference from another manifest: its place and both values; `None` if they are equal.
     pub fn difference(&self, other: &Manifest) -> Option<String> {
         let (Ok(own), Ok(other)) = (serde_json::to_value(self), serde_json::to_value(other)) else {
             return Some("they cannot be compared".into());

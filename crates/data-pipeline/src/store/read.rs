@@ -13,7 +13,7 @@ use super::write::{CHECKSUM, checksum_of};
 use super::{MANIFEST_FILE, Manifest, StoreKind, StoreProblem, encoding, error, shard_file};
 use crate::{Error, Result};
 
-/// A finished store. Embeddings are read from its files on demand. In memory are about 50 bytes per caption, and the
+/// A finished store. Embeddings are read from its files on demand. Memory holds about 50 bytes per caption, and the
 /// scales of [`StoreKind::Int8`].
 ///
 /// ```no_run
@@ -212,7 +212,7 @@ impl Store {
         manifest(folder).is_ok_and(all)
     }
 
-    /// Returns the description of the store.
+    /// Returns the manifest of the store.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }

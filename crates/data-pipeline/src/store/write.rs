@@ -107,7 +107,7 @@ impl StoreWriter {
         Ok(StoreWriter { folder: folder.into(), manifest, missing, known, _lock: lock })
     }
 
-    /// Returns the description of the store.
+    /// Returns the manifest of the store.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -128,7 +128,7 @@ impl StoreWriter {
         self.missing.front().copied()
     }
 
-    /// Returns those of the texts that no shard contains yet, each once and in their order.
+    /// Returns the texts that no shard contains yet, each once and in their order.
     pub fn unknown<'a>(&self, texts: impl IntoIterator<Item = &'a str>) -> Vec<String> {
         let mut seen = HashSet::new();
         let new = |text: &&str| {

@@ -78,13 +78,13 @@ fn pretty(json: &Value) -> Vec<u8> {
     format!("{json:#}\n").into_bytes()
 }
 
-/// A map from tokens to ids. If two merges produce the same token, the last one counts.
+/// Returns a map from tokens to ids. If two merges produce the same token, the last one counts.
 fn vocab(vocabulary: Vec<(String, u32)>) -> Map<String, Value> {
     let special = [(START.to_string(), START_OF_TEXT.into()), (END.to_string(), END_OF_TEXT.into())];
     vocabulary.into_iter().map(|(token, id)| (token, id.into())).chain(special).collect()
 }
 
-/// The tokenizer as a single file in the format of Hugging Face's tokenizers.
+/// Returns the tokenizer as a single file in the format of Hugging Face's tokenizers.
 pub(super) fn tokenizer_json() -> Value {
     let bpe::Published { vocabulary, merges } = bpe::published();
     let added = [(START, START_OF_TEXT), (END, END_OF_TEXT)].map(|(token, id)| {
@@ -121,7 +121,7 @@ mod tests {
         for TokenizerFile { name, bytes } in hugging_face_files(context) {
             std::fs::write(folder.path().join(name), bytes).unwrap();
         }
-        let tokenizer = JsonTokenizer::open(&folder.path().join("tokenizer.json")).unwrap();
+        let tokenizer = JsonTokenizer::open(folder.path().join("tokenizer.json")).unwrap();
         (folder, tokenizer)
     }
 

@@ -1,5 +1,8 @@
 //! SVG charts and their HTML page: a self-contained file with light and dark styles.
 
+use zeroshot_eval::Table;
+pub(crate) use zeroshot_eval::table::escape_html as escape;
+
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 56.0;
@@ -211,23 +214,9 @@ pub(crate) fn standalone(chart: &str) -> String {
     }
 }
 
-/// Converts a Markdown table to HTML. All columns except the first two are numbers.
-pub(crate) fn html_table(markdown: &str) -> String {
-    let mut html = String::from("<div class=\"wide\"><table>");
-    for (index, line) in markdown.lines().enumerate().filter(|(index, _)| *index != 1) {
-        let tag = if index == 0 { "th" } else { "td" };
-        html.push_str("<tr>");
-        for (column, cell) in line.trim_matches('|').split('|').enumerate() {
-            let class = if column < 2 { "" } else { " class=\"n\"" };
-            html.push_str(&format!("<{tag}{class}>{}</{tag}>", escape(cell.trim())));
-        }
-        html.push_str("</tr>");
-    }
-    html + "</table></div>"
-}
-
-pub(crate) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+/// Returns a table as HTML that scrolls if it is wider than the page.
+pub(crate) fn html_table(table: &Table) -> String {
+    format!("<div class=\"wide\">{}</div>", table.to_html())
 }
 
 #[cfg(test)]

@@ -1,22 +1,35 @@
-//! The reports of a job: a Markdown table of its runs, an HTML page with charts, and an SVG chart of the main figures.
+//! The reports of a job: a Markdown table of its runs, an HTML page with charts, and an SVG chart of the main metrics.
 
 use std::path::Path;
 
 use file_ext::write_atomic;
-use serde_json::Value;
 use trainer::Job;
 use trainer::run::job::{REPORTS, folder};
-use trainer::run::metrics::read_steps;
+use trainer::run::metrics::{StepLine, read_steps};
 use trainer::run::{BEST_FOLDER, Best, Results};
+use zeroshot_eval::Table;
+use zeroshot_eval::table::{Cell, Number};
 
 use super::charts::{bars, curves, escape, html_table, page, standalone};
 use crate::Result;
 
-/// Writes `report.md`, `report.html` and `report.svg` (the main figures) of finished runs into `out`, the job's folder.
+/// Writes `report.md`, `report.html` and `report.svg` (the main metrics) of finished runs into `out`, the job's folder.
+///
+/// ```no_run
+/// use experiments::job;
+/// use trainer::{Job, run::Results};
+///
+/// # fn example(job: &Job, finished: &[(String, Results)]) -> experiments::Result<()> {
+/// job::write(job, "runs/mine", finished)?;
+/// println!("{}", job::table(job, finished));
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`crate::Error::Model`] if a file cannot be written, [`crate::Error::Trainer`] if a run's metrics cannot be read.
-pub fn write(job: &Job, out: &Path, finished: &[(String, Results)]) -> Result<()> {
+pub fn write(job: &Job, out: impl AsRef<Path>, finished: &[(String, Results)]) -> Result<()> {
+    let out = out.as_ref();
     let curves = job.runs.iter().map(|recipe| {
         let steps = read_steps(&folder(job, out, &recipe.name))?;
         Ok((recipe.name.clone(), steps))
@@ -25,13 +38,13 @@ pub fn write(job: &Job, out: &Path, finished: &[(String, Results)]) -> Result<()
     let html = html(&job.name, &table, &best, finished, &curves.collect::<Result<Vec<_>>>()?);
     let texts = [markdown(job, finished), html, picture(finished)];
     for (name, text) in REPORTS.iter().zip(texts) {
-        write_atomic(&out.join(name), text.as_bytes())?;
+        write_atomic(out.join(name), text.as_bytes())?;
     }
     Ok(())
 }
 
-/// Returns a Markdown table with the results of all runs, and of the teacher if it is not one of them.
-pub fn table(job: &Job, finished: &[(String, Results)]) -> String {
+/// Returns a table with the results of all runs, and of the teacher if it is not one of them.
+pub fn table(job: &Job, finished: &[(String, Results)]) -> Table {
     let mut reports = finished.iter().map(|(_, results)| results.student.clone()).collect::<Vec<_>>();
     let own = job.runs.iter().find_map(|recipe| recipe.teachers.first()?.model.as_ref()?.run());
     let mut teacher = own.and_then(|name| job.runs.iter().position(|recipe| recipe.name == name));
@@ -44,66 +57,62 @@ pub fn table(job: &Job, finished: &[(String, Results)]) -> String {
     zeroshot_eval::report::compare(&reports, teacher)
 }
 
-/// Returns a Markdown table of the runs with a best model from evaluations during training; empty without such runs.
-fn best_table(job: &Job, finished: &[(String, Results)]) -> String {
-    let head = ["run", "best model", "step", "score"].map(String::from).to_vec();
-    let best = finished.iter().filter_map(|(run, results)| {
-        let Best { step, score } = results.best?;
-        let folder = folder(job, Path::new(""), run).join(BEST_FOLDER);
-        Some(vec![
-            run.clone(),
-            folder.display().to_string(),
-            step.to_string(),
-            format!("{:.1}", score * 100.0),
-        ])
-    });
-    let rows = std::iter::once(head).chain(best).collect::<Vec<_>>();
-    if rows.len() > 1 { zeroshot_eval::report::markdown(&rows) } else { String::new() }
+/// Returns a table of the runs with a best model from evaluations during training.
+fn best_table(job: &Job, finished: &[(String, Results)]) -> Table {
+    let mut table = Table::new(["run", "best model"]).with_numbers(["step", "score"]);
+    for (run, results) in finished {
+        let Some(Best { step, score }) = results.best else { continue };
+        let folder = folder(job, Path::new(""), run).join(BEST_FOLDER).display().to_string();
+        table.push([run.as_str().into(), folder.into(), step.into(), Cell::percent(score)]);
+    }
+    table
+}
+
+/// Returns a table of sizes and training times.
+fn cost_table(finished: &[(String, Results)]) -> Table {
+    let mut table = Table::new(["run"]).with_numbers(["image tower", "text tower", "training time"]);
+    for (name, results) in finished {
+        let (image, text) = results.parameters;
+        let millions = |count: u64| Number::new(count as f64 / 1e6, 2).with_unit("M").into();
+        let time = Number::new(results.seconds, 0).with_unit("s").into();
+        table.push([Cell::from(name.as_str()), millions(image), millions(text), time]);
+    }
+    table
 }
 
 fn markdown(job: &Job, finished: &[(String, Results)]) -> String {
     let mut text = format!("# {}\n\nResults in percent.\n\n{}\n", job.name, table(job, finished));
     let best = best_table(job, finished);
     if !best.is_empty() {
-        text.push_str(&format!("{}\n\n{best}\n", BEST));
+        text.push_str(&format!("{BEST}\n\n{best}\n"));
     }
-    text.push_str("| run | image tower | text tower | training time |\n|---|---:|---:|---:|\n");
-    for (name, results) in finished {
-        let (image, text_tower) = results.parameters;
-        text.push_str(&format!(
-            "| {name} | {:.2} M | {:.2} M | {:.0} s |\n",
-            image as f64 / 1e6,
-            text_tower as f64 / 1e6,
-            results.seconds
-        ));
-    }
-    text
+    text + &cost_table(finished).to_markdown()
 }
 
 /// Maximum number of points of a curve; more would not be visible.
 const POINTS: usize = 300;
 
 /// The caption of the table of best models.
-pub(crate) const BEST: &str = "Best model of the evaluations during and after training; score: mean over the data sets of their main figures.";
+pub(crate) const BEST: &str = "Best model of the evaluations during and after training; score: mean over the data sets of their main metrics.";
 
-/// Returns the page with the results table (Markdown), the table of best models (may be empty), the main figures as
-/// bars, and the training curves of each run.
-pub fn html(
+/// Returns the page with the table of results, that of best models (may be empty), the main metrics as bars, and the
+/// training curves of each run.
+fn html(
     name: &str,
-    table: &str,
-    best: &str,
+    table: &Table,
+    best: &Table,
     results: &[(String, Results)],
-    curves_of: &[(String, Vec<Value>)],
+    curves_of: &[(String, Vec<StepLine>)],
 ) -> String {
     let mut body = format!("<h1>{}</h1><p>Results in percent.</p>{}", escape(name), html_table(table));
     if !best.is_empty() {
         body.push_str(&format!("<p>{BEST}</p>{}", html_table(best)));
     }
-    body.push_str("<h2>Main figure of each data set</h2>");
-    body.push_str(&main_figures(results));
-    for (title, key) in [("Task loss", "task"), ("Total loss", "")] {
+    body.push_str("<h2>Main metric of each data set</h2>");
+    body.push_str(&main_metrics(results));
+    for (title, term) in [("Task loss", Some("task")), ("Total loss", None)] {
         let lines =
-            curves_of.iter().map(|(run, steps)| (run.clone(), points(steps, key))).collect::<Vec<_>>();
+            curves_of.iter().map(|(run, steps)| (run.clone(), points(steps, term))).collect::<Vec<_>>();
         if lines.iter().any(|(_, points)| points.len() > 1) {
             body.push_str(&format!("<h2>{title} by samples seen</h2>{}", curves(&lines)));
         }
@@ -112,7 +121,7 @@ pub fn html(
 }
 
 /// Draws one group of bars per data set, with one bar per run.
-fn main_figures(results: &[(String, Results)]) -> String {
+fn main_metrics(results: &[(String, Results)]) -> String {
     let Some((_, first)) = results.first() else { return String::new() };
     let names = results.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     let groups = first.student.sets.iter().map(|set| {
@@ -125,16 +134,19 @@ fn main_figures(results: &[(String, Results)]) -> String {
     bars(&names, &groups.collect::<Vec<_>>())
 }
 
-/// Returns the main figures as a standalone SVG, for pages that show only images.
-pub fn picture(results: &[(String, Results)]) -> String {
-    standalone(&main_figures(results))
+/// Returns the main metrics as a standalone SVG, for pages that show only images.
+fn picture(results: &[(String, Results)]) -> String {
+    standalone(&main_metrics(results))
 }
 
-/// Returns samples seen and loss: the raw value of a term, or the total for an empty key.
-pub(crate) fn points(steps: &[Value], key: &str) -> Vec<(f64, f64)> {
-    let value = |line: &Value| {
-        let loss = if key.is_empty() { &line["loss"] } else { &line["terms"][key]["raw"] };
-        Some((line["samples"].as_f64()?, loss.as_f64()?))
+/// Returns samples seen and loss: the raw value of a term, or the total without one.
+pub(crate) fn points(steps: &[StepLine], term: Option<&str>) -> Vec<(f64, f64)> {
+    let value = |line: &StepLine| {
+        let loss = match term {
+            Some(name) => line.term(name)?.raw,
+            None => line.loss,
+        };
+        Some((line.at.samples as f64, loss))
     };
     let all = steps.iter().filter_map(value).collect::<Vec<_>>();
     // Average neighbouring points, so that noise does not hide the trend.
@@ -149,19 +161,21 @@ pub(crate) fn points(steps: &[Value], key: &str) -> Vec<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+
+    fn step(samples: u64, loss: f64, terms: &str) -> StepLine {
+        let line = format!(r#"{{"step": 1, "samples": {samples}, "loss": {loss}, "terms": {{{terms}}}}}"#);
+        serde_json::from_str(&line).unwrap()
+    }
 
     #[test]
     fn a_page_holds_table_and_curves_and_nothing_from_outside() {
-        let steps = (1..=10)
-            .map(|i| json!({"samples": i * 8, "loss": 3.0 / f64::from(i), "terms": {"task": {"raw": 1.0}}}));
-        let page = html(
-            "a <job>",
-            "| a | b | c |\n|---|---|--:|\n| x | y | 1.5 |\n",
-            "| run | best model | step |\n|---|---|--:|\n| x | best | 7 |\n",
-            &[],
-            &[("run".into(), steps.collect())],
-        );
+        let task = r#""task": {"raw": 1.0, "weighted": 1.0}"#;
+        let steps = (1..=10).map(|i| step(i * 8, 3.0 / i as f64, task));
+        let mut results = Table::new(["a", "b"]).with_numbers(["c"]);
+        results.push([Cell::from("x"), "y".into(), Cell::number(1.5, 1)]);
+        let mut best = Table::new(["run", "best model"]).with_numbers(["step"]);
+        best.push([Cell::from("x"), "best".into(), 7u64.into()]);
+        let page = html("a <job>", &results, &best, &[], &[("run".into(), steps.collect())]);
         assert!(page.contains(BEST) && page.contains("<td class=\"n\">7</td>"));
         assert!(page.contains("a &lt;job&gt;") && page.contains("<td class=\"n\">1.5</td>"));
         assert_eq!(page.matches("<polyline").count(), 2);
@@ -198,7 +212,7 @@ mod tests {
 
     #[test]
     fn many_steps_become_few_points() {
-        let steps = (0..10_000).map(|i| json!({"samples": i, "loss": 1.0})).collect::<Vec<_>>();
-        assert!(points(&steps, "").len() <= POINTS);
+        let steps = (0..10_000).map(|i| step(i, 1.0, "")).collect::<Vec<_>>();
+        assert!(points(&steps, None).len() <= POINTS);
     }
 }

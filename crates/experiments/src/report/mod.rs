@@ -3,6 +3,6 @@
 mod charts;
 pub mod job;
 mod page;
-pub mod results;
-pub mod stats;
+pub(crate) mod results;
+pub(crate) mod stats;
 mod tables;

@@ -1,13 +1,14 @@
 //! Results of a sweep's cells: means over seeds, and differences paired by seed.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clip_model::cost;
 use file_ext::write_atomic;
 use serde::{Deserialize, Serialize};
 use zeroshot_eval::accuracy::ClassRecall;
-use zeroshot_eval::{Evaluation, Report, Score};
+use zeroshot_eval::{Evaluation, Metric, MetricName, MetricValue, Report, Score};
 
 use super::page;
 use super::stats::{Difference, Summary, correlation};
@@ -17,7 +18,7 @@ use trainer::model::loaded;
 use trainer::run::status::RUN_FILE;
 use trainer::run::{MODEL_FOLDER, REPORT_FILE, Results};
 
-/// Name of the main figure. A sweep that lists the parts of its mean thereby selects its zero-shot sets.
+/// Name of the main metric. A sweep that lists the parts of its mean thereby selects its zero-shot sets.
 pub(super) fn mean_name(parts: &[MeanPart]) -> &'static str {
     if parts.is_empty() { "mean of the sets" } else { "zero-shot mean" }
 }
@@ -25,26 +26,27 @@ pub(super) fn mean_name(parts: &[MeanPart]) -> &'static str {
 /// Maximum number of classes of a set with a per-class table.
 const FEW_CLASSES: usize = 20;
 
-/// One value per seed that has it.
+/// One value per seed.
 pub type BySeed = BTreeMap<u64, f64>;
 
 /// One cell with all its seeds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CellResults {
-    /// Its name.
+    /// Name of the cell.
     pub name: String,
-    /// The seeds that are finished.
+    /// The finished seeds.
     pub seeds: Vec<u64>,
-    /// The mean and the main figure of each set, one value per seed, 0 to 1.
-    pub main: Vec<(String, BySeed)>,
-    /// For each figure (`set: figure`), one value per seed, 0 to 1.
-    pub figures: BTreeMap<String, BySeed>,
-    /// For each set with few classes, the recall of each class (`set: class`), one value per seed, 0 to 1.
+    /// The mean and the main metric of each set.
+    pub main: Vec<MainMetric>,
+    /// For each metric, one value per seed, 0 to 1.
+    #[serde(rename = "figures")]
+    pub metrics: BTreeMap<Metric, BySeed>,
+    /// For each set with few classes, the recall of each class, one value per seed, 0 to 1.
     #[serde(default)]
-    pub per_class: BTreeMap<String, BySeed>,
-    /// For each fidelity figure (`set: of what, which`), one value per seed.
-    pub fidelity: BTreeMap<String, BySeed>,
-    /// For each set, the fraction of the teacher's main figure, one value per seed.
+    pub per_class: BTreeMap<ClassMetric, BySeed>,
+    /// For each fidelity metric, one value per seed.
+    pub fidelity: BTreeMap<Metric, BySeed>,
+    /// For each set, the fraction of the teacher's main metric, one value per seed.
     pub retained: BTreeMap<String, BySeed>,
     /// Parameters of both towers.
     pub parameters: u64,
@@ -56,6 +58,79 @@ pub struct CellResults {
     pub folders: Vec<PathBuf>,
 }
 
+/// A main metric of a cell: of one data set, or their mean.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "(String, BySeed)", into = "(String, BySeed)")]
+pub struct MainMetric {
+    /// The data set, or the name of the mean.
+    pub name: String,
+    /// One value per seed, 0 to 1.
+    pub values: BySeed,
+}
+
+impl From<(String, BySeed)> for MainMetric {
+    fn from((name, values): (String, BySeed)) -> Self {
+        MainMetric { name, values }
+    }
+}
+
+impl From<MainMetric> for (String, BySeed) {
+    fn from(own: MainMetric) -> Self {
+        (own.name, own.values)
+    }
+}
+
+/// The recall of a class. Its text is `SET: CLASS`, which is also its form in files.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub struct ClassMetric {
+    /// The data set.
+    pub set: String,
+    /// The class. A second class of one name has ` (2)` after it.
+    pub class: String,
+}
+
+impl fmt::Display for ClassMetric {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(&format!("{}: {}", self.set, self.class))
+    }
+}
+
+impl From<String> for ClassMetric {
+    fn from(text: String) -> Self {
+        let (set, class) = text.split_once(": ").unwrap_or(("", &text));
+        ClassMetric { set: set.into(), class: class.into() }
+    }
+}
+
+impl From<ClassMetric> for String {
+    fn from(own: ClassMetric) -> Self {
+        own.to_string()
+    }
+}
+
+/// Correlation of a fidelity metric with the main metric.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "(Metric, f64)", into = "(Metric, f64)")]
+pub struct Predictor {
+    /// The fidelity metric.
+    pub metric: Metric,
+    /// Pearson's correlation, -1 to 1.
+    pub correlation: f64,
+}
+
+impl From<(Metric, f64)> for Predictor {
+    fn from((metric, correlation): (Metric, f64)) -> Self {
+        Predictor { metric, correlation }
+    }
+}
+
+impl From<Predictor> for (Metric, f64) {
+    fn from(own: Predictor) -> Self {
+        (own.metric, own.correlation)
+    }
+}
+
 /// Comparison of two cells, paired by seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
@@ -63,8 +138,9 @@ pub struct Comparison {
     pub cell: String,
     /// The second cell.
     pub other: String,
-    /// The figure.
-    pub figure: String,
+    /// The main metric: a data set, or the name of the mean.
+    #[serde(rename = "figure")]
+    pub metric: String,
     /// First minus second.
     pub difference: Difference,
 }
@@ -72,16 +148,16 @@ pub struct Comparison {
 /// A sweep's result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SweepReport {
-    /// The sweep.
+    /// Name of the sweep.
     pub name: String,
-    /// Its question.
+    /// The question that it answers.
     pub title: String,
     /// Program, machine class and date of the report.
     pub made: String,
     /// Programs and machines that trained the runs.
     #[serde(default)]
     pub trained: Vec<String>,
-    /// The parts of the main figure, which is their mean; if empty, the main figures of all sets.
+    /// The parts of the main metric, which is their mean; if empty, the main metrics of all sets.
     pub mean: Vec<MeanPart>,
     /// The baseline of the differences in tables.
     pub baseline: Option<String>,
@@ -89,10 +165,10 @@ pub struct SweepReport {
     pub shared: Vec<CellResults>,
     /// The cells.
     pub cells: Vec<CellResults>,
-    /// All pairs of cells on the main figures.
+    /// All pairs of cells on the main metrics.
     pub comparisons: Vec<Comparison>,
-    /// Pearson correlation of each fidelity figure with the main figure, over all cells and seeds.
-    pub predictors: Vec<(String, f64)>,
+    /// Correlation of each fidelity metric with the main metric, over all cells and seeds.
+    pub predictors: Vec<Predictor>,
     /// Cells that are not finished.
     pub missing: Vec<String>,
 }
@@ -100,8 +176,20 @@ pub struct SweepReport {
 impl SweepReport {
     /// Reads the results of all finished cells. `made` states the program, machine and date of the report.
     ///
+    /// ```no_run
+    /// # fn example() -> experiments::Result<()> {
+    /// use experiments::{Sweep, SweepReport, write_reports};
+    ///
+    /// let sweep = Sweep::load("sweep.toml", &toml::Table::new(), "runs/sweeps")?;
+    /// let report = SweepReport::read(&sweep, "my machine, today")?;
+    /// write_reports(&report, "runs/sweeps/report")?;
+    /// println!("{}", report.markdown());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// [`Error::Sweep`] if a result is damaged or lacks a figure that the sweep's mean needs.
+    /// [`Error::Results`] for a damaged file, [`Error::MissingMetric`] if a run lacks a metric that the sweep's mean needs.
     pub fn read(sweep: &Sweep, made: &str) -> Result<Self> {
         let mut missing = Vec::new();
         // A shared run may have been evaluated on more sets.
@@ -151,13 +239,14 @@ impl SweepReport {
     }
 }
 
-/// Writes `report.md`, `report.json`, `report.csv`, `report.html` and `report.svg` (the main figures) into a folder.
+/// Writes `report.md`, `report.json`, `report.csv`, `report.html` and `report.svg` (the main metrics) into a folder.
 ///
 /// # Errors
 /// [`Error::Io`] if a file cannot be written.
-pub fn write_reports(report: &SweepReport, folder: &Path) -> Result<()> {
+pub fn write_reports(report: &SweepReport, folder: impl AsRef<Path>) -> Result<()> {
+    let folder = folder.as_ref();
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    let json = serde_json::to_string_pretty(report).map_err(|e| Error::sweep(&report.name, e.to_string()))?;
+    let json = serde_json::to_string_pretty(report)?;
     for (file, text) in [
         ("report.md", report.markdown()),
         ("report.json", json),
@@ -165,22 +254,22 @@ pub fn write_reports(report: &SweepReport, folder: &Path) -> Result<()> {
         ("report.html", page::html(report)?),
         ("report.svg", page::picture(report)),
     ] {
-        write_atomic(&folder.join(file), text.as_bytes())?;
+        write_atomic(folder.join(file), text.as_bytes())?;
     }
     Ok(())
 }
 
 impl SweepReport {
-    /// Name of the main figure.
+    /// Name of the main metric.
     pub(super) fn mean_name(&self) -> &'static str {
         mean_name(&self.mean)
     }
 }
 
 impl CellResults {
-    /// Returns one value per seed for a main figure.
-    pub fn main_figure(&self, name: &str) -> Option<&BySeed> {
-        self.main.iter().find(|(own, _)| own == name).map(|(_, values)| values)
+    /// Returns one value per seed for a main metric.
+    pub fn main_metric(&self, name: &str) -> Option<&BySeed> {
+        self.main.iter().find(|own| own.name == name).map(|own| &own.values)
     }
 
     fn new(cell: &Cell, results: &Results) -> Result<Self> {
@@ -192,7 +281,7 @@ impl CellResults {
             name: cell.name.clone(),
             seeds: Vec::new(),
             main: Vec::new(),
-            figures: BTreeMap::new(),
+            metrics: BTreeMap::new(),
             per_class: BTreeMap::new(),
             fidelity: BTreeMap::new(),
             retained: BTreeMap::new(),
@@ -206,8 +295,8 @@ impl CellResults {
     /// Adds a seed. With `needs_mean`, it must have every part of the mean.
     fn add(&mut self, cell: &Cell, results: &Results, mean: &[MeanPart], needs_mean: bool) -> Result<()> {
         for set in &results.student.sets {
-            for (figure, value) in set.score.figures() {
-                self.figures.entry(format!("{}: {figure}", set.set)).or_default().insert(cell.seed, value);
+            for MetricValue { name, value, .. } in set.score.metrics() {
+                self.metrics.entry(Metric::new(&set.set, name)).or_default().insert(cell.seed, value);
             }
             let Score::Classification(found) = &set.score else { continue };
             if found.per_class.len() <= FEW_CLASSES {
@@ -217,15 +306,18 @@ impl CellResults {
             }
         }
         let name = mean_name(mean);
-        let mean = match main_figure(&results.student, mean, &cell.label()) {
+        let mean = match main_value(&results.student, mean, &cell.label()) {
             Err(_) if !needs_mean => None,
             found => found?.map(|value| (name, value)),
         };
         let sets = results.student.sets.iter().map(|set| (set.set.as_str(), set.score.main()));
         for (name, value) in mean.into_iter().chain(sets) {
-            match self.main.iter_mut().find(|(own, _)| own == name) {
-                Some((_, values)) => drop(values.insert(cell.seed, value)),
-                None => self.main.push((name.into(), BySeed::from([(cell.seed, value)]))),
+            match self.main.iter_mut().find(|own| own.name == name) {
+                Some(own) => drop(own.values.insert(cell.seed, value)),
+                None => {
+                    let values = BySeed::from([(cell.seed, value)]);
+                    self.main.push(MainMetric { name: name.into(), values });
+                }
             }
         }
         if let Some(teacher) = &results.teacher {
@@ -236,17 +328,12 @@ impl CellResults {
             }
         }
         for Evaluation { set, fidelity, calibration, .. } in &results.details {
-            for (of, which, value) in fidelity.iter().flat_map(|found| found.figures()) {
-                if let Some(value) = value {
-                    self.fidelity
-                        .entry(format!("{set}: {of}, {which}"))
-                        .or_default()
-                        .insert(cell.seed, value);
-                }
+            for MetricValue { name, value, .. } in fidelity.iter().flat_map(|found| found.metrics()) {
+                self.fidelity.entry(Metric::new(set, name)).or_default().insert(cell.seed, value);
             }
             if let Some(found) = calibration {
-                let name = format!("{set}: expected calibration error");
-                self.figures.entry(name).or_default().insert(cell.seed, found.expected_calibration_error);
+                let metric = Metric::new(set, MetricName::ExpectedCalibrationError);
+                self.metrics.entry(metric).or_default().insert(cell.seed, found.expected_calibration_error);
             }
         }
         self.seeds.push(cell.seed);
@@ -280,24 +367,21 @@ fn trained_by(folders: &HashSet<&Path>) -> Vec<String> {
 fn read_results(folder: &Path) -> Result<Results> {
     let path = folder.join(REPORT_FILE);
     let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-    serde_json::from_str(&text)
-        .map_err(|e| Error::sweep(path.display().to_string(), format!("it is damaged: {e}")))
+    serde_json::from_str(&text).map_err(|e| Error::Results { path, reason: e.to_string() })
 }
 
-/// Returns the mean of the sweep's figures, or `None` if nothing was measured.
-fn main_figure(report: &Report, mean: &[MeanPart], label: &str) -> Result<Option<f64>> {
+/// Returns the value of the main metric, or `None` if nothing was measured.
+fn main_value(report: &Report, mean: &[MeanPart], label: &str) -> Result<Option<f64>> {
     let values = if mean.is_empty() {
         report.sets.iter().map(|set| set.score.main()).collect::<Vec<_>>()
     } else {
         let value = |part: &MeanPart| {
             let set = report.sets.iter().find(|set| set.set == part.set)?;
-            set.score.figures().into_iter().find(|(name, _)| *name == part.figure).map(|(_, value)| value)
+            set.score.metrics().into_iter().find(|own| own.name == part.metric).map(|own| own.value)
         };
-        let missing = |part: &MeanPart| {
-            Error::sweep(
-                label,
-                format!("it has no figure `{}` of `{}` for the sweep's mean", part.figure, part.set),
-            )
+        let missing = |part: &MeanPart| Error::MissingMetric {
+            cell: label.into(),
+            metric: Metric::new(&part.set, part.metric),
         };
         mean.iter().map(|part| value(part).ok_or_else(|| missing(part))).collect::<Result<_>>()?
     };
@@ -314,12 +398,10 @@ fn comparisons(cells: &[CellResults]) -> Vec<Comparison> {
     let mut all = Vec::new();
     for one in cells {
         for other in cells.iter().filter(|other| other.name != one.name) {
-            for (figure, _) in &one.main {
-                if let Some(difference) =
-                    Difference::of(&paired(one.main_figure(figure), other.main_figure(figure)))
-                {
+            for MainMetric { name, values } in &one.main {
+                if let Some(difference) = Difference::of(&paired(Some(values), other.main_metric(name))) {
                     let (cell, other) = (one.name.clone(), other.name.clone());
-                    all.push(Comparison { cell, other, figure: figure.clone(), difference });
+                    all.push(Comparison { cell, other, metric: name.clone(), difference });
                 }
             }
         }
@@ -327,49 +409,48 @@ fn comparisons(cells: &[CellResults]) -> Vec<Comparison> {
     all
 }
 
-fn predictors(cells: &[CellResults], mean: &str) -> Vec<(String, f64)> {
-    let mut names = cells.iter().flat_map(|cell| cell.fidelity.keys()).cloned().collect::<Vec<_>>();
-    names.sort();
-    names.dedup();
-    let points = |name: &String| {
-        let of = |cell: &CellResults| paired(cell.fidelity.get(name), cell.main_figure(mean));
-        cells.iter().flat_map(of).collect::<Vec<_>>()
+fn predictors(cells: &[CellResults], mean: &str) -> Vec<Predictor> {
+    let cells = cells.iter().collect::<Vec<_>>();
+    let correlated = |metric: Metric| {
+        let of = |cell: &&CellResults| paired(cell.fidelity.get(&metric), cell.main_metric(mean));
+        let correlation = correlation(&cells.iter().flat_map(of).collect::<Vec<_>>())?;
+        Some(Predictor { metric, correlation })
     };
-    let mut found = names
-        .into_iter()
-        .filter_map(|name| correlation(&points(&name)).map(|r| (name, r)))
-        .collect::<Vec<_>>();
-    found.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
+    let mut found =
+        keys(&cells, |cell| &cell.fidelity).into_iter().filter_map(correlated).collect::<Vec<_>>();
+    found.sort_by(|a, b| b.correlation.abs().total_cmp(&a.correlation.abs()));
     found
 }
 
-pub(super) type Of = fn(&CellResults) -> &BTreeMap<String, BySeed>;
-
-/// Returns the main figures in the order of the sets.
+/// Returns the main metrics in the order of the sets.
 pub(super) fn main_names(cells: &[&CellResults]) -> Vec<String> {
     let mut names = Vec::<String>::new();
-    for (name, _) in cells.iter().flat_map(|cell| &cell.main) {
-        if !names.contains(name) {
-            names.push(name.clone());
+    for own in cells.iter().flat_map(|cell| &cell.main) {
+        if !names.contains(&own.name) {
+            names.push(own.name.clone());
         }
     }
     names
 }
 
-/// Returns all figures that any cell has.
-pub(super) fn figure_names(cells: &[&CellResults], of: Of) -> Vec<String> {
-    let mut names = cells.iter().flat_map(|cell| of(cell).keys()).cloned().collect::<Vec<_>>();
-    names.sort();
-    names.dedup();
-    names
+/// Returns the keys that any cell has, sorted.
+pub(super) fn keys<K: Ord + Clone>(
+    cells: &[&CellResults],
+    of: impl Fn(&CellResults) -> &BTreeMap<K, BySeed>,
+) -> Vec<K> {
+    let mut keys = cells.iter().flat_map(|cell| of(cell).keys()).cloned().collect::<Vec<_>>();
+    keys.sort();
+    keys.dedup();
+    keys
 }
 
 /// Returns the recall of each class that has images. Duplicate class names get a number.
-fn class_recalls(set: &str, classes: &[ClassRecall]) -> Vec<(String, f64)> {
+fn class_recalls(set: &str, classes: &[ClassRecall]) -> Vec<(ClassMetric, f64)> {
     let row = |(place, class): (usize, &ClassRecall)| {
         let earlier = classes[..place].iter().filter(|other| other.class == class.class).count();
         let number = if earlier > 0 { format!(" ({})", earlier + 1) } else { String::new() };
-        Some((format!("{set}: {}{number}", class.class), class.recall?))
+        let name = format!("{}{number}", class.class);
+        Some((ClassMetric { set: set.into(), class: name }, class.recall?))
     };
     classes.iter().enumerate().filter_map(row).collect()
 }
@@ -379,10 +460,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn classes_of_one_name_have_rows_of_their_own() {
+    fn classes_with_equal_names_get_separate_rows() {
         let class = |name: &str, recall| ClassRecall { class: name.into(), recall, samples: 1 };
         let classes = [class("crane", Some(1.0)), class("cat", None), class("crane", Some(0.0))];
-        assert_eq!(class_recalls("s", &classes), [("s: crane".into(), 1.0), ("s: crane (2)".into(), 0.0)]);
+        let metric = |text: &str| ClassMetric::from(text.to_string());
+        let expected = [(metric("s: crane"), 1.0), (metric("s: crane (2)"), 0.0)];
+        assert_eq!(class_recalls("s", &classes), expected);
     }
 
     const MEAN: &str = "mean of the sets";
@@ -391,10 +474,10 @@ mod tests {
         CellResults {
             name: name.into(),
             seeds: vec![0, 1, 2],
-            main: vec![(MEAN.into(), mean.iter().copied().collect())],
-            figures: BTreeMap::new(),
+            main: vec![MainMetric { name: MEAN.into(), values: mean.iter().copied().collect() }],
+            metrics: BTreeMap::new(),
             per_class: BTreeMap::new(),
-            fidelity: [("s: images, linear CKA".to_string(), cka.iter().copied().collect())].into(),
+            fidelity: [("s: images, linear CKA".parse().unwrap(), cka.iter().copied().collect())].into(),
             retained: BTreeMap::new(),
             parameters: 1,
             macs: 1,
@@ -404,13 +487,13 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_that_one_seed_lacks_moves_no_other() {
+    fn a_seed_without_a_metric_changes_no_other_seed() {
         let mut one = cell("one", &[(1, 0.5), (2, 0.7)], &[(0, 0.1), (2, 0.9)]);
-        one.per_class.insert("s: ship".into(), [(1, 0.25), (2, 0.5)].into());
+        one.per_class.insert("s: ship".to_string().into(), [(1, 0.25), (2, 0.5)].into());
         let other = cell("other", &[(0, 0.1), (1, 0.2), (2, 0.3)], &[(0, 0.2), (1, 0.3), (2, 0.4)]);
-        let pairs = paired(one.main_figure(MEAN), other.main_figure(MEAN));
+        let pairs = paired(one.main_metric(MEAN), other.main_metric(MEAN));
         assert_eq!(pairs, [(0.5, 0.2), (0.7, 0.3)]);
-        assert_eq!(paired(one.fidelity.values().next(), one.main_figure(MEAN)), [(0.9, 0.7)]);
+        assert_eq!(paired(one.fidelity.values().next(), one.main_metric(MEAN)), [(0.9, 0.7)]);
         let report = SweepReport {
             name: "s".into(),
             title: "s".into(),
@@ -427,14 +510,30 @@ mod tests {
         assert_eq!(report.comparisons[0].difference.count, 2);
         let lines = report.csv();
         assert!(
-            lines.contains("\"one\",2,main,\"mean of the sets\",0.7\n") && !lines.contains("\"one\",0,main"),
+            lines.contains("one,2,main,mean of the sets,0.7\n") && !lines.contains("one,0,main"),
             "{lines}"
         );
-        assert!(lines.contains("\"one\",2,class recall,\"s: ship\",0.5\n"), "{lines}");
+        assert!(lines.contains("one,2,class recall,s: ship,0.5\n"), "{lines}");
         let tables = report.tables();
-        let (_, classes) =
-            tables.iter().find(|(title, _)| title.starts_with("Recall of each class")).unwrap();
+        let classes = tables.iter().find(|table| table.title().starts_with("Recall of each class")).unwrap();
+        let classes = classes.to_markdown();
         let row = classes.lines().last().unwrap().split('|').map(str::trim).collect::<Vec<_>>();
         assert_eq!(row, ["", "s", "ship", "37.5 ± 17.7", "-", ""]);
+    }
+    #[test]
+    fn json_keeps_its_keys() {
+        let mut own = cell("one", &[(1, 0.5)], &[(1, 0.25)]);
+        own.metrics.insert(Metric::new("s", MetricName::Top1), [(1, 0.5)].into());
+        own.per_class.insert("s: ship".to_string().into(), [(1, 1.0)].into());
+        let json = serde_json::to_value(&own).unwrap();
+        assert_eq!(json["main"], serde_json::json!([[MEAN, { "1": 0.5 }]]));
+        assert_eq!(json["figures"]["s: top-1"]["1"], 0.5);
+        assert_eq!(json["per_class"]["s: ship"]["1"], 1.0);
+        assert_eq!(json["fidelity"]["s: images, linear CKA"]["1"], 0.25);
+        assert_eq!(serde_json::from_value::<CellResults>(json).unwrap(), own);
+        let part = MeanPart { set: "s".into(), metric: MetricName::Top1 };
+        assert_eq!(serde_json::to_value(part).unwrap(), serde_json::json!({ "set": "s", "figure": "top-1" }));
+        let predictor = Predictor { metric: Metric::new("s", MetricName::Top1), correlation: 0.5 };
+        assert_eq!(serde_json::to_value(predictor).unwrap(), serde_json::json!(["s: top-1", 0.5]));
     }
 }

@@ -10,28 +10,35 @@ const T95: [f64; 30] = [
 
 /// A mean with its spread.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Summary {
-    /// Values.
+    /// Number of values.
     pub count: usize,
-    /// Their mean.
+    /// Mean of the values.
     pub mean: f64,
-    /// Their sample standard deviation; `None` for one value.
+    /// Sample standard deviation; `None` for a single value.
     pub deviation: Option<f64>,
 }
 
 /// A mean difference with its 95 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Difference {
-    /// Pairs.
+    /// Number of pairs.
     pub count: usize,
     /// The mean difference.
     pub mean: f64,
-    /// Half the width of the interval, from Student's t on the pairs; `None` for one pair.
+    /// Half the width of the interval, from Student's t over the pairs; `None` for a single pair.
     pub half_width: Option<f64>,
 }
 
 impl Summary {
-    /// Computes the statistics of some values; `None` for an empty list.
+    /// Computes the statistics of values; `None` for an empty list.
+    ///
+    /// ```no_run
+    /// let summary = experiments::Summary::of(&[1.0, 2.0, 3.0]).unwrap();
+    /// assert_eq!((summary.mean, summary.deviation), (2.0, Some(1.0)));
+    /// ```
     pub fn of(values: &[f64]) -> Option<Self> {
         let count = values.len();
         if count == 0 {
@@ -42,9 +49,7 @@ impl Summary {
         let deviation = (count > 1).then(|| (squares / (count - 1) as f64).sqrt());
         Some(Summary { count, mean, deviation })
     }
-}
 
-impl Summary {
     /// Computes the statistics of the values of all seeds.
     pub fn by_seed(values: &std::collections::BTreeMap<u64, f64>) -> Option<Self> {
         Self::of(&values.values().copied().collect::<Vec<_>>())
@@ -53,7 +58,7 @@ impl Summary {
 
 impl Difference {
     /// Computes the statistics of the differences first minus second of pairs; `None` for an empty list.
-    pub fn of(pairs: &[(f64, f64)]) -> Option<Self> {
+    pub(super) fn of(pairs: &[(f64, f64)]) -> Option<Self> {
         let differences = pairs.iter().map(|(one, other)| one - other).collect::<Vec<_>>();
         let Summary { count, mean, deviation } = Summary::of(&differences)?;
         let half_width = deviation.map(|deviation| t95(count - 1) * deviation / (count as f64).sqrt());
@@ -76,7 +81,7 @@ fn t95(freedom: usize) -> f64 {
 }
 
 /// Computes Pearson's correlation; `None` for fewer than three pairs or constant values.
-pub fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
+pub(super) fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
     if pairs.len() < 3 {
         return None;
     }

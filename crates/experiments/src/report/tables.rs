@@ -1,10 +1,15 @@
 //! The tables and CSV lines of a sweep's report.
 
-use super::results::{BySeed, CellResults, Comparison, Of, SweepReport, figure_names, main_names};
+use std::collections::BTreeMap;
+
+use zeroshot_eval::Table;
+use zeroshot_eval::table::{Cell, Number};
+
+use super::results::{BySeed, CellResults, Comparison, MainMetric, Predictor, SweepReport, keys, main_names};
 use super::stats::{Difference, Summary};
 
 impl SweepReport {
-    /// Returns the tables as Markdown.
+    /// Returns the report as Markdown.
     pub fn markdown(&self) -> String {
         let mut text = format!("# {}\n\n- Report: {}\n", self.title, self.made);
         for trained in &self.trained {
@@ -13,142 +18,168 @@ impl SweepReport {
         if !self.missing.is_empty() {
             text.push_str(&format!("\nNot finished: {}.\n", self.missing.join(", ")));
         }
-        for (title, table) in self.tables() {
-            text.push_str(&format!("\n## {title}\n\n{table}"));
+        for table in self.tables() {
+            text.push_str(&format!("\n## {}\n\n{table}", table.title()));
         }
         text
     }
 
-    /// Returns titles and Markdown tables.
-    pub fn tables(&self) -> Vec<(String, String)> {
+    /// Returns the tables, each with its title.
+    pub fn tables(&self) -> Vec<Table> {
         let all = self.shared.iter().chain(&self.cells).collect::<Vec<_>>();
-        let mean = self.mean_name();
-        let mut tables = Vec::new();
-        let columns = main_names(&all);
-        let cell_row = |cell: &CellResults, value: &dyn Fn(&String) -> String| {
-            let mut row = vec![cell.name.clone(), cell.seeds.len().to_string()];
-            row.extend(columns.iter().map(value));
-            row
-        };
-        if !columns.is_empty() {
-            let rows = all.iter().map(|cell| cell_row(cell, &|name| summary(cell.main_figure(name), 100.0)));
-            let title = "Results in percent, mean ± standard deviation over seeds".to_string();
-            tables.push((title, table(&["cell", "seeds"], &columns, rows.collect())));
-        }
-        let compared = |cell: &str, other: &str, figure: &str| {
-            let same = |c: &&Comparison| c.cell == cell && c.other == other && c.figure == figure;
-            self.comparisons.iter().find(same).map_or_else(|| "-".into(), |c| difference(&c.difference))
-        };
-        if let Some(baseline) = self.baseline.as_ref().filter(|_| self.cells.len() > 1) {
-            let others = self.cells.iter().filter(|cell| cell.name != *baseline);
-            let rows = others.map(|cell| cell_row(cell, &|name| compared(&cell.name, baseline, name)));
-            let title = format!(
-                "Difference to `{baseline}` in points, with the 95 % interval over seeds (paired; * leaves 0 out)"
-            );
-            tables.push((title, table(&["cell", "seeds"], &columns, rows.collect())));
-        }
-        let names = self.cells.iter().map(|cell| cell.name.clone()).collect::<Vec<_>>();
-        if names.len() > 2 {
-            let rows = self.cells.iter().map(|cell| {
-                let mut row = vec![cell.name.clone(), mean.to_string()];
-                row.extend(names.iter().map(|other| compared(&cell.name, other, mean)));
-                row
-            });
-            let title = "Row minus column in points, with the 95 % interval over seeds".to_string();
-            tables.push((title, table(&["cell", "figure"], &names, rows.collect())));
-        }
-        let of_sets: [(&str, &str, f64, Of); 4] = [
-            ("All figures in percent", "figure", 100.0, |cell| &cell.figures),
-            ("Recall of each class in percent", "class", 100.0, |cell| &cell.per_class),
-            ("Share of the teacher's score that is retained, in percent", "figure", 100.0, |cell| {
-                &cell.retained
-            }),
-            ("Fidelity to the teacher", "figure", 1.0, |cell| &cell.fidelity),
-        ];
-        for (title, what, factor, of) in of_sets {
-            let rows = figure_names(&all, of).into_iter().map(|name| {
-                let (set, figure) = name.split_once(": ").unwrap_or((&name, "main figure"));
-                let mut row = vec![set.to_string(), figure.to_string()];
-                row.extend(all.iter().map(|cell| summary(of(cell).get(&name), factor)));
-                row
-            });
-            let rows = rows.collect::<Vec<_>>();
-            if !rows.is_empty() {
-                let columns = all.iter().map(|cell| cell.name.clone()).collect::<Vec<_>>();
-                tables.push((title.into(), table(&["data set", what], &columns, rows)));
-            }
-        }
-        if !self.predictors.is_empty() {
-            let rows =
-                self.predictors.iter().map(|(name, r)| vec![name.clone(), mean.into(), format!("{r:.2}")]);
-            let title = format!("Which fidelity goes with the {mean}, over all cells and seeds");
-            tables.push((title, table(&["fidelity", "with"], &["correlation".into()], rows.collect())));
-        }
+        let cells = self.cells.iter().collect::<Vec<_>>();
         if all.is_empty() {
-            return tables;
+            return Vec::new();
         }
-        let columns = ["parameters, M", "MACs, G", "training, s"].map(String::from);
-        let rows = all.iter().map(|cell| {
-            vec![
-                cell.name.clone(),
-                cell.seeds.len().to_string(),
-                format!("{:.2}", cell.parameters as f64 / 1e6),
-                format!("{:.3}", cell.macs as f64 / 1e9),
-                summary(Some(&cell.seconds), 1.0),
-            ]
-        });
-        tables.push(("Cost".into(), table(&["cell", "seeds"], &columns, rows.collect())));
+        let mut tables = vec![self.main_table(&all)];
+        if let Some(baseline) = self.baseline.as_ref().filter(|_| cells.len() > 1) {
+            tables.push(self.baseline_table(&all, baseline));
+        }
+        if cells.len() > 2 {
+            tables.push(self.pair_table(&cells));
+        }
+        let set_of = |metric: &zeroshot_eval::Metric| [metric.set.clone(), metric.name.to_string()];
+        tables.push(by_set("All metrics in percent", "metric", 100.0, &all, |cell| &cell.metrics, set_of));
+        let class_of = |own: &super::results::ClassMetric| [own.set.clone(), own.class.clone()];
+        tables.push(by_set(
+            "Recall of each class in percent",
+            "class",
+            100.0,
+            &all,
+            |c| &c.per_class,
+            class_of,
+        ));
+        let title = "Share of the teacher's score that is retained, in percent";
+        let main_of = |set: &String| [set.clone(), "main metric".into()];
+        tables.push(by_set(title, "metric", 100.0, &all, |cell| &cell.retained, main_of));
+        tables.push(by_set("Fidelity to the teacher", "metric", 1.0, &all, |cell| &cell.fidelity, set_of));
+        tables.push(self.predictor_table());
+        tables.push(cost_table(&all));
+        tables.retain(|table| !table.is_empty());
         tables
     }
 
-    /// Returns one line per cell, seed and figure.
+    fn main_table(&self, all: &[&CellResults]) -> Table {
+        let columns = main_names(all);
+        let title = "Results in percent, mean ± standard deviation over seeds";
+        let mut table = Table::new(["cell", "seeds"]).with_numbers(&columns).with_title(title);
+        for cell in all.iter().filter(|_| !columns.is_empty()) {
+            let values = columns.iter().map(|name| summary(cell.main_metric(name), 100.0));
+            table.push(head(cell).into_iter().chain(values));
+        }
+        table
+    }
+
+    fn baseline_table(&self, all: &[&CellResults], baseline: &str) -> Table {
+        let columns = main_names(all);
+        let title = format!(
+            "Difference to `{baseline}` in points, with the 95 % interval over seeds (paired; * leaves 0 out)"
+        );
+        let mut table = Table::new(["cell", "seeds"]).with_numbers(&columns).with_title(title);
+        for cell in self.cells.iter().filter(|cell| cell.name != baseline) {
+            let values = columns.iter().map(|name| self.compared(&cell.name, baseline, name));
+            table.push(head(cell).into_iter().chain(values));
+        }
+        table
+    }
+
+    fn pair_table(&self, cells: &[&CellResults]) -> Table {
+        let mean = self.mean_name();
+        let title = "Row minus column in points, with the 95 % interval over seeds";
+        let names = cells.iter().map(|cell| cell.name.as_str());
+        let mut table = Table::new(["cell", "metric"]).with_numbers(names.clone()).with_title(title);
+        for cell in cells {
+            let values = names.clone().map(|other| self.compared(&cell.name, other, mean));
+            table.push([cell.name.as_str().into(), mean.into()].into_iter().chain(values));
+        }
+        table
+    }
+
+    fn predictor_table(&self) -> Table {
+        let mean = self.mean_name();
+        let title = format!("Which fidelity goes with the {mean}, over all cells and seeds");
+        let mut table = Table::new(["fidelity", "with"]).with_numbers(["correlation"]).with_title(title);
+        for Predictor { metric, correlation } in &self.predictors {
+            table.push([metric.to_string().into(), mean.into(), Cell::number(*correlation, 2)]);
+        }
+        table
+    }
+
+    /// Returns the difference of two cells on a main metric.
+    fn compared(&self, cell: &str, other: &str, metric: &str) -> Cell {
+        let same = |c: &&Comparison| c.cell == cell && c.other == other && c.metric == metric;
+        self.comparisons.iter().find(same).map(|found| difference(&found.difference)).into()
+    }
+
+    /// Returns one line of CSV per cell, seed and metric.
     pub fn csv(&self) -> String {
-        let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
-        let mut text = "cell,seed,kind,figure,value\n".to_string();
+        let mut table = Table::new(["cell", "seed", "kind", "figure"]).with_numbers(["value"]);
         for cell in self.shared.iter().chain(&self.cells) {
-            let main = cell.main.iter().map(|(figure, values)| ("main", figure, values));
-            let others = [
-                ("score", &cell.figures),
-                ("class recall", &cell.per_class),
-                ("retained", &cell.retained),
-                ("fidelity", &cell.fidelity),
-            ];
-            let others =
-                others.into_iter().flat_map(|(kind, all)| all.iter().map(move |(f, v)| (kind, f, v)));
-            for (kind, figure, values) in main.chain(others) {
+            let mut add = |kind: &str, name: String, values: &BySeed| {
                 for (seed, value) in values {
-                    let (cell, figure) = (quoted(&cell.name), quoted(figure));
-                    text.push_str(&format!("{cell},{seed},{kind},{figure},{value}\n"));
+                    let labels = [kind.into(), name.as_str().into()];
+                    let row = [cell.name.as_str().into(), Cell::from(*seed)].into_iter().chain(labels);
+                    table.push(row.chain([Cell::number(*value, 4)]));
                 }
+            };
+            for MainMetric { name, values } in &cell.main {
+                add("main", name.clone(), values);
             }
+            cell.metrics.iter().for_each(|(metric, values)| add("score", metric.to_string(), values));
+            cell.per_class.iter().for_each(|(own, values)| add("class recall", own.to_string(), values));
+            cell.retained.iter().for_each(|(set, values)| add("retained", set.clone(), values));
+            cell.fidelity.iter().for_each(|(metric, values)| add("fidelity", metric.to_string(), values));
         }
-        text
+        table.to_csv()
     }
 }
 
-fn summary(values: Option<&BySeed>, factor: f64) -> String {
+/// Returns the first two cells of a row: the name and the number of seeds.
+fn head(cell: &CellResults) -> [Cell; 2] {
+    [cell.name.as_str().into(), cell.seeds.len().into()]
+}
+
+/// Returns a table with a row per metric and a column per cell.
+fn by_set<K: Ord + Clone>(
+    title: &str,
+    what: &str,
+    factor: f64,
+    cells: &[&CellResults],
+    of: fn(&CellResults) -> &BTreeMap<K, BySeed>,
+    labels: impl Fn(&K) -> [String; 2],
+) -> Table {
+    let names = cells.iter().map(|cell| cell.name.as_str());
+    let mut table = Table::new(["data set", what]).with_numbers(names).with_title(title);
+    for key in keys(cells, of) {
+        let values = cells.iter().map(|cell| summary(of(cell).get(&key), factor));
+        table.push(labels(&key).map(Cell::from).into_iter().chain(values));
+    }
+    table
+}
+
+fn cost_table(all: &[&CellResults]) -> Table {
+    let columns = ["parameters, M", "MACs, G", "training, s"];
+    let mut table = Table::new(["cell", "seeds"]).with_numbers(columns).with_title("Cost");
+    for cell in all {
+        let costs = [
+            Cell::number(cell.parameters as f64 / 1e6, 2),
+            Cell::number(cell.macs as f64 / 1e9, 3),
+            summary(Some(&cell.seconds), 1.0),
+        ];
+        table.push(head(cell).into_iter().chain(costs));
+    }
+    table
+}
+
+fn summary(values: Option<&BySeed>, factor: f64) -> Cell {
     let digits = if factor > 1.0 { 1 } else { 2 };
-    match values.and_then(Summary::by_seed) {
-        None => "-".into(),
-        Some(Summary { mean, deviation: None, .. }) => format!("{:.digits$}", mean * factor),
-        Some(Summary { mean, deviation: Some(deviation), .. }) => {
-            format!("{:.digits$} ± {:.digits$}", mean * factor, deviation * factor)
-        }
-    }
+    let number = |Summary { mean, deviation, .. }: Summary| {
+        Number::new(mean * factor, digits).with_spread(deviation.map(|deviation| deviation * factor))
+    };
+    values.and_then(Summary::by_seed).map(number).into()
 }
 
-fn difference(found: &Difference) -> String {
-    let mean = found.mean * 100.0;
-    match found.half_width {
-        None => format!("{mean:+.1}"),
-        Some(half) => format!("{mean:+.1} ± {:.1}{}", half * 100.0, if found.is_clear() { " *" } else { "" }),
-    }
-}
-
-fn table(first: &[&str], columns: &[String], rows: Vec<Vec<String>>) -> String {
-    let mut head = first.iter().map(ToString::to_string).collect::<Vec<_>>();
-    head.extend(columns.iter().cloned());
-    let mut all = vec![head];
-    all.extend(rows);
-    zeroshot_eval::report::markdown(&all)
+fn difference(found: &Difference) -> Cell {
+    let half = found.half_width.map(|half| half * 100.0);
+    Number::new(found.mean * 100.0, 1).with_sign().with_spread(half).with_mark(found.is_clear()).into()
 }

@@ -18,7 +18,7 @@ pub trait Runner: Sync {
     fn run(&self, cell: &Cell, device: Option<&str>, stop: &AtomicBool) -> Result<Ended>;
 }
 
-/// How a cell's run ended.
+/// The end of a cell's run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// It finished and wrote its results.
@@ -31,6 +31,7 @@ pub enum Ended {
 
 /// Limits of one session.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Limits<'a> {
     /// Number of cells to run at once.
     pub jobs: usize,
@@ -42,6 +43,31 @@ pub struct Limits<'a> {
     pub stop: &'a AtomicBool,
 }
 
+impl<'a> Limits<'a> {
+    /// Creates limits for one run at a time, all cells, and the recipe's device.
+    pub fn new(stop: &'a AtomicBool) -> Self {
+        Limits { jobs: 1, devices: Vec::new(), cells: None, stop }
+    }
+
+    /// Sets the number of cells to run at once.
+    pub fn with_jobs(mut self, jobs: usize) -> Self {
+        self.jobs = jobs;
+        self
+    }
+
+    /// Sets the devices.
+    pub fn with_devices(mut self, devices: impl Into<Vec<String>>) -> Self {
+        self.devices = devices.into();
+        self
+    }
+
+    /// Sets the maximum number of cells.
+    pub fn with_cells(mut self, cells: Option<usize>) -> Self {
+        self.cells = cells;
+        self
+    }
+}
+
 /// The outcome of the cells of one session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -49,11 +75,41 @@ pub struct Progress {
     pub finished: usize,
     /// Runs that stopped or are waiting.
     pub open: usize,
-    /// Failed runs: their label and last line of output.
-    pub failed: Vec<(String, String)>,
+    /// Failed runs.
+    pub failed: Vec<FailedRun>,
+}
+
+/// A run that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedRun {
+    /// Name and seed of the cell.
+    pub cell: String,
+    /// The reason: the last line of its output.
+    pub reason: String,
 }
 
 /// Runs all cells of a sweep with `runner`, and calls `say` with a line for each run that ends.
+///
+/// ```no_run
+/// use std::sync::atomic::AtomicBool;
+///
+/// use experiments::{Cell, Ended, Limits, Runner, Sweep, run_cells};
+///
+/// struct Printer;
+///
+/// impl Runner for Printer {
+///     fn run(&self, cell: &Cell, _: Option<&str>, _: &AtomicBool) -> experiments::Result<Ended> {
+///         println!("{}", cell.folder.display());
+///         Ok(Ended::Finished)
+///     }
+/// }
+///
+/// # fn example(sweep: &Sweep) -> experiments::Result<()> {
+/// let stop = AtomicBool::new(false);
+/// run_cells(sweep, &Printer, &Limits::new(&stop).with_jobs(2), &|line| println!("{line}"))?;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// Shared runs precede the cells that depend on them. If a shared run is not finished, its cells do not start.
 ///
@@ -105,7 +161,8 @@ pub fn run_cells(
                     Ended::Stopped => say(&format!("stopped: {}", cell.label())),
                     Ended::Failed(reason) => {
                         say(&format!("failed: {}: {reason}", cell.label()));
-                        failed.lock().unwrap_or_else(PoisonError::into_inner).push((cell.label(), reason));
+                        let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                        failed.push(FailedRun { cell: cell.label(), reason });
                     }
                 }
             }
@@ -114,11 +171,7 @@ pub fn run_cells(
             let workers =
                 (0..limits.jobs.clamp(1, batch.len().max(1))).map(|worker| scope.spawn(move || work(worker)));
             let workers = workers.collect::<Vec<_>>();
-            workers.into_iter().try_for_each(|worker| {
-                worker
-                    .join()
-                    .unwrap_or_else(|_| Err(Error::sweep(&sweep.name, "a worker stopped unexpectedly")))
-            })
+            workers.into_iter().try_for_each(|worker| worker.join().unwrap_or(Err(Error::Worker)))
         })?;
         if sweep.is_shared(batch[0]) && finished(batch) < batch.len() {
             break;

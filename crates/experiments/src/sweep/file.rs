@@ -1,12 +1,14 @@
 //! Resolves a sweep file into its cells.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use file_ext::sha256_hex;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
-use zeroshot_eval::report::{CLASSIFICATION_FIGURES, RETRIEVAL_FIGURES};
+use zeroshot_eval::MetricName;
+use zeroshot_eval::metric::{CLASSIFICATION_METRICS, RETRIEVAL_METRICS};
 
 use crate::{Error, Result};
 use trainer::recipe::{EvalTask, Job, ModelRef, Recipe, SharedPath, StoreRef, check_name, load_one, merge};
@@ -20,13 +22,13 @@ const MAX_CELLS: usize = 10_000;
 /// A sweep, resolved.
 #[derive(Clone, Debug)]
 pub struct Sweep {
-    /// Its name.
+    /// Name of the sweep.
     pub name: String,
-    /// Its question, for the head of the report.
+    /// The question that it answers, for the head of the report.
     pub title: String,
-    /// The cell that is the baseline of differences.
+    /// Name of the baseline cell of the differences.
     pub baseline: Option<String>,
-    /// The parts (data set and figure) whose mean is the main figure; if empty, the main figures of all sets.
+    /// The parts whose mean is the main metric; if empty, the main metrics of all sets.
     pub mean: Vec<MeanPart>,
     /// Shared runs that cells depend on. Each runs once, or once per seed; cells then use the run with their own seed.
     pub shared: Vec<Cell>,
@@ -34,14 +36,15 @@ pub struct Sweep {
     pub cells: Vec<Cell>,
 }
 
-/// A part of the main figure.
+/// A part of the main metric.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MeanPart {
     /// Name of the data set.
     pub set: String,
-    /// Name of the figure, as in tables.
-    pub figure: String,
+    /// Name of the metric, as in tables.
+    #[serde(rename = "figure", alias = "metric")]
+    pub metric: MetricName,
 }
 
 /// One run of a sweep.
@@ -53,7 +56,7 @@ pub struct Cell {
     pub seed: u64,
     /// The run. Its references to shared runs are resolved to paths.
     pub recipe: Recipe,
-    /// Its run folder.
+    /// The run folder.
     pub folder: PathBuf,
     /// The folders of the shared runs that it refers to.
     pub requires: Vec<PathBuf>,
@@ -62,6 +65,7 @@ pub struct Cell {
 /// The progress of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum CellState {
     /// Finished: it has results on its current sets.
     Finished,
@@ -69,6 +73,16 @@ pub enum CellState {
     Begun,
     /// Not started.
     Open,
+}
+
+impl fmt::Display for CellState {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            CellState::Finished => "finished",
+            CellState::Begun => "begun",
+            CellState::Open => "open",
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -118,17 +132,17 @@ fn one_seed() -> Vec<u64> {
 impl MeanPart {
     /// Returns the reason why a cell cannot have this part, as far as its recipe shows.
     fn problem(&self, cell: &Cell) -> Option<String> {
-        let (set, figure) = (&self.set, &self.figure);
+        let (set, metric) = (&self.set, self.metric);
         let Some(found) = cell.recipe.eval.sets.iter().find(|own| own.name == *set) else {
             return Some(format!("its mean has the set `{set}`, which `{}` does not evaluate", cell.name));
         };
         let known = match found.task {
-            EvalTask::Classification => &CLASSIFICATION_FIGURES[..],
-            EvalTask::Retrieval => &RETRIEVAL_FIGURES[..],
+            EvalTask::Classification => &CLASSIFICATION_METRICS[..],
+            EvalTask::Retrieval => &RETRIEVAL_METRICS[..],
         };
-        let unknown =
-            || format!("its mean has the figure `{figure}` of `{set}`, which has {}", known.join(", "));
-        (!known.contains(&figure.as_str())).then(unknown)
+        let names = || known.iter().map(MetricName::to_string).collect::<Vec<_>>().join(", ");
+        (!known.contains(&metric))
+            .then(|| format!("its mean has the metric `{metric}` of `{set}`, which has {}", names()))
     }
 }
 
@@ -157,9 +171,20 @@ impl Cell {
 impl Sweep {
     /// Reads a sweep file. `over` is merged over the settings of every cell. Run folders are below `out`.
     ///
+    /// ```no_run
+    /// # fn example() -> experiments::Result<()> {
+    /// let sweep = experiments::Sweep::load("sweep.toml", &toml::Table::new(), "runs/sweeps")?;
+    /// for cell in sweep.runs() {
+    ///     println!("{}: {} steps, {}", cell.label(), sweep.plan(cell)?.steps, cell.state());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Sweep`] if the file or one of its recipes is invalid.
-    pub fn load(path: &Path, over: &Table, out: &Path) -> Result<Self> {
+    pub fn load(path: impl AsRef<Path>, over: &Table, out: impl AsRef<Path>) -> Result<Self> {
+        let (path, out) = (path.as_ref(), out.as_ref());
         let origin = path.display().to_string();
         let fail = |reason: String| Err(Error::sweep(&origin, reason));
         let text = data_pipeline::text::read(path)?;
@@ -180,27 +205,27 @@ impl Sweep {
         if entries.chain([&file.settings, over]).any(|table| table.contains_key("seed"))
             || file.grid.contains_key("seed")
         {
-            return fail("`seed` is no setting of a sweep: set `seeds`, for all cells or for one".into());
+            return fail("`seed` is not a setting of a sweep: set `seeds`, for all cells or for one".into());
         }
         let mut names = std::collections::HashSet::new();
         if let Some(twice) = file.shared.iter().chain(&file.cells).find(|entry| !names.insert(&entry.name)) {
-            return fail(format!("two entries are called `{}`", twice.name));
+            return fail(format!("two entries have the name `{}`", twice.name));
         }
-        let mut maker = CellBuilder { path, file: &file, over, out, shared: BTreeMap::new() };
+        let mut builder = CellBuilder { path, file: &file, over, out, shared: BTreeMap::new() };
         let mut shared = Vec::new();
         for entry in &file.shared {
             let seeds = entry.seeds.clone().unwrap_or_else(one_seed);
-            let made = seeds.into_iter().map(|seed| maker.cell(entry, &entry.name, seed, None));
-            let made = made.collect::<Result<Vec<_>>>()?;
-            maker.shared.insert(entry.name.clone(), made.clone());
-            shared.extend(made);
+            let runs = seeds.into_iter().map(|seed| builder.cell(entry, &entry.name, seed, None));
+            let runs = runs.collect::<Result<Vec<_>>>()?;
+            builder.shared.insert(entry.name.clone(), runs.clone());
+            shared.extend(runs);
         }
         let mut cells = Vec::new();
         for entry in &file.cells {
             for (suffix, settings) in combinations(&file.grid) {
                 for seed in entry.seeds.as_ref().unwrap_or(&file.seeds) {
                     let name = format!("{}{suffix}", entry.name);
-                    cells.push(maker.cell(entry, &name, *seed, Some(&settings))?);
+                    cells.push(builder.cell(entry, &name, *seed, Some(&settings))?);
                     if cells.len() > MAX_CELLS {
                         return fail(format!("it asks for more than {MAX_CELLS} cells"));
                     }
@@ -213,17 +238,17 @@ impl Sweep {
         if let Some(baseline) =
             file.baseline.as_ref().filter(|name| cells.iter().all(|cell| cell.name != **name))
         {
-            return fail(format!("baseline = \"{baseline}\" is none of its cells"));
+            return fail(format!("baseline = \"{baseline}\" is not one of its cells"));
         }
         for part in &file.mean {
             if let Some(problem) = cells.iter().find_map(|cell| part.problem(cell)) {
                 return fail(problem);
             }
         }
-        let mut made = HashMap::new();
+        let mut names = HashMap::new();
         for cell in &cells {
-            if let Some(first) = made.insert(&cell.folder, &cell.name) {
-                return fail(format!("`{first}` and `{}` are the same run: take one of them out", cell.name));
+            if let Some(first) = names.insert(&cell.folder, &cell.name) {
+                return fail(format!("`{first}` and `{}` are the same run: remove one of them", cell.name));
             }
         }
         let title = if file.title.is_empty() { file.name.clone() } else { file.title.clone() };
@@ -302,7 +327,7 @@ impl Sweep {
 fn seed_problem(seeds: &[u64]) -> Option<String> {
     let mut seen = std::collections::HashSet::new();
     let twice =
-        seeds.iter().find(|seed| !seen.insert(**seed)).map(|seed| format!("the seed {seed} is there twice"));
+        seeds.iter().find(|seed| !seen.insert(**seed)).map(|seed| format!("the seed {seed} is listed twice"));
     let large = seeds.iter().find(|seed| i64::try_from(**seed).is_err());
     twice.or_else(|| large.map(|seed| format!("the seed {seed} is above {}", i64::MAX)))
 }
@@ -452,7 +477,7 @@ mod tests {
         std::fs::write(folder.path().join("base.toml"), RECIPE).unwrap();
         let path = folder.path().join("sweep.toml");
         std::fs::write(&path, format!("name = 's'\nrecipe = 'base.toml'\n{text}")).unwrap();
-        Sweep::load(&path, &Table::new(), Path::new("out"))
+        Sweep::load(&path, &Table::new(), "out")
     }
 
     #[test]
@@ -553,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_named() {
+    fn invalid_sweeps_are_refused_with_the_reason() {
         for (text, part) in [
             ("cells = []", "no cell"),
             ("[[cells]]\nname = 'a'\n[[cells]]\nname = 'a'", "two entries"),
@@ -569,15 +594,16 @@ mod tests {
             ("[[cells]]\nname = 'a'\nrecipe = 'missing.toml'", "missing.toml"),
             ("[[cells]]\nname = 'a'\nsettings.losses.unknown = 1.0", "unknown"),
             ("seeds = []\n[[cells]]\nname = 'a'", "no cell"),
-            ("seeds = [1, 2, 1]\n[[cells]]\nname = 'a'", "seed 1 is there twice"),
+            ("seeds = [1, 2, 1]\n[[cells]]\nname = 'a'", "seed 1 is listed twice"),
             ("seeds = [9223372036854775807, 9223372036854775808]\n[[cells]]\nname = 'a'", "seed"),
-            ("[grid]\nseed = [1, 2]\n[[cells]]\nname = 'a'", "no setting"),
+            ("[grid]\nseed = [1, 2]\n[[cells]]\nname = 'a'", "not a setting"),
             ("mean = [{ set = 'x', figure = 'top-1' }]\n[[cells]]\nname = 'a'", "`x`"),
             (
-                "mean = [{ set = 's', figure = 'top1' }]\nsettings.eval.sets = [{ name = 's', source = 'emoji' }]\n\
-                 [[cells]]\nname = 'a'",
+                "mean = [{ set = 's', metric = 'text recall@1' }]\n\
+                 settings.eval.sets = [{ name = 's', source = 'emoji' }]\n[[cells]]\nname = 'a'",
                 "which has top-1, top-5",
             ),
+            ("mean = [{ set = 's', figure = 'top1' }]\n[[cells]]\nname = 'a'", "unknown metric `top1`"),
             ("[[cells]]\nname = 'a'\n[[cells]]\nname = 'b'", "`a` and `b` are the same run"),
             ("[grid]\n'train.steps' = [5, 5]\n[[cells]]\nname = 'a'", "are the same run"),
             (

@@ -1,4 +1,4 @@
 //! Sweeps: a grid of recipes, settings and seeds, resolved into cells, and the order in which the cells run.
 
-pub mod cells;
-pub mod file;
+pub(crate) mod cells;
+pub(crate) mod file;

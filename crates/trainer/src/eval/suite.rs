@@ -8,14 +8,14 @@ use data_pipeline::sources::Source;
 use ndarray::{Array2, Array4};
 use serde::{Deserialize, Serialize};
 use zeroshot_eval::{
-    Classifier, Evaluation, Labels, Report, StoredOptions, StoredRows, StoredSet, encode_captioned,
+    Classifier, Evaluation, Labels, Report, StoredEmbeddings, StoredOptions, StoredSet, encode_captioned,
     encode_labelled, evaluate_stored,
 };
 
 use crate::eval::cache::{self, Cache};
 use crate::eval::encoder::{BATCH, ModelEncoder};
 use crate::eval::open_set::OpenSet;
-use crate::progress::{Counted, figures};
+use crate::progress::{self, Counted};
 use crate::recipe::{EvalSet, EvalTask};
 use crate::{Error, Result};
 
@@ -111,7 +111,7 @@ pub fn encode(encoder: &ModelEncoder<'_>, set: &OpenSet, cache: Option<Cache<'_>
             SetRows {
                 images: rows.images,
                 labels: Some(rows.labels),
-                classes: Some(classifier.rows().to_owned()),
+                classes: Some(classifier.embeddings().to_owned()),
                 class_names: set.class_names.clone(),
                 texts: None,
                 train: train.transpose()?,
@@ -183,7 +183,7 @@ pub fn evaluate_sets(
         .map(|(place, set)| {
             let rows = encode(encoder, set, None)?;
             let found = measure(set.name(), &rows, teacher.and_then(|teacher| teacher.get(place)), options)?;
-            figures(&found.scores());
+            progress::scores(&found.scores());
             Ok(found)
         })
         .collect()
@@ -195,8 +195,8 @@ pub fn report(model: &str, evaluations: &[Evaluation]) -> Report {
 }
 
 impl SetRows {
-    fn view(&self) -> StoredRows<'_> {
-        StoredRows {
+    fn view(&self) -> StoredEmbeddings<'_> {
+        StoredEmbeddings {
             images: self.images.view(),
             classes: self.classes.as_ref().map(|rows| rows.view()),
             texts: self.texts.as_ref().map(|(rows, _)| rows.view()),

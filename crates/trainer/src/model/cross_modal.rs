@@ -26,7 +26,7 @@ pub(crate) fn enriched(
 ) -> Result<(Embeddings, TokenStates)> {
     clip.mode().eval();
     let (image, text) = tch::no_grad(|| -> Result<_> {
-        let image = head.look(clip, &input.images, &input.boxes, &hooks.image_blocks)?;
+        let image = head.forward(clip, &input.images, &input.boxes, &hooks.image_blocks)?;
         Ok((image, clip.text_states(&input.tokens, &hooks.text_blocks, &mut Tape::off())?))
     })?;
     let enriched = head.enrich(&image, &text)?;
@@ -34,9 +34,9 @@ pub(crate) fn enriched(
         patches: hooks.patches.then_some(image.states.patches),
         image_blocks: image.states.blocks,
         text_blocks: text.blocks,
-        text_counts: Some(text.counts),
+        text_counts: Some(text.mask),
     };
-    Ok((Embeddings::new(enriched.0, enriched.1)?, states))
+    Ok((Embeddings::new(enriched.image, enriched.text)?, states))
 }
 
 /// The head's parameters, for the optimiser, averages and checkpoints.

@@ -39,7 +39,7 @@ pub(crate) fn read<'a>(
         model.encode_text_taped(&input.tokens, tape)?
     } else {
         let text = model.text_states(&input.tokens, &hooks.text_blocks, tape)?;
-        (states.text_blocks, states.text_counts) = (text.blocks, Some(text.counts));
+        (states.text_blocks, states.text_counts) = (text.blocks, Some(text.mask));
         text.embedding
     };
     Ok((Embeddings::new(image, text)?, states))

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clip_model::folder::{self, Adjust, Opened};
+use clip_model::folder::{self, ConfigOverrides, OpenedModel};
 use clip_model::{Clip, ClipConfig, CrossModal, PreprocessConfig, presets};
 use tch::Device;
 
@@ -20,7 +20,7 @@ pub struct LoadOptions {
     /// A `tokenizer.json`; default: the one in the model's folder, or CLIP's tokenizer.
     pub tokenizer: Option<PathBuf>,
     /// Changes to the model's own configuration.
-    pub adjust: Adjust,
+    pub adjust: ConfigOverrides,
     /// The device of the weights.
     pub device: Device,
     /// Seed of the initial weights of a preset or a configuration file, which have none.
@@ -35,7 +35,7 @@ impl Default for LoadOptions {
         LoadOptions {
             arch: None,
             tokenizer: None,
-            adjust: Adjust::default(),
+            adjust: ConfigOverrides::default(),
             device: Device::Cpu,
             seed: 0,
             progress: false,
@@ -60,7 +60,7 @@ impl LoadOptions {
 
     /// Sets the changes to the model's own configuration.
     #[must_use]
-    pub fn with_adjust(mut self, adjust: Adjust) -> Self {
+    pub fn with_adjust(mut self, adjust: ConfigOverrides) -> Self {
         self.adjust = adjust;
         self
     }
@@ -143,8 +143,12 @@ impl LoadedModel {
     ///
     /// # Errors
     /// The errors of [`Processor::of_model`]; [`Error::Model`] if the head does not fit the model.
-    pub(crate) fn with_processor(origin: String, opened: Opened, tokenizer: Option<&Path>) -> Result<Self> {
-        let Opened { model, preprocess, has_weights, notes } = opened;
+    pub(crate) fn with_processor(
+        origin: String,
+        opened: OpenedModel,
+        tokenizer: Option<&Path>,
+    ) -> Result<Self> {
+        let OpenedModel { model, preprocess, has_weights, notes, .. } = opened;
         let processor = Processor::of_model(&origin, model.config(), &preprocess, tokenizer)?;
         let head = CrossModal::open(Path::new(&origin), &model)?;
         Ok(LoadedModel { origin, model, processor, preprocess, head, has_weights, notes })
@@ -156,14 +160,14 @@ impl LoadedModel {
 /// # Errors
 /// [`Error::NotAWeightFile`] if an architecture is given for anything else; [`Error::Model`] if the model cannot
 /// be opened.
-pub fn open_weights(origin: &str, options: &LoadOptions) -> Result<Opened> {
+pub fn open_weights(origin: &str, options: &LoadOptions) -> Result<OpenedModel> {
     let path = Path::new(origin);
     Ok(match &options.arch {
         Some(arch) if path.is_file() => {
             folder::open_file(&presets::get(arch)?, path, options.device, &options.adjust)?
         }
         Some(arch) => return Err(Error::NotAWeightFile { arch: arch.clone(), name: origin.into() }),
-        None => folder::open_adjusted(origin, options.device, options.seed, &options.adjust)?,
+        None => folder::open_with(origin, options.device, options.seed, &options.adjust)?,
     })
 }
 
@@ -172,5 +176,5 @@ pub fn open_weights(origin: &str, options: &LoadOptions) -> Result<Opened> {
 /// # Errors
 /// [`Error::Model`] if it is neither a folder, a checkpoint nor a preset; the errors of [`locate`].
 pub fn config(name: &str) -> Result<ClipConfig> {
-    Ok(folder::config(&locate(name, Need::Config, false)?)?)
+    Ok(folder::config(&*locate(name, Need::Config, false)?)?)
 }

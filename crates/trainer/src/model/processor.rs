@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clip_model::config::{TextConfig, TextPool};
-use clip_model::folder::{SpecialTokens, home};
+use clip_model::folder::{SpecialTokens, config_folder};
 use clip_model::{ClipConfig, PreprocessConfig};
 use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
 use data_pipeline::loader::{InputSpec, ViewBatch};
@@ -60,7 +60,7 @@ enum TextTrim {
 
 impl TextTrim {
     fn new(config: &TextConfig) -> Self {
-        match (config.may_be_cut(), config.pool_type) {
+        match (config.can_trim(), config.pool_type) {
             (false, _) => TextTrim::Nowhere,
             (true, TextPool::Eos) => TextTrim::After(config.eos_id.unwrap_or(0)),
             (true, _) => TextTrim::AfterLargest,
@@ -92,7 +92,7 @@ impl Processor {
         tokenizer: Option<&Path>,
     ) -> Result<Self> {
         let path = Path::new(origin);
-        let folder = if path.is_file() { home(path) } else { Some(path) };
+        let folder = if path.is_file() { config_folder(path) } else { Some(path) };
         let beside = folder.map(|folder| folder.join(TOKENIZER_FILE)).unwrap_or_default();
         if tokenizer.is_some() || !beside.is_file() || JsonTokenizer::open(&beside)?.is_clips() {
             return Self::new(config, preprocess, tokenizer);
@@ -228,19 +228,19 @@ impl Processor {
     pub fn save_tokenizer(&self, folder: &Path) -> Result<()> {
         let Some(file) = &self.tokenizer_file else { return Ok(()) };
         let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
-        file_ext::write_atomic(&folder.join(TOKENIZER_FILE), &bytes)?;
+        file_ext::write_atomic(folder.join(TOKENIZER_FILE), &bytes)?;
         for name in PADDING_FILES {
             let beside = file.with_file_name(name);
             if beside.is_file() {
                 let bytes = std::fs::read(&beside).map_err(|e| Error::io(&beside, e))?;
-                file_ext::write_atomic(&folder.join(name), &bytes)?;
+                file_ext::write_atomic(folder.join(name), &bytes)?;
             }
         }
         let settings = PADDING_FILES[0];
         if !file.with_file_name(settings).is_file() {
             let pad = JsonTokenizer::open(file)?.pad_token();
             let bytes = foreign_settings(self.context_length, pad.as_deref());
-            file_ext::write_atomic(&folder.join(settings), &bytes)?;
+            file_ext::write_atomic(folder.join(settings), &bytes)?;
         }
         Ok(())
     }
@@ -254,7 +254,7 @@ impl Processor {
             return self.save_tokenizer(folder);
         }
         for TokenizerFile { name, bytes, .. } in hugging_face_files(self.context_length) {
-            file_ext::write_atomic(&folder.join(name), &bytes)?;
+            file_ext::write_atomic(folder.join(name), &bytes)?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The two parts of a recipe: the experiment, which determines the result of a run, and the runtime, which does not.
 
+use std::mem::replace;
 use std::path::PathBuf;
 
 use toml::{Table, Value};
@@ -55,87 +56,59 @@ pub struct Experiment {
 
 impl Recipe {
     /// Splits the recipe into its experiment and its runtime.
-    pub fn split(self) -> (Experiment, Runtime) {
+    pub fn split(mut self) -> (Experiment, Runtime) {
         // Every field is named, so that a new setting does not compile until it belongs to one of the parts.
         let Recipe {
-            name,
-            seed,
-            student,
-            teachers,
-            cross_modal,
-            data:
-                Data {
-                    root,
-                    train: sources,
-                    augment,
-                    caption,
-                    variants,
-                    variants_seed,
-                    damaged,
-                    workers,
-                    prefetch,
-                },
-            losses,
-            targets,
-            optimizer,
-            prune,
-            train:
-                Train {
-                    batch_size,
-                    accumulate,
-                    epochs,
-                    steps,
-                    warmup_steps,
-                    ema,
-                    grad_checkpointing,
-                    precision,
-                    threads,
-                    device,
-                },
+            name: _,
+            seed: _,
+            student: _,
+            teachers: _,
+            cross_modal: _,
+            data,
+            losses: _,
+            targets: _,
+            optimizer: _,
+            prune: _,
+            train,
             checkpoint,
             metrics,
             eval,
-        } = self;
-        let runtime = Runtime { root, workers, prefetch, threads, device, checkpoint, metrics, eval };
+        } = &mut self;
+        let Data {
+            root,
+            train: _,
+            augment: _,
+            caption: _,
+            variants: _,
+            variants_seed: _,
+            damaged: _,
+            workers,
+            prefetch,
+        } = data;
+        let Train {
+            batch_size: _,
+            accumulate: _,
+            epochs: _,
+            steps: _,
+            warmup_steps: _,
+            ema: _,
+            grad_checkpointing: _,
+            precision: _,
+            threads,
+            device,
+        } = train;
         let neutral = Runtime::default();
-        let recipe = Recipe {
-            name,
-            seed,
-            student,
-            teachers,
-            cross_modal,
-            data: Data {
-                root: neutral.root,
-                train: sources,
-                augment,
-                caption,
-                variants,
-                variants_seed,
-                damaged,
-                workers: neutral.workers,
-                prefetch: neutral.prefetch,
-            },
-            losses,
-            targets,
-            optimizer,
-            prune,
-            train: Train {
-                batch_size,
-                accumulate,
-                epochs,
-                steps,
-                warmup_steps,
-                ema,
-                grad_checkpointing,
-                precision,
-                threads: neutral.threads,
-                device: neutral.device,
-            },
-            checkpoint: neutral.checkpoint,
-            metrics: neutral.metrics,
-            eval: neutral.eval,
+        let runtime = Runtime {
+            root: replace(root, neutral.root),
+            workers: replace(workers, neutral.workers),
+            prefetch: replace(prefetch, neutral.prefetch),
+            threads: replace(threads, neutral.threads),
+            device: replace(device, neutral.device),
+            checkpoint: replace(checkpoint, neutral.checkpoint),
+            metrics: replace(metrics, neutral.metrics),
+            eval: replace(eval, neutral.eval),
         };
-        (Experiment { recipe }, runtime)
+        (Experiment { recipe: self }, runtime)
     }
 
     /// Returns the experiment of the recipe.

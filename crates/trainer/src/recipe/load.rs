@@ -425,7 +425,7 @@ mod tests {
         assert!(error(SMALL, &["train.batch_size=1"]).contains("at least 2"));
         assert!(error(SMALL, &["optimizer.lr=-1"]).contains("optimizer.lr"));
         assert!(error(SMALL, &["optimizer.lr=nan"]).contains("optimizer.lr"));
-        assert!(error(SMALL, &["losses.siglip=1", "targets='equal-captions'"]).contains("diagonal alone"));
+        assert!(error(SMALL, &["losses.siglip=1", "targets='equal-captions'"]).contains("only the diagonal"));
         assert!(error(SMALL, &["nonsense"]).contains("key.path=value"));
         assert!(error(SMALL, &["name.x=1"]).contains("only tables"));
         assert!(error(SMALL, &["name=a/b"]).contains("letters, digits"));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clip_model::folder::Adjust;
+use clip_model::folder::ConfigOverrides;
 use serde::{Deserialize, Serialize};
 
 use super::is_zero;
@@ -43,8 +43,11 @@ pub struct TowerLock {
 
 impl Student {
     /// Changes to the model's own configuration.
-    pub fn adjust(&self) -> Adjust {
-        Adjust { image_size: self.image_size, patch_dropout: self.patch_dropout, drop_path: self.drop_path }
+    pub fn adjust(&self) -> ConfigOverrides {
+        ConfigOverrides::default()
+            .with_image_size(self.image_size)
+            .with_patch_dropout(self.patch_dropout)
+            .with_drop_path(self.drop_path)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clip_model::folder::Adjust;
+use clip_model::folder::ConfigOverrides;
 use serde::{Deserialize, Serialize};
 
 use super::model_ref::{ModelRef, StoreRef};
@@ -36,8 +36,8 @@ impl TeacherConfig {
     }
 
     /// Changes to the model's own configuration.
-    pub fn adjust(&self) -> Adjust {
-        Adjust { image_size: self.image_size, ..Adjust::default() }
+    pub fn adjust(&self) -> ConfigOverrides {
+        ConfigOverrides::default().with_image_size(self.image_size)
     }
 }
 

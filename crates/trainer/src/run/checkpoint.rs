@@ -116,13 +116,13 @@ fn write(partial: &Path, train: &TrainState, state: &State, recipe: &str) -> Res
     groups.push((MASKS, train.pruner.as_ref().map_or_else(Vec::new, |pruner| pruner.state())));
     groups.push((EMA, train.ema.as_ref().map_or_else(Vec::new, |ema| ema.state())));
     for (file, tensors) in groups.iter().filter(|(_, tensors)| !tensors.is_empty()) {
-        write_safetensors(&partial.join(file), tensors.iter().map(|(name, t)| (name.as_str(), t)))?;
+        write_safetensors(partial.join(file), tensors.iter().map(|(name, t)| (name.as_str(), t)))?;
     }
-    write_atomic(&partial.join(RECIPE), recipe.as_bytes())?;
+    write_atomic(partial.join(RECIPE), recipe.as_bytes())?;
     let mut state = State { version: VERSION, own: String::new(), ..state.clone() };
     state.files = checksums(partial)?;
     state.own = sha256_hex(state_json(&state, partial)?);
-    write_atomic(&partial.join(STATE), state_json(&state, partial)?.as_bytes())?;
+    write_atomic(partial.join(STATE), state_json(&state, partial)?.as_bytes())?;
     sync_folder(partial)
 }
 
@@ -137,14 +137,10 @@ fn state_json(state: &State, path: &Path) -> Result<String> {
 /// [`Error::Checkpoint`] if tensors are missing or have other shapes; [`Error::Model`] if files are broken.
 pub fn restore(path: &Path, train: &mut TrainState, state: &State) -> Result<()> {
     let explain = |error: Error| Error::checkpoint(path, error.to_string());
-    weights::load(
-        train.student.params(),
-        &read_safetensors(&path.join(MODEL))?,
-        &path.display().to_string(),
-    )?;
-    train.optimizer.restore(&read_safetensors(&path.join(OPTIMIZER))?, state.updates).map_err(explain)?;
+    weights::load(train.student.params(), &read_safetensors(path.join(MODEL))?, &path.display().to_string())?;
+    train.optimizer.restore(&read_safetensors(path.join(OPTIMIZER))?, state.updates).map_err(explain)?;
     let read = |file: &str| -> Result<HashMap<String, Tensor>> {
-        if path.join(file).exists() { Ok(read_safetensors(&path.join(file))?) } else { Ok(HashMap::new()) }
+        if path.join(file).exists() { Ok(read_safetensors(path.join(file))?) } else { Ok(HashMap::new()) }
     };
     if let Some(pruner) = &mut train.pruner {
         pruner.restore(&read(MASKS)?).map_err(explain)?;

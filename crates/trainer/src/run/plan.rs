@@ -151,7 +151,7 @@ impl Plan {
         let samples = per_step.and_then(|samples| samples.checked_mul(steps)).ok_or_else(|| {
             Error::recipe(
                 &recipe.name,
-                "train.batch_size x train.accumulate x steps exceeds 2^64 samples: lower one of them",
+                "train.batch_size x train.accumulate x steps exceeds 2^64: lower one of them",
             )
         })?;
         let absent = prepared.absent_sets.iter().map(|(name, error)| format!("{name}: {error}")).collect();
@@ -187,7 +187,8 @@ impl Plan {
 
 /// Checks the student against the parts of the recipe that depend on its architecture.
 fn check_student(recipe: &Recipe, config: &ClipConfig, job: &Job) -> Result<()> {
-    if let Some(problem) = recipe.cross_modal.as_ref().and_then(|head| head.problem(config.embed_dim)) {
+    let head = recipe.cross_modal.as_ref().map(|head| head.validate(config.embed_dim));
+    if let Some(Err(clip_model::Error::Config { reason: problem, .. })) = head {
         return Err(Error::recipe(&recipe.name, format!("cross_modal: {problem}")));
     }
     if recipe.loss(Loss::Mfd).is_some() && config.vision_cfg.tower() != TowerKind::Vit {

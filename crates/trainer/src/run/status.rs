@@ -166,14 +166,14 @@ pub fn has_model(folder: &Path) -> bool {
 
 /// `recipe.toml`, resolved.
 pub(crate) fn write_recipe(folder: &Path, recipe: &Recipe) -> Result<()> {
-    Ok(file_ext::write_atomic(&folder.join(RECIPE_FILE), recipe.to_toml()?.as_bytes())?)
+    Ok(file_ext::write_atomic(folder.join(RECIPE_FILE), recipe.to_toml()?.as_bytes())?)
 }
 
 /// `report.json`; its presence marks a finished run.
 pub(crate) fn write_report(folder: &Path, results: &Results) -> Result<()> {
     let json =
         serde_json::to_string_pretty(results).map_err(|e| Error::recipe(REPORT_FILE, e.to_string()))?;
-    Ok(file_ext::write_atomic(&folder.join(REPORT_FILE), json.as_bytes())?)
+    Ok(file_ext::write_atomic(folder.join(REPORT_FILE), json.as_bytes())?)
 }
 
 /// `run.json`: the provenance of a result.

@@ -26,15 +26,15 @@ impl EventFile {
         Ok(events)
     }
 
-    pub(crate) fn scalars<'a>(
+    pub(crate) fn scalars<S: AsRef<str>>(
         &mut self,
         step: u64,
-        values: impl IntoIterator<Item = (&'a str, f64)>,
+        values: impl IntoIterator<Item = (S, f64)>,
     ) -> Result<()> {
         let mut summary = Vec::new();
         for (tag, value) in values {
             let mut entry = Vec::new();
-            field_bytes(&mut entry, 1, tag.as_bytes());
+            field_bytes(&mut entry, 1, tag.as_ref().as_bytes());
             entry.push((2 << 3) | 5);
             entry.extend((value as f32).to_le_bytes());
             field_bytes(&mut summary, 1, &entry);

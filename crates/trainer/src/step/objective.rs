@@ -36,12 +36,12 @@ pub(crate) fn objective(
     let live = live.collect::<Vec<_>>();
     let mut depths = Vec::new();
     for (role, model) in std::iter::once(("student", student)).chain(live.iter().map(|t| ("teacher", *t))) {
-        let Some(depth) = model.visual.depth() else {
+        let Some(depth) = model.image_depth() else {
             return fail(format!(
                 "the {role}'s image tower is no ViT of CLIP's kind; other towers have no patch tokens"
             ));
         };
-        depths.push((depth, model.text.depth()));
+        depths.push((depth, model.text_depth()));
     }
     if student.config().vision_cfg.patch_dropout > 0.0 {
         return fail("the student leaves out patches while training: set student.patch_dropout = 0.0".into());

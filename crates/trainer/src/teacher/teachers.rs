@@ -83,19 +83,22 @@ impl Teachers {
         data: &TrainingData,
         options: &Options<'_>,
     ) -> Result<()> {
-        if config.model.is_some() && !Store::is_finished(folder) {
-            let making = store::Making {
-                folder,
-                stop: Some(options.stop),
-                progress: options.progress,
-                // Runs that share a store may have different class lists, because [`Teachers::prompts`] can use the
-                // model itself.
-                class_list: recipe.teachers.len() > 1,
-                ..store::Making::default()
-            };
-            make_or_wait(recipe, &self.models, data, self.device, &making)?;
-        }
-        let store = Store::open(folder)?;
+        let store = match Store::open(folder) {
+            Err(error) if config.model.is_some() && is_unfinished(&error) => {
+                let making = store::Making {
+                    folder,
+                    stop: Some(options.stop),
+                    progress: options.progress,
+                    // Runs that share a store may have different class lists, because [`Teachers::prompts`] can use the
+                    // model itself.
+                    class_list: recipe.teachers.len() > 1,
+                    ..store::Making::default()
+                };
+                make_or_wait(recipe, &self.models, data, self.device, &making)?;
+                Store::open(folder)?
+            }
+            opened => opened?,
+        };
         store::check(&store, recipe, &self.models, data)?;
         let signal = |teacher: &StoredTeacher| {
             TeacherSignal::stored(teacher.scale, teacher.width as i64, self.device)
@@ -293,6 +296,12 @@ impl Teachers {
         let values = rows.iter().copied().collect::<Vec<_>>();
         Ok(Tensor::f_from_slice(&values)?.f_view([count as i64, width as i64])?.f_to_device(self.device)?)
     }
+}
+
+/// Whether a store is missing or lacks shards.
+fn is_unfinished(error: &data_pipeline::Error) -> bool {
+    use data_pipeline::error::StoreProblem::{Missing, Unfinished};
+    matches!(error, data_pipeline::Error::Store { problem: Missing | Unfinished, .. })
 }
 
 /// The teacher with a store, if any, and the store's folder.

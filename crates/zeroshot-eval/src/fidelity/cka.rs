@@ -1,40 +1,51 @@
-//! Linear centred kernel alignment of two sets of rows.
+//! Linear centred kernel alignment (CKA) of two sets of embeddings.
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
 use crate::{Error, Result, rows};
 
-/// Columns of a Gram matrix that one task works on. Fixed, so that the sum does not depend on the threads.
+/// Number of columns of a Gram matrix per parallel task; constant, so that the sum does not depend on the number of
+/// threads.
 const COLUMNS: usize = 64;
-/// Rows that are held in double precision at once.
+/// Number of rows to convert to double precision at once.
 const ROWS: usize = 1024;
-/// Variance, as a share of the second moment, up to which single precision's rounding explains it.
+/// Variance relative to the second moment, below which it is rounding error of single precision.
 const ROUNDING: f64 = 1e-12;
 
-/// Linear CKA of rows `[n, Dt]` and `[n, Ds]` of the same things, 0 to 1 (Kornblith et al. 2019, equation 3).
+/// Computes the linear CKA, 0 to 1, of embeddings `[n, Dt]` and `[n, Ds]` of the same items (Kornblith et al. 2019,
+/// equation 3).
 ///
-/// Rows are taken as they are. Turning or scaling all rows of a side changes nothing, and neither does
-/// moving them. The Gram matrices are those of the columns, so time grows with n and memory does not.
-/// None where a side does not vary: one row, or rows that are all equal.
+/// The embeddings are not normalised. CKA is invariant to rotations, shifts and a common factor. It is computed from
+/// the Gram matrices of the columns, so memory does not grow with n. `None` if the embeddings of a model are all equal.
+///
+/// ```
+/// use ndarray::array;
+/// use zeroshot_eval::fidelity::linear_cka;
+///
+/// let rows = array![[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]];
+/// let cka = linear_cka(rows.view(), (&rows * 2.0).view())?;
+/// assert!(cka.is_some_and(|cka| cka > 0.999));
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::Shape`] where the rows differ in number, [`Error::Input`] where there are none or one is not finite.
+/// [`Error::Shape`] if the numbers of embeddings differ, [`Error::Input`] for an empty array or a value that is not finite.
 pub fn linear_cka(teacher: ArrayView2<'_, f32>, student: ArrayView2<'_, f32>) -> Result<Option<f64>> {
     if teacher.nrows() != student.nrows() {
-        return Err(Error::shape("rows of the student", teacher.nrows(), student.nrows()));
+        return Err(Error::shape("embeddings of the student", teacher.nrows(), student.nrows()));
     }
     rows::check("the teacher's row", teacher)?;
     rows::check("the student's row", student)?;
     let (Some(teacher), Some(student)) = (Centered::new(teacher), Centered::new(student)) else {
         return Ok(None);
     };
-    let own = teacher.gram(&teacher).sqrt() * student.gram(&student).sqrt();
-    // Rounding alone can pass one.
-    Ok(Some((teacher.gram(&student) / own).min(1.0)))
+    let norms = teacher.gram(&teacher).sqrt() * student.gram(&student).sqrt();
+    // Rounding can exceed 1.
+    Ok(Some((teacher.gram(&student) / norms).min(1.0)))
 }
 
-/// Rows less their mean, divided by the length of them all, which keeps large values from overflowing.
+/// Rows minus their mean, divided by their total norm, which prevents overflow.
 struct Centered<'a> {
     rows: ArrayView2<'a, f32>,
     mean: Array1<f64>,
@@ -42,7 +53,7 @@ struct Centered<'a> {
 }
 
 impl<'a> Centered<'a> {
-    /// None where the rows do not vary.
+    /// Returns `None` if the rows do not vary.
     fn new(rows: ArrayView2<'a, f32>) -> Option<Self> {
         let mut mean = Array1::zeros(rows.ncols());
         for row in rows.axis_iter(Axis(0)) {
@@ -59,6 +70,7 @@ impl<'a> Centered<'a> {
         (variation > ROUNDING * moment).then(|| Centered { rows, mean, norm: variation.sqrt() })
     }
 
+    /// Returns a centred and scaled block in double precision.
     fn part(&self, rows: (usize, usize), columns: (usize, usize)) -> Array2<f64> {
         let part = self.rows.slice(s![rows.0..rows.1, columns.0..columns.1]);
         let mut part = part.mapv(f64::from);
@@ -67,7 +79,7 @@ impl<'a> Centered<'a> {
         part
     }
 
-    /// Squared Frobenius norm of the product of this, transposed, with another.
+    /// Returns the squared Frobenius norm of the product of this matrix, transposed, with another.
     fn gram(&self, other: &Centered<'_>) -> f64 {
         let (count, width) = self.rows.dim();
         let blocks = (0..width.div_ceil(COLUMNS)).into_par_iter().map(|block| {
@@ -106,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_vary_has_none() {
+    fn constant_embeddings_have_no_cka() {
         let rows = made_up(5, 3, 0);
         assert_eq!(linear_cka(rows.view(), Array2::from_elem((5, 2), 0.1).view()).unwrap(), None);
         assert_eq!(linear_cka(array![[1.0]].view(), array![[2.0, 3.0]].view()).unwrap(), None);
@@ -119,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_rows_are_errors() {
+    fn invalid_embeddings_are_errors() {
         let rows = made_up(5, 3, 0);
         let mut broken = rows.clone();
         broken[[2, 1]] = f32::NAN;
@@ -134,7 +146,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn turning_moving_and_scaling_change_nothing(
+        fn cka_is_invariant_to_rotation_shift_and_scale(
             n in 3usize..40, width in 2usize..6, seed in 0u64..1000, angle in 0.0f32..6.0, scale in 0.1f32..9.0,
         ) {
             let (teacher, student) = (made_up(n, 7, seed), made_up(n, width, seed + 1));
@@ -149,13 +161,13 @@ mod tests {
             let moved = turned * scale + 3.0;
             let other = linear_cka(teacher.view(), moved.view()).unwrap().unwrap();
             prop_assert!((found - other).abs() < 1e-4, "{found} {other}");
-            let exchanged = linear_cka(student.view(), teacher.view()).unwrap().unwrap();
-            prop_assert!((found - exchanged).abs() < 1e-12);
+            let swapped = linear_cka(student.view(), teacher.view()).unwrap().unwrap();
+            prop_assert!((found - swapped).abs() < 1e-12);
             prop_assert!((linear_cka(student.view(), moved.view()).unwrap().unwrap() - 1.0).abs() < 1e-5);
         }
 
         #[test]
-        fn columns_and_rows_give_the_same(n in 2usize..30, seed in 0u64..1000) {
+        fn cka_agrees_with_its_definition_by_rows(n in 2usize..30, seed in 0u64..1000) {
             // The definition by centred n x n matrices, over several blocks of columns.
             let (a, b) = (made_up(n, 150, seed), made_up(n, 3, seed + 1));
             let kernel = |rows: &Array2<f32>| {

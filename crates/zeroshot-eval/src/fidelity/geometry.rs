@@ -1,4 +1,4 @@
-//! Where rows lie: neighbours that are shared, the gap between images and texts, predictions that agree.
+//! Geometry of embeddings: common neighbours, the modality gap, and equal predictions.
 
 use ndarray::{Array1, ArrayView2, Axis, s};
 
@@ -6,33 +6,43 @@ use crate::names::Firsts;
 use crate::neighbors::nearest;
 use crate::{Error, Result, rows};
 
-/// Rows whose class scores are in memory at once.
+/// Number of images whose class scores are in memory at once.
 const BLOCK: usize = 1024;
 
-/// Mean share of a row's k nearest rows, by cosine and without itself, that `[n, Dt]` and `[n, Ds]` have in common.
+/// Computes the k-NN overlap of embeddings `[n, Dt]` and `[n, Ds]`: the mean fraction of an item's k nearest other
+/// items, by cosine, that both models have in common.
 ///
-/// This is mutual k-NN alignment (Huh et al. 2024, The Platonic Representation Hypothesis). By chance it is
-/// k / (n - 1). Where rows are equally near, the first one is taken.
+/// This is mutual k-NN alignment (Huh et al. 2024, The Platonic Representation Hypothesis). Chance gives k / (n - 1).
+/// Among equally near items, the first one is taken.
+///
+/// ```
+/// use ndarray::array;
+/// use zeroshot_eval::fidelity::neighbor_overlap;
+///
+/// let rows = array![[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]];
+/// assert_eq!(neighbor_overlap(rows.view(), rows.view(), 1)?, 1.0);
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::Shape`] where the rows differ in number, [`Error::Input`] where one is not finite, `k` is 0
-/// or there are no `k` others.
+/// [`Error::Shape`] if the numbers of embeddings differ, [`Error::Input`] for a value that is not finite, `k` = 0, or at
+/// most `k` embeddings.
 pub fn neighbor_overlap(teacher: ArrayView2<'_, f32>, student: ArrayView2<'_, f32>, k: usize) -> Result<f64> {
     if teacher.nrows() != student.nrows() {
-        return Err(Error::shape("rows of the student", teacher.nrows(), student.nrows()));
+        return Err(Error::shape("embeddings of the student", teacher.nrows(), student.nrows()));
     }
     let teacher = rows::unit("the teacher's row", teacher)?;
     let student = rows::unit("the student's row", student)?;
     if k == 0 || k >= teacher.nrows() {
         return Err(Error::Input(format!(
-            "{} rows have no {k} neighbours each: give more rows, or another number of neighbours",
+            "{} embeddings are too few for {k} neighbours: give more than {k}, or another number of neighbours above 0",
             teacher.nrows()
         )));
     }
     Ok(unit_neighbor_overlap(teacher.view(), student.view(), k))
 }
 
-/// The same of unit rows that have been checked.
+/// Computes [`neighbor_overlap`] of checked unit rows.
 pub(super) fn unit_neighbor_overlap(
     teacher: ArrayView2<'_, f32>,
     student: ArrayView2<'_, f32>,
@@ -41,8 +51,8 @@ pub(super) fn unit_neighbor_overlap(
     shared(&nearest(teacher, teacher, k, true), &nearest(student, student, k, true), k)
 }
 
-/// Mean share of an image's k nearest texts that both have, of unit rows `[images, texts]` of each model, checked,
-/// with at least k texts.
+/// Computes the mean fraction of an image's k nearest texts that both models have in common, from checked unit rows
+/// `[images, texts]` of each model, with at least k texts.
 pub(super) fn unit_cross_overlap(
     [teacher_images, teacher_texts]: [ArrayView2<'_, f32>; 2],
     [student_images, student_texts]: [ArrayView2<'_, f32>; 2],
@@ -52,28 +62,36 @@ pub(super) fn unit_cross_overlap(
     shared(&teacher, &nearest(student_images, student_texts, k, false), k)
 }
 
-/// Mean share of the k neighbours of each query that both lists have.
+/// Returns the mean fraction of the k neighbours of a query that both lists contain.
 fn shared(teacher: &[Vec<(usize, f32)>], student: &[Vec<(usize, f32)>], k: usize) -> f64 {
     let mut count = 0;
-    for (own, other) in teacher.iter().zip(student) {
-        count += own.iter().filter(|(index, _)| other.iter().any(|(other, _)| other == index)).count();
+    for (teacher, student) in teacher.iter().zip(student) {
+        count += teacher.iter().filter(|(index, _)| student.iter().any(|(other, _)| other == index)).count();
     }
     count as f64 / (k * teacher.len()) as f64
 }
 
-/// Distance, 0 to 2, between the centroids of the unit rows of images `[n, D]` and texts `[m, D]`
-/// (Liang et al. 2022, Mind the Gap).
+/// Computes the modality gap: the distance, 0 to 2, between the centroids of the normalised images `[n, D]` and texts
+/// `[m, D]` (Liang et al. 2022, Mind the Gap).
+///
+/// ```
+/// use ndarray::array;
+/// use zeroshot_eval::fidelity::modality_gap;
+///
+/// assert_eq!(modality_gap(array![[1.0, 0.0]].view(), array![[-1.0, 0.0]].view())?, 2.0);
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::Shape`] where the widths differ, [`Error::Input`] where there is no row or one is not finite.
+/// [`Error::Shape`] if the widths differ, [`Error::Input`] for an empty array or a value that is not finite.
 pub fn modality_gap(images: ArrayView2<'_, f32>, texts: ArrayView2<'_, f32>) -> Result<f64> {
     if images.ncols() != texts.ncols() {
-        return Err(Error::shape("width of the text rows", images.ncols(), texts.ncols()));
+        return Err(Error::shape("width of the text embeddings", images.ncols(), texts.ncols()));
     }
     Ok(unit_modality_gap(rows::unit("image", images)?.view(), rows::unit("text", texts)?.view()))
 }
 
-/// The same of unit rows that have been checked.
+/// Computes [`modality_gap`] of checked unit rows.
 pub(super) fn unit_modality_gap(images: ArrayView2<'_, f32>, texts: ArrayView2<'_, f32>) -> f64 {
     let centroid = |rows: ArrayView2<'_, f32>| {
         let mut sum = Array1::<f64>::zeros(rows.ncols());
@@ -85,18 +103,24 @@ pub(super) fn unit_modality_gap(images: ArrayView2<'_, f32>, texts: ArrayView2<'
     (centroid(images) - centroid(texts)).mapv(|value| value * value).sum().sqrt()
 }
 
-/// Share of predictions that are the same; one that is none, where several classes score highest, agrees with nothing.
+/// Computes the agreement of two models: the fraction of equal predictions. Predictions are class indices, or options
+/// of them; `None` (a tie) agrees with nothing.
 ///
-/// Predictions are class indices, or options of them.
+/// ```
+/// use zeroshot_eval::fidelity::agreement;
+///
+/// assert_eq!(agreement(&[0usize, 1], &[0, 2])?, 0.5);
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::Shape`] where the lengths differ, [`Error::Input`] where there is no prediction.
+/// [`Error::Shape`] if the lengths differ, [`Error::Input`] without predictions.
 pub fn agreement<P: Copy + Into<Option<usize>>>(teacher: &[P], student: &[P]) -> Result<f64> {
     if teacher.len() != student.len() {
         return Err(Error::shape("predictions of the student", teacher.len(), student.len()));
     }
     if teacher.is_empty() {
-        return Err(Error::Input("there is no prediction to compare".into()));
+        return Err(Error::Input("no prediction to compare".into()));
     }
     let same = teacher.iter().zip(student).filter(|(teacher, student)| {
         let teacher: Option<usize> = (**teacher).into();
@@ -160,7 +184,7 @@ mod tests {
 
     #[test]
     fn gap_by_hand() {
-        // Centroids (0.5, 0.5) and (-1, 0); lengths do not count.
+        // Centroids (0.5, 0.5) and (-1, 0); norms do not matter.
         let images = array![[3.0, 0.0], [0.0, 2.0]];
         let texts = array![[-1.0, 0.0], [-9.0, 0.0]];
         let found = modality_gap(images.view(), texts.view()).unwrap();
@@ -204,7 +228,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn order_and_length_of_rows_do_not_count(n in 4usize..40, k in 1usize..4, seed in 0u64..1000) {
+        fn order_and_norms_of_embeddings_do_not_matter(n in 4usize..40, k in 1usize..4, seed in 0u64..1000) {
             let (teacher, student) = (made_up(n, 5, seed), made_up(n, 6, seed + 1));
             let found = neighbor_overlap(teacher.view(), student.view(), k).unwrap();
             prop_assert!((0.0..=1.0).contains(&found));

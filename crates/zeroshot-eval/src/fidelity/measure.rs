@@ -1,4 +1,4 @@
-//! The comparison itself.
+//! The comparison of a student with its teacher.
 
 use ndarray::{Array2, ArrayView2, Axis, concatenate};
 
@@ -11,19 +11,32 @@ use crate::{Error, Result, rows};
 
 /// Compares a student with its teacher.
 ///
-/// CKA, correlations and overlaps are taken on at most [`FidelityOptions::max_rows`] images and as many
-/// texts; of texts, those of the drawn images where the pairs are known. Gaps, cosines of pairs and
-/// agreement are cheap, and taken on all.
+/// CKA, correlations and overlaps use at most [`FidelityOptions::max_rows`] images and as many texts, preferably the texts
+/// of the drawn images. Gaps, cosines of pairs and agreement are cheap and use all embeddings.
+///
+/// ```
+/// use ndarray::Array2;
+/// use zeroshot_eval::{FidelityInput, FidelityOptions, Sides, fidelity};
+///
+/// let rows = Array2::<f32>::eye(12);
+/// let images = Sides { teacher: rows.view(), student: rows.view() };
+/// let input = FidelityInput { images, texts: None, image_of: None, classes: None, class_names: None };
+/// let found = fidelity(&input, &FidelityOptions::default())?;
+/// assert!(found.cka_images.is_some_and(|cka| cka > 0.999));
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::Shape`] where rows or widths do not fit, [`Error::Input`] where there are none, one is not
-/// finite, a text's image does not exist, or an option is too small.
+/// [`Error::Shape`] if numbers of embeddings or widths do not match, [`Error::Input`] for an empty array, a value that is
+/// not finite, a text without an existing image, or an option that is too small.
 pub fn fidelity(input: &FidelityInput<'_>, options: &FidelityOptions) -> Result<Fidelity> {
     if options.neighbors == 0 || options.max_pairs < 2 || options.max_rows < 2 {
-        return Err(Error::Input("fidelity needs at least 1 neighbour, 2 rows and 2 pairs to rank".into()));
+        return Err(Error::Input(
+            "fidelity needs at least 1 neighbour, 2 embeddings and 2 pairs to rank".into(),
+        ));
     }
     if input.image_of.is_some() && input.texts.is_none() {
-        return Err(Error::Input("there are pairs of images and texts, but no texts".into()));
+        return Err(Error::Input("pairs of images and texts are given without texts".into()));
     }
     let images = Units::new(["the teacher's image", "the student's image"], input.images)?;
     let mut draws = Seeded::new(options.seed);
@@ -77,7 +90,7 @@ pub fn fidelity(input: &FidelityInput<'_>, options: &FidelityOptions) -> Result<
 }
 
 impl Fidelity {
-    /// What is measured on drawn rows.
+    /// Adds the metrics of the drawn texts.
     fn with_texts(&mut self, images: &Units, texts: &Units, options: &FidelityOptions) -> Result<()> {
         self.cka_texts = texts.cka()?;
         self.cka_stacked = images.stack(texts)?.cka()?;
@@ -95,7 +108,7 @@ impl Fidelity {
         Ok(())
     }
 
-    /// What is measured on all rows.
+    /// Adds the metrics of all embeddings.
     fn with_pairs(&mut self, images: &Units, texts: &Units, pairs: Option<&[(usize, usize)]>) {
         let teacher = geometry::unit_modality_gap(images.teacher.view(), texts.teacher.view());
         let student = geometry::unit_modality_gap(images.student.view(), texts.student.view());
@@ -113,14 +126,14 @@ impl Fidelity {
     }
 }
 
-/// Image and text of each pair.
+/// Checks the image of each text, and returns the pairs (image, text).
 fn check_pairs(image_of: &[usize], images: usize, texts: usize) -> Result<Vec<(usize, usize)>> {
     rows::check_image_of(image_of, images, texts)?;
     Ok(image_of.iter().enumerate().map(|(text, &image)| (image, text)).collect())
 }
 
-/// Texts that are compared. Those of drawn images come first: an image that stands without its texts has
-/// lost the neighbours that matter most.
+/// Draws the texts to compare, preferably those of the drawn images, because an image's own texts are its most
+/// important neighbours.
 fn draw_texts(
     draws: &mut Seeded,
     pairs: Option<&[(usize, usize)]>,
@@ -128,15 +141,15 @@ fn draw_texts(
     texts: usize,
     limit: usize,
 ) -> Vec<usize> {
-    let own = pairs.into_iter().flatten().filter(|(image, _)| images.binary_search(image).is_ok());
-    let own = own.map(|(_, text)| *text).collect::<Vec<_>>();
-    if own.is_empty() {
+    let matching = pairs.into_iter().flatten().filter(|(image, _)| images.binary_search(image).is_ok());
+    let matching = matching.map(|(_, text)| *text).collect::<Vec<_>>();
+    if matching.is_empty() {
         return draws.some(texts, limit);
     }
-    draws.some(own.len(), limit).into_iter().map(|index| own[index]).collect()
+    draws.some(matching.len(), limit).into_iter().map(|index| matching[index]).collect()
 }
 
-/// Checked unit rows of both models.
+/// Checked unit embeddings of both models.
 struct Units {
     teacher: Array2<f32>,
     student: Array2<f32>,
@@ -147,7 +160,7 @@ impl Units {
         if sides.teacher.nrows() != sides.student.nrows() {
             let (expected, found) = (sides.teacher.nrows(), sides.student.nrows());
             return Err(Error::Shape {
-                what: "rows of the student, as many as the teacher's",
+                what: "embeddings of the student, as many as the teacher's",
                 expected: format!("{expected} ({})", what[0]),
                 found: format!("{found} ({})", what[1]),
             });
@@ -167,9 +180,9 @@ impl Units {
     }
 
     fn check_widths(&self, teacher: &'static str, student: &'static str, other: &Units) -> Result<()> {
-        let check = |what, own: &Array2<f32>, other: &Array2<f32>| {
-            let (own, other) = (own.ncols(), other.ncols());
-            if own == other { Ok(()) } else { Err(Error::shape(what, own, other)) }
+        let check = |what, expected: &Array2<f32>, found: &Array2<f32>| {
+            let (expected, found) = (expected.ncols(), found.ncols());
+            if expected == found { Ok(()) } else { Err(Error::shape(what, expected, found)) }
         };
         check(teacher, &self.teacher, &other.teacher)?;
         check(student, &self.student, &other.student)
@@ -178,7 +191,7 @@ impl Units {
     fn stack(&self, other: &Units) -> Result<Units> {
         let stack = |a: &Array2<f32>, b: &Array2<f32>| {
             concatenate(Axis(0), &[a.view(), b.view()])
-                .map_err(|_| Error::shape("width of the text rows", a.ncols(), b.ncols()))
+                .map_err(|_| Error::shape("width of the text embeddings", a.ncols(), b.ncols()))
         };
         Ok(Units {
             teacher: stack(&self.teacher, &other.teacher)?,
@@ -194,14 +207,14 @@ impl Units {
         correlation(self, self, &ranks::pairs_within(self.count(), options.max_pairs, options.seed))
     }
 
-    /// None where all others are neighbours, since both models have them all.
+    /// Returns the k-NN overlap, or `None` if all others are neighbours: the overlap would then always be 1.
     fn overlap(&self, k: usize) -> Option<f64> {
         (self.count() - 1 > k)
             .then(|| geometry::unit_neighbor_overlap(self.teacher.view(), self.student.view(), k))
     }
 }
 
-/// Spearman's correlation of the cosines that the models give pairs; none without pairs.
+/// Returns Spearman's correlation of the cosines of the pairs; `None` without pairs.
 fn correlation(a: &Units, b: &Units, pairs: &[(usize, usize)]) -> Result<Option<f64>> {
     if pairs.is_empty() {
         return Ok(None);

@@ -1,7 +1,7 @@
-//! How far a student keeps the relations of its teacher, from embeddings of the same images and texts.
+//! Fidelity: how well a student keeps the relations of its teacher, from embeddings of the same images and texts.
 //!
-//! Rows are made unit rows first, since cosines are what CLIP compares. No figure needs the two widths
-//! to be the same. Equal rows of student and teacher give 1, but for the gaps, which are then equal.
+//! The embeddings are normalised first, because CLIP compares cosines. The two models may have different widths. Equal
+//! embeddings of student and teacher give 1, except for the modality gaps, which are then equal.
 
 mod cka;
 mod geometry;
@@ -16,43 +16,45 @@ pub use geometry::{agreement, modality_gap, neighbor_overlap};
 pub use measure::fidelity;
 pub use ranks::spearman;
 
-use crate::report::markdown;
+use crate::metric::{FidelityMetric, MetricName, MetricValue};
+use crate::table::{Cell, Table};
 
-/// Rows of the same things from both models: `[n, Dt]` and `[n, Ds]`.
+/// Embeddings of the same items by both models.
 #[derive(Clone, Copy, Debug)]
 pub struct Sides<'a> {
-    /// The teacher's rows `[n, Dt]`.
+    /// The teacher's embeddings `[n, Dt]`.
     pub teacher: ArrayView2<'a, f32>,
-    /// The student's rows `[n, Ds]`.
+    /// The student's embeddings `[n, Ds]`.
     pub student: ArrayView2<'a, f32>,
 }
 
-/// What there is to compare.
+/// Embeddings to compare.
 #[derive(Clone, Copy, Debug)]
 pub struct FidelityInput<'a> {
-    /// Images, n rows.
+    /// Embeddings of n images.
     pub images: Sides<'a>,
-    /// Texts, m rows as wide as each model's images.
+    /// Embeddings of m texts, as wide as each model's images.
     pub texts: Option<Sides<'a>>,
-    /// The pairs: `image_of[t]` is the image of text t. Needs texts.
+    /// The image of each text; requires `texts`.
     pub image_of: Option<&'a [usize]>,
-    /// Class rows of both zero-shot classifiers ([`crate::Classifier::rows`]), as wide as each model's images.
+    /// Class embeddings of both zero-shot classifiers ([`crate::Classifier::embeddings`]), as wide as each model's images.
     pub classes: Option<Sides<'a>>,
-    /// Names of those classes. Classes with the same name count as one class.
+    /// Names of the classes. Classes with the same name count as one class.
     pub class_names: Option<&'a [String]>,
 }
 
-/// How it is compared.
+/// Settings of the fidelity metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct FidelityOptions {
-    /// Neighbours of a row; 10.
+    /// Number of nearest neighbours; 10.
     pub neighbors: usize,
-    /// Pairs of rows, of each similarity matrix, that are ranked; 1,000,000. Where there are more, one is
-    /// drawn from each of this many equal stretches of the matrix. A matrix of 1,414 rows is ranked whole.
+    /// Maximum number of ranked pairs of each similarity matrix; 1,000,000, enough for all pairs of 1,414 embeddings.
+    /// From a larger matrix, one pair is drawn from each of this many equal parts.
     pub max_pairs: usize,
-    /// Images, and texts, that CKA, correlations and overlaps are taken on; 2,000. CKA leans towards 1 where
-    /// rows are not several times as many as their width.
+    /// Maximum number of images, and of texts, for CKA, correlations and overlaps; 2,000. CKA tends to 1 if the number of
+    /// embeddings is not several times their width.
     pub max_rows: usize,
     /// Seed of the draws; 0.
     pub seed: u64,
@@ -64,24 +66,25 @@ impl Default for FidelityOptions {
     }
 }
 
-/// What was found. A figure is none where it was not measured, or where rows do not vary enough to have it.
+/// Similarity of a student to its teacher. A metric is `None` if it was not measured, or if the embeddings do not vary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fidelity {
-    /// Images.
+    /// Number of images.
     pub images: usize,
-    /// Images that CKA, correlations and overlaps were taken on.
+    /// Number of images for CKA, correlations and overlaps.
     pub images_drawn: usize,
-    /// Texts.
+    /// Number of texts.
     pub texts: Option<usize>,
-    /// Texts that CKA, correlations and overlaps were taken on.
+    /// Number of texts for CKA, correlations and overlaps.
     pub texts_drawn: Option<usize>,
-    /// How they were compared.
+    /// Settings of the metrics.
     pub options: FidelityOptions,
     /// Linear CKA of the images, 0 to 1.
     pub cka_images: Option<f64>,
     /// Linear CKA of the texts, 0 to 1.
     pub cka_texts: Option<f64>,
-    /// Linear CKA of images and texts as one set of rows, 0 to 1; sees how the two lie to each other.
+    /// Linear CKA of images and texts as one set, 0 to 1; unlike the others, it depends on the positions of the
+    /// modalities relative to each other.
     pub cka_stacked: Option<f64>,
     /// Spearman's correlation of the cosines of image pairs, -1 to 1.
     pub spearman_images: Option<f64>,
@@ -89,57 +92,89 @@ pub struct Fidelity {
     pub spearman_texts: Option<f64>,
     /// Spearman's correlation of the cosines of images with texts, -1 to 1.
     pub spearman_image_text: Option<f64>,
-    /// Share of the nearest images that both have, 0 to 1; none up to one image more than neighbours, where it is always 1.
+    /// Fraction of common nearest images, 0 to 1; `None` if all other images are neighbours.
     pub neighbor_overlap_images: Option<f64>,
-    /// Share of the nearest texts that both have, 0 to 1; none up to one text more than neighbours.
+    /// Fraction of common nearest texts, 0 to 1; `None` if all other texts are neighbours.
     pub neighbor_overlap_texts: Option<f64>,
-    /// Share of an image's nearest texts that both have, 0 to 1; none up to as many texts as neighbours.
+    /// Fraction of an image's common nearest texts, 0 to 1; `None` if all texts are neighbours.
     pub neighbor_overlap_image_text: Option<f64>,
     /// The teacher's distance between the centroids of images and texts, 0 to 2.
     pub modality_gap_teacher: Option<f64>,
-    /// The student's.
+    /// The student's distance between the centroids of images and texts, 0 to 2.
     pub modality_gap_student: Option<f64>,
-    /// The student's by the teacher's; none where the teacher has no gap.
+    /// The student's modality gap divided by the teacher's; `None` if the teacher has no gap.
     pub modality_gap_ratio: Option<f64>,
     /// The teacher's mean cosine of texts with their images, -1 to 1.
     pub pair_cosine_teacher: Option<f64>,
-    /// The student's.
+    /// The student's mean cosine of texts with their images, -1 to 1.
     pub pair_cosine_student: Option<f64>,
-    /// Share of images that both put into the same class, 0 to 1. From predictions: [`agreement`].
+    /// Fraction of images that both models put into the same class, 0 to 1; see [`agreement`].
     pub top1_agreement: Option<f64>,
 }
 
-impl Fidelity {
-    /// The figures: of what, which, and its value.
-    pub fn figures(&self) -> Vec<(&'static str, &'static str, Option<f64>)> {
-        vec![
-            ("images", "linear CKA", self.cka_images),
-            ("texts", "linear CKA", self.cka_texts),
-            ("images and texts", "linear CKA", self.cka_stacked),
-            ("images", "Spearman", self.spearman_images),
-            ("texts", "Spearman", self.spearman_texts),
-            ("images with texts", "Spearman", self.spearman_image_text),
-            ("images", "k-NN overlap", self.neighbor_overlap_images),
-            ("texts", "k-NN overlap", self.neighbor_overlap_texts),
-            ("images to texts", "k-NN overlap", self.neighbor_overlap_image_text),
-            ("teacher", "modality gap", self.modality_gap_teacher),
-            ("student", "modality gap", self.modality_gap_student),
-            ("student / teacher", "modality gap", self.modality_gap_ratio),
-            ("teacher", "cosine of pairs", self.pair_cosine_teacher),
-            ("student", "cosine of pairs", self.pair_cosine_student),
-            ("images", "top-1 agreement", self.top1_agreement),
-        ]
+impl FidelityOptions {
+    /// Sets the number of nearest neighbours.
+    pub fn with_neighbors(mut self, neighbors: usize) -> Self {
+        self.neighbors = neighbors;
+        self
     }
 
-    /// The figures as a Markdown table; without texts, those of images.
-    pub fn table(&self) -> String {
-        let mut table = vec![["of", "figure", "value"].map(String::from).to_vec()];
-        let figures = self.figures().into_iter().filter(|(of, _, _)| self.texts.is_some() || *of == "images");
-        table.extend(figures.map(|(of, figure, value)| {
-            let value = value.map_or("-".to_string(), |value| format!("{value:.4}"));
-            vec![of.to_string(), figure.to_string(), value]
-        }));
-        markdown(&table)
+    /// Sets the maximum number of ranked pairs.
+    pub fn with_max_pairs(mut self, pairs: usize) -> Self {
+        self.max_pairs = pairs;
+        self
+    }
+
+    /// Sets the maximum number of images, and of texts.
+    pub fn with_max_rows(mut self, rows: usize) -> Self {
+        self.max_rows = rows;
+        self
+    }
+
+    /// Sets the seed of the draws.
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+}
+
+impl Fidelity {
+    /// Returns a metric, or `None` if it was not measured.
+    pub fn get(&self, metric: FidelityMetric) -> Option<f64> {
+        match metric {
+            FidelityMetric::CkaImages => self.cka_images,
+            FidelityMetric::CkaTexts => self.cka_texts,
+            FidelityMetric::CkaStacked => self.cka_stacked,
+            FidelityMetric::SpearmanImages => self.spearman_images,
+            FidelityMetric::SpearmanTexts => self.spearman_texts,
+            FidelityMetric::SpearmanImageText => self.spearman_image_text,
+            FidelityMetric::NeighborOverlapImages => self.neighbor_overlap_images,
+            FidelityMetric::NeighborOverlapTexts => self.neighbor_overlap_texts,
+            FidelityMetric::NeighborOverlapImageText => self.neighbor_overlap_image_text,
+            FidelityMetric::ModalityGapTeacher => self.modality_gap_teacher,
+            FidelityMetric::ModalityGapStudent => self.modality_gap_student,
+            FidelityMetric::ModalityGapRatio => self.modality_gap_ratio,
+            FidelityMetric::PairCosineTeacher => self.pair_cosine_teacher,
+            FidelityMetric::PairCosineStudent => self.pair_cosine_student,
+            FidelityMetric::Top1Agreement => self.top1_agreement,
+        }
+    }
+
+    /// Returns the metrics that were measured.
+    pub fn metrics(&self) -> Vec<MetricValue> {
+        let value = |metric| Some(MetricValue::new(MetricName::Fidelity(metric), self.get(metric)?));
+        FidelityMetric::ALL.into_iter().filter_map(value).collect()
+    }
+
+    /// Returns a table of the metrics; without texts, only those of images.
+    pub fn table(&self) -> Table {
+        let mut table = Table::new(["of", "metric"]).with_numbers(["value"]);
+        let shown = |metric: &FidelityMetric| self.texts.is_some() || metric.subject() == "images";
+        for metric in FidelityMetric::ALL.into_iter().filter(shown) {
+            let value = self.get(metric).map(|value| Cell::number(value, 4));
+            table.push([metric.subject().into(), metric.measure().into(), Cell::from(value)]);
+        }
+        table
     }
 }
 

@@ -6,12 +6,18 @@ use rayon::prelude::*;
 use crate::seeded::Seeded;
 use crate::{Error, Result};
 
-/// Spearman's correlation of two lists, -1 to 1: Pearson's of their ranks, equal values sharing the mean of theirs.
+/// Computes Spearman's correlation of two lists, -1 to 1: Pearson's correlation of their ranks. Equal values share the
+/// mean of their ranks. `None` if a list has fewer than two distinct values.
 ///
-/// None where a list has fewer than two different values.
+/// ```
+/// use zeroshot_eval::fidelity::spearman;
+///
+/// assert_eq!(spearman(&[1.0, 2.0, 3.0], &[10.0, 100.0, 1000.0])?, Some(1.0));
+/// # Ok::<_, zeroshot_eval::Error>(())
+/// ```
 ///
 /// # Errors
-/// [`Error::Shape`] where the lengths differ, [`Error::Input`] where there is no value or one is not a number.
+/// [`Error::Shape`] if the lengths differ, [`Error::Input`] for an empty list or NaN.
 pub fn spearman(a: &[f64], b: &[f64]) -> Result<Option<f64>> {
     if a.len() != b.len() {
         return Err(Error::shape("values of the second list", a.len(), b.len()));
@@ -25,11 +31,11 @@ pub fn spearman(a: &[f64], b: &[f64]) -> Result<Option<f64>> {
     let (a, b) = (ranks(a), ranks(b));
     let mean = (a.len() as f64 + 1.0) / 2.0;
     let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - mean) * (b - mean)).sum::<f64>();
-    let own = (product(&a, &a) * product(&b, &b)).sqrt();
-    Ok((own > 0.0).then(|| (product(&a, &b) / own).clamp(-1.0, 1.0)))
+    let norms = (product(&a, &a) * product(&b, &b)).sqrt();
+    Ok((norms > 0.0).then(|| (product(&a, &b) / norms).clamp(-1.0, 1.0)))
 }
 
-/// Ranks from one.
+/// Returns the ranks, which start at 1.
 fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order = (0..values.len()).collect::<Vec<_>>();
     order.par_sort_unstable_by(|a, b| values[*a].total_cmp(&values[*b]));
@@ -43,29 +49,29 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// The pairs above the diagonal of `[rows, rows]`, or `limit` of them.
+/// Returns the pairs above the diagonal of `[rows, rows]`, or `limit` of them.
 pub(super) fn pairs_within(rows: usize, limit: usize, seed: u64) -> Vec<(usize, usize)> {
     let count = rows as u64 * (rows as u64).saturating_sub(1) / 2;
     let (mut row, mut first) = (0, 0);
-    let place = |index: u64| {
-        // Indices grow, so the row is found by walking on.
+    let pair = |index: u64| {
+        // Indices ascend, so the row only moves forward.
         while index - first >= (rows - 1 - row) as u64 {
             first += (rows - 1 - row) as u64;
             row += 1;
         }
         (row, row + 1 + (index - first) as usize)
     };
-    drawn(count, limit, seed).map(place).collect()
+    drawn(count, limit, seed).map(pair).collect()
 }
 
-/// The pairs of `[rows, columns]`, or `limit` of them.
+/// Returns the pairs of `[rows, columns]`, or `limit` of them.
 pub(super) fn pairs_between(rows: usize, columns: usize, limit: usize, seed: u64) -> Vec<(usize, usize)> {
     let width = columns as u64;
-    let place = |index: u64| ((index / width) as usize, (index % width) as usize);
-    drawn(rows as u64 * width, limit, seed).map(place).collect()
+    let pair = |index: u64| ((index / width) as usize, (index % width) as usize);
+    drawn(rows as u64 * width, limit, seed).map(pair).collect()
 }
 
-/// All indices below `count`, or one from each of `limit` stretches of equal length, in order.
+/// Returns all indices below `count`, or a random one from each of `limit` equal parts, in ascending order.
 fn drawn(count: u64, limit: usize, seed: u64) -> impl Iterator<Item = u64> {
     let taken = count.min(limit as u64);
     let mut draws = Seeded::new(seed);
@@ -76,11 +82,11 @@ fn drawn(count: u64, limit: usize, seed: u64) -> impl Iterator<Item = u64> {
     })
 }
 
-/// Cosines of pairs of unit rows.
+/// Returns the cosines of pairs of unit rows.
 pub(super) fn cosines(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, pairs: &[(usize, usize)]) -> Vec<f64> {
     let cosine = |&(i, j): &(usize, usize)| {
         let product = a.row(i).iter().zip(b.row(j)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-        // The rows have no more digits than this, and what is equal in them should tie.
+        // Round to single precision, so that cosines that differ only by rounding tie.
         f64::from(product as f32)
     };
     pairs.par_iter().map(cosine).collect()
@@ -107,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_do_not_vary_have_none() {
+    fn constant_lists_have_no_correlation() {
         assert_eq!(spearman(&[1.0, 1.0], &[1.0, 2.0]).unwrap(), None);
         assert_eq!(spearman(&[1.0], &[2.0]).unwrap(), None);
     }
@@ -141,16 +147,16 @@ mod tests {
         }
 
         #[test]
-        fn only_the_order_counts(values in prop::collection::vec((-9i32..9, -9i32..9), 2..60)) {
+        fn only_the_order_of_values_matters(values in prop::collection::vec((-9i32..9, -9i32..9), 2..60)) {
             let a = values.iter().map(|(a, _)| f64::from(*a)).collect::<Vec<_>>();
             let b = values.iter().map(|(_, b)| f64::from(*b)).collect::<Vec<_>>();
             let found = spearman(&a, &b).unwrap();
-            let grown = a.iter().map(|a| a.exp() * 3.0 - 1.0).collect::<Vec<_>>();
-            prop_assert_eq!(spearman(&grown, &b).unwrap(), found);
+            let transformed = a.iter().map(|a| a.exp() * 3.0 - 1.0).collect::<Vec<_>>();
+            prop_assert_eq!(spearman(&transformed, &b).unwrap(), found);
             prop_assert_eq!(spearman(&b, &a).unwrap(), found);
-            let turned = a.iter().map(|a| -a).collect::<Vec<_>>();
-            let against = spearman(&turned, &b).unwrap();
-            prop_assert!(found.is_none() || (found.unwrap() + against.unwrap()).abs() < 1e-12);
+            let negated = a.iter().map(|a| -a).collect::<Vec<_>>();
+            let opposite = spearman(&negated, &b).unwrap();
+            prop_assert!(found.is_none() || (found.unwrap() + opposite.unwrap()).abs() < 1e-12);
         }
     }
 }

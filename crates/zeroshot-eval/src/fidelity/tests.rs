@@ -1,4 +1,4 @@
-//! What is compared, by hand and by what must not change it.
+//! Fidelity by hand, and under changes that must not affect it.
 
 use super::*;
 use crate::Error;
@@ -22,7 +22,7 @@ fn only_images<'a>(teacher: &'a Array2<f32>, student: &'a Array2<f32>) -> Fideli
 
 #[test]
 fn by_hand() {
-    // The student turns the teacher's plane by a right angle, stretches rows and has a third value.
+    // The student rotates the teacher's plane by a right angle, doubles the norms and adds a third dimension.
     let images = array![[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]];
     let texts = array![[0.6, 0.8], [0.0, -1.0]];
     let turn = |rows: &Array2<f32>| {
@@ -64,7 +64,7 @@ fn by_hand() {
 }
 
 #[test]
-fn a_student_that_collapsed_keeps_nothing() {
+fn a_collapsed_student_has_no_fidelity() {
     let teacher = made_up(40, 4, 0);
     let found = fidelity(
         &only_images(&teacher, &Array2::from_elem((40, 3), 0.3)),
@@ -81,7 +81,7 @@ fn a_student_that_collapsed_keeps_nothing() {
 }
 
 #[test]
-fn one_row_has_no_relations() {
+fn a_single_embedding_has_no_relations() {
     let row = array![[0.6, 0.8]];
     let mut input = only_images(&row, &row);
     input.texts = Some(sides(&row, &row));
@@ -126,7 +126,7 @@ fn bad_input_is_an_error() {
 }
 
 #[test]
-fn a_draw_of_pairs_is_near_all_pairs() {
+fn drawn_pairs_approximate_the_correlation_of_all_pairs() {
     let teacher = made_up(200, 8, 0);
     let student = &teacher + &(made_up(200, 8, 1) * 0.7);
     let measure = |max_pairs| {
@@ -140,7 +140,7 @@ fn a_draw_of_pairs_is_near_all_pairs() {
 }
 
 #[test]
-fn the_ratio_of_gaps_is_the_students_by_the_teachers() {
+fn the_gap_ratio_is_student_over_teacher() {
     let (images, texts) = (array![[1.0, 0.0]], array![[0.0, 1.0]]);
     let closer = array![[0.8, 0.6]];
     let mut input = only_images(&images, &images);
@@ -151,9 +151,9 @@ fn the_ratio_of_gaps_is_the_students_by_the_teachers() {
 }
 
 #[test]
-fn drawn_rows_are_bounded_and_keep_their_pairs() {
-    // Text t is image t / 2 itself for either model. They share nothing else, so that an image without
-    // its texts would have other neighbours.
+fn draws_are_bounded_and_keep_texts_with_their_images() {
+    // For both models, text t equals image t / 2. The models share nothing else, so an image without its texts would have
+    // other neighbours.
     let (teacher, student) = (made_up(60, 6, 0), made_up(60, 5, 1));
     let image_of = (0..120).map(|text| text / 2).collect::<Vec<_>>();
     let (teacher_texts, student_texts) =
@@ -168,11 +168,11 @@ fn drawn_rows_are_bounded_and_keep_their_pairs() {
     assert_eq!(found, fidelity(&input, &options).unwrap());
     let other = fidelity(&input, &FidelityOptions { seed: 1, ..options }).unwrap();
     assert_ne!(found.spearman_images, other.spearman_images);
-    assert_eq!(found.modality_gap_student, other.modality_gap_student, "it is taken on all rows");
+    assert_eq!(found.modality_gap_student, other.modality_gap_student, "the gap uses all embeddings");
     // Unbounded, both texts of an image are its neighbours.
-    let whole = fidelity(&input, &FidelityOptions { max_rows: 120, ..options }).unwrap();
-    assert_eq!((whole.texts_drawn, whole.neighbor_overlap_image_text), (Some(120), Some(1.0)));
-    // One text each: a sixth of the images come with their own.
+    let unbounded = fidelity(&input, &FidelityOptions { max_rows: 120, ..options }).unwrap();
+    assert_eq!((unbounded.texts_drawn, unbounded.neighbor_overlap_image_text), (Some(120), Some(1.0)));
+    // One text per image: a sixth of the images come with their text.
     let firsts = (0..60).collect::<Vec<_>>();
     input.texts = Some(input.images);
     input.image_of = Some(&firsts);
@@ -190,17 +190,17 @@ fn json_and_table() {
     assert!(json.contains(r#""cka_texts":null"#), "{json}");
     assert_eq!(serde_json::from_str::<Fidelity>(&json).unwrap(), found);
     let expected = "\
-| of     | figure          |  value |
+| of     | metric          |  value |
 |--------|-----------------|-------:|
 | images | linear CKA      | 1.0000 |
 | images | Spearman        | 1.0000 |
 | images | k-NN overlap    | 1.0000 |
 | images | top-1 agreement |      - |
 ";
-    assert_eq!(found.table(), expected);
+    assert_eq!(found.table().to_markdown(), expected);
     let mut input = only_images(&rows, &rows);
     input.texts = Some(input.images);
-    let table = fidelity(&input, &FidelityOptions::default()).unwrap().table();
+    let table = fidelity(&input, &FidelityOptions::default()).unwrap().table().to_markdown();
     assert!(table.contains("| student / teacher | modality gap    |      - |"), "{table}");
     assert!(table.contains("| images to texts   | k-NN overlap    | 1.0000 |"), "{table}");
 }
@@ -208,7 +208,7 @@ fn json_and_table() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn a_turned_and_stretched_student_keeps_everything(n in 13usize..30, seed in 0u64..999, angle in 0.0f32..6.0) {
+    fn a_rotated_and_scaled_student_has_full_fidelity(n in 13usize..30, seed in 0u64..999, angle in 0.0f32..6.0) {
         let (images, texts) = (made_up(n, 4, seed), made_up(n + 3, 4, seed + 1));
         let turn = |rows: &Array2<f32>| Array2::from_shape_fn(rows.dim(), |(i, j)| {
             let (x, y) = (rows[[i, 0]], rows[[i, 3]]);
@@ -225,7 +225,7 @@ proptest! {
         for value in [found.cka_images, found.cka_texts, found.cka_stacked] {
             prop_assert!((value.unwrap() - 1.0).abs() < 1e-5);
         }
-        // Rounding may exchange two cosines that are next to each other.
+        // Rounding may swap two cosines that are nearly equal.
         for value in [found.spearman_images, found.spearman_texts, found.spearman_image_text] {
             prop_assert!(value.unwrap() > 0.9999);
         }

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use ndarray::{Array2, Array4, ArrayView4};
 use zeroshot_eval::{EncodeError, Encoder};
 
-/// An image is its first pixel's three channels; a text is 1 where it names a colour. Images are counted.
+/// Embeds an image as the channels of its first pixel, and a text as 1 for each colour that it names. Counts the images.
 #[derive(Default)]
 pub(crate) struct Colors(pub(crate) Cell<usize>);
 

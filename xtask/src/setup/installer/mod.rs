@@ -1,7 +1,7 @@
 //! Atomic installation of libtorch from its wheels into the cache.
 //!
-//! Wheels are unpacked under a temporary name inside the cache, which is renamed when it is complete,
-//! under a lock. A lost connection, a full disk, a killed process or a second setup at the same time
+//! Under a lock, the wheels are unpacked into a temporary folder of the cache, which is renamed when it is
+//! complete. A lost connection, a full disk, a killed process or a second setup at the same time
 //! leave either nothing or a complete installation.
 
 use std::fs::{self, File};

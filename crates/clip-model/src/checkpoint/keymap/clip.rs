@@ -1,16 +1,16 @@
-//! Hugging Face's `CLIPModel`, both ways.
+//! Names of Hugging Face's `CLIPModel`, in both directions.
 
 use super::{Target, numbered};
 
-/// Names in front of `.weight` and `.bias` outside the blocks: theirs, open_clip's.
+/// Names before `.weight` and `.bias` outside the blocks: theirs, open_clip's.
 const NORMS: [(&str, &str); 3] = [
-    // Their spelling.
+    // Spelled this way in transformers.
     ("vision_model.pre_layrnorm", "visual.ln_pre"),
     ("vision_model.post_layernorm", "visual.ln_post"),
     ("text_model.final_layer_norm", "ln_final"),
 ];
 
-/// Whole names outside the blocks that keep their shape.
+/// Full names outside the blocks whose tensors keep their shape.
 const PLAIN: [(&str, &str); 5] = [
     ("vision_model.embeddings.class_embedding", "visual.class_embedding"),
     ("vision_model.embeddings.patch_embedding.weight", "visual.conv1.weight"),
@@ -19,17 +19,17 @@ const PLAIN: [(&str, &str); 5] = [
     ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
 ];
 
-/// Linear layers there, matrices that are multiplied from the right here.
+/// Linear layers in transformers that open_clip stores transposed.
 const TRANSPOSED: [(&str, &str); 2] =
     [("visual_projection.weight", "visual.proj"), ("text_projection.weight", "text_projection")];
 
-/// The towers' blocks.
+/// Prefixes of the towers' blocks.
 const BLOCKS: [(&str, &str); 2] = [
     ("vision_model.encoder.layers.", "visual.transformer.resblocks."),
     ("text_model.encoder.layers.", "transformer.resblocks."),
 ];
 
-/// Names in front of `.weight` and `.bias` within a block.
+/// Names before `.weight` and `.bias` within a block.
 pub(super) const LAYERS: [(&str, &str); 5] = [
     ("layer_norm1", "ln_1"),
     ("layer_norm2", "ln_2"),
@@ -38,16 +38,16 @@ pub(super) const LAYERS: [(&str, &str); 5] = [
     ("self_attn.out_proj", "attn.out_proj"),
 ];
 
-/// Query, key and value, in the order in which open_clip keeps them.
+/// Query, key and value, in open_clip's order.
 pub(super) const PARTS: [&str; 3] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
 
-/// What becomes of one of their tensors; `None` where the name is not theirs.
+/// Returns the target of one of their tensors; `None` if the name is not one of theirs.
 pub(crate) fn target(name: &str) -> Option<Target> {
     if name == "logit_scale" {
         return Some(Target::Scalar(name.into()));
     }
     if let Some((_, ours)) = PLAIN.iter().find(|(theirs, _)| *theirs == name) {
-        return Some(Target::As((*ours).into()));
+        return Some(Target::Rename((*ours).into()));
     }
     if let Some((_, ours)) = TRANSPOSED.iter().find(|(theirs, _)| *theirs == name) {
         return Some(Target::Transposed((*ours).into()));
@@ -57,29 +57,29 @@ pub(crate) fn target(name: &str) -> Option<Target> {
         return None;
     }
     if let Some((_, ours)) = NORMS.iter().find(|(theirs, _)| *theirs == layer) {
-        return Some(Target::As(format!("{ours}.{kind}")));
+        return Some(Target::Rename(format!("{ours}.{kind}")));
     }
     BLOCKS.iter().find_map(|(theirs, ours)| block(layer.strip_prefix(theirs)?, kind, ours))
 }
 
-/// What becomes of a block's tensor in open_clip's naming, with `prefix` before the block's number.
+/// Returns the target of a block's tensor in open_clip's naming, with `prefix` before the index of the block.
 pub(super) fn block(layer: &str, kind: &str, prefix: &str) -> Option<Target> {
     let (number, layer) = numbered(layer)?;
     if let Some(part) = PARTS.iter().position(|part| *part == layer) {
         return Some(Target::Part(format!("{prefix}{number}.attn.in_proj_{kind}"), part));
     }
     let (_, ours) = LAYERS.iter().find(|(theirs, _)| *theirs == layer)?;
-    Some(Target::As(format!("{prefix}{number}.{ours}.{kind}")))
+    Some(Target::Rename(format!("{prefix}{number}.{ours}.{kind}")))
 }
 
-/// Their name of one of open_clip's tensors, and how it has to be turned; a [`Target::Part`] stands for
-/// the name with `{}` in place of `q`, `k` or `v`.
-pub(crate) fn origin(name: &str) -> Option<Target> {
+/// Returns the name in transformers of one of open_clip's tensors, with its conversion. A [`Target::Part`] has `{}`
+/// in its name, to be replaced by `q`, `k` or `v`.
+pub(crate) fn inverse(name: &str) -> Option<Target> {
     if name == "logit_scale" {
-        return Some(Target::As(name.into()));
+        return Some(Target::Rename(name.into()));
     }
     if let Some((theirs, _)) = PLAIN.iter().find(|(_, ours)| *ours == name) {
-        return Some(Target::As((*theirs).into()));
+        return Some(Target::Rename((*theirs).into()));
     }
     if let Some((theirs, _)) = TRANSPOSED.iter().find(|(_, ours)| *ours == name) {
         return Some(Target::Transposed((*theirs).into()));
@@ -91,9 +91,9 @@ pub(crate) fn origin(name: &str) -> Option<Target> {
         }
         let (layer, kind) = layer.rsplit_once('.')?;
         let (layer, _) = LAYERS.iter().find(|(_, ours)| *ours == layer)?;
-        return Some(Target::As(format!("{theirs}{number}.{layer}.{kind}")));
+        return Some(Target::Rename(format!("{theirs}{number}.{layer}.{kind}")));
     }
     let (layer, kind) = name.rsplit_once('.')?;
     let (theirs, _) = NORMS.iter().find(|(_, ours)| *ours == layer)?;
-    Some(Target::As(format!("{theirs}.{kind}")))
+    Some(Target::Rename(format!("{theirs}.{kind}")))
 }

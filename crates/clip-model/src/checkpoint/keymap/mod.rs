@@ -1,4 +1,4 @@
-//! From the names of other libraries to open_clip's: what becomes of each tensor.
+//! Key maps: conversion of other libraries' tensor names to open_clip's.
 
 pub(crate) mod clip;
 pub(crate) mod siglip;
@@ -7,30 +7,30 @@ use std::collections::{BTreeMap, HashMap};
 
 use tch::Tensor;
 
-use super::fault::{Found, damaged};
+use super::read_error::{ReadResult, damaged};
 
-/// What becomes of a tensor.
+/// Conversion of a tensor to open_clip's form.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Target {
-    /// Another name.
-    As(String),
-    /// Another name, `[a, b]` as `[b, a]`.
+    /// A new name.
+    Rename(String),
+    /// A new name, transposed.
     Transposed(String),
-    /// One of the three parts of a matrix or vector that are kept below each other: query, key, value.
+    /// One of three parts (query, key, value) that are stacked along the first axis.
     Part(String, usize),
-    /// The first third of the rows and the rest: query, and key with value.
+    /// Split along the first axis: the first third (query), and the rest (key and value).
     Split(String, String),
-    /// Without dimensions.
+    /// A new name, reshaped to a scalar.
     Scalar(String),
-    /// With a first dimension of 1.
+    /// A new name, with a leading axis of size 1.
     Batched(String),
 }
 
 impl Target {
-    /// The names that it gives.
+    /// Returns the names that the conversion produces.
     pub(crate) fn names(&self) -> Vec<&str> {
         match self {
-            Target::As(name)
+            Target::Rename(name)
             | Target::Transposed(name)
             | Target::Part(name, _)
             | Target::Scalar(name)
@@ -40,39 +40,42 @@ impl Target {
     }
 }
 
-/// Puts tensors where their targets say.
+/// Converts tensors to their targets.
 ///
 /// # Errors
-/// A name that comes twice, a part that is missing, or a shape that a target cannot take.
-pub(crate) fn apply(rows: Vec<(Target, Tensor)>) -> Found<HashMap<String, Tensor>> {
+/// [`super::read_error::ReadError::Damaged`] for a duplicate name, a missing part, or an unsuitable shape.
+pub(crate) fn apply(tensors: Vec<(Target, Tensor)>) -> ReadResult<HashMap<String, Tensor>> {
     let mut weights = HashMap::new();
     let mut parts = BTreeMap::<String, [Option<Tensor>; 3]>::new();
-    let mut put = |name: String, tensor| match weights.insert(name.clone(), tensor) {
+    let mut insert = |name: String, tensor| match weights.insert(name.clone(), tensor) {
         None => Ok(()),
-        Some(_) => damaged(format!("two of its tensors are `{name}`")),
+        Some(_) => damaged(format!("two of its tensors are named `{name}`")),
     };
-    for (target, tensor) in rows {
+    for (target, tensor) in tensors {
         match target {
-            Target::As(name) => put(name, tensor)?,
-            Target::Transposed(name) if tensor.dim() == 2 => put(name, tensor.f_transpose(0, 1)?)?,
+            Target::Rename(name) => insert(name, tensor)?,
+            Target::Transposed(name) if tensor.dim() == 2 => insert(name, tensor.f_transpose(0, 1)?)?,
             Target::Scalar(name) if tensor.numel() == 1 => {
-                put(name, tensor.f_reshape([0i64; 0].as_slice())?)?;
+                insert(name, tensor.f_reshape([0i64; 0].as_slice())?)?;
             }
-            Target::Batched(name) => put(name, tensor.f_unsqueeze(0)?)?,
+            Target::Batched(name) => insert(name, tensor.f_unsqueeze(0)?)?,
             Target::Split(first, second) if tensor.dim() > 0 && tensor.size()[0] % 3 == 0 => {
                 let third = tensor.size()[0] / 3;
-                put(first, tensor.f_narrow(0, 0, third)?)?;
-                put(second, tensor.f_narrow(0, third, 2 * third)?)?;
+                insert(first, tensor.f_narrow(0, 0, third)?)?;
+                insert(second, tensor.f_narrow(0, third, 2 * third)?)?;
             }
             Target::Part(name, part) if part < 3 => {
-                let place = &mut parts.entry(name.clone()).or_default()[part];
-                if place.replace(tensor).is_some() {
-                    return damaged(format!("part {part} of `{name}` is there twice"));
+                let slot = &mut parts.entry(name.clone()).or_default()[part];
+                if slot.replace(tensor).is_some() {
+                    return damaged(format!("part {part} of `{name}` is duplicated"));
                 }
             }
             other => {
                 let names = other.names().join("` and `");
-                return damaged(format!("`{names}` cannot be made of a tensor of shape {:?}", tensor.size()));
+                return damaged(format!(
+                    "`{names}` cannot be built from a tensor of shape {:?}",
+                    tensor.size()
+                ));
             }
         }
     }
@@ -80,12 +83,12 @@ pub(crate) fn apply(rows: Vec<(Target, Tensor)>) -> Found<HashMap<String, Tensor
         let [Some(query), Some(key), Some(value)] = parts else {
             return damaged(format!("query, key or value is missing for `{name}`"));
         };
-        put(name, Tensor::f_cat(&[query, key, value], 0)?)?;
+        insert(name, Tensor::f_cat(&[query, key, value], 0)?)?;
     }
     Ok(weights)
 }
 
-/// `Some((number, rest))` of `number.rest`, where the number is one.
+/// Splits `number.rest` into the number and the rest.
 pub(crate) fn numbered(name: &str) -> Option<(usize, &str)> {
     let (number, rest) = name.split_once('.')?;
     Some((number.parse().ok()?, rest))

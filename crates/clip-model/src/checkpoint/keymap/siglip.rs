@@ -1,9 +1,9 @@
-//! Hugging Face's `SiglipModel`, onto timm's names for the image tower and open_clip's for the text tower.
+//! Names of Hugging Face's `SiglipModel`: timm's names for the image tower, open_clip's for the text tower.
 
 use super::clip::{self, PARTS};
 use super::{Target, numbered};
 
-/// Whole names that keep their shape.
+/// Full names whose tensors keep their shape.
 const PLAIN: [(&str, &str); 5] = [
     ("vision_model.embeddings.patch_embedding.weight", "visual.trunk.patch_embed.proj.weight"),
     ("vision_model.embeddings.patch_embedding.bias", "visual.trunk.patch_embed.proj.bias"),
@@ -12,7 +12,7 @@ const PLAIN: [(&str, &str); 5] = [
     ("text_model.embeddings.position_embedding.weight", "text.positional_embedding"),
 ];
 
-/// Names in front of `.weight` and `.bias` outside the blocks.
+/// Names before `.weight` and `.bias` outside the blocks.
 const LAYERS: [(&str, &str); 7] = [
     ("vision_model.post_layernorm", "visual.trunk.norm"),
     ("vision_model.head.layernorm", "visual.trunk.attn_pool.norm"),
@@ -23,7 +23,7 @@ const LAYERS: [(&str, &str); 7] = [
     ("text_model.head", "text.text_projection"),
 ];
 
-/// Names in front of `.weight` and `.bias` within a block of the image tower.
+/// Names before `.weight` and `.bias` within a block of the image tower.
 const BLOCK: [(&str, &str); 5] = [
     ("layer_norm1", "norm1"),
     ("layer_norm2", "norm2"),
@@ -32,10 +32,10 @@ const BLOCK: [(&str, &str); 5] = [
     ("self_attn.out_proj", "attn.proj"),
 ];
 
-/// What becomes of one of their tensors; `None` where the name is not theirs.
+/// Returns the target of one of their tensors; `None` if the name is not one of theirs.
 pub(crate) fn target(name: &str) -> Option<Target> {
     match name {
-        // A vector of one number there.
+        // Vectors of one element in transformers.
         "logit_scale" | "logit_bias" => return Some(Target::Scalar(name.into())),
         "vision_model.embeddings.position_embedding.weight" => {
             return Some(Target::Batched("visual.trunk.pos_embed".into()));
@@ -47,14 +47,14 @@ pub(crate) fn target(name: &str) -> Option<Target> {
         return Some(Target::Split(format!("{pool}.q.{kind}"), format!("{pool}.kv.{kind}")));
     }
     if let Some((_, ours)) = PLAIN.iter().find(|(theirs, _)| *theirs == name) {
-        return Some(Target::As((*ours).into()));
+        return Some(Target::Rename((*ours).into()));
     }
     let (layer, kind) = name.rsplit_once('.')?;
     if !["weight", "bias"].contains(&kind) {
         return None;
     }
     if let Some((_, ours)) = LAYERS.iter().find(|(theirs, _)| *theirs == layer) {
-        return Some(Target::As(format!("{ours}.{kind}")));
+        return Some(Target::Rename(format!("{ours}.{kind}")));
     }
     if let Some(layer) = layer.strip_prefix("text_model.encoder.layers.") {
         return clip::block(layer, kind, "text.transformer.resblocks.");
@@ -65,5 +65,5 @@ pub(crate) fn target(name: &str) -> Option<Target> {
         return Some(Target::Part(format!("{prefix}.attn.qkv.{kind}"), part));
     }
     let (_, ours) = BLOCK.iter().find(|(theirs, _)| *theirs == layer)?;
-    Some(Target::As(format!("{prefix}.{ours}.{kind}")))
+    Some(Target::Rename(format!("{prefix}.{ours}.{kind}")))
 }

@@ -1,10 +1,10 @@
-//! Every container gives the tensors that were written into it.
+//! Tests that every container returns the tensors that were written into it.
 
 use tch::{Kind, Tensor};
 
-use super::write::{Pickle, archive, legacy, storages, zip, zip_with};
+use super::write::{PickleWriter, archive, legacy, storages, zip, zip_with};
 use super::{assert_equal, read, refusal, state};
-use crate::checkpoint::{Layout, opcode as op, read as read_file};
+use crate::checkpoint::{Checkpoint, Layout, opcode as op};
 use crate::weights::write_safetensors;
 
 const KINDS: [Kind; 10] = [
@@ -21,19 +21,19 @@ const KINDS: [Kind; 10] = [
 ];
 
 #[test]
-fn archives_and_legacy_files_hold_every_kind() {
+fn archives_and_legacy_files_support_every_element_type() {
     let values = Tensor::from_slice(&[0i64, 1, 3, 100, 7, 2]).view([2, 3]);
     let state =
         KINDS.map(|kind| (format!("visual.{kind:?}"), values.to_kind(kind))).into_iter().collect::<Vec<_>>();
-    assert_equal(&read(&archive(Pickle::new().state(&state).stop(), &state)).weights, &state);
+    assert_equal(&read(&archive(PickleWriter::new().state(&state).stop(), &state)).weights, &state);
     assert_equal(&read(&legacy(&state)).weights, &state);
 }
 
 #[test]
-fn strides_and_shared_storages_are_kept() {
+fn strides_and_shared_storages_are_preserved() {
     let whole = Tensor::arange(12, (Kind::Float, tch::Device::Cpu));
     let state = vec![("visual.whole".to_string(), whole.shallow_clone())];
-    let pickle = Pickle::new()
+    let pickle = PickleWriter::new()
         .op(op::EMPTY_DICT)
         .op(op::MARK)
         .text("visual.whole")
@@ -51,10 +51,10 @@ fn strides_and_shared_storages_are_kept() {
 }
 
 #[test]
-fn training_checkpoints_give_their_plain_weights() {
+fn training_checkpoints_return_their_plain_weights() {
     let state = state();
     let wrapped = state.iter().map(|(n, t)| (format!("module.module.{n}"), t.copy())).collect::<Vec<_>>();
-    let pickle = Pickle::new()
+    let pickle = PickleWriter::new()
         .op(op::EMPTY_DICT)
         .op(op::MARK)
         .text("epoch")
@@ -98,7 +98,7 @@ fn training_checkpoints_give_their_plain_weights() {
     let found = read(&archive(pickle.stop(), &wrapped));
     assert_equal(&found.weights, &state);
     let notes = found.notes.join("; ");
-    for word in ["`state_dict` was taken and not `ema`", "`state_dict` of a training", "`module.`"] {
+    for word in ["weights in `state_dict`, not those in `ema`", "`state_dict` of a training", "`module.`"] {
         assert!(notes.contains(word), "{notes}");
     }
 }
@@ -106,7 +106,7 @@ fn training_checkpoints_give_their_plain_weights() {
 #[test]
 fn parameters_and_untyped_storages_are_read() {
     let state = vec![("visual.proj".to_string(), Tensor::from_slice(&[1f32, 2.]))];
-    let untyped = Pickle::new()
+    let untyped = PickleWriter::new()
         .op(op::EMPTY_DICT)
         .text("visual.proj")
         .global("torch._utils", "_rebuild_parameter")
@@ -137,9 +137,9 @@ fn parameters_and_untyped_storages_are_read() {
 }
 
 #[test]
-fn torchscript_is_its_attributes() {
+fn torchscript_returns_its_attributes() {
     let state = vec![("visual.conv1.weight".to_string(), Tensor::from_slice(&[1f32, 2.]))];
-    let module = |pickle: Pickle, class: &str| {
+    let module = |pickle: PickleWriter, class: &str| {
         pickle
             .global("__torch__.model", class)
             .op(op::EMPTY_TUPLE)
@@ -147,7 +147,7 @@ fn torchscript_is_its_attributes() {
             .op(op::EMPTY_DICT)
             .op(op::MARK)
     };
-    let pickle = module(Pickle::new(), "Multimodal")
+    let pickle = module(PickleWriter::new(), "Multimodal")
         .text("training")
         .op(op::NEWFALSE)
         .text("input_resolution")
@@ -174,50 +174,50 @@ fn torchscript_is_its_attributes() {
 }
 
 #[test]
-fn files_in_parts_are_read_as_one() {
+fn sharded_files_are_read_as_one() {
     let folder = tempfile::tempdir().unwrap();
     let state = state();
-    for (part, row) in state.iter().enumerate() {
+    for (part, (name, tensor)) in state.iter().enumerate() {
         let path = folder.path().join(format!("part-{part}.safetensors"));
-        write_safetensors(&path, [(row.0.as_str(), &row.1)]).unwrap();
+        write_safetensors(&path, [(name.as_str(), tensor)]).unwrap();
     }
     let index = folder.path().join("model.safetensors.index.json");
     let json = r#"{"metadata": {}, "weight_map": {"logit_scale": "part-0.safetensors",
         "visual.proj": "part-1.safetensors", "positional_embedding": "part-2.safetensors"}}"#;
     std::fs::write(&index, json).unwrap();
-    assert_equal(&read_file(&index).unwrap().weights, &state);
+    assert_equal(&Checkpoint::open(&index).unwrap().weights, &state);
     for (from, to, word) in [
-        ("part-2", "../part-2", "no file beside it"),
-        ("positional_embedding", "ln_final.weight", "in none of its files"),
-        ("weight_map", "weights", "no index"),
+        ("part-2", "../part-2", "not a file beside it"),
+        ("positional_embedding", "ln_final.weight", "none of its files contains"),
+        ("weight_map", "weights", "not an index"),
     ] {
         std::fs::write(&index, json.replace(from, to)).unwrap();
-        let message = read_file(&index).unwrap_err().to_string();
+        let message = Checkpoint::open(&index).unwrap_err().to_string();
         assert!(message.contains(word), "{message}");
     }
 }
 
 #[test]
-fn what_is_no_weight_file_is_named() {
+fn other_files_are_refused_with_a_reason() {
     let state = state();
-    let pickle = Pickle::new().state(&state).stop();
+    let pickle = PickleWriter::new().state(&state).stop();
     let mut big = vec![("run/data.pkl", pickle.clone()), ("run/byteorder", b"big".to_vec())];
     let storages = storages(&state);
     big.extend(storages.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())));
-    let empty = Pickle::new().op(op::EMPTY_DICT).text("epoch").int(1).op(op::SETITEM).stop();
+    let empty = PickleWriter::new().op(op::EMPTY_DICT).text("epoch").int(1).op(op::SETITEM).stop();
     for (bytes, word) in [
         (Vec::new(), "empty"),
         (b"version https://git-lfs.github.com/spec/v1".to_vec(), "git lfs pull"),
         (b"<!doctype html>".to_vec(), "web page"),
         (b"\x1f\x8b\x08".to_vec(), "gzip"),
         (pickle.clone(), "torch did not write"),
-        (b"something else entirely".to_vec(), "no safetensors"),
+        (b"something else entirely".to_vec(), "neither a safetensors file"),
         (zip(&[("a.txt", vec![1])]), "without `data.pkl`"),
         (zip(&big), "byte order `big`"),
         (zip_with(&[("run/data.pkl", pickle.clone())], 8), "compressed entry `data.pkl`"),
         (zip(&[("run/data.pkl", pickle)]), "is missing"),
         (archive(empty, &[]), "no named tensors, but `epoch`"),
-        (archive(Pickle::new().int(3).stop(), &[]), "no dictionary"),
+        (archive(PickleWriter::new().int(3).stop(), &[]), "no dictionary"),
     ] {
         let message = refusal(&bytes);
         assert!(message.contains(word), "{message}");

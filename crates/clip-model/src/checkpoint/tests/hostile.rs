@@ -1,23 +1,28 @@
-//! Files that were made to harm: one clear error each, no panic, no code, no memory beyond the file's size.
+//! Tests of malicious files: each causes one clear error, without a panic, code execution, or memory beyond the
+//! file's size.
 
 use proptest::prelude::*;
 
-use super::write::{Pickle, archive, legacy, storages, zip};
+use super::write::{PickleWriter, archive, legacy, storages, zip};
 use super::{refusal, state};
-use crate::checkpoint::{opcode as op, read_bytes};
+use crate::checkpoint::{Checkpoint, opcode as op};
 use crate::weights::write_safetensors;
 
-/// A file of each container.
+/// Returns a file in each container.
 fn files() -> Vec<Vec<u8>> {
     let state = state();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x");
     write_safetensors(&path, state.iter().map(|(name, tensor)| (name.as_str(), tensor))).unwrap();
-    vec![archive(Pickle::new().state(&state).stop(), &state), legacy(&state), std::fs::read(&path).unwrap()]
+    vec![
+        archive(PickleWriter::new().state(&state).stop(), &state),
+        legacy(&state),
+        std::fs::read(&path).unwrap(),
+    ]
 }
 
 #[test]
-fn what_could_run_is_refused_by_name() {
+fn callable_globals_are_refused_by_name() {
     for (module, name) in [
         ("os", "system"),
         ("posix", "system"),
@@ -30,9 +35,9 @@ fn what_could_run_is_refused_by_name() {
         ("torch._utils", "_rebuild_sparse_tensor"),
         ("operator", "attrgetter"),
     ] {
-        let argument = |pickle: Pickle| pickle.text("echo").op(op::TUPLE1).op(op::REDUCE).stop();
-        let named = argument(Pickle::new().global(module, name));
-        let stacked = argument(Pickle::new().text(module).text(name).op(op::STACK_GLOBAL));
+        let argument = |pickle: PickleWriter| pickle.text("echo").op(op::TUPLE1).op(op::REDUCE).stop();
+        let named = argument(PickleWriter::new().global(module, name));
+        let stacked = argument(PickleWriter::new().text(module).text(name).op(op::STACK_GLOBAL));
         for pickle in [named, stacked] {
             let message = refusal(&archive(pickle, &[]));
             assert!(message.contains(&format!("`{module}.{name}`")), "{message}");
@@ -42,17 +47,23 @@ fn what_could_run_is_refused_by_name() {
 }
 
 #[test]
-fn calls_of_anything_else_are_refused() {
+fn other_calls_are_refused() {
     for (pickle, word) in [
-        (Pickle::new().text("os.system").op(op::EMPTY_TUPLE).op(op::REDUCE), "no known function"),
-        (Pickle::new().global("torch", "FloatStorage").op(op::EMPTY_TUPLE).op(op::REDUCE), "only stands in"),
-        (Pickle::new().global("builtins", "object").op(op::EMPTY_TUPLE).op(op::NEWOBJ), "only stands in"),
-        (Pickle::new().op(b'i').raw(b"os\nsystem\n"), "INST"),
-        (Pickle::new().op(op::MARK).op(b'o'), "OBJ"),
-        (Pickle::new().op(b'P').raw(b"id\n"), "PERSID"),
-        (Pickle::new().op(0x82).op(1), "EXT1"),
-        (Pickle::new().op(0x97), "NEXT_BUFFER"),
-        (Pickle::new().op(0xff), "0xff"),
+        (PickleWriter::new().text("os.system").op(op::EMPTY_TUPLE).op(op::REDUCE), "unknown function"),
+        (
+            PickleWriter::new().global("torch", "FloatStorage").op(op::EMPTY_TUPLE).op(op::REDUCE),
+            "only occur in",
+        ),
+        (
+            PickleWriter::new().global("builtins", "object").op(op::EMPTY_TUPLE).op(op::NEWOBJ),
+            "only occur in",
+        ),
+        (PickleWriter::new().op(b'i').raw(b"os\nsystem\n"), "INST"),
+        (PickleWriter::new().op(op::MARK).op(b'o'), "OBJ"),
+        (PickleWriter::new().op(b'P').raw(b"id\n"), "PERSID"),
+        (PickleWriter::new().op(0x82).op(1), "EXT1"),
+        (PickleWriter::new().op(0x97), "NEXT_BUFFER"),
+        (PickleWriter::new().op(0xff), "0xff"),
     ] {
         let message = refusal(&archive(pickle.stop(), &[]));
         assert!(message.contains(word), "{message}");
@@ -60,32 +71,32 @@ fn calls_of_anything_else_are_refused() {
 }
 
 #[test]
-fn files_that_end_early_say_so() {
+fn truncated_files_are_refused() {
     for file in files() {
-        read_bytes(&file).unwrap();
+        Checkpoint::from_bytes(&file).unwrap();
         for length in 0..file.len() {
             let message = refusal(&file[..length]);
             assert!(message.contains("bytes"), "{message}");
         }
     }
-    // Pickles that end within an archive that does not.
-    let pickle = Pickle::new().state(&state()).stop();
+    // Truncated pickles within complete archives.
+    let pickle = PickleWriter::new().state(&state()).stop();
     for length in 0..pickle.len() {
         refusal(&archive(pickle[..length].to_vec(), &state()));
     }
 }
 
 #[test]
-fn nesting_takes_no_stack() {
+fn nesting_needs_no_stack() {
     let deep = 100_000;
     for (open, close) in [(op::EMPTY_LIST, op::APPEND), (op::EMPTY_LIST, op::TUPLE1)] {
-        let pickle = Pickle::new().raw(&vec![open; deep]).raw(&vec![close; deep - 1]);
+        let pickle = PickleWriter::new().raw(&vec![open; deep]).raw(&vec![close; deep - 1]);
         refusal(&archive(pickle.stop(), &[]));
     }
-    let marks = Pickle::new().raw(&vec![op::MARK; deep]).raw(&vec![op::TUPLE; deep]);
+    let marks = PickleWriter::new().raw(&vec![op::MARK; deep]).raw(&vec![op::TUPLE; deep]);
     refusal(&archive(marks.stop(), &[]));
-    // Modules within modules, in TorchScript.
-    let mut pickle = Pickle::new();
+    // Nested TorchScript modules.
+    let mut pickle = PickleWriter::new();
     for _ in 0..5000 {
         pickle =
             pickle.global("__torch__", "M").op(op::EMPTY_TUPLE).op(op::NEWOBJ).op(op::EMPTY_DICT).text("m");
@@ -99,11 +110,12 @@ fn nesting_takes_no_stack() {
 }
 
 #[test]
-fn what_contains_itself_ends() {
+fn self_containing_values_terminate() {
     // A dictionary that is its own `state_dict`, and a module that is its own attribute.
-    let dict = Pickle::new().op(op::EMPTY_DICT).op(op::BINPUT).op(0).text("state_dict").op(op::BINGET).op(0);
+    let dict =
+        PickleWriter::new().op(op::EMPTY_DICT).op(op::BINPUT).op(0).text("state_dict").op(op::BINGET).op(0);
     refusal(&archive(dict.op(op::SETITEM).stop(), &[]));
-    let module = Pickle::new()
+    let module = PickleWriter::new()
         .global("__torch__", "M")
         .op(op::EMPTY_TUPLE)
         .op(op::NEWOBJ)
@@ -117,9 +129,9 @@ fn what_contains_itself_ends() {
         .op(op::BUILD);
     let message = refusal(&zip(&[("x/data.pkl", module.stop()), ("x/constants.pkl", Vec::new())]));
     assert!(message.contains("no parameters"), "{message}");
-    // A list that is made of itself over and over.
-    let mut pickle = Pickle::new().op(op::EMPTY_LIST).raw(&vec![op::NONE; 1000]).op(op::POP);
-    pickle = Pickle::new()
+    // A list that is copied repeatedly.
+    let mut pickle = PickleWriter::new().op(op::EMPTY_LIST).raw(&vec![op::NONE; 1000]).op(op::POP);
+    pickle = PickleWriter::new()
         .op(op::MARK)
         .raw(&vec![op::NONE; 60_000])
         .op(op::LIST)
@@ -134,7 +146,7 @@ fn what_contains_itself_ends() {
 }
 
 #[test]
-fn claimed_sizes_are_not_believed() {
+fn claimed_sizes_are_not_trusted() {
     let huge = i64::MAX;
     for (count, offset, size, stride) in [
         (huge, 0, vec![1], vec![1]),
@@ -153,7 +165,7 @@ fn claimed_sizes_are_not_believed() {
         (2, 0, vec![2], vec![]),
         (2, 0, vec![1; 40], vec![1; 40]),
     ] {
-        let pickle = Pickle::new().op(op::EMPTY_DICT).text("w");
+        let pickle = PickleWriter::new().op(op::EMPTY_DICT).text("w");
         let pickle = pickle.tensor("FloatStorage", "0", count, offset, &size, &stride).op(op::SETITEM).stop();
         let state = vec![("w".to_string(), tch::Tensor::from_slice(&[1f32, 2.]))];
         let message = refusal(&archive(pickle, &state));
@@ -172,7 +184,7 @@ fn claimed_sizes_are_not_believed() {
         &[op::NONE, op::MARK, op::APPEND],
         &[op::PROTO, 77],
     ] {
-        refusal(&archive(Pickle::new().raw(header).stop(), &[]));
+        refusal(&archive(PickleWriter::new().raw(header).stop(), &[]));
     }
     for header in [
         r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,16]}}"#,
@@ -190,32 +202,32 @@ fn claimed_sizes_are_not_believed() {
 }
 
 #[test]
-fn entries_on_top_of_each_other_are_refused() {
-    // A directory that gives one entry's bytes to many names.
+fn overlapping_entries_are_refused() {
+    // A valid file with many entries.
     let state = (0..20)
         .map(|i| (format!("w{i}"), tch::Tensor::zeros([64], (tch::Kind::Float, tch::Device::Cpu))))
         .collect::<Vec<_>>();
     let entries = storages(&state);
-    let mut file = zip(&[("run/data.pkl", Pickle::new().state(&state).stop())]
+    let mut file = zip(&[("run/data.pkl", PickleWriter::new().state(&state).stop())]
         .into_iter()
         .chain(entries.iter().take(20).map(|(name, bytes)| (name.as_str(), bytes.clone())))
         .collect::<Vec<_>>());
-    read_bytes(&file).unwrap();
-    // One storage that is larger than the file's parts allow, by many names.
+    Checkpoint::from_bytes(&file).unwrap();
+    // One large storage under many names.
     let whole = [("w".to_string(), tch::Tensor::zeros([4096], (tch::Kind::Float, tch::Device::Cpu)))];
     let many = (0..8).map(|key| (format!("w{key}"), whole[0].1.shallow_clone())).collect::<Vec<_>>();
     let bytes = super::write::bytes_of(&whole[0].1);
-    file = zip(&[("run/data.pkl", Pickle::new().state(&many).stop()), ("run/data/0", bytes)]);
-    // Point seven more names at the same header.
+    file = zip(&[("run/data.pkl", PickleWriter::new().state(&many).stop()), ("run/data/0", bytes)]);
+    // Point seven more names to the same header.
     let end = file.len() - 22;
     let start = u32::from_le_bytes(file[end + 16..end + 20].try_into().unwrap()) as usize;
     let directory = file[start..end].to_vec();
     let last = directory.windows(4).rposition(|w| w == b"PK\x01\x02").unwrap();
     let mut longer = directory.clone();
     for key in 1..8u8 {
-        let mut row = directory[last..].to_vec();
-        *row.last_mut().unwrap() = b'0' + key;
-        longer.extend(row);
+        let mut entry = directory[last..].to_vec();
+        *entry.last_mut().unwrap() = b'0' + key;
+        longer.extend(entry);
     }
     let mut forged = file[..start].to_vec();
     forged.extend(&longer);
@@ -223,7 +235,7 @@ fn entries_on_top_of_each_other_are_refused() {
     tail[12..16].copy_from_slice(&(longer.len() as u32).to_le_bytes());
     forged.extend(tail);
     let message = refusal(&forged);
-    assert!(message.contains("on top of each other"), "{message}");
+    assert!(message.contains("overlap"), "{message}");
 }
 
 proptest! {
@@ -232,15 +244,15 @@ proptest! {
     #[test]
     fn flipped_bytes_never_panic(which in 0usize..3, flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
         let mut file = files().swap_remove(which);
-        for (place, value) in flips {
-            let place = place.index(file.len());
-            file[place] = value;
+        for (index, value) in flips {
+            let index = index.index(file.len());
+            file[index] = value;
         }
-        let _ = read_bytes(&file);
+        let _ = Checkpoint::from_bytes(&file);
     }
 
     #[test]
     fn random_opcodes_never_panic(codes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = read_bytes(&archive(Pickle::new().raw(&codes).stop(), &[]));
+        let _ = Checkpoint::from_bytes(&archive(PickleWriter::new().raw(&codes).stop(), &[]));
     }
 }

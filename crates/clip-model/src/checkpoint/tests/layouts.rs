@@ -1,16 +1,16 @@
-//! Every layout comes back to open_clip's names, and shapes tell the configuration.
+//! Tests that every layout converts to open_clip's names, and that shapes determine the configuration.
 
 use std::collections::HashMap;
 
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
-use super::write::{Pickle, archive, legacy};
+use super::write::{PickleWriter, archive, legacy};
 use super::{assert_equal, read};
-use crate::checkpoint::layout::{plan, to_hugging_face, with_text_prefix};
-use crate::checkpoint::{Layout, adapt_config, infer_config};
+use crate::checkpoint::layout::{plan_renames, to_hugging_face, with_text_prefix};
+use crate::checkpoint::{Layout, infer_config, infer_pruned_config};
 use crate::config::{Layers, PrunedBlock};
-use crate::params::Store;
+use crate::params::ParamStore;
 use crate::vision::ImageTower;
 use crate::{Clip, ClipConfig, presets};
 
@@ -36,7 +36,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_layout_comes_back(
+    fn every_layout_converts_to_open_clips_names(
         vision in 1i64..4, text in 1i64..4, layers in [1i64..3, 1i64..3], embed in 1i64..9, wrapper in 0usize..4
     ) {
         let config = small(vision * 16, text * 8, layers, embed);
@@ -44,7 +44,7 @@ proptest! {
         let wrapper = ["", "module.", "_orig_mod.module.", "module.module."][wrapper];
 
         let plain = renamed(&state, |name| format!("{wrapper}{name}"));
-        let found = read(&archive(Pickle::new().state(&plain).stop(), &plain));
+        let found = read(&archive(PickleWriter::new().state(&plain).stop(), &plain));
         assert_equal(&found.weights, &state);
         prop_assert_eq!(found.layout, Layout::OpenClip);
 
@@ -64,7 +64,7 @@ proptest! {
         let mut theirs = theirs.into_iter().collect::<Vec<_>>();
         theirs.push(("text_model.embeddings.position_ids".into(), Tensor::arange(6, (Kind::Int64, Device::Cpu))));
         let theirs = renamed(&theirs, |name| format!("{wrapper}{name}"));
-        let found = read(&archive(Pickle::new().state(&theirs).stop(), &theirs));
+        let found = read(&archive(PickleWriter::new().state(&theirs).stop(), &theirs));
         assert_equal(&found.weights, &state);
         prop_assert_eq!(found.layout, Layout::HuggingFaceClip);
         prop_assert_eq!(found.dropped.len(), 1);
@@ -76,7 +76,7 @@ proptest! {
 }
 
 #[test]
-fn siglip_becomes_timms_and_open_clips_names() {
+fn siglip_converts_to_timms_and_open_clips_names() {
     let f = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
     let mut theirs = vec![
         ("logit_scale".to_string(), f(&[1])),
@@ -96,7 +96,7 @@ fn siglip_becomes_timms_and_open_clips_names() {
         theirs.push((format!("{tower}_model.encoder.layers.0.mlp.fc1.weight"), f(&[32, 8])));
     }
     let theirs_by_name = theirs.iter().map(|(n, t)| (n.as_str(), t)).collect::<HashMap<_, _>>();
-    let found = read(&archive(Pickle::new().state(&theirs).stop(), &theirs));
+    let found = read(&archive(PickleWriter::new().state(&theirs).stop(), &theirs));
     assert_eq!(found.layout, Layout::HuggingFaceSiglip);
     let get = |name: &str| found.weights[name].shallow_clone();
     assert!(get("logit_bias").size().is_empty() && get("logit_scale").size().is_empty());
@@ -120,12 +120,12 @@ fn siglip_becomes_timms_and_open_clips_names() {
     ] {
         assert!(found.weights.contains_key(name), "{name} of {:?}", found.weights.keys());
     }
-    // Both of the logits' own, seven of the image tower and five of the text tower.
+    // Logit scale and bias, seven tensors of the image tower and five of the text tower.
     assert_eq!(found.weights.len(), 14);
 }
 
 #[test]
-fn losses_teachers_and_buffers_are_dropped_and_named() {
+fn losses_teachers_and_buffers_are_dropped_and_listed() {
     let names = [
         "module.visual.trunk.conv1.weight",
         "logit_scale",
@@ -141,29 +141,29 @@ fn losses_teachers_and_buffers_are_dropped_and_named() {
         "l0_module.heads",
         "unheard_of.weight",
     ];
-    let plan = plan(names.into_iter(), false);
+    let plan = plan_renames(names.into_iter(), false);
     let kept = plan.kept.iter().flat_map(|(_, target)| target.names()).collect::<Vec<_>>();
     assert_eq!(kept, ["visual.trunk.conv1.weight", "logit_scale", "unheard_of.weight"]);
     assert_eq!(plan.dropped.len(), 10, "{:?}", plan.dropped);
 }
 
 #[test]
-fn two_tensors_of_one_name_are_an_error() {
+fn duplicate_names_are_an_error() {
     let one = || Tensor::from_slice(&[1f32]);
     let state = vec![("visual.x".to_string(), one()), ("module.visual.x".to_string(), one())];
-    let message = super::refusal(&archive(Pickle::new().state(&state).stop(), &state));
-    assert!(message.contains("two of its tensors are `visual.x`"), "{message}");
+    let message = super::refusal(&archive(PickleWriter::new().state(&state).stop(), &state));
+    assert!(message.contains("two of its tensors are named `visual.x`"), "{message}");
     let state = vec![
         ("vision_model.encoder.layers.0.self_attn.q_proj.bias".to_string(), one()),
         ("vision_model.encoder.layers.0.self_attn.k_proj.bias".to_string(), one()),
     ];
-    let message = super::refusal(&archive(Pickle::new().state(&state).stop(), &state));
+    let message = super::refusal(&archive(PickleWriter::new().state(&state).stop(), &state));
     assert!(message.contains("query, key or value is missing"), "{message}");
 }
 
-/// Tensors with the shapes of a model, without its memory.
+/// Returns tensors with the shapes of a model, without its memory.
 fn shapes_of(config: &ClipConfig) -> HashMap<String, Tensor> {
-    let store = Store::dry();
+    let store = ParamStore::counting();
     let root = store.root();
     let vision = &config.vision_cfg;
     ImageTower::new(&root.child("visual"), vision, config.embed_dim, config.vision_activation()).unwrap();
@@ -181,46 +181,46 @@ fn shapes_of(config: &ClipConfig) -> HashMap<String, Tensor> {
 }
 
 #[test]
-fn shapes_tell_a_preset_or_ask_for_its_name() {
+fn shapes_determine_presets_or_the_error_asks_for_one() {
     for name in presets::names() {
         let config = presets::get(name).unwrap();
-        let told = infer_config(&shapes_of(&config));
+        let inferred = infer_config(&shapes_of(&config));
         let timm = config.vision_cfg.timm_model_name.as_deref();
         if timm.is_some_and(|tower| !tower.contains("siglip")) {
-            // Their names are shared by whole families, so the preset has to be given.
-            assert!(told.unwrap_err().to_string().contains("preset"), "{name}");
+            // Whole families share these parameter names, so the preset has to be named.
+            assert!(inferred.unwrap_err().to_string().contains("preset"), "{name}");
             continue;
         }
-        let mut told = told.unwrap();
-        // What no shape tells.
-        told.quick_gelu = config.quick_gelu;
-        told.vision_cfg.head_width = config.vision_cfg.head_width;
-        told.text_cfg.heads = config.text_cfg.heads;
-        told.vision_cfg.patch_dropout = config.vision_cfg.patch_dropout;
-        told.text_cfg.hf_tokenizer_name = config.text_cfg.hf_tokenizer_name.clone();
-        told.text_cfg.tokenizer_kwargs = config.text_cfg.tokenizer_kwargs.clone();
-        // Patches of 14 do not fill 384 px; the grid is what a shape tells.
+        let mut inferred = inferred.unwrap();
+        // Settings that shapes do not determine.
+        inferred.quick_gelu = config.quick_gelu;
+        inferred.vision_cfg.head_width = config.vision_cfg.head_width;
+        inferred.text_cfg.heads = config.text_cfg.heads;
+        inferred.vision_cfg.patch_dropout = config.vision_cfg.patch_dropout;
+        inferred.text_cfg.hf_tokenizer_name = config.text_cfg.hf_tokenizer_name.clone();
+        inferred.text_cfg.tokenizer_kwargs = config.text_cfg.tokenizer_kwargs.clone();
+        // Patches of 14 px do not fill 384 px; the shape determines only the grid.
         if name == "ViT-SO400M-14-SigLIP-384" {
-            assert_eq!(told.vision_cfg.image_size, 378);
-            told.vision_cfg.image_size = config.vision_cfg.image_size;
-            told.vision_cfg.timm_model_name = config.vision_cfg.timm_model_name.clone();
+            assert_eq!(inferred.vision_cfg.image_size, 378);
+            inferred.vision_cfg.image_size = config.vision_cfg.image_size;
+            inferred.vision_cfg.timm_model_name = config.vision_cfg.timm_model_name.clone();
         }
-        // Published ratios are rounded; what they stand for is the width.
-        for (told, own) in [
-            (&mut told.vision_cfg.mlp_ratio, config.vision_cfg.mlp_ratio),
-            (&mut told.text_cfg.mlp_ratio, config.text_cfg.mlp_ratio),
+        // Published ratios are rounded.
+        for (inferred, published) in [
+            (&mut inferred.vision_cfg.mlp_ratio, config.vision_cfg.mlp_ratio),
+            (&mut inferred.text_cfg.mlp_ratio, config.text_cfg.mlp_ratio),
         ] {
-            assert!((*told - own).abs() < 1e-4, "{name}: {told} instead of {own}");
-            *told = own;
+            assert!((*inferred - published).abs() < 1e-4, "{name}: {inferred} instead of {published}");
+            *inferred = published;
         }
-        assert_eq!(told.vision_cfg, config.vision_cfg, "{name}");
-        assert_eq!(told.text_cfg, config.text_cfg, "{name}");
-        assert_eq!(told.embed_dim, config.embed_dim, "{name}");
+        assert_eq!(inferred.vision_cfg, config.vision_cfg, "{name}");
+        assert_eq!(inferred.text_cfg, config.text_cfg, "{name}");
+        assert_eq!(inferred.embed_dim, config.embed_dim, "{name}");
     }
 }
 
 #[test]
-fn shapes_tell_resnets_and_siglip() {
+fn shapes_determine_resnets_and_siglip() {
     let resnet = r#"{"embed_dim": 1024, "vision_cfg": {"image_size": 224, "layers": [3, 4, 6, 3], "width": 64, "patch_size": null},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}}"#;
     let siglip = r#"{"embed_dim": 768, "init_logit_bias": -10, "custom_text": true,
@@ -238,7 +238,7 @@ fn shapes_tell_resnets_and_siglip() {
 }
 
 #[test]
-fn pruned_shapes_become_rows_of_blocks() {
+fn shapes_determine_pruned_blocks() {
     let whole = presets::get("ViT-B-16").unwrap();
     let mut pruned = whole.clone();
     (pruned.vision_cfg.width, pruned.text_cfg.width, pruned.embed_dim) = (512, 320, 512);
@@ -247,23 +247,23 @@ fn pruned_shapes_become_rows_of_blocks() {
     pruned.text_cfg.blocks = Some((0..12).map(|i| block(i % 3, 11 * (i % 7))).collect());
     pruned.text_cfg.head_width = Some(64);
     let shapes = shapes_of(&pruned);
-    assert_eq!(adapt_config(&whole, &shapes).unwrap(), pruned);
-    // Trailing blocks that left nothing behind cannot be told without the whole configuration.
-    let told = infer_config(&shapes).unwrap();
+    assert_eq!(infer_pruned_config(&whole, &shapes).unwrap(), pruned);
+    // Trailing blocks without tensors are unknown without the configuration before pruning.
+    let inferred = infer_config(&shapes).unwrap();
     assert_eq!(
-        told.vision_cfg.blocks.as_ref().unwrap()[..11],
+        inferred.vision_cfg.blocks.as_ref().unwrap()[..11],
         pruned.vision_cfg.blocks.as_ref().unwrap()[..11]
     );
-    assert!(matches!(told.vision_cfg.layers, Layers::Depth(11 | 12)));
+    assert!(matches!(inferred.vision_cfg.layers, Layers::Depth(11 | 12)));
 
     let other = presets::get("ViT-B-32").unwrap();
-    assert_eq!(adapt_config(&other, &shapes_of(&other)).unwrap(), other);
-    let error = adapt_config(&other, &shapes_of(&presets::get("ViT-L-14").unwrap())).unwrap_err();
+    assert_eq!(infer_pruned_config(&other, &shapes_of(&other)).unwrap(), other);
+    let error = infer_pruned_config(&other, &shapes_of(&presets::get("ViT-L-14").unwrap())).unwrap_err();
     assert!(error.to_string().contains("more than"), "{error}");
 }
 
 #[test]
-fn what_a_hugging_face_model_cannot_hold_is_refused() {
+fn tensors_that_hugging_face_cannot_represent_are_refused() {
     let config = small(16, 8, [1, 1], 4);
     let mut weights = state_of(&config).into_iter().collect::<HashMap<_, _>>();
     weights.insert("visual.trunk.x".into(), Tensor::from(0f32));

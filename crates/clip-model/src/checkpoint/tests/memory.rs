@@ -1,8 +1,8 @@
-//! How much memory a piece of code asks for at once, for tests of files that claim too much.
+//! Allocator that records the largest request of a thread, for tests of files that claim too much memory.
 //!
-//! Tensors are made by the tensor library with memory of its own; their bytes pass through a buffer of
-//! Rust's first, so that a claim that is believed shows here too.
-#![expect(unsafe_code, reason = "an allocator cannot be written without it")]
+//! Tensors live in memory of the tensor library. Their bytes pass through a Rust buffer first, so a claim that is
+//! trusted still shows.
+#![expect(unsafe_code, reason = "an allocator needs unsafe code")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -11,44 +11,44 @@ thread_local! {
     static LARGEST: Cell<usize> = const { Cell::new(0) };
 }
 
-struct Watched;
+struct Recorder;
 
-// Tests run side by side: each thread counts its own requests.
-fn note(size: usize) {
-    // A thread that ends asks for memory after its counter is gone.
+// Tests run in parallel, so each thread counts its own requests.
+fn record(size: usize) {
+    // A thread may allocate after its counter was dropped.
     let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(size)));
 }
 
-// SAFETY: everything is passed on to the system's allocator; noting a number asks for no memory.
-unsafe impl GlobalAlloc for Watched {
+// SAFETY: every call is forwarded to the system's allocator; recording a number does not allocate.
+unsafe impl GlobalAlloc for Recorder {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note(layout.size());
+        record(layout.size());
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        note(layout.size());
+        record(layout.size());
         // SAFETY: the caller's promise.
         unsafe { System.alloc_zeroed(layout) }
     }
 
-    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        note(size);
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        record(size);
         // SAFETY: the caller's promise.
-        unsafe { System.realloc(place, layout, size) }
+        unsafe { System.realloc(pointer, layout, size) }
     }
 
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         // SAFETY: the caller's promise.
-        unsafe { System.dealloc(place, layout) }
+        unsafe { System.dealloc(pointer, layout) }
     }
 }
 
 #[global_allocator]
-static WATCHED: Watched = Watched;
+static RECORDER: Recorder = Recorder;
 
-/// The largest number of bytes that this thread asks for at once in `work`.
+/// Returns the size of the largest single allocation of this thread during `work`.
 pub(super) fn largest_request(work: impl FnOnce()) -> usize {
     LARGEST.set(0);
     work();
@@ -56,7 +56,7 @@ pub(super) fn largest_request(work: impl FnOnce()) -> usize {
 }
 
 #[test]
-fn requests_are_seen() {
+fn allocations_are_recorded() {
     let largest = largest_request(|| drop(std::hint::black_box(vec![1u8; 12_345])));
     assert_eq!(largest, 12_345);
     let largest = largest_request(|| drop(std::hint::black_box(vec![0u64; 1000])));

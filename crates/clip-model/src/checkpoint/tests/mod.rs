@@ -1,4 +1,4 @@
-//! Tests of the readers, with writers of just what torch writes.
+//! Tests of the checkpoint readers, with writers of the formats that torch writes.
 
 mod containers;
 mod hostile;
@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 
 use super::Checkpoint;
 
-/// A small state dict under open_clip's names.
+/// Returns a small state dict under open_clip's names.
 fn state() -> Vec<(String, Tensor)> {
     let values = |shape: &[i64]| {
         let count = shape.iter().product::<i64>();
@@ -35,12 +35,12 @@ fn assert_equal(found: &HashMap<String, Tensor>, expected: &[(String, Tensor)]) 
     }
 }
 
-/// Reads bytes that have to be readable.
+/// Reads valid bytes.
 fn read(bytes: &[u8]) -> Checkpoint {
-    super::read_bytes(bytes).unwrap()
+    Checkpoint::from_bytes(bytes).unwrap()
 }
 
-/// The message that bytes are refused with.
+/// Returns the error message for invalid bytes.
 fn refusal(bytes: &[u8]) -> String {
-    super::read_bytes(bytes).unwrap_err().to_string()
+    Checkpoint::from_bytes(bytes).unwrap_err().to_string()
 }

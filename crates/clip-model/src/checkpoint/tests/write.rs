@@ -1,17 +1,17 @@
-//! Writers of pickles, zip archives and legacy files, for tests.
+//! Writers of pickles, zip archives and legacy files for tests.
 
 use tch::{Kind, Tensor};
 
 use crate::checkpoint::legacy::MAGIC;
 use crate::checkpoint::opcode as op;
 
-/// Opcodes one after the other.
+/// A pickle under construction.
 #[derive(Clone, Default)]
-pub(super) struct Pickle(pub(super) Vec<u8>);
+pub(super) struct PickleWriter(pub(super) Vec<u8>);
 
-impl Pickle {
+impl PickleWriter {
     pub(super) fn new() -> Self {
-        Pickle(vec![op::PROTO, 2])
+        PickleWriter(vec![op::PROTO, 2])
     }
 
     pub(super) fn op(mut self, code: u8) -> Self {
@@ -40,7 +40,7 @@ impl Pickle {
         values.iter().fold(self.op(op::MARK), |pickle, value| pickle.int(*value)).op(op::TUPLE)
     }
 
-    /// A tensor as torch describes it.
+    /// Appends a tensor as torch writes it.
     pub(super) fn tensor(
         self,
         class: &str,
@@ -71,7 +71,7 @@ impl Pickle {
             .op(op::REDUCE)
     }
 
-    /// A dictionary of tensors with storages `0`, `1`, ….
+    /// Appends a dictionary of tensors with storages `0`, `1`, ….
     pub(super) fn state(self, state: &[(String, Tensor)]) -> Self {
         let start = self.op(op::EMPTY_DICT).op(op::MARK);
         state
@@ -111,12 +111,12 @@ pub(super) fn bytes_of(tensor: &Tensor) -> Vec<u8> {
     bytes
 }
 
-/// A zip archive of stored entries.
+/// Writes a zip archive of stored entries.
 pub(super) fn zip(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
     zip_with(entries, 0)
 }
 
-/// The same with another method written beside the entries.
+/// Writes a zip archive whose entries state another compression method.
 pub(super) fn zip_with(entries: &[(&str, Vec<u8>)], method: u16) -> Vec<u8> {
     let (mut bytes, mut directory) = (Vec::new(), Vec::new());
     for (name, content) in entries {
@@ -150,7 +150,7 @@ pub(super) fn zip_with(entries: &[(&str, Vec<u8>)], method: u16) -> Vec<u8> {
     bytes
 }
 
-/// A torch archive with this pickle and the storages of a state dict.
+/// Writes a torch archive with a pickle and the storages of a state dict.
 pub(super) fn archive(pickle: Vec<u8>, state: &[(String, Tensor)]) -> Vec<u8> {
     let storages = storages(state);
     let mut entries = vec![("run/data.pkl", pickle), ("run/byteorder", b"little".to_vec())];
@@ -158,19 +158,19 @@ pub(super) fn archive(pickle: Vec<u8>, state: &[(String, Tensor)]) -> Vec<u8> {
     zip(&entries)
 }
 
-/// The entries of a state dict's storages.
+/// Returns the archive entries of a state dict's storages.
 pub(super) fn storages(state: &[(String, Tensor)]) -> Vec<(String, Vec<u8>)> {
     state.iter().enumerate().map(|(key, (_, t))| (format!("run/data/{key}"), bytes_of(t))).collect()
 }
 
-/// A file of torch before 1.6.
+/// Writes a legacy file (torch before 1.6).
 pub(super) fn legacy(state: &[(String, Tensor)]) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
-    bytes.extend(Pickle::new().int(1001).stop());
-    let system = Pickle::new().op(op::EMPTY_DICT).text("little_endian").op(op::NEWTRUE).op(op::SETITEM);
+    bytes.extend(PickleWriter::new().int(1001).stop());
+    let system = PickleWriter::new().op(op::EMPTY_DICT).text("little_endian").op(op::NEWTRUE).op(op::SETITEM);
     bytes.extend(system.stop());
-    bytes.extend(Pickle::new().state(state).stop());
-    let keys = Pickle::new().op(op::EMPTY_LIST).op(op::MARK);
+    bytes.extend(PickleWriter::new().state(state).stop());
+    let keys = PickleWriter::new().op(op::EMPTY_LIST).op(op::MARK);
     let keys = (0..state.len()).fold(keys, |pickle, key| pickle.text(&key.to_string()));
     bytes.extend(keys.op(op::APPENDS).stop());
     for (_, tensor) in state {

@@ -7,10 +7,10 @@ use crate::Result;
 use crate::activation::Activation;
 use crate::conv::{Conv2d, ConvConfig, ConvNorm};
 use crate::layers::DropPath;
-use crate::params::Builder;
+use crate::params::ParamBuilder;
 use crate::tape::Tape;
 
-/// Image to features.
+/// A network of inverted residuals: maps images to features.
 #[derive(Debug)]
 pub(super) struct InvertedNet {
     stem: ConvNorm,
@@ -20,30 +20,30 @@ pub(super) struct InvertedNet {
 
 #[derive(Debug)]
 enum Head {
-    /// Convolution, norm and activation, then the mean (EfficientNet).
+    /// Convolution, norm and activation before global pooling (EfficientNet).
     BeforePooling(ConvNorm),
-    /// The mean first, then a convolution with bias and an activation (MobileNetV3).
+    /// Convolution with bias and activation after global pooling (MobileNetV3).
     AfterPooling(Conv2d, Activation),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kernel {
-    /// Depthwise, then pointwise.
+enum BlockKind {
+    /// Depthwise convolution, then pointwise convolution.
     Separable,
-    /// Pointwise to more channels, depthwise, pointwise back.
+    /// Inverted residual: pointwise expansion, depthwise convolution, pointwise projection.
     Inverted,
     /// One pointwise convolution with norm and activation.
     Plain,
 }
 
-/// A row of the papers' tables: `repeats` blocks, of which the first has the stride.
+/// A row of the papers' architecture tables: `repeats` blocks, the first of which has the stride.
 #[derive(Clone, Copy, Debug)]
 struct Stage {
-    kind: Kernel,
+    kind: BlockKind,
     repeats: usize,
     kernel: i64,
     stride: i64,
-    /// Inner channels as a multiple of the input's.
+    /// Inner channels as a multiple of the input channels.
     expansion: f64,
     output: i64,
     squeeze: bool,
@@ -51,8 +51,8 @@ struct Stage {
 }
 
 impl Stage {
-    /// EfficientNet's kind: squeezed, with SiLU.
-    fn new(kind: Kernel, repeats: usize, kernel: i64, stride: i64, expansion: f64, output: i64) -> Self {
+    /// Creates a stage of EfficientNet: with squeeze-and-excite and SiLU.
+    fn new(kind: BlockKind, repeats: usize, kernel: i64, stride: i64, expansion: f64, output: i64) -> Self {
         Stage {
             kind,
             repeats,
@@ -65,27 +65,28 @@ impl Stage {
         }
     }
 
-    fn with(self, activation: Activation) -> Self {
+    fn with_activation(self, activation: Activation) -> Self {
         Stage { activation, ..self }
     }
 
-    fn unsqueezed(self) -> Self {
+    fn without_squeeze(self) -> Self {
         Stage { squeeze: false, ..self }
     }
 }
 
-/// How squeeze-and-excite is set up.
+/// Settings of squeeze-and-excite.
 #[derive(Clone, Copy, Debug)]
 struct Squeeze {
-    /// Whether a quarter of the block's inner channels remain (rounded to eights), or of its input's.
+    /// Whether to reduce to a quarter of the block's inner channels, rounded to multiples of 8, instead of a quarter of
+    /// its input channels.
     of_inner: bool,
     activation: Activation,
     gate: Activation,
 }
 
 impl InvertedNet {
-    pub(super) fn efficientnet_b0(path: &Builder<'_>, side: i64, drop_path: f64) -> Result<Self> {
-        use Kernel::{Inverted, Separable};
+    pub(super) fn efficientnet_b0(path: &ParamBuilder<'_>, side: i64, drop_path: f64) -> Result<Self> {
+        use BlockKind::{Inverted, Separable};
         let stages = [
             Stage::new(Separable, 1, 3, 1, 1.0, 16),
             Stage::new(Inverted, 2, 3, 2, 6.0, 24),
@@ -103,23 +104,23 @@ impl InvertedNet {
         Ok(InvertedNet { stem, blocks, head: Head::BeforePooling(head) })
     }
 
-    pub(super) fn mobilenet_v3_small(path: &Builder<'_>, side: i64, drop_path: f64) -> Result<Self> {
+    pub(super) fn mobilenet_v3_small(path: &ParamBuilder<'_>, side: i64, drop_path: f64) -> Result<Self> {
         use Activation::{HardSwish, Relu};
-        use Kernel::{Inverted, Plain, Separable};
-        // timm's stages hold blocks that differ, so its names number them on.
+        use BlockKind::{Inverted, Plain, Separable};
+        // timm's stages contain different blocks, which it numbers consecutively.
         let stages: [&[Stage]; 6] = [
-            &[Stage::new(Separable, 1, 3, 2, 1.0, 16).with(Relu)],
+            &[Stage::new(Separable, 1, 3, 2, 1.0, 16).with_activation(Relu)],
             &[
-                Stage::new(Inverted, 1, 3, 2, 4.5, 24).with(Relu).unsqueezed(),
-                Stage::new(Inverted, 1, 3, 1, 3.67, 24).with(Relu).unsqueezed(),
+                Stage::new(Inverted, 1, 3, 2, 4.5, 24).with_activation(Relu).without_squeeze(),
+                Stage::new(Inverted, 1, 3, 1, 3.67, 24).with_activation(Relu).without_squeeze(),
             ],
             &[
-                Stage::new(Inverted, 1, 5, 2, 4.0, 40).with(HardSwish),
-                Stage::new(Inverted, 2, 5, 1, 6.0, 40).with(HardSwish),
+                Stage::new(Inverted, 1, 5, 2, 4.0, 40).with_activation(HardSwish),
+                Stage::new(Inverted, 2, 5, 1, 6.0, 40).with_activation(HardSwish),
             ],
-            &[Stage::new(Inverted, 2, 5, 1, 3.0, 48).with(HardSwish)],
-            &[Stage::new(Inverted, 3, 5, 2, 6.0, 96).with(HardSwish)],
-            &[Stage::new(Plain, 1, 1, 1, 1.0, 576).with(HardSwish).unsqueezed()],
+            &[Stage::new(Inverted, 2, 5, 1, 3.0, 48).with_activation(HardSwish)],
+            &[Stage::new(Inverted, 3, 5, 2, 6.0, 96).with_activation(HardSwish)],
+            &[Stage::new(Plain, 1, 1, 1, 1.0, 576).with_activation(HardSwish).without_squeeze()],
         ];
         let squeeze = Squeeze { of_inner: true, activation: Relu, gate: Activation::HardSigmoid };
         let (stem, blocks, _) = body(path, 16, HardSwish, &stages, squeeze, side, drop_path)?;
@@ -127,7 +128,7 @@ impl InvertedNet {
         Ok(InvertedNet { stem, blocks, head: Head::AfterPooling(head, HardSwish) })
     }
 
-    /// `[batch, 3, size, size]` to `[batch, features]`.
+    /// Maps images `[batch, 3, size, size]` to features `[batch, features]`.
     pub(super) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
         let xs = self
             .blocks
@@ -143,9 +144,9 @@ impl InvertedNet {
     }
 }
 
-/// Stem and blocks, and the side of what comes out of them.
+/// Builds the stem and the blocks, and returns them with the side of their output.
 fn body(
-    path: &Builder<'_>,
+    path: &ParamBuilder<'_>,
     stem: i64,
     activation: Activation,
     stages: &[&[Stage]],
@@ -153,23 +154,23 @@ fn body(
     side: i64,
     drop_path: f64,
 ) -> Result<(ConvNorm, Vec<Block>, i64)> {
-    let conv = ConvConfig::new(3, stem, 3).stride(2);
+    let conv = ConvConfig::new(3, stem, 3).with_stride(2);
     let (mut input, mut side, image_side) = (stem, conv.output_side(side), side);
     let stem = ConvNorm::new(path, ["conv_stem", "bn1"], conv, activation, image_side)?;
     let total = stages.iter().flat_map(|rows| rows.iter()).map(|row| row.repeats).sum::<usize>();
     let mut blocks = Vec::new();
     for (stage, rows) in stages.iter().enumerate() {
         let stage_path = path.child("blocks").child(stage);
-        let mut place = 0;
+        let mut index = 0;
         for row in *rows {
             for repeat in 0..row.repeats {
-                let own = Stage { stride: if repeat == 0 { row.stride } else { 1 }, ..*row };
-                // timm divides by the number of blocks here, so even the last stays below the largest rate.
+                let current = Stage { stride: if repeat == 0 { row.stride } else { 1 }, ..*row };
+                // timm divides by the number of blocks here, so even the last rate stays below the largest.
                 let rate = drop_path * blocks.len() as f64 / total as f64;
-                let block = Block::new(&stage_path.child(place), input, own, squeeze, side, rate)?;
+                let block = Block::new(&stage_path.child(index), input, current, squeeze, side, rate)?;
                 (input, side) = (row.output, block.side);
                 blocks.push(block);
-                place += 1;
+                index += 1;
             }
         }
     }
@@ -182,14 +183,14 @@ struct Block {
     depthwise: Option<ConvNorm>,
     squeeze: Option<SqueezeExcite>,
     project: Option<ConvNorm>,
-    /// Present where input and output have the same shape.
+    /// Residual connection, if input and output have the same shape.
     shortcut: Option<DropPath>,
     side: i64,
 }
 
 impl Block {
     fn new(
-        path: &Builder<'_>,
+        path: &ParamBuilder<'_>,
         input: i64,
         stage: Stage,
         squeeze: Squeeze,
@@ -197,8 +198,8 @@ impl Block {
         rate: f64,
     ) -> Result<Self> {
         let Stage { kind, kernel, stride, output, activation, .. } = stage;
-        if kind == Kernel::Plain {
-            let conv = ConvConfig::new(input, output, kernel).stride(stride);
+        if kind == BlockKind::Plain {
+            let conv = ConvConfig::new(input, output, kernel).with_stride(stride);
             return Ok(Block {
                 expand: Some(ConvNorm::new(path, ["conv", "bn1"], conv, activation, side)?),
                 depthwise: None,
@@ -208,14 +209,14 @@ impl Block {
                 side: conv.output_side(side),
             });
         }
-        let inverted = kind == Kernel::Inverted;
-        let inner = if inverted { divisible(input as f64 * stage.expansion) } else { input };
+        let inverted = kind == BlockKind::Inverted;
+        let inner = if inverted { round_channels(input as f64 * stage.expansion) } else { input };
         let depthwise = ConvConfig::depthwise(inner, kernel, stride);
         let after = depthwise.output_side(side);
         let (depthwise_norm, project, project_norm) =
             if inverted { ("bn2", "conv_pwl", "bn3") } else { ("bn1", "conv_pw", "bn2") };
         let identity = Activation::Identity;
-        let reduced = if squeeze.of_inner { divisible(inner as f64 / 4.0) } else { input / 4 };
+        let reduced = if squeeze.of_inner { round_channels(inner as f64 / 4.0) } else { input / 4 };
         Ok(Block {
             expand: inverted
                 .then(|| {
@@ -258,7 +259,7 @@ impl Block {
     }
 }
 
-/// A factor per channel from the mean of all pixels (Hu et al. 2018).
+/// Squeeze-and-excite: scales each channel by a function of the global average (Hu et al. 2018).
 #[derive(Debug)]
 struct SqueezeExcite {
     reduce: Conv2d,
@@ -267,7 +268,7 @@ struct SqueezeExcite {
 }
 
 impl SqueezeExcite {
-    fn new(path: &Builder<'_>, channels: i64, reduced: i64, config: Squeeze) -> Result<Self> {
+    fn new(path: &ParamBuilder<'_>, channels: i64, reduced: i64, config: Squeeze) -> Result<Self> {
         let reduce = ConvConfig::new(channels, reduced, 1).with_bias();
         let expand = ConvConfig::new(reduced, channels, 1).with_bias();
         Ok(SqueezeExcite {
@@ -284,8 +285,8 @@ impl SqueezeExcite {
     }
 }
 
-/// The nearest multiple of 8 that loses at most a tenth (MobileNetV2's rule).
-fn divisible(channels: f64) -> i64 {
+/// Rounds a number of channels to a multiple of 8 that is at least 90% of it (MobileNetV2's rule).
+fn round_channels(channels: f64) -> i64 {
     let rounded = ((channels + 4.0) as i64 / 8 * 8).max(8);
     if (rounded as f64) < 0.9 * channels { rounded + 8 } else { rounded }
 }

@@ -1,19 +1,19 @@
-//! MobileViT (Mehta and Rastegari 2022): inverted residuals, and transformers over unfolded patches.
+//! MobileViT (Mehta and Rastegari 2022): inverted residuals and transformers over unfolded patches.
 
 use tch::Tensor;
 
-use super::{global_average, rising};
+use super::{drop_path_rates, global_average};
 use crate::Result;
 use crate::activation::Activation;
 use crate::block::{BlockConfig, BlockInit, Naming, ResidualAttentionBlock};
 use crate::conv::{Conv2d, ConvConfig, ConvNorm};
 use crate::layers::{DropPath, LayerNorm};
-use crate::params::{Builder, Init};
+use crate::params::{Init, ParamBuilder};
 use crate::tape::Tape;
 
-/// The published sizes.
+/// Published sizes of MobileViT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MobileVitSize {
+pub(crate) enum MobileVitSize {
     /// 5.6 M parameters.
     S,
     /// 2.3 M parameters.
@@ -22,12 +22,12 @@ pub enum MobileVitSize {
     Xxs,
 }
 
-/// Side of the patches that are unfolded.
+/// Side of the unfolded patches in pixels.
 const PATCH: i64 = 2;
 
 impl MobileVitSize {
-    /// Channels that come out.
-    pub fn features(self) -> i64 {
+    /// Returns the number of output features.
+    pub(crate) fn features(self) -> i64 {
         match self {
             MobileVitSize::S => 640,
             MobileVitSize::Xs => 384,
@@ -35,7 +35,7 @@ impl MobileVitSize {
         }
     }
 
-    /// Output channels of the five stages.
+    /// Returns the output channels of each of the five stages.
     fn channels(self) -> [i64; 5] {
         match self {
             MobileVitSize::S => [32, 64, 96, 128, 160],
@@ -44,7 +44,7 @@ impl MobileVitSize {
         }
     }
 
-    /// Transformer width of the last three stages.
+    /// Returns the transformer width of each of the last three stages.
     fn widths(self) -> [i64; 3] {
         match self {
             MobileVitSize::S => [144, 192, 240],
@@ -53,13 +53,13 @@ impl MobileVitSize {
         }
     }
 
-    /// Inner channels of an inverted residual as a multiple of its input.
+    /// Returns the inner channels of an inverted residual as a multiple of the input channels.
     fn expansion(self) -> i64 {
         if self == MobileVitSize::Xxs { 2 } else { 4 }
     }
 }
 
-/// Image to features.
+/// MobileViT: maps images to features.
 #[derive(Debug)]
 pub(super) struct MobileVit {
     stem: ConvNorm,
@@ -74,21 +74,26 @@ enum Block {
 }
 
 impl MobileVit {
-    pub(super) fn new(path: &Builder<'_>, size: MobileVitSize, side: i64, drop_path: f64) -> Result<Self> {
-        let conv = ConvConfig::new(3, 16, 3).stride(2);
+    pub(super) fn new(
+        path: &ParamBuilder<'_>,
+        size: MobileVitSize,
+        side: i64,
+        drop_path: f64,
+    ) -> Result<Self> {
+        let conv = ConvConfig::new(3, 16, 3).with_stride(2);
         let stem = ConvNorm::new(&path.child("stem"), ["conv", "bn"], conv, Activation::Silu, side)?;
         let (mut input, mut side) = (16, conv.output_side(side));
-        let mut rates = rising(drop_path, 10);
+        let mut rates = drop_path_rates(drop_path, 10);
         let mut next_rate = || rates.next().unwrap_or(0.0);
         let mut stages = Vec::new();
         for (stage, output) in size.channels().into_iter().enumerate() {
             let stage_path = path.child("stages").child(stage);
             let repeats = if stage == 1 { 3 } else { 1 };
-            for place in 0..repeats {
-                let stride = if stage > 0 && place == 0 { 2 } else { 1 };
+            for index in 0..repeats {
+                let stride = if stage > 0 && index == 0 { 2 } else { 1 };
                 let inner = input * size.expansion();
                 let shape = InvertedShape { input, inner, output, stride };
-                let block = InvertedResidual::new(&stage_path.child(place), shape, side, next_rate())?;
+                let block = InvertedResidual::new(&stage_path.child(index), shape, side, next_rate())?;
                 (input, side) = (output, block.side);
                 stages.push(Block::Inverted(block));
             }
@@ -105,7 +110,7 @@ impl MobileVit {
         Ok(MobileVit { stem, stages, final_conv })
     }
 
-    /// `[batch, 3, size, size]` to `[batch, features]`.
+    /// Maps images `[batch, 3, size, size]` to features `[batch, features]`.
     pub(super) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
         let xs = self.stages.iter().fold(self.stem.forward(images), |xs, block| match block {
             Block::Inverted(block) => tape.run(xs, |xs| block.forward(xs)),
@@ -115,11 +120,11 @@ impl MobileVit {
     }
 }
 
-/// Pointwise to more channels, depthwise, pointwise back without activation.
+/// Inverted residual: pointwise expansion, depthwise convolution, and pointwise projection without activation.
 #[derive(Debug)]
 struct InvertedResidual {
     layers: [ConvNorm; 3],
-    /// Present where input and output have the same shape.
+    /// Residual connection, if input and output have the same shape.
     shortcut: Option<DropPath>,
     side: i64,
 }
@@ -133,7 +138,7 @@ struct InvertedShape {
 }
 
 impl InvertedResidual {
-    fn new(path: &Builder<'_>, shape: InvertedShape, side: i64, rate: f64) -> Result<Self> {
+    fn new(path: &ParamBuilder<'_>, shape: InvertedShape, side: i64, rate: f64) -> Result<Self> {
         let InvertedShape { input, inner, output, stride } = shape;
         let depthwise = ConvConfig::depthwise(inner, 3, stride);
         let after = depthwise.output_side(side);
@@ -160,7 +165,7 @@ impl InvertedResidual {
     }
 }
 
-/// Local convolution, attention among the pixels that hold the same place in their patches, and fusion.
+/// MobileViT block: local convolution, attention among pixels at the same position of their patches, and fusion.
 #[derive(Debug)]
 struct MobileVitBlock {
     conv_kxk: ConvNorm,
@@ -173,7 +178,7 @@ struct MobileVitBlock {
 
 impl MobileVitBlock {
     fn new(
-        path: &Builder<'_>,
+        path: &ParamBuilder<'_>,
         channels: i64,
         width: i64,
         depth: i64,
@@ -197,10 +202,14 @@ impl MobileVitBlock {
             init: BlockInit { in_proj: start, out_proj: start, fc: start, proj: start },
         };
         let grid = (side + PATCH - 1) / PATCH;
-        // Each of the places within a patch is a sequence of its own.
+        // Each position within a patch is a separate sequence.
         let transformer = (0..depth)
             .map(|index| {
-                let path = path.child("transformer").child(index).at(grid * grid).times(PATCH * PATCH);
+                let path = path
+                    .child("transformer")
+                    .child(index)
+                    .at_positions(grid * grid)
+                    .with_sequences(PATCH * PATCH);
                 ResidualAttentionBlock::new(&path, Naming::Timm, &config)
             })
             .collect::<Result<_>>()?;
@@ -214,13 +223,13 @@ impl MobileVitBlock {
         })
     }
 
-    /// `[batch, channels, height, width]` in and out.
+    /// Applies the block; input and output are `[batch, channels, height, width]`.
     fn forward(&self, input: &Tensor) -> Tensor {
         let xs = self.conv_1x1.forward(&self.conv_kxk.forward(input)); // [batch, width, height, width]
         let (batch, channels, height, width) = xs.size4().unwrap_or_default();
         let (rows, columns) = ((height + PATCH - 1) / PATCH, (width + PATCH - 1) / PATCH);
         let resized = (rows * PATCH, columns * PATCH) != (height, width);
-        // Odd sides are stretched to whole patches, and back afterwards.
+        // Sides that are not multiples of the patch size are resized to whole patches, and back afterwards.
         let xs = if resized {
             xs.upsample_bilinear2d([rows * PATCH, columns * PATCH], false, None, None)
         } else {

@@ -1,4 +1,4 @@
-//! Image towers that timm defines (Wightman), under `visual.trunk.`, with a projection in `visual.head.`.
+//! Image towers of timm (Wightman) under `visual.trunk.`, with a projection under `visual.head.`.
 
 mod inverted;
 mod mobilevit;
@@ -9,18 +9,18 @@ mod swin;
 use tch::{Kind, Tensor};
 
 use crate::activation::Activation;
-use crate::config::VisionConfig;
+use crate::config::{Check, VisionConfig, invalid, unsupported};
 use crate::layers::{Dropout, Linear};
-use crate::params::{Builder, Init};
+use crate::params::{Init, ParamBuilder};
 use crate::tape::Tape;
 use crate::{Error, Result};
 
-pub use mobilevit::MobileVitSize;
-pub use siglip::SiglipVit;
+pub(crate) use mobilevit::MobileVitSize;
+pub(crate) use siglip::SiglipVit;
 
-/// The trunks that can be built.
+/// Supported models of timm, without their classifier.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Trunk {
+pub(crate) enum Trunk {
     /// ResNet-18 (He et al. 2016).
     ResNet18,
     /// EfficientNet-B0 (Tan and Le 2019).
@@ -36,11 +36,8 @@ pub enum Trunk {
 }
 
 impl Trunk {
-    /// The trunk of timm's name.
-    ///
-    /// # Errors
-    /// What names there are, where it is none of them.
-    pub fn named(name: &str) -> std::result::Result<Self, String> {
+    /// Parses timm's name of a model.
+    pub(crate) fn parse(name: &str) -> Check<Self> {
         Ok(match name {
             "resnet18" => Trunk::ResNet18,
             "efficientnet_b0" => Trunk::EfficientNetB0,
@@ -49,21 +46,21 @@ impl Trunk {
             "mobilevit_xs" => Trunk::MobileVit(MobileVitSize::Xs),
             "mobilevit_xxs" => Trunk::MobileVit(MobileVitSize::Xxs),
             "swin_tiny_patch4_window7_224" => Trunk::SwinTiny,
-            _ => match SiglipVit::named(name) {
+            _ => match SiglipVit::parse(name) {
                 Some(vit) => Trunk::Siglip(vit),
                 None => {
-                    return Err(format!(
-                        "timm_model_name `{name}` is not supported; known are resnet18, efficientnet_b0, \
+                    return unsupported(format!(
+                        "timm_model_name `{name}` is not supported; use resnet18, efficientnet_b0, \
                          mobilenetv3_small_100, mobilevit_s, mobilevit_xs, mobilevit_xxs, \
-                         swin_tiny_patch4_window7_224 and vit_SIZE_patchN_siglip_RESOLUTION"
+                         swin_tiny_patch4_window7_224 or vit_SIZE_patchN_siglip_RESOLUTION"
                     ));
                 }
             },
         })
     }
 
-    /// Channels that come out of the trunk.
-    pub fn features(&self) -> i64 {
+    /// Returns the number of output features.
+    pub(crate) fn features(&self) -> i64 {
         match self {
             Trunk::ResNet18 => 512,
             Trunk::EfficientNetB0 => 1280,
@@ -74,7 +71,7 @@ impl Trunk {
         }
     }
 
-    /// Path of the final linear layer of timm's model as a classifier.
+    /// Returns the path of the linear classifier in timm's model.
     pub(crate) fn classifier(&self) -> &'static str {
         match self {
             Trunk::ResNet18 => "fc",
@@ -84,24 +81,23 @@ impl Trunk {
         }
     }
 
-    /// Finds an image size or pooling that this trunk cannot have.
-    ///
-    /// # Errors
-    /// The reason.
-    pub fn check(&self, image_size: i64, pool: &str) -> std::result::Result<(), String> {
-        let own = if matches!(self, Trunk::Siglip(_)) { "map" } else { "avg" };
-        if !["", own].contains(&pool) {
-            return Err(format!("timm_pool = `{pool}` is not supported here; this tower has `{own}`"));
+    /// Checks the image size and the pooling.
+    pub(crate) fn check(&self, image_size: i64, pool: &str) -> Check {
+        let default = if matches!(self, Trunk::Siglip(_)) { "map" } else { "avg" };
+        if !["", default].contains(&pool) {
+            return unsupported(format!(
+                "timm_pool = `{pool}` is not supported here; this tower uses `{default}`"
+            ));
         }
         match self {
-            Trunk::SwinTiny if image_size % 32 != 0 => Err(format!(
+            Trunk::SwinTiny if image_size % 32 != 0 => invalid(format!(
                 "Swin halves its grid three times after patches of 4, so image_size {image_size} must be a multiple of 32"
             )),
             Trunk::Siglip(vit) if image_size < vit.patch => {
-                Err(format!("patch size {} is larger than image_size {image_size}", vit.patch))
+                invalid(format!("patch size {} is larger than image_size {image_size}", vit.patch))
             }
             _ if image_size < 32 => {
-                Err(format!("image_size {image_size} is below 32, which this tower shrinks to one pixel"))
+                invalid(format!("image_size {image_size} is below 32, the total stride of this tower"))
             }
             _ => Ok(()),
         }
@@ -117,22 +113,22 @@ enum Model {
     Siglip(siglip::SiglipTower),
 }
 
-/// A trunk, dropout and the projection.
+/// Image tower of timm: a trunk, dropout and a projection.
 #[derive(Debug)]
-pub struct TimmTower {
+pub(crate) struct TimmTower {
     trunk: Model,
     drop: Dropout,
     proj: Option<Linear>,
 }
 
 impl TimmTower {
-    /// A new tower under `path`; starts as timm's does.
-    pub fn new(path: &Builder<'_>, config: &VisionConfig, embed_dim: i64) -> Result<Self> {
-        let fail = |reason| Error::config("vision_cfg", reason);
+    /// Creates a tower under `path` with timm's initialisation.
+    pub(crate) fn new(path: &ParamBuilder<'_>, config: &VisionConfig, embed_dim: i64) -> Result<Self> {
+        let fail = |problem: crate::config::Problem| -> Error { problem.of("vision_cfg") };
         let (kind, trunk, side) = (config.trunk().map_err(fail)?, path.child("trunk"), config.image_size);
-        // Swin is the only one whose published recipe drops paths.
-        let own = if kind == Trunk::SwinTiny { 0.1 } else { 0.0 };
-        let drop_path = config.timm_drop_path.unwrap_or(own);
+        // Swin's published training recipe is the only one with drop path.
+        let default = if kind == Trunk::SwinTiny { 0.1 } else { 0.0 };
+        let drop_path = config.timm_drop_path.unwrap_or(default);
         let model = match kind {
             Trunk::ResNet18 => Model::ResNet(resnet::ResNet::new(&trunk, [2, 2, 2, 2], side, drop_path)?),
             Trunk::EfficientNetB0 => {
@@ -146,9 +142,9 @@ impl TimmTower {
             }
             Trunk::SwinTiny => Model::Swin(swin::Swin::tiny(&trunk, side, drop_path)?),
             Trunk::Siglip(vit) => {
-                // Hugging Face's copies say it themselves, where timm's names imply it.
-                let own = config.act_kwargs.as_ref().and_then(|kwargs| kwargs.approximate.as_deref());
-                let activation = match own {
+                // Hugging Face's configurations state the activation, which timm's names imply.
+                let approximate = config.act_kwargs.as_ref().and_then(|kwargs| kwargs.approximate.as_deref());
+                let activation = match approximate {
                     Some("tanh") => Activation::GeluTanh,
                     Some(_) => Activation::Gelu,
                     None => vit.activation,
@@ -160,16 +156,16 @@ impl TimmTower {
         let proj = match config.timm_projection().map_err(fail)? {
             Some(bias) => {
                 let (input, path) = (kind.features(), path.child("head").child("proj"));
-                let start = Init::fan_in(input);
-                Some(Linear::new(&path, input, embed_dim, start, bias.then_some(start))?)
+                let init = Init::fan_in(input);
+                Some(Linear::new(&path, input, embed_dim, init, bias.then_some(init))?)
             }
             None => None,
         };
         Ok(TimmTower { trunk: model, drop: Dropout::new(path, config.timm_drop), proj })
     }
 
-    /// Normalised images `[batch, 3, size, size]` to raw embeddings `[batch, embed]`.
-    pub fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
+    /// Encodes normalised images `[batch, 3, size, size]` to embeddings `[batch, embed]`.
+    pub(crate) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
         let features = match &self.trunk {
             Model::ResNet(trunk) => trunk.forward(images, tape),
             Model::Inverted(trunk) => trunk.forward(images, tape),
@@ -185,13 +181,13 @@ impl TimmTower {
     }
 }
 
-/// The mean over the pixels: `[batch, channels, height, width]` to `[batch, channels]`.
+/// Applies global average pooling: `[batch, channels, height, width]` to `[batch, channels]`.
 fn global_average(xs: &Tensor) -> Tensor {
     xs.mean_dim([2i64, 3].as_slice(), false, None::<Kind>)
 }
 
-/// Drop path rates rising from 0 to `largest` over `blocks` (stochastic depth's linear rule).
-fn rising(largest: f64, blocks: usize) -> impl Iterator<Item = f64> {
+/// Returns drop path rates that rise linearly from 0 to `largest` over `blocks` blocks.
+fn drop_path_rates(largest: f64, blocks: usize) -> impl Iterator<Item = f64> {
     let last = blocks.saturating_sub(1).max(1) as f64;
     (0..blocks).map(move |block| largest * block as f64 / last)
 }

@@ -1,16 +1,16 @@
-//! ResNet of basic blocks (He et al. 2016), as timm has it.
+//! ResNet with basic blocks (He et al. 2016), as in timm.
 
 use tch::Tensor;
 
-use super::{global_average, rising};
+use super::{drop_path_rates, global_average};
 use crate::Result;
 use crate::activation::Activation;
 use crate::conv::{ConvConfig, ConvNorm};
 use crate::layers::DropPath;
-use crate::params::Builder;
+use crate::params::ParamBuilder;
 use crate::tape::Tape;
 
-/// Image to 512 features.
+/// ResNet with basic blocks: maps images to 512 features.
 #[derive(Debug)]
 pub(super) struct ResNet {
     stem: ConvNorm,
@@ -18,12 +18,17 @@ pub(super) struct ResNet {
 }
 
 impl ResNet {
-    pub(super) fn new(path: &Builder<'_>, stages: [usize; 4], side: i64, drop_path: f64) -> Result<Self> {
-        let conv = ConvConfig::new(3, 64, 7).stride(2);
+    pub(super) fn new(
+        path: &ParamBuilder<'_>,
+        stages: [usize; 4],
+        side: i64,
+        drop_path: f64,
+    ) -> Result<Self> {
+        let conv = ConvConfig::new(3, 64, 7).with_stride(2);
         let stem = ConvNorm::new(path, ["conv1", "bn1"], conv, Activation::Relu, side)?;
-        // The max pooling behind the stem: kernel 3, stride 2.
+        // Max pooling after the stem, with kernel size 3 and stride 2.
         let mut side = (conv.output_side(side) - 1) / 2 + 1;
-        let mut rates = rising(drop_path, stages.iter().sum());
+        let mut rates = drop_path_rates(drop_path, stages.iter().sum());
         let (mut blocks, mut input) = (Vec::new(), 64);
         for (stage, layers) in stages.into_iter().enumerate() {
             let stage_path = path.child(format!("layer{}", stage + 1));
@@ -38,7 +43,7 @@ impl ResNet {
         Ok(ResNet { stem, blocks })
     }
 
-    /// `[batch, 3, size, size]` to `[batch, 512]`.
+    /// Maps images `[batch, 3, size, size]` to features `[batch, 512]`.
     pub(super) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
         let xs = self.stem.forward(images).max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false);
         let xs = self.blocks.iter().fold(xs, |xs, block| tape.run(xs, |xs| block.forward(xs)));
@@ -56,18 +61,25 @@ struct BasicBlock {
 }
 
 impl BasicBlock {
-    fn new(path: &Builder<'_>, input: i64, output: i64, stride: i64, side: i64, rate: f64) -> Result<Self> {
-        let first = ConvConfig::new(input, output, 3).stride(stride);
+    fn new(
+        path: &ParamBuilder<'_>,
+        input: i64,
+        output: i64,
+        stride: i64,
+        side: i64,
+        rate: f64,
+    ) -> Result<Self> {
+        let first = ConvConfig::new(input, output, 3).with_stride(stride);
         let after = first.output_side(side);
         let second = ConvConfig::new(output, output, 3);
         let identity = Activation::Identity;
         Ok(BasicBlock {
             first: ConvNorm::new(path, ["conv1", "bn1"], first, Activation::Relu, side)?,
-            // A branch that starts silent, as timm has it.
-            second: ConvNorm::with_norm_start(path, ["conv2", "bn2"], second, identity, after, 0.0)?,
+            // The branch outputs zero at first, as in timm.
+            second: ConvNorm::with_norm_weight(path, ["conv2", "bn2"], second, identity, after, 0.0)?,
             downsample: (stride > 1 || input != output)
                 .then(|| {
-                    let conv = ConvConfig::new(input, output, 1).stride(stride);
+                    let conv = ConvConfig::new(input, output, 1).with_stride(stride);
                     ConvNorm::new(&path.child("downsample"), ["0", "1"], conv, identity, side)
                 })
                 .transpose()?,

@@ -1,38 +1,38 @@
-//! SigLIP's ViT (Zhai et al. 2023): no class token, no norm before the blocks, and a learned query that pools.
+//! SigLIP's ViT (Zhai et al. 2023): without class token or norm before the blocks, with attention pooling.
 
 use tch::Tensor;
 
-use super::rising;
+use super::drop_path_rates;
 use crate::Result;
 use crate::activation::Activation;
 use crate::block::{BlockConfig, BlockInit, Naming, ResidualAttentionBlock};
 use crate::layers::{LayerNorm, Linear, Mlp, TIMM_MLP};
 use crate::mode::Mode;
-use crate::params::{Builder, Init};
+use crate::params::{Init, ParamBuilder};
 use crate::tape::Tape;
 
 const EPS: f64 = 1e-6;
 
 /// Dimensions of a SigLIP image tower.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SiglipVit {
+pub(crate) struct SiglipVit {
     /// Channels of the residual stream.
-    pub width: i64,
-    /// Blocks.
-    pub depth: i64,
-    /// Attention heads.
-    pub heads: i64,
+    pub(crate) width: i64,
+    /// Number of transformer blocks.
+    pub(crate) depth: i64,
+    /// Number of attention heads.
+    pub(crate) heads: i64,
     /// MLP inner channels.
-    pub mlp_width: i64,
-    /// Side of a square patch in pixels.
-    pub patch: i64,
-    /// Nonlinearity of the MLPs.
-    pub activation: Activation,
+    pub(crate) mlp_width: i64,
+    /// Patch size: side of a square patch in pixels.
+    pub(crate) patch: i64,
+    /// Activation of the MLPs.
+    pub(crate) activation: Activation,
 }
 
 impl SiglipVit {
-    /// The dimensions behind a timm name such as `vit_base_patch16_siglip_224`.
-    pub fn named(name: &str) -> Option<Self> {
+    /// Parses a timm name such as `vit_base_patch16_siglip_224`.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
         let (size, rest) = name.strip_prefix("vit_")?.split_once("_patch")?;
         let (patch, resolution) = rest.split_once("_siglip_")?;
         let (patch, resolution) = (patch.parse::<i64>().ok()?, resolution.parse::<i64>().ok()?);
@@ -46,7 +46,7 @@ impl SiglipVit {
             "giantopt" => (1536, 40, 16, 4.0),
             _ => return None,
         };
-        // The second generation of checkpoints was trained with the approximation.
+        // The second generation of checkpoints was trained with the tanh approximation.
         let approximate = matches!((size, patch), ("base", 32) | ("so400m", 16) | ("giantopt", _));
         let activation = if approximate { Activation::GeluTanh } else { Activation::Gelu };
         let mlp_width = (width as f64 * ratio) as i64;
@@ -54,7 +54,7 @@ impl SiglipVit {
     }
 }
 
-/// Image to features.
+/// SigLIP's ViT: maps images to features.
 #[derive(Debug)]
 pub(super) struct SiglipTower {
     patch_embed: Tensor, // [width, 3, patch, patch]
@@ -68,10 +68,10 @@ pub(super) struct SiglipTower {
 }
 
 impl SiglipTower {
-    pub(super) fn new(path: &Builder<'_>, vit: SiglipVit, side: i64, drop_path: f64) -> Result<Self> {
+    pub(super) fn new(path: &ParamBuilder<'_>, vit: SiglipVit, side: i64, drop_path: f64) -> Result<Self> {
         let SiglipVit { width, depth, heads, mlp_width, patch, activation } = vit;
         let grid = side / patch;
-        let (tokens, start) = (grid * grid, Init::Normal(0.02));
+        let (tokens, init) = (grid * grid, Init::Normal(0.02));
         let config = BlockConfig {
             width,
             heads,
@@ -82,18 +82,18 @@ impl SiglipTower {
             eps: EPS,
             layer_scale: None,
             drop_path: 0.0,
-            init: BlockInit { in_proj: start, out_proj: start, fc: start, proj: start },
+            init: BlockInit { in_proj: init, out_proj: init, fc: init, proj: init },
         };
         let proj = path.child("patch_embed").child("proj");
-        let patch_start = Init::fan_in(3 * patch * patch);
+        let patch_init = Init::fan_in(3 * patch * patch);
         Ok(SiglipTower {
-            pos_embed: path.parameter("pos_embed", &[1, tokens, width], start)?,
-            patch_embed: proj.at(tokens).weight("weight", &[width, 3, patch, patch], patch_start)?,
-            patch_bias: proj.parameter("bias", &[width], patch_start)?,
+            pos_embed: path.parameter("pos_embed", &[1, tokens, width], init)?,
+            patch_embed: proj.at_positions(tokens).weight("weight", &[width, 3, patch, patch], patch_init)?,
+            patch_bias: proj.parameter("bias", &[width], patch_init)?,
             blocks: (0..depth)
-                .zip(rising(drop_path, depth as usize))
+                .zip(drop_path_rates(drop_path, depth as usize))
                 .map(|(index, drop_path)| {
-                    let path = path.child("blocks").child(index).at(tokens);
+                    let path = path.child("blocks").child(index).at_positions(tokens);
                     ResidualAttentionBlock::new(&path, Naming::Timm, &BlockConfig { drop_path, ..config })
                 })
                 .collect::<Result<_>>()?,
@@ -104,7 +104,7 @@ impl SiglipTower {
         })
     }
 
-    /// `[batch, 3, size, size]` to `[batch, width]`.
+    /// Maps images `[batch, 3, size, size]` to features `[batch, width]`.
     pub(super) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
         let [images, weight, bias] =
             [images, &self.patch_embed, &self.patch_bias].map(|tensor| self.mode.operand(tensor));
@@ -120,7 +120,7 @@ impl SiglipTower {
     }
 }
 
-/// One learned query reads all tokens, and an MLP follows.
+/// Attention pooling with one learned query, followed by an MLP.
 #[derive(Debug)]
 struct AttentionPoolLatent {
     latent: Tensor, // [1, 1, width]
@@ -133,12 +133,12 @@ struct AttentionPoolLatent {
 }
 
 impl AttentionPoolLatent {
-    fn new(path: &Builder<'_>, vit: SiglipVit, tokens: i64) -> Result<Self> {
+    fn new(path: &ParamBuilder<'_>, vit: SiglipVit, tokens: i64) -> Result<Self> {
         let SiglipVit { width, heads, mlp_width, activation, .. } = vit;
-        path.spend(2 * tokens * width);
-        let (start, zero) = (Init::Normal(0.02), Init::Constant(0.0));
+        path.count_macs(2 * tokens * width);
+        let (init, zero) = (Init::Normal(0.02), Init::Constant(0.0));
         let linear = |name: &str, positions: i64, output: i64| {
-            Linear::new(&path.child(name).at(positions), width, output, start, zero)
+            Linear::new(&path.child(name).at_positions(positions), width, output, init, zero)
         };
         Ok(AttentionPoolLatent {
             latent: path.parameter("latent", &[1, 1, width], Init::Normal((width as f64).powf(-0.5)))?,
@@ -146,16 +146,16 @@ impl AttentionPoolLatent {
             kv: linear("kv", tokens, 2 * width)?,
             proj: linear("proj", 1, width)?,
             norm: LayerNorm::new(&path.child("norm"), width, EPS)?,
-            mlp: Mlp::new(&path.child("mlp"), TIMM_MLP, width, mlp_width, activation, [start, start])?,
+            mlp: Mlp::new(&path.child("mlp"), TIMM_MLP, width, mlp_width, activation, [init, init])?,
             heads,
         })
     }
 
-    /// `[batch, tokens, width]` to `[batch, width]`.
+    /// Pools `[batch, tokens, width]` to `[batch, width]`.
     fn forward(&self, xs: &Tensor) -> Tensor {
         let (batch, tokens, width) = xs.size3().unwrap_or_default();
         let head_width = width / self.heads;
-        // The query is the same for all samples until it has read.
+        // All samples share the query.
         let query = self
             .q
             .forward(&self.latent)
@@ -185,15 +185,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_give_dimensions() {
-        let base = SiglipVit::named("vit_base_patch16_siglip_224").unwrap();
+    fn timm_names_are_parsed() {
+        let base = SiglipVit::parse("vit_base_patch16_siglip_224").unwrap();
         assert_eq!((base.width, base.mlp_width, base.activation), (768, 3072, Activation::Gelu));
-        let so400m = SiglipVit::named("vit_so400m_patch14_siglip_384").unwrap();
+        let so400m = SiglipVit::parse("vit_so400m_patch14_siglip_384").unwrap();
         assert_eq!((so400m.width, so400m.mlp_width, so400m.depth), (1152, 4304, 27));
         for other in
             ["vit_base_patch16_224", "vit_base_patchx_siglip_224", "vit_tiny_patch16_siglip_224", "resnet50"]
         {
-            assert!(SiglipVit::named(other).is_none(), "{other}");
+            assert!(SiglipVit::parse(other).is_none(), "{other}");
         }
     }
 }

@@ -1,23 +1,23 @@
-//! Swin (Liu et al. 2021): attention within windows that every other block shifts, and grids that halve.
+//! Swin Transformer (Liu et al. 2021): attention within shifted windows, and patch merging between stages.
 
 use tch::{Device, Kind, Tensor};
 
-use super::rising;
+use super::drop_path_rates;
 use crate::Result;
 use crate::activation::Activation;
 use crate::attention::{Attention, AttentionConfig};
 use crate::layers::{DropPath, LayerNorm, Linear, Mlp, TIMM_MLP};
 use crate::mode::Mode;
-use crate::params::{Builder, Init};
+use crate::params::{Init, ParamBuilder};
 use crate::tape::Tape;
 
 const EPS: f64 = 1e-5;
 const WINDOW: i64 = 7;
 const PATCH: i64 = 4;
-/// Start of the weight matrices.
-const START: Init = Init::Normal(0.02);
+/// Initialisation of the weight matrices.
+const INIT: Init = Init::Normal(0.02);
 
-/// Image to 768 features.
+/// Swin-T: maps images to 768 features.
 #[derive(Debug)]
 pub(super) struct Swin {
     patch_embed: Tensor, // [96, 3, 4, 4]
@@ -35,21 +35,21 @@ struct Stage {
 }
 
 impl Swin {
-    pub(super) fn tiny(path: &Builder<'_>, side: i64, drop_path: f64) -> Result<Self> {
+    pub(super) fn tiny(path: &ParamBuilder<'_>, side: i64, drop_path: f64) -> Result<Self> {
         let (width, depths, heads) = (96, [2, 2, 6, 2], [3, 6, 12, 24]);
         let mut grid = side / PATCH;
         let embed = path.child("patch_embed");
         let proj = embed.child("proj");
-        let start = Init::fan_in(3 * PATCH * PATCH);
-        let patch_embed = proj.at(grid * grid).weight("weight", &[width, 3, PATCH, PATCH], start)?;
-        let patch_bias = proj.parameter("bias", &[width], start)?;
-        let mut rates = rising(drop_path, depths.iter().sum::<i64>() as usize);
+        let init = Init::fan_in(3 * PATCH * PATCH);
+        let patch_embed = proj.at_positions(grid * grid).weight("weight", &[width, 3, PATCH, PATCH], init)?;
+        let patch_bias = proj.parameter("bias", &[width], init)?;
+        let mut rates = drop_path_rates(drop_path, depths.iter().sum::<i64>() as usize);
         let mut stages = Vec::new();
         for (stage, (depth, heads)) in depths.into_iter().zip(heads).enumerate() {
             let (path, channels) = (path.child("layers").child(stage), width << stage);
             let merging = if stage > 0 {
                 grid /= 2;
-                Some(PatchMerging::new(&path.child("downsample").at(grid * grid), channels / 2)?)
+                Some(PatchMerging::new(&path.child("downsample").at_positions(grid * grid), channels / 2)?)
             } else {
                 None
             };
@@ -71,7 +71,7 @@ impl Swin {
         })
     }
 
-    /// `[batch, 3, size, size]` to `[batch, 768]`.
+    /// Maps images `[batch, 3, size, size]` to features `[batch, 768]`.
     pub(super) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
         let [images, weight, bias] =
             [images, &self.patch_embed, &self.patch_bias].map(|tensor| self.mode.operand(tensor));
@@ -88,7 +88,7 @@ impl Swin {
     }
 }
 
-/// Four neighbours into one token of twice the channels.
+/// Patch merging: combines four neighbouring tokens into one with twice the channels.
 #[derive(Debug)]
 struct PatchMerging {
     norm: LayerNorm,
@@ -96,19 +96,19 @@ struct PatchMerging {
 }
 
 impl PatchMerging {
-    fn new(path: &Builder<'_>, channels: i64) -> Result<Self> {
+    fn new(path: &ParamBuilder<'_>, channels: i64) -> Result<Self> {
         Ok(PatchMerging {
             norm: LayerNorm::new(&path.child("norm"), 4 * channels, EPS)?,
-            reduction: Linear::new(&path.child("reduction"), 4 * channels, 2 * channels, START, None)?,
+            reduction: Linear::new(&path.child("reduction"), 4 * channels, 2 * channels, INIT, None)?,
         })
     }
 
-    /// `[batch, grid, grid, channels]` to `[batch, grid / 2, grid / 2, 2 * channels]`.
+    /// Maps `[batch, grid, grid, channels]` to `[batch, grid / 2, grid / 2, 2 * channels]`.
     fn forward(&self, xs: &Tensor) -> Tensor {
         let (batch, height, width, channels) = xs.size4().unwrap_or_default();
         let neighbours = xs
             .reshape([batch, height / 2, 2, width / 2, 2, channels])
-            .permute([0, 1, 3, 4, 2, 5]) // a column's two rows stand together, as timm has it
+            .permute([0, 1, 3, 4, 2, 5]) // the two rows of a column are adjacent, as in timm
             .flatten(3, 5);
         self.reduction.forward(&self.norm.forward(&neighbours))
     }
@@ -133,14 +133,14 @@ struct SwinBlock {
     drop_paths: [DropPath; 2],
     window: i64,
     shift: i64,
-    /// Keeps what the shift brought together apart: `[windows, 1, window², window²]`.
+    /// Attention mask `[windows, 1, window², window²]` that separates regions which the shift joined.
     mask: Option<Tensor>,
 }
 
 impl SwinBlock {
-    fn new(path: &Builder<'_>, shape: BlockShape, rate: f64) -> Result<Self> {
+    fn new(path: &ParamBuilder<'_>, shape: BlockShape, rate: f64) -> Result<Self> {
         let BlockShape { channels, heads, grid, shifted } = shape;
-        // A grid that one window covers has nothing to shift.
+        // A single window cannot be shifted.
         let window = WINDOW.min(grid);
         let shift = if shifted && grid > WINDOW { WINDOW / 2 } else { 0 };
         let windows = (grid + window - 1) / window;
@@ -149,8 +149,8 @@ impl SwinBlock {
             heads,
             head_width: channels / heads,
             causal: false,
-            in_proj: START,
-            out_proj: START,
+            in_proj: INIT,
+            out_proj: INIT,
         };
         let attn = path.child("attn");
         let side = 2 * window - 1;
@@ -159,18 +159,21 @@ impl SwinBlock {
             relative_position_bias_table: attn.parameter(
                 "relative_position_bias_table",
                 &[side * side, heads],
-                START,
+                INIT,
             )?,
             relative_position_index: attn.constant(&relative_positions(window))?,
-            attn: Attention::timm(&attn.at(window * window).times(windows * windows), config)?,
+            attn: Attention::timm(
+                &attn.at_positions(window * window).with_sequences(windows * windows),
+                config,
+            )?,
             norm2: LayerNorm::new(&path.child("norm2"), channels, EPS)?,
             mlp: Mlp::new(
-                &path.child("mlp").at(grid * grid),
+                &path.child("mlp").at_positions(grid * grid),
                 TIMM_MLP,
                 channels,
                 4 * channels,
                 Activation::Gelu,
-                [START, START],
+                [INIT, INIT],
             )?,
             drop_paths: [DropPath::new(&attn, rate), DropPath::new(&path.child("mlp"), rate)],
             window,
@@ -179,7 +182,7 @@ impl SwinBlock {
         })
     }
 
-    /// `[batch, grid, grid, channels]` in and out.
+    /// Applies the block; input and output are `[batch, grid, grid, channels]`.
     fn forward(&self, xs: &Tensor) -> Tensor {
         let mixed = self.attend(&self.norm1.forward(xs));
         let xs = xs + self.drop_paths[0].forward(mixed);
@@ -191,7 +194,7 @@ impl SwinBlock {
         let (batch, grid, _, channels) = xs.size4().unwrap_or_default();
         let (window, shift) = (self.window, self.shift);
         let shifted = if shift > 0 { xs.roll([-shift, -shift], [1, 2]) } else { xs.shallow_clone() };
-        // Zeros fill the last windows of a grid that windows do not divide.
+        // Zeros pad the last windows if the window size does not divide the grid.
         let windows = (grid + window - 1) / window;
         let padding = windows * window - grid;
         let padded =
@@ -200,7 +203,7 @@ impl SwinBlock {
             .view([batch, windows, window, windows, window, channels])
             .permute([0, 1, 3, 2, 4, 5])
             .reshape([batch * windows * windows, window * window, channels]);
-        let mixed = self.attn.masked(&parts, Some(&self.bias(batch)));
+        let mixed = self.attn.forward_with_bias(&parts, Some(&self.bias(batch)));
         let whole = mixed
             .view([batch, windows, windows, window, window, channels])
             .permute([0, 1, 3, 2, 4, 5])
@@ -210,7 +213,8 @@ impl SwinBlock {
         if shift > 0 { whole.roll([shift, shift], [1, 2]) } else { whole }
     }
 
-    /// Relative position bias, and the mask of shifted windows: `[1 or batch * windows, heads, window², window²]`.
+    /// Returns the relative position bias plus the mask of shifted windows, `[1 or batch * windows, heads, window²,
+    /// window²]`.
     fn bias(&self, batch: i64) -> Tensor {
         let area = self.window * self.window;
         let bias = self
@@ -226,43 +230,43 @@ impl SwinBlock {
     }
 }
 
-/// Row of the bias table for each pair of places in a window.
+/// Returns the row of the bias table for each pair of positions in a window.
 fn relative_positions(window: i64) -> Tensor {
     let side = 2 * window - 1;
     let mut rows = Vec::new();
-    for (row, column) in places(window) {
-        for (other_row, other_column) in places(window) {
+    for (row, column) in coordinates(window) {
+        for (other_row, other_column) in coordinates(window) {
             rows.push((row - other_row + window - 1) * side + column - other_column + window - 1);
         }
     }
     Tensor::from_slice(&rows)
 }
 
-fn places(side: i64) -> impl Iterator<Item = (i64, i64)> {
-    (0..side * side).map(move |place| (place / side, place % side))
+fn coordinates(side: i64) -> impl Iterator<Item = (i64, i64)> {
+    (0..side * side).map(move |index| (index / side, index % side))
 }
 
-/// −100 between places of a shifted window that were not neighbours before the shift.
+/// Returns −100 for pairs of positions in a shifted window that were not neighbours before the shift, 0 otherwise.
 fn shift_mask(grid: i64, window: i64, shift: i64) -> Tensor {
     let windows = (grid + window - 1) / window;
     let padded = windows * window;
-    // The regions that the shift keeps together, along one axis.
-    let region = |place: i64| {
-        if place < padded - window {
+    // Regions along one axis that the shift keeps together.
+    let region = |position: i64| {
+        if position < padded - window {
             0
-        } else if place < padded - shift {
+        } else if position < padded - shift {
             1
         } else {
             2
         }
     };
     let mut mask = Vec::new();
-    for (window_row, window_column) in places(windows) {
-        let regions = places(window)
+    for (window_row, window_column) in coordinates(windows) {
+        let regions = coordinates(window)
             .map(|(row, column)| (region(window_row * window + row), region(window_column * window + column)))
             .collect::<Vec<_>>();
-        for one in &regions {
-            mask.extend(regions.iter().map(|other| if one == other { 0.0f32 } else { -100.0 }));
+        for region in &regions {
+            mask.extend(regions.iter().map(|other| if region == other { 0.0f32 } else { -100.0 }));
         }
     }
     let area = window * window;

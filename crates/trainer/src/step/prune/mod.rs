@@ -4,7 +4,7 @@ mod bounded;
 
 use std::collections::HashMap;
 
-use clip_model::prune::{Drawn, Masks, PruningPlan};
+use clip_model::prune::{GateSample, Masks, PruningPlan};
 use clip_model::{Clip, ClipConfig};
 use tch::{Device, Kind, Tensor};
 
@@ -28,7 +28,7 @@ pub struct Pruner {
     multipliers: Tensor, // [2]
     descent: ClippedRmsProp,
     ascent: ClippedRmsProp,
-    drawn: Option<Drawn>,
+    drawn: Option<GateSample>,
 }
 
 impl Pruner {
@@ -83,7 +83,7 @@ impl Pruner {
     /// Adds gates to the student, drawn with its mode's seed.
     pub(crate) fn apply_masks(&mut self, student: &mut Clip, step: u64) -> Result<()> {
         if self.is_on(step) {
-            let (gates, drawn) = self.masks.draw(student.mode())?;
+            let (gates, drawn) = self.masks.sample(student.mode())?;
             student.set_gates(Some(gates))?;
             self.drawn = Some(drawn);
         }
@@ -94,7 +94,7 @@ impl Pruner {
     pub(crate) fn remove_masks(&mut self, student: &mut Clip) -> Result<()> {
         student.set_gates(None)?;
         match self.drawn.take() {
-            Some(drawn) => Ok(self.masks.pull_back(&drawn)?),
+            Some(drawn) => Ok(drawn.backward(&self.masks)?),
             None => Ok(()),
         }
     }

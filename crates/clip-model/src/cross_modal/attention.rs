@@ -1,4 +1,4 @@
-//! One modality's half of a layer: attention to the other modality's tokens, and an MLP.
+//! Cross-attention of one modality to the tokens of the other, followed by an MLP.
 
 use tch::Tensor;
 
@@ -6,11 +6,11 @@ use super::{CrossModalConfig, EPS};
 use crate::Result;
 use crate::activation::Activation;
 use crate::layers::{CLIP_MLP, LayerNorm, Linear, Mlp};
-use crate::params::{Builder, Init};
+use crate::params::{Init, ParamBuilder};
 
-/// One modality's half of a layer.
+/// Cross-attention and MLP of one modality in a layer of the head.
 #[derive(Debug)]
-pub(super) struct Half {
+pub(super) struct CrossAttention {
     query_norm: LayerNorm,
     key_norm: LayerNorm,
     query: Linear,
@@ -21,28 +21,28 @@ pub(super) struct Half {
     heads: i64,
 }
 
-impl Half {
-    pub(super) fn new(path: &Builder<'_>, config: &CrossModalConfig, width: i64) -> Result<Self> {
-        let (zero, start) = (Init::Constant(0.0), Init::xavier(width, width));
+impl CrossAttention {
+    pub(super) fn new(path: &ParamBuilder<'_>, config: &CrossModalConfig, width: i64) -> Result<Self> {
+        let (zero, init) = (Init::Constant(0.0), Init::xavier(width, width));
         let inner = ((width as f64 * config.mlp_ratio) as i64).max(1);
         let inits = [Init::fan_in(width), Init::fan_in(inner)];
         let norm = |name: &str| LayerNorm::new(&path.child(name), width, EPS);
-        Ok(Half {
+        Ok(CrossAttention {
             query_norm: norm("ln_query")?,
             key_norm: norm("ln_key")?,
-            query: Linear::new(&path.child("query"), width, width, start, zero)?,
-            key_value: Linear::new(&path.child("key_value"), width, 2 * width, start, zero)?,
-            output: Linear::new(&path.child("output"), width, width, start, zero)?,
+            query: Linear::new(&path.child("query"), width, width, init, zero)?,
+            key_value: Linear::new(&path.child("key_value"), width, 2 * width, init, zero)?,
+            output: Linear::new(&path.child("output"), width, width, init, zero)?,
             mlp_norm: norm("ln_mlp")?,
             mlp: Mlp::new(&path.child("mlp"), CLIP_MLP, width, inner, Activation::Gelu, inits)?,
             heads: config.heads,
         })
     }
 
-    /// `xs` `[batch, seq, width]` attend to `others` `[batch, other seq, width]`; `bias` is a summand on the scaled
-    /// products, `[batch, 1, 1, other seq]`.
+    /// Lets `xs` `[batch, seq, width]` attend to `others` `[batch, other seq, width]`, with an optional attention
+    /// bias `[batch, 1, 1, other seq]`.
     pub(super) fn forward(&self, xs: &Tensor, others: &Tensor, bias: Option<&Tensor>) -> Tensor {
-        let [batch, seq, width] = [0, 1, 2].map(|place| xs.size()[place]);
+        let [batch, seq, width] = [0, 1, 2].map(|axis| xs.size()[axis]);
         let (length, head) = (others.size()[1], width / self.heads);
         let query = self.query.forward(&self.query_norm.forward(xs));
         let query = query.view([batch, seq, self.heads, head]).transpose(1, 2); // [batch, heads, seq, head width]
