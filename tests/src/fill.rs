@@ -1,9 +1,9 @@
-//! Named tensors that every language can rebuild bit for bit: inputs and weights of the golden values.
+//! Named tensors that any language can reproduce bit for bit: inputs and weights of the golden values.
 
 use file_ext::SplitMix64;
 use tch::{Kind, Tensor};
 
-/// Float32 values in [-1, 1), named by `name`: splitmix64 over the FNV-1a hash of the name.
+/// Returns float32 values in [-1, 1) from SplitMix64, seeded with the FNV-1a hash of `name`.
 pub fn unit_values(name: &str, count: usize) -> Vec<f32> {
     let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
@@ -12,13 +12,13 @@ pub fn unit_values(name: &str, count: usize) -> Vec<f32> {
     (0..count).map(|_| (2.0 * ((random.next_u64() >> 40) as f64 / f64::from(1 << 24)) - 1.0) as f32).collect()
 }
 
-/// [`unit_values`] as a tensor.
+/// Returns [`unit_values`] as a tensor.
 pub fn unit(name: &str, shape: &[i64]) -> Tensor {
     let count = shape.iter().product::<i64>() as usize;
     Tensor::from_slice(&unit_values(name, count)).view(shape)
 }
 
-/// The named value of a state-dict entry: scaled so that activations neither vanish nor explode.
+/// Returns the named value of a state-dict entry, scaled so that activations neither vanish nor explode.
 pub fn parameter(name: &str, shape: &[i64]) -> Tensor {
     if name.ends_with("num_batches_tracked") {
         return Tensor::zeros(shape, (Kind::Int64, tch::Device::Cpu));
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fill_is_the_one_of_the_golden_values() {
+    fn named_values_agree_with_the_reference_generator() {
         let text = std::fs::read_to_string(crate::golden::own_folder().join("fill-check.json")).unwrap();
         let check: serde_json::Value = serde_json::from_str(&text).unwrap();
         let found = format!("{:?}", unit_values("input.image", 4));

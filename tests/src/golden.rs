@@ -1,4 +1,4 @@
-//! Golden files: where they are, what has to be compared, and how tensors are compared.
+//! Golden files: finds them, checks that all are compared, and compares tensors.
 //!
 //! Every test compares all files of its kind in the project's own folder and, if `CLIP_DISTILL_GOLDEN` names a folder,
 //! all files of its kind in that folder too. A kind without a file is a failure in both.
@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 const KINDS: [&str; 8] =
     ["image-size", "layouts", "losses", "models", "preprocess", "tokenizer", "training", "training-mode"];
 
-/// The scripts and notes that a golden folder may hold besides the kinds.
+/// The scripts and notes that a golden folder may also hold.
 const OTHERS: [&str; 3] = ["README.md", "fill-check.json", "make"];
 
 /// The environment variable that names another golden folder.
@@ -22,7 +22,7 @@ pub const VARIABLE: &str = "CLIP_DISTILL_GOLDEN";
 /// A golden file or folder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Golden {
-    /// Where it is.
+    /// The path of the file or folder.
     pub path: PathBuf,
     /// Path relative to its golden folder, without extension: `models/openai/rn50`.
     pub name: String,
@@ -56,7 +56,7 @@ fn kind_of(folder: &str) -> Option<&'static str> {
 /// Returns the folders of a kind, sorted by name.
 ///
 /// # Panics
-/// If a golden folder has no folder of this kind, or holds something of an unknown kind.
+/// If a golden folder has no folder of this kind, or contains an entry of an unknown kind.
 pub fn folders(kind: &str) -> Vec<Golden> {
     let mut found = Vec::new();
     for (root, own) in roots() {
@@ -66,13 +66,13 @@ pub fn folders(kind: &str) -> Vec<Golden> {
             let entry = entry.unwrap();
             let name = entry.file_name().into_string().unwrap();
             match kind_of(&name) {
-                Some(its) if its == kind => found.push(Golden { path: entry.path(), name, own }),
+                Some(its_kind) if its_kind == kind => found.push(Golden { path: entry.path(), name, own }),
                 Some(_) => {}
                 None if OTHERS.contains(&name.as_str()) => {}
-                None => panic!("{} is of no known kind: {KINDS:?}", entry.path().display()),
+                None => panic!("{} does not belong to a known kind: {KINDS:?}", entry.path().display()),
             }
         }
-        assert!(found.len() > before, "{} has nothing of the kind `{kind}` to compare", root.display());
+        assert!(found.len() > before, "{} has no files of the kind `{kind}`", root.display());
     }
     found.sort();
     found
@@ -81,7 +81,7 @@ pub fn folders(kind: &str) -> Vec<Golden> {
 /// Returns all files of a kind with this extension, sorted.
 ///
 /// # Panics
-/// As [`folders`], and if a folder of this kind has no such file.
+/// Like [`folders`], and if a folder of this kind has no such file.
 pub fn files(kind: &str, extension: &str) -> Vec<Golden> {
     fn walk(folder: &Golden, extension: &str, found: &mut Vec<Golden>) {
         for entry in std::fs::read_dir(&folder.path).unwrap() {
@@ -105,7 +105,7 @@ pub fn files(kind: &str, extension: &str) -> Vec<Golden> {
     found
 }
 
-/// The names that a test compared, to be checked against the names that it has to compare.
+/// Records the names that a test compared, to check that it compared all expected ones.
 #[derive(Debug)]
 pub struct Coverage {
     kind: &'static str,
@@ -114,12 +114,12 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Starts with nothing compared.
+    /// Creates an empty record.
     pub fn new(kind: &'static str) -> Self {
         Coverage { kind, own: BTreeSet::new(), others: 0 }
     }
 
-    /// Notes that `name` of a golden file was compared.
+    /// Records that `name` of a golden file was compared.
     pub fn add(&mut self, golden: &Golden, name: impl Into<String>) {
         let name = name.into();
         if !golden.own {
@@ -130,15 +130,15 @@ impl Coverage {
         }
     }
 
-    /// Prints how many were compared, and fails unless exactly `expected` were in the project's own folder.
+    /// Prints the number of compared names, and fails unless those of the project's own folder are exactly `expected`.
     #[track_caller]
     pub fn assert_exactly<S: AsRef<str>>(&self, expected: impl IntoIterator<Item = S>) {
         println!("{}: {} compared, and {} of {VARIABLE}", self.kind, self.own.len(), self.others);
         let expected = expected.into_iter().map(|name| name.as_ref().to_string()).collect::<BTreeSet<_>>();
         let missing = expected.difference(&self.own).collect::<Vec<_>>();
-        assert!(missing.is_empty(), "{}: expected and not compared: {missing:?}", self.kind);
+        assert!(missing.is_empty(), "{}: expected, but not compared: {missing:?}", self.kind);
         let unknown = self.own.difference(&expected).collect::<Vec<_>>();
-        assert!(unknown.is_empty(), "{}: compared and not in the list: {unknown:?}", self.kind);
+        assert!(unknown.is_empty(), "{}: compared, but not in the list: {unknown:?}", self.kind);
     }
 }
 
@@ -155,7 +155,7 @@ pub fn tensors_of(path: &Path, keys: &[&str]) -> HashMap<String, Tensor> {
     found
 }
 
-/// max |found - expected|, and max |expected|.
+/// Returns max |found - expected|, and max |expected|.
 pub fn difference(found: &Tensor, expected: &Tensor) -> (f64, f64) {
     assert_eq!(found.size(), expected.size(), "shapes differ");
     let expected = expected.to_kind(Kind::Double);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_belongs_to_the_longest_kind_that_its_name_begins_with() {
+    fn a_folder_belongs_to_the_longest_matching_kind() {
         assert_eq!(kind_of("training"), Some("training"));
         assert_eq!(kind_of("training-mode"), Some("training-mode"));
         assert_eq!(kind_of("training-2"), Some("training"));
@@ -188,13 +188,13 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "nothing of the kind `absent`")]
+    #[should_panic(expected = "no files of the kind `absent`")]
     fn a_kind_without_a_folder_fails() {
         folders("absent");
     }
 
     #[test]
-    #[should_panic(expected = "expected and not compared: [\"b\"]")]
+    #[should_panic(expected = "expected, but not compared: [\"b\"]")]
     fn a_name_that_was_not_compared_fails() {
         let mut coverage = Coverage::new("test");
         coverage.add(&golden(true), "a");

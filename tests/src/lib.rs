@@ -1,4 +1,4 @@
-//! What the workspace's integration tests share: the golden folder, the named fill, comparisons.
+//! Helpers of the workspace's integration tests: golden files, named tensors, tiny models and recipes.
 
 pub mod fill;
 pub mod golden;

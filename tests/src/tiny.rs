@@ -8,7 +8,7 @@ use trainer::run::metrics::{StepLine, read_steps};
 
 use crate::fill;
 
-/// A dual encoder of a few thousand weights (and CLIP's vocabulary).
+/// Returns the configuration of a dual encoder with a few thousand weights, except for CLIP's large vocabulary.
 pub fn config(image_size: i64, width: i64) -> ClipConfig {
     let json = format!(
         r#"{{"embed_dim": {width}, "vision_cfg": {{"image_size": {image_size}, "layers": 1, "width": {width}, "patch_size": 8, "head_width": 8}},
@@ -25,7 +25,7 @@ pub fn model(parent: &Path, name: &str, config: &ClipConfig, seed: u64) -> PathB
     path
 }
 
-/// A recipe that trains `student` on the emoji for `steps` steps of 8 samples.
+/// Returns a recipe that trains `student` on the emoji for `steps` steps of 8 samples.
 pub fn recipe(student: &Path, steps: u64) -> String {
     format!(
         r#"

@@ -53,6 +53,11 @@ pub(crate) enum Command {
     Reinforce(Reinforce),
     /// List methods and losses with their papers.
     Methods(Methods),
+    /// Print the reference of all settings of recipes, sweeps and suites.
+    ///
+    /// The reference is generated from the program and lists type, default and description of each setting. As a JSON
+    /// schema, it lets editors complete and check the files.
+    Settings(Settings),
     /// Evaluate a model zero-shot on one data set or a suite of them.
     ///
     /// Measures classification or retrieval and prints a table in percent. With --teacher, also compares the model with
@@ -268,6 +273,36 @@ A recipe turns a loss on by its weight, such as losses.crd = 1.0; docs/methods.m
 pub(crate) struct Methods {
     #[command(flatten)]
     pub output: Output,
+}
+
+#[derive(Debug, Group)]
+#[command(after_help = "\
+Examples:
+  clip-distill settings recipe
+  clip-distill settings recipe --json-schema > recipe.schema.json")]
+pub(crate) struct Settings {
+    /// Type of file [default: all].
+    pub kind: Option<FileType>,
+    /// Print the JSON schema of the file.
+    #[arg(long, requires = "kind")]
+    pub json_schema: bool,
+    /// Fail unless the generated parts of this Markdown file are up to date.
+    #[arg(long, value_name = "FILE", conflicts_with = "json_schema")]
+    pub check: Option<PathBuf>,
+    /// Update the generated parts of this Markdown file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json_schema", "check"])]
+    pub write: Option<PathBuf>,
+}
+
+/// Type of file with settings.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum FileType {
+    /// Training runs (clip-distill train).
+    Recipe,
+    /// A comparison of runs (clip-distill sweep).
+    Sweep,
+    /// Data sets (clip-distill evaluate --suite).
+    Suite,
 }
 
 /// Arguments that exclude the options of a single data set.

@@ -16,11 +16,12 @@ use crate::{DamageKind, Error, Result};
 /// # Ok::<(), data_pipeline::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ErrorPolicy {
     /// Stops at the first damaged sample.
     Fail,
-    /// Replaces a damaged sample by the next one in order, up to a fraction of damaged samples.
+    /// Replaces a damaged sample by the next one, up to `max_fraction` of the samples, and of the bytes in broken shards.
     Skip {
         /// Largest fraction of damaged samples, 0..=1.
         max_fraction: f64,

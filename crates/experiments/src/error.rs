@@ -20,7 +20,7 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// A sweep file with a setting that cannot work.
+    /// A sweep file with an invalid setting.
     #[error("sweep `{origin}`: {reason}")]
     Sweep {
         /// The sweep file, or one of its cells.
@@ -28,7 +28,7 @@ pub enum Error {
         /// The problem and the remedy.
         reason: String,
     },
-    /// A damaged file of results.
+    /// A damaged results file.
     #[error("`{path}` is damaged: {reason}")]
     Results {
         /// The file.
@@ -50,13 +50,19 @@ pub enum Error {
     /// A worker of [`crate::run_cells`] panicked.
     #[error("a worker that runs cells panicked")]
     Worker,
+    /// A page whose reference of settings is missing or out of date.
+    #[error("{reason}")]
+    Reference {
+        /// The problem and the remedy.
+        reason: String,
+    },
     /// An error of a recipe, a plan or a run.
     #[error(transparent)]
     Trainer(#[from] trainer::Error),
-    /// An error in a model's configuration or in writing a file.
+    /// An error in a model's configuration.
     #[error(transparent)]
     Model(#[from] clip_model::Error),
-    /// A sweep file that is not UTF-8.
+    /// A sweep file that cannot be read or is not UTF-8.
     #[error(transparent)]
     Data(#[from] data_pipeline::Error),
 }

@@ -3,6 +3,7 @@
 
 mod error;
 mod report;
+pub mod settings;
 mod sweep;
 
 pub use error::{Error, Result};

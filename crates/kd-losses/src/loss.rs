@@ -284,6 +284,12 @@ impl Loss {
         self.kind().deserialize(from)
     }
 
+    /// Returns the JSON schema of the loss's own settings. Does not include aliases, which [`Loss::setting_keys`] lists.
+    #[cfg(feature = "schema")]
+    pub fn settings_schema(self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        self.kind().schema(generator)
+    }
+
     pub(crate) fn kind(self) -> Kind {
         self.entry().settings
     }

@@ -6,15 +6,16 @@ use crate::{Error, Result};
 
 /// The curve of a weight from its start to its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Curve {
-    /// Constant, and 0 outside its steps.
+    /// The weight is constant from `from` on, and 0 from `until` on.
     #[default]
     Constant,
-    /// Linear, then constant at the end value.
+    /// The weight changes linearly from `weight` to `end`, then stays there.
     Linear,
-    /// Half a cosine, then constant at the end value.
+    /// The weight changes along half a cosine from `weight` to `end`, then stays there.
     Cosine,
 }
 
@@ -100,6 +101,7 @@ impl WeightSchedule {
 
 /// A point in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum When {
     /// A number of steps.
@@ -130,22 +132,25 @@ impl Default for When {
 
 /// The weight of a term as a file sets it, before the number of steps is known. All losses have these settings.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct WeightSettings {
-    /// The weight at the first step.
+    /// Weight at the first step, at least 0.
     #[serde(rename = "weight")]
     pub start: f64,
-    /// How the weight changes over the run.
+    /// Curve of the weight over the run.
     #[serde(rename = "schedule", default)]
     pub shape: Curve,
-    /// The weight at the end of a schedule that is not constant.
+    /// Weight at the end; not with `schedule = "constant"`.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = 0.0)))]
     #[serde(default, skip_serializing_if = "is_zero")]
     pub end: f64,
-    /// First step with a nonzero weight.
+    /// First step with a weight: a number of steps, or with a decimal point a fraction of the run (1.0 is its end).
+    #[cfg_attr(feature = "schema", schemars(extend("default" = 0)))]
     #[serde(default, skip_serializing_if = "When::is_start")]
     pub from: When,
-    /// End of the schedule; default: the last step.
+    /// Step that reaches `end`, as in `from`; a constant weight is 0 from here on. Default: the end of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<When>,
 }

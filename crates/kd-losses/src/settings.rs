@@ -2,6 +2,8 @@
 //!
 //! A new kind of settings is a struct that implements [`KindSettings`], and a line in the list of `kinds!`.
 
+#[cfg(feature = "schema")]
+use schemars::JsonSchema as _;
 use serde::de::DeserializeOwned;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -24,10 +26,15 @@ trait KindSettings: Default + Serialize + DeserializeOwned {
 
 /// Settings of [`Loss::Hinton`](crate::Loss::Hinton).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct HintonSettings {
-    /// Temperature of the class distributions; default: [`HintonSettings::TEMPERATURE`].
+    /// Temperature of the class distributions: a number, or a list of one.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "OneOrMany", extend("default" = HintonSettings::TEMPERATURE))
+    )]
     #[serde(
         rename = "temperatures",
         alias = "temperature",
@@ -35,64 +42,83 @@ pub struct HintonSettings {
         skip_serializing_if = "Option::is_none"
     )]
     pub temperature: Option<f64>,
-    /// Number of classes that a step draws from the list; default: all.
+    /// Number of classes drawn per step, at least 2. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes_per_step: Option<usize>,
 }
 
 /// Settings of [`Loss::Vocabulary`](crate::Loss::Vocabulary).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct VocabularySettings {
-    /// Temperatures; if empty, [`structure::TEMPERATURES`].
+    /// Temperatures of the similarity distributions, whose losses are averaged: a list, or one number.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "OneOrMany", extend("default" = structure::TEMPERATURES))
+    )]
     #[serde(alias = "temperature", deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub temperatures: Vec<f64>,
-    /// Number of classes that a step draws from the list; default: all.
+    /// Number of classes drawn per step, at least 2. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes_per_step: Option<usize>,
 }
 
 /// Settings of [`Loss::Gram`](crate::Loss::Gram) and its blocks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct GramSettings {
-    /// Temperatures; if empty, [`structure::TEMPERATURES`].
+    /// Temperatures of the similarity distributions, whose losses are averaged: a list, or one number.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "OneOrMany", extend("default" = structure::TEMPERATURES))
+    )]
     #[serde(alias = "temperature", deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub temperatures: Vec<f64>,
 }
 
 /// Settings of [`Loss::Anchors`](crate::Loss::Anchors) and its parts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct AnchorSettings {
-    /// Temperatures; if empty, [`structure::TEMPERATURES`].
+    /// Temperatures of the similarity distributions, whose losses are averaged: a list, or one number.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "OneOrMany", extend("default" = structure::TEMPERATURES))
+    )]
     #[serde(alias = "temperature", deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub temperatures: Vec<f64>,
-    /// Number of pairs in the bank, which the losses share; default: the others' number, or
-    /// [`AnchorSettings::COUNT`].
+    /// Number of pairs in the bank, which `anchors` and its parts share; the largest value holds.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = AnchorSettings::COUNT)))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<usize>,
 }
 
 /// Settings of [`Loss::Mfd`](crate::Loss::Mfd).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct MfdSettings {
-    /// Fraction of the patches that are masked for the student; default: [`MfdSettings::MASKED`].
+    /// Fraction of the patches that are hidden from the student, between 0 and 1.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = MfdSettings::MASKED)))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub masked: Option<f64>,
 }
 
 /// Settings of [`Loss::Hidden`](crate::Loss::Hidden).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct HiddenSettings {
-    /// Number of blocks of each tower to compare; default: [`HiddenSettings::LAYERS`], or all of a tower with fewer.
+    /// Number of blocks of each tower to compare, at least 1; all of a tower with fewer.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = HiddenSettings::LAYERS)))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<usize>,
 }
@@ -307,6 +333,15 @@ macro_rules! kinds {
                 }
             }
 
+            /// Returns the JSON schema of the settings. Does not include aliases.
+            #[cfg(feature = "schema")]
+            pub(crate) fn schema(self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                match self {
+                    Kind::Plain => NoSettings::json_schema(generator),
+                    $(Kind::$kind => $settings::json_schema(generator),)*
+                }
+            }
+
             pub(crate) fn deserialize<'de, D: Deserializer<'de>>(self, from: D) -> Result<LossSettings, D::Error> {
                 Ok(match self {
                     Kind::Plain => {
@@ -375,6 +410,7 @@ kinds! {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct NoSettings {}
 
@@ -406,16 +442,19 @@ fn at_least(key: &str, number: Option<usize>, least: usize) -> Result<()> {
 
 /// Reads a list of temperatures; a single one needs no brackets.
 fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a temperature is a number, or a list of numbers")]
-    enum Either {
-        One(f64),
-        Many(Vec<f64>),
-    }
-    Ok(match Either::deserialize(from)? {
-        Either::One(value) => vec![value],
-        Either::Many(values) => values,
+    Ok(match OneOrMany::deserialize(from)? {
+        OneOrMany::One(value) => vec![value],
+        OneOrMany::Many(values) => values,
     })
+}
+
+#[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(inline))]
+#[serde(untagged, expecting = "a temperature is a number, or a list of numbers")]
+enum OneOrMany {
+    One(f64),
+    Many(Vec<f64>),
 }
 
 /// A single temperature, which files may write as a list of one.

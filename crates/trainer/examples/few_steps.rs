@@ -1,4 +1,4 @@
-//! Trains the smallest preset on the embedded emoji for a few steps and prints where the run is.
+//! Trains the smallest preset on the embedded emoji for a few steps, and prints its scores and the run folder.
 //!
 //! Run with `cargo run --release -p trainer --example few_steps`.
 

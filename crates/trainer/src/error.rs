@@ -100,7 +100,7 @@ pub enum Error {
         reason: String,
     },
     /// A tensor of a checkpoint that is missing or has another shape.
-    #[error("the {part} of the checkpoint do not fit: `{name}` is missing or has another shape")]
+    #[error("the {part} of the checkpoint do not match: `{name}` is missing or has another shape")]
     StateShape {
         /// The part of the checkpoint.
         part: &'static str,
@@ -122,14 +122,16 @@ pub enum Error {
         name: String,
     },
     /// An architecture preset for a model that states its own architecture.
-    #[error("the architecture `{arch}` applies only to a bare weight file, and `{name}` is not one: leave it out")]
+    #[error(
+        "the architecture `{arch}` applies only to a bare weight file, and `{name}` is not one: leave it out"
+    )]
     NotAWeightFile {
         /// The preset.
         arch: String,
         /// The name of the model.
         name: String,
     },
-    /// A requested stop before the first step, while a store was being written.
+    /// A stop was requested while a store of teacher embeddings was being written, before the first step.
     #[error("stopped while writing the store of the teacher's embeddings; the same command resumes")]
     Interrupted,
     /// The loss or a gradient is not a finite number.
@@ -137,9 +139,9 @@ pub enum Error {
         "{what} is {value} at step {step}: check the data, or start again with --restart and a lower optimizer.lr, or with optimizer.clip_norm"
     )]
     NonFinite {
-        /// Loss or gradient norm.
+        /// The quantity: the loss or the gradient norm.
         what: &'static str,
-        /// What it is.
+        /// The value.
         value: f64,
         /// The step (from 0).
         step: u64,

@@ -1,12 +1,13 @@
 //! Training and distillation of CLIP models.
 //!
 //! 1. A [`recipe`] file is resolved into runs.
-//! 2. A [plan](run::plan) tells what a run will cost before it starts.
+//! 2. A [plan](run::plan) estimates the cost of a run before it starts.
 //! 3. The [`run`] loop feeds batches of the data pipeline to the training [`step`], which learns from frozen
 //!    [teachers](teacher), and writes metrics, checkpoints and evaluations.
-//! 4. A [job](run::job) makes all runs of a file, one after the other.
+//! 4. A [job](run::job) performs all runs of a file, one after the other.
 //!
-//! A [checkpoint](run::checkpoint) holds everything that a resumed run needs to equal an uninterrupted one.
+//! A [checkpoint](run::checkpoint) holds everything that a resumed run needs to give the same result as an
+//! uninterrupted one.
 #![doc = include_str!("../README.md")]
 
 pub mod error;

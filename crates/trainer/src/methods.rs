@@ -1,11 +1,11 @@
 //! The methods that this project implements, each with an example recipe.
 
-/// A published system, or the project's own.
+/// A training or distillation method: a published one, or the project's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Method {
     /// Short name, which is also the name of its recipe.
     pub name: &'static str,
-    /// The signal that transfers the teacher's knowledge.
+    /// Summary of the method: what the student learns from the teacher.
     pub what: &'static str,
     /// The paper.
     pub source: &'static str,
@@ -24,7 +24,7 @@ pub const METHODS: &[Method] = &[
     Method { name: "tinyclip", what: "affinity mimicking", source: "TinyCLIP (Wu et al. 2023)", recipe: "configs/recipes/methods/tinyclip.toml" },
     Method { name: "tinyclip-manual", what: "affinity mimicking, from the leading part of the teacher's weights", source: "TinyCLIP (Wu et al. 2023)", recipe: "configs/recipes/methods/tinyclip-manual.toml" },
     Method { name: "tinyclip-stages", what: "affinity mimicking in stages, each inheriting from the previous one", source: "TinyCLIP (Wu et al. 2023)", recipe: "configs/recipes/methods/tinyclip-stages.toml" },
-    Method { name: "tinyclip-auto", what: "affinity mimicking while learned masks cut the student out of the teacher", source: "TinyCLIP (Wu et al. 2023)", recipe: "configs/recipes/methods/tinyclip-auto.toml" },
+    Method { name: "tinyclip-auto", what: "affinity mimicking while learned masks prune the teacher to the student", source: "TinyCLIP (Wu et al. 2023)", recipe: "configs/recipes/methods/tinyclip-auto.toml" },
     Method { name: "dclip", what: "cosine to a teacher whose images and captions attend to each other", source: "DCLIP", recipe: "configs/recipes/methods/dclip.toml" },
     Method { name: "rkd", what: "relative distances and angles within each modality", source: "RKD (Park et al. 2019)", recipe: "configs/recipes/methods/rkd.toml" },
     Method { name: "clip-rd", what: "relations across teacher and student", source: "CLIP-RD", recipe: "configs/recipes/methods/clip-rd.toml" },

@@ -1,4 +1,4 @@
-//! Reports the progress of long work: as a bar on a terminal, as `tracing` lines elsewhere.
+//! Reports the progress of long operations: as a bar on a terminal, otherwise as `tracing` lines.
 //!
 //! A bar is drawn only if the caller requests it and standard error is a terminal.
 
@@ -29,7 +29,7 @@ pub(crate) struct Progress {
     name: String,
     bar: Option<ProgressBar>,
     /// Steps and seconds of training before this session.
-    begun: (u64, f64),
+    start: (u64, f64),
     steps: u64,
 }
 
@@ -45,7 +45,7 @@ impl Progress {
             bar.set_position(done);
             bar.enable_steady_tick(Duration::from_millis(500));
         }
-        Progress { name: name.into(), bar, begun: (done, seconds), steps }
+        Progress { name: name.into(), bar, start: (done, seconds), steps }
     }
 
     /// Updates the bar.
@@ -77,7 +77,7 @@ impl Progress {
 
     /// Remaining seconds of training, at the mean speed of this session's steps. Excludes evaluations and checkpoints.
     fn left(&self, at: &StepStats) -> f64 {
-        let (steps, seconds) = self.begun;
+        let (steps, seconds) = self.start;
         let done = at.step.saturating_sub(steps).max(1) as f64;
         (at.seconds - seconds) / done * self.steps.saturating_sub(at.step) as f64
     }
@@ -86,8 +86,8 @@ impl Progress {
 /// Describes a step as text. The loss terms are weighted, so they add up to the loss.
 fn line(at: &StepStats, steps: u64, report: &StepReport, left: f64) -> String {
     let mut text = format!("step {}/{steps}, epoch {:.2}, loss {:.4}", at.step, at.epoch, report.loss);
-    for (place, (name, value, weight)) in report.terms.iter().enumerate() {
-        let sign = if place == 0 { '=' } else { '+' };
+    for (index, (name, value, weight)) in report.terms.iter().enumerate() {
+        let sign = if index == 0 { '=' } else { '+' };
         let _ = write!(text, " {sign} {name} {:.4}", value * weight);
     }
     let _ = write!(text, ", {:.1} samples/s, lr {:.2e}, ETA {}", at.rate, report.lr, clock(left));
@@ -120,8 +120,8 @@ pub struct Pace {
     total: Option<u64>,
     done: u64,
     calls: u64,
-    begun: Instant,
-    said: Instant,
+    started: Instant,
+    logged: Instant,
 }
 
 impl Pace {
@@ -135,16 +135,16 @@ impl Pace {
 
     fn silent(what: &str, unit: &'static str, total: Option<u64>) -> Self {
         let now = Instant::now();
-        Pace { what: what.into(), unit, total, done: 0, calls: 0, begun: now, said: now }
+        Pace { what: what.into(), unit, total, done: 0, calls: 0, started: now, logged: now }
     }
 
     /// Counts a batch.
     pub fn add(&mut self, count: u64) {
         self.done += count;
         self.calls += 1;
-        if let Some(line) = self.line(self.said.elapsed()) {
+        if let Some(line) = self.line(self.logged.elapsed()) {
             tracing::info!("{line}");
-            self.said = Instant::now();
+            self.logged = Instant::now();
         }
     }
 
@@ -155,7 +155,7 @@ impl Pace {
             return None;
         }
         let (what, done, unit) = (&self.what, self.done, self.unit);
-        let rate = done as f64 / self.begun.elapsed().as_secs_f64().max(1e-9);
+        let rate = done as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
         Some(match self.total {
             Some(total) => {
                 let left = clock((total - done) as f64 / rate.max(1e-9));
@@ -196,7 +196,7 @@ impl<E: Encoder> Encoder for Counted<'_, E> {
     }
 }
 
-/// Counts items up to a known total: a bar on a terminal, log lines elsewhere.
+/// Counts items up to a known total: a bar on a terminal, otherwise log lines.
 #[derive(Debug)]
 pub(crate) enum Counter {
     Bar(ProgressBar, &'static str),

@@ -12,12 +12,13 @@ const BLOCK: usize = 1024;
 
 /// Settings of the k-NN classifier.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct KnnOptions {
-    /// Number of neighbours that vote; 20. If there are fewer training images, all of them vote.
+    /// Number of neighbours that vote, or all training images if they are fewer.
     pub neighbors: usize,
-    /// Temperature of the vote exp(cosine / temperature); 0.07.
+    /// Temperature of the votes, which are weighted by exp(cosine / temperature).
     pub temperature: f64,
 }
 

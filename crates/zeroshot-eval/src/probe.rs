@@ -10,17 +10,18 @@ use crate::{Error, Result};
 
 /// Settings of the linear probe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ProbeOptions {
-    /// Candidate weights of the L2 penalty; 1, 0.1, ... 0.0001. A single weight needs no held-out data.
+    /// Weights of the L2 penalty to select from, on a held-out tenth of the training images; a single one is used as is.
     pub l2: Vec<f64>,
-    /// Maximum number of L-BFGS steps for each weight; 200.
+    /// Maximum number of L-BFGS steps for each weight.
     pub steps: usize,
-    /// Training ends when the largest value of the gradient is this fraction of its value at zero weights; 0.0001. It is a
-    /// fraction because the gradient shrinks with the number of classes.
+    /// Gradient norm (largest absolute value) that ends the training, relative to the norm at zero weights. It is
+    /// relative because gradients shrink with the number of classes.
     pub tolerance: f64,
-    /// Seed of the held-out tenth; 0.
+    /// Seed that draws the held-out tenth.
     pub seed: u64,
 }
 

@@ -59,22 +59,25 @@ pub struct StoredEmbeddings<'a> {
     pub logit_scale: Option<f64>,
 }
 
-/// Settings of [`evaluate_stored`]. Each metric also needs its embeddings in [`StoredEmbeddings`].
+/// Settings of an evaluation.
+///
+/// A part that is `None` is left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct StoredOptions {
-    /// Number of bins of the calibration; 15.
+    /// Number of bins of the calibration error.
     pub bins: usize,
-    /// Maximum number of confused pairs; 10.
+    /// Number of confused class pairs to list.
     pub confused: usize,
-    /// Settings of the k-NN classifier; `None` turns it off.
+    /// Classification by the nearest training images.
     #[cfg(feature = "knn")]
     pub knn: Option<KnnOptions>,
-    /// Settings of the linear probe; `None` turns it off.
+    /// Linear probe on the training images.
     #[cfg(feature = "probe")]
     pub probe: Option<ProbeOptions>,
-    /// Settings of the fidelity metrics; `None` turns them off.
+    /// Comparison of a student with its teacher.
     pub fidelity: Option<FidelityOptions>,
 }
 

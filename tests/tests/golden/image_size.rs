@@ -1,4 +1,4 @@
-//! Image size: weights of one size moved to another give the reference's features.
+//! Image size: weights whose positional embeddings are resized give the reference's features.
 
 use clip_distill_tests::fill;
 use clip_distill_tests::golden::{Coverage, assert_close, files, tensors_of};
@@ -6,7 +6,7 @@ use clip_model::{Clip, ClipConfig, resize, weights};
 use serde_json::Value;
 use tch::Device;
 
-/// A table of positions with a class token, and that of an attention pool.
+/// Positional embeddings with a class token, and those of an attention pool.
 const EXPECTED: [&str; 2] = ["image-size/openai--rn50-at-160", "image-size/openai--vit-b-32-at-160"];
 
 #[test]
@@ -24,8 +24,8 @@ fn resized_towers_agree_with_the_reference() {
         let mut named = named.collect();
 
         let model = Clip::new(&config, Device::Cpu, 0).unwrap();
-        let moved = resize::fit_image_size(model.params(), &mut named).unwrap();
-        assert!(!moved.is_empty(), "{name}: nothing was resized");
+        let resized = resize::fit_image_size(model.params(), &mut named).unwrap();
+        assert!(!resized.is_empty(), "{name}: nothing was resized");
         weights::load(model.params(), &named, &name).unwrap();
         let shape = serde_json::from_value::<Vec<i64>>(golden["image_input"]["shape"].clone()).unwrap();
         let images = fill::unit("input.image", &shape) * golden["image_input"]["scale"].as_f64().unwrap();

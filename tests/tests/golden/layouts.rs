@@ -1,4 +1,4 @@
-//! Published checkpoints: every container and layout gives the expected features (1e-4 of the largest value).
+//! Checkpoint layouts: every container and layout gives the expected features (within 1e-4 of the largest value).
 
 use std::path::PathBuf;
 
@@ -8,10 +8,10 @@ use clip_model::checkpoint::Layout;
 use clip_model::{Clip, ClipConfig, checkpoint, folder};
 use tch::{Device, Kind};
 
-/// The checkpoints that the project holds, with the layout that has to be recognised.
+/// The project's own checkpoints, with the layout that must be detected.
 ///
-/// The folder of a `SiglipModel` is missing, since the widths of SigLIP's towers are fixed: even the smallest file has
-/// 340 MB. The tests of `clip_model::checkpoint` compare its names and shapes.
+/// A folder of a `SiglipModel` is missing. The widths of SigLIP's towers are fixed, so even the smallest file has 340
+/// MB. The tests of `clip_model::checkpoint` compare its names and shapes.
 const EXPECTED: [(&str, Layout); 7] = [
     ("hugging-face-folder", Layout::HuggingFaceClip),
     ("legacy.bin", Layout::OpenClip),
@@ -62,7 +62,7 @@ impl Published {
     }
 }
 
-/// Returns all checkpoints of all `layouts.json`, and fails if a folder holds a file that its list does not name.
+/// Returns the checkpoints of all `layouts.json`. Fails if a folder contains a file that its list does not name.
 fn published() -> Vec<Published> {
     let mut found = Vec::new();
     for golden in folders("layouts") {
@@ -88,7 +88,7 @@ fn published() -> Vec<Published> {
     found
 }
 
-/// The layout that [`EXPECTED`] gives for one of the project's own checkpoints.
+/// Returns the layout that [`EXPECTED`] gives for one of the project's own checkpoints.
 fn expected_layout(name: &str) -> Layout {
     EXPECTED.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("`{name}` is not expected")).1
 }
@@ -120,7 +120,7 @@ fn folders_give_their_features_with_their_own_configuration() {
 }
 
 #[test]
-fn shapes_determine_the_configuration_except_for_the_heads() {
+fn the_configuration_is_inferred_from_shapes_except_for_the_heads() {
     let mut coverage = Coverage::new("configurations of layouts");
     for published in published() {
         let (name, config) = (&published.name, &published.config);

@@ -1,7 +1,7 @@
-//! Losses: value within 1e-5 relative, every gradient within 1e-4 of its largest value.
+//! Losses: values within a relative error of 1e-5, gradients within 1e-4 of their largest value.
 //!
 //! `losses` and `losses-2` are reference values of published losses. `tests/python/golden_losses.py` computes those of
-//! `losses-extra`: the project's own losses, and published ones that the other two leave out.
+//! `losses-extra`: the project's own losses, and published ones that the other two do not contain.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -20,9 +20,9 @@ const SIGLIP_BIAS: f64 = -10.0;
 /// The cases of each loss: embeddings of one width, and of a wider teacher.
 const CASES: [&str; 2] = ["same-width", "wider-teacher"];
 
-/// Losses of the reference files that this project does not have yet, so that their values are read and not compared.
+/// Losses of the reference files that this project does not implement. Their values are not compared.
 ///
-/// A loss that is implemented leaves this list, and any other unknown name fails.
+/// The test fails for any other unknown name, and if a loss of this list is implemented.
 const NOT_IMPLEMENTED: [&str; 10] = [
     "crd_diagonal_t5",
     "crd_off_diagonal_t5",
@@ -36,10 +36,10 @@ const NOT_IMPLEMENTED: [&str; 10] = [
     "sigmoid_kd_bce",
 ];
 
-/// The loss of a name in a golden file.
+/// Returns the loss with this name in a golden file.
 fn loss(name: &str) -> Option<Loss> {
     match name {
-        // The term's temperature is part of the name.
+        // The name contains the temperature.
         "hinton_t4" => Some(Loss::Hinton),
         _ => Loss::all().find(|loss| loss.name() == name.replace('_', "-")),
     }
@@ -79,12 +79,12 @@ impl Case {
         leaf
     }
 
-    /// Unit rows of the teacher.
+    /// Returns named unit embeddings of the teacher.
     fn rows(&self, name: &str, rows: i64) -> Tensor {
         embeddings::normalize(&self.unit(name, &[rows, self.size("teacher_width")]))
     }
 
-    /// Creates the token states of one side, for losses on tokens.
+    /// Creates the token states of one model, for losses on tokens.
     fn tokens(&self, side: &str, make: &mut dyn FnMut(&str, &[i64]) -> Tensor) -> TokenStates {
         let batch = self.size("batch");
         let patches = self.size(&format!("{side}_grid")).pow(2);
@@ -158,16 +158,16 @@ impl Case {
         let masked = (loss == Loss::Mfd).then(|| student("masked_image"));
         let classes = loss.reads_classes().then(|| {
             let count = self.size("classes");
-            let own = self.leaf(leaves, "student_classes", &[count, width]);
-            (embeddings::normalize(&own), self.rows("teacher_classes", count))
+            let student = self.leaf(leaves, "student_classes", &[count, width]);
+            (embeddings::normalize(&student), self.rows("teacher_classes", count))
         });
         let anchors = loss.reads_anchors().then(|| {
             let count = self.size("anchors");
             Embeddings::new(self.rows("anchor_image", count), self.rows("anchor_text", count)).unwrap()
         });
         let tokens = loss.reads_tokens().then(|| {
-            let own = self.tokens("student", &mut |name, shape| self.leaf(leaves, name, shape));
-            (own, self.tokens("teacher", &mut |name, shape| self.unit(name, shape)))
+            let student = self.tokens("student", &mut |name, shape| self.leaf(leaves, name, shape));
+            (student, self.tokens("teacher", &mut |name, shape| self.unit(name, shape)))
         });
 
         let mut student = ModelOutputs::new(&student_rows, &scale);
@@ -214,7 +214,7 @@ fn losses_agree_with_the_reference() {
         for (name, inputs) in by_loss(&reference) {
             let what = format!("{name} of {}", file.path.display());
             if NOT_IMPLEMENTED.contains(&name) {
-                assert!(loss(name).is_none(), "{what}: implemented, and listed as not implemented");
+                assert!(loss(name).is_none(), "{what}: implemented, but listed as not implemented");
                 skipped.insert(name.to_string());
                 continue;
             }
@@ -237,8 +237,8 @@ fn losses_agree_with_the_reference() {
             coverage.add(&file, format!("{name} {case}"));
         }
     }
-    println!("losses: read and not compared, since they are not implemented: {skipped:?}");
-    // Every loss has a reference value; `hinton` has one of its term and one of class logits.
+    println!("losses: not compared, because they are not implemented: {skipped:?}");
+    // Every loss has a reference value. `hinton` has two: one of its term, and one of plain class logits.
     let names = Loss::all().map(|loss| loss.name().replace('-', "_")).chain(["hinton_t4".to_string()]);
     coverage.assert_exactly(names.flat_map(|name| CASES.map(|case| format!("{name} {case}"))));
     assert_eq!(skipped, NOT_IMPLEMENTED.map(String::from).into(), "losses that are not implemented");

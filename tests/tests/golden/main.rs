@@ -1,8 +1,8 @@
 //! Golden tests: outputs of the reference implementations, compared file by file.
 //!
-//! The files are the project's own (`tests/golden`) and, if `CLIP_DISTILL_GOLDEN` names a folder, all files of that
-//! folder too. A test knows the names that the project's own folder has to hold, and fails if one of them was not
-//! compared, if a file holds an unknown name, or if a folder has nothing of its kind.
+//! The files are the project's own (`tests/golden`) and, if `CLIP_DISTILL_GOLDEN` names a folder, the files of that
+//! folder. Each test lists the names that the project's own folder must contain. It fails if one of them was not
+//! compared, if a file contains an unknown name, or if a folder has no files of its kind.
 
 mod image_size;
 mod layouts;

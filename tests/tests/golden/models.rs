@@ -1,4 +1,4 @@
-//! Towers: named weights and inputs in, published embeddings out (1e-4 of the largest value).
+//! Models: towers with named weights and inputs give the reference's embeddings (within 1e-4 of the largest value).
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use clip_model::config::TowerKind;
 use clip_model::{Clip, ClipConfig, presets, weights};
 use tch::{Device, Kind};
 
-/// The models whose reference outputs the project holds.
+/// The models with reference outputs in the project's own folder.
 const EXPECTED: [&str; 13] = [
     "models/clip-kd/efficientnet-b0",
     "models/clip-kd/mobilenetv3-small-100",
@@ -25,7 +25,7 @@ const EXPECTED: [&str; 13] = [
     "models/tinyclip/vit-8m-16-text-3m",
 ];
 
-/// Families of timm's models, by a part of their names.
+/// Families of timm models, by a part of their names.
 const TIMM_FAMILIES: [(&str, &str); 6] = [
     ("resnet18", "ResNet18"),
     ("efficientnet_b0", "EfficientNetB0"),
@@ -35,14 +35,14 @@ const TIMM_FAMILIES: [(&str, &str); 6] = [
     ("siglip", "Siglip"),
 ];
 
-/// The families of a model's two towers and of its activation. Sizes of one family share their code.
+/// Returns the families of a model's towers and its activation. Models of one family share their code.
 fn families(config: &ClipConfig) -> [String; 3] {
     let vision = &config.vision_cfg;
     let image = match vision.tower() {
         TowerKind::Timm => {
             let name = vision.timm_model_name.as_deref().unwrap();
             let family = TIMM_FAMILIES.iter().find(|(part, _)| name.contains(part));
-            family.unwrap_or_else(|| panic!("{name} belongs to no family")).1.to_string()
+            family.unwrap_or_else(|| panic!("{name} does not belong to a family")).1.to_string()
         }
         kind => format!("{kind:?}"),
     };
@@ -108,11 +108,11 @@ fn towers_agree_with_the_reference() {
             };
             assert_close(&logits, &reference["logits_per_image"], 1e-4, &format!("{name}: logits"));
             if model.config().text_cfg.can_trim() {
-                // Cut to the longest text, the same embeddings come out.
+                // Trimming to the longest text does not change the embeddings.
                 let longest = tokens.argmax(1, false).max().int64_value(&[]) + 1;
-                let cut = model.encode_text(&tokens.narrow(1, 0, longest)).unwrap();
-                let what = format!("{name}: text features of cut tokens");
-                assert_close(&cut, &reference["text_features"], 1e-4, &what);
+                let trimmed = model.encode_text(&tokens.narrow(1, 0, longest)).unwrap();
+                let what = format!("{name}: text features of trimmed tokens");
+                assert_close(&trimmed, &reference["text_features"], 1e-4, &what);
             }
         });
         coverage.add(&file, &file.name);
@@ -122,5 +122,5 @@ fn towers_agree_with_the_reference() {
     }
     coverage.assert_exactly(EXPECTED);
     let presets = presets::names().flat_map(|name| families(&presets::get(name).unwrap()));
-    assert_eq!(compared, presets.collect(), "families compared, and families of the presets");
+    assert_eq!(compared, presets.collect(), "compared families, and families of the presets");
 }

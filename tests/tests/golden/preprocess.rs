@@ -1,4 +1,4 @@
-//! The evaluation transform against the reference's crops, with the tolerances that each image names.
+//! Preprocessing: the evaluation transform against the reference's crops, with a tolerance for each image.
 
 use clip_distill_tests::golden::{Coverage, Golden, folders};
 use data_pipeline::image::{Preprocess, decode, eval_pixels};
@@ -28,7 +28,8 @@ const EXPECTED: [&str; 21] = [
     "preprocess-photo-like/odd-251x179.jpg",
 ];
 
-/// Images that PIL resizes by palette index or by 16-bit value, and this project as RGB: decoded, and not compared.
+/// Images that are decoded but not compared: PIL resizes their palette indices or 16-bit values, this project resizes
+/// RGB.
 const NOT_COMPARED: [&str; 2] = ["preprocess/palette-257x400.png", "preprocess/sixteen-bit-gray-240x320.png"];
 
 /// Side of the crops of each image.
@@ -45,20 +46,20 @@ fn compare(folder: &Golden, coverage: &mut Coverage) -> Vec<String> {
     // A crop is named by its picture and size: `photo.jpg@224`.
     let picture = |crop: &str| crop.rsplit_once('@').map_or("", |(file, _)| file).to_string();
     let listed = list.iter().map(|row| row["file"].as_str().unwrap()).collect::<Vec<_>>();
-    let strangers = crops.names().into_iter().filter(|name| !listed.contains(&picture(name).as_str()));
-    let strangers = strangers.collect::<Vec<_>>();
+    let unlisted = crops.names().into_iter().filter(|name| !listed.contains(&picture(name).as_str()));
+    let unlisted = unlisted.collect::<Vec<_>>();
     assert!(
-        strangers.is_empty(),
-        "crops without a row in {}: {strangers:?}",
+        unlisted.is_empty(),
+        "crops without a row in {}: {unlisted:?}",
         root.join("images.json").display()
     );
     let mut compared = 0;
     for row in &list {
         let file = row["file"].as_str().unwrap();
         let image = decode(&std::fs::read(root.join("images").join(file)).unwrap()).unwrap();
-        let own = crops.names().into_iter().filter(|name| picture(name) == file).collect::<Vec<_>>();
-        assert!(!own.is_empty(), "{file} has no crop in {}", root.join("crops.safetensors").display());
-        for name in own {
+        let names = crops.names().into_iter().filter(|name| picture(name) == file).collect::<Vec<_>>();
+        assert!(!names.is_empty(), "{file} has no crop in {}", root.join("crops.safetensors").display());
+        for name in names {
             let crop = crops.tensor(name).unwrap();
             let preprocess = Preprocess::new(crop.shape()[0]);
             let found = eval_pixels(&image, &preprocess).pixels;

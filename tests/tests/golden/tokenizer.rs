@@ -1,4 +1,4 @@
-//! Tokenizer: every row of ids; broken text that the reference repairs first.
+//! Tokenizer: ids of all golden texts, including broken text that the reference repairs (ftfy).
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use data_pipeline::tokenizer::{ClipTokenizer, END_OF_TEXT, Tokenizer};
 /// Context length of the golden rows.
 const CONTEXT: usize = 77;
 
-/// Rows of broken text that come out differently, by their text: none.
+/// Broken texts whose ids may differ from the reference: none.
 const DIFFERENT: &[&str] = &[];
 
 fn rows(path: &Path) -> Vec<(String, Vec<i64>)> {

@@ -1,4 +1,4 @@
-//! Training: whole runs of the reference recipe, compared at every step.
+//! Training: runs of the reference implementation, compared at every step.
 
 use clip_distill_tests::fill;
 use clip_distill_tests::golden::{Coverage, assert_close, files, tensors};
@@ -36,7 +36,7 @@ fn tokens(texts: &Value, context: usize) -> Tensor {
     Tensor::from_slice(&ids).view([texts.len() as i64, context as i64])
 }
 
-/// `<term> + <weight>*<term> + …`, as the files name their objective.
+/// Parses an objective in the form of the golden files: `<term> + <weight>*<term> + …`.
 fn terms(formula: &str) -> Vec<Term> {
     let term = |text: &str| {
         let (weight, name) = text.trim().split_once('*').unwrap_or(("1", text.trim()));
@@ -53,11 +53,11 @@ fn training_agrees_with_the_reference() {
         let name = file.path.display().to_string();
         let golden: Value = serde_json::from_str(&std::fs::read_to_string(&file.path).unwrap()).unwrap();
         let student = build(&golden["student"], &golden["weights_prefix"]["student"]);
-        let guides = (!golden["teacher"].is_null()).then(|| {
+        let teachers = (!golden["teacher"].is_null()).then(|| {
             let model = build(&golden["teacher"], &golden["weights_prefix"]["teacher"]);
             TeacherSignal::live(Teacher::new(model))
         });
-        let guides = guides.into_iter().collect::<Vec<_>>();
+        let teachers = teachers.into_iter().collect::<Vec<_>>();
         let size = student.config().vision_cfg.image_size;
         let context = student.config().text_cfg.context_length as usize;
         let (batch, steps) = (golden["batch_size"].as_i64().unwrap(), golden["steps"].as_u64().unwrap());
@@ -77,10 +77,10 @@ fn training_agrees_with_the_reference() {
             warmup_steps: golden["optimizer"]["warmup"].as_u64().unwrap(),
             total_steps: steps,
         };
-        let widths = guides.iter().map(TeacherSignal::width).collect::<Vec<_>>();
+        let widths = teachers.iter().map(TeacherSignal::width).collect::<Vec<_>>();
         let terms = terms(golden["loss"].as_str().unwrap());
         let objective = Objective::new(&terms, student.config().embed_dim, &widths, Device::Cpu).unwrap();
-        let mut trainee = TrainState::new(student, objective, &config, None).unwrap();
+        let mut state = TrainState::new(student, objective, &config, None).unwrap();
         // "unit('<tag>.image.<step>', …) * 2"
         let input = golden["image_input"].as_str().unwrap();
         let tag = input.split('\'').nth(1).unwrap().replace("<step>", "");
@@ -90,9 +90,10 @@ fn training_agrees_with_the_reference() {
             let lr = schedule.lr_at(step);
             let images = fill::unit(&format!("{tag}{step}"), &[batch, 3, size, size]) * 2.0;
             let tokens = tokens(&golden["texts"][step as usize], context);
-            let teachers = guides.iter().map(|_| TeacherInput::AsStudent).collect();
-            let micro = MicroBatch { student: ViewTensors { images, tokens, boxes: Vec::new() }, teachers };
-            let report = trainee.step(&[micro], &guides, TargetRule::Diagonal, lr).unwrap();
+            let inputs = teachers.iter().map(|_| TeacherInput::AsStudent).collect();
+            let student = ViewTensors { images, tokens, boxes: Vec::new() };
+            let micro = MicroBatch { student, teachers: inputs };
+            let report = state.step(&[micro], &teachers, TargetRule::Diagonal, lr).unwrap();
             assert_eq!(row["step"], step, "{name}: rows are in the order of the steps");
             let term = |name: &str| {
                 let name = name.replace('_', "-");
@@ -105,7 +106,7 @@ fn training_agrees_with_the_reference() {
                     "loss" => (report.loss, 1e-3),
                     "grad_norm" => (report.grad_norm, 5e-3),
                     "logit_scale" => (report.logit_scale, 1e-4),
-                    // Parts of the loss are named by their losses.
+                    // Any other key is the name of a loss term.
                     other => (term(other).unwrap_or_else(|| panic!("{name}: unknown key `{other}`")), 1e-3),
                 };
                 let expected = row[key.as_str()].as_f64().unwrap();
@@ -114,15 +115,15 @@ fn training_agrees_with_the_reference() {
                     "{name}, step {step}: {key} is {found}, expected {expected}"
                 );
             }
-            // The four above, and a loss of a single term may be left without parts.
+            // All keys except the four above are terms. A file with a single term need not list it.
             let parts = keys.len() - 4;
-            let whole = parts == report.terms.len() || (parts == 0 && report.terms.len() == 1);
-            assert!(whole, "{name}, step {step}: not all of {:?} are compared: {keys:?}", report.terms);
+            let is_complete = parts == report.terms.len() || (parts == 0 && report.terms.len() == 1);
+            assert!(is_complete, "{name}, step {step}: not all of {:?} are compared: {keys:?}", report.terms);
         }
         let last = tensors(&file.path.with_extension("safetensors"));
         assert!(!last.is_empty(), "{name}: no weights after the last step");
         for (key, expected) in last {
-            let found = trainee.student.params().get(&key).unwrap();
+            let found = state.student.params().get(&key).unwrap();
             assert_close(found, &expected, 1e-3, &format!("{name}: final {key}"));
         }
         coverage.add(&file, &file.name);

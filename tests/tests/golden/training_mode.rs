@@ -1,10 +1,10 @@
 //! Training mode: loss, every gradient norm and all running statistics of one backward pass.
 //!
-//! Batch statistics over two images make the gradients of some batch norms of RN50 sums that nearly
-//! cancel: float32 rounding alone moves their norms by up to 0.7 % between instruction sets and numbers
-//! of threads (the same pass in float64 is as far from the reference as that). So the comparison runs in
-//! a process of its own with kernels near the reference's, AVX2 on one thread: there a machine of the
-//! reference's kind agrees within 0.2 % everywhere, and another in all but a few batch norms.
+//! With batch statistics over two images, the gradients of some batch norms of RN50 are sums whose terms nearly cancel.
+//! Their norms differ by up to 0.7 % between instruction sets and numbers of threads, from float32 rounding alone; a
+//! pass in float64 differs from the reference by as much. Therefore the comparison runs in a separate process with
+//! kernels like the reference's: AVX2 on one thread. On the reference's kind of machine, all gradients then agree
+//! within 0.2 %; on other machines, all but those of a few batch norms do.
 
 use clip_distill_tests::fill;
 use clip_distill_tests::golden::{Coverage, files};
@@ -12,7 +12,7 @@ use clip_model::{Clip, ClipConfig, weights};
 use serde_json::Value;
 use tch::{Device, Kind};
 
-/// The image towers whose backward pass is compared: all but SigLIP's, which the references do not train.
+/// The image towers whose backward pass is compared. SigLIP's is missing, because the references do not train it.
 const EXPECTED: [&str; 7] = [
     "training-mode/clip-kd--efficientnet-b0",
     "training-mode/clip-kd--mobilenetv3-small-100",
@@ -29,9 +29,9 @@ const KERNELS: [(&str, &str); 3] =
 #[test]
 fn gradients_and_running_statistics_agree_with_the_reference() {
     if KERNELS.iter().any(|(key, value)| std::env::var(key).as_deref() != Ok(value)) {
-        let mut own = std::process::Command::new(std::env::current_exe().unwrap());
-        own.args(["--exact", "training_mode::gradients_and_running_statistics_agree_with_the_reference"]);
-        let status = own.arg("--nocapture").envs(KERNELS).status().unwrap();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "training_mode::gradients_and_running_statistics_agree_with_the_reference"]);
+        let status = child.arg("--nocapture").envs(KERNELS).status().unwrap();
         assert!(status.success(), "the comparison failed; see above");
         return;
     }
@@ -68,7 +68,7 @@ fn gradients_and_running_statistics_agree_with_the_reference() {
             if off <= (2e-3 * expected).max(floor) {
                 continue;
             }
-            // Only a batch norm has such a sum, never a convolution or a projection.
+            // Only the gradients of batch norms are such sums, not those of convolutions or projections.
             let layer = key.rsplit_once('.').map_or("", |(layer, _)| layer);
             let of_batch_norm = model.params().get(&format!("{layer}.running_mean")).is_some();
             assert!(
@@ -77,7 +77,7 @@ fn gradients_and_running_statistics_agree_with_the_reference() {
             );
             rounded.push(key);
         }
-        // A mistake moves many of them, and rounding few.
+        // A bug would affect many gradients, rounding only a few.
         assert!(rounded.len() * 10 <= norms.len(), "{name}: {rounded:?} are more than 0.2 % off");
         let with_gradient =
             model.params().iter().filter(|p| p.name.starts_with("visual.") && p.tensor.grad().defined());

@@ -1,4 +1,4 @@
-//! Whole training runs on tiny models: what a run folder holds, stopping and resuming, accumulation, views.
+//! Complete training runs on tiny models: run folders, resuming, losses, methods, pruning, stores and sweeps.
 
 mod dclip;
 mod inherit;
@@ -12,7 +12,7 @@ mod sweeps;
 mod tokens;
 mod towers;
 
-/// For recipes that refer to no other run of their file.
+/// Returns no run models, for recipes that do not refer to another run of their file.
 fn no_models() -> trainer::RunModels {
     trainer::RunModels::default()
 }

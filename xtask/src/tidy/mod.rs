@@ -6,7 +6,6 @@ mod architecture;
 mod files;
 mod links;
 mod recipes;
-mod settings;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,7 +32,6 @@ pub(crate) fn run() -> Result<()> {
 /// Returns all findings in a tree; `files` are relative to its root.
 fn check(root: &Path, files: &[PathBuf]) -> Result<Vec<String>> {
     let mut findings = architecture::check(root, files);
-    findings.extend(settings::check(root, files));
     for file in files {
         let name = file.display();
         let path = root.join(file);

@@ -8,6 +8,7 @@ mod evaluate;
 mod inspect;
 mod methods;
 mod reinforce;
+mod settings;
 mod sweep;
 mod tokenize;
 mod train;
@@ -21,6 +22,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Code> {
         Command::Train(args) => train::run(args),
         Command::Sweep(args) => sweep::run(args),
         Command::Reinforce(args) => reinforce::run(args),
+        Command::Settings(args) => settings::run(args),
         Command::Methods(args) => methods::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Convert(args) => convert::run(args),

@@ -275,7 +275,7 @@ fn arch_names_the_preset_of_a_bare_weight_file() {
     assert!(other.contains("bare.safetensors"), "{other}");
     let is_folder =
         failed(&["classify", &place.name("nano"), "--arch", "ViT-T-16", &picture, "--labels", "a,b"]);
-    assert!(is_folder.contains("only to weight files"), "{is_folder}");
+    assert!(is_folder.contains("only to a bare weight file"), "{is_folder}");
 }
 
 #[test]

@@ -13,21 +13,24 @@ const MAX_BOXES: i64 = 64;
 
 /// Configuration of the cross-modal head. The head's width is the CLIP's embed dim.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct CrossModalConfig {
-    /// Number of layers with attention in both directions.
+    /// Number of layers with attention in both directions, 1 to 64.
     pub layers: i64,
-    /// Number of attention heads; must divide the CLIP's embed dim.
+    /// Number of attention heads; must divide the embed dim.
     pub heads: i64,
-    /// MLP inner width as a multiple of the width.
+    /// Inner width of the MLPs relative to the embed dim, above 0 and up to 64.
     pub mlp_ratio: f64,
-    /// Number of crops per side whose embeddings are the regions, each resized to the image size. With 0, the regions
-    /// are the ViT's patch tokens, which need no extra pass.
+    /// Number of crops (tiles) per side whose embeddings are the regions, up to 8, each resized to the image size. With
+    /// 0, the regions are the ViT's patch tokens, which need no extra pass.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = 0)))]
     #[serde(skip_serializing_if = "is_zero")]
     pub crops: i64,
-    /// Maximum number of object boxes per image whose embeddings are the regions, each resized to the image size. An
-    /// image without boxes is its own region. With 0, boxes are not used.
+    /// Maximum number of object boxes per image whose embeddings are the regions, up to 64, each resized to the image
+    /// size; not with `crops`. An image without boxes is its own region. With 0, boxes are not used.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = 0)))]
     #[serde(skip_serializing_if = "is_zero")]
     pub boxes: i64,
 }

@@ -21,16 +21,17 @@ use crate::{Error, Result};
 /// # Ok::<(), data_pipeline::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct AugmentConfig {
-    /// Range of the fraction of the image's area that a crop keeps.
+    /// Range of the crop area, as a fraction of the image area.
     pub scale: [f64; 2],
-    /// Range of a crop's aspect ratio (width / height).
+    /// Range of the crop's aspect ratio (width / height).
     pub ratio: [f64; 2],
     /// Probability of a horizontal flip.
     pub flip: f64,
-    /// Colour jitter; unset for none.
+    /// Colour jitter. Default: none.
     pub color_jitter: Option<ColorJitter>,
     /// Probability of erasing a rectangle (2 % to 33 % of the area) to the mean colour.
     pub erase: f64,
@@ -46,15 +47,16 @@ pub struct AugmentConfig {
 /// # Ok::<(), data_pipeline::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ColorJitter {
-    /// Range of the brightness factor: 1 ± this.
+    /// Range of the brightness factor: 1 ± this, up to 10.
     pub brightness: f64,
-    /// Range of the contrast factor: 1 ± this.
+    /// Range of the contrast factor: 1 ± this, up to 10.
     pub contrast: f64,
-    /// Range of the saturation factor: 1 ± this.
+    /// Range of the saturation factor: 1 ± this, up to 10.
     pub saturation: f64,
-    /// Range of the hue shift: ± this (0.5 is half the colour circle).
+    /// Range of the hue shift: ± this, up to 0.5 (half the colour circle).
     pub hue: f64,
     /// Probability of applying the jitter.
     pub probability: f64,

@@ -111,6 +111,7 @@ pub struct Position {
 
 /// Choice among the captions of a sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum CaptionChoice {
     /// Always the first.

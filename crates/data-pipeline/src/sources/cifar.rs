@@ -23,15 +23,16 @@ const PIXELS: usize = SIDE * SIDE;
 /// assert_eq!(config.split, Split::Test);
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct CifarConfig {
-    /// The unpacked folder (`cifar-10-batches-bin`, `cifar-100-binary`), or the `.tar.gz` archive.
+    /// Unpacked folder of the binary version (`cifar-10-batches-bin`, `cifar-100-binary`), or its `.tar.gz` archive.
     pub path: PathBuf,
     /// Training or test split.
     #[serde(default)]
     pub split: Split,
-    /// CIFAR-100's fine or coarse classes.
+    /// Classes of CIFAR-100; `cifar10` ignores this setting.
     #[serde(default)]
     pub labels: CifarLabels,
     /// Caption templates, with `{}` for the class name.
@@ -74,6 +75,7 @@ impl CifarConfig {
 
 /// Labels of CIFAR-100. CIFAR-10 has one kind of labels and ignores this setting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum CifarLabels {
     /// The 100 classes.

@@ -24,10 +24,11 @@ use crate::{Error, Result};
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "source", rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum SourceConfig {
-    /// Tar shards.
+    /// Tar shards (WebDataset).
     WebDataset(WebDatasetConfig),
     /// A table of image paths and captions.
     Csv(CsvConfig),
@@ -35,20 +36,21 @@ pub enum SourceConfig {
     Folder(FolderConfig),
     /// Images with captions in A. Karpathy's JSON files.
     Karpathy(KarpathyConfig),
-    /// CIFAR-10's binary archive.
+    /// CIFAR-10, from the archive of its binary version.
     Cifar10(CifarConfig),
-    /// CIFAR-100's binary archive.
+    /// CIFAR-100, from the archive of its binary version.
     Cifar100(CifarConfig),
-    /// The embedded emoji; they need the feature `emoji`.
+    /// Emoji with their names, which are part of the program (feature `emoji`).
     Emoji(EmojiConfig),
 }
 
 /// Settings of the embedded emoji.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct EmojiConfig {
-    /// Training concepts, or the held-out ones.
+    /// Training concepts, or the held-out tenth of the concepts.
     #[serde(default)]
     pub split: Split,
 }
@@ -64,6 +66,7 @@ impl EmojiConfig {
 
 /// Training or test split.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
     /// Training samples.

@@ -18,10 +18,11 @@ use crate::{DamageKind, Error, Result, notice, text};
 /// assert_eq!((config.image.as_str(), config.caption.as_str()), ("filepath", "text"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct CsvConfig {
-    /// The table; its first row names the columns.
+    /// Table with column names in its first row.
     pub path: PathBuf,
     /// Column of image paths, relative to the table's folder.
     #[serde(default = "default_image_column")]
@@ -29,7 +30,7 @@ pub struct CsvConfig {
     /// Column of captions.
     #[serde(default = "default_caption_column")]
     pub caption: String,
-    /// Separator of columns [default: a tab for `.tsv`, else a comma].
+    /// Separator of columns, one character. Default: a tab for `.tsv`, else a comma.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub separator: Option<char>,
 }

@@ -24,28 +24,30 @@ const NAMED: usize = 5;
 /// assert_eq!(tuning.every, Some(10));
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct FolderConfig {
-    /// The folder of class folders.
+    /// Folder with a folder of images per class.
     pub root: PathBuf,
-    /// Readable names of the class folders: a table with the columns `folder` and `name`, or a text file with lines
-    /// `folder<TAB>name, other names`.
+    /// Names of the classes: a table with the columns `folder` and `name`, or a `.txt` file with lines
+    /// `folder<TAB>name, other names`. Default: the names of the folders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<PathBuf>,
-    /// For images outside of class folders: a file with lines `image<TAB>class`.
+    /// For images outside of class folders: a file with lines `image<TAB>class folder`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<PathBuf>,
     /// Caption templates, with `{}` for the class name.
     #[serde(default = "super::default_templates")]
     pub templates: Vec<String>,
-    /// Selects every n-th image of each class for `subset`.
+    /// Number n for `subset`; the two keys require each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every: Option<usize>,
-    /// All images, every n-th image, or the rest.
+    /// Images of each class to select.
     #[serde(default)]
     pub subset: FolderSubset,
-    /// Folders or names of classes to leave out.
+    /// Classes to leave out, by folder or name; each must exist.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = [])))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude_classes: Vec<String>,
 }
@@ -102,14 +104,15 @@ impl FolderConfig {
 
 /// The images of a class that a [`FolderConfig`] selects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum FolderSubset {
     /// All images.
     #[default]
     All,
-    /// All images except every n-th.
+    /// All images except every n-th of a class.
     Rest,
-    /// Every n-th image.
+    /// Every n-th image of a class.
     Every,
 }
 

@@ -18,14 +18,15 @@ use crate::{DamageKind, Error, Result, text};
 /// assert_eq!(config.split, KarpathySplit::Test);
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct KarpathyConfig {
     /// File of annotations, such as `dataset_coco.json`.
     pub annotations: PathBuf,
-    /// Folder of images (for COCO: the parent of `train2014` and `val2014`).
+    /// Folder of the images (for COCO: the parent of `train2014` and `val2014`).
     pub images: PathBuf,
-    /// The split.
+    /// The split to read.
     pub split: KarpathySplit,
 }
 
@@ -38,13 +39,14 @@ impl KarpathyConfig {
 
 /// A. Karpathy's splits. COCO's `restval` belongs to the training split, as is common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum KarpathySplit {
-    /// Training.
+    /// Training images, with those of `restval`.
     Train,
-    /// Validation.
+    /// Validation images.
     Val,
-    /// Test.
+    /// Test images.
     Test,
 }
 

@@ -23,18 +23,19 @@ use crate::{DamageKind, Error, Result, notice, text};
 /// assert_eq!(config.caption.as_deref(), Some("captions"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct WebDatasetConfig {
-    /// Path or brace pattern, such as `cc12m/{00000..01242}.tar`; several separated by `::`.
+    /// Tar files: a path or a pattern such as `cc12m/{00000..01242}.tar` or `{a,b}.tar`; several separated by `::`.
     pub shards: String,
-    /// Place of the captions: `txt`, or a key of the `.json` file with a text or a list of texts. If unset:
+    /// Place of the captions: `"txt"`, or a key of the `.json` file with a text or a list of texts. Default:
     /// `captions` in the `.json` file if present, else the `.txt` file, else `caption` in the `.json` file
     /// (img2dataset's key).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caption: Option<String>,
-    /// Place of the object boxes: a key of the `.json` file with a list of `[x, y, width, height]` in pixels of the
-    /// stored image (COCO's form). If unset, no boxes are read. A sample without the key has no boxes.
+    /// Key of the `.json` file with object boxes: a list of `[x, y, width, height]` in pixels of the stored image
+    /// (COCO's form). If unset, no boxes are read. A sample without the key has no boxes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boxes: Option<String>,
 }

@@ -7,7 +7,8 @@ const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 56.0;
 const BOTTOM: f64 = 32.0;
-/// Most colour-blind people can distinguish the first six colours, on light and dark backgrounds (Okabe and Ito).
+/// Colours of lines and bars. The first six (Okabe and Ito) can be distinguished by most colour-blind people, on light
+/// and dark backgrounds.
 const COLORS: [&str; 12] = [
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#7f5fd0", "#a6761d",
     "#66c23a", "#e7298a", "#00b3b3",
@@ -20,7 +21,7 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
 svg{max-width:100%;height:auto}svg text{fill:currentColor;font:12px system-ui,sans-serif}\
 .axis{stroke:currentColor;opacity:.35}.grid{stroke:currentColor;opacity:.12}";
 
-/// Returns a complete page.
+/// Returns a complete HTML page.
 pub(crate) fn page(title: &str, body: &str) -> String {
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>{}</title><style>{STYLE}</style><body>{body}</body></html>\n",
@@ -95,9 +96,9 @@ impl Plot {
     }
 
     fn line(&mut self, points: &[(f64, f64)], style: &str) {
-        let places = points.iter().map(|p| format!("{:.1},{:.1}", self.left(p.0), self.top(p.1)));
-        let places = places.collect::<Vec<_>>().join(" ");
-        self.svg.push_str(&format!("<polyline fill=\"none\" {style} points=\"{places}\"/>"));
+        let coordinates = points.iter().map(|p| format!("{:.1},{:.1}", self.left(p.0), self.top(p.1)));
+        let coordinates = coordinates.collect::<Vec<_>>().join(" ");
+        self.svg.push_str(&format!("<polyline fill=\"none\" {style} points=\"{coordinates}\"/>"));
     }
 }
 
@@ -141,7 +142,7 @@ pub(crate) fn scatter(groups: &[(String, Vec<(f64, f64)>)], front: bool, axis: &
     plot.svg + &title + "</svg>"
 }
 
-/// Returns the points that are better than every cheaper one, from left to right.
+/// Returns the Pareto front: the points that are better than every cheaper one, from left to right.
 fn pareto(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let mut sorted = points.to_vec();
     sorted.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
@@ -165,8 +166,8 @@ pub(crate) fn bars(names: &[String], groups: &[Bars]) -> String {
     let mut svg = open_svg(height + 20.0 * names.len() as f64);
     let largest = groups.iter().flat_map(|(_, values)| values.iter().flatten().map(|(v, spread)| v + spread));
     let scale = (WIDTH - 60.0) / largest.fold(1e-9, f64::max);
-    for (place, (title, values)) in groups.iter().enumerate() {
-        let top = group * place as f64;
+    for (index, (title, values)) in groups.iter().enumerate() {
+        let top = group * index as f64;
         svg.push_str(&format!("<text x=\"0\" y=\"{:.1}\">{}</text>", top + 14.0, escape(title)));
         for (index, value) in values.iter().enumerate() {
             let Some((value, spread)) = value else { continue };
@@ -204,12 +205,12 @@ fn open_svg(height: f64) -> String {
 
 /// Returns a chart as a standalone SVG file, for pages that show only images; empty without a chart.
 pub(crate) fn standalone(chart: &str) -> String {
-    const OWN: &str = "<style>text{fill:#1c1e21;font:12px system-ui,sans-serif}.axis{stroke:#7a7d82}\
+    const SVG_STYLE: &str = "<style>text{fill:#1c1e21;font:12px system-ui,sans-serif}.axis{stroke:#7a7d82}\
         @media(prefers-color-scheme:dark){text{fill:#e6e6e6}}</style>";
     // Outside a page, an SVG needs its namespace.
     let start = "<svg xmlns=\"http://www.w3.org/2000/svg\" ";
     match chart.strip_prefix("<svg ").and_then(|rest| rest.split_once('>')) {
-        Some((attributes, rest)) => format!("{start}{attributes}>{OWN}{rest}\n"),
+        Some((attributes, rest)) => format!("{start}{attributes}>{SVG_STYLE}{rest}\n"),
         None => String::new(),
     }
 }
@@ -224,13 +225,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_front_is_what_nothing_cheaper_beats() {
+    fn the_pareto_front_has_the_points_that_no_cheaper_one_beats() {
         let points = [(3.0, 0.5), (1.0, 0.2), (2.0, 0.6), (2.0, 0.1), (4.0, 0.7)];
         assert_eq!(pareto(&points), [(1.0, 0.2), (2.0, 0.6), (4.0, 0.7)]);
     }
 
     #[test]
-    fn charts_of_little_are_whole() {
+    fn charts_with_little_data_are_complete() {
         for svg in [
             scatter(&[("a <b>".into(), vec![(1.0, 2.0)])], true, "x"),
             scatter(&[], true, "x"),

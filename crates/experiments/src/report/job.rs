@@ -27,7 +27,7 @@ use crate::Result;
 /// ```
 ///
 /// # Errors
-/// [`crate::Error::Model`] if a file cannot be written, [`crate::Error::Trainer`] if a run's metrics cannot be read.
+/// [`crate::Error::Io`] if a file cannot be written, [`crate::Error::Trainer`] if a run's metrics cannot be read.
 pub fn write(job: &Job, out: impl AsRef<Path>, finished: &[(String, Results)]) -> Result<()> {
     let out = out.as_ref();
     let curves = job.runs.iter().map(|recipe| {
@@ -46,8 +46,8 @@ pub fn write(job: &Job, out: impl AsRef<Path>, finished: &[(String, Results)]) -
 /// Returns a table with the results of all runs, and of the teacher if it is not one of them.
 pub fn table(job: &Job, finished: &[(String, Results)]) -> Table {
     let mut reports = finished.iter().map(|(_, results)| results.student.clone()).collect::<Vec<_>>();
-    let own = job.runs.iter().find_map(|recipe| recipe.teachers.first()?.model.as_ref()?.run());
-    let mut teacher = own.and_then(|name| job.runs.iter().position(|recipe| recipe.name == name));
+    let teacher_run = job.runs.iter().find_map(|recipe| recipe.teachers.first()?.model.as_ref()?.run());
+    let mut teacher = teacher_run.and_then(|name| job.runs.iter().position(|recipe| recipe.name == name));
     if teacher.is_none()
         && let Some(external) = finished.iter().find_map(|(_, results)| results.teacher.clone())
     {
@@ -89,14 +89,14 @@ fn markdown(job: &Job, finished: &[(String, Results)]) -> String {
     text + &cost_table(finished).to_markdown()
 }
 
-/// Maximum number of points of a curve; more would not be visible.
+/// Maximum number of points of a curve; more could not be distinguished.
 const POINTS: usize = 300;
 
 /// The caption of the table of best models.
 pub(crate) const BEST: &str = "Best model of the evaluations during and after training; score: mean over the data sets of their main metrics.";
 
-/// Returns the page with the table of results, that of best models (may be empty), the main metrics as bars, and the
-/// training curves of each run.
+/// Returns the HTML page: the tables of results and of best models (may be empty), bars of the main metrics, and the
+/// loss curves of each run.
 fn html(
     name: &str,
     table: &Table,
@@ -126,8 +126,8 @@ fn main_metrics(results: &[(String, Results)]) -> String {
     let names = results.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     let groups = first.student.sets.iter().map(|set| {
         let value = |(_, result): &(String, Results)| {
-            let own = result.student.sets.iter().find(|own| own.set == set.set)?;
-            Some((own.score.main() * 100.0, 0.0))
+            let found = result.student.sets.iter().find(|other| other.set == set.set)?;
+            Some((found.score.main() * 100.0, 0.0))
         };
         (set.set.clone(), results.iter().map(value).collect())
     });
@@ -139,7 +139,7 @@ fn picture(results: &[(String, Results)]) -> String {
     standalone(&main_metrics(results))
 }
 
-/// Returns samples seen and loss: the raw value of a term, or the total without one.
+/// Returns the points of a loss curve: samples seen, and the unweighted value of `term`, or the total loss for `None`.
 pub(crate) fn points(steps: &[StepLine], term: Option<&str>) -> Vec<(f64, f64)> {
     let value = |line: &StepLine| {
         let loss = match term {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_holds_table_and_curves_and_nothing_from_outside() {
+    fn a_page_has_tables_and_curves_without_external_files() {
         let task = r#""task": {"raw": 1.0, "weighted": 1.0}"#;
         let steps = (1..=10).map(|i| step(i * 8, 3.0 / i as f64, task));
         let mut results = Table::new(["a", "b"]).with_numbers(["c"]);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_stands_alone() {
+    fn the_svg_is_a_standalone_file() {
         let score = zeroshot_eval::Score::Classification(zeroshot_eval::Classification {
             top1: 0.25,
             top5: None,
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn many_steps_become_few_points() {
+    fn long_curves_are_averaged_to_few_points() {
         let steps = (0..10_000).map(|i| step(i, 1.0, "")).collect::<Vec<_>>();
         assert!(points(&steps, None).len() <= POINTS);
     }

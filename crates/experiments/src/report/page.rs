@@ -8,7 +8,7 @@ use crate::Result;
 use trainer::run::metrics;
 use zeroshot_eval::Table;
 
-/// Returns the self-contained page.
+/// Returns the page as self-contained HTML.
 pub(super) fn html(sweep: &SweepReport) -> Result<String> {
     let mut body = format!("<h1>{}</h1><p>Report: {}</p>", escape(&sweep.title), escape(&sweep.made));
     for trained in &sweep.trained {
@@ -78,7 +78,7 @@ pub(super) fn picture(sweep: &SweepReport) -> String {
     standalone(&grouped(&all, &main_names(&all), CellResults::main_metric))
 }
 
-/// Draws one group of bars per metric, in percent, with the spread over seeds.
+/// Draws one group of bars per metric, in percent, with the standard deviation over seeds.
 fn grouped<'a>(
     cells: &[&'a CellResults],
     metrics: &[String],
@@ -95,14 +95,14 @@ fn grouped<'a>(
     bars(&names, &metrics.iter().map(group).collect::<Vec<_>>())
 }
 
-/// Returns the mean of the seeds' curves, as long as the shortest one.
+/// Averages the loss curves of all seeds, up to the length of the shortest one.
 fn mean_curve(cell: &CellResults, term: Option<&str>) -> Result<Vec<(f64, f64)>> {
     let curves = cell.folders.iter().map(|folder| Ok(job::points(&metrics::read_steps(folder)?, term)));
     let curves = curves.collect::<Result<Vec<_>>>()?;
     let length = curves.iter().map(Vec::len).min().unwrap_or(0);
-    let mean = |place: usize| {
-        let values = curves.iter().map(|curve| curve[place].1).sum::<f64>();
-        (curves[0][place].0, values / curves.len() as f64)
+    let mean = |index: usize| {
+        let values = curves.iter().map(|curve| curve[index].1).sum::<f64>();
+        (curves[0][index].0, values / curves.len() as f64)
     };
     Ok((0..length).map(mean).collect())
 }

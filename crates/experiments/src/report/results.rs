@@ -18,7 +18,7 @@ use trainer::model::loaded;
 use trainer::run::status::RUN_FILE;
 use trainer::run::{MODEL_FOLDER, REPORT_FILE, Results};
 
-/// Name of the main metric. A sweep that lists the parts of its mean thereby selects its zero-shot sets.
+/// Returns the name of the main metric. A sweep that lists the parts of its mean selects zero-shot sets with them.
 pub(super) fn mean_name(parts: &[MeanPart]) -> &'static str {
     if parts.is_empty() { "mean of the sets" } else { "zero-shot mean" }
 }
@@ -26,10 +26,10 @@ pub(super) fn mean_name(parts: &[MeanPart]) -> &'static str {
 /// Maximum number of classes of a set with a per-class table.
 const FEW_CLASSES: usize = 20;
 
-/// One value per seed.
+/// Values by seed.
 pub type BySeed = BTreeMap<u64, f64>;
 
-/// One cell with all its seeds.
+/// The results of one cell over all its seeds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CellResults {
     /// Name of the cell.
@@ -75,18 +75,18 @@ impl From<(String, BySeed)> for MainMetric {
 }
 
 impl From<MainMetric> for (String, BySeed) {
-    fn from(own: MainMetric) -> Self {
-        (own.name, own.values)
+    fn from(metric: MainMetric) -> Self {
+        (metric.name, metric.values)
     }
 }
 
-/// The recall of a class. Its text is `SET: CLASS`, which is also its form in files.
+/// The key of a class recall. Its text is `SET: CLASS`, which is also its form in files.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct ClassMetric {
     /// The data set.
     pub set: String,
-    /// The class. A second class of one name has ` (2)` after it.
+    /// The class. The second class with the same name ends in ` (2)`.
     pub class: String,
 }
 
@@ -104,8 +104,8 @@ impl From<String> for ClassMetric {
 }
 
 impl From<ClassMetric> for String {
-    fn from(own: ClassMetric) -> Self {
-        own.to_string()
+    fn from(metric: ClassMetric) -> Self {
+        metric.to_string()
     }
 }
 
@@ -126,8 +126,8 @@ impl From<(Metric, f64)> for Predictor {
 }
 
 impl From<Predictor> for (Metric, f64) {
-    fn from(own: Predictor) -> Self {
-        (own.metric, own.correlation)
+    fn from(predictor: Predictor) -> Self {
+        (predictor.metric, predictor.correlation)
     }
 }
 
@@ -145,12 +145,12 @@ pub struct Comparison {
     pub difference: Difference,
 }
 
-/// A sweep's result.
+/// The results of a sweep.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SweepReport {
     /// Name of the sweep.
     pub name: String,
-    /// The question that it answers.
+    /// The question that the sweep answers.
     pub title: String,
     /// Program, machine class and date of the report.
     pub made: String,
@@ -161,15 +161,15 @@ pub struct SweepReport {
     pub mean: Vec<MeanPart>,
     /// The baseline of the differences in tables.
     pub baseline: Option<String>,
-    /// Shared runs and cells in the order of the file; shared ones first.
+    /// The shared runs, in the order of the file.
     pub shared: Vec<CellResults>,
-    /// The cells.
+    /// The cells, in the order of the file.
     pub cells: Vec<CellResults>,
-    /// All pairs of cells on the main metrics.
+    /// The differences between all pairs of cells, for each main metric.
     pub comparisons: Vec<Comparison>,
     /// Correlation of each fidelity metric with the main metric, over all cells and seeds.
     pub predictors: Vec<Predictor>,
-    /// Cells that are not finished.
+    /// Name and seed of the cells that are not finished.
     pub missing: Vec<String>,
 }
 
@@ -189,7 +189,9 @@ impl SweepReport {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Results`] for a damaged file, [`Error::MissingMetric`] if a run lacks a metric that the sweep's mean needs.
+    /// [`Error::Io`] or [`Error::Results`] if the results of a run cannot be read, [`Error::MissingMetric`] if a run
+    /// lacks a metric that the sweep's mean needs, [`Error::Trainer`] or [`Error::Model`] if a model's configuration is
+    /// invalid.
     pub fn read(sweep: &Sweep, made: &str) -> Result<Self> {
         let mut missing = Vec::new();
         // A shared run may have been evaluated on more sets.
@@ -205,15 +207,15 @@ impl SweepReport {
                 let mut results = read_results(&cell.folder)?;
                 results.student.sets.retain(|set| sets.contains(set.set.as_str()));
                 results.details.retain(|found| sets.contains(found.set.as_str()));
-                let place = all.iter().position(|own| own.name == cell.name);
-                let place = match place {
-                    Some(place) => place,
+                let existing = all.iter().position(|results| results.name == cell.name);
+                let index = match existing {
+                    Some(index) => index,
                     None => {
                         all.push(CellResults::new(cell, &results)?);
                         all.len() - 1
                     }
                 };
-                all[place].add(cell, &results, &sweep.mean, needs_mean)?;
+                all[index].add(cell, &results, &sweep.mean, needs_mean)?;
             }
             Ok(all)
         };
@@ -242,7 +244,7 @@ impl SweepReport {
 /// Writes `report.md`, `report.json`, `report.csv`, `report.html` and `report.svg` (the main metrics) into a folder.
 ///
 /// # Errors
-/// [`Error::Io`] if a file cannot be written.
+/// [`Error::Io`] if a file cannot be written, [`Error::Trainer`] if the metrics of a run cannot be read.
 pub fn write_reports(report: &SweepReport, folder: impl AsRef<Path>) -> Result<()> {
     let folder = folder.as_ref();
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
@@ -269,7 +271,7 @@ impl SweepReport {
 impl CellResults {
     /// Returns one value per seed for a main metric.
     pub fn main_metric(&self, name: &str) -> Option<&BySeed> {
-        self.main.iter().find(|own| own.name == name).map(|own| &own.values)
+        self.main.iter().find(|metric| metric.name == name).map(|metric| &metric.values)
     }
 
     fn new(cell: &Cell, results: &Results) -> Result<Self> {
@@ -292,7 +294,7 @@ impl CellResults {
         })
     }
 
-    /// Adds a seed. With `needs_mean`, it must have every part of the mean.
+    /// Adds the results of a seed. With `needs_mean`, they must have every part of the mean.
     fn add(&mut self, cell: &Cell, results: &Results, mean: &[MeanPart], needs_mean: bool) -> Result<()> {
         for set in &results.student.sets {
             for MetricValue { name, value, .. } in set.score.metrics() {
@@ -312,8 +314,8 @@ impl CellResults {
         };
         let sets = results.student.sets.iter().map(|set| (set.set.as_str(), set.score.main()));
         for (name, value) in mean.into_iter().chain(sets) {
-            match self.main.iter_mut().find(|own| own.name == name) {
-                Some(own) => drop(own.values.insert(cell.seed, value)),
+            match self.main.iter_mut().find(|metric| metric.name == name) {
+                Some(metric) => drop(metric.values.insert(cell.seed, value)),
                 None => {
                     let values = BySeed::from([(cell.seed, value)]);
                     self.main.push(MainMetric { name: name.into(), values });
@@ -350,14 +352,14 @@ fn trained_by(folders: &HashSet<&Path>) -> Vec<String> {
         let text = std::fs::read_to_string(folder.join(RUN_FILE)).unwrap_or_default();
         let Ok(run) = serde_json::from_str::<serde_json::Value>(&text) else { continue };
         let machine = &run["machine"];
-        let said = |value: &serde_json::Value| value.as_str().unwrap_or("unknown").to_string();
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or("unknown").to_string();
         let line = format!(
             "{}; {}, {} cores; {}, {}",
-            said(&run["program"]),
-            said(&machine["cpu"]),
+            text(&run["program"]),
+            text(&machine["cpu"]),
             machine["cores"],
-            said(&machine["device"]),
-            said(&machine["precision"]).to_lowercase()
+            text(&machine["device"]),
+            text(&machine["precision"]).to_lowercase()
         );
         *counts.entry(line).or_default() += 1;
     }
@@ -377,7 +379,7 @@ fn main_value(report: &Report, mean: &[MeanPart], label: &str) -> Result<Option<
     } else {
         let value = |part: &MeanPart| {
             let set = report.sets.iter().find(|set| set.set == part.set)?;
-            set.score.metrics().into_iter().find(|own| own.name == part.metric).map(|own| own.value)
+            set.score.metrics().into_iter().find(|found| found.name == part.metric).map(|found| found.value)
         };
         let missing = |part: &MeanPart| Error::MissingMetric {
             cell: label.into(),
@@ -394,6 +396,7 @@ pub(super) fn paired(one: Option<&BySeed>, other: Option<&BySeed>) -> Vec<(f64, 
     one.iter().filter_map(|(seed, value)| Some((*value, *other.get(seed)?))).collect()
 }
 
+/// Compares each pair of different cells on each main metric.
 fn comparisons(cells: &[CellResults]) -> Vec<Comparison> {
     let mut all = Vec::new();
     for one in cells {
@@ -409,6 +412,7 @@ fn comparisons(cells: &[CellResults]) -> Vec<Comparison> {
     all
 }
 
+/// Correlates each fidelity metric with the main metric, the strongest correlation first.
 fn predictors(cells: &[CellResults], mean: &str) -> Vec<Predictor> {
     let cells = cells.iter().collect::<Vec<_>>();
     let correlated = |metric: Metric| {
@@ -422,12 +426,12 @@ fn predictors(cells: &[CellResults], mean: &str) -> Vec<Predictor> {
     found
 }
 
-/// Returns the main metrics in the order of the sets.
+/// Returns the names of all main metrics, in the order of the sets.
 pub(super) fn main_names(cells: &[&CellResults]) -> Vec<String> {
     let mut names = Vec::<String>::new();
-    for own in cells.iter().flat_map(|cell| &cell.main) {
-        if !names.contains(&own.name) {
-            names.push(own.name.clone());
+    for metric in cells.iter().flat_map(|cell| &cell.main) {
+        if !names.contains(&metric.name) {
+            names.push(metric.name.clone());
         }
     }
     names
@@ -446,8 +450,8 @@ pub(super) fn keys<K: Ord + Clone>(
 
 /// Returns the recall of each class that has images. Duplicate class names get a number.
 fn class_recalls(set: &str, classes: &[ClassRecall]) -> Vec<(ClassMetric, f64)> {
-    let row = |(place, class): (usize, &ClassRecall)| {
-        let earlier = classes[..place].iter().filter(|other| other.class == class.class).count();
+    let row = |(index, class): (usize, &ClassRecall)| {
+        let earlier = classes[..index].iter().filter(|other| other.class == class.class).count();
         let number = if earlier > 0 { format!(" ({})", earlier + 1) } else { String::new() };
         let name = format!("{}{number}", class.class);
         Some((ClassMetric { set: set.into(), class: name }, class.recall?))
@@ -520,17 +524,18 @@ mod tests {
         let row = classes.lines().last().unwrap().split('|').map(str::trim).collect::<Vec<_>>();
         assert_eq!(row, ["", "s", "ship", "37.5 ± 17.7", "-", ""]);
     }
+
     #[test]
     fn json_keeps_its_keys() {
-        let mut own = cell("one", &[(1, 0.5)], &[(1, 0.25)]);
-        own.metrics.insert(Metric::new("s", MetricName::Top1), [(1, 0.5)].into());
-        own.per_class.insert("s: ship".to_string().into(), [(1, 1.0)].into());
-        let json = serde_json::to_value(&own).unwrap();
+        let mut results = cell("one", &[(1, 0.5)], &[(1, 0.25)]);
+        results.metrics.insert(Metric::new("s", MetricName::Top1), [(1, 0.5)].into());
+        results.per_class.insert("s: ship".to_string().into(), [(1, 1.0)].into());
+        let json = serde_json::to_value(&results).unwrap();
         assert_eq!(json["main"], serde_json::json!([[MEAN, { "1": 0.5 }]]));
         assert_eq!(json["figures"]["s: top-1"]["1"], 0.5);
         assert_eq!(json["per_class"]["s: ship"]["1"], 1.0);
         assert_eq!(json["fidelity"]["s: images, linear CKA"]["1"], 0.25);
-        assert_eq!(serde_json::from_value::<CellResults>(json).unwrap(), own);
+        assert_eq!(serde_json::from_value::<CellResults>(json).unwrap(), results);
         let part = MeanPart { set: "s".into(), metric: MetricName::Top1 };
         assert_eq!(serde_json::to_value(part).unwrap(), serde_json::json!({ "set": "s", "figure": "top-1" }));
         let predictor = Predictor { metric: Metric::new("s", MetricName::Top1), correlation: 0.5 };

@@ -8,7 +8,7 @@ const T95: [f64; 30] = [
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 ];
 
-/// A mean with its spread.
+/// A mean with its standard deviation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Summary {
@@ -33,7 +33,7 @@ pub struct Difference {
 }
 
 impl Summary {
-    /// Computes the statistics of values; `None` for an empty list.
+    /// Computes mean and standard deviation; `None` for an empty list.
     ///
     /// ```no_run
     /// let summary = experiments::Summary::of(&[1.0, 2.0, 3.0]).unwrap();
@@ -50,16 +50,16 @@ impl Summary {
         Some(Summary { count, mean, deviation })
     }
 
-    /// Computes the statistics of the values of all seeds.
+    /// Computes mean and standard deviation over seeds; `None` without seeds.
     pub fn by_seed(values: &std::collections::BTreeMap<u64, f64>) -> Option<Self> {
         Self::of(&values.values().copied().collect::<Vec<_>>())
     }
 }
 
 impl Difference {
-    /// Computes the statistics of the differences first minus second of pairs; `None` for an empty list.
+    /// Computes the mean of first minus second over pairs, with its confidence interval; `None` for an empty list.
     pub(super) fn of(pairs: &[(f64, f64)]) -> Option<Self> {
-        let differences = pairs.iter().map(|(one, other)| one - other).collect::<Vec<_>>();
+        let differences = pairs.iter().map(|(first, second)| first - second).collect::<Vec<_>>();
         let Summary { count, mean, deviation } = Summary::of(&differences)?;
         let half_width = deviation.map(|deviation| t95(count - 1) * deviation / (count as f64).sqrt());
         Some(Difference { count, mean, half_width })
@@ -71,12 +71,13 @@ impl Difference {
     }
 }
 
-fn t95(freedom: usize) -> f64 {
-    match freedom {
+/// Returns the two-sided 95 % critical value of Student's t.
+fn t95(degrees_of_freedom: usize) -> f64 {
+    match degrees_of_freedom {
         0 => f64::INFINITY,
-        1..=30 => T95[freedom - 1],
-        // From here on, within 0.003 of the exact value.
-        _ => 1.96 + 2.5 / freedom as f64,
+        1..=30 => T95[degrees_of_freedom - 1],
+        // An approximation, within 0.003 of the exact value.
+        _ => 1.96 + 2.5 / degrees_of_freedom as f64,
     }
 }
 

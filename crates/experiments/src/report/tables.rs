@@ -40,7 +40,7 @@ impl SweepReport {
         }
         let set_of = |metric: &zeroshot_eval::Metric| [metric.set.clone(), metric.name.to_string()];
         tables.push(by_set("All metrics in percent", "metric", 100.0, &all, |cell| &cell.metrics, set_of));
-        let class_of = |own: &super::results::ClassMetric| [own.set.clone(), own.class.clone()];
+        let class_of = |metric: &super::results::ClassMetric| [metric.set.clone(), metric.class.clone()];
         tables.push(by_set(
             "Recall of each class in percent",
             "class",
@@ -73,7 +73,7 @@ impl SweepReport {
     fn baseline_table(&self, all: &[&CellResults], baseline: &str) -> Table {
         let columns = main_names(all);
         let title = format!(
-            "Difference to `{baseline}` in points, with the 95 % interval over seeds (paired; * leaves 0 out)"
+            "Difference to `{baseline}` in points, with the 95 % interval over seeds (paired; * excludes 0)"
         );
         let mut table = Table::new(["cell", "seeds"]).with_numbers(&columns).with_title(title);
         for cell in self.cells.iter().filter(|cell| cell.name != baseline) {
@@ -97,7 +97,7 @@ impl SweepReport {
 
     fn predictor_table(&self) -> Table {
         let mean = self.mean_name();
-        let title = format!("Which fidelity goes with the {mean}, over all cells and seeds");
+        let title = format!("Correlation of fidelity metrics with the {mean}, over all cells and seeds");
         let mut table = Table::new(["fidelity", "with"]).with_numbers(["correlation"]).with_title(title);
         for Predictor { metric, correlation } in &self.predictors {
             table.push([metric.to_string().into(), mean.into(), Cell::number(*correlation, 2)]);
@@ -126,7 +126,7 @@ impl SweepReport {
                 add("main", name.clone(), values);
             }
             cell.metrics.iter().for_each(|(metric, values)| add("score", metric.to_string(), values));
-            cell.per_class.iter().for_each(|(own, values)| add("class recall", own.to_string(), values));
+            cell.per_class.iter().for_each(|(class, values)| add("class recall", class.to_string(), values));
             cell.retained.iter().for_each(|(set, values)| add("retained", set.clone(), values));
             cell.fidelity.iter().for_each(|(metric, values)| add("fidelity", metric.to_string(), values));
         }
@@ -139,7 +139,7 @@ fn head(cell: &CellResults) -> [Cell; 2] {
     [cell.name.as_str().into(), cell.seeds.len().into()]
 }
 
-/// Returns a table with a row per metric and a column per cell.
+/// Returns a table with a row per data set and metric, and a column per cell.
 fn by_set<K: Ord + Clone>(
     title: &str,
     what: &str,

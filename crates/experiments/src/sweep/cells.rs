@@ -1,4 +1,4 @@
-//! Runs the cells of a sweep in order, several at once.
+//! Runs the cells of a sweep in order, several in parallel.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,18 +18,18 @@ pub trait Runner: Sync {
     fn run(&self, cell: &Cell, device: Option<&str>, stop: &AtomicBool) -> Result<Ended>;
 }
 
-/// The end of a cell's run.
+/// How a cell's run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It finished and wrote its results.
+    /// The run finished and wrote its results.
     Finished,
-    /// It stopped after writing a checkpoint.
+    /// The run stopped after writing a checkpoint.
     Stopped,
-    /// It failed, for this reason.
+    /// The run failed, for this reason.
     Failed(String),
 }
 
-/// Limits of one session.
+/// Limits of one session of [`run_cells`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Limits<'a> {
@@ -68,7 +68,7 @@ impl<'a> Limits<'a> {
     }
 }
 
-/// The outcome of the cells of one session.
+/// The outcome of one session of [`run_cells`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Finished runs, including those of earlier sessions.
@@ -134,10 +134,10 @@ pub fn run_cells(
                 if limits.stop.load(Ordering::Relaxed) {
                     return Ok(());
                 }
-                // Take the front of the queue and update the count together.
+                // Hold the count's lock while taking a cell, so that the limit is never exceeded.
                 let cell = {
                     let mut begun = begun.lock().unwrap_or_else(PoisonError::into_inner);
-                    if limits.cells.is_some_and(|most| *begun >= most) {
+                    if limits.cells.is_some_and(|limit| *begun >= limit) {
                         return Ok(());
                     }
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();

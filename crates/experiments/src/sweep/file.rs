@@ -1,25 +1,27 @@
-//! Resolves a sweep file into its cells.
+//! Reads a sweep file and resolves it into cells.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use file_ext::sha256_hex;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
-use toml::{Table, Value};
+use toml::Table;
 use zeroshot_eval::MetricName;
 use zeroshot_eval::metric::{CLASSIFICATION_METRICS, RETRIEVAL_METRICS};
 
+use super::cell_builder::{CellBuilder, combinations};
+use crate::settings::RecipeSettings;
 use crate::{Error, Result};
-use trainer::recipe::{EvalTask, Job, ModelRef, Recipe, SharedPath, StoreRef, check_name, load_one, merge};
+use trainer::recipe::{EvalTask, Job, ModelRef, Recipe, check_name};
 use trainer::run::MODEL_FOLDER;
 use trainer::run::plan::Plan;
 use trainer::run::status::{RunStatus, has_model, results};
 
-/// Maximum number of cells; more than any one machine can run.
+/// Maximum number of cells; more than a single machine can run.
 const MAX_CELLS: usize = 10_000;
 
-/// A sweep, resolved.
+/// A resolved sweep file.
 #[derive(Clone, Debug)]
 pub struct Sweep {
     /// Name of the sweep.
@@ -36,14 +38,15 @@ pub struct Sweep {
     pub cells: Vec<Cell>,
 }
 
-/// A part of the main metric.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A metric of a data set, as a part of the main metric.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MeanPart {
     /// Name of the data set.
     pub set: String,
-    /// Name of the metric, as in tables.
+    /// Name of the metric, as in tables; `metric` is an alias of this key.
     #[serde(rename = "figure", alias = "metric")]
+    #[schemars(schema_with = "mean_metric")]
     pub metric: MetricName,
 }
 
@@ -54,11 +57,11 @@ pub struct Cell {
     pub name: String,
     /// The seed.
     pub seed: u64,
-    /// The run. Its references to shared runs are resolved to paths.
+    /// The recipe of the run. References to shared runs are resolved to paths.
     pub recipe: Recipe,
     /// The run folder.
     pub folder: PathBuf,
-    /// The folders of the shared runs that it refers to.
+    /// The folders of the shared runs to which the recipe refers.
     pub requires: Vec<PathBuf>,
 }
 
@@ -67,9 +70,9 @@ pub struct Cell {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum CellState {
-    /// Finished: it has results on its current sets.
+    /// Finished, with results on the current evaluation sets.
     Finished,
-    /// Started, or to be evaluated on other sets.
+    /// Started, or finished with results on other evaluation sets.
     Begun,
     /// Not started.
     Open,
@@ -85,44 +88,71 @@ impl fmt::Display for CellState {
     }
 }
 
-#[derive(Deserialize)]
+/// A sweep file.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct File {
-    name: String,
+pub(crate) struct File {
+    /// Name of the sweep, as in a recipe, but not `cells` or `cache`.
+    pub(super) name: String,
+    /// Title of the report. Default: the name.
     #[serde(default)]
-    title: String,
+    pub(super) title: String,
+    /// Default recipe of the entries.
     #[serde(default)]
-    recipe: Option<PathBuf>,
+    pub(super) recipe: Option<PathBuf>,
+    /// Run of that recipe. Default: the only run.
     #[serde(default)]
-    run: Option<String>,
+    pub(super) run: Option<String>,
+    /// Settings of every cell.
     #[serde(default)]
-    settings: Table,
+    #[schemars(with = "RecipeSettings")]
+    pub(super) settings: Table,
+    /// Default seeds of the cells; `settings` cannot contain `seed`.
     #[serde(default = "one_seed")]
-    seeds: Vec<u64>,
+    pub(super) seeds: Vec<u64>,
+    /// Cell (with its grid values) that differences are computed to.
     #[serde(default)]
-    baseline: Option<String>,
+    pub(super) baseline: Option<String>,
+    /// Metrics whose mean is the main metric, the zero-shot mean; all cells evaluate these sets. Default: the main
+    /// metrics of all sets.
     #[serde(default)]
-    mean: Vec<MeanPart>,
+    pub(super) mean: Vec<MeanPart>,
+    /// Runs that cells depend on.
     #[serde(default)]
-    shared: Vec<Entry>,
-    cells: Vec<Entry>,
+    pub(super) shared: Vec<Entry>,
+    /// Runs to compare.
+    pub(super) cells: Vec<Entry>,
+    /// Table of `"key.path" = [values]`: each cell with all combinations, named `CELL, key.path = value`.
     #[serde(default)]
-    grid: BTreeMap<String, Vec<Value>>,
+    #[schemars(with = "BTreeMap<String, Vec<serde_json::Value>>")]
+    pub(super) grid: BTreeMap<String, Vec<toml::Value>>,
 }
 
-#[derive(Clone, Deserialize)]
+/// A run of a recipe, once per seed.
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Entry {
-    name: String,
+pub(super) struct Entry {
+    /// Unique name of the entry.
+    pub(super) name: String,
+    /// Recipe file. Default: the sweep's.
     #[serde(default)]
-    recipe: Option<PathBuf>,
+    pub(super) recipe: Option<PathBuf>,
+    /// Run of the recipe. Default: the sweep's, or the only run of the entry's own recipe.
     #[serde(default)]
-    run: Option<String>,
+    pub(super) run: Option<String>,
+    /// Settings of this entry.
     #[serde(default)]
-    settings: Table,
-    /// The seeds of this entry only. A shared run without seeds has the seed 0.
+    #[schemars(with = "RecipeSettings")]
+    pub(super) settings: Table,
+    /// Seeds of this entry. Default: the sweep's; 0 for a shared run.
     #[serde(default)]
-    seeds: Option<Vec<u64>>,
+    pub(super) seeds: Option<Vec<u64>>,
+}
+
+/// Schema of the metrics that a mean can have.
+fn mean_metric(_: &mut SchemaGenerator) -> Schema {
+    let names = CLASSIFICATION_METRICS.iter().chain(&RETRIEVAL_METRICS).map(ToString::to_string);
+    json_schema!({ "type": "string", "enum": names.collect::<Vec<_>>() })
 }
 
 fn one_seed() -> Vec<u64> {
@@ -130,25 +160,30 @@ fn one_seed() -> Vec<u64> {
 }
 
 impl MeanPart {
-    /// Returns the reason why a cell cannot have this part, as far as its recipe shows.
-    fn problem(&self, cell: &Cell) -> Option<String> {
+    /// Checks that the recipe of a cell evaluates this metric.
+    ///
+    /// # Errors
+    /// The reason, if it does not.
+    fn check(&self, cell: &Cell) -> Result<(), String> {
         let (set, metric) = (&self.set, self.metric);
-        let Some(found) = cell.recipe.eval.sets.iter().find(|own| own.name == *set) else {
-            return Some(format!("its mean has the set `{set}`, which `{}` does not evaluate", cell.name));
+        let Some(found) = cell.recipe.eval.sets.iter().find(|other| other.name == *set) else {
+            return Err(format!("its mean has the set `{set}`, which `{}` does not evaluate", cell.name));
         };
         let known = match found.task {
             EvalTask::Classification => &CLASSIFICATION_METRICS[..],
             EvalTask::Retrieval => &RETRIEVAL_METRICS[..],
         };
         let names = || known.iter().map(MetricName::to_string).collect::<Vec<_>>().join(", ");
-        (!known.contains(&metric))
-            .then(|| format!("its mean has the metric `{metric}` of `{set}`, which has {}", names()))
+        match known.contains(&metric) {
+            true => Ok(()),
+            false => Err(format!("its mean has the metric `{metric}` of `{set}`, which has {}", names())),
+        }
     }
 }
 
 impl Cell {
-    /// Returns its progress; results are sufficient. An unreadable folder counts as started, because its run reports
-    /// the error.
+    /// Returns the progress of the cell. A cell with results is finished even if its model is missing. An unreadable
+    /// folder counts as started, because its run reports the error.
     pub fn state(&self) -> CellState {
         match results(&self.recipe, &self.folder) {
             Ok(RunStatus::Finished(_)) => CellState::Finished,
@@ -157,12 +192,12 @@ impl Cell {
         }
     }
 
-    /// Whether it refers to this shared run.
+    /// Whether the cell refers to this shared run.
     fn requires(&self, shared: &Cell) -> bool {
         self.requires.contains(&shared.folder)
     }
 
-    /// Name and seed, for messages.
+    /// Returns name and seed, for messages.
     pub fn label(&self) -> String {
         format!("{} (seed {})", self.name, self.seed)
     }
@@ -182,7 +217,8 @@ impl Sweep {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Sweep`] if the file or one of its recipes is invalid.
+    /// [`Error::Data`] if the file cannot be read, [`Error::Sweep`] if it is invalid, [`Error::Trainer`] if one of its
+    /// recipes is.
     pub fn load(path: impl AsRef<Path>, over: &Table, out: impl AsRef<Path>) -> Result<Self> {
         let (path, out) = (path.as_ref(), out.as_ref());
         let origin = path.display().to_string();
@@ -198,8 +234,8 @@ impl Sweep {
             ));
         }
         let lists = file.cells.iter().chain(&file.shared).filter_map(|entry| entry.seeds.as_ref());
-        if let Some(problem) = lists.chain([&file.seeds]).find_map(|seeds| seed_problem(seeds)) {
-            return fail(problem);
+        if let Err(reason) = lists.chain([&file.seeds]).try_for_each(|seeds| check_seeds(seeds)) {
+            return fail(reason);
         }
         let entries = file.shared.iter().chain(&file.cells).map(|entry| &entry.settings);
         if entries.chain([&file.settings, over]).any(|table| table.contains_key("seed"))
@@ -241,8 +277,8 @@ impl Sweep {
             return fail(format!("baseline = \"{baseline}\" is not one of its cells"));
         }
         for part in &file.mean {
-            if let Some(problem) = cells.iter().find_map(|cell| part.problem(cell)) {
-                return fail(problem);
+            if let Err(reason) = cells.iter().try_for_each(|cell| part.check(cell)) {
+                return fail(reason);
             }
         }
         let mut names = HashMap::new();
@@ -262,10 +298,10 @@ impl Sweep {
         })
     }
 
-    /// Returns the expected cost of a cell. A missing shared run counts with its planned model.
+    /// Returns the plan of a cell: its steps and cost. A shared run that is not finished counts with its planned model.
     ///
     /// # Errors
-    /// The errors of [`Plan::new`].
+    /// [`Error::Trainer`] with the errors of [`Plan::new`].
     pub fn plan(&self, cell: &Cell) -> Result<Plan> {
         let mut runs = Vec::new();
         let recipe = self.planned(cell, &mut runs);
@@ -297,176 +333,52 @@ impl Sweep {
     /// Returns all runs in execution order, each folder once: first the runs that all cells share, then, for each seed,
     /// its shared runs and its cells. An unfinished sweep can therefore already compare all cells.
     pub fn runs(&self) -> Vec<&Cell> {
-        let of_all = |cell: &Cell| self.shared.iter().filter(|own| own.name == cell.name).count() == 1;
-        let (first, own): (Vec<_>, Vec<_>) = self.shared.iter().partition(|cell| of_all(cell));
-        let rest = || own.iter().copied().chain(&self.cells);
+        let has_one_seed =
+            |cell: &Cell| self.shared.iter().filter(|other| other.name == cell.name).count() == 1;
+        let (first, per_seed): (Vec<_>, Vec<_>) = self.shared.iter().partition(|cell| has_one_seed(cell));
+        let rest = || per_seed.iter().copied().chain(&self.cells);
         let rank = |cell: &Cell| rest().position(|other| other.seed == cell.seed);
         let mut runs = rest().collect::<Vec<_>>();
         runs.sort_by_key(|cell| (rank(cell), !self.is_shared(cell)));
-        let mut seen = std::collections::HashSet::new();
-        first.into_iter().chain(runs).filter(|cell| seen.insert(&cell.folder)).collect()
+        let mut folders = std::collections::HashSet::new();
+        first.into_iter().chain(runs).filter(|cell| folders.insert(&cell.folder)).collect()
     }
 
     /// Whether a run must be performed: its results are missing, or unfinished cells depend on its missing model.
     pub fn is_open(&self, run: &Cell) -> bool {
-        let open = |cell: &Cell| cell.state() != CellState::Finished;
-        let missed = || {
-            let waits = |cell: &Cell| open(cell) && cell.requires(run);
+        let unfinished = |cell: &Cell| cell.state() != CellState::Finished;
+        let lacks_model = || {
+            let waits = |cell: &Cell| unfinished(cell) && cell.requires(run);
             self.is_shared(run) && !has_model(&run.folder) && self.shared.iter().chain(&self.cells).any(waits)
         };
-        open(run) || missed()
+        unfinished(run) || lacks_model()
     }
 
-    /// Whether cells may depend on a run.
+    /// Whether a run is a shared run, on which cells may depend.
     pub fn is_shared(&self, run: &Cell) -> bool {
-        self.shared.iter().any(|own| own.folder == run.folder)
+        self.shared.iter().any(|shared| shared.folder == run.folder)
     }
 }
 
-/// Returns the reason why a list of seeds is invalid, if it is.
-fn seed_problem(seeds: &[u64]) -> Option<String> {
-    let mut seen = std::collections::HashSet::new();
-    let twice =
-        seeds.iter().find(|seed| !seen.insert(**seed)).map(|seed| format!("the seed {seed} is listed twice"));
-    let large = seeds.iter().find(|seed| i64::try_from(**seed).is_err());
-    twice.or_else(|| large.map(|seed| format!("the seed {seed} is above {}", i64::MAX)))
-}
-
-/// Returns every combination of a grid: its suffix for the name, and its settings.
-fn combinations(grid: &BTreeMap<String, Vec<Value>>) -> Vec<(String, Table)> {
-    let mut all = vec![(String::new(), Table::new())];
-    for (key, values) in grid {
-        all = all
-            .iter()
-            .flat_map(|(suffix, settings)| {
-                values.iter().map(move |value| {
-                    let mut settings = settings.clone();
-                    merge(&mut settings, nested(key, value.clone()));
-                    (format!("{suffix}, {key} = {value}"), settings)
-                })
-            })
-            .collect();
+/// Checks that the seeds of a list differ and fit into TOML's integers.
+///
+/// # Errors
+/// The reason, if they do not.
+fn check_seeds(seeds: &[u64]) -> Result<(), String> {
+    let mut unique = std::collections::HashSet::new();
+    if let Some(seed) = seeds.iter().find(|seed| !unique.insert(**seed)) {
+        return Err(format!("the seed {seed} is listed twice"));
     }
-    all
-}
-
-/// Converts `a.b.c = value` to nested tables.
-fn nested(key: &str, value: Value) -> Table {
-    let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
-    let value = rest.map_or(value.clone(), |rest| nested(rest, value).into());
-    Table::from_iter([(first.to_string(), value)])
-}
-
-struct CellBuilder<'a> {
-    path: &'a Path,
-    file: &'a File,
-    over: &'a Table,
-    out: &'a Path,
-    shared: BTreeMap<String, Vec<Cell>>,
-}
-
-impl CellBuilder<'_> {
-    /// Resolves a cell with the settings of the grid, or a shared run, which has only its own settings.
-    fn cell(&self, entry: &Entry, name: &str, seed: u64, grid: Option<&Table>) -> Result<Cell> {
-        let origin = format!("{}, {name}", self.path.display());
-        let own = entry.recipe.as_ref().or(self.file.recipe.as_ref());
-        let recipe =
-            own.ok_or_else(|| Error::sweep(&origin, "no `recipe` is named, here or for the whole sweep"))?;
-        let recipe = self.path.with_file_name("").join(recipe);
-        // An entry with its own recipe has its own runs.
-        let run = entry.run.as_deref().or(match entry.recipe {
-            Some(_) => None,
-            None => self.file.run.as_deref(),
-        });
-        let mut settings = Table::new();
-        let common = grid.map(|grid| [&self.file.settings, grid]);
-        for part in common.into_iter().flatten().chain([&entry.settings, self.over]) {
-            merge(&mut settings, part.clone());
-        }
-        settings.insert("seed".into(), Value::Integer(i64::try_from(seed).unwrap_or(i64::MAX)));
-        settings.insert("name".into(), "cell".into());
-        let written = references(&Value::Table(settings.clone()));
-        let recipe = load_one(&recipe, run, &settings)?;
-        // The hash covers all settings that affect the result. Shared runs contribute their own hash, not their path.
-        let hashed = |cell: &Cell, path: &Path| {
-            PathBuf::from(format!("cell:{}", folder_name(&cell.folder))).join(path)
-        };
-        let named = self.resolve(recipe.clone(), &origin, seed, &hashed)?.0;
-        let identity = named.experiment().identity()?;
-        let identity = toml::to_string(&identity).map_err(|e| Error::sweep(&origin, e.to_string()))?;
-        let id = sha256_hex(identity)[..12].to_string();
-
-        let (mut recipe, requires) =
-            self.resolve(recipe, &origin, seed, &|cell, path| cell.folder.join(path))?;
-        let left = Value::try_from(&recipe).map_err(|e| Error::sweep(&origin, e.to_string()))?;
-        if let Some(text) = references(&left).into_iter().find(|text| written.contains(text)) {
-            let reason = "only the model of a student or teacher, and its store, can be a shared run";
-            return Err(Error::sweep(&origin, format!("`{text}`: {reason}")));
-        }
-        recipe.name = format!("cell-{id}");
-        if recipe.eval.fidelity && recipe.eval.cache.is_none() {
-            recipe.eval.cache = Some(self.out.join("cache"));
-        }
-        Ok(Cell { name: name.into(), seed, folder: self.out.join("cells").join(&id), recipe, requires })
+    match seeds.iter().find(|seed| i64::try_from(**seed).is_err()) {
+        Some(seed) => Err(format!("the seed {seed} is above {}", i64::MAX)),
+        None => Ok(()),
     }
-
-    /// Replaces references to shared runs by the paths that `place` returns. Also returns the folders of these runs.
-    fn resolve(
-        &self,
-        mut recipe: Recipe,
-        origin: &str,
-        seed: u64,
-        place: &dyn Fn(&Cell, &Path) -> PathBuf,
-    ) -> Result<(Recipe, Vec<PathBuf>)> {
-        let mut requires = Vec::new();
-        for (_, model) in recipe.models_mut() {
-            if let ModelRef::Shared(shared) = model {
-                let cell = self.shared_run(shared, origin, seed)?;
-                requires.push(cell.folder.clone());
-                *model = ModelRef::from(place(cell, &shared.path).as_path());
-            }
-        }
-        for store in recipe.stores_mut() {
-            if let StoreRef::Shared(shared) = store {
-                let cell = self.shared_run(shared, origin, seed)?;
-                requires.push(cell.folder.clone());
-                *store = StoreRef::Folder(place(cell, &shared.path));
-            }
-        }
-        Ok((recipe, requires))
-    }
-
-    /// Returns the shared run that a cell with this seed uses.
-    fn shared_run(&self, shared: &SharedPath, origin: &str, seed: u64) -> Result<&Cell> {
-        let fail = |reason: String| Err(Error::sweep(origin, reason));
-        let name = &shared.run;
-        match self.shared.get(name).map(Vec::as_slice) {
-            None | Some([]) => fail(format!("`@{name}` is not an earlier [[shared]] run")),
-            Some([one]) => Ok(one),
-            Some(several) => match several.iter().find(|cell| cell.seed == seed) {
-                Some(cell) => Ok(cell),
-                None => fail(format!("`@{name}` has several seeds, but not {seed}")),
-            },
-        }
-    }
-}
-
-/// Returns all strings that have the form of a reference to a shared run.
-fn references(value: &Value) -> Vec<String> {
-    match value {
-        Value::String(text) if text.starts_with('@') => vec![text.clone()],
-        Value::Array(values) => values.iter().flat_map(references).collect(),
-        Value::Table(table) => table.values().flat_map(references).collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn folder_name(folder: &Path) -> String {
-    folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
+    use trainer::recipe::StoreRef;
+
     use super::*;
 
     const RECIPE: &str = "name = 'base'\nstudent.model = 'ViT-nano-32px'\nlosses.task = 1.0\ntrain = { batch_size = 8, steps = 3 }\n\
@@ -507,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_runs_of_several_seeds_have_their_own_cells() {
+    fn cells_use_the_shared_run_with_their_seed() {
         let text = |seeds: &str| {
             sweep(&format!(
                 "seeds = {seeds}\n[[shared]]\nname = 'all'\n[[shared]]\nname = 'teacher'\nseeds = [1, 2]\nsettings.train.steps = 9\n\
@@ -519,16 +431,17 @@ mod tests {
         let cells = |seed| [("teacher", seed), ("plain", seed), ("crd", seed)];
         assert_eq!(order, [&[("all", 0)][..], &cells(1), &cells(2)].concat());
         for cell in swept.cells.iter().filter(|cell| cell.name == "crd") {
-            let own = swept.shared.iter().find(|own| own.name == "teacher" && own.seed == cell.seed).unwrap();
+            let teacher =
+                swept.shared.iter().find(|run| run.name == "teacher" && run.seed == cell.seed).unwrap();
             let model = cell.recipe.teachers[0].model.clone();
-            assert_eq!(model, Some(ModelRef::from(own.folder.join("model").as_path())));
+            assert_eq!(model, Some(ModelRef::from(teacher.folder.join("model").as_path())));
         }
         let refused = text("[1, 2, 3]").unwrap_err().to_string();
         assert!(refused.contains("`@teacher` has several seeds, but not 3"), "{refused}");
     }
 
     #[test]
-    fn what_is_the_same_has_the_same_folder() {
+    fn equal_experiments_share_a_folder() {
         let ids = |text: &str| {
             let sweep = sweep(text).unwrap();
             sweep.cells.iter().map(|cell| cell.folder.clone()).collect::<Vec<_>>()
@@ -546,11 +459,11 @@ mod tests {
             ))
         };
         assert_eq!(taught(1), taught(1));
-        assert_ne!(taught(1), taught(2), "another teacher makes another student");
+        assert_ne!(taught(1), taught(2), "the teacher affects the student");
     }
 
     #[test]
-    fn a_student_that_cannot_inherit_from_a_model_to_come_is_refused_beforehand() {
+    fn plans_check_inheritance_from_models_that_do_not_exist_yet() {
         let text = "[[shared]]\nname = 't'\nsettings.student.model = 'ViT-micro-32px'\n\
                     [[cells]]\nname = 'a'\nsettings.student.inherit = '@t'";
         let swept = sweep(text).unwrap();
@@ -559,26 +472,26 @@ mod tests {
             refused.contains("image head width") && refused.contains("96") && refused.contains("64"),
             "{refused}"
         );
-        let gone_on = text
+        let chained = text
             .replace("'@t'", "'@u'")
             .replace("[[cells]]", "[[shared]]\nname = 'u'\nsettings.student.model = '@t'\nsettings.student.image_size = 16\n[[cells]]");
-        let swept = sweep(&gone_on).unwrap();
+        let swept = sweep(&chained).unwrap();
         assert_eq!(swept.plan(&swept.shared[1]).unwrap().student.model, "t");
         assert_eq!(swept.plan(&swept.cells[0]).unwrap_err().to_string(), refused);
         let macs = |text: &str| {
             let swept = sweep(text).unwrap();
             swept.plan(swept.cells.last().unwrap()).unwrap().student.image_macs
         };
-        let goes_on = gone_on.replace("student.inherit = '@u'", "student.model = '@u'");
-        let large = goes_on.replace("\nsettings.student.image_size = 16", "");
-        assert!(2 * macs(&goes_on) < macs(&large), "of smaller images, as the run to come has them");
+        let continued = chained.replace("student.inherit = '@u'", "student.model = '@u'");
+        let large = continued.replace("\nsettings.student.image_size = 16", "");
+        assert!(2 * macs(&continued) < macs(&large), "the plan uses the image size of the earlier run");
         let shallow = format!("[settings]\nstudent.model = 'ViT-micro-shallow-32px'\n{text}");
         let swept = sweep(&shallow).unwrap();
         assert_eq!(swept.plan(&swept.cells[0]).unwrap().student.model, "ViT-micro-shallow-32px");
     }
 
     #[test]
-    fn invalid_sweeps_are_refused_with_the_reason() {
+    fn errors_name_what_is_invalid() {
         for (text, part) in [
             ("cells = []", "no cell"),
             ("[[cells]]\nname = 'a'\n[[cells]]\nname = 'a'", "two entries"),

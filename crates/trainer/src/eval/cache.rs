@@ -15,7 +15,7 @@ use crate::eval::suite::SetRows;
 use crate::model::processor::Processor;
 use crate::{Error, Result};
 
-/// The cache, and the identity of the model whose rows it holds.
+/// The cache, and the identity of the model whose embeddings it holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Cache<'a> {
     /// The folder of the cache.
@@ -46,7 +46,7 @@ pub(super) fn cache_file(cache: Cache<'_>, processor: &Processor, set: &OpenSet)
     Ok(cache.folder.join(format!("rows-{name}.safetensors")))
 }
 
-/// The data other than tensors, stored in the file's metadata.
+/// Labels and class names, stored in the file's metadata.
 #[derive(Serialize, Deserialize)]
 struct Facts {
     labels: Option<Vec<usize>>,
@@ -68,8 +68,8 @@ pub(super) fn write(file: &Path, rows: &SetRows) -> Result<()> {
         image_of: rows.texts.as_ref().map(|(_, image_of)| image_of.clone()),
         train_labels: rows.train.as_ref().map(|(_, labels)| labels.clone()),
     };
-    let broken = |e: String| Error::recipe(file.display().to_string(), e);
-    let facts = serde_json::to_string(&facts).map_err(|e| broken(e.to_string()))?;
+    let fail = |e: String| Error::recipe(file.display().to_string(), e);
+    let facts = serde_json::to_string(&facts).map_err(|e| fail(e.to_string()))?;
     let arrays = [
         ("images", Some(&rows.images)),
         ("classes", rows.classes.as_ref()),
@@ -88,7 +88,7 @@ pub(super) fn write(file: &Path, rows: &SetRows) -> Result<()> {
     let metadata = HashMap::from([(FACTS.to_string(), facts)]);
     let file_bytes = views
         .and_then(|views| safetensors::serialize(views, Some(metadata)))
-        .map_err(|e| broken(e.to_string()))?;
+        .map_err(|e| fail(e.to_string()))?;
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     }

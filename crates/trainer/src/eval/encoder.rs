@@ -1,4 +1,4 @@
-//! Zero-shot evaluation of a model on a recipe's data sets.
+//! A model as an encoder for zero-shot evaluation.
 
 use clip_model::Clip;
 use ndarray::{Array2, ArrayView4};
@@ -43,7 +43,7 @@ impl Encoder for ModelEncoder<'_> {
     }
 }
 
-/// Returns only the zero-shot scores of a model on all sets. The report uses `name`.
+/// Evaluates a model on all sets, and returns only its zero-shot scores. `name` is the model's name in the report.
 ///
 /// # Errors
 /// [`crate::Error::Data`] if a set cannot be read, [`crate::Error::Eval`] if nothing can be measured on it.

@@ -14,9 +14,9 @@ use crate::teacher::model::TeacherModel;
 pub(crate) struct Measured {
     /// Scores of the student.
     pub(crate) student: Report,
-    /// Scores of the teacher, unless it is one of the recipe's own runs and is not compared with the student.
+    /// Scores of the teacher, unless it is a run of the same recipe file and is not compared with the student.
     pub(crate) teacher: Option<Report>,
-    /// All measurements of the student on each set.
+    /// All metrics of the student on each set.
     pub(crate) details: Vec<Evaluation>,
 }
 

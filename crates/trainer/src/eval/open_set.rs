@@ -47,13 +47,13 @@ impl OpenSet {
         Ok(OpenSet { config: config.clone(), source, class_names, templates, train })
     }
 
-    /// Name in reports.
+    /// Returns the name of the set in reports.
     pub fn name(&self) -> &str {
         &self.config.name
     }
 
-    /// Returns texts that change with everything that determines the embeddings of a model on this set: settings, data
-    /// and class names.
+    /// Returns the identity of the set: its settings, the fingerprints of its data, and its class names. Equal
+    /// identities give equal embeddings.
     ///
     /// # Errors
     /// [`Error::Data`] if the data cannot be read; [`Error::Recipe`] if TOML cannot represent a setting.
@@ -83,16 +83,16 @@ pub fn open_sets(sets: &[EvalSet], root: &Path) -> Result<Vec<OpenSet>> {
 }
 
 fn class_names(set: &EvalSet, source: &dyn Source, root: &Path) -> Result<Vec<String>> {
-    let own = source.class_names().ok_or_else(|| {
+    let source_names = source.class_names().ok_or_else(|| {
         let reason = "it has no classes: set task = \"retrieval\", or use a folder of class folders";
         Error::recipe(source.name(), reason)
     })?;
-    let Some(list) = &set.class_names else { return Ok(own.to_vec()) };
+    let Some(list) = &set.class_names else { return Ok(source_names.to_vec()) };
     let names = list.names(root)?;
-    if names.len() != own.len() {
+    if names.len() != source_names.len() {
         let reason = format!(
             "it has {} classes, but the class list has {} names: list one name per class",
-            own.len(),
+            source_names.len(),
             names.len()
         );
         return Err(Error::recipe(source.name(), reason));

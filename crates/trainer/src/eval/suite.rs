@@ -1,4 +1,4 @@
-//! Evaluates the data sets of a recipe or a suite file from embeddings that are computed once.
+//! Evaluates the data sets of a recipe or a suite file. The embeddings of a set are computed once for all metrics.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use data_pipeline::evaluation::EvalBatches;
 use data_pipeline::sources::Source;
 use ndarray::{Array2, Array4};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroshot_eval::{
     Classifier, Evaluation, Labels, Report, StoredEmbeddings, StoredOptions, StoredSet, encode_captioned,
@@ -20,17 +21,17 @@ use crate::recipe::{EvalSet, EvalTask};
 use crate::{Error, Result};
 
 /// A suite file: data sets that are evaluated together.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Suite {
-    /// Its name.
+    /// Description of the suite.
     pub name: String,
-    /// Relative paths of the sets start here.
+    /// Folder for relative paths of the sets; `--root` overrides it.
     #[serde(default = "here")]
     pub root: PathBuf,
-    /// The data sets.
+    /// Data sets to evaluate.
     pub sets: Vec<EvalSet>,
-    /// Options of the measurements.
+    /// Settings of the evaluation.
     #[serde(default)]
     pub options: StoredOptions,
 }
@@ -125,7 +126,7 @@ pub fn encode(encoder: &ModelEncoder<'_>, set: &OpenSet, cache: Option<Cache<'_>
     Ok(rows)
 }
 
-/// Computes all measurements of one set from its rows, including fidelity if a teacher's rows are given.
+/// Computes all metrics of one set from its embeddings, including fidelity if a teacher's embeddings are given.
 ///
 /// # Errors
 /// [`Error::Eval`] if nothing can be measured.
@@ -157,7 +158,7 @@ pub fn encode_sets(
     sets.iter().map(|set| encode(encoder, set, cache)).collect()
 }
 
-/// Computes only the zero-shot scores of a model from its rows.
+/// Computes only the zero-shot scores of a model from its embeddings.
 ///
 /// # Errors
 /// The errors of [`measure`].
@@ -167,8 +168,8 @@ pub fn scores(model: &str, sets: &[OpenSet], rows: &[SetRows]) -> Result<Report>
     Ok(report(model, &found.collect::<Result<Vec<_>>>()?))
 }
 
-/// Evaluates all sets, reading each one once. `teacher` holds the rows of another model on the same sets. The results
-/// of each set are logged as soon as they are known.
+/// Evaluates a model on all sets, reading each set once. `teacher` holds the teacher's embeddings of the same sets.
+/// Logs the results of each set as soon as they are known.
 ///
 /// # Errors
 /// The errors of [`encode`] and [`measure`].
@@ -180,16 +181,16 @@ pub fn evaluate_sets(
 ) -> Result<Vec<Evaluation>> {
     sets.iter()
         .enumerate()
-        .map(|(place, set)| {
+        .map(|(index, set)| {
             let rows = encode(encoder, set, None)?;
-            let found = measure(set.name(), &rows, teacher.and_then(|teacher| teacher.get(place)), options)?;
+            let found = measure(set.name(), &rows, teacher.and_then(|teacher| teacher.get(index)), options)?;
             progress::scores(&found.scores());
             Ok(found)
         })
         .collect()
 }
 
-/// The zero-shot scores of all sets.
+/// Returns a report of the zero-shot scores of all sets.
 pub fn report(model: &str, evaluations: &[Evaluation]) -> Report {
     Report { model: model.into(), sets: evaluations.iter().flat_map(Evaluation::scores).collect() }
 }

@@ -1,4 +1,4 @@
-//! Training and use of a cross-modal head on a frozen CLIP (DCLIP's teacher).
+//! The cross-modal head on a frozen CLIP (DCLIP's teacher): its embeddings and parameters.
 
 use clip_model::{Clip, CrossModal, Tape};
 use kd_losses::{Embeddings, TokenStates};
@@ -39,7 +39,7 @@ pub(crate) fn enriched(
     Ok((Embeddings::new(enriched.image, enriched.text)?, states))
 }
 
-/// The head's parameters, for the optimiser, averages and checkpoints.
+/// Returns the head's named parameters, for the optimiser, averages and checkpoints.
 pub(crate) fn named(head: &CrossModal) -> impl Iterator<Item = (String, Tensor)> {
     head.params().iter().map(|p| (format!("{PREFIX}{}", p.name), p.tensor.shallow_clone()))
 }

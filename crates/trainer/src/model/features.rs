@@ -6,7 +6,7 @@ use kd_losses::{Embeddings, TokenStates};
 use crate::Result;
 use crate::step::batch::ViewTensors;
 
-/// The features to read from a model in addition to its embeddings.
+/// Selection of the features to read from a model in addition to its embeddings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FeatureHooks {
     /// The ViT's patch tokens.

@@ -87,7 +87,7 @@ impl LoadOptions {
     }
 }
 
-/// A model with all that its use needs.
+/// A model with its processor: towers, image preprocessing and tokenizer.
 ///
 /// ```no_run
 /// use trainer::model::loaded::{LoadOptions, LoadedModel};
@@ -105,9 +105,9 @@ pub struct LoadedModel {
     pub model: Clip,
     /// Image transform and tokenizer.
     pub processor: Processor,
-    /// The image preprocessing as the model's configuration states it.
+    /// The image preprocessing from the model's configuration.
     pub preprocess: PreprocessConfig,
-    /// The cross-modal head beside the weights, if any (DCLIP's teacher).
+    /// The cross-modal head in the model's folder, if any (DCLIP's teacher).
     pub head: Option<CrossModal>,
     /// Whether the model has weights. A preset or a configuration file has none.
     pub has_weights: bool,

@@ -1,4 +1,4 @@
-//! Finds the file or folder of a model: the one place that resolves a [`ModelRef`].
+//! Locates the file or folder of a model. Only this module resolves a [`ModelRef`].
 //!
 //! Names of presets, folders and files are used directly. `hf-hub:owner/name` is looked up in the cache of the Hugging
 //! Face hub, and downloaded into it if missing. An earlier run is looked up in the folders of its recipe file.
@@ -31,8 +31,8 @@ impl RunModels {
     /// Returns the preset, folder or file of a model. `progress` draws a bar for downloads (on a terminal only).
     ///
     /// # Errors
-    /// [`Error::Data`] if a model of the hub is not available; [`Error::NoModelYet`]; [`Error::Recipe`] for a shared run,
-    /// which only a sweep can resolve.
+    /// [`Error::Data`] if a model of the hub is not available; [`Error::NoModelYet`] if an earlier run has not
+    /// finished; [`Error::Recipe`] for a shared run, which only a sweep can resolve.
     pub fn locate<'a>(&self, model: &'a ModelRef, need: Need, progress: bool) -> Result<Cow<'a, str>> {
         match model {
             ModelRef::Named(name) => locate(name, need, progress),

@@ -34,7 +34,7 @@ pub struct Processor {
     /// The file of a tokenizer other than CLIP's.
     tokenizer_file: Option<PathBuf>,
     context_length: usize,
-    cut: TextTrim,
+    trim: TextTrim,
 }
 
 impl std::fmt::Debug for Processor {
@@ -47,10 +47,10 @@ impl std::fmt::Debug for Processor {
     }
 }
 
-/// The position at which texts may be trimmed, so that the cost of a batch depends on its longest text.
+/// Where texts may be trimmed, so that the cost of a batch depends on its longest text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum TextTrim {
-    /// No trimming: the tower sees the padding, or counts from the end.
+    /// No trimming: the tower attends to the padding, or pools from the end.
     Nowhere,
     /// After the largest id of a text, where the tower pools.
     AfterLargest,
@@ -67,7 +67,7 @@ impl TextTrim {
         }
     }
 
-    /// Number of a text's tokens to keep.
+    /// Returns the number of tokens of a text to keep.
     fn length(self, ids: &[i64]) -> usize {
         let end = match self {
             TextTrim::Nowhere => return ids.len(),
@@ -93,19 +93,20 @@ impl Processor {
     ) -> Result<Self> {
         let path = Path::new(origin);
         let folder = if path.is_file() { config_folder(path) } else { Some(path) };
-        let beside = folder.map(|folder| folder.join(TOKENIZER_FILE)).unwrap_or_default();
-        if tokenizer.is_some() || !beside.is_file() || JsonTokenizer::open(&beside)?.is_clips() {
+        let in_folder = folder.map(|folder| folder.join(TOKENIZER_FILE)).unwrap_or_default();
+        if tokenizer.is_some() || !in_folder.is_file() || JsonTokenizer::open(&in_folder)?.is_clips() {
             return Self::new(config, preprocess, tokenizer);
         }
-        Self::new(config, preprocess, Some(&beside))
+        Self::new(config, preprocess, Some(&in_folder))
     }
 
     /// Returns the processor of a model with this configuration, with CLIP's tokenizer unless a `tokenizer.json` is
     /// named.
     ///
     /// # Errors
-    /// [`Error::Data`] if the tokenizer cannot be read; [`Error::Tokenizer`] if it is missing or does not fit the text
-    /// tower; [`Error::Recipe`] if the preprocessing is unknown.
+    /// [`Error::Io`] if the tokenizer file cannot be read, [`Error::Data`] if it is not a valid tokenizer,
+    /// [`Error::Tokenizer`] if it is missing or does not fit the text tower; [`Error::Recipe`] if the preprocessing is
+    /// not supported.
     pub fn new(
         config: &ClipConfig,
         preprocess: &PreprocessConfig,
@@ -117,17 +118,17 @@ impl Processor {
             Some(path) => {
                 let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
                 let name = format!("{BY_CONTENT}{}", file_ext::sha256_hex(&bytes));
-                let wanted = config.text_cfg.hf_tokenizer_name.as_ref();
-                if let Some(wanted) =
-                    wanted.filter(|wanted| wanted.starts_with(BY_CONTENT) && **wanted != name)
+                let expected = config.text_cfg.hf_tokenizer_name.as_ref();
+                if let Some(expected) =
+                    expected.filter(|expected| expected.starts_with(BY_CONTENT) && **expected != name)
                 {
-                    let reason = format!("the model reads {wanted}, and `{}` is {name}", path.display());
+                    let reason = format!("the model reads {expected}, but `{}` is {name}", path.display());
                     return Err(Error::Tokenizer { reason });
                 }
                 (name, Some(path.into()), Arc::new(JsonTokenizer::open(path)?.canonical(canonical)))
             }
             None => match &config.text_cfg.hf_tokenizer_name {
-                // The tower would accept CLIP's ids, but they stand for other words.
+                // The tower would accept the ids of CLIP's tokenizer, but interpret them as other words.
                 Some(other) => {
                     let reason = format!(
                         "the model reads the tokenizer `{other}`, but its folder has no {TOKENIZER_FILE}: add the file, or name one"
@@ -149,26 +150,26 @@ impl Processor {
             tokenizer_name: name,
             tokenizer_file: file,
             context_length: config.text_cfg.context_length as usize,
-            cut: TextTrim::new(&config.text_cfg),
+            trim: TextTrim::new(&config.text_cfg),
         })
     }
 
-    /// The model's image preprocessing.
+    /// Returns the model's image preprocessing.
     pub fn preprocess(&self) -> &Preprocess {
         &self.preprocess
     }
 
-    /// Name of the tokenizer.
+    /// Returns the name of the tokenizer.
     pub fn tokenizer_name(&self) -> &str {
         &self.tokenizer_name
     }
 
-    /// Tokens per text.
+    /// Returns the context length: the maximum number of tokens per text.
     pub fn context_length(&self) -> usize {
         self.context_length
     }
 
-    /// The loader's view for this model.
+    /// Returns the loader's input specification for this model.
     pub fn view(&self, name: &str) -> InputSpec {
         InputSpec::new(name, self.preprocess.clone())
             .with_tokenizer(Arc::clone(&self.tokenizer))
@@ -184,10 +185,10 @@ impl Processor {
     pub fn reads_the_same_texts(&self, other: &Processor) -> bool {
         self.tokenizer_name == other.tokenizer_name
             && self.context_length == other.context_length
-            && self.cut == other.cut
+            && self.trim == other.trim
     }
 
-    /// Token ids `[texts, longest]`.
+    /// Tokenizes texts to ids `[texts, length]`, trimmed to the longest text if the tower allows it.
     ///
     /// # Errors
     /// [`Error::Torch`] if memory runs out.
@@ -212,12 +213,14 @@ impl Processor {
         Ok(ViewTensors { images, tokens, boxes: view.boxes.clone() })
     }
 
-    /// Ids `[rows, context]`, trimmed to the longest text if the tower allows it.
+    /// Converts ids of `context_length` each to a tensor `[texts, length]`, trimmed to the longest text if the tower
+    /// allows it.
     fn token_tensor(&self, ids: &[i64], device: Device) -> Result<Tensor> {
         let context = self.context_length;
-        let length = ids.chunks_exact(context).map(|row| self.cut.length(row)).max().unwrap_or(context);
-        let cut = ids.chunks_exact(context).flat_map(|row| row[..length].iter().copied()).collect::<Vec<_>>();
-        Ok(Tensor::f_from_slice(&cut)?.f_view([-1, length as i64])?.f_to_device(device)?)
+        let length = ids.chunks_exact(context).map(|row| self.trim.length(row)).max().unwrap_or(context);
+        let trimmed =
+            ids.chunks_exact(context).flat_map(|row| row[..length].iter().copied()).collect::<Vec<_>>();
+        Ok(Tensor::f_from_slice(&trimmed)?.f_view([-1, length as i64])?.f_to_device(device)?)
     }
 
     /// Writes a tokenizer other than CLIP's into a model folder, where [`Processor::of_model`] finds it. If it comes
@@ -230,9 +233,9 @@ impl Processor {
         let bytes = std::fs::read(file).map_err(|e| Error::io(file, e))?;
         file_ext::write_atomic(folder.join(TOKENIZER_FILE), &bytes)?;
         for name in PADDING_FILES {
-            let beside = file.with_file_name(name);
-            if beside.is_file() {
-                let bytes = std::fs::read(&beside).map_err(|e| Error::io(&beside, e))?;
+            let settings_file = file.with_file_name(name);
+            if settings_file.is_file() {
+                let bytes = std::fs::read(&settings_file).map_err(|e| Error::io(&settings_file, e))?;
                 file_ext::write_atomic(folder.join(name), &bytes)?;
             }
         }
@@ -307,7 +310,7 @@ fn convert(config: &ClipConfig, preprocess: &PreprocessConfig) -> Result<Preproc
         .with_resize_mode(resize_mode))
 }
 
-/// Images as a float32 tensor.
+/// Converts images to a float32 tensor.
 pub(crate) fn image_tensor(images: ArrayView4<'_, f32>, device: Device) -> Result<Tensor> {
     let (batch, channels, height, width) = images.dim();
     let shape = [batch, channels, height, width].map(|n| n as i64);
@@ -318,7 +321,7 @@ pub(crate) fn image_tensor(images: ArrayView4<'_, f32>, device: Device) -> Resul
     Ok(tensor.f_view(shape)?.f_to_device(device)?)
 }
 
-/// Rows of a float tensor `[rows, width]` as an array.
+/// Converts a float tensor `[rows, width]` to an array.
 pub(crate) fn rows(tensor: &Tensor) -> Result<ndarray::Array2<f32>> {
     let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(tch::Kind::Float)?.f_contiguous()?;
     let (height, width) = tensor.size2()?;
@@ -335,24 +338,24 @@ mod tests {
     use clip_model::{Clip, presets};
 
     #[test]
-    fn texts_are_cut_to_the_longest_and_mean_the_same() {
+    fn trimmed_texts_have_the_same_embeddings() {
         let config = presets::get("ViT-nano-32px").unwrap();
         let processor = Processor::new(&config, &PreprocessConfig::default(), None).unwrap();
         let texts = ["a cat".to_string(), "a dog and a cat on a mat".to_string()];
-        let cut = processor.tokens(&texts, Device::Cpu).unwrap();
-        assert_eq!(cut.size(), [2, 9 + 1]);
-        let mut whole = vec![0i64; 2 * 32];
-        for (row, text) in whole.chunks_exact_mut(32).zip(&texts) {
+        let trimmed = processor.tokens(&texts, Device::Cpu).unwrap();
+        assert_eq!(trimmed.size(), [2, 9 + 1]);
+        let mut full = vec![0i64; 2 * 32];
+        for (row, text) in full.chunks_exact_mut(32).zip(&texts) {
             ClipTokenizer::new().encode_into(text, row);
         }
-        let whole = Tensor::from_slice(&whole).view([2, 32]);
+        let full = Tensor::from_slice(&full).view([2, 32]);
         let model = Clip::new(&config, Device::Cpu, 3).unwrap();
-        let difference = model.encode_text(&cut).unwrap() - model.encode_text(&whole).unwrap();
+        let difference = model.encode_text(&trimmed).unwrap() - model.encode_text(&full).unwrap();
         assert!(difference.abs().max().double_value(&[]) < 1e-5);
     }
 
     #[test]
-    fn texts_are_cut_only_where_the_tower_allows_it() {
+    fn texts_are_trimmed_only_if_the_tower_allows_it() {
         let ids = [5, 9, 7, 3, 0, 0];
         assert_eq!(TextTrim::AfterLargest.length(&ids), 2);
         assert_eq!(TextTrim::After(3).length(&ids), 4);
@@ -364,15 +367,15 @@ mod tests {
     }
 
     #[test]
-    fn copies_of_a_tokenizer_are_one_tokenizer() {
+    fn copies_of_a_tokenizer_have_the_same_identity() {
         let config = presets::get("ViT-nano-32px").unwrap();
-        let place = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().unwrap();
         let processor = |name: &str, word: &str| {
             let json = format!(
                 r#"{{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,"pre_tokenizer":null,
                 "post_processor":null,"decoder":null,"model":{{"type":"WordLevel","vocab":{{"{word}":0}},"unk_token":"{word}"}}}}"#
             );
-            let path = place.path().join(name);
+            let path = folder.path().join(name);
             std::fs::write(&path, json).unwrap();
             Processor::new(&config, &PreprocessConfig::default(), Some(&path)).unwrap()
         };
@@ -380,11 +383,11 @@ mod tests {
         assert!(one.reads_the_same(&processor("b.json", "cat")));
         assert!(!one.reads_the_same(&processor("c.json", "dog")));
         assert!(!one.reads_the_same(&Processor::new(&config, &PreprocessConfig::default(), None).unwrap()));
-        assert!(!one.tokenizer_name().contains("a.json"), "a store would not outlive a move of the teacher");
+        assert!(!one.tokenizer_name().contains("a.json"), "the identity must not depend on the path");
     }
 
     #[test]
-    fn preprocessing_that_is_unknown_is_an_error() {
+    fn unsupported_preprocessing_is_an_error() {
         let config = presets::get("ViT-nano-32px").unwrap();
         let plain = PreprocessConfig::default();
         let error = |preprocess: PreprocessConfig| match Processor::new(&config, &preprocess, None) {

@@ -1,5 +1,5 @@
-//! The initial student of a run: newly initialised, opened, or inherited from a larger model; locked if the recipe says
-//! so.
+//! The initial student of a run: newly initialised, opened, or inherited from a larger model, with its towers locked as
+//! the recipe requires.
 
 use clip_model::folder::{self};
 use clip_model::{Clip, ClipConfig, Tower, inherit};

@@ -1,26 +1,27 @@
-//! AdamW with the reference's parameter groups and a state that can be saved and restored completely.
+//! AdamW with open_clip's parameter groups, whose state can be saved and restored completely.
 //!
-//! The moments of tch's own optimiser cannot be read, so a resumed run could not equal an uninterrupted one. The
-//! arithmetic here is that of `torch.optim.AdamW`.
+//! tch's optimiser does not expose its moments, so a resumed run could not equal an uninterrupted one. The arithmetic
+//! is that of `torch.optim.AdamW`.
 
 use std::collections::HashMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use crate::{Error, Result};
 
-/// Settings of [`AdamW`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Settings of the optimiser, AdamW.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
-    /// Highest learning rate.
+    /// Peak learning rate; after the warm-up, it decays to 0 along half a cosine.
     pub lr: f64,
-    /// Decoupled weight decay of matrices. Norms, biases and scales do not decay.
+    /// Decoupled weight decay of matrices; norms, biases and scales have none.
     pub weight_decay: f64,
-    /// Decay of the first moment.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay rate of the second moment.
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
@@ -40,7 +41,7 @@ impl Default for OptimizerConfig {
 pub struct AdamW {
     config: OptimizerConfig,
     slots: Vec<ParamState>,
-    joined: Vec<FusedGroup>,
+    groups: Vec<FusedGroup>,
     updates: i64,
 }
 
@@ -53,24 +54,24 @@ struct ParamState {
     decays: bool,
 }
 
-/// Parameters with the same weight decay. One tensor holds all their moments; the moments of the slots are views of it.
-/// On a GPU, an operation on a small tensor takes only its launch time, so one operation on all parameters costs as
-/// much as one on a single parameter.
+/// A fused group: parameters with the same weight decay, updated together on a GPU. One tensor holds all their moments;
+/// the moments of the slots are views of it. On a GPU, an operation on a small tensor takes only its launch time, so
+/// one operation on all parameters costs about as much as one on a single parameter.
 #[derive(Debug)]
 struct FusedGroup {
     /// Indices of its slots.
-    places: Vec<usize>,
+    indices: Vec<usize>,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
 }
 
 impl FusedGroup {
     /// Moves the moments of these slots into one tensor.
-    fn new(slots: &mut [ParamState], places: Vec<usize>) -> Result<Self> {
+    fn new(slots: &mut [ParamState], indices: Vec<usize>) -> Result<Self> {
         let join = |moment: fn(&mut ParamState) -> &mut Tensor, slots: &mut [ParamState]| -> Result<Tensor> {
-            let all = flat(places.iter().map(|&index| moment(&mut slots[index]).shallow_clone()))?;
+            let all = flat(indices.iter().map(|&index| moment(&mut slots[index]).shallow_clone()))?;
             let mut start = 0;
-            for &index in &places {
+            for &index in &indices {
                 let moment = moment(&mut slots[index]);
                 let (size, length) = (moment.size(), moment.numel() as i64);
                 *moment = all.f_narrow(0, start, length)?.f_view(&size[..])?;
@@ -80,21 +81,22 @@ impl FusedGroup {
         };
         let exp_avg = join(|slot| &mut slot.exp_avg, slots)?;
         let exp_avg_sq = join(|slot| &mut slot.exp_avg_sq, slots)?;
-        Ok(FusedGroup { places, exp_avg, exp_avg_sq })
+        Ok(FusedGroup { indices, exp_avg, exp_avg_sq })
     }
 }
 
 /// Maximum number of elements of a group. An operation on this many elements takes far longer than its launch, and a
 /// copy of them is small compared with a GPU's memory.
-const JOINED: usize = 1 << 25;
+const MAX_GROUP: usize = 1 << 25;
 
-/// All elements of all tensors, one after another.
+/// Concatenates the elements of all tensors.
 fn flat(tensors: impl Iterator<Item = Tensor>) -> Result<Tensor> {
-    let rows = tensors.map(|tensor| tensor.f_reshape([-1])).collect::<std::result::Result<Vec<_>, _>>()?;
-    Ok(Tensor::f_cat(&rows, 0)?)
+    let flattened =
+        tensors.map(|tensor| tensor.f_reshape([-1])).collect::<std::result::Result<Vec<_>, _>>()?;
+    Ok(Tensor::f_cat(&flattened, 0)?)
 }
 
-/// The numbers of one update.
+/// The coefficients of one update.
 #[derive(Clone, Copy)]
 struct Update {
     lr: f64,
@@ -129,9 +131,9 @@ impl Update {
     }
 }
 
-/// Block size on a CPU: a block of a parameter goes through all operations of an update before the next block. It is
-/// small enough to stay in the cache. A whole table of token embeddings would be read from memory again for each
-/// operation.
+/// Block size on a CPU. A block of a parameter goes through all operations of an update before the next block, and is
+/// small enough to stay in the cache. Without blocks, each operation would read a large parameter, such as the token
+/// embeddings, from memory again.
 const BLOCK: i64 = 1 << 16;
 
 /// Splits a parameter and its tensors into blocks. If memory is not the bottleneck, everything is one block.
@@ -140,8 +142,8 @@ fn blocks(parameter: &Tensor, gradient: &Tensor, moments: [&Tensor; 2]) -> Vec<[
     let length = parameter.numel() as i64;
     // Moments have the memory layout of their parameter, so a view of them is not a copy. A gradient may have another
     // layout.
-    let in_a_row = [parameter, moments[0], moments[1]].iter().all(|tensor| tensor.is_contiguous());
-    if length <= BLOCK || !in_a_row || parameter.device() != Device::Cpu {
+    let is_contiguous = [parameter, moments[0], moments[1]].iter().all(|tensor| tensor.is_contiguous());
+    if length <= BLOCK || !is_contiguous || parameter.device() != Device::Cpu {
         return vec![all.map(Tensor::shallow_clone)];
     }
     let flat = all.map(|tensor| tensor.contiguous().view([-1]));
@@ -173,16 +175,16 @@ impl AdamW {
             })
             .collect::<Result<Vec<_>>>()?;
         let on_gpu = slots.iter().all(|slot| slot.parameter.device() != Device::Cpu);
-        let joined = if on_gpu { join(&mut slots)? } else { Vec::new() };
-        Ok(AdamW { config: config.clone(), slots, joined, updates: 0 })
+        let groups = if on_gpu { fuse(&mut slots)? } else { Vec::new() };
+        Ok(AdamW { config: config.clone(), slots, groups, updates: 0 })
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub fn config(&self) -> &OptimizerConfig {
         &self.config
     }
 
-    /// Drops all gradients.
+    /// Resets all gradients.
     pub fn zero_grad(&mut self) {
         for slot in &mut self.slots {
             slot.parameter.zero_grad();
@@ -195,11 +197,11 @@ impl AdamW {
     /// [`Error::Torch`] if memory runs out.
     pub fn gradient_norm(&self) -> Result<f64> {
         let gradient = |index: usize| Some(self.slots[index].parameter.grad()).filter(Tensor::defined);
-        let norms = if self.joined.is_empty() {
+        let norms = if self.groups.is_empty() {
             let gradients = (0..self.slots.len()).filter_map(gradient);
             gradients.map(|gradient| Ok(gradient.f_norm()?)).collect::<Result<Vec<_>>>()?
         } else {
-            let groups = self.joined.iter().map(|group| group.places.iter().copied().filter_map(gradient));
+            let groups = self.groups.iter().map(|group| group.indices.iter().copied().filter_map(gradient));
             let groups = groups.map(Iterator::collect::<Vec<_>>).filter(|gradients| !gradients.is_empty());
             groups.map(|gradients| Ok(flat(gradients.into_iter())?.f_norm()?)).collect::<Result<_>>()?
         };
@@ -230,12 +232,12 @@ impl AdamW {
         tch::no_grad(|| {
             let gradients = self.slots.iter().map(|slot| slot.parameter.grad()).collect::<Vec<_>>();
             let has_gradient = |&index: &usize| gradients[index].defined();
-            let mut alone = (0..self.slots.len()).filter(has_gradient).collect::<Vec<_>>();
-            for group in self.joined.iter().filter(|group| group.places.iter().all(has_gradient)) {
-                step_joined(group, &mut self.slots, &gradients, &update)?;
-                alone.retain(|index| !group.places.contains(index));
+            let mut ungrouped = (0..self.slots.len()).filter(has_gradient).collect::<Vec<_>>();
+            for group in self.groups.iter().filter(|group| group.indices.iter().all(has_gradient)) {
+                step_group(group, &mut self.slots, &gradients, &update)?;
+                ungrouped.retain(|index| !group.indices.contains(index));
             }
-            for index in alone {
+            for index in ungrouped {
                 let (slot, mut gradient) = (&self.slots[index], gradients[index].shallow_clone());
                 if let Some(factor) = update.clip {
                     let _ = gradient.f_mul_scalar_(factor)?;
@@ -248,20 +250,20 @@ impl AdamW {
         })
     }
 
-    /// Number of updates so far.
+    /// Returns the number of updates so far.
     pub fn updates(&self) -> i64 {
         self.updates
     }
 
     /// Returns the moments, named `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`.
     pub fn state(&self) -> Vec<(String, Tensor)> {
-        let rows = self.slots.iter().flat_map(|slot| {
+        let moments = self.slots.iter().flat_map(|slot| {
             [
                 (format!("{}.exp_avg", slot.name), slot.exp_avg.shallow_clone()),
                 (format!("{}.exp_avg_sq", slot.name), slot.exp_avg_sq.shallow_clone()),
             ]
         });
-        rows.collect()
+        moments.collect()
     }
 
     /// Restores the state from [`AdamW::state`].
@@ -287,43 +289,43 @@ impl AdamW {
     }
 }
 
-/// Groups the parameters with decay, and those without, into groups of at most [`JOINED`] elements or one parameter.
-fn join(slots: &mut [ParamState]) -> Result<Vec<FusedGroup>> {
+/// Groups the parameters with decay, and those without, into groups of at most [`MAX_GROUP`] elements or one parameter.
+fn fuse(slots: &mut [ParamState]) -> Result<Vec<FusedGroup>> {
     let mut groups = Vec::new();
     for decays in [true, false] {
-        let (mut places, mut length) = (Vec::new(), 0);
+        let (mut indices, mut length) = (Vec::new(), 0);
         for index in (0..slots.len()).filter(|&index| slots[index].decays == decays).collect::<Vec<_>>() {
             let more = slots[index].parameter.numel();
-            if length + more > JOINED && !places.is_empty() {
-                groups.push(FusedGroup::new(slots, std::mem::take(&mut places))?);
+            if length + more > MAX_GROUP && !indices.is_empty() {
+                groups.push(FusedGroup::new(slots, std::mem::take(&mut indices))?);
                 length = 0;
             }
-            places.push(index);
+            indices.push(index);
             length += more;
         }
-        if !places.is_empty() {
-            groups.push(FusedGroup::new(slots, places)?);
+        if !indices.is_empty() {
+            groups.push(FusedGroup::new(slots, indices)?);
         }
     }
     Ok(groups)
 }
 
 /// Updates all parameters of a group like a single one.
-fn step_joined(
+fn step_group(
     group: &FusedGroup,
     slots: &mut [ParamState],
     gradients: &[Tensor],
     update: &Update,
 ) -> Result<()> {
-    let parameter = flat(group.places.iter().map(|&index| slots[index].parameter.detach()))?;
-    let mut gradient = flat(group.places.iter().map(|&index| gradients[index].shallow_clone()))?;
+    let parameter = flat(group.indices.iter().map(|&index| slots[index].parameter.detach()))?;
+    let mut gradient = flat(group.indices.iter().map(|&index| gradients[index].shallow_clone()))?;
     if let Some(factor) = update.clip {
         let _ = gradient.f_mul_scalar_(factor)?;
     }
     let mut all = [parameter, gradient, group.exp_avg.shallow_clone(), group.exp_avg_sq.shallow_clone()];
-    update.apply(&mut all, slots[group.places[0]].decays)?;
+    update.apply(&mut all, slots[group.indices[0]].decays)?;
     let mut start = 0;
-    for &index in &group.places {
+    for &index in &group.indices {
         let parameter = &mut slots[index].parameter;
         let (size, length) = (parameter.size(), parameter.numel() as i64);
         parameter.f_copy_(&all[0].f_narrow(0, start, length)?.f_view(&size[..])?)?;
@@ -364,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_of_a_large_parameter_change_nothing() {
+    fn updates_in_blocks_equal_whole_updates() {
         tch::manual_seed(5);
         let config = OptimizerConfig { weight_decay: 0.1, ..Default::default() };
         // The block size is not a multiple of the row length 7, and the last block is incomplete.
@@ -393,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn matrices_decay_and_nothing_else() {
+    fn only_matrices_decay() {
         let matrix = Tensor::zeros([2, 2], (Kind::Float, tch::Device::Cpu));
         let vector = Tensor::zeros([2], (Kind::Float, tch::Device::Cpu));
         assert!(decays("visual.proj", &matrix));
@@ -403,19 +405,19 @@ mod tests {
     }
 
     #[test]
-    fn joined_parameters_change_as_each_alone() {
+    fn fused_updates_agree_with_separate_updates() {
         tch::manual_seed(6);
         let config = OptimizerConfig { weight_decay: 0.1, clip_norm: 0.5, ..Default::default() };
         let start = [vec![3, 5], vec![5], vec![4, 2], vec![]]
             .map(|size| Tensor::randn(size, (Kind::Float, Device::Cpu)));
         let factors = start.each_ref().map(|part| part.randn_like());
-        let train = |joined: bool| {
+        let train = |fused: bool| {
             let parts = start.each_ref().map(|part| part.copy().set_requires_grad(true));
             let named =
                 parts.iter().enumerate().map(|(index, part)| (format!("w{index}"), part.shallow_clone()));
             let mut optimizer = AdamW::new(&config, named).unwrap();
-            if joined {
-                optimizer.joined = join(&mut optimizer.slots).unwrap();
+            if fused {
+                optimizer.groups = fuse(&mut optimizer.slots).unwrap();
             }
             for step in 0..4 {
                 optimizer.zero_grad();
@@ -441,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn long_gradients_are_scaled_to_the_limit() {
+    fn gradients_are_clipped_to_the_maximum_norm() {
         let config = OptimizerConfig { clip_norm: 1.0, ..Default::default() };
         let weight = Tensor::from_slice(&[3.0f32, 4.0]).set_requires_grad(true);
         let mut optimizer = AdamW::new(&config, [("w".to_string(), weight.shallow_clone())]).unwrap();
@@ -449,7 +451,7 @@ mod tests {
         let norm = optimizer.gradient_norm().unwrap();
         assert!((norm - 10.0).abs() < 1e-5);
         optimizer.step(0.0, norm).unwrap();
-        // The first moment is a tenth of the gradient that the update saw.
+        // The first moment is a tenth of the clipped gradient.
         assert!((optimizer.slots[0].exp_avg.norm().double_value(&[]) - 0.1).abs() < 1e-6);
     }
 }

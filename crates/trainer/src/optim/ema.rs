@@ -29,12 +29,12 @@ impl Ema {
         Ok(Ema { decay, shadows: shadows.collect() })
     }
 
-    /// The decay.
+    /// Returns the decay.
     pub fn decay(&self) -> f64 {
         self.decay
     }
 
-    /// average ← decay · average + (1 − decay) · parameter.
+    /// Updates the averages: average ← decay · average + (1 − decay) · parameter.
     pub fn update(&mut self) {
         tch::no_grad(|| {
             for (_, parameter, average) in &mut self.shadows {
@@ -69,9 +69,9 @@ impl Ema {
         let swap = || {
             tch::no_grad(|| {
                 for (_, parameter, average) in &self.shadows {
-                    let kept = parameter.detach().copy();
+                    let saved = parameter.detach().copy();
                     parameter.shallow_clone().copy_(average);
-                    average.shallow_clone().copy_(&kept);
+                    average.shallow_clone().copy_(&saved);
                 }
             });
         };
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn follows_the_parameter_and_gives_it_back() {
+    fn averages_follow_the_parameter_and_are_swapped_back() {
         let weight = Tensor::from_slice(&[1.0f32]);
         let mut ema = Ema::new(0.75, [("w".to_string(), weight.shallow_clone())]).unwrap();
         let _ = weight.shallow_clone().fill_(5.0);

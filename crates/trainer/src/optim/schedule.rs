@@ -1,6 +1,6 @@
 //! The learning rate as a pure function of the step.
 
-/// Linear warm-up, then cosine decay to zero.
+/// Learning rate schedule: linear warm-up, then cosine decay to zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LrSchedule {
     /// Highest learning rate.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use data_pipeline::notice;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroshot_eval::names::repeated;
 use zeroshot_eval::prompts::fill;
@@ -11,10 +12,10 @@ use super::Recipe;
 use crate::{Error, Result};
 
 /// Maximum number of duplicate names that a warning lists.
-const NAMED: usize = 5;
+const MAX_LISTED: usize = 5;
 
 /// A class list: names, or their file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "`classes` is neither a list of names nor the path of a file with one per line"
@@ -38,11 +39,11 @@ impl Classes {
         check_names(&names).map_err(|reason| Error::recipe(self.origin(root), reason))?;
         let equal = repeated(&names);
         if !equal.is_empty() {
-            let more = if equal.len() > NAMED { ", ..." } else { "" };
+            let more = if equal.len() > MAX_LISTED { ", ..." } else { "" };
             notice::warn_once(&format!(
                 "`{}`: classes with equal names, which a model cannot tell apart: `{}`{more}; in an evaluation the first one wins",
                 self.origin(root),
-                equal[..equal.len().min(NAMED)].join("`, `")
+                equal[..equal.len().min(MAX_LISTED)].join("`, `")
             ));
         }
         Ok(names)
@@ -60,7 +61,7 @@ impl Classes {
         Ok(names)
     }
 
-    /// The origin of the names, for messages.
+    /// Returns the origin of the names, for messages.
     fn origin(&self, root: &Path) -> String {
         match self {
             Classes::Listed(_) => "classes".to_string(),
@@ -87,12 +88,12 @@ pub(super) fn check_names(names: &[String]) -> Result<(), String> {
     }
 }
 
-/// Checks that the names differ: no text tower can distinguish equal classes.
+/// Checks that the names differ, because no text tower can distinguish equal names.
 pub(super) fn check_distinct(names: &[String]) -> Result<(), String> {
     match repeated(names).first() {
         Some(twice) => Err(format!(
-            "the class `{twice}` is there twice (case and spaces make no difference), and `hinton` and `vocabulary` \
-             need classes that differ: remove one of the two, or give it a name that tells them apart"
+            "the class `{twice}` is listed twice (names are compared without case and extra spaces), but `hinton` and `vocabulary` \
+             need distinct classes: remove or rename one of them"
         )),
         None => Ok(()),
     }

@@ -9,7 +9,7 @@ use super::{Checkpoints, Data, Eval, Metrics, Recipe, Train};
 use crate::{Error, Result};
 
 /// Maximum number of characters of a value in a message.
-const MOST_CHARACTERS: usize = 80;
+const MAX_CHARACTERS: usize = 80;
 
 /// The settings of a recipe that do not affect the trained weights: machine, checkpoints, logs and evaluations.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,16 +97,16 @@ impl Recipe {
             threads,
             device,
         } = train;
-        let neutral = Runtime::default();
+        let default = Runtime::default();
         let runtime = Runtime {
-            root: replace(root, neutral.root),
-            workers: replace(workers, neutral.workers),
-            prefetch: replace(prefetch, neutral.prefetch),
-            threads: replace(threads, neutral.threads),
-            device: replace(device, neutral.device),
-            checkpoint: replace(checkpoint, neutral.checkpoint),
-            metrics: replace(metrics, neutral.metrics),
-            eval: replace(eval, neutral.eval),
+            root: replace(root, default.root),
+            workers: replace(workers, default.workers),
+            prefetch: replace(prefetch, default.prefetch),
+            threads: replace(threads, default.threads),
+            device: replace(device, default.device),
+            checkpoint: replace(checkpoint, default.checkpoint),
+            metrics: replace(metrics, default.metrics),
+            eval: replace(eval, default.eval),
         };
         (Experiment { recipe: self }, runtime)
     }
@@ -138,6 +138,7 @@ impl Experiment {
     }
 }
 
+/// Adds the differences of two values below `key` to `found`.
 fn compare(found: &mut Vec<String>, key: &str, old: Option<&Value>, new: Option<&Value>) {
     if old == new {
         return;
@@ -153,8 +154,8 @@ fn compare(found: &mut Vec<String>, key: &str, old: Option<&Value>, new: Option<
             }
         }
         (Some(Value::Array(old)), Some(Value::Array(new)), ..) if old.len() == new.len() => {
-            for (place, (old, new)) in old.iter().zip(new).enumerate() {
-                compare(found, &format!("{key}[{place}]"), Some(old), Some(new));
+            for (index, (old, new)) in old.iter().zip(new).enumerate() {
+                compare(found, &format!("{key}[{index}]"), Some(old), Some(new));
             }
         }
         _ => {
@@ -167,7 +168,7 @@ fn compare(found: &mut Vec<String>, key: &str, old: Option<&Value>, new: Option<
 /// Formats a value on one line, truncated if long.
 fn short(value: &Value) -> String {
     let text = value.to_string().replace('\n', " ");
-    match text.char_indices().nth(MOST_CHARACTERS) {
+    match text.char_indices().nth(MAX_CHARACTERS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     }
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_experiment_identifies_a_run() {
+    fn runtime_settings_do_not_change_the_experiment() {
         let plain = recipe(&[]).experiment();
         let machine = ["train.device=cuda:1", "train.threads=3", "data.workers=5", "checkpoint.keep=9"];
         assert_eq!(recipe(&machine).experiment(), plain);

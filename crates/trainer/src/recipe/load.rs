@@ -22,7 +22,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// A job of a single run.
+    /// Creates a job with a single run.
     pub fn single(recipe: Recipe) -> Self {
         Job { name: recipe.name.clone(), runs: vec![recipe] }
     }
@@ -38,10 +38,12 @@ impl Job {
     }
 }
 
-/// Reads a recipe file; `settings` are `key.path=value`, applied last. `runs.NAME.key=value` changes one run only.
+/// Reads a recipe file. `settings` are of the form `key.path=value` and are applied last. `runs.NAME.key=value` changes
+/// only one run.
 ///
 /// # Errors
-/// [`Error::Io`] or [`Error::Recipe`] with file, line and key.
+/// [`Error::Io`] if a file cannot be read, [`Error::Data`] if it is not UTF-8, [`Error::Recipe`] with file, line and
+/// key.
 pub fn load(path: &Path, settings: &[String]) -> Result<Job> {
     resolve(read(path, 0)?, settings, &path.display().to_string())
 }
@@ -118,7 +120,7 @@ pub fn parse(text: &str, settings: &[String], origin: &str) -> Result<Job> {
     resolve(table, settings, origin)
 }
 
-/// Reads a file and merges it over the file that it extends.
+/// Reads a file, merged over the file that it extends.
 fn read(path: &Path, depth: usize) -> Result<Table> {
     let origin = path.display().to_string();
     if depth > MAX_DEPTH {
@@ -151,7 +153,7 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
     };
     let name = match table.get("name") {
         Some(Value::String(name)) => name.clone(),
-        _ => return Err(Error::recipe(origin, "`name` is missing: call the recipe something")),
+        _ => return Err(Error::recipe(origin, "`name` is missing: give the recipe a name")),
     };
     let settings = settings.iter().map(|text| Setting::parse(text)).collect::<Result<Vec<_>>>()?;
     let mut used = vec![false; settings.len()];
@@ -162,17 +164,17 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
         merge_run(&mut merged, run);
         drafts.extend(stages::expand(merged, origin)?);
     }
-    for Draft { mut table, whole } in drafts {
+    for Draft { mut table, run } in drafts {
         let run_name = table.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
         for (setting, used) in settings.iter().zip(&mut used) {
-            for name in whole.iter().chain([&run_name]) {
+            for name in run.iter().chain([&run_name]) {
                 *used |= setting.apply(&mut table, name)?;
             }
         }
         let run_origin =
             if run_name == name { origin.to_string() } else { format!("{origin}, run {run_name}") };
-        // Parse from text, so that errors have a position. Its line is that of the resolved recipe, which the user has
-        // not seen, so the message names the setting.
+        // Parse from text, so that errors have a position. The message names the setting instead of the line, because
+        // the line is that of the resolved recipe, which the user has not seen.
         let text = toml::to_string(&table).map_err(|e| Error::recipe(&run_origin, e.to_string()))?;
         let recipe =
             toml::from_str::<Recipe>(&text).map_err(|e| Error::recipe(&run_origin, setting(&text, &e)))?;
@@ -197,7 +199,7 @@ fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
     Ok(Job { name, runs: resolved })
 }
 
-/// The earlier runs that a recipe refers to, each with the setting that names it.
+/// Iterates over the earlier runs to which a recipe refers, each with the setting that names it.
 fn named_runs(recipe: &Recipe) -> impl Iterator<Item = (String, &str)> {
     recipe.models().filter_map(|(key, model)| {
         // `student.inherit` refers to a run as `student.inherit_run`, the others as `run`.
@@ -207,7 +209,7 @@ fn named_runs(recipe: &Recipe) -> impl Iterator<Item = (String, &str)> {
     })
 }
 
-/// Refuses references to the shared runs of a sweep.
+/// Checks that a recipe does not refer to the shared runs of a sweep.
 fn check_not_shared(recipe: &Recipe, origin: &str) -> Result<()> {
     let models = recipe.models().find(|(_, model)| matches!(model, ModelRef::Shared(_)));
     let models = models.map(|(key, model)| format!("{key} = \"{model}\""));
@@ -222,14 +224,14 @@ fn check_not_shared(recipe: &Recipe, origin: &str) -> Result<()> {
     }
 }
 
-/// Line and reason for a file that is not TOML.
+/// Describes a syntax error in a TOML file: line and reason.
 fn syntax(text: &str, error: &toml::de::Error) -> String {
     let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
     let reason = error.message().replace('\n', "; ");
     line.map_or_else(|| reason.clone(), |line| format!("line {line}: {reason}"))
 }
 
-/// Setting and reason for TOML that is not a recipe: the key at the position of the error, in its table.
+/// Describes an error in the TOML of a recipe: the setting at the position of the error, and the reason.
 fn setting(text: &str, error: &toml::de::Error) -> String {
     let reason = error.message().replace('\n', "; ");
     let Some(span) = error.span() else { return reason };
@@ -251,17 +253,25 @@ fn setting(text: &str, error: &toml::de::Error) -> String {
     if path.is_empty() { reason } else { format!("{}: {reason}", path.join(".")) }
 }
 
-/// Names become folder names.
+/// Checks that a name can be used as a folder name.
+///
+/// # Errors
+/// [`Error::Recipe`] with the allowed characters.
 pub fn check_name(name: &str, origin: &str) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+');
     if name.is_empty() || name.starts_with('.') || !name.chars().all(good) {
         return Err(Error::recipe(
             origin,
-            format!("the name `{name}` has other characters than letters, digits, - _ . +"),
+            format!(
+                "the name `{name}` may only contain letters, digits, - _ . +, and may not start with a dot"
+            ),
         ));
     }
     if ["html", "md", "svg"].iter().any(|ending| name == format!("report.{ending}")) {
-        return Err(Error::recipe(origin, format!("the name `{name}` is that of the report: take another")));
+        return Err(Error::recipe(
+            origin,
+            format!("the name `{name}` is reserved for the report: choose another"),
+        ));
     }
     Ok(())
 }
@@ -302,6 +312,7 @@ fn forget_length(train: &mut Table) {
     LENGTHS.iter().for_each(|length| drop(train.remove(*length)));
 }
 
+/// A setting of the command line: `key.path=value`.
 struct Setting<'a> {
     text: &'a str,
     path: Vec<&'a str>,
@@ -374,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_recipe_takes_defaults_and_goes_through_toml() {
+    fn a_small_recipe_has_defaults_and_survives_toml() {
         let job = parse(SMALL, &[], "test").unwrap();
         assert!(job.is_single());
         let recipe = &job.runs[0];
@@ -385,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_lie_over_the_rest_and_settings_over_both() {
+    fn runs_override_the_file_and_settings_override_both() {
         let text = format!(
             "{SMALL}\n[[runs]]\nname = 'a'\n[[runs]]\nname = 'b'\ntrain.steps = 9\nteacher.run = 'a'\nlosses.crd = 2.0"
         );
@@ -400,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_replaces_the_other_kind_of_it() {
+    fn steps_replace_epochs_and_vice_versa() {
         let settings = ["train.epochs=2".to_string()];
         let train =
             |text: &str, settings: &[String]| parse(text, settings, "test").unwrap().runs[0].train.clone();
@@ -411,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_named() {
+    fn errors_name_the_invalid_setting() {
         assert!(error("seed = 1", &[]).contains("`name` is missing"));
         assert!(error(&SMALL.replace("batch_size", "batchsize"), &[]).contains("batchsize"));
         assert!(error(SMALL, &["losses.task=0"]).contains("no loss"));
@@ -440,15 +451,15 @@ mod tests {
     }
 
     #[test]
-    fn files_extend_each_other_but_not_in_a_circle() {
+    fn files_extend_others_without_cycles() {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str, text: &str| {
             std::fs::write(folder.path().join(name), text).unwrap();
             folder.path().join(name)
         };
         file("base.toml", SMALL);
-        let own = file("own.toml", "extends = 'base.toml'\nname = 'own'\ntrain.steps = 5");
-        let job = load(&own, &[]).unwrap();
+        let derived = file("own.toml", "extends = 'base.toml'\nname = 'own'\ntrain.steps = 5");
+        let job = load(&derived, &[]).unwrap();
         assert_eq!((job.name.as_str(), job.runs[0].train.steps), ("own", Some(5)));
         let circle = file("circle.toml", "extends = 'circle.toml'");
         assert!(load(&circle, &[]).unwrap_err().to_string().contains("circle"));

@@ -55,7 +55,7 @@ impl LossConfig {
             }
             loss.check_setting(key).map_err(|error| match error {
                 LossError::UnknownSetting { owners, .. } if owners.is_empty() => {
-                    format!("unknown setting `{key}`; possible are {}", possible_keys(loss))
+                    format!("unknown setting `{key}`; valid settings: {}", valid_keys(loss))
                 }
                 error => error.to_string(),
             })?;
@@ -71,7 +71,7 @@ impl LossConfig {
     fn to_table(&self) -> Result<Table, toml::ser::Error> {
         let mut table = Table::try_from(self.weight)?;
         let mut settings = Table::try_from(&self.settings)?;
-        // The class list has its place before the number of classes that a step draws.
+        // The class list precedes the number of classes that a step draws.
         let per_step = settings.remove("classes_per_step");
         table.extend(settings);
         if let Some(classes) = &self.classes {
@@ -84,7 +84,7 @@ impl LossConfig {
         Ok(table)
     }
 
-    /// Whether the term ever has a weight.
+    /// Whether the weight is above 0 at some step.
     pub fn is_on(&self) -> bool {
         self.weight.is_on()
     }
@@ -95,7 +95,7 @@ impl LossConfig {
         Term::new(loss, weight.start).with_schedule(weight).with_settings(self.settings.clone())
     }
 
-    /// Settings of `mfd`.
+    /// Returns the settings of `mfd`.
     pub fn mfd(&self) -> Option<&MfdSettings> {
         match &self.settings {
             LossSettings::Mfd(settings) => Some(settings),
@@ -103,7 +103,7 @@ impl LossConfig {
         }
     }
 
-    /// Settings of `hidden`.
+    /// Returns the settings of `hidden`.
     pub fn hidden(&self) -> Option<&HiddenSettings> {
         match &self.settings {
             LossSettings::Hidden(settings) => Some(settings),
@@ -111,7 +111,7 @@ impl LossConfig {
         }
     }
 
-    /// Number of classes that a step draws from the list; `None` draws all.
+    /// Returns the number of classes that a step draws from the list; `None` draws all.
     pub fn classes_per_step(&self) -> Option<usize> {
         match &self.settings {
             LossSettings::Hinton(settings) => settings.classes_per_step,
@@ -123,7 +123,7 @@ impl LossConfig {
     /// Checks the settings of an entry with a nonzero weight.
     ///
     /// # Errors
-    /// The setting that is invalid, and why.
+    /// The invalid setting, and the reason.
     pub(super) fn validate(&self, loss: Loss) -> Result<(), String> {
         self.weight.validate().and_then(|()| self.settings.validate()).map_err(|error| error.to_string())?;
         if loss.reads_classes() && self.classes.is_none() {
@@ -139,8 +139,8 @@ impl LossConfig {
     }
 }
 
-/// Names the settings that the table of a loss may have.
-fn possible_keys(loss: Loss) -> String {
+/// Lists the settings that the table of a loss may have.
+fn valid_keys(loss: Loss) -> String {
     let lists = CLASS_KEYS.iter().filter(|_| loss.reads_classes());
     let keys = WeightSettings::KEYS.iter().chain(loss.setting_keys()).chain(lists);
     keys.map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_tables_go_in_and_out() {
+    fn numbers_and_tables_survive_toml() {
         let recipe = recipe(
             "task = 1, fd = { weight = 0.0, schedule = 'cosine', end = 2000.0, until = 0.5 }, \
              gram = { weight = 1.0, temperatures = [0.1, 1.0] }, hinton = { weight = 2.0, temperature = 3.0, classes = ['a', 'b'] }, \
@@ -224,19 +224,19 @@ mod tests {
     }
 
     #[test]
-    fn one_bank_is_as_large_as_the_losses_say() {
+    fn the_anchor_bank_has_the_largest_count_of_the_losses() {
         let count = |losses: &str| recipe(losses).unwrap().anchor_count();
         assert_eq!(
             (count("crd = 1"), count("anchors = 1"), count("anchors = 0, crd = 1")),
             (None, Some(AnchorSettings::COUNT), None)
         );
         let small = "anchors-within = { weight = 1.0, count = 16 }, anchors-across = 1";
-        assert_eq!(count(small), Some(16), "one that names no number asks for none");
+        assert_eq!(count(small), Some(16), "a loss without a count does not raise it to the default");
         assert_eq!(count(&format!("{small}, anchors = {{ weight = 1.0, count = 32 }}")), Some(32));
     }
 
     #[test]
-    fn a_gap_between_losses_is_found_with_the_steps_that_there_are() {
+    fn steps_without_a_loss_are_errors() {
         let losses = "task = { weight = 1.0, until = 0.5 }, fd = { weight = 1.0, from = 50 }";
         let mut recipe = recipe(losses).unwrap();
         (recipe.train.steps, recipe.train.epochs) = (None, Some(1.0));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_named() {
+    fn errors_name_the_invalid_setting() {
         for (losses, part) in [
             ("fd = { weight = 1.0, end = 2.0 }", "schedule"),
             ("fd = { weight = 1.0, masked = 0.5 }", "`masked` belongs to `mfd`"),
@@ -266,7 +266,7 @@ mod tests {
             ("hinton = { weight = 1.0, classes = ['a', 'b'], classes_per_step = 1 }", "classes_per_step = 1"),
             ("fd = { weight = 1.0, until = 10 }", "step 10"),
             ("fd = { weight = 1.0, from = 10 }", "step 0"),
-            ("fd = { wieght = 1.0 }", "unknown setting `wieght`; possible are `weight`"),
+            ("fd = { wieght = 1.0 }", "unknown setting `wieght`; valid settings: `weight`"),
             ("hinton = { weight = 1.0, classes = ['a', 'b'], temperatures = [1.0, 2.0] }", "not several"),
             ("fd = 'much'", "fd"),
         ] {

@@ -1,5 +1,5 @@
-//! The fields of a recipe file, with their defaults. A table that another crate or module uses is declared there:
-//! sources, augmentation, optimiser, cross-modal head.
+//! Recipe files: their settings with defaults, validation and resolution into runs. Tables that another crate or module
+//! uses are declared there: sources, augmentation, optimiser, cross-modal head.
 
 mod classes;
 mod experiment;
@@ -8,6 +8,7 @@ mod losses;
 mod model_ref;
 mod precision;
 mod prune;
+mod schema;
 pub(crate) mod sources;
 mod stages;
 mod student;
@@ -24,6 +25,7 @@ use data_pipeline::loader::CaptionChoice;
 use data_pipeline::policy::ErrorPolicy;
 use data_pipeline::sources::SourceConfig;
 use kd_losses::{AnchorSettings, Loss, LossSettings, Term};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use classes::ClassList;
@@ -43,204 +45,222 @@ use crate::optim::adamw::OptimizerConfig;
 use crate::{Error, Result};
 
 /// A resolved run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// Name of the run in reports and folders.
+    /// Name of the run in reports and folders: letters, digits and `- _ . +`, no dot first.
     pub name: String,
-    /// Seed of initial weights, sample order and augmentation.
+    /// Seed of initial weights, sample order, augmentation and dropout.
     #[serde(default)]
     pub seed: u64,
-    /// The student.
+    /// The model that is trained.
     pub student: Student,
-    /// The teacher, if any: `[teacher]`, or `[[teacher]]` for several at once.
+    /// The frozen teacher: `[teacher]`, or `[[teacher]]` for several.
+    #[schemars(schema_with = "schema::teachers")]
     #[serde(default, rename = "teacher", with = "teachers::written", skip_serializing_if = "Vec::is_empty")]
     pub teachers: Vec<TeacherConfig>,
-    /// A cross-modal head to train on the frozen student (DCLIP's teacher).
+    /// A cross-modal head to train instead of the student, which stays frozen (DCLIP's teacher).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cross_modal: Option<CrossModalConfig>,
     /// Training data.
     pub data: Data,
-    /// Weights of the loss terms by name (`clip-distill methods` lists them); 0 disables a term.
+    /// Losses by name: the weight, or a table; 0 disables a loss.
+    #[schemars(with = "schema::Losses")]
     #[serde(with = "losses::written")]
     pub losses: BTreeMap<Loss, LossConfig>,
-    /// The pairs of a batch that count as positives in the task loss, `icl` and `afd`.
+    /// Pairs of a batch that are positives of `task`, `icl` and `afd`.
     #[serde(default)]
     pub targets: TargetRule,
-    /// AdamW.
+    /// The optimiser, AdamW.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
-    /// Learned masks that prune the student during training.
+    /// Pruning of the student by learned masks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prune: Option<PruneConfig>,
-    /// Length and shape of the run.
+    /// Length and batches of the run.
     pub train: Train,
-    /// When to save.
+    /// When to write checkpoints.
     #[serde(default)]
     pub checkpoint: Checkpoints,
-    /// Metrics to log.
+    /// Logging of metrics.
     #[serde(default)]
     pub metrics: Metrics,
-    /// Evaluations.
+    /// What to evaluate, and when.
     #[serde(default)]
     pub eval: Eval,
 }
 
 /// Training data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// Relative paths of sources start here.
+    /// Folder for relative paths of sources.
     #[serde(default = "here")]
     pub root: PathBuf,
-    /// Sources, mixed by weight.
+    /// Sources, mixed by weight; at least one.
     pub train: Vec<TrainSource>,
     /// Random crops, flips, jitter and erasing.
     #[serde(default)]
     pub augment: AugmentConfig,
-    /// Choice among several captions of a sample.
+    /// Choice among the captions of a sample.
     #[serde(default)]
     pub caption: CaptionChoice,
-    /// Number of fixed augmentations per image that repeat, as in a store of teacher embeddings; 0 draws a new one each
-    /// time.
+    /// Number of fixed augmentations per image, up to 10,000; 0 draws a new one every time, or uses those of the store.
+    #[schemars(extend("default" = 0))]
     #[serde(default, skip_serializing_if = "is_zero")]
     pub variants: usize,
-    /// Seed of those augmentations, so that runs with different seeds can share a store.
+    /// Seed of the fixed augmentations, so that runs with different seeds share a store.
+    #[schemars(extend("default" = 0))]
     #[serde(default, skip_serializing_if = "is_zero_seed")]
     pub variants_seed: u64,
-    /// Policy for damaged samples.
+    /// Policy for damaged samples and broken shards.
     #[serde(default)]
     pub damaged: ErrorPolicy,
-    /// Decoding threads; 0 uses all cores.
+    /// Decoding threads, up to 1024; 0: one per core.
     #[serde(default)]
     pub workers: usize,
-    /// Batches to prefetch.
+    /// Number of batches prepared in advance, up to 4096.
     #[serde(default = "four")]
     pub prefetch: usize,
 }
 
 /// A source with its weight in an epoch.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "toml::Table", into = "toml::Table")]
+#[schemars(!try_from, !into, transform = schema::merge_source)]
 pub struct TrainSource {
     /// The source.
+    #[schemars(flatten)]
     pub source: SourceConfig,
-    /// Visits per sample and epoch; 1 visits each sample once.
+    /// Visits per sample and epoch, up to 1e6; 0.5 visits a different random half in each epoch.
+    #[schemars(default = "schema::whole")]
     pub weight: f64,
-    /// Fraction of the samples to use, with the same selection in every run; 1 uses all.
+    /// Fixed fraction of the samples, the same in every run; above 0, up to 1.
+    #[schemars(default = "schema::whole")]
     pub share: f64,
-    /// Number of samples, for a plan on a machine without the data.
+    /// Number of samples, for `--dry-run` without the data.
     pub samples: Option<usize>,
 }
 
-/// Length and shape of the run. Exactly one of `epochs` and `steps` is given.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Length and batches of the run. Exactly one of `epochs` and `steps` is given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
-    /// Samples per contrastive batch.
+    /// Samples per contrastive batch, at least 2.
     pub batch_size: usize,
-    /// Batches whose gradients are averaged into one step; each is a separate contrastive batch.
+    /// Number of batches whose gradients are averaged per step; each remains a separate contrastive batch.
     #[serde(default = "one")]
     pub accumulate: usize,
-    /// Passes over the data.
+    /// Length in epochs, such as 0.5; this or `steps` is needed. The one set later, in a run or by `--set`, replaces the
+    /// other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f64>,
-    /// Steps.
+    /// Length in steps; this or `epochs` is needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
-    /// Steps of linear warm-up.
+    /// Steps of linear warm-up, at most those of the run.
     #[serde(default)]
     pub warmup_steps: u64,
-    /// EMA decay of the student's weights; the averaged weights are saved and evaluated.
+    /// Decay of averaged weights (EMA), between 0 and 1; the averaged model is evaluated and written. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
-    /// Activation checkpointing: recomputes the activations of the student's blocks in the backward pass instead of
-    /// storing them. Takes about a third more time and a fraction of the memory.
+    /// Recompute the activations of the student's blocks in the backward pass: a third more time for a fraction of the
+    /// memory.
+    #[schemars(extend("default" = false))]
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub grad_checkpointing: bool,
-    /// Precision of matrix products and convolutions, including the teachers': `fp32`, `bf16` or `auto`. `auto` is bf16
-    /// if the device has instructions for it (twice as fast), else fp32 (bf16 would be many times slower). Weights,
-    /// losses and evaluation always use float32.
+    /// Precision of matrix products and convolutions, including the teachers'. Weights, losses and evaluation always use
+    /// float32.
+    #[schemars(extend("default" = PrecisionConfig::default()))]
     #[serde(default, skip_serializing_if = "precision::is_fp32")]
     pub precision: PrecisionConfig,
-    /// Threads of the tensor library; 0 keeps its default. A repeatable run needs a fixed number.
+    /// Threads of libtorch; 0: libtorch's default. A repeatable run needs a fixed number.
     #[serde(default)]
     pub threads: i32,
-    /// `cpu` or `cuda:N`.
+    /// `"cpu"`, `"cuda"` or `"cuda:N"`; CUDA needs a libtorch with CUDA (`cargo xtask setup --cuda`) and NVIDIA driver
+    /// 580 or newer.
     #[serde(default = "cpu")]
     pub device: String,
 }
 
 /// When to write checkpoints. The last step always writes one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Checkpoints {
-    /// Interval in steps; 0 disables it.
+    /// Interval of checkpoints in steps; 0: none.
     pub every_steps: u64,
-    /// Interval in minutes; 0 disables it.
+    /// Interval of checkpoints in minutes; 0: none.
     pub every_minutes: f64,
-    /// Number of latest checkpoints to keep. The best one is also kept.
+    /// Number of last checkpoints to keep, at least 1; the best one is kept, too.
     pub keep: usize,
 }
 
 /// Logging of metrics.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Metrics {
-    /// Steps per line of `metrics.jsonl`.
+    /// Steps per line of `metrics.jsonl` and, without a terminal, of the log.
     pub every_steps: u64,
-    /// Whether to write an event file for TensorBoard too.
+    /// Also write an event file for TensorBoard.
     pub tensorboard: bool,
 }
 
 /// What to evaluate, and when. The end of the run is always evaluated.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Eval {
-    /// Interval in steps; 0 evaluates only at the end.
+    /// Steps between evaluations; 0: only at the end. Otherwise `best` keeps the model with the highest score of all
+    /// evaluations, including the last; the score is the mean of top-1 accuracy or mean recall over the sets.
     pub every_steps: u64,
-    /// The data sets.
+    /// Data sets to evaluate.
     pub sets: Vec<EvalSet>,
-    /// Whether to compare the finished student with its teacher: CKA, rank correlations, neighbours, agreement.
+    /// Compare the finished student with a teacher (CKA, rank correlations, neighbours, agreement); needs one with
+    /// `model` or `run`.
     pub fidelity: bool,
-    /// The model to compare with, if it is not the first teacher.
+    /// Teacher for `fidelity`; its `store` and `logit_scale` have no effect. Default: the first teacher with a model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<TeacherConfig>,
-    /// Folder for caching the teacher's embeddings of the data sets across runs.
+    /// Folder with the teacher's embeddings of the sets, reused by the next run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
 }
 
 /// A data set for zero-shot evaluation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "toml::Table", into = "toml::Table")]
+#[schemars(!try_from, !into, transform = schema::merge_source)]
 pub struct EvalSet {
-    /// Name in reports.
+    /// Unique name of the set in reports.
     pub name: String,
-    /// The task.
+    /// Task of the evaluation.
+    #[schemars(default = "schema::classification")]
     pub task: EvalTask,
-    /// Prompt templates, for classification.
+    /// Prompt templates of a classification: `"plain"` (1), `"cifar"` (18), `"simple-7"`, `"openai-80"`, or a list of
+    /// texts with `{}` for the class name.
+    #[schemars(rename = "prompts", default = "schema::plain")]
     pub templates: Templates,
-    /// Class names that replace the source's own.
+    /// Class names of a classification: a list, or a text file with one name per line; one for each class of the source.
+    /// Duplicates are allowed. Default: the source's.
     pub class_names: Option<Classes>,
-    /// Training images of the same classes, for k-NN and a linear probe.
+    /// Source (a table) of training images of the same classes, for k-NN and a linear probe.
     pub train: Option<SourceConfig>,
     /// The data.
+    #[schemars(flatten)]
     pub source: SourceConfig,
 }
 
 /// The task of an evaluation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EvalTask {
     /// Zero-shot classification.
     Classification,
-    /// Retrieval of captions by image, and of images by caption.
+    /// Retrieval of captions by image and of images by caption, with all captions of an image.
     Retrieval,
 }
 
 /// Prompt templates: a built-in name, or a list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Templates {
     /// A built-in list: `plain`, `cifar`, `simple-7`, `openai-80`.
@@ -293,7 +313,8 @@ impl Recipe {
         Loss::all().filter(|loss| loss.reads_classes()).find_map(|loss| self.loss(loss))
     }
 
-    /// The models that the recipe refers to, each with the setting that names it, such as `student.inherit`.
+    /// Iterates over the models to which the recipe refers, each with the setting that names it, such as
+    /// `student.inherit`.
     pub fn models_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut ModelRef)> {
         let Recipe { student, teachers, eval, .. } = self;
         let students =
@@ -303,7 +324,7 @@ impl Recipe {
         students.into_iter().chain(teachers).chain(compared).filter_map(|(key, model)| Some((key, model?)))
     }
 
-    /// The models that the recipe refers to, like [`Recipe::models_mut`].
+    /// Iterates over the models to which the recipe refers, like [`Recipe::models_mut`].
     pub fn models(&self) -> impl Iterator<Item = (&'static str, &ModelRef)> {
         let Recipe { student, teachers, eval, .. } = self;
         let students =
@@ -313,12 +334,12 @@ impl Recipe {
         students.into_iter().chain(teachers).chain(compared).filter_map(|(key, model)| Some((key, model?)))
     }
 
-    /// The stores that the recipe refers to.
+    /// Iterates over the stores to which the recipe refers.
     pub fn stores_mut(&mut self) -> impl Iterator<Item = &mut StoreRef> {
         self.teachers.iter_mut().chain(&mut self.eval.teacher).filter_map(|teacher| teacher.store.as_mut())
     }
 
-    /// The teacher with which the evaluation compares the student, or whose scores it reports.
+    /// Returns the teacher that is evaluated with the student: for fidelity if enabled, else for its scores only.
     pub(crate) fn compared_teacher(&self) -> Option<&TeacherConfig> {
         let named = |teacher: &&TeacherConfig| teacher.model.is_some();
         match self.eval.fidelity {
@@ -328,7 +349,8 @@ impl Recipe {
         }
     }
 
-    /// Number of pairs in the bank for its losses, if any reads one: the largest number that they set, or 1024.
+    /// Returns the number of pairs in the anchor bank, if a loss reads one: the largest `count` of these losses, or
+    /// [`AnchorSettings::COUNT`] if none sets it.
     pub fn anchor_count(&self) -> Option<usize> {
         let counts = Loss::all().filter_map(|loss| match &self.loss(loss)?.settings {
             LossSettings::Anchors(settings) => Some(settings.count),
@@ -370,7 +392,7 @@ fn cpu() -> String {
     "cpu".into()
 }
 
-/// Removes a key from a table; the rest of the table is a source.
+/// Removes a key from a table and parses its value.
 fn take<T: serde::de::DeserializeOwned>(
     table: &mut toml::Table,
     key: &str,
@@ -386,8 +408,8 @@ impl TryFrom<toml::Table> for TrainSource {
     type Error = toml::de::Error;
 
     fn try_from(mut table: toml::Table) -> Result<Self, Self::Error> {
-        let weight = take(&mut table, "weight")?.unwrap_or(1.0);
-        let share = take(&mut table, "share")?.unwrap_or(1.0);
+        let weight = take(&mut table, "weight")?.unwrap_or_else(schema::whole);
+        let share = take(&mut table, "share")?.unwrap_or_else(schema::whole);
         let samples = take(&mut table, "samples")?;
         Ok(TrainSource { weight, share, samples, source: table.try_into()? })
     }
@@ -415,8 +437,8 @@ impl TryFrom<toml::Table> for EvalSet {
             |key: &str| <toml::de::Error as serde::de::Error>::custom(format!("an eval set needs `{key}`"));
         Ok(EvalSet {
             name: take(&mut table, "name")?.ok_or_else(|| missing("name"))?,
-            task: take(&mut table, "task")?.unwrap_or(EvalTask::Classification),
-            templates: take(&mut table, "prompts")?.unwrap_or(Templates::Named("plain".into())),
+            task: take(&mut table, "task")?.unwrap_or_else(schema::classification),
+            templates: take(&mut table, "prompts")?.unwrap_or_else(schema::plain),
             class_names: take(&mut table, "class_names")?,
             train: take(&mut table, "train")?,
             source: table.try_into()?,

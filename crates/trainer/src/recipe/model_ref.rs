@@ -19,12 +19,12 @@ pub enum ModelRef {
     Named(String),
     /// The final model of an earlier run of the recipe file.
     Run(String),
-    /// The model of a shared run of a sweep. [`crate::recipe::load`] refuses it, because only a sweep has shared runs.
+    /// The model of a shared run of a sweep. [`crate::recipe::load`] rejects it, because only a sweep has shared runs.
     Shared(SharedPath),
 }
 
 impl ModelRef {
-    /// The name of the earlier run, if it refers to one.
+    /// Returns the name of the earlier run, if the reference is to one.
     pub fn run(&self) -> Option<&str> {
         match self {
             ModelRef::Run(name) => Some(name),
@@ -125,7 +125,7 @@ pub enum StoreRef {
 }
 
 impl StoreRef {
-    /// The folder. A path of a shared run is known only after the sweep has resolved it.
+    /// Returns the folder; `None` for a reference to a shared run, which only a sweep can resolve.
     pub fn folder(&self) -> Option<&Path> {
         match self {
             StoreRef::Folder(folder) => Some(folder),

@@ -1,11 +1,12 @@
 //! Numeric precision of a run.
 
 use clip_model::Precision;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
 /// The precision setting of a recipe. Weights, losses and evaluation always use float32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PrecisionConfig {
     /// Float32 throughout.
@@ -13,7 +14,7 @@ pub enum PrecisionConfig {
     Fp32,
     /// Matrix products and convolutions of bfloat16 operands.
     Bf16,
-    /// The faster of the two on the run's device.
+    /// bf16 if the device has instructions for it (twice as fast), else fp32.
     Auto,
 }
 
@@ -46,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_named_is_computed_in() {
+    fn precision_names_map_to_precisions() {
         assert_eq!(PrecisionConfig::Fp32.on(Device::Cpu), Precision::Float32);
         assert_eq!(PrecisionConfig::Bf16.on(Device::Cpu), Precision::BFloat16);
         // A GPU has the instructions, regardless of this machine's processor.

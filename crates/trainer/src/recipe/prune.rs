@@ -1,27 +1,29 @@
 //! `[prune]` of a recipe: automatic weight inheritance.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Train;
 
-/// Learned masks over both towers of the student, and the step at which they prune it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Pruning by learned masks over both towers of the student.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PruneConfig {
-    /// Fraction of the parameters in the blocks of both towers to remove.
+    /// Fraction of the parameters of both towers' blocks to remove, between 0 and 1.
     pub sparsity: f64,
-    /// First step (from 0) with masks.
+    /// First step with masks, counted from 0.
     #[serde(default)]
     pub start: u64,
-    /// Steps over which the target sparsity rises from 0 to `sparsity`.
+    /// Steps over which the target sparsity rises from 0; `start + warmup_steps` is at most `at_step`.
     pub warmup_steps: u64,
-    /// Step after which the student is cut; training then continues without masks.
+    /// Number of steps before the cut, after which training continues without masks: more than `start`, fewer than the
+    /// run has.
     pub at_step: u64,
-    /// Maximum step of the scores behind the masks. Scores start at 10; below −1.6, a part is more likely to be removed
-    /// than kept. Therefore `lr` times the steps until the cut must be well above 12.
+    /// Maximum change of a mask score per step; `lr` × (`at_step` − `start`) has to be well above 12, because scores start
+    /// at 10, and a part is likely to be removed below −1.6.
     #[serde(default = "rate")]
     pub lr: f64,
-    /// Maximum step of the two multipliers of the missing sparsity, which rise from 10.
+    /// Maximum change per step of the two multipliers λ of the sparsity constraint, which start at 10.
     #[serde(default = "rate")]
     pub multiplier_lr: f64,
 }
@@ -36,14 +38,14 @@ impl PruneConfig {
     /// Checks the settings.
     ///
     /// # Errors
-    /// The setting that cannot work, and why.
+    /// The invalid setting, and the reason.
     pub(super) fn validate(&self, train: &Train) -> Result<(), String> {
         if !(self.sparsity > 0.0 && self.sparsity < 1.0) {
             return Err(format!("prune.sparsity = {} is not between 0 and 1", self.sparsity));
         }
         for (name, value) in [("lr", self.lr), ("multiplier_lr", self.multiplier_lr)] {
             if !(value.is_finite() && value > 0.0) {
-                return Err(format!("prune.{name} = {value} cannot work"));
+                return Err(format!("prune.{name} = {value} is not a number above 0"));
             }
         }
         if self.start.saturating_add(self.warmup_steps) > self.at_step || self.start >= self.at_step {

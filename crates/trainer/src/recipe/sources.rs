@@ -1,4 +1,4 @@
-//! Opens the data of a recipe: each source once, however many runs and evaluation sets name it.
+//! Opens the data of a recipe. Runs and evaluation sets that name the same source share it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -10,19 +10,19 @@ use data_pipeline::sources::{self, Source, SourceConfig, Subset};
 use crate::recipe::{Recipe, TrainSource};
 use crate::{Error, Result};
 
-/// The sources that are open.
+/// The open sources, shared by runs and evaluation sets.
 #[derive(Default)]
 pub(crate) struct SourcePool {
     opened: Vec<(PathBuf, SourceConfig, Arc<dyn Source>)>,
 }
 
 impl SourcePool {
-    /// Opens a source; relative paths start at `root`. Returns a source that is open already.
+    /// Opens a source, or returns it if it is already open. Relative paths start at `root`.
     ///
     /// # Errors
     /// [`Error::Data`] if the source cannot be opened.
     pub(crate) fn open(&mut self, config: &SourceConfig, root: &Path) -> Result<Arc<dyn Source>> {
-        let same = |(place, other, _): &&(PathBuf, SourceConfig, _)| place == root && other == config;
+        let same = |(folder, other, _): &&(PathBuf, SourceConfig, _)| folder == root && other == config;
         if let Some((_, _, source)) = self.opened.iter().find(same) {
             return Ok(Arc::clone(source));
         }
@@ -77,12 +77,12 @@ impl TrainingData {
         self.absent.take().map_or(Ok(self), Err)
     }
 
-    /// The sources, in the recipe's order.
+    /// Returns the sources, in the recipe's order.
     pub(crate) fn sources(&self) -> &[Arc<dyn Source>] {
         &self.sources
     }
 
-    /// The sources with their weights in an epoch.
+    /// Returns the sources with their weights in an epoch.
     pub(crate) fn weighted(&self) -> impl Iterator<Item = (&Arc<dyn Source>, f64)> {
         self.sources.iter().zip(self.weights.iter().copied())
     }
@@ -95,7 +95,7 @@ impl TrainingData {
         Ok(Mixture::new(self.weighted().map(|(source, weight)| (Arc::clone(source), weight)))?)
     }
 
-    /// Returns the fingerprint of each source. Computed on the first call.
+    /// Returns the fingerprint of each source. The first call computes them.
     ///
     /// # Errors
     /// [`Error::Data`] if a source cannot be read.
@@ -109,7 +109,7 @@ impl TrainingData {
     }
 }
 
-/// The part of a source that the recipe uses. A whole source needs no wrapper.
+/// Returns the part of a source that the recipe uses. A share of 1 needs no wrapper.
 fn subset(config: &TrainSource, source: Arc<dyn Source>) -> Result<Arc<dyn Source>> {
     Ok(if config.share == 1.0 { source } else { Arc::new(Subset::new(source, config.share)?) })
 }

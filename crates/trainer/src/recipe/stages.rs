@@ -9,8 +9,8 @@ use crate::{Error, Result};
 pub(super) struct Draft {
     /// Its settings.
     pub(super) table: Table,
-    /// The run to which the stage belongs.
-    pub(super) whole: Option<String>,
+    /// Name of the run to which the stage belongs; `None` for a run without stages.
+    pub(super) run: Option<String>,
 }
 
 /// Replaces a run with stages by one run per stage: `NAME-1`, `NAME-2`, …. A run without stages stays unchanged.
@@ -22,9 +22,9 @@ pub(super) struct Draft {
 pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
     let fail = |reason: &str| Err(Error::recipe(origin, reason));
     let stages = match run.remove("stages") {
-        None => return Ok(vec![Draft { table: run, whole: None }]),
+        None => return Ok(vec![Draft { table: run, run: None }]),
         Some(Value::Array(stages)) if stages.is_empty() => {
-            return Ok(vec![Draft { table: run, whole: None }]);
+            return Ok(vec![Draft { table: run, run: None }]);
         }
         Some(Value::Array(stages)) => stages,
         Some(_) => return fail("`stages` is not a list of tables: write [[stages]]"),
@@ -37,43 +37,44 @@ pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
             return fail("`stages` is not a list of tables: write [[stages]]");
         };
         if stage.contains_key("name") {
-            return fail("a stage has no `name`: it is called after its run, with a number");
+            return fail("a stage has no `name`: its name is that of the run, with a number");
         }
         let mut table = run.clone();
         if index > 0 {
             let student = table.get_mut("student").and_then(Value::as_table_mut);
             student.into_iter().for_each(|student| {
-                forget(student, &INHERITED);
+                remove_keys(student, &INHERITED);
                 // The key limits what the first stage inherits from its larger model. Later stages inherit everything.
-                forget(student, &["inherit_tokens"]);
+                remove_keys(student, &["inherit_tokens"]);
             });
         }
-        let own_student =
+        let names_model =
             stage.get("student").and_then(Value::as_table).is_some_and(|keys| keys.contains_key("model"));
         merge(&mut table, stage);
         if index > 0 {
             let student = table.entry("student").or_insert_with(|| Table::new().into());
             if let Some(student) = student.as_table_mut().filter(|student| !has_any(student, &INHERITED)) {
-                let goes_on = pruned && !own_student;
-                let key = if goes_on { "run" } else { "inherit_run" };
-                forget(student, if goes_on { &["model"] } else { &[] });
+                let continues = pruned && !names_model;
+                let key = if continues { "run" } else { "inherit_run" };
+                remove_keys(student, if continues { &["model"] } else { &[] });
                 student.insert(key.into(), format!("{name}-{index}").into());
             }
         }
         pruned = table.contains_key("prune");
         table.insert("name".into(), format!("{name}-{}", index + 1).into());
-        drafts.push(Draft { table, whole: Some(name.clone()) });
+        drafts.push(Draft { table, run: Some(name.clone()) });
     }
     Ok(drafts)
 }
 
+/// The keys of `[student]` that name the model to start from, other than `model`.
 const INHERITED: [&str; 3] = ["inherit", "inherit_run", "run"];
 
 fn has_any(table: &Table, keys: &[&str]) -> bool {
     keys.iter().any(|key| table.contains_key(*key))
 }
 
-fn forget(table: &mut Table, keys: &[&str]) {
+fn remove_keys(table: &mut Table, keys: &[&str]) {
     keys.iter().for_each(|key| drop(table.remove(*key)));
 }
 
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn stages_are_runs_that_inherit_from_one_another() {
+    fn each_stage_is_a_run_that_inherits_from_the_previous_one() {
         let stages = "
             [[stages]]
             optimizer.lr = 1e-3
@@ -124,15 +125,15 @@ mod tests {
     }
 
     #[test]
-    fn token_embeddings_are_inherited_by_the_first_stage_alone() {
+    fn only_the_first_stage_inherits_token_embeddings() {
         let run = BASE.replace("losses.task", "student.inherit_tokens = true\nlosses.task");
-        let of_the_run = parse(&format!("{run}\n[[stages]]\n[[stages]]"), &[], "test").unwrap();
-        let taken = of_the_run.runs.iter().map(|run| run.student.inherit_tokens).collect::<Vec<_>>();
-        assert_eq!(taken, [true, false]);
+        let job = parse(&format!("{run}\n[[stages]]\n[[stages]]"), &[], "test").unwrap();
+        let inherited = job.runs.iter().map(|run| run.student.inherit_tokens).collect::<Vec<_>>();
+        assert_eq!(inherited, [true, false]);
     }
 
     #[test]
-    fn runs_with_stages_stand_beside_others() {
+    fn a_file_may_have_runs_with_and_without_stages() {
         let runs = "
             [[runs]]
             name = 'teacher'
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_stage_that_prunes_the_next_goes_on_with_what_is_left() {
+    fn a_stage_after_pruning_continues_with_the_pruned_model() {
         let stages = "
             prune = { sparsity = 0.25, warmup_steps = 1, at_step = 2 }
             [[stages]]
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_stage_is_refused() {
+    fn invalid_stages_are_errors() {
         let error = |more: &str| job(more, &[]).unwrap_err().to_string();
         assert!(error("\n[stages]\na = 1").contains("list of tables"));
         assert!(error("\n[[stages]]\nname = 'mine'").contains("a stage has no `name`"));

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use clip_model::folder::ConfigOverrides;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::is_zero;
 use super::model_ref::ModelRef;
 
 /// The model that is trained.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Keys", into = "Keys")]
 pub struct Student {
     /// The model to start from: untrained for a preset or a configuration file, else with its weights.
@@ -52,47 +53,53 @@ impl Student {
 }
 
 /// The keys of `[student]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keys {
-    /// A preset, a configuration in open_clip's format (`*.json`), or a model to start from: a folder, a checkpoint
-    /// file or `hf-hub:owner/name`.
+    /// Architecture to train from scratch, or model to continue from; this or `run` is needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     model: Option<String>,
-    /// An earlier run of the recipe file whose final model, of any shape, is the start instead of `model`.
+    /// Earlier run of the recipe file whose model the student continues from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     run: Option<String>,
-    /// Image size in pixels that replaces the model's own.
+    /// Input size in pixels. Default: the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     image_size: Option<i64>,
-    /// Patch dropout rate of a ViT in training; default: the model's own.
+    /// Fraction of patches dropped in training, 0 to below 1; ViT only. Default: the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     patch_dropout: Option<f64>,
-    /// Maximum drop path rate of a timm tower; default: the model's own.
+    /// Largest drop path rate, 0 to below 1; timm towers only. Default: the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     drop_path: Option<f64>,
-    /// Whether to lock (freeze) the image tower, except its last groups.
+    /// Freeze the image tower.
+    #[schemars(extend("default" = false))]
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     lock_image: bool,
-    /// Number of groups of a locked image tower that stay trainable, counted from the projection.
+    /// Number of last groups of a locked image tower that are trained: the projection, then the blocks from the last.
+    #[schemars(extend("default" = 0))]
     #[serde(default, skip_serializing_if = "is_zero")]
     lock_image_unlocked_groups: usize,
-    /// Whether to lock (freeze) the text tower, except its last groups.
+    /// Freeze the text tower.
+    #[schemars(extend("default" = false))]
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     lock_text: bool,
-    /// Number of groups of a locked text tower that stay trainable, counted from the projection.
+    /// Number of last groups of a locked text tower that are trained: the projection, then the blocks from the last.
+    #[schemars(extend("default" = 0))]
     #[serde(default, skip_serializing_if = "is_zero")]
     lock_text_unlocked_groups: usize,
-    /// A `tokenizer.json`; default: the one in the model's folder, or CLIP's tokenizer.
+    /// A `tokenizer.json`. Default: the one in the model folder, or CLIP's tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tokenizer: Option<PathBuf>,
-    /// A larger model (folder or file) from which the student inherits its initial weights.
+    /// Larger model whose weights initialise the student; docs/methods.md lists the requirements.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     inherit: Option<String>,
-    /// An earlier run of the recipe file from whose model the student inherits its initial weights.
+    /// Earlier run of the recipe file whose model initialises the student; only one of `run`, `inherit` and
+    /// `inherit_run`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     inherit_run: Option<String>,
-    /// Whether to inherit only the token and positional embeddings, projected to the student's width.
+    /// Inherit the token and positional embeddings only, projected to the student's width; needs `inherit` or
+    /// `inherit_run`.
+    #[schemars(extend("default" = false))]
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     inherit_tokens: bool,
 }

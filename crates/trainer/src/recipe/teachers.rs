@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clip_model::folder::ConfigOverrides;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::model_ref::{ModelRef, StoreRef};
@@ -11,7 +12,7 @@ use super::model_ref::{ModelRef, StoreRef};
 const MAX_SCALE: f64 = 1e4;
 
 /// A frozen teacher: a model, a store of its embeddings, or both.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Keys", into = "Keys")]
 pub struct TeacherConfig {
     /// The model. With a store, the model must be the one whose embeddings are stored.
@@ -42,29 +43,33 @@ impl TeacherConfig {
 }
 
 /// The keys of `[teacher]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keys {
-    /// A model folder, `hf-hub:owner/name`, or a checkpoint file (of the architecture `arch`).
+    /// The teacher: a model folder, a checkpoint file or `hf-hub:owner/name`. One of `model`, `run` and `store` is needed,
+    /// never both of the first two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     model: Option<String>,
-    /// An earlier run of the same recipe file.
+    /// Earlier run of the recipe file that is the teacher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     run: Option<String>,
-    /// A folder of stored embeddings (`clip-distill reinforce`) that replaces the model. If a model is also named, the
-    /// store must come from it.
+    /// Folder of stored embeddings (`clip-distill reinforce`) that replaces the model. With `model` or `run`, the store
+    /// must come from that model; a missing store is created, with `data.variants` or 2 variants.
+    #[schemars(with = "Option<String>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     store: Option<StoreRef>,
-    /// Logit scale that replaces the model's own.
+    /// Logit scale after exp, above 0 and up to 10,000. A store contains the model's, so another one is set in training.
+    /// Default: the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     logit_scale: Option<f64>,
-    /// Image size in pixels that replaces the model's own.
+    /// Input size in pixels; needs `model` or `run`. Default: the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     image_size: Option<i64>,
-    /// Architecture preset of a bare weight file.
+    /// Preset of a bare weight file, or of a teacher that is not present (`--dry-run`); needs `model` or `run`, and is
+    /// ignored for a model folder. Default: the configuration beside or in the file, else inferred from shapes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     arch: Option<String>,
-    /// A `tokenizer.json`; default: the one in the model's folder, or CLIP's tokenizer.
+    /// A `tokenizer.json`; needs `model` or `run`. Default: the one in the model folder, or CLIP's tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tokenizer: Option<PathBuf>,
 }

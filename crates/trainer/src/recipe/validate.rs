@@ -1,4 +1,4 @@
-//! Checks of a recipe that its types cannot express.
+//! Validation of a recipe: checks that its types cannot express.
 
 use kd_losses::{Loss, Term, first_gap};
 use tch::Device;
@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 /// Maximum number of micro-batches per step; more than in any published recipe.
 const MAX_ACCUMULATE: usize = 1 << 20;
-/// Number of steps to assume if it depends on the data.
+/// Number of steps to assume if the number depends on the data.
 const LONG_RUN: u64 = 1 << 40;
 /// Maximum number of augmentations per image; more than in any store.
 const MAX_VARIANTS: usize = 10_000;
@@ -31,7 +31,7 @@ pub(crate) fn device_named(name: &str) -> Result<Device> {
     }
 }
 
-/// The setting that cannot work, and why.
+/// The result of a check. The error names the invalid setting and the reason.
 type Check = Result<(), String>;
 
 /// Fails with a reason unless a condition holds.
@@ -56,7 +56,7 @@ impl Recipe {
     /// Checks the settings that the types do not. Messages name `origin`.
     ///
     /// # Errors
-    /// [`Error::Recipe`] naming the setting that cannot work.
+    /// [`Error::Recipe`] naming the invalid setting.
     pub fn validate(&self, origin: &str) -> Result<()> {
         let fail = |reason: String| Error::recipe(origin, reason);
         for (loss, config) in self.losses.iter().filter(|(_, config)| config.is_on()) {

@@ -19,7 +19,7 @@ pub enum Library {
     Transformers,
 }
 
-/// Known facts of a model's training.
+/// The training of a model: its recipe and results.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunFacts {
     /// Its recipe, resolved.
@@ -29,10 +29,10 @@ pub struct RunFacts {
 }
 
 impl RunFacts {
-    /// Reads the facts of a run folder. Returns `None` if the folder is not a run's.
+    /// Reads the recipe and the results of a run folder. Returns `None` if the folder does not contain a run.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] or [`crate::Error::DamagedFile`] if they exist but cannot be read.
+    /// [`crate::Error::Io`] or [`crate::Error::DamagedFile`] if the files exist but cannot be read.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let Some(recipe) = status::recipe_of(folder)? else { return Ok(None) };
         Ok(Some(RunFacts { recipe, results: status::results_of(folder)? }))
@@ -77,7 +77,7 @@ print(model(**inputs).logits_per_image.softmax(dim=-1))
 ```
 "#;
 
-/// The content of a card.
+/// The content of a model card.
 #[derive(Clone, Debug)]
 pub struct Card {
     /// Title.
@@ -104,10 +104,10 @@ impl Card {
             Library::Transformers => ("transformers", TRANSFORMERS),
         };
         let tokenizer = match (self.own_tokenizer, self.library) {
-            (true, _) => "Texts are read by the tokenizer in `tokenizer.json`.",
-            (false, Library::OpenClip) => "Texts are read by CLIP's tokenizer.",
+            (true, _) => "Texts are tokenized with `tokenizer.json`.",
+            (false, Library::OpenClip) => "Texts are tokenized with CLIP's tokenizer.",
             (false, Library::Transformers) => {
-                "Texts are read by CLIP's tokenizer. Unlike open_clip, transformers does not clean the texts of CLIP models: \
+                "Texts are tokenized with CLIP's tokenizer. Unlike open_clip, transformers does not clean the texts of CLIP models: \
                  curly quotes, HTML entities and wrongly decoded letters remain. \
                  The pipeline fails on longer texts; a processor truncates them with `truncation=True`."
             }
@@ -142,7 +142,7 @@ impl Card {
 }
 
 /// Returns the recipe without machine-specific values: only the last component of absolute paths is kept.
-fn for_others(recipe: &Recipe) -> Recipe {
+fn public_recipe(recipe: &Recipe) -> Recipe {
     let mut public = recipe.clone();
     (public.data.root, public.eval.cache) = (".".into(), None);
     let shortened = toml::Table::try_from(&public).map(|table| {
@@ -171,15 +171,15 @@ fn student(config: &Student) -> String {
     let model = &config.model;
     match &config.inherit {
         Some(larger) if config.inherit_tokens => {
-            format!("{model}, started with the token embeddings of {larger}")
+            format!("{model}, initialised with the token embeddings of {larger}")
         }
-        Some(larger) => format!("{model}, started as a part of {larger}"),
+        Some(larger) => format!("{model}, initialised with a part of the weights of {larger}"),
         None => model.to_string(),
     }
 }
 
 fn training(facts: &RunFacts) -> String {
-    let recipe = &for_others(&facts.recipe);
+    let recipe = &public_recipe(&facts.recipe);
     let teachers = recipe.teachers.iter().map(TeacherConfig::name).collect::<Vec<_>>().join(", ");
     let weighted = recipe.losses.iter().filter(|(_, config)| config.is_on());
     let losses =

@@ -27,15 +27,15 @@ const LEARNED: &str = "learned.safetensors";
 const EMA: &str = "ema.safetensors";
 const MASKS: &str = "masks.safetensors";
 const RECIPE: &str = "recipe.toml";
-/// Suffixes of folders that are never read, because they are being written or replaced.
+/// Suffix of folders that are never read, because they are being written or replaced.
 const PARTIAL: &str = ".partial";
 /// Format version; increases when older checkpoints can no longer be read.
 const VERSION: u32 = 2;
 
-/// The state of a run other than its tensors.
+/// The state of a run except its tensors, stored in `state.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// Format.
+    /// Format version.
     pub version: u32,
     /// Finished steps.
     pub step: u64,
@@ -102,7 +102,9 @@ fn clear(folder: &Path) -> Result<()> {
         }
         let replaced = name.strip_suffix(&format!(".old{PARTIAL}")).map(|step| folder.join(&step[1..]));
         match replaced {
-            Some(place) if !place.exists() => fs::rename(&path, &place).map_err(|e| Error::io(&path, e))?,
+            Some(target) if !target.exists() => {
+                fs::rename(&path, &target).map_err(|e| Error::io(&path, e))?
+            }
             _ => remove(&path)?,
         }
     }
@@ -171,17 +173,17 @@ pub fn restore(path: &Path, train: &mut TrainState, state: &State) -> Result<()>
 /// [`Error::Checkpoint`] if checkpoints exist but none is intact.
 pub fn newest(folder: &Path) -> Result<Option<(PathBuf, State)>> {
     clear(folder)?;
-    let mut broken = None;
+    let mut first_error = None;
     for path in list(folder)?.into_iter().rev() {
         match verify(&path) {
             Ok(state) => return Ok(Some((path, state))),
             Err(error) => {
                 tracing::warn!("{error}; trying the previous checkpoint");
-                broken.get_or_insert(error);
+                first_error.get_or_insert(error);
             }
         }
     }
-    match broken {
+    match first_error {
         None => Ok(None),
         Some(Error::Checkpoint { path, reason }) => {
             let reason = format!("{reason}; no other checkpoint is intact: start again with --restart");
@@ -218,7 +220,7 @@ pub fn verify(path: &Path) -> Result<State> {
     Ok(state)
 }
 
-/// The recipe of a checkpoint.
+/// Reads the recipe of a checkpoint.
 pub(crate) fn recipe(path: &Path) -> Result<Recipe> {
     let file = path.join(RECIPE);
     let text = fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
@@ -241,7 +243,7 @@ pub fn retain(folder: &Path, keep: usize, best: Option<u64>) -> Result<()> {
     Ok(())
 }
 
-/// Folders of checkpoints, oldest first.
+/// Lists the folders of checkpoints, oldest first.
 pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

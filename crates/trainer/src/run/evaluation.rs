@@ -19,12 +19,12 @@ use crate::teacher::model::TeacherModel;
 
 impl Session<'_> {
     /// Evaluates the student in its current state.
-    pub(super) fn evaluate_on_the_way(&mut self) -> Result<()> {
+    pub(super) fn evaluate_during_training(&mut self) -> Result<()> {
         let (step, steps) = (self.train.step, self.schedule.total_steps);
         tracing::info!("{}: evaluation after step {step} of {steps}", self.recipe.name);
         let report = self.with_final_weights(|session| session.evaluate())?;
         self.metrics.evaluation(step, &report)?;
-        self.compete(&report)
+        self.save_if_best(&report)
     }
 
     /// Evaluates the finished student, and writes its folder and the results.
@@ -53,9 +53,9 @@ impl Session<'_> {
             )
         })?;
         self.metrics.evaluation(self.train.step, &student)?;
-        // A best model from an earlier session must also beat the final one.
+        // The final model also competes with a best model from an earlier session.
         if self.recipe.eval.every_steps > 0 || self.state.best.is_some() {
-            self.compete(&student)?;
+            self.save_if_best(&student)?;
         }
         let cost = clip_model::cost::cost(self.train.student.config())?;
         let parameters = (cost.image.parameters, cost.text.parameters);
@@ -67,18 +67,18 @@ impl Session<'_> {
     }
 
     /// Saves the student as the best model, with a checkpoint, if its score exceeds all earlier ones.
-    fn compete(&mut self, report: &Report) -> Result<()> {
+    fn save_if_best(&mut self, report: &Report) -> Result<()> {
         if report.sets.is_empty() {
             return Ok(());
         }
         let now = self.train.step;
         let score = report.sets.iter().map(|set| set.score.main()).sum::<f64>() / report.sets.len() as f64;
-        // A model that won before a stop wins again, so its folder becomes complete.
+        // Evaluating the best step again writes its folder again, which a stop may have left incomplete.
         if self.state.best.is_some_and(|(step, best)| score <= best && step != now) {
             return Ok(());
         }
         tracing::info!(
-            "{}: the best so far, with {:.1} % as the mean of the main figures",
+            "{}: the best model so far, with a mean main metric of {:.1} %",
             self.recipe.name,
             score * 100.0
         );
@@ -129,8 +129,8 @@ pub(super) fn measure_again(
     let device = device(&recipe.train.device)?;
     set_threads(recipe);
     // The folder contains the tokenizer used in training.
-    let place = folder.join(MODEL_FOLDER).display().to_string();
-    let loaded = LoadedModel::open(&place, &LoadOptions::default().with_device(device))?;
+    let model = folder.join(MODEL_FOLDER).display().to_string();
+    let loaded = LoadedModel::open(&model, &LoadOptions::default().with_device(device))?;
     let teacher = recipe.compared_teacher().map(|config| TeacherModel::new(config, models, device));
     let Measured { student, teacher, details } =
         measure(recipe, &(&loaded).into(), teacher.as_ref(), &prepared.sets)?;

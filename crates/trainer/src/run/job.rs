@@ -1,4 +1,4 @@
-//! Performs all runs of a recipe file, one after the other.
+//! Jobs: all runs of a recipe file, performed one after the other.
 
 use std::path::{Path, PathBuf};
 
@@ -54,13 +54,14 @@ pub fn run_job(job: &Job, out: &Path, options: &Options<'_>) -> Result<JobOutcom
     PreparedJob::new(job)?.check()?.run(out, options)
 }
 
-/// File names of a job's reports: Markdown, HTML, and an SVG chart of the main figures.
+/// File names of a job's reports: Markdown, HTML, and an SVG chart of the main metrics.
 pub const REPORTS: [&str; 3] = ["report.md", "report.html", "report.svg"];
 
 /// Checks, before any run starts, that a job can start or resume in `out`.
 ///
 /// # Errors
-/// [`Error::OtherRun`] if the folder of a run contains a run of another recipe; [`Error::UnrelatedFile`].
+/// [`Error::OtherRun`] if the folder of a run contains a run of another recipe, [`Error::UnrelatedFile`],
+/// [`Error::DamagedFile`].
 pub fn check_folders(job: &Job, out: &Path) -> Result<()> {
     let folders = job.runs.iter().map(|recipe| (recipe, folder(job, out, &recipe.name))).collect::<Vec<_>>();
     for (recipe, folder) in &folders {
@@ -102,8 +103,9 @@ pub fn restart(job: &Job, out: &Path) -> Result<()> {
     Ok(())
 }
 
-fn remove(path: &Path, how: impl Fn(&Path) -> std::io::Result<()>) -> Result<()> {
-    match how(path) {
+/// Removes a file or folder with `remove`, if it exists.
+fn remove(path: &Path, remove: impl Fn(&Path) -> std::io::Result<()>) -> Result<()> {
+    match remove(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, e)),
         _ => Ok(()),
     }

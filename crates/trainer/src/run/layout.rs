@@ -6,13 +6,13 @@ use data_pipeline::policy::SkipCounts;
 use serde::{Deserialize, Serialize};
 use zeroshot_eval::{Evaluation, Report};
 
-/// The resolved recipe in a run folder.
+/// File name of the resolved recipe in a run folder.
 pub const RECIPE_FILE: &str = "recipe.toml";
-/// The results in a run folder. Written last, so its presence marks a finished run.
+/// File name of the results in a run folder. The file is written last, so its presence marks a finished run.
 pub const REPORT_FILE: &str = "report.json";
-/// The final student in a run folder.
+/// Folder of the final student in a run folder.
 pub const MODEL_FOLDER: &str = "model";
-/// The best student in a run folder, if evaluations during training selected one.
+/// Folder of the best student in a run folder, if evaluations during training selected one.
 pub const BEST_FOLDER: &str = "best";
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
 
@@ -47,11 +47,12 @@ pub enum Outcome {
 /// The results of a finished run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Results {
-    /// The student.
+    /// Zero-shot scores of the student.
     pub student: Report,
-    /// The teacher, if it is not a run of the same recipe file, or if the student was compared with it.
+    /// Zero-shot scores of the teacher, unless it is a run of the same recipe file that was not compared with the
+    /// student.
     pub teacher: Option<Report>,
-    /// All measurements on each set.
+    /// All metrics of the student on each set.
     #[serde(default)]
     pub details: Vec<Evaluation>,
     /// Seconds of training.
@@ -71,6 +72,6 @@ pub struct Results {
 pub struct Best {
     /// The step after which it was evaluated; the last step if the final student is the best.
     pub step: u64,
-    /// Mean of the main figure ([`zeroshot_eval::Score::main`]) over the data sets, 0 to 1.
+    /// Mean of the main metric ([`zeroshot_eval::Score::main`]) over the data sets, 0 to 1.
     pub score: f64,
 }

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// File name of the metrics in a run folder.
 const FILE: &str = "metrics.jsonl";
 
-/// A line of a training step.
+/// A line of `metrics.jsonl` for a training step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepLine {
     /// Progress of the run.
@@ -47,11 +47,11 @@ pub struct TermLoss {
     pub name: String,
     /// The unweighted value.
     pub raw: f64,
-    /// Its part of the sum.
+    /// The weighted value.
     pub weighted: f64,
 }
 
-/// A line of an evaluation.
+/// A line of `metrics.jsonl` for an evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationLine {
     /// Finished steps.
@@ -78,7 +78,7 @@ enum Line {
     Step(StepLine),
 }
 
-/// Writes the metrics of a run.
+/// Writer of a run's metrics: `metrics.jsonl` and, if enabled, TensorBoard events.
 #[derive(Debug)]
 pub struct MetricsFile {
     path: PathBuf,
@@ -150,14 +150,14 @@ impl StepLine {
 impl EvaluationLine {
     fn new(step: u64, report: &Report) -> Self {
         let sets = report.sets.iter();
-        let sets = sets.map(|own| SetMetrics { set: own.set.clone(), metrics: own.score.metrics() });
+        let sets = sets.map(|scored| SetMetrics { set: scored.set.clone(), metrics: scored.score.metrics() });
         EvaluationLine { step, sets: sets.collect() }
     }
 
     /// Returns the value of a metric.
     pub fn get(&self, metric: &Metric) -> Option<f64> {
-        let set = self.sets.iter().find(|own| own.set == metric.set)?;
-        set.metrics.iter().find(|own| own.name == metric.name).map(|own| own.value)
+        let set = self.sets.iter().find(|set| set.set == metric.set)?;
+        set.metrics.iter().find(|found| found.name == metric.name).map(|found| found.value)
     }
 }
 
@@ -191,7 +191,7 @@ impl MetricsFile {
     /// Writes a training step.
     ///
     /// # Errors
-    /// [`Error::Io`] if the disk is full.
+    /// [`Error::Io`] if the file cannot be written.
     pub fn step(&mut self, at: &StepStats, report: &StepReport) -> Result<()> {
         let line = StepLine::new(at, report);
         self.write(&line)?;
@@ -212,7 +212,7 @@ impl MetricsFile {
     /// Writes an evaluation.
     ///
     /// # Errors
-    /// [`Error::Io`] if the disk is full.
+    /// [`Error::Io`] if the file cannot be written.
     pub fn evaluation(&mut self, step: u64, report: &Report) -> Result<()> {
         let line = EvaluationLine::new(step, report);
         self.write(&line)?;
@@ -229,19 +229,19 @@ impl MetricsFile {
     }
 }
 
-/// Reads the training steps of a run's metrics. Leaves out lines that are truncated.
+/// Reads the training steps of a run's metrics. Skips truncated lines.
 ///
 /// # Errors
-/// [`Error::Io`] if the file does not exist.
+/// [`Error::Io`] if the file cannot be read.
 pub fn read_steps(folder: &Path) -> Result<Vec<StepLine>> {
     let step = |line| if let Line::Step(line) = line { Some(line) } else { None };
     Ok(read(folder)?.into_iter().filter_map(step).collect())
 }
 
-/// Reads the evaluations of a run's metrics. Leaves out lines that are truncated.
+/// Reads the evaluations of a run's metrics. Skips truncated lines.
 ///
 /// # Errors
-/// [`Error::Io`] if the file does not exist.
+/// [`Error::Io`] if the file cannot be read.
 pub fn read_evaluations(folder: &Path) -> Result<Vec<EvaluationLine>> {
     let evaluation = |line| if let Line::Evaluation(line) = line { Some(line) } else { None };
     Ok(read(folder)?.into_iter().filter_map(evaluation).collect())
@@ -253,7 +253,7 @@ fn read(folder: &Path) -> Result<Vec<Line>> {
     Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
-/// A number; JSON has `null` in place of NaN and the infinities.
+/// Serialization of a number: JSON stores NaN and infinities as `null`.
 mod finite_or_null {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -282,7 +282,9 @@ mod by_name {
     }
 
     pub(super) fn serialize<S: Serializer>(terms: &[TermLoss], to: S) -> Result<S::Ok, S::Error> {
-        to.collect_map(terms.iter().map(|own| (&own.name, Values { raw: own.raw, weighted: own.weighted })))
+        to.collect_map(
+            terms.iter().map(|term| (&term.name, Values { raw: term.raw, weighted: term.weighted })),
+        )
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<TermLoss>, D::Error> {
@@ -302,9 +304,9 @@ mod by_set {
     use super::{MetricName, MetricValue, SetMetrics};
 
     pub(super) fn serialize<S: Serializer>(sets: &[SetMetrics], to: S) -> Result<S::Ok, S::Error> {
-        to.collect_map(sets.iter().map(|own| {
-            let metrics = own.metrics.iter().map(|metric| (metric.name.to_string(), metric.value.into()));
-            (&own.set, metrics.collect::<Map<_, Value>>())
+        to.collect_map(sets.iter().map(|set| {
+            let metrics = set.metrics.iter().map(|metric| (metric.name.to_string(), metric.value.into()));
+            (&set.set, metrics.collect::<Map<_, Value>>())
         }))
     }
 
@@ -333,7 +335,7 @@ mod tests {
     ];
 
     #[test]
-    fn old_lines_are_read_and_written_again_unchanged() {
+    fn old_lines_survive_reading_and_writing() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(FILE), OLD.join("\n") + "\n{\"step\":9,\"epo").unwrap();
         let steps = read_steps(folder.path()).unwrap();
@@ -348,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_run_drops_what_it_writes_again() {
+    fn a_resumed_run_drops_lines_that_it_writes_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE);
         let kept = |step, last| {
@@ -360,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_hold_what_was_measured() {
+    fn lines_hold_the_reported_values() {
         let folder = tempfile::tempdir().unwrap();
         let mut file = MetricsFile::open(folder.path(), 0, false, true).unwrap();
         let at = StepStats { step: 3, samples: 24, ..StepStats::default() };

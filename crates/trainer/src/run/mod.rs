@@ -91,7 +91,8 @@ fn perform<'a>(
     }
 }
 
-/// Checks everything of a run that depends neither on its folder nor on its training data.
+/// Checks a recipe's device, teachers, stores and evaluation sets before the run. Does not check the run folder or the
+/// training data.
 ///
 /// # Errors
 /// The errors of [`device`]; [`Error::Data`] if a store is missing, or if an evaluation set cannot be opened, which
@@ -178,14 +179,14 @@ impl<'a> Session<'a> {
     /// Trains to the last step. Returns `false` if it stopped earlier.
     fn train(&mut self, options: &Options<'_>) -> Result<bool> {
         let steps = self.schedule.total_steps;
-        let begun = self.train.step;
-        let progress = Progress::new(&self.recipe.name, (begun, steps), self.state.seconds, options.progress);
+        let first = self.train.step;
+        let progress = Progress::new(&self.recipe.name, (first, steps), self.state.seconds, options.progress);
         let mut meter = ThroughputMeter::new();
         while self.train.step < steps {
-            let enough = options.stop_after.is_some_and(|last| self.train.step >= last);
-            if enough || options.stop.load(Ordering::Relaxed) {
+            let reached_limit = options.stop_after.is_some_and(|last| self.train.step >= last);
+            if reached_limit || options.stop.load(Ordering::Relaxed) {
                 progress.finish();
-                if self.train.step > self.saved_step.unwrap_or(begun) {
+                if self.train.step > self.saved_step.unwrap_or(first) {
                     self.save()?;
                 }
                 return Ok(false);
@@ -207,10 +208,10 @@ impl<'a> Session<'a> {
                 meter = ThroughputMeter::new();
             }
             let every = self.recipe.eval.every_steps;
-            // A student with masks cannot be kept as the best model.
-            let whole = self.train.pruner.is_none() && !self.sets.is_empty();
-            if every > 0 && step.is_multiple_of(every) && step < steps && whole {
-                progress.pause(|| self.evaluate_on_the_way())?;
+            // A student with masks is not a usable model, so it cannot become the best one.
+            let can_evaluate = self.train.pruner.is_none() && !self.sets.is_empty();
+            if every > 0 && step.is_multiple_of(every) && step < steps && can_evaluate {
+                progress.pause(|| self.evaluate_during_training())?;
                 meter = ThroughputMeter::new();
             }
             let config = &self.recipe.checkpoint;
@@ -264,13 +265,13 @@ impl<'a> Session<'a> {
         checkpoint::retain(&folder, self.recipe.checkpoint.keep, self.state.best.map(|(step, _)| step))
     }
 
-    /// Samples read and skipped since the start of the run, over all sessions.
+    /// Returns the numbers of samples read and skipped since the start of the run, over all sessions.
     fn counts(&self) -> SkipCounts {
         self.damaged_before.plus(self.loader.counts())
     }
 }
 
-/// Time and samples since the last line of metrics.
+/// Measures throughput and data wait since the last line of metrics.
 struct ThroughputMeter {
     start: Instant,
     waited: f64,
@@ -328,7 +329,7 @@ fn train_state(
     Ok(train.with_settings(settings).with_classes(classes.transpose()?).with_pruner(pruner))
 }
 
-/// Restores a checkpoint, if there is one, and returns the state with which the run continues.
+/// Restores the checkpoint, if any, and returns the state with which the run continues.
 fn restore(
     recipe: &Recipe,
     data: &TrainingData,
@@ -354,7 +355,7 @@ fn restore(
     Ok(state)
 }
 
-/// Opens the loader over all views.
+/// Opens the loader, with one view for each distinct input of student and teachers.
 fn open_loader(
     recipe: &Recipe,
     student: &Processor,

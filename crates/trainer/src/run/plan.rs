@@ -14,10 +14,10 @@ use crate::recipe::{Job, ModelRef, Recipe, TeacherConfig};
 use crate::run::prepare::PreparedRun;
 use crate::{Error, Result};
 
-/// Numbers of a run.
+/// The plan of a run: its sources, steps, cost and memory.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
-    /// The run.
+    /// Name of the run.
     pub name: String,
     /// The training sources.
     pub sources: Vec<SourcePlan>,
@@ -121,7 +121,9 @@ impl Plan {
     /// given in the recipe, and a missing teacher has the architecture `arch`.
     ///
     /// # Errors
-    /// An error if a source or a model's configuration cannot be read.
+    /// [`Error::Data`] if a source cannot be opened and the recipe does not give its number of samples,
+    /// [`Error::Model`] if a model's configuration cannot be read, [`Error::Recipe`] if the settings do not match the
+    /// data or the models, [`Error::Eval`] for an invalid prompt template.
     pub fn new(recipe: &Recipe, job: &Job) -> Result<Self> {
         Self::of(&PreparedRun::open(recipe, &mut SourcePool::default())?, job)
     }
@@ -159,7 +161,7 @@ impl Plan {
         // Stored embeddings were computed once, before the run.
         let frozen = if stored { 0.0 } else { teachers.iter().map(ModelCost::macs).sum() };
         // A CLIP with a cross-modal head has no backward pass, and the cost of the head is small.
-        let passed = match &recipe.cross_modal {
+        let trained = match &recipe.cross_modal {
             Some(head) => with_crops(student.clone(), head).macs(),
             None => 3.0 * student.macs(),
         };
@@ -175,7 +177,7 @@ impl Plan {
             steps_per_epoch,
             steps,
             samples,
-            flops: samples as f64 * 2.0 * (passed + frozen),
+            flops: samples as f64 * 2.0 * (trained + frozen),
             model_bytes,
             activation_bytes: recipe.train.batch_size as u64 * activation_bytes(&student),
             student,
@@ -257,13 +259,14 @@ fn teacher_cost(teacher: &TeacherConfig, model: &ModelRef, job: &Job) -> Result<
     Ok(head.into_iter().fold(cost, with_crops))
 }
 
-/// Returns the cost of a CLIP that embeds images and the crops for a head.
+/// Returns the cost of a CLIP that embeds images and, for a cross-modal head, their crops.
 fn with_crops(cost: ModelCost, head: &CrossModalConfig) -> ModelCost {
     ModelCost { image_macs: cost.image_macs * head.image_passes(), ..cost }
 }
 
-/// Norms and nonlinearities store about as much again as the outputs of the weighted layers: a ViT block outputs 9
-/// widths per token and stores about 16.
+/// Estimates the bytes of the activations of one pair. In addition to the outputs of the weighted layers, norms and
+/// nonlinearities store activations: the weighted layers of a ViT block output 9 widths per token, and the block stores
+/// about 16.
 fn activation_bytes(model: &ModelCost) -> u64 {
     4 * model.outputs * 16 / 9
 }

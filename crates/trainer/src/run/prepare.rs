@@ -1,4 +1,4 @@
-//! A run before it starts: its data and evaluation sets are open and its plan is known, but nothing is written yet.
+//! Runs before they start: their data is open and their plans are known, but nothing is written yet.
 
 use std::path::Path;
 

@@ -13,7 +13,7 @@ use serde_json::json;
 /// Lock of the process that uses the folder. The system releases it when the process ends.
 const LOCK_FILE: &str = ".lock";
 
-/// The program and machine that trained a run.
+/// File name of the program and machine that trained a run.
 pub const RUN_FILE: &str = "run.json";
 
 /// The status of a recipe's run in its folder.
@@ -55,7 +55,7 @@ pub(crate) fn status(recipe: &Recipe, folder: &Path, resume: bool) -> Result<Run
     found(recipe, folder, resume, has_model(folder))
 }
 
-/// Returns the status of a run whose results are sufficient; its model may be missing.
+/// Determines the status of a run from its results alone; its model may be missing.
 ///
 /// # Errors
 /// [`Error::OtherRun`] and [`Error::DamagedFile`].
@@ -73,12 +73,12 @@ fn found(recipe: &Recipe, folder: &Path, resume: bool, complete: bool) -> Result
         return Err(Error::OtherRun { folder: folder.into(), changes });
     }
     let Some(results) = results_of(folder)?.filter(|_| complete) else { return Ok(RunStatus::Open) };
-    let asked = |recipe: &Recipe| {
+    let evaluation = |recipe: &Recipe| {
         let Eval { sets, fidelity, teacher, .. } = &recipe.eval;
         (sets.clone(), *fidelity, teacher.clone())
     };
-    // A recipe without evaluation sets asks for nothing that could replace the results.
-    Ok(match asked(&old) == asked(recipe) || recipe.eval.sets.is_empty() {
+    // A recipe without evaluation sets has no evaluation that could replace the results.
+    Ok(match evaluation(&old) == evaluation(recipe) || recipe.eval.sets.is_empty() {
         true => RunStatus::Finished(results),
         false => RunStatus::MeasuredElsewhere(results),
     })
@@ -112,23 +112,23 @@ fn read_if_present(file: &Path) -> Result<Option<String>> {
     }
 }
 
-/// Fails if a run, or its removal, would destroy unrelated files in the folder.
+/// Checks that a run, or its removal, would not destroy unrelated files in the folder.
 ///
 /// # Errors
 /// [`Error::UnrelatedFile`] with the name of the first such file.
 pub(crate) fn check_own(folder: &Path) -> Result<()> {
-    let there = |name: &&str| folder.join(name).exists();
+    let exists = |name: &&str| folder.join(name).exists();
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
-    let found = if there(&RUN_FILE) {
+    let found = if exists(&RUN_FILE) {
         (!is_info(&read(RUN_FILE))).then_some(RUN_FILE)
-    } else if there(&RECIPE_FILE) {
+    } else if exists(&RECIPE_FILE) {
         // If a run stops between writing these two files, it leaves a recipe in this program's format.
         let text = read(RECIPE_FILE);
         let resolved =
-            toml::from_str::<Recipe>(&text).is_ok_and(|r| r.to_toml().is_ok_and(|own| own == text));
+            toml::from_str::<Recipe>(&text).is_ok_and(|r| r.to_toml().is_ok_and(|resolved| resolved == text));
         (!resolved).then_some(RECIPE_FILE)
     } else {
-        OWN_FOLDERS.into_iter().chain(OWN_FILES).find(there)
+        OWN_FOLDERS.into_iter().chain(OWN_FILES).find(exists)
     };
     found.map_or(Ok(()), |name| Err(foreign(folder, name)))
 }
@@ -144,7 +144,7 @@ pub(crate) fn has_begun(folder: &Path) -> bool {
     [RECIPE_FILE, RUN_FILE].iter().any(|name| folder.join(name).exists())
 }
 
-/// The error for a folder in which an unrelated file has the name of a job's file.
+/// Returns the error for a folder in which an unrelated file has the name of a job's file.
 pub(crate) fn foreign(folder: &Path, name: &str) -> Error {
     Error::UnrelatedFile { folder: folder.into(), file: name.into() }
 }
@@ -164,19 +164,19 @@ pub fn has_model(folder: &Path) -> bool {
     [CONFIG_FILE, WEIGHTS_FILE].iter().all(|file| folder.join(MODEL_FOLDER).join(file).is_file())
 }
 
-/// `recipe.toml`, resolved.
+/// Writes `recipe.toml`, the resolved recipe.
 pub(crate) fn write_recipe(folder: &Path, recipe: &Recipe) -> Result<()> {
     Ok(file_ext::write_atomic(folder.join(RECIPE_FILE), recipe.to_toml()?.as_bytes())?)
 }
 
-/// `report.json`; its presence marks a finished run.
+/// Writes `report.json`. Its presence marks a finished run.
 pub(crate) fn write_report(folder: &Path, results: &Results) -> Result<()> {
     let json =
         serde_json::to_string_pretty(results).map_err(|e| Error::recipe(REPORT_FILE, e.to_string()))?;
     Ok(file_ext::write_atomic(folder.join(REPORT_FILE), json.as_bytes())?)
 }
 
-/// `run.json`: the provenance of a result.
+/// Writes `run.json`: the program and machine, the provenance of a result.
 pub(crate) fn write_info(
     folder: &Path,
     recipe: &Recipe,

@@ -1,4 +1,4 @@
-//! TensorBoard event files with scalars: protocol buffer `Event`s in TFRecord framing.
+//! TensorBoard event files: scalars as protocol buffer `Event`s in TFRecord framing.
 
 use std::fs::File;
 use std::io::Write;
@@ -20,7 +20,7 @@ impl EventFile {
         let path = folder.join(format!("events.out.tfevents.{:.6}.clip-distill", now()));
         let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
         let mut events = EventFile { file, path };
-        let mut event = time();
+        let mut event = new_event();
         field_bytes(&mut event, 3, b"brain.Event:2");
         events.record(&event)?;
         Ok(events)
@@ -39,7 +39,7 @@ impl EventFile {
             entry.extend((value as f32).to_le_bytes());
             field_bytes(&mut summary, 1, &entry);
         }
-        let mut event = time();
+        let mut event = new_event();
         event.push(2 << 3);
         varint(&mut event, step);
         field_bytes(&mut event, 5, &summary);
@@ -60,7 +60,7 @@ fn frame(event: &[u8]) -> Vec<u8> {
     record
 }
 
-/// Masks a checksum. TFRecord stores rotated and offset checksums, so that a checksum over checksums stays useful.
+/// Masks a checksum, as TFRecord requires: a CRC over data that contains other CRCs is unreliable.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -69,8 +69,8 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
-/// An event with its wall time (field 1, a double).
-fn time() -> Vec<u8> {
+/// Starts an event with its wall time (field 1, a double).
+fn new_event() -> Vec<u8> {
     let mut event = vec![(1 << 3) | 1];
     event.extend(now().to_le_bytes());
     event

@@ -1,9 +1,9 @@
-//! The input of a step: the samples of a pass in each model's format.
+//! The input of a training step: micro-batches, with the samples in each model's format.
 
 use kd_losses::Embeddings;
 use tch::Tensor;
 
-/// Images `[batch, 3, size, size]` (normalised) and tokens `[batch, length]` of one model.
+/// The input of one model: normalised images `[batch, 3, size, size]` and tokens `[batch, length]`.
 #[derive(Debug)]
 pub struct ViewTensors {
     /// Float32 images.
@@ -14,7 +14,7 @@ pub struct ViewTensors {
     pub boxes: Vec<Vec<[f32; 4]>>,
 }
 
-/// The samples of one forward and backward pass.
+/// A micro-batch: the samples of one forward and backward pass.
 #[derive(Debug)]
 pub struct MicroBatch {
     /// The student's input.

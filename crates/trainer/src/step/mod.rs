@@ -1,4 +1,4 @@
-//! One training step, top to bottom.
+//! The training step: forward pass, losses, backward pass and update.
 
 pub mod batch;
 pub(crate) mod objective;
@@ -19,22 +19,22 @@ use crate::teacher::classes::StudentClasses;
 use crate::teacher::signal::TeacherSignal;
 use crate::{Error, Result};
 
-/// The trained parts and all other state that changes from step to step.
+/// The training state: the student, the optimiser and everything else that changes from step to step.
 #[derive(Debug)]
 pub struct TrainState {
     /// The student.
     pub student: Clip,
-    /// A head on the student. The student is then frozen.
+    /// A cross-modal head on the student. The student is then frozen.
     pub cross_modal: Option<CrossModal>,
     /// The weighted terms with their learned parts.
     pub objective: Objective,
-    /// The optimiser, with moments of the student and the learned parts.
+    /// The optimiser of the student, the head and the learned parts.
     pub optimizer: AdamW,
     /// Averaged student weights, if enabled.
     pub ema: Option<Ema>,
     /// Finished steps.
     pub step: u64,
-    /// Samples outputs.
+    /// Samples seen.
     pub samples: u64,
     /// Settings of the step.
     pub settings: StepSettings,
@@ -77,7 +77,7 @@ pub struct StepReport {
 }
 
 impl TrainState {
-    /// Combines a student, its objective and an optimiser. Locked parameters are not trained.
+    /// Creates the state for a student and its objective. Locked parameters are not trained.
     ///
     /// # Errors
     /// [`Error::Torch`] if memory runs out; [`Error::Recipe`] for an EMA decay outside 0..1.
@@ -90,7 +90,7 @@ impl TrainState {
         Self::assemble(student, None, objective, optimizer, ema)
     }
 
-    /// Combines a head on a frozen CLIP with its objective and an optimiser, like [`TrainState::new`].
+    /// Creates the state for a cross-modal head on a frozen CLIP, like [`TrainState::new`].
     ///
     /// # Errors
     /// The errors of [`TrainState::new`].
@@ -147,10 +147,12 @@ impl TrainState {
         TrainState { pruner, ..self }
     }
 
-    /// Trains on the micro-batches as one step. Each is a separate contrastive batch; their gradients are averaged.
+    /// Performs one training step on the micro-batches. Each is a separate contrastive batch; their gradients are
+    /// averaged.
     ///
     /// # Errors
-    /// [`Error::NonFinite`], before any weight changes; [`Error::Model`] and [`Error::Loss`] for wrong shapes.
+    /// [`Error::NonFinite`] if the loss or the gradient norm is not finite; no weight changes then. [`Error::Model`]
+    /// and [`Error::Loss`] for wrong shapes.
     pub fn step(
         &mut self,
         batches: &[MicroBatch],
@@ -207,7 +209,7 @@ impl TrainState {
 
         let classes = student.classes.as_ref().map(|drawn| &drawn.indices);
         let teachers = signals.iter().zip(&batch.teachers);
-        let teachers = teachers.map(|(signal, own)| signal.read(input, own, classes));
+        let teachers = teachers.map(|(signal, teacher_input)| signal.read(input, teacher_input, classes));
         let teachers = teachers.collect::<Result<Vec<_>>>()?;
         let teachers = signals.iter().zip(&teachers).map(|(signal, outputs)| signal.model_outputs(outputs));
 
@@ -282,11 +284,11 @@ impl TrainState {
         Ok(StudentOutputs { embeddings, tokens, masked, classes })
     }
 
-    /// Seed, step and micro-batch determine the student's random drops (paths, patches, elements), so a resumed run
-    /// repeats them.
+    /// Returns the seed of the student's random drops (paths, patches, elements) for a micro-batch. It depends only on
+    /// the run's seed, the step and the micro-batch, so a resumed run repeats the drops.
     fn drop_seed(&self, micro_batch: usize) -> u64 {
-        let place = self.step.wrapping_mul(1 << 20).wrapping_add(micro_batch as u64);
-        self.settings.seed.wrapping_mul(file_ext::random::GOLDEN_GAMMA) ^ place
+        let position = self.step.wrapping_mul(1 << 20).wrapping_add(micro_batch as u64);
+        self.settings.seed.wrapping_mul(file_ext::random::GOLDEN_GAMMA) ^ position
     }
 }
 
@@ -321,13 +323,13 @@ impl StepReport {
     }
 }
 
-/// The student's trainable parameters.
+/// Returns the student's trainable parameters.
 pub(crate) fn trainable(student: &Clip) -> impl Iterator<Item = (String, Tensor)> {
     let trained = student.params().iter().filter(|p| p.tensor.requires_grad());
     trained.map(|p| (p.name.clone(), p.tensor.shallow_clone()))
 }
 
-/// All trainable parameters: the student's, and those of the losses with the prefix `loss.`.
+/// Returns all trainable parameters: the student's, and those of the losses with the prefix `loss.`.
 pub(crate) fn trained(student: &Clip, objective: &Objective) -> Vec<(String, Tensor)> {
     let learned = objective.parts().map(|(name, t)| (format!("loss.{name}"), t.shallow_clone()));
     trainable(student).chain(learned).collect()

@@ -11,8 +11,8 @@ use crate::teacher::frozen::Teacher;
 use crate::teacher::teachers::Teachers;
 use crate::{Error, Result};
 
-/// Builds the objective of a run, and returns the features that it reads from the student. Sets the features that it
-/// reads from each teacher.
+/// Builds the objective of a run. Also returns the features to read from the student, and sets those to read from each
+/// teacher.
 ///
 /// # Errors
 /// [`Error::Recipe`] if a model lacks a feature that a loss on tokens reads; the errors of [`Objective::new`].
@@ -38,7 +38,7 @@ pub(crate) fn objective(
     for (role, model) in std::iter::once(("student", student)).chain(live.iter().map(|t| ("teacher", *t))) {
         let Some(depth) = model.image_depth() else {
             return fail(format!(
-                "the {role}'s image tower is no ViT of CLIP's kind; other towers have no patch tokens"
+                "the {role}'s image tower is not one of CLIP's ViTs, and other towers have no patch tokens"
             ));
         };
         depths.push((depth, model.text_depth()));
@@ -64,17 +64,17 @@ pub(crate) fn objective(
         image: model.config().vision_cfg.width,
         text: model.config().text_cfg.width,
     };
-    let theirs = live.iter().map(|model| widths(model)).collect::<Vec<_>>();
-    let objective = objective.with_tokens(widths(student), &theirs, pairs, device)?;
+    let teacher_widths = live.iter().map(|model| widths(model)).collect::<Vec<_>>();
+    let objective = objective.with_tokens(widths(student), &teacher_widths, pairs, device)?;
     let mut hooks = depths.iter().map(|(image, text)| FeatureHooks {
         patches,
         image_blocks: evenly_spaced(*image, pairs.image),
         text_blocks: evenly_spaced(*text, pairs.text),
     });
-    let own = hooks.next().unwrap_or_default();
+    let student_hooks = hooks.next().unwrap_or_default();
     let hooks = hooks.collect::<Vec<_>>();
     for (signal, hooks) in teachers.signals.iter_mut().zip(hooks) {
         signal.hooks = hooks;
     }
-    Ok((objective, own))
+    Ok((objective, student_hooks))
 }

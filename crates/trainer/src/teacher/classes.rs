@@ -1,4 +1,4 @@
-//! A class list for student and teacher: the zero-shot classifier of soft targets.
+//! The student's zero-shot classifier of a class list, for losses that read class weights.
 
 use clip_model::{Clip, Tape};
 use data_pipeline::order::Permutation;
@@ -9,14 +9,15 @@ use crate::model::processor::Processor;
 use crate::recipe::ClassList;
 use crate::{Error, Result};
 
-/// Classes with their prompts, tokenised for a student.
+/// A class list with its prompts, tokenised for a student.
 #[derive(Debug)]
 pub struct StudentClasses {
     tokens: Tensor, // [classes, prompts, length]
     per_step: usize,
 }
 
-/// Mean of unit rows `[classes * prompts, width]` over each class's prompts, as unit rows `[classes, width]`.
+/// Computes class weights `[classes, width]`: the normalised mean of each class's normalised prompts, from embeddings
+/// `[classes * prompts, width]`.
 pub(crate) fn ensemble(rows: &Tensor, prompts: i64) -> Result<Tensor> {
     let width = rows.size()[1];
     Ok(normalize(&normalize(rows).f_view([-1, prompts, width])?.f_mean_dim(1, false, None::<Kind>)?))

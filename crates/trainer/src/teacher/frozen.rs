@@ -47,13 +47,13 @@ impl Teacher {
         Teacher { scale: head.logit_scale.detach().exp(), head: Some(head), ..self }
     }
 
-    /// Whether it reads object boxes, if the data has them.
+    /// Whether the teacher reads the object boxes of the data.
     pub fn reads_boxes(&self) -> bool {
         self.head.as_ref().is_some_and(|head| head.config().boxes > 0)
     }
 
-    /// Returns the unit embeddings of images `[batch, 3, size, size]` and tokens `[batch, length]`, in its own
-    /// preprocessing and ids, with the features selected by `hooks`. Row i of both is one pair.
+    /// Returns the unit embeddings of images `[batch, 3, size, size]` and tokens `[batch, length]` from the teacher's
+    /// processor, with the features selected by `hooks`. Row i of images and tokens is one pair.
     ///
     /// # Errors
     /// [`Error::Model`] if the shapes do not match the teacher, or if it does not have these features.
@@ -67,10 +67,10 @@ impl Teacher {
         })
     }
 
-    /// Fails for a teacher whose embeddings of images depend on their captions.
+    /// Checks that the teacher embeds images and texts separately. A cross-modal teacher embeds only pairs.
     ///
     /// # Errors
-    /// [`Error::Recipe`], which names `what` as unavailable.
+    /// [`Error::Recipe`] for a cross-modal teacher. The message states that it has no `what`.
     pub fn needs_no_pairs(&self, what: &str) -> Result<()> {
         if self.head.is_none() {
             return Ok(());
@@ -82,7 +82,7 @@ impl Teacher {
         Err(Error::recipe("teacher", reason))
     }
 
-    /// Unit embeddings of images alone.
+    /// Returns the unit embeddings of images, without captions.
     ///
     /// # Errors
     /// The errors of [`Teacher::embed`]; [`Error::Recipe`] if the teacher is cross-modal.
@@ -91,7 +91,7 @@ impl Teacher {
         tch::no_grad(|| Ok(normalize(&self.model.encode_image(images)?)))
     }
 
-    /// Unit embeddings of tokens alone.
+    /// Returns the unit embeddings of tokens, without images.
     ///
     /// # Errors
     /// The errors of [`Teacher::embed_images`].
@@ -100,8 +100,8 @@ impl Teacher {
         tch::no_grad(|| Ok(normalize(&self.model.encode_text(tokens)?)))
     }
 
-    /// Returns the SHA-256 over its configuration and over names, shapes and values of its weights, independent of
-    /// their file. The same weights with another activation are another teacher.
+    /// Returns the identity of the model: the SHA-256 of its configuration and of the names, shapes and values of its
+    /// weights. It does not depend on their file. Equal weights with different activations have different identities.
     ///
     /// # Errors
     /// [`Error::Torch`] if a weight cannot be read.
@@ -120,12 +120,12 @@ impl Teacher {
         Ok(file_ext::to_hex(hash.finalize()))
     }
 
-    /// The model. For a cross-modal teacher: the CLIP below its head.
+    /// Returns the model. For a cross-modal teacher, it is the CLIP below the head.
     pub fn model(&self) -> &Clip {
         &self.model
     }
 
-    /// exp(logit scale), a constant scalar.
+    /// Returns exp(logit scale), a constant scalar.
     pub fn scale(&self) -> &Tensor {
         &self.scale
     }

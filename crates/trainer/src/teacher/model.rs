@@ -33,7 +33,7 @@ pub(crate) struct OpenedTeacher {
 }
 
 impl TeacherModel {
-    /// Describes a teacher without opening it.
+    /// Creates a teacher without opening its model.
     pub(crate) fn new(config: &TeacherConfig, runs: &RunModels, device: Device) -> Self {
         TeacherModel { config: config.clone(), runs: runs.clone(), device, opened: OnceCell::new() }
     }
@@ -64,10 +64,13 @@ impl TeacherModel {
     fn load(&self) -> Result<OpenedTeacher> {
         let config = &self.config;
         let model = config.model.as_ref().ok_or_else(|| {
-            Error::recipe("teacher", "only its store is named: name its `model` or `run` for this")
+            Error::recipe(
+                "teacher",
+                "the recipe names only the teacher's store, but this needs its model: name `model` or `run`",
+            )
         })?;
         let origin = self.runs.locate(model, Need::Weights, false)?;
-        // A model folder states its own architecture; `arch` is for a bare weight file.
+        // A model folder has a configuration; `arch` applies only to a bare weight file.
         let arch = config.arch.as_ref().filter(|_| !Path::new(&*origin).is_dir());
         let options = LoadOptions::default()
             .with_arch(arch)

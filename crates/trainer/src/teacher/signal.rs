@@ -1,4 +1,4 @@
-//! A teacher in a training step: a model or stored embeddings, with its data beyond the batch.
+//! A teacher in a training step: a model or stored embeddings, with anchors and class weights.
 
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use crate::step::batch::{TeacherInput, ViewTensors};
 use crate::teacher::frozen::Teacher;
 use crate::{Error, Result};
 
-/// A teacher of the student.
+/// A teacher in the training step: a model in memory, or stored embeddings.
 #[derive(Debug)]
 pub struct TeacherSignal {
     teacher: Option<Rc<Teacher>>,
@@ -33,7 +33,7 @@ pub(crate) struct TeacherOutputs {
 }
 
 impl TeacherSignal {
-    /// A model in memory.
+    /// Creates a teacher from a model in memory.
     pub fn live(teacher: impl Into<Rc<Teacher>>) -> Self {
         let teacher = teacher.into();
         let (scale, width) = (teacher.scale().shallow_clone(), teacher.model().config().embed_dim);
@@ -47,7 +47,7 @@ impl TeacherSignal {
         }
     }
 
-    /// Stored embeddings that come with each batch; `scale` is the teacher's exp(logit scale).
+    /// Creates a teacher from stored embeddings that come with each batch. `scale` is the teacher's exp(logit scale).
     pub fn stored(scale: f64, width: i64, device: Device) -> Self {
         let scale = scalar(scale, device);
         TeacherSignal {
@@ -60,7 +60,7 @@ impl TeacherSignal {
         }
     }
 
-    /// Replaces its exp(logit scale).
+    /// Replaces its exp(logit scale), if `scale` is given.
     #[must_use]
     pub fn with_scale(mut self, scale: Option<f64>) -> Self {
         if let Some(scale) = scale {
@@ -69,12 +69,12 @@ impl TeacherSignal {
         self
     }
 
-    /// Width of its embeddings.
+    /// Returns the width of its embeddings.
     pub fn width(&self) -> i64 {
         self.width
     }
 
-    /// The model, if it is in memory.
+    /// Returns the model, if it is in memory.
     pub fn teacher(&self) -> Option<&Teacher> {
         self.teacher.as_deref()
     }

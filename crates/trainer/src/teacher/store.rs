@@ -20,7 +20,7 @@ use crate::recipe::sources::{SourcePool, TrainingData};
 use crate::teacher::model::{BATCH, OpenedTeacher, TeacherModel};
 use crate::{Error, Result};
 
-/// Default number of variants.
+/// Default number of augmented variants per image.
 const VARIANTS: u64 = 2;
 
 /// Options for creating a store.
@@ -51,18 +51,18 @@ impl Default for Making<'_> {
     }
 }
 
-/// The resulting store.
+/// The result of [`reinforce`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Made {
-    /// Number of existing shards, and of all shards.
+    /// Number of written shards, and of all shards.
     pub shards: (u64, u64),
-    /// Rows per teacher, counting all variants of all images.
+    /// Number of image embeddings per teacher, over all variants of all images.
     pub rows: u64,
     /// The skipped samples.
     pub damaged: SkipCounts,
 }
 
-/// The fixed augmentations of a recipe, if any.
+/// Returns the fixed augmentations of a recipe, if any.
 pub(crate) fn variants(recipe: &Recipe) -> Option<Variants> {
     (recipe.data.variants > 0)
         .then_some(Variants { count: recipe.data.variants as u64, seed: recipe.data.variants_seed })
@@ -163,7 +163,7 @@ fn describe(data: &TrainingData) -> Result<Vec<StoredSource>> {
     Ok(stored.collect())
 }
 
-/// Computes the rows of one shard, or returns `None` if stopped.
+/// Computes the embeddings of one shard, or returns `None` if stopped.
 fn shard(
     pass: &mut VariantPass,
     writer: &StoreWriter,
@@ -174,11 +174,11 @@ fn shard(
     stop: Option<&AtomicBool>,
 ) -> Result<Option<ShardEmbeddings>> {
     let (samples, variants) = (writer.manifest().shard(number), writer.manifest().variants.count);
-    let wanted = (samples.start * variants..samples.end * variants).collect::<Vec<_>>();
+    let variant_rows = (samples.start * variants..samples.end * variants).collect::<Vec<_>>();
     let mut images = teachers.iter().map(|_| Vec::new()).collect::<Vec<Vec<Array2<f32>>>>();
     let mut captions = Vec::new();
-    for chunk in wanted.chunks(BATCH) {
-        // An incomplete shard is computed again later, because completing it could take minutes.
+    for chunk in variant_rows.chunks(BATCH) {
+        // Stop within the shard, because completing it could take minutes. It is computed again on resume.
         if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             return Ok(None);
         }
@@ -227,10 +227,10 @@ pub(crate) fn check(
             StoredTeacher { name: described.name.clone(), ..(*other).clone() } == described
         };
         if manifest.teachers.iter().find(same).is_none() {
-            let theirs = manifest.teachers.iter().map(|teacher| teacher.name.as_str()).collect::<Vec<_>>();
-            let theirs = theirs.join(", ");
+            let stored = manifest.teachers.iter().map(|teacher| teacher.name.as_str()).collect::<Vec<_>>();
+            let stored = stored.join(", ");
             return fail(format!(
-                "it holds embeddings of another teacher ({theirs}), or with another preprocessing, than `{}`: choose another store",
+                "it holds embeddings of another teacher ({stored}) or with another preprocessing than `{}`: choose another store",
                 described.name
             ));
         }

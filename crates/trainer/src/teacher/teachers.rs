@@ -33,7 +33,7 @@ pub(crate) struct Teachers {
     /// The model of `eval.teacher`.
     compared: Option<TeacherModel>,
     store: Option<Store>,
-    /// The loader's view of each teacher in memory; `None` uses the student's view.
+    /// The loader's view for each teacher in memory; `None` uses the student's view.
     views: Vec<Option<usize>>,
     device: Device,
 }
@@ -85,7 +85,7 @@ impl Teachers {
     ) -> Result<()> {
         let store = match Store::open(folder) {
             Err(error) if config.model.is_some() && is_unfinished(&error) => {
-                let making = store::Making {
+                let store_options = store::Making {
                     folder,
                     stop: Some(options.stop),
                     progress: options.progress,
@@ -94,7 +94,7 @@ impl Teachers {
                     class_list: recipe.teachers.len() > 1,
                     ..store::Making::default()
                 };
-                make_or_wait(recipe, &self.models, data, self.device, &making)?;
+                create_or_wait(recipe, &self.models, data, self.device, &store_options)?;
                 Store::open(folder)?
             }
             opened => opened?,
@@ -116,7 +116,7 @@ impl Teachers {
         }
     }
 
-    /// Logs a message if a teacher reads object boxes but the data has none.
+    /// Logs a warning if a teacher reads object boxes but the data has none.
     pub(crate) fn warn_of_boxes(&self, recipe: &Recipe) {
         let reads = self.signals.iter().filter_map(TeacherSignal::teacher).any(Teacher::reads_boxes);
         if reads && !recipe.data.train.iter().any(|source| source.source.has_boxes()) {
@@ -127,7 +127,7 @@ impl Teachers {
         }
     }
 
-    /// Widths of the teachers' embeddings.
+    /// Returns the widths of the teachers' embeddings.
     pub(crate) fn widths(&self) -> Vec<i64> {
         self.signals.iter().map(TeacherSignal::width).collect()
     }
@@ -158,7 +158,7 @@ impl Teachers {
         }
     }
 
-    /// The augmentations that the loader applies.
+    /// Returns the fixed augmentations that the loader applies, if any.
     pub(crate) fn variants(&self, recipe: &Recipe) -> Option<Variants> {
         match &self.store {
             Some(store) => Some(store.manifest().variants),
@@ -238,7 +238,7 @@ impl Teachers {
     ) -> Result<Vec<Embeddings>> {
         let variants = self.variants(recipe).unwrap_or(Variants { count: 1, seed: recipe.seed });
         let order = Permutation::new(samples, recipe.seed ^ 0x0A1C_0125);
-        let rows = (0..count).map(|place| order.at(place) * variants.count).collect::<Vec<_>>();
+        let rows = (0..count).map(|index| order.at(index) * variants.count).collect::<Vec<_>>();
         let views = self.processors()?.iter().map(|processor| processor.preprocess().clone()).collect();
         let augment = recipe.data.augment.clone();
         let mut pass =
@@ -246,13 +246,13 @@ impl Teachers {
         let mut parts = self.signals.iter().map(|_| (Vec::new(), Vec::new())).collect::<Vec<_>>();
         for rows in rows.chunks(BATCH) {
             let batch = pass.batch(rows)?;
-            let whole = (0..rows.len()).filter(|row| !batch.damaged[*row]).collect::<Vec<_>>();
-            let captions = whole.iter().map(|row| batch.captions[*row][0].clone()).collect::<Vec<_>>();
-            let index = Tensor::f_from_slice(&whole.iter().map(|row| *row as i64).collect::<Vec<_>>())?;
+            let intact = (0..rows.len()).filter(|row| !batch.damaged[*row]).collect::<Vec<_>>();
+            let captions = intact.iter().map(|row| batch.captions[*row][0].clone()).collect::<Vec<_>>();
+            let index = Tensor::f_from_slice(&intact.iter().map(|row| *row as i64).collect::<Vec<_>>())?;
             for (teacher, (images, texts)) in parts.iter_mut().enumerate() {
                 images.push(match &self.store {
                     Some(store) => {
-                        let rows = whole.iter().map(|row| rows[*row]).collect::<Vec<_>>();
+                        let rows = intact.iter().map(|row| rows[*row]).collect::<Vec<_>>();
                         self.tensor(&store.images(teacher, &rows)?)?
                     }
                     None => {
@@ -304,7 +304,7 @@ fn is_unfinished(error: &data_pipeline::Error) -> bool {
     matches!(error, data_pipeline::Error::Store { problem: Missing | Unfinished, .. })
 }
 
-/// The teacher with a store, if any, and the store's folder.
+/// Returns the teacher with a store, if any, and the store's folder.
 fn stored(recipe: &Recipe) -> Option<(&TeacherConfig, &Path)> {
     recipe.teachers.iter().find_map(|config| Some((config, config.store.as_ref()?.folder()?)))
 }
@@ -332,26 +332,26 @@ pub(crate) fn check(recipe: &Recipe) -> Result<()> {
     Ok(())
 }
 
-/// Creates a store. If several runs that share it start together, the others wait for the first.
-fn make_or_wait(
+/// Creates a store, or waits until another process has created it. Runs that share a store may start together.
+fn create_or_wait(
     recipe: &Recipe,
     models: &[TeacherModel],
     data: &TrainingData,
     device: Device,
-    making: &store::Making<'_>,
+    options: &store::Making<'_>,
 ) -> Result<()> {
     loop {
-        match store::make(recipe, models, data, device, making) {
+        match store::make(recipe, models, data, device, options) {
             Err(Error::Data(data_pipeline::Error::StoreBusy(path))) => {
                 tracing::info!("another process writes the store `{}`; waiting for it", path.display());
                 std::thread::sleep(std::time::Duration::from_secs(1));
-                if making.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                if options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
                     return Err(Error::Interrupted);
                 }
             }
-            made => {
-                let (there, all) = made?.shards;
-                return if there < all { Err(Error::Interrupted) } else { Ok(()) };
+            created => {
+                let (written, all) = created?.shards;
+                return if written < all { Err(Error::Interrupted) } else { Ok(()) };
             }
         }
     }

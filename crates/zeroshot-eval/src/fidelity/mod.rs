@@ -43,20 +43,21 @@ pub struct FidelityInput<'a> {
     pub class_names: Option<&'a [String]>,
 }
 
-/// Settings of the fidelity metrics.
+/// Settings of the comparison of a student with its teacher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct FidelityOptions {
-    /// Number of nearest neighbours; 10.
+    /// Number of neighbours per sample for the k-NN overlap.
     pub neighbors: usize,
-    /// Maximum number of ranked pairs of each similarity matrix; 1,000,000, enough for all pairs of 1,414 embeddings.
-    /// From a larger matrix, one pair is drawn from each of this many equal parts.
+    /// Maximum number of ranked pairs of each similarity matrix. Of a larger matrix, one pair is drawn from each of
+    /// this many equal sections.
     pub max_pairs: usize,
-    /// Maximum number of images, and of texts, for CKA, correlations and overlaps; 2,000. CKA tends to 1 if the number of
-    /// embeddings is not several times their width.
+    /// Maximum number of images, and of texts, for CKA, correlations and overlaps. CKA is biased towards 1 unless
+    /// this is several times the embed dim.
     pub max_rows: usize,
-    /// Seed of the draws; 0.
+    /// Seed of the sampling.
     pub seed: u64,
 }
 

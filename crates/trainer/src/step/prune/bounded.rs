@@ -1,4 +1,4 @@
-//! The optimiser of masks: its steps follow the gradient and never exceed the learning rate.
+//! The optimiser of the pruning masks: RMSprop with steps clipped to the learning rate.
 
 use std::collections::HashMap;
 
@@ -9,11 +9,11 @@ use crate::{Error, Result};
 /// Decay of the mean square of the gradient.
 const DECAY: f64 = 0.9;
 
-/// x ← x ∓ lr · clamp(g / √v̂, −1, 1), with v the decaying mean of g².
+/// RMSprop with clipped steps: x ← x ∓ lr · clamp(g / √v̂, −1, 1), with v the decaying mean of g².
 ///
-/// Adam is not suitable here. The scores start where their probability hardly changes, and its gradient then grows a
-/// millionfold, which makes Adam's steps many times its rate. Moreover, the penalty ends in the step that reaches its
-/// target, while momentum would continue for ten more steps.
+/// Adam is not suitable here. The scores start at values for which the probability hardly changes. The gradient then
+/// grows by a factor of a million, so Adam's steps would be many times the learning rate. Moreover, the penalty is zero
+/// as soon as the sparsity reaches its target, while momentum would continue for about ten more steps.
 #[derive(Debug)]
 pub(super) struct ClippedRmsProp {
     slots: Vec<(String, Tensor, Tensor)>, // name, parameter, mean square
@@ -39,7 +39,7 @@ impl ClippedRmsProp {
         Ok(ClippedRmsProp { slots: slots.collect::<Result<_>>()?, direction })
     }
 
-    /// Drops all gradients.
+    /// Resets all gradients.
     pub(super) fn zero_grad(&mut self) {
         self.slots.iter_mut().for_each(|(_, parameter, _)| parameter.zero_grad());
     }
@@ -63,10 +63,10 @@ impl ClippedRmsProp {
 
     /// Returns the parameters by name, and mean squares under `<name>.square`.
     pub(super) fn state(&self) -> Vec<(String, Tensor)> {
-        let rows = self.slots.iter().flat_map(|(name, parameter, square)| {
+        let tensors = self.slots.iter().flat_map(|(name, parameter, square)| {
             [(name.clone(), parameter.shallow_clone()), (format!("{name}.square"), square.shallow_clone())]
         });
-        rows.collect()
+        tensors.collect()
     }
 
     /// Restores the state from [`ClippedRmsProp::state`].
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn tiny_gradients_count_as_much_as_large_ones() {
+    fn steps_do_not_depend_on_the_size_of_the_gradient() {
         let tensor = Tensor::from_slice(&[0.0f32]).set_requires_grad(true);
         let mut descent = ClippedRmsProp::descent(vec![("x".to_string(), tensor.shallow_clone())]).unwrap();
         (&tensor * 1e-10).sum(Kind::Float).backward();

@@ -15,12 +15,12 @@ use crate::recipe::{PruneConfig, Recipe};
 use crate::step::{TrainState, trainable, trained};
 use crate::{Error, Result};
 
-/// Deviation from the requested sparsity above which the cut logs a warning.
-const FAR: f64 = 0.1;
-/// Initial value of the two multipliers of the missing sparsity.
+/// Deviation from the requested sparsity above which pruning logs a warning.
+const MAX_DEVIATION: f64 = 0.1;
+/// Initial value of the two Lagrange multipliers of the missing sparsity.
 const MULTIPLIERS: f32 = 10.0;
 
-/// The masks of a student before its pruning.
+/// The learned masks of a student that is not pruned yet, with their optimisers.
 #[derive(Debug)]
 pub struct Pruner {
     config: PruneConfig,
@@ -32,7 +32,7 @@ pub struct Pruner {
 }
 
 impl Pruner {
-    /// Creates masks over a student with this configuration. They keep everything at first.
+    /// Creates masks over a student with this configuration. At first, they keep all parts.
     ///
     /// # Errors
     /// [`crate::Error::Model`] if a tower does not support gates.
@@ -65,7 +65,7 @@ impl Pruner {
         Pruner::new(config, student.config(), student.device()).map(Some)
     }
 
-    /// The masks.
+    /// Returns the masks.
     pub fn masks(&self) -> &Masks {
         &self.masks
     }
@@ -74,7 +74,7 @@ impl Pruner {
         step >= self.config.start
     }
 
-    /// Drops the gradients of the previous step.
+    /// Resets the gradients of the previous step.
     pub(crate) fn zero_grad(&mut self) {
         self.descent.zero_grad();
         self.ascent.zero_grad();
@@ -99,7 +99,8 @@ impl Pruner {
         }
     }
 
-    /// Computes λ₁ (t − e)₊ + λ₂ (t − e)₊² and its gradient. Returns the penalty and the expected sparsity e.
+    /// Computes the sparsity penalty λ₁ (t − e)₊ + λ₂ (t − e)₊² and its gradient, with the target sparsity t and the
+    /// expected sparsity e.
     pub(crate) fn penalty(&self, step: u64) -> Result<Penalty> {
         if !self.is_on(step) {
             return Ok(Penalty::default());
@@ -121,7 +122,7 @@ impl Pruner {
         self.ascent.step(self.config.multiplier_lr, updates);
     }
 
-    /// Whether the cut comes after `steps` steps.
+    /// Whether the student is to be pruned after `steps` steps.
     pub(crate) fn is_due(&self, steps: u64) -> bool {
         steps >= self.config.at_step
     }
@@ -141,22 +142,21 @@ impl Pruner {
     }
 }
 
-/// Returns the penalty of a step and its expected sparsity.
+/// The sparsity penalty of a step, and the expected sparsity.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Penalty {
     pub(crate) value: f64,
     pub(crate) sparsity: f64,
 }
 
-/// Prunes a student to the smaller model that its masks select. The corresponding parts of moments and averages are
-/// kept.
+/// Prunes the student to the smaller model that its masks select. Optimiser moments and averages are pruned with it.
 pub(crate) fn cut(train: &mut TrainState, pruner: &Pruner) -> Result<()> {
     let cut = PruningPlan::new(train.student.config(), &pruner.masks.harden()?)?;
     let before = pruner.masks.parameters();
     let student = cut.apply(&train.student)?;
     let named = || trained(&student, &train.objective);
     let mut optimizer = AdamW::new(train.optimizer.config(), named())?;
-    // Moments have the names of their parameters with a suffix, which the cut ignores.
+    // Moments are named like their parameters with a suffix, which is removed while pruning.
     let mut moments = HashMap::new();
     for ending in [".exp_avg", ".exp_avg_sq"] {
         let state = train.optimizer.state().into_iter();
@@ -173,14 +173,14 @@ pub(crate) fn cut(train: &mut TrainState, pruner: &Pruner) -> Result<()> {
         None => None,
     };
     let blocks = student.params().iter().filter(|p| p.name.contains(".resblocks."));
-    let left = blocks.map(|p| p.tensor.numel()).sum::<usize>();
-    tracing::info!("cut after step {}: {left} of {before} parameters of the blocks stay", train.step);
-    let (gone, sparsity) = (1.0 - left as f64 / before.max(1.0), pruner.config.sparsity);
-    if (gone - sparsity).abs() > FAR {
+    let kept = blocks.map(|p| p.tensor.numel()).sum::<usize>();
+    tracing::info!("pruned after step {}: kept {kept} of {before} parameters of the blocks", train.step);
+    let (removed, sparsity) = (1.0 - kept as f64 / before.max(1.0), pruner.config.sparsity);
+    if (removed - sparsity).abs() > MAX_DEVIATION {
         tracing::warn!(
-            "{:.0} % of the blocks' parameters were cut, not {:.0} %: scores change by at most prune.lr per step and by about 12 in total; \
-             if too little was cut, raise prune.lr or the steps before the cut; if too much, lower prune.lr",
-            gone * 100.0,
+            "{:.0} % of the blocks' parameters were removed instead of {:.0} %: a score changes by at most prune.lr per step and has to fall by about 12; \
+             if too little was removed, raise prune.lr or prune.at_step; if too much, lower prune.lr",
+            removed * 100.0,
             sparsity * 100.0
         );
     }
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_and_averages_are_cut_with_the_weights() {
+    fn moments_and_averages_are_pruned_with_the_weights() {
         let mut train = train();
         // Moments and averages equal the weights, and must still do so after the cut.
         let weights = trained(&train.student, &train.objective);
@@ -217,10 +217,10 @@ mod tests {
         tch::no_grad(|| {
             for (name, scores) in pruner.masks().named() {
                 // Every third gate is removed, but no whole branch. At a score of 60, a remaining gate is 1.
-                let whole = name.contains("attention") || name.contains("whole");
-                let place = Tensor::arange(scores.size()[0], (Kind::Int64, Device::Cpu));
-                let gone = place.remainder(3).eq(if whole { 4 } else { 1 }).to_kind(Kind::Float);
-                scores.shallow_clone().copy_(&(gone * -120.0 + 60.0));
+                let is_branch = name.contains("attention") || name.contains("whole");
+                let index = Tensor::arange(scores.size()[0], (Kind::Int64, Device::Cpu));
+                let removed = index.remainder(3).eq(if is_branch { 4 } else { 1 }).to_kind(Kind::Float);
+                scores.shallow_clone().copy_(&(removed * -120.0 + 60.0));
             }
         });
         let before = train.student.params().count();
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wanted_sparsity_rises_and_is_missed_until_it_is_reached() {
+    fn the_penalty_depends_on_the_missing_sparsity() {
         let prune =
             PruneConfig { sparsity: 0.4, start: 2, warmup_steps: 4, at_step: 9, lr: 1.0, multiplier_lr: 0.5 };
         assert_eq!([0, 1, 2, 5, 8].map(|step| prune.target(step)), [0.0, 0.0, 0.1, 0.4, 0.4]);
