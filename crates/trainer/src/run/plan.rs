@@ -198,10 +198,11 @@ fn check_student(recipe: &Recipe, config: &ClipConfig, job: &Job) -> Result<()> 
         return Err(Error::recipe(&recipe.name, reason));
     }
     let Some(larger) = inherited(recipe, job)? else { return Ok(()) };
-    Ok(match recipe.student.inherit_tokens {
+    match recipe.student.inherit_tokens {
         true => clip_model::inherit::tokens::check(config, &larger)?,
         false => clip_model::inherit::check(config, &larger)?,
-    })
+    }
+    Ok(())
 }
 
 /// Checks the settings that depend on the number of steps.

@@ -43,8 +43,10 @@ impl TeacherModel {
     /// # Errors
     /// The errors of [`RunModels::locate`].
     pub(crate) fn download(&self) -> Result<()> {
-        let model = self.config.model.iter().filter(|model| model.run().is_none());
-        model.map(|model| self.runs.locate(model, Need::Weights, true).map(drop)).collect()
+        match &self.config.model {
+            Some(model) if model.run().is_none() => self.runs.locate(model, Need::Weights, true).map(drop),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the model, and opens it on the first call.
