@@ -93,9 +93,9 @@ pub fn losses(run: &Path) -> Vec<f64> {
     read_steps(run).unwrap().into_iter().map(loss).collect()
 }
 
-/// Returns a term's value of each step, before it is weighted, and fails if one is negative: no loss is.
+/// Returns a term's value of each step, before it is weighted, and fails if one is negative beyond rounding: no loss is.
 pub fn term(run: &Path, name: &str) -> Vec<f64> {
     let raw = read_steps(run).unwrap().iter().map(|line| line.term(name).unwrap().raw).collect::<Vec<_>>();
-    assert!(raw.iter().all(|value| *value >= 0.0), "{name} is negative: {raw:?}");
+    assert!(raw.iter().all(|value| *value > -1e-6), "{name} is negative: {raw:?}");
     raw
 }

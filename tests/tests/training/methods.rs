@@ -164,7 +164,7 @@ fn wrong_sum(line: &StepLine, losses: &BTreeMap<Loss, LossConfig>) -> Option<Str
     let on = losses.iter().filter(|(_, config)| config.weight.is_on()).collect::<Vec<_>>();
     for (loss, config) in &on {
         let Some(term) = line.term(loss.name()) else { return Some(format!("`{loss}` is missing")) };
-        if term.raw < 0.0 {
+        if term.raw < -1e-6 {
             return Some(format!("`{loss}` is negative: {}", term.raw));
         }
         sum += config.weight.start * term.raw;
