@@ -93,7 +93,7 @@ pub struct AnchorSettings {
     )]
     #[serde(alias = "temperature", deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub temperatures: Vec<f64>,
-    /// Number of pairs in the bank, which `anchors` and its parts share; the largest value holds.
+    /// Number of pairs in the common bank of `anchors` and its parts; the largest value applies.
     #[cfg_attr(feature = "schema", schemars(extend("default" = AnchorSettings::COUNT)))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<usize>,
@@ -117,7 +117,7 @@ pub struct MfdSettings {
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct HiddenSettings {
-    /// Number of blocks of each tower to compare, at least 1; all of a tower with fewer.
+    /// Number of blocks of each tower to compare, at least 1; all of them in a tower with fewer.
     #[cfg_attr(feature = "schema", schemars(extend("default" = HiddenSettings::LAYERS)))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<usize>,

@@ -16,7 +16,7 @@ const BLOCK: usize = 1024;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct KnnOptions {
-    /// Number of neighbours that vote, or all training images if they are fewer.
+    /// Number of neighbours that vote. If there are fewer training images, all of them vote.
     pub neighbors: usize,
     /// Temperature of the votes, which are weighted by exp(cosine / temperature).
     pub temperature: f64,

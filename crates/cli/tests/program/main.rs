@@ -6,4 +6,5 @@ mod compare;
 mod data;
 mod machine;
 mod models;
+mod settings;
 mod teacher_tokenizer;

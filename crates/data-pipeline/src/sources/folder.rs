@@ -28,13 +28,13 @@ const NAMED: usize = 5;
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct FolderConfig {
-    /// Folder with a folder of images per class.
+    /// Folder with one subfolder of images per class.
     pub root: PathBuf,
     /// Names of the classes: a table with the columns `folder` and `name`, or a `.txt` file with lines
     /// `folder<TAB>name, other names`. Default: the names of the folders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<PathBuf>,
-    /// For images outside of class folders: a file with lines `image<TAB>class folder`.
+    /// File for images outside of class folders, with lines `image<TAB>class folder`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<PathBuf>,
     /// Caption templates, with `{}` for the class name.

@@ -5,6 +5,8 @@
 mod page;
 mod schema;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use serde_json::Value;
 

@@ -110,9 +110,9 @@ pub(super) fn sweep() -> Value {
 pub(super) fn sweep_file() -> Value {
     let mut root = sweep();
     let part = &mut root["$defs"]["MeanPart"];
-    part["properties"]["metric"] = part["properties"]["figure"].clone();
+    part["properties"]["figure"] = part["properties"]["metric"].clone();
     part["required"] = json!(["set"]);
-    part["anyOf"] = json!([{ "required": ["figure"] }, { "required": ["metric"] }]);
+    part["anyOf"] = json!([{ "required": ["metric"] }, { "required": ["figure"] }]);
     root
 }
 

@@ -135,14 +135,14 @@ fn is_table(schema: &Value) -> bool {
 struct Row<'a> {
     key: &'a str,
     schema: &'a Value,
-    is_needed: bool,
+    is_required: bool,
 }
 
 impl Row<'_> {
     fn text(&self, owners: &str, definitions: &Value) -> String {
-        let Row { key, schema, is_needed } = self;
+        let Row { key, schema, is_required } = self;
         let default = match &schema["default"] {
-            _ if *is_needed => "needed".into(),
+            _ if *is_required => "required".into(),
             // The section of a table lists the defaults of its keys.
             _ if is_table(resolve(schema, definitions)) => "-".into(),
             Value::Null => "-".into(),
@@ -162,9 +162,9 @@ impl Row<'_> {
 
 fn rows_of(table: &Value) -> Vec<Row<'_>> {
     let required = table["required"].as_array();
-    let needed = |key: &str| required.is_some_and(|keys| keys.iter().any(|known| known == key));
+    let is_required = |key: &str| required.is_some_and(|keys| keys.iter().any(|known| known == key));
     let keys = table["properties"].as_object().into_iter().flatten();
-    keys.map(|(key, schema)| Row { key, schema, is_needed: needed(key) }).collect()
+    keys.map(|(key, schema)| Row { key, schema, is_required: is_required(key) }).collect()
 }
 
 fn keys(table: &Value, definitions: &Value) -> String {
@@ -183,7 +183,7 @@ fn shared_table(kinds: &[Value], definitions: &Value) -> String {
     let names = kinds.iter().map(|kind| format!("`{}`", kind["properties"][KIND]["const"]));
     let names = names.collect::<Vec<_>>().join(", ");
     let rows = shared_rows(kinds).iter().map(|row| row.text("", definitions)).collect::<String>();
-    format!("{HEADER}| `{KIND}` | {names} | needed | Kind of the source. |\n{rows}")
+    format!("{HEADER}| `{KIND}` | {names} | required | Kind of the source. |\n{rows}")
 }
 
 /// Returns the type of a setting, or its values.
@@ -317,7 +317,7 @@ mod tests {
             ] } },
         });
         let expected = format!(
-            "{HEADER}| `name` | string | needed | Its name. |\n| `first` | table | needed | A model. |\n\
+            "{HEADER}| `name` | string | required | Its name. |\n| `first` | table | required | A model. |\n\
              | `others` | list of tables | `[]` |  |\n\n### `[first]`, `[[others]]`\n\nA trained model.\n\n{HEADER}\
              | `rate` | number | `1e-6` | Either a \\| or b. |\n\
              | `mode` | `\"fast\"`, `{{ slow = integer }}` | `\"fast\"` | The mode. `\"fast\"`: the fastest. `slow`: GPUs only. |\n"

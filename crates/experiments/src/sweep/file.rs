@@ -44,9 +44,9 @@ pub struct Sweep {
 pub struct MeanPart {
     /// Name of the data set.
     pub set: String,
-    /// Name of the metric, as in tables; `metric` is an alias of this key.
+    /// Name of the metric, as in tables; `figure` is an alias of this key.
     #[serde(rename = "figure", alias = "metric")]
-    #[schemars(schema_with = "mean_metric")]
+    #[schemars(rename = "metric", schema_with = "mean_metric")]
     pub metric: MetricName,
 }
 
@@ -92,7 +92,7 @@ impl fmt::Display for CellState {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct File {
-    /// Name of the sweep, as in a recipe, but not `cells` or `cache`.
+    /// Name of the sweep, as in a recipe, but neither `cells` nor `cache`.
     pub(super) name: String,
     /// Title of the report. Default: the name.
     #[serde(default)]
@@ -110,11 +110,11 @@ pub(crate) struct File {
     /// Default seeds of the cells; `settings` cannot contain `seed`.
     #[serde(default = "one_seed")]
     pub(super) seeds: Vec<u64>,
-    /// Cell (with its grid values) that differences are computed to.
+    /// Cell (with its grid values) to which differences are computed.
     #[serde(default)]
     pub(super) baseline: Option<String>,
-    /// Metrics whose mean is the main metric, the zero-shot mean; all cells evaluate these sets. Default: the main
-    /// metrics of all sets.
+    /// Metrics whose mean is the main metric, called the zero-shot mean. All cells must evaluate these sets. Default: the
+    /// main metrics of all sets.
     #[serde(default)]
     pub(super) mean: Vec<MeanPart>,
     /// Runs that cells depend on.

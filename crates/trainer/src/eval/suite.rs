@@ -24,7 +24,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Suite {
-    /// Description of the suite.
+    /// Name of the suite.
     pub name: String,
     /// Folder for relative paths of the sets; `--root` overrides it.
     #[serde(default = "here")]

@@ -151,11 +151,11 @@ pub struct Train {
     /// Number of batches whose gradients are averaged per step; each remains a separate contrastive batch.
     #[serde(default = "one")]
     pub accumulate: usize,
-    /// Length in epochs, such as 0.5; this or `steps` is needed. The one set later, in a run or by `--set`, replaces the
-    /// other.
+    /// Length in epochs, such as 0.5; this or `steps` is required. The one set later (in a run, a stage or by `--set`)
+    /// replaces the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f64>,
-    /// Length in steps; this or `epochs` is needed.
+    /// Length in steps; this or `epochs` is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
     /// Steps of linear warm-up, at most those of the run.

@@ -56,7 +56,7 @@ impl Student {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keys {
-    /// Architecture to train from scratch, or model to continue from; this or `run` is needed.
+    /// Architecture to train from scratch, or model to continue from; this or `run` is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     model: Option<String>,
     /// Earlier run of the recipe file whose model the student continues from.

@@ -46,8 +46,8 @@ impl TeacherConfig {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keys {
-    /// The teacher: a model folder, a checkpoint file or `hf-hub:owner/name`. One of `model`, `run` and `store` is needed,
-    /// never both of the first two.
+    /// The teacher: a model folder, a checkpoint file or `hf-hub:owner/name`. `model`, `run` or `store` is
+    /// required; `model` and `run` exclude each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     model: Option<String>,
     /// Earlier run of the recipe file that is the teacher.
@@ -58,8 +58,8 @@ pub(super) struct Keys {
     #[schemars(with = "Option<String>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     store: Option<StoreRef>,
-    /// Logit scale after exp, above 0 and up to 10,000. A store contains the model's, so another one is set in training.
-    /// Default: the model's.
+    /// Logit scale after exp, above 0 and up to 10,000. A store contains the model's scale, and the recipe that trains
+    /// from it can set another one. Default: the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     logit_scale: Option<f64>,
     /// Input size in pixels; needs `model` or `run`. Default: the model's.

@@ -51,8 +51,8 @@ pub struct FidelityInput<'a> {
 pub struct FidelityOptions {
     /// Number of neighbours per sample for the k-NN overlap.
     pub neighbors: usize,
-    /// Maximum number of ranked pairs of each similarity matrix. Of a larger matrix, one pair is drawn from each of
-    /// this many equal sections.
+    /// Maximum number of ranked pairs of each similarity matrix; 1,000,000 are all pairs of 1,414 embeddings. From a larger
+    /// matrix, one pair is drawn from each of this many equal parts.
     pub max_pairs: usize,
     /// Maximum number of images, and of texts, for CKA, correlations and overlaps. CKA is biased towards 1 unless
     /// this is several times the embed dim.

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use experiments::settings::{FileKind, json_schema};
 use serde_json::{Map, Value, json};
+
+use super::{FileKind, json_schema};
 
 /// Returns the first problem of a value, with its place. Fails for a keyword that it does not know, so that no part
 /// of a schema is ignored.
