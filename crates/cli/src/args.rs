@@ -334,8 +334,8 @@ pub(crate) struct Evaluate {
     pub suite: Option<PathBuf>,
     /// Safetensors file of embeddings from another program, instead of a model and data.
     ///
-    /// For classification: `images` [n, d], `labels` [n] and `classes` [c, d]. For retrieval: `images`, `texts` [m, d]
-    /// and `image_of` [m], the image of each text. `train_images` and `train_labels` add k-NN and a linear probe. The
+    /// For classification: `images` (n x d), `labels` (n) and `classes` (c x d). For retrieval: `images`, `texts` (m x d)
+    /// and `image_of` (m), the image of each text. `train_images` and `train_labels` add k-NN and a linear probe. The
     /// metadata entry `class_names`, a JSON list, is optional.
     #[arg(long, value_name = "FILE")]
     pub embeddings: Option<PathBuf>,

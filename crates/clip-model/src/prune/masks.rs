@@ -33,7 +33,7 @@ pub struct GateSample {
 /// Final values of all gates; 0 removes a part.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HardGates {
-    /// Gates of the image tower, in the order of [`Part::ALL`].
+    /// Gates of the image tower, in the order of `Part::ALL`.
     pub image: [Vec<f32>; 5],
     /// Gates of the text tower.
     pub text: [Vec<f32>; 5],
@@ -146,7 +146,7 @@ impl HardGates {
     /// Creates gates with these values for the model that was masked.
     ///
     /// # Errors
-    /// The errors of [`Gates::new`].
+    /// [`Error::Shape`] if the gates do not fit the towers; [`Error::Incompatible`] if no hidden channel is left.
     pub fn gates(&self, config: &ClipConfig, device: Device) -> Result<Gates> {
         let tensors =
             |gates: &[Vec<f32>; 5]| gates.each_ref().map(|part| Tensor::from_slice(part).to_device(device));

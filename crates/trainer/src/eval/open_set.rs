@@ -76,7 +76,7 @@ impl OpenSet {
 /// Opens data sets, each source once; relative paths start at `root`.
 ///
 /// # Errors
-/// The errors of [`OpenSet::open`] for the first set that cannot be opened.
+/// [`Error::Data`], [`Error::Recipe`] or [`Error::Eval`] for the first set that cannot be opened.
 pub fn open_sets(sets: &[EvalSet], root: &Path) -> Result<Vec<OpenSet>> {
     let mut pool = SourcePool::default();
     sets.iter().map(|set| OpenSet::open(set, root, &mut pool)).collect()

@@ -122,7 +122,7 @@ impl Recipe {
     /// Reads the class list of the loss that has one, if any.
     ///
     /// # Errors
-    /// The errors of [`Classes::distinct_names`] and [`Templates::texts`].
+    /// The errors of [`Classes::distinct_names`] and [`super::Templates::texts`].
     pub(crate) fn class_list(&self) -> Result<Option<ClassList>> {
         let Some(config) = self.reads_classes() else { return Ok(None) };
         let Some(classes) = &config.classes else { return Ok(None) };

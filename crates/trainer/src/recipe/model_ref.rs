@@ -19,7 +19,7 @@ pub enum ModelRef {
     Named(String),
     /// The final model of an earlier run of the recipe file.
     Run(String),
-    /// The model of a shared run of a sweep. [`crate::recipe::load`] rejects it, because only a sweep has shared runs.
+    /// The model of a shared run of a sweep. [`crate::recipe::load()`] rejects it, because only a sweep has shared runs.
     Shared(SharedPath),
 }
 
