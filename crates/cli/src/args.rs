@@ -72,7 +72,7 @@ pub(crate) enum Command {
     Classify(Classify),
     /// Convert a model to another format.
     ///
-    /// Folders also get the tokenizer and a model card (README.md).
+    /// Folders also get a model card (README.md), and the tokenizer if their library needs the file.
     Convert(Convert),
     /// Print the token ids of the lines of standard input.
     Tokenize(Tokenize),
@@ -409,7 +409,7 @@ pub(crate) struct Embed {
     mut_arg("prompts", |arg| arg.default_value("plain")),
     after_help = "\
 Example:
-  clip-distill classify runs/mine/model picture.jpg --labels \"a cat,a dog\""
+  clip-distill classify runs/mine/model picture.jpg --labels cat,dog"
 )]
 pub(crate) struct Classify {
     #[arg(help = MODEL)]

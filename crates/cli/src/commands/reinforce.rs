@@ -58,10 +58,14 @@ pub(crate) fn run(args: Reinforce) -> anyhow::Result<Code> {
         return Ok(Code::Stopped);
     }
     let store = args.out.display();
+    let setting = match job.is_single() {
+        true => "teacher.store".to_string(),
+        false => format!("runs.{}.teacher.store", chosen.name),
+    };
     match args.output.json {
         true => output::json(&json!({ "store": store.to_string(), "shards": total, "rows": outcome.rows }))?,
         false => output::text(format!(
-            "stored {} image embeddings in {total} shards: {store}\ntrain with: --set teacher.store={store}\n",
+            "stored {} image embeddings in {total} shards: {store}\ntrain with: --set {setting}={store}\n",
             outcome.rows
         ))?,
     }

@@ -166,8 +166,11 @@ pub fn open_weights(origin: &str, options: &LoadOptions) -> Result<OpenedModel> 
         Some(arch) if path.is_file() => {
             folder::open_file(&presets::get(arch)?, path, options.device, &options.adjust)?
         }
-        Some(arch) => return Err(Error::NotAWeightFile { arch: arch.clone(), name: origin.into() }),
-        None => folder::open_with(origin, options.device, options.seed, &options.adjust)?,
+        Some(arch) if path.exists() || presets::get(origin).is_ok() => {
+            return Err(Error::NotAWeightFile { arch: arch.clone(), name: origin.into() });
+        }
+        // A path that does not exist is an error of its own.
+        _ => folder::open_with(origin, options.device, options.seed, &options.adjust)?,
     })
 }
 

@@ -79,7 +79,8 @@ impl TryFrom<Keys> for TeacherConfig {
 
     fn try_from(keys: Keys) -> Result<Self, String> {
         let needs = "[teacher] needs either `model`, `run` or `store`";
-        let model = ModelRef::from_keys(keys.model, keys.run).map_err(|_| needs)?;
+        let both = |_| "[teacher] has both `model` and `run`: give either `model`, `run` or `store`";
+        let model = ModelRef::from_keys(keys.model, keys.run).map_err(both)?;
         if model.is_none() && keys.store.is_none() {
             return Err(needs.into());
         }
