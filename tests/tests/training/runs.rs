@@ -186,6 +186,16 @@ fn a_recipe_that_cannot_run_fails_before_the_first_step() {
         error(&format!("{preset}{}", recipe.replace("losses.task = 1.0", "losses.task = 1")))
             .contains("has no weights")
     );
+    for (name, part) in [("nowhere", "nowhere"), ("ViT-nano-32px", "has no weights")] {
+        let eval = format!(
+            "eval = {{ fidelity = true, teacher.model = '{name}', sets = [{{ name = 'a', task = 'retrieval', source = 'emoji' }}] }}\n"
+        );
+        assert!(error(&format!("{eval}{recipe}")).contains(part));
+        assert!(
+            !out.join(count.get().to_string()).join("checkpoints").exists(),
+            "it failed after the training"
+        );
+    }
     let empty = folder.path().join("empty");
     std::fs::create_dir_all(empty.join("class")).unwrap();
     let source = format!("{{ source = \"folder\", root = \"{}\" }}", empty.display());

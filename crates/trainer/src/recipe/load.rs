@@ -124,7 +124,10 @@ pub fn parse(text: &str, settings: &[String], origin: &str) -> Result<Job> {
 fn read(path: &Path, depth: usize) -> Result<Table> {
     let origin = path.display().to_string();
     if depth > MAX_DEPTH {
-        return Err(Error::recipe(origin, "recipes extend each other in a circle"));
+        return Err(Error::recipe(
+            origin,
+            format!("recipes extend each other in a circle, or more than {MAX_DEPTH} deep"),
+        ));
     }
     let text = crate::text::read(path)?;
     let mut table = text.parse::<Table>().map_err(|e| Error::recipe(&origin, syntax(&text, &e)))?;

@@ -111,7 +111,8 @@ impl TryFrom<Keys> for Student {
         let continues = keys.run.is_some();
         let needs = "[student] needs either `model` or `run`";
         let one = "give one of student.inherit, student.inherit_run and student.run";
-        let model = ModelRef::from_keys(keys.model, keys.run).map_err(|_| needs)?.ok_or(needs)?;
+        let both = "[student] has both `model` and `run`: give either `model` or `run`";
+        let model = ModelRef::from_keys(keys.model, keys.run).map_err(|_| both)?.ok_or(needs)?;
         let inherit = ModelRef::from_keys(keys.inherit, keys.inherit_run).map_err(|_| one)?;
         if continues && inherit.is_some() {
             return Err(one);

@@ -50,6 +50,7 @@ impl<'a> PreparedRun<'a> {
     pub(crate) fn check(mut self) -> Result<Self> {
         device(&self.recipe.train.device)?;
         teachers::check(self.recipe)?;
+        teachers::check_compared(self.recipe)?;
         if !self.absent_sets.is_empty() {
             return Err(self.absent_sets.swap_remove(0).1);
         }

@@ -11,6 +11,7 @@ use kd_losses::Embeddings;
 use ndarray::Array2;
 use tch::{Device, Tensor};
 
+use crate::model::loaded;
 use crate::model::locate::RunModels;
 use crate::model::processor::{Processor, image_tensor};
 use crate::recipe::sources::TrainingData;
@@ -330,6 +331,21 @@ pub(crate) fn check(recipe: &Recipe) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Checks the model of `eval.teacher`, which is opened only after the training.
+///
+/// # Errors
+/// [`Error::NoWeights`] for a preset; [`Error::Model`] and [`Error::Data`] if its configuration cannot be read.
+pub(crate) fn check_compared(recipe: &Recipe) -> Result<()> {
+    let compared = recipe.eval.teacher.as_ref().filter(|teacher| teacher.arch.is_none());
+    let Some(ModelRef::Named(name)) = compared.and_then(|teacher| teacher.model.as_ref()) else {
+        return Ok(());
+    };
+    if !Path::new(name).exists() && clip_model::presets::get(name).is_ok() {
+        return Err(Error::NoWeights { name: name.clone() });
+    }
+    loaded::config(name).map(drop)
 }
 
 /// Creates a store, or waits until another process has created it. Runs that share a store may start together.
