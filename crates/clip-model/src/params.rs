@@ -26,7 +26,7 @@ pub struct Params {
 /// Initialisation of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Init {
-    /// The same value for every element.
+    /// A constant value.
     Constant(f64),
     /// Normal distribution with mean 0 and this standard deviation.
     Normal(f64),

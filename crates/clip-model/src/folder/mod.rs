@@ -154,7 +154,7 @@ impl ConfigOverrides {
 /// ```
 ///
 /// # Errors
-/// [`Error::UnknownModel`] if `model` is none of these; otherwise the errors of its files.
+/// [`Error::UnknownModel`] for any other name; the errors of reading the files of a folder or checkpoint.
 pub fn open(model: impl AsRef<Path>, device: Device, seed: u64) -> Result<OpenedModel> {
     open_with(model, device, seed, &ConfigOverrides::default())
 }
