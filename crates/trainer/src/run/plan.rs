@@ -167,9 +167,7 @@ impl Plan {
         };
         // Weight, gradient, two moments, and the average if enabled.
         let copies = 4 + u64::from(recipe.train.ema.is_some());
-        let model_bytes = 4
-            * (copies * student.parameters()
-                + if stored { 0 } else { teachers.iter().map(ModelCost::parameters).sum() });
+        let model_bytes = 4 * (copies * student.parameters() + teacher_parameters(recipe, &teachers, stored));
         Ok(Plan {
             name: recipe.name.clone(),
             sources,
@@ -260,6 +258,15 @@ fn teacher_cost(teacher: &TeacherConfig, model: &ModelRef, job: &Job) -> Result<
     Ok(head.into_iter().fold(cost, with_crops))
 }
 
+/// Counts the parameters of the teachers that stay in memory during the training. With a store, that is only the one
+/// that the final evaluation needs.
+fn teacher_parameters(recipe: &Recipe, costs: &[ModelCost], stored: bool) -> u64 {
+    let compared = recipe.compared_teacher().filter(|_| !recipe.eval.sets.is_empty());
+    let named = recipe.teachers.iter().filter(|teacher| teacher.model.is_some()).zip(costs);
+    let kept = named.filter(|(teacher, _)| !stored || Some(*teacher) == compared);
+    kept.map(|(_, cost)| cost.parameters()).sum()
+}
+
 /// Returns the cost of a CLIP that embeds images and, for a cross-modal head, their crops.
 fn with_crops(cost: ModelCost, head: &CrossModalConfig) -> ModelCost {
     ModelCost { image_macs: cost.image_macs * head.image_passes(), ..cost }
@@ -309,5 +316,30 @@ impl Display for Plan {
             mebibytes(self.model_bytes),
             mebibytes(self.activation_bytes)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_teacher_takes_memory_only_if_the_evaluation_needs_it() {
+        let bytes = |teacher: &str, sets: &str| {
+            let text = format!(
+                "name = 'r'\nstudent.model = 'ViT-nano-32px'\nteacher = {{ {teacher} }}\nlosses.crd = 1.0\n\
+                 train = {{ batch_size = 8, steps = 3 }}\ndata.train = [{{ source = 'emoji' }}]\neval.sets = [{sets}]"
+            );
+            let job = crate::recipe::parse(&text, &[], "test").unwrap();
+            let plan = Plan::new(&job.runs[0], &job).unwrap();
+            (plan.model_bytes, plan.teachers.first().map_or(0, ModelCost::parameters))
+        };
+        let set = "{ name = 'a', task = 'retrieval', source = 'emoji' }";
+        let (alone, _) = bytes("store = 'missing'", set);
+        let (unused, parameters) = bytes("model = 'ViT-micro-32px', store = 'missing'", "");
+        let (compared, _) = bytes("model = 'ViT-micro-32px', store = 'missing'", set);
+        let (live, _) = bytes("model = 'ViT-micro-32px'", "");
+        assert!(parameters > 0);
+        assert_eq!((unused, compared, live), (alone, alone + 4 * parameters, alone + 4 * parameters));
     }
 }
