@@ -4,7 +4,6 @@
 mod activation;
 mod attention;
 mod block;
-pub mod checkpoint;
 mod clip;
 pub mod config;
 mod conv;
@@ -27,10 +26,10 @@ mod tape;
 mod text;
 mod text_groups;
 mod vision;
+pub mod weight_files;
 pub mod weights;
 
 pub use activation::Activation;
-pub use checkpoint::Checkpoint;
 pub use clip::Clip;
 pub use config::{ClipConfig, PreprocessConfig, TextConfig, VisionConfig};
 pub use cross_modal::{CrossModal, CrossModalConfig};
@@ -41,3 +40,4 @@ pub use mode::{Mode, Precision, seeded};
 pub use params::{Parameter, Params};
 pub use states::{ImageStates, TextStates};
 pub use tape::Tape;
+pub use weight_files::WeightFile;

@@ -96,7 +96,7 @@ impl fmt::Display for LoadReport {
 /// # Errors
 /// [`Error::Io`] if the file cannot be read, [`Error::Damaged`] if it is damaged.
 pub fn read_safetensors(path: impl AsRef<Path>) -> Result<HashMap<String, Tensor>> {
-    crate::checkpoint::read_tensors(path.as_ref())
+    crate::weight_files::read_tensors(path.as_ref())
 }
 
 /// Writes tensors to a safetensors file. The file is written under a temporary name, synced and renamed, so an

@@ -1,17 +1,17 @@
-//! Checkpoint layouts: every container and layout gives the expected features (within 1e-4 of the largest value).
+//! WeightFile layouts: every container and layout gives the expected features (within 1e-4 of the largest value).
 
 use std::path::PathBuf;
 
 use clip_distill_tests::fill;
 use clip_distill_tests::golden::{Coverage, Golden, assert_close, folders, tensors_of};
-use clip_model::checkpoint::Layout;
-use clip_model::{Clip, ClipConfig, checkpoint, folder};
+use clip_model::weight_files::Layout;
+use clip_model::{Clip, ClipConfig, folder, weight_files};
 use tch::{Device, Kind};
 
 /// The project's own checkpoints, with the layout that must be detected.
 ///
 /// A folder of a `SiglipModel` is missing. The widths of SigLIP's towers are fixed, so even the smallest file has 340
-/// MB. The tests of `clip_model::checkpoint` compare its names and shapes.
+/// MB. The tests of `clip_model::weight_files` compare its names and shapes.
 const EXPECTED: [(&str, Layout); 7] = [
     ("hugging-face-folder", Layout::HuggingFaceClip),
     ("legacy.bin", Layout::OpenClip),
@@ -124,14 +124,14 @@ fn the_configuration_is_inferred_from_shapes_except_for_the_heads() {
     let mut coverage = Coverage::new("configurations of layouts");
     for published in published() {
         let (name, config) = (&published.name, &published.config);
-        let read = checkpoint::Checkpoint::open(published.weight_file()).unwrap();
+        let read = weight_files::WeightFile::open(published.weight_file()).unwrap();
         println!("{name}: {}, {:?}, dropped {:?}", read.layout, read.notes, read.dropped);
         if published.golden.own {
             assert_eq!(read.layout, expected_layout(name), "{name}");
         }
         coverage.add(&published.golden, name);
         let mut inferred = read.infer_config().unwrap();
-        let adapted = checkpoint::infer_pruned_config(config, &read.weights).unwrap();
+        let adapted = weight_files::infer_pruned_config(config, &read.weights).unwrap();
         if adapted.vision_cfg.blocks.is_some() {
             // Heads of 32 channels look like half as many of 64; the shapes determine everything else.
             assert_eq!(inferred.vision_cfg.width, adapted.vision_cfg.width, "{name}");

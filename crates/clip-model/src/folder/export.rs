@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::hugging_face::{CONFIG_FILE, LEGACY_EOS_ID, PREPROCESS_FILE};
-use crate::checkpoint::layout;
 use crate::config::{ActKwargs, Layers, TextPool, TowerKind, VisionPool};
+use crate::weight_files::layout;
 use crate::{Clip, ClipConfig, Error, PreprocessConfig, Result, weights};
 
 /// Name of the weight file.

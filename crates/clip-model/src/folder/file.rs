@@ -9,7 +9,7 @@ use super::{
     folder_config, hugging_face, with_weights,
 };
 use crate::activation::Activation;
-use crate::checkpoint::{self, CONFIG_ENTRY, Checkpoint, Layout};
+use crate::weight_files::{self, CONFIG_ENTRY, Layout, WeightFile};
 use crate::{Clip, ClipConfig, Error, PreprocessConfig, Result, weights};
 
 /// Configuration of a weight file or folder, and notes on how it was chosen.
@@ -26,7 +26,7 @@ pub fn config_folder(file: &Path) -> Option<&Path> {
     let folder = file.parent()?;
     let usual = file.file_name().is_some_and(|name| WEIGHT_FILES.iter().any(|known| name == *known));
     if folder.join(CONFIG_FILE).is_file() {
-        return (usual || checkpoint::embedded_config(file).is_none()).then_some(folder);
+        return (usual || weight_files::embedded_config(file).is_none()).then_some(folder);
     }
     let transformers =
         usual && !file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("open_clip"));
@@ -35,7 +35,7 @@ pub fn config_folder(file: &Path) -> Option<&Path> {
 
 /// Determines the configuration of a weight file: from the files beside it, from its metadata, or from its tensor
 /// shapes.
-pub(super) fn resolve_config(path: &Path, checkpoint: &Checkpoint) -> Result<ResolvedConfig> {
+pub(super) fn resolve_config(path: &Path, checkpoint: &WeightFile) -> Result<ResolvedConfig> {
     if let Some(folder) = config_folder(path) {
         let mut found = folder_config(folder)?;
         found.notes.insert(0, format!("read with the configuration in `{}`", folder.join("").display()));
@@ -72,7 +72,7 @@ fn describe_preprocess(preprocess: &PreprocessConfig) -> String {
 
 /// Opens a single weight file.
 pub(super) fn open(path: &Path, device: Device, overrides: &ConfigOverrides) -> Result<OpenedModel> {
-    let checkpoint = Checkpoint::open(path)?;
+    let checkpoint = WeightFile::open(path)?;
     let ResolvedConfig { config, mut preprocess, mut notes } = resolve_config(path, &checkpoint)?;
     let weights = with_weights(&config, checkpoint, path, device, overrides);
     let (model, more) = weights.map_err(|error| match error {
@@ -102,7 +102,7 @@ pub fn open_file(
     overrides: &ConfigOverrides,
 ) -> Result<OpenedModel> {
     let file = file.as_ref();
-    let checkpoint = Checkpoint::open(file)?;
+    let checkpoint = WeightFile::open(file)?;
     let mut notes = Vec::new();
     let preprocess = default_preprocess(config);
     let ignored = match config_folder(file) {

@@ -14,8 +14,8 @@ pub use file::{config_folder, open_file, save_file};
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use crate::checkpoint::{self, Checkpoint, Layout};
 use crate::config::TowerKind;
+use crate::weight_files::{self, Layout, WeightFile};
 use crate::{Clip, ClipConfig, Error, PreprocessConfig, Result, presets, resize, weights};
 
 /// Name of the configuration file in a model folder.
@@ -145,7 +145,7 @@ impl ConfigOverrides {
 }
 
 /// Opens a model: a preset or a configuration file in open_clip's format (`*.json`), both with random weights from
-/// `seed`; a model folder of open_clip or Hugging Face; or any checkpoint that [`Checkpoint::open`] reads.
+/// `seed`; a model folder of open_clip or Hugging Face; or any checkpoint that [`WeightFile::open`] reads.
 ///
 /// ```no_run
 /// let opened = clip_model::open("models/vit-b-32", tch::Device::Cpu, 0)?;
@@ -193,7 +193,7 @@ fn open_folder(folder: &Path, device: Device, overrides: &ConfigOverrides) -> Re
     let file = WEIGHT_FILES.iter().map(|file| folder.join(file)).find(|path| path.is_file());
     // If no weight file exists, the error names the usual one.
     let file = file.unwrap_or_else(|| folder.join(WEIGHTS_FILE));
-    let (model, more) = with_weights(&config, Checkpoint::open(&file)?, &file, device, overrides)?;
+    let (model, more) = with_weights(&config, WeightFile::open(&file)?, &file, device, overrides)?;
     notes.extend(more);
     if overrides.image_size.is_some() {
         // The stored size is that of the weights before resizing.
@@ -239,7 +239,7 @@ pub fn config(model: impl AsRef<Path>) -> Result<ClipConfig> {
         return Ok(load_config_file(path)?.model_cfg);
     }
     if path.is_file() {
-        return Ok(file::resolve_config(path, &Checkpoint::open(path)?)?.config);
+        return Ok(file::resolve_config(path, &WeightFile::open(path)?)?.config);
     }
     presets::get(&path.to_string_lossy())
 }
@@ -274,15 +274,15 @@ pub fn default_preprocess(config: &ClipConfig) -> PreprocessConfig {
 ///
 /// # Errors
 /// [`Error::Mismatch`] if the weights do not fit, [`Error::Incompatible`] if they need QuickGELU and the
-/// configuration does not set it; otherwise the errors of [`Checkpoint::open`].
+/// configuration does not set it; otherwise the errors of [`WeightFile::open`].
 pub fn load_weights(config: &ClipConfig, file: impl AsRef<Path>, device: Device) -> Result<Clip> {
     let file = file.as_ref();
-    Ok(with_weights(config, Checkpoint::open(file)?, file, device, &ConfigOverrides::default())?.0)
+    Ok(with_weights(config, WeightFile::open(file)?, file, device, &ConfigOverrides::default())?.0)
 }
 
 fn with_weights(
     config: &ClipConfig,
-    checkpoint: Checkpoint,
+    checkpoint: WeightFile,
     file: &Path,
     device: Device,
     overrides: &ConfigOverrides,
@@ -309,15 +309,15 @@ fn with_weights(
     }
     let complete = config.vision_cfg.blocks.is_none() && config.text_cfg.blocks.is_none();
     let pruned = complete
-        && (checkpoint.layout == Layout::TinyClip || checkpoint::infer::is_pruned(&checkpoint.weights));
+        && (checkpoint.layout == Layout::TinyClip || weight_files::infer::is_pruned(&checkpoint.weights));
     let mut config = match pruned {
-        true => checkpoint::infer_pruned_config(config, &checkpoint.weights)?,
+        true => weight_files::infer_pruned_config(config, &checkpoint.weights)?,
         false => config.clone(),
     };
     let named = classifier::from_open_clip(&mut config, checkpoint.weights)?;
     let config = overrides.apply(&config)?;
     let model = Clip::new(&config, device, 0)?;
-    let mut named = checkpoint::layout::with_text_prefix(named, config.custom_text);
+    let mut named = weight_files::layout::with_text_prefix(named, config.custom_text);
     if overrides.image_size.is_some() {
         let moved = resize::fit_image_size(model.params(), &mut named)?;
         if !moved.is_empty() {

@@ -9,8 +9,8 @@ use std::collections::{HashMap, HashSet};
 
 use tch::Tensor;
 
-use crate::checkpoint::layout::with_text_prefix;
 use crate::config::{Layers, TowerKind, VisionConfig};
+use crate::weight_files::layout::with_text_prefix;
 use crate::{Clip, ClipConfig, Error, Result, resize, weights};
 
 pub mod tokens;

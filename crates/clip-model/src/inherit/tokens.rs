@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::{check_not_larger, refusal};
-use crate::checkpoint::layout::with_text_prefix;
+use crate::weight_files::layout::with_text_prefix;
 use crate::{Clip, ClipConfig, Result};
 
 const TABLES: [&str; 2] = ["token_embedding.weight", "positional_embedding"];

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use tch::Tensor;
 
 use super::HardGates;
-use crate::checkpoint::layout::with_text_prefix;
 use crate::config::PrunedBlock;
 use crate::gates::{Part, TowerShape};
+use crate::weight_files::layout::with_text_prefix;
 use crate::{Clip, ClipConfig, Error, Result, weights};
 
 /// Pruning plan: how the tensors of a model become those of the pruned model.

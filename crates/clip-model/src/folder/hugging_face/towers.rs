@@ -5,11 +5,11 @@ use serde_json::{Map, Value};
 use super::LEGACY_EOS_ID;
 use super::keys::Keys;
 use crate::ClipConfig;
-use crate::checkpoint::infer;
 use crate::config::{
     ActKwargs, Check, Layers, NormKwargs, Problem, TextConfig, TextPool, VisionConfig, invalid, unsupported,
 };
 use crate::vision::timm::SiglipVit;
+use crate::weight_files::infer;
 
 /// Dimensions that both towers share.
 struct TowerDims {

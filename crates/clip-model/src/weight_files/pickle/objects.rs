@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use super::Machine;
-use crate::checkpoint::globals::{Global, lookup};
-use crate::checkpoint::opcode;
-use crate::checkpoint::read_error::{ReadError, ReadResult, damaged};
-use crate::checkpoint::value::{Node, StorageRef, TensorRef, Value};
+use crate::weight_files::globals::{Global, lookup};
+use crate::weight_files::opcode;
+use crate::weight_files::read_error::{ReadError, ReadResult, damaged};
+use crate::weight_files::value::{Node, StorageRef, TensorRef, Value};
 
 impl Machine<'_> {
     /// Runs an opcode for globals, objects and storages; `false` for other opcodes.

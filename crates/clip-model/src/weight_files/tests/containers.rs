@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::write::{PickleWriter, archive, legacy, storages, zip, zip_with};
 use super::{assert_equal, read, refusal, state};
-use crate::checkpoint::{Checkpoint, Layout, opcode as op};
+use crate::weight_files::{Layout, WeightFile, opcode as op};
 use crate::weights::write_safetensors;
 
 const KINDS: [Kind; 10] = [
@@ -185,14 +185,14 @@ fn sharded_files_are_read_as_one() {
     let json = r#"{"metadata": {}, "weight_map": {"logit_scale": "part-0.safetensors",
         "visual.proj": "part-1.safetensors", "positional_embedding": "part-2.safetensors"}}"#;
     std::fs::write(&index, json).unwrap();
-    assert_equal(&Checkpoint::open(&index).unwrap().weights, &state);
+    assert_equal(&WeightFile::open(&index).unwrap().weights, &state);
     for (from, to, word) in [
         ("part-2", "../part-2", "not a file beside it"),
         ("positional_embedding", "ln_final.weight", "none of its files contains"),
         ("weight_map", "weights", "not an index"),
     ] {
         std::fs::write(&index, json.replace(from, to)).unwrap();
-        let message = Checkpoint::open(&index).unwrap_err().to_string();
+        let message = WeightFile::open(&index).unwrap_err().to_string();
         assert!(message.contains(word), "{message}");
     }
 }

@@ -45,13 +45,13 @@ pub const CONFIG_ENTRY: &str = "open_clip_config";
 /// Weights of a checkpoint under open_clip's names.
 ///
 /// ```no_run
-/// let checkpoint = clip_model::checkpoint::Checkpoint::open("ViT-B-32.pt")?;
+/// let checkpoint = clip_model::weight_files::WeightFile::open("ViT-B-32.pt")?;
 /// println!("{}: {} tensors", checkpoint.layout, checkpoint.weights.len());
 /// # Ok::<(), clip_model::Error>(())
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Checkpoint {
+pub struct WeightFile {
     /// Tensors on the CPU with their element types. Tensors that share a storage in the file share memory.
     pub weights: HashMap<String, Tensor>,
     /// Layout of the names in the file.
@@ -64,7 +64,7 @@ pub struct Checkpoint {
     pub config: Option<String>,
 }
 
-impl Checkpoint {
+impl WeightFile {
     /// Opens a checkpoint: safetensors (one file, or an index of several), torch's zip archives and legacy pickles,
     /// or TorchScript.
     ///
@@ -79,7 +79,7 @@ impl Checkpoint {
     /// Reads a checkpoint from the bytes of one file.
     ///
     /// # Errors
-    /// The errors of [`Checkpoint::open`].
+    /// The errors of [`WeightFile::open`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let length = bytes.len() as u64;
         container::list(Box::new(std::io::Cursor::new(bytes.to_vec())), length)
@@ -105,7 +105,7 @@ pub(crate) fn embedded_config(path: &Path) -> Option<String> {
 /// Reads all tensors of a file in any container under their names in the file.
 ///
 /// # Errors
-/// The errors of [`Checkpoint::open`].
+/// The errors of [`WeightFile::open`].
 pub(crate) fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>> {
     let mut container = container::open(path)?;
     let all = (0..container.tensors.len()).collect::<Vec<_>>();
@@ -113,7 +113,7 @@ pub(crate) fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>> {
     Ok(container.tensors.into_iter().map(|entry| entry.name).zip(tensors).collect())
 }
 
-fn finish(mut container: Container) -> ReadResult<Checkpoint> {
+fn finish(mut container: Container) -> ReadResult<WeightFile> {
     let plan = layout::plan_renames(container.tensors.iter().map(|t| t.name.as_str()), container.script);
     let (indices, targets): (Vec<_>, Vec<_>) = plan.kept.into_iter().unzip();
     let tensors = container.load(&indices)?;
@@ -122,5 +122,5 @@ fn finish(mut container: Container) -> ReadResult<Checkpoint> {
     notes.extend(plan.notes);
     let mut dropped = plan.dropped;
     dropped.extend(container.other);
-    Ok(Checkpoint { weights, layout: plan.layout, dropped, notes, config: container.config })
+    Ok(WeightFile { weights, layout: plan.layout, dropped, notes, config: container.config })
 }

@@ -2,8 +2,8 @@
 
 use tch::{Kind, Tensor};
 
-use crate::checkpoint::legacy::MAGIC;
-use crate::checkpoint::opcode as op;
+use crate::weight_files::legacy::MAGIC;
+use crate::weight_files::opcode as op;
 
 /// A pickle under construction.
 #[derive(Clone, Default)]

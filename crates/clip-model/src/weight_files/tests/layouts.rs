@@ -7,11 +7,11 @@ use tch::{Device, Kind, Tensor};
 
 use super::write::{PickleWriter, archive, legacy};
 use super::{assert_equal, read};
-use crate::checkpoint::layout::{plan_renames, to_hugging_face, with_text_prefix};
-use crate::checkpoint::{Layout, infer_config, infer_pruned_config};
 use crate::config::{Layers, PrunedBlock};
 use crate::params::ParamStore;
 use crate::vision::ImageTower;
+use crate::weight_files::layout::{plan_renames, to_hugging_face, with_text_prefix};
+use crate::weight_files::{Layout, infer_config, infer_pruned_config};
 use crate::{Clip, ClipConfig, presets};
 
 fn small(vision: i64, text: i64, layers: [i64; 2], embed: i64) -> ClipConfig {

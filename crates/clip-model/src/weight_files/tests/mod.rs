@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use tch::{Kind, Tensor};
 
-use super::Checkpoint;
+use super::WeightFile;
 
 /// Returns a small state dict under open_clip's names.
 fn state() -> Vec<(String, Tensor)> {
@@ -36,11 +36,11 @@ fn assert_equal(found: &HashMap<String, Tensor>, expected: &[(String, Tensor)]) 
 }
 
 /// Reads valid bytes.
-fn read(bytes: &[u8]) -> Checkpoint {
-    Checkpoint::from_bytes(bytes).unwrap()
+fn read(bytes: &[u8]) -> WeightFile {
+    WeightFile::from_bytes(bytes).unwrap()
 }
 
 /// Returns the error message for invalid bytes.
 fn refusal(bytes: &[u8]) -> String {
-    Checkpoint::from_bytes(bytes).unwrap_err().to_string()
+    WeightFile::from_bytes(bytes).unwrap_err().to_string()
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::write::{PickleWriter, archive, legacy, storages, zip};
 use super::{refusal, state};
-use crate::checkpoint::{Checkpoint, opcode as op};
+use crate::weight_files::{WeightFile, opcode as op};
 use crate::weights::write_safetensors;
 
 /// Returns a file in each container.
@@ -73,7 +73,7 @@ fn other_calls_are_refused() {
 #[test]
 fn truncated_files_are_refused() {
     for file in files() {
-        Checkpoint::from_bytes(&file).unwrap();
+        WeightFile::from_bytes(&file).unwrap();
         for length in 0..file.len() {
             let message = refusal(&file[..length]);
             assert!(message.contains("bytes"), "{message}");
@@ -212,7 +212,7 @@ fn overlapping_entries_are_refused() {
         .into_iter()
         .chain(entries.iter().take(20).map(|(name, bytes)| (name.as_str(), bytes.clone())))
         .collect::<Vec<_>>());
-    Checkpoint::from_bytes(&file).unwrap();
+    WeightFile::from_bytes(&file).unwrap();
     // One large storage under many names.
     let whole = [("w".to_string(), tch::Tensor::zeros([4096], (tch::Kind::Float, tch::Device::Cpu)))];
     let many = (0..8).map(|key| (format!("w{key}"), whole[0].1.shallow_clone())).collect::<Vec<_>>();
@@ -248,11 +248,11 @@ proptest! {
             let index = index.index(file.len());
             file[index] = value;
         }
-        let _ = Checkpoint::from_bytes(&file);
+        let _ = WeightFile::from_bytes(&file);
     }
 
     #[test]
     fn random_opcodes_never_panic(codes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = Checkpoint::from_bytes(&archive(PickleWriter::new().raw(&codes).stop(), &[]));
+        let _ = WeightFile::from_bytes(&archive(PickleWriter::new().raw(&codes).stop(), &[]));
     }
 }

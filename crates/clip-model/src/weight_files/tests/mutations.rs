@@ -6,7 +6,7 @@ use file_ext::SplitMix64;
 use super::memory::largest_request;
 use super::state;
 use super::write::{PickleWriter, archive, legacy, zip};
-use crate::checkpoint::{Checkpoint, opcode as op};
+use crate::weight_files::{WeightFile, opcode as op};
 use crate::weights::write_safetensors;
 
 /// Number of mutations of each file.
@@ -104,13 +104,13 @@ fn script() -> Vec<u8> {
 
 /// Reads mutations of a file, and returns how many could be read.
 fn survivors(seed: u64, file: &[u8], other: &[u8], wrap: impl Fn(Vec<u8>) -> Vec<u8>) -> u64 {
-    Checkpoint::from_bytes(&wrap(file.to_vec())).unwrap();
+    WeightFile::from_bytes(&wrap(file.to_vec())).unwrap();
     let mut rng = Rng(SplitMix64::new(seed));
     (0..MUTATIONS)
         .map(|number| {
             let bytes = wrap(mutated(file, other, &mut rng));
             let mut good = false;
-            let requested = largest_request(|| good = Checkpoint::from_bytes(&bytes).is_ok());
+            let requested = largest_request(|| good = WeightFile::from_bytes(&bytes).is_ok());
             let limit = BUFFERS + EXPANSION * bytes.len();
             assert!(
                 requested <= limit,
@@ -166,7 +166,7 @@ fn mutated_indexes_are_read_or_refused() {
     let mut good = 0;
     for _ in 0..MUTATIONS / 4 {
         std::fs::write(&path, mutated(index, index, &mut rng)).unwrap();
-        good += u64::from(Checkpoint::open(&path).is_ok());
+        good += u64::from(WeightFile::open(&path).is_ok());
     }
     assert!((5..MUTATIONS / 4).contains(&good), "{good}");
 }
