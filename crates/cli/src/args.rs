@@ -322,11 +322,12 @@ Without --prompts, the templates are those of the manifest, or plain."
 pub(crate) struct Evaluate {
     #[arg(help = MODEL, required_unless_present = "embeddings", conflicts_with = "embeddings")]
     pub model: Option<String>,
-    /// Data set: class folders, tars of image-text pairs, a manifest, or emoji.
+    /// Data set: a folder, tars, Parquet files, a table, a manifest, or emoji.
     ///
-    /// A folder of class folders is used for classification. A tar file, a pattern such as val-{000..009}.tar, a folder
-    /// of tars and the built-in data set `emoji` are used for retrieval. A manifest (TOML, see datasets/) states its
-    /// task.
+    /// For classification: a folder of class folders, and tars or Parquet files with classes. For retrieval: tars and
+    /// Parquet files with captions, a folder of images with .txt or .json files, a table (CSV, JSON) of image paths and
+    /// captions, and the built-in data set `emoji`. Tars and Parquet files are a file, a folder or a pattern such as
+    /// val-{000..009}.tar. A manifest (TOML, see datasets/) states its task.
     #[arg(long, required_unless_present_any = ONE_DATA_SET, conflicts_with_all = ONE_DATA_SET)]
     pub data: Option<String>,
     /// Suite file (TOML) with several data sets.
@@ -355,7 +356,8 @@ pub(crate) struct Evaluate {
     /// Text file with one class name per line, instead of the names in the data set.
     #[arg(long, value_name = "FILE", requires = "data", conflicts_with_all = ONE_DATA_SET)]
     pub class_names: Option<PathBuf>,
-    /// Folder for the relative paths of a manifest or suite [default: data/NAME, or the suite's `root`].
+    /// Folder for the relative paths of a manifest, suite or table [default: data/NAME, the suite's `root`, or the
+    /// folder of the table].
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
     #[command(flatten)]

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use data_pipeline::manifest::Manifest;
-use data_pipeline::sources::{FolderConfig, SourceConfig, Split, WebDatasetConfig};
+use data_pipeline::sources::{
+    CifarConfig, CsvConfig, FilesConfig, FolderConfig, Parquet, ParquetConfig, Paths, RecordsConfig,
+    SourceConfig, Split, WebDatasetConfig,
+};
 use trainer::model::loaded::{LoadOptions, LoadedModel};
 use trainer::recipe::{Classes, EvalSet, EvalTask, Templates};
 
@@ -62,18 +65,12 @@ pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, 
             class_names = Some(Classes::Listed(zeroshot_eval::prompts::classes(list)?));
         }
         (manifest.source(&eval.split)?, root, task, eval.prompts.clone())
-    } else if let Some(shards) = shards(path, data)? {
-        let source = SourceConfig::WebDataset(WebDatasetConfig::new(shards));
-        (source, PathBuf::new(), EvalTask::Retrieval, None)
     } else if data == "emoji" {
         let held_out = data_pipeline::sources::EmojiConfig::default().with_split(Split::Test);
         (SourceConfig::Emoji(held_out), PathBuf::new(), EvalTask::Retrieval, None)
     } else {
-        let classes = args.classes.clone().or_else(|| class_table(path));
-        let mut config = FolderConfig::new(path);
-        config.classes = classes;
-        let source = SourceConfig::Folder(config);
-        (source, PathBuf::new(), EvalTask::Classification, None)
+        let (source, task) = source(args, path, data)?;
+        (source, PathBuf::new(), task, None)
     };
     // The path of --class-names is relative to the current folder, not to the data.
     if let Some(Classes::File(file)) = &mut class_names {
@@ -82,29 +79,98 @@ pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, 
     }
     let prompts = args.prompts.prompts.clone().or(prompts).unwrap_or_else(|| "plain".into());
     let templates = Templates::Listed(templates(&prompts)?);
-    let set =
-        EvalSet { name, task: task_option.unwrap_or(task), templates, class_names, train: None, source };
+    let task = task_option.unwrap_or(task);
+    let set = EvalSet { name, task, templates, class_names, train: None, exif_orientation: false, source };
     Ok((set, root))
 }
 
-/// Returns the WebDataset shards of a tar file, a pattern or a folder of tars; `None` for anything else.
-fn shards(path: &Path, name: &str) -> anyhow::Result<Option<String>> {
-    let is_tar = |path: &Path| path.extension().is_some_and(|end| end == "tar");
-    if name.contains('{') || is_tar(path) {
-        return Ok(Some(name.into()));
-    }
-    if !path.is_dir() {
-        return Ok(None);
-    }
-    let mut tars = Vec::new();
-    for entry in std::fs::read_dir(path).with_context(|| format!("cannot read `{name}`"))? {
-        let path = entry?.path();
-        if is_tar(&path) {
-            tars.push(path.display().to_string());
+/// Infers the source and the task of `--data` from a file name or from the files in a folder.
+fn source(args: &Evaluate, path: &Path, name: &str) -> anyhow::Result<(SourceConfig, EvalTask)> {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let task = |has_only_classes: bool| {
+        if has_only_classes { EvalTask::Classification } else { EvalTask::Retrieval }
+    };
+    // Paths of images start at --root, or at the folder of their file.
+    let root = args.root.as_ref().map(std::path::absolute).transpose()?;
+    let holds = |ending: &str| holds(path, ending);
+    Ok(match ending.as_str() {
+        "csv" | "tsv" => {
+            let mut config = CsvConfig::new(path).with_group_by_image(true);
+            config.root = root.map(Paths::from);
+            (SourceConfig::Csv(config), EvalTask::Retrieval)
         }
+        "json" | "jsonl" | "ndjson" => {
+            let mut config = RecordsConfig::new(path).with_group_by_image(true);
+            config.root = root.map(Paths::from);
+            (SourceConfig::Json(config), EvalTask::Retrieval)
+        }
+        _ if cifar(path).is_some() => {
+            let config = CifarConfig::new(path).with_split(Split::Test);
+            let source = if cifar(path) == Some(100) {
+                SourceConfig::Cifar100(config)
+            } else {
+                SourceConfig::Cifar10(config)
+            };
+            (source, EvalTask::Classification)
+        }
+        ending if ending == "parquet" || (!holds("tar") && (holds("parquet") || holds_in_data(path))) => {
+            let mut config = ParquetConfig::new(name);
+            config.classes = args.class_names.as_ref().map(std::path::absolute).transpose()?;
+            let has_only_classes = Parquet::open(&config, ".")?.has_only_classes();
+            (SourceConfig::Parquet(config), task(has_only_classes))
+        }
+        ending
+            if ending == "tar"
+                || path.is_file()
+                || name.contains(['{', '*'])
+                || is_remote(name)
+                || holds("tar") =>
+        {
+            let mut config = WebDatasetConfig::new(name);
+            config.classes = args.class_names.as_ref().map(std::path::absolute).transpose()?;
+            let has_only_classes = config.has_only_classes(".")?;
+            (SourceConfig::WebDataset(config), task(has_only_classes))
+        }
+        _ if !matches!(args.task, Some(Task::Classification))
+            && FilesConfig::new(path).has_captions(".")? =>
+        {
+            (SourceConfig::Files(FilesConfig::new(path)), EvalTask::Retrieval)
+        }
+        _ => {
+            let mut config = FolderConfig::new(path);
+            config.classes = args.classes.clone().or_else(|| class_table(path));
+            (SourceConfig::Folder(config), EvalTask::Classification)
+        }
+    })
+}
+
+/// Whether a name is a remote address, which the source refuses.
+fn is_remote(name: &str) -> bool {
+    name.contains("://") || name.starts_with("pipe:")
+}
+
+/// Whether a folder holds files with an extension.
+fn holds(folder: &Path, ending: &str) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    entries.flatten().any(|entry| entry.path().extension().is_some_and(|found| found == ending))
+}
+
+/// Whether a folder is a data set of the Hugging Face hub, with Parquet files in `data`.
+fn holds_in_data(folder: &Path) -> bool {
+    holds(&folder.join("data"), "parquet")
+}
+
+/// Returns the number of classes of a CIFAR archive or of its folder, by name.
+fn cifar(path: &Path) -> Option<u32> {
+    let name = path.file_name()?.to_str()?;
+    let is_archive = name.ends_with(".tar.gz") || name.ends_with(".tgz");
+    let is_folder = ["batches-bin", "batches-py", "binary", "python"].iter().any(|end| name.ends_with(end));
+    match name {
+        _ if !(is_archive && path.is_file() || is_folder && path.is_dir()) => None,
+        name if name.starts_with("cifar-100") => Some(100),
+        name if name.starts_with("cifar-10") => Some(10),
+        _ => None,
     }
-    tars.sort();
-    Ok((!tars.is_empty()).then(|| tars.join("::")))
 }
 
 /// Finds the `classes.csv` in a folder or, if the folder is one split of a data set, in its parent.

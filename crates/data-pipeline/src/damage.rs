@@ -24,6 +24,8 @@ pub enum DamageKind {
     NotUtf8,
     /// A row of a table with more fields than the header.
     ExtraFields,
+    /// A class that is not the number of a class name.
+    Label,
     /// Malformed object boxes.
     Boxes,
     /// An image file of 0 bytes.
@@ -32,6 +34,8 @@ pub enum DamageKind {
     NotAnImage,
     /// An image format that this build does not decode.
     FormatNotBuilt,
+    /// An image format, or a variant of one, that is not supported.
+    UnsupportedImage,
     /// A JPEG file that cannot be decoded.
     DamagedJpeg,
     /// A JPEG file that ends before its image does.
@@ -47,16 +51,18 @@ pub enum DamageKind {
 }
 
 impl DamageKind {
-    const ALL: [DamageKind; 15] = [
+    const ALL: [DamageKind; 17] = [
         DamageKind::Unreadable,
         DamageKind::NoImage,
         DamageKind::NoCaption,
         DamageKind::NotUtf8,
         DamageKind::ExtraFields,
+        DamageKind::Label,
         DamageKind::Boxes,
         DamageKind::EmptyFile,
         DamageKind::NotAnImage,
         DamageKind::FormatNotBuilt,
+        DamageKind::UnsupportedImage,
         DamageKind::DamagedJpeg,
         DamageKind::TruncatedJpeg,
         DamageKind::DamagedImage,
@@ -73,10 +79,12 @@ impl DamageKind {
             DamageKind::NoCaption => "no caption",
             DamageKind::NotUtf8 => "not UTF-8",
             DamageKind::ExtraFields => "extra fields",
+            DamageKind::Label => "label",
             DamageKind::Boxes => "boxes",
             DamageKind::EmptyFile => "empty file",
             DamageKind::NotAnImage => "not an image",
             DamageKind::FormatNotBuilt => "image format not built in",
+            DamageKind::UnsupportedImage => "unsupported image format",
             DamageKind::DamagedJpeg => "damaged jpeg",
             DamageKind::TruncatedJpeg => "truncated jpeg",
             DamageKind::DamagedImage => "damaged image",

@@ -42,6 +42,16 @@ pub enum Error {
         /// The problem and a remedy.
         reason: String,
     },
+    /// A remote address, for which local files are needed.
+    #[error(
+        "`{address}`: {scheme} addresses are not supported yet; copy the files to this machine and name them there"
+    )]
+    Remote {
+        /// The address.
+        address: String,
+        /// Its scheme, such as `https`.
+        scheme: String,
+    },
     /// A source or format that this build leaves out.
     #[error("{what} is not built in: build data-pipeline with the feature `{feature}`")]
     MissingFeature {
@@ -71,12 +81,14 @@ pub enum Error {
         reason: String,
     },
     /// A text file that is not UTF-8.
-    #[error("`{path}`: {problem}")]
+    #[error("`{path}`: {problem}{remedy}")]
     NotUtf8 {
         /// The file.
         path: PathBuf,
         /// The line and the likely encoding.
         problem: crate::text::NotUtf8,
+        /// Another remedy than a conversion, or nothing.
+        remedy: &'static str,
     },
     /// A source without samples.
     #[error("`{0}` has no samples: check the path, or what the pattern matches")]
@@ -84,7 +96,8 @@ pub enum Error {
     /// More damaged samples than the error policy allows.
     #[error(
         "{skipped} of {seen} samples were damaged, more than the policy allows ({max_fraction}): {summary}; repair them, \
-         or allow more by a skip policy with a larger max_fraction"
+         or allow more with `data.damaged = {{ skip = {{ max_fraction = {} }} }}`",
+        enough(*.skipped as f64 / (*.seen).max(1) as f64)
     )]
     TooManyDamaged {
         /// Damaged samples.
@@ -99,9 +112,10 @@ pub enum Error {
     /// More damage in the shards of a source than the error policy allows.
     #[error(
         "`{name}`: {summary}; about {:.2} % of the bytes are lost and the policy allows {:.2} %: fetch those shards again, \
-         or allow the loss by a skip policy with a larger max_fraction",
+         or allow the loss with `data.damaged = {{ skip = {{ max_fraction = {} }} }}`",
         100.0 * .lost_fraction,
-        100.0 * .max_fraction
+        100.0 * .max_fraction,
+        enough(*.lost_fraction)
     )]
     BrokenShards {
         /// The source.
@@ -182,6 +196,14 @@ pub enum Error {
 pub enum FileFormat {
     /// CSV or TSV with images and captions.
     Table,
+    /// JSON list or JSON lines with images and captions.
+    Records,
+    /// Folder of images.
+    ImageFolder,
+    /// Tar shard of a WebDataset.
+    Shard,
+    /// Parquet file.
+    Parquet,
     /// Names of class folders.
     ClassTable,
     /// List of images with their class folders.
@@ -208,6 +230,10 @@ impl fmt::Display for FileFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             FileFormat::Table => "table",
+            FileFormat::Records => "JSON list of samples",
+            FileFormat::ImageFolder => "folder of images",
+            FileFormat::Shard => "tar shard",
+            FileFormat::Parquet => "Parquet file",
             FileFormat::ClassTable => "class table",
             FileFormat::LabelList => "list of labels",
             FileFormat::Karpathy => "Karpathy split",
@@ -270,6 +296,11 @@ pub enum HubProblem {
     BadAnswer,
     /// A model without weight files.
     NoWeights,
+}
+
+/// Returns a fraction rounded up to one hundredth, for a policy that allows it.
+fn enough(fraction: f64) -> f64 {
+    ((fraction * 100.0).floor() + 1.0).min(100.0) / 100.0
 }
 
 impl From<file_ext::Error> for Error {

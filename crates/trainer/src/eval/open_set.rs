@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use data_pipeline::sources::{Source, fingerprint};
 
-use crate::recipe::sources::SourcePool;
+use crate::recipe::sources::{SourcePool, upright};
 use crate::recipe::{EvalSet, EvalTask};
 use crate::{Error, Result};
 
@@ -38,12 +38,15 @@ impl OpenSet {
     /// match; [`Error::Eval`] for an invalid prompt template.
     pub(crate) fn open(config: &EvalSet, root: &Path, pool: &mut SourcePool) -> Result<Self> {
         let templates = config.templates.texts()?;
-        let source = pool.open(&config.source, root)?;
+        let open = |source, pool: &mut SourcePool| {
+            pool.open(source, root).map(|source| upright(source, config.exif_orientation))
+        };
+        let source = open(&config.source, pool)?;
         let class_names = match config.task {
             EvalTask::Classification => class_names(config, source.as_ref(), root)?,
             EvalTask::Retrieval => Vec::new(),
         };
-        let train = config.train.as_ref().map(|train| pool.open(train, root)).transpose()?;
+        let train = config.train.as_ref().map(|train| open(train, pool)).transpose()?;
         Ok(OpenSet { config: config.clone(), source, class_names, templates, train })
     }
 
@@ -84,7 +87,8 @@ pub fn open_sets(sets: &[EvalSet], root: &Path) -> Result<Vec<OpenSet>> {
 
 fn class_names(set: &EvalSet, source: &dyn Source, root: &Path) -> Result<Vec<String>> {
     let source_names = source.class_names().ok_or_else(|| {
-        let reason = "it has no classes: set task = \"retrieval\", or use a folder of class folders";
+        let reason = "it has no classes: set task = \"retrieval\", use a folder of class folders, or name the class names \
+                      of a webdataset or parquet source with `classes`";
         Error::recipe(source.name(), reason)
     })?;
     let Some(list) = &set.class_names else { return Ok(source_names.to_vec()) };

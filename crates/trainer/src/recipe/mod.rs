@@ -140,6 +140,9 @@ pub struct TrainSource {
     pub share: f64,
     /// Number of samples, for `--dry-run` without the data.
     pub samples: Option<usize>,
+    /// Turn images upright by their EXIF orientation; open_clip ignores it.
+    #[schemars(default)]
+    pub exif_orientation: bool,
 }
 
 /// Length and batches of the run. Exactly one of `epochs` and `steps` is given.
@@ -244,6 +247,9 @@ pub struct EvalSet {
     pub class_names: Option<Classes>,
     /// Source (a table) of training images of the same classes, for k-NN and a linear probe.
     pub train: Option<SourceConfig>,
+    /// Turn images upright by their EXIF orientation; open_clip ignores it.
+    #[schemars(default)]
+    pub exif_orientation: bool,
     /// The data.
     #[schemars(flatten)]
     pub source: SourceConfig,
@@ -411,7 +417,8 @@ impl TryFrom<toml::Table> for TrainSource {
         let weight = take(&mut table, "weight")?.unwrap_or_else(schema::whole);
         let share = take(&mut table, "share")?.unwrap_or_else(schema::whole);
         let samples = take(&mut table, "samples")?;
-        Ok(TrainSource { weight, share, samples, source: table.try_into()? })
+        let exif_orientation = take(&mut table, "exif_orientation")?.unwrap_or(false);
+        Ok(TrainSource { weight, share, samples, exif_orientation, source: table.try_into()? })
     }
 }
 
@@ -424,6 +431,9 @@ impl From<TrainSource> for toml::Table {
         }
         if let Some(samples) = config.samples.and_then(|samples| i64::try_from(samples).ok()) {
             table.insert("samples".into(), samples.into());
+        }
+        if config.exif_orientation {
+            table.insert("exif_orientation".into(), true.into());
         }
         table
     }
@@ -441,6 +451,7 @@ impl TryFrom<toml::Table> for EvalSet {
             templates: take(&mut table, "prompts")?.unwrap_or_else(schema::plain),
             class_names: take(&mut table, "class_names")?,
             train: take(&mut table, "train")?,
+            exif_orientation: take(&mut table, "exif_orientation")?.unwrap_or(false),
             source: table.try_into()?,
         })
     }
@@ -462,6 +473,9 @@ impl From<EvalSet> for toml::Table {
         }
         if let Some(train) = &set.train {
             table.insert("train".into(), source_table(train).into());
+        }
+        if set.exif_orientation {
+            table.insert("exif_orientation".into(), true.into());
         }
         table.extend(source_table(&set.source));
         table
