@@ -1,0 +1,12 @@
+//! Tests of the public interface, as one program: it is linked once.
+
+mod common;
+mod download;
+mod hostile_images;
+mod hub;
+mod loader;
+mod log;
+mod nothing_lost;
+mod shards;
+mod sources;
+mod store;
