@@ -94,7 +94,7 @@ impl Tolerances {
     /// bfloat16 has 7 bits.
     fn new(device: Device, precision: Precision) -> Self {
         match precision {
-            Precision::BFloat16 => Tolerances { towers: 0.1, training: 0.05 },
+            Precision::BFloat16 => Tolerances { towers: 5e-2, training: 1e-2 },
             Precision::Float32 if device.is_cuda() => Tolerances { towers: 5e-3, training: 5e-3 },
             Precision::Float32 => Tolerances { towers: 1e-4, training: 1e-3 },
         }

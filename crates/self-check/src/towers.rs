@@ -69,3 +69,20 @@ impl Reference {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_input_is_detected() {
+        let reference = &REFERENCES[0];
+        let deviation = reference.deviation(Device::Cpu, Precision::Float32).unwrap();
+        assert!(deviation < 1e-4, "{deviation}");
+        let doubled = reference.description.replace("\"scale\": 2.0", "\"scale\": 2.02");
+        assert_ne!(doubled, reference.description);
+        let wrong = Reference { description: doubled.leak(), ..*reference };
+        let deviation = wrong.deviation(Device::Cpu, Precision::Float32).unwrap();
+        assert!(deviation > 1e-3, "{deviation}");
+    }
+}

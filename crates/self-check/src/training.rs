@@ -41,12 +41,12 @@ impl Reference {
     /// with the keys `step`, `lr`, `loss`, `grad_norm`, `logit_scale` and the terms. Returns the final state.
     ///
     /// # Errors
-    /// [`Error::Reference`] for a missing or invalid value, the errors of [`TrainState::step`], and those of `each`.
+    /// [`Error::Reference`] for a missing or invalid value, and the errors of [`TrainState::step`].
     pub fn run(
         &self,
         device: Device,
         precision: Precision,
-        mut each: impl FnMut(&StepReport, &Value) -> Result<()>,
+        mut each: impl FnMut(&StepReport, &Value),
     ) -> Result<TrainState> {
         let student = self.model("student", device)?;
         let mut teachers = Vec::new();
@@ -77,7 +77,7 @@ impl Reference {
             let inputs = teachers.iter().map(|_| TeacherInput::AsStudent).collect();
             let micro = MicroBatch { student, teachers: inputs };
             let report = state.step(&[micro], &teachers, TargetRule::Diagonal, schedule.lr_at(step))?;
-            each(&report, &self.golden["trajectory"][step as usize])?;
+            each(&report, &self.golden["trajectory"][step as usize]);
         }
         Ok(state)
     }
@@ -89,9 +89,9 @@ impl Reference {
     pub(crate) fn deviation(&self, device: Device, precision: Precision) -> Result<f64> {
         let mut largest = 0.0_f64;
         self.run(device, precision, |report, row| {
-            let expected = row["loss"].as_f64().ok_or_else(|| self.wrong("trajectory/loss", "a number"))?;
-            largest = largest.max((report.loss - expected).abs() / expected.abs());
-            Ok(())
+            let expected = row["loss"].as_f64().unwrap_or(f64::NAN);
+            let deviation = (report.loss - expected).abs() / expected.abs();
+            largest = largest.max(if deviation.is_nan() { f64::INFINITY } else { deviation });
         })?;
         Ok(largest)
     }

@@ -95,7 +95,7 @@ fn terms(with_teacher: bool) -> Vec<Term> {
 fn input(config: &ClipConfig, batch: u64, device: Device) -> anyhow::Result<ViewTensors> {
     let batch = i64::try_from(batch).context("the batch is too large")?;
     let size = config.vision_cfg.image_size;
-    let (context, vocabulary) = (config.text_cfg.context_length as i64, config.text_cfg.vocab_size as i64);
+    let (context, vocabulary) = (config.text_cfg.context_length, config.text_cfg.vocab_size);
     let images = Tensor::f_randn([batch, 3, size, size], (Kind::Float, Device::Cpu))?;
     let tokens = Tensor::f_randint(vocabulary - 1, [batch, context], (Kind::Int64, Device::Cpu))?;
     // The text tower reads the position of the largest id, the end token.
