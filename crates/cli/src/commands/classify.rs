@@ -28,7 +28,8 @@ pub(crate) fn run(args: Classify) -> anyhow::Result<Code> {
              with --prompts"
         );
     }
-    let loaded = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
+    let loaded =
+        open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref(), args.device.resolve()?)?;
     let encoder = ModelEncoder::from(&loaded);
     let classifier =
         Classifier::new(&encoder, &labels, &templates(args.prompts.prompts.as_deref().unwrap_or("plain"))?)?;

@@ -33,12 +33,13 @@ pub(crate) fn run(args: Evaluate) -> anyhow::Result<Code> {
         return show(&args, &file.display().to_string(), &details, teacher_report.as_ref());
     }
     let name = args.model.as_deref().context("MODEL is missing")?;
+    let device = args.device.resolve()?;
     let (sets, root, options) = sets(&args)?;
     let sets = open_sets(&sets, &root).map_err(|e| missing_data(e, &args, &root))?;
-    let student = open_model(name, args.arch.as_deref(), args.tokenizer.as_deref())?;
+    let student = open_model(name, args.arch.as_deref(), args.tokenizer.as_deref(), device)?;
     let mut teacher = None;
     if let Some(name) = &args.teacher {
-        let loaded = open_model(name, None, None)?;
+        let loaded = open_model(name, None, None, device)?;
         let rows =
             suite::encode_sets(&(&loaded).into(), &sets, None).map_err(|e| missing_data(e, &args, &root))?;
         teacher = Some((suite::scores(name, &sets, &rows)?, rows));

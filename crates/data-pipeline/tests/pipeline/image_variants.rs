@@ -1,11 +1,9 @@
 //! Images as people have them: files that end early, rare variants, TIFF, other bit depths, EXIF orientation.
 
-mod common;
-
 use std::io::Cursor;
 use std::sync::Arc;
 
-use common::png;
+use crate::common::png;
 use data_pipeline::image::decode;
 use data_pipeline::sources::{Images, Source, Upright};
 use data_pipeline::{DamageKind, RawImage};

@@ -1,16 +1,12 @@
 //! Parquet files as Hugging Face's datasets write them, and damaged ones.
 
-mod common;
-#[path = "common/log.rs"]
-mod log;
-
 use std::path::Path;
 use std::sync::Arc;
 
-use common::png;
+use crate::common::png;
 use data_pipeline::sources::{Source, SourceConfig};
 use data_pipeline::{DamageKind, Error, RawImage, Result};
-use log::Log;
+use crate::log::Log;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::column::writer::ColumnWriter;
 use parquet::data_type::ByteArray;

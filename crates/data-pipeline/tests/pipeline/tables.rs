@@ -1,16 +1,12 @@
 //! Tables and JSON lists of image paths and captions: separators, column names, several files, image paths.
 
-mod common;
-#[path = "common/log.rs"]
-mod log;
-
 use std::path::Path;
 use std::sync::Arc;
 
-use common::png;
+use crate::common::png;
 use data_pipeline::sources::{Source, SourceConfig};
 use data_pipeline::{DamageKind, Error, Result};
-use log::Log;
+use crate::log::Log;
 use serde_json::{Value, json};
 
 fn open(config: Value, base: &Path) -> Result<Arc<dyn Source>> {
