@@ -151,7 +151,7 @@ fn lists_of_captions_and_null_values_are_read() {
         [&b"one"[..], b"two", b"three", b" "].map(<[u8]>::to_vec).to_vec(),
     );
     let schema = "optional binary img; optional group captions (LIST) { repeated group list { optional binary element (UTF8); } }";
-    write(&path, schema, Compression::SNAPPY, None, vec![vec![bytes(1, &[Some(&picture); 4]), lists]]);
+    write(&path, schema, Compression::SNAPPY, None, vec![vec![bytes(1, &[Some(picture.as_slice()); 4]), lists]]);
     let log = Log::start();
     let source = open(json!({"source": "parquet", "path": "x.parquet"}), folder.path()).unwrap();
     // Backwards, so that each row is found from the start.
@@ -188,7 +188,7 @@ fn class_labels_have_the_names_of_the_metadata() {
     let picture = png([1; 3], 4, 4);
     let metadata = r#"{"info": {"features": {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}"#;
     let columns = || {
-        let images = bytes(2, &[Some(&picture); 4]);
+        let images = bytes(2, &[Some(picture.as_slice()); 4]);
         vec![images, bytes(2, &[None; 4]), Column::Numbers(vec![1, 1, 1, 0], vec![1, 0, -1])]
     };
     let schema = format!("{IMAGE} optional int64 label;");
