@@ -20,6 +20,7 @@ pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
     let mut code = Code::Done;
     if !args.report {
         args.devices.iter().try_for_each(|name| trainer::model::device::device(name).map(|_| ()))?;
+        sweep.check_mean()?;
         for cell in sweep.runs() {
             trainer::run::check(&cell.recipe).with_context(|| cell.label())?;
         }

@@ -21,6 +21,8 @@ pub(super) struct Group {
     last: HashMap<String, usize>,
     /// Members with unknown extensions.
     unknown: Vec<String>,
+    /// Whether `.cls` files are members of samples.
+    labels: bool,
 }
 
 /// A possible sample with the names of its members.
@@ -34,6 +36,12 @@ impl Group {
         Group { key: key.to_string(), ..Group::default() }
     }
 
+    /// Sets whether `.cls` files are members of samples.
+    pub(super) fn with_labels(mut self, labels: bool) -> Self {
+        self.labels = labels;
+        self
+    }
+
     /// Returns the name up to the first dot.
     pub(super) fn key(&self) -> &str {
         &self.key
@@ -44,13 +52,15 @@ impl Group {
         let Some((key, ending)) = name.rsplit_once('.') else { return };
         self.has_plain |= key == self.key;
         let ending = ending.to_ascii_lowercase();
-        if !(matches!(ending.as_str(), "txt" | "json") || is_image(name)) {
+        let is_label = self.labels && ending == "cls";
+        if !(matches!(ending.as_str(), "txt" | "json") || is_label || is_image(name)) {
             self.unknown.push(name.to_string());
             return;
         }
         let slot = |members: &Members| match ending.as_str() {
             "txt" => members.txt,
             "json" => members.json,
+            "cls" => members.cls,
             _ => members.image,
         };
         let last = self.last.get(key).copied();
@@ -64,6 +74,7 @@ impl Group {
         match ending.as_str() {
             "txt" => members.txt = Some(span),
             "json" => members.json = Some(span),
+            "cls" => members.cls = Some(span),
             _ => members.image = Some(span),
         }
         names.push(name.to_string());
@@ -98,7 +109,8 @@ impl Group {
             keys.map(|found| found.members.key.clone()).collect::<HashSet<_>>()
         };
         let with_image = keys(|members| members.image.is_some());
-        let with_text = keys(|members| members.txt.is_some() || members.json.is_some());
+        let with_text =
+            keys(|members| members.txt.is_some() || members.json.is_some() || members.cls.is_some());
         for Found { members, names } in self.found {
             let (key, has_plain) = (&members.key, self.has_plain);
             let is_sample =

@@ -27,6 +27,8 @@ pub(super) struct Members {
     pub(super) image: Option<Span>,
     pub(super) txt: Option<Span>,
     pub(super) json: Option<Span>,
+    /// The class, if the index was read with labels.
+    pub(super) cls: Option<Span>,
 }
 
 /// The content of a shard according to its headers.
@@ -54,11 +56,23 @@ impl Index {
     /// # Errors
     /// [`Error::Io`] if the file cannot be read. Damage is not an error here.
     pub(super) fn read(path: &Path) -> Result<Self> {
+        Self::read_members(path, false)
+    }
+
+    /// Like [`Index::read`], with the `.cls` files of CLIP_benchmark as members of samples.
+    ///
+    /// # Errors
+    /// The errors of [`Index::read`].
+    pub(super) fn read_with_labels(path: &Path) -> Result<Self> {
+        Self::read_members(path, true)
+    }
+
+    fn read_members(path: &Path, labels: bool) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
         let skipped = SkippedItems::default();
         let mut index = Index { samples: Vec::new(), skipped, length, whole: 0, corruption: None };
-        index.corruption = match index.members(path, &file) {
+        index.corruption = match index.members(path, &file, labels) {
             Some(corruption) => Some(corruption),
             None => index.corruption_at_end(&file).map_err(|e| Error::io(path, e))?,
         };
@@ -66,7 +80,7 @@ impl Index {
     }
 
     /// Collects the samples up to the end mark or the first damage.
-    fn members(&mut self, path: &Path, file: &File) -> Option<Corruption> {
+    fn members(&mut self, path: &Path, file: &File, labels: bool) -> Option<Corruption> {
         let mut archive = tar::Archive::new(file);
         let mut group = Group::default();
         let mut corruption = None;
@@ -106,7 +120,7 @@ impl Index {
                 None => self.skipped.add("without a key and an extension", || shown(&name)),
                 Some((key, _)) => {
                     if key != group.key() {
-                        let whole = std::mem::replace(&mut group, Group::new(key));
+                        let whole = std::mem::replace(&mut group, Group::new(key).with_labels(labels));
                         whole.finish(path, &mut self.samples, &mut self.skipped);
                     }
                     group.add(&name, Span { offset: start, length: size });

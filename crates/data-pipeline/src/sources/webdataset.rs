@@ -239,7 +239,8 @@ impl Source for WebDataset {
     }
 }
 
-fn bytes(file: &File, Span { offset, length }: Span) -> std::io::Result<Vec<u8>> {
+/// Reads a member of a shard.
+pub(super) fn bytes(file: &File, Span { offset, length }: Span) -> std::io::Result<Vec<u8>> {
     let mut bytes = vec![0; length as usize];
     file.read_exact_at(&mut bytes, offset)?;
     Ok(bytes)

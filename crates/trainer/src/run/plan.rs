@@ -1,5 +1,6 @@
 //! The plan of a run: its length and cost, known before it starts.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 
@@ -37,6 +38,9 @@ pub struct Plan {
     /// passes. Texts count at full context, and locked towers as if trained. Excludes the masked pass of `mfd`, the
     /// class texts of `hinton` and the recomputation of gradient checkpointing.
     pub flops: f64,
+    /// Number of classes of each evaluation set that can be opened; 0 for retrieval.
+    #[serde(skip)]
+    pub class_counts: BTreeMap<String, usize>,
     /// Evaluation sets that cannot be opened on this machine, with the reasons. A run needs all sets.
     pub absent: Vec<String>,
     /// Estimated bytes for weights, gradients, moments, averages and the teachers.
@@ -180,6 +184,11 @@ impl Plan {
             activation_bytes: recipe.train.batch_size as u64 * activation_bytes(&student),
             student,
             teachers,
+            class_counts: prepared
+                .sets
+                .iter()
+                .map(|set| (set.name().into(), set.class_names.len()))
+                .collect(),
             absent,
         })
     }

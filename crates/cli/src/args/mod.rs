@@ -1,9 +1,14 @@
 //! Command-line arguments.
 
+mod evaluate;
+
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use data_pipeline::policy::ErrorPolicy;
+
+pub(crate) use evaluate::{Evaluate, Task};
 
 /// Distil large CLIP models into small ones that keep their zero-shot accuracy.
 #[derive(Debug, Parser)]
@@ -155,8 +160,31 @@ impl Tokenizer {
 #[derive(Debug, Group)]
 pub(crate) struct Prompts {
     /// Prompt templates: plain, cifar, simple-7, openai-80, or a file with one per line.
+    ///
+    /// A JSON file may also contain a list of templates, or an object with the prompts of each class.
     #[arg(long, value_name = "NAME|FILE")]
     pub prompts: Option<String>,
+}
+
+// Handling of damaged images.
+#[derive(Debug, Group)]
+pub(crate) struct Damage {
+    /// Largest fraction of damaged images to leave out [default: 0.01, or the suite's `damaged`].
+    ///
+    /// Damaged images are counted and named. A set with fewer than 1000 images may lack as many as one with 1000.
+    #[arg(long, value_name = "FRACTION", value_parser = fraction)]
+    max_damaged: Option<f64>,
+}
+
+impl Damage {
+    pub(crate) fn policy(&self) -> Option<ErrorPolicy> {
+        self.max_damaged.map(|max_fraction| ErrorPolicy::Skip { max_fraction })
+    }
+}
+
+fn fraction(text: &str) -> Result<f64, &'static str> {
+    let fraction = text.parse().ok().filter(|value| (0.0..=1.0).contains(value));
+    fraction.ok_or("must be a number from 0 to 1")
 }
 
 #[derive(Debug, Group)]
@@ -305,90 +333,21 @@ pub(crate) enum FileType {
     Suite,
 }
 
-/// Arguments that exclude the options of a single data set.
-const ONE_DATA_SET: [&str; 2] = ["suite", "embeddings"];
-
-#[derive(Debug, Group)]
-#[command(
-    mut_arg("prompts", |arg| arg.requires("data").conflicts_with_all(ONE_DATA_SET)),
-    after_help = "\
-Examples:
-  clip-distill evaluate runs/mine/model --data datasets/cifar10.toml
-  clip-distill evaluate runs/mine/model --data pictures --class-names names.txt --prompts openai-80
-  clip-distill evaluate MODEL --suite configs/suites/small-images.toml --teacher TEACHER --json
-
-Without --prompts, the templates are those of the manifest, or plain."
-)]
-pub(crate) struct Evaluate {
-    #[arg(help = MODEL, required_unless_present = "embeddings", conflicts_with = "embeddings")]
-    pub model: Option<String>,
-    /// Data set: class folders, tars of image-text pairs, a manifest, or emoji.
-    ///
-    /// A folder of class folders is used for classification. A tar file, a pattern such as val-{000..009}.tar, a folder
-    /// of tars and the built-in data set `emoji` are used for retrieval. A manifest (TOML, see datasets/) states its
-    /// task.
-    #[arg(long, required_unless_present_any = ONE_DATA_SET, conflicts_with_all = ONE_DATA_SET)]
-    pub data: Option<String>,
-    /// Suite file (TOML) with several data sets.
-    #[arg(long, value_name = "FILE", conflicts_with = "embeddings")]
-    pub suite: Option<PathBuf>,
-    /// Safetensors file of embeddings from another program, instead of a model and data.
-    ///
-    /// For classification: `images` (n x d), `labels` (n) and `classes` (c x d). For retrieval: `images`, `texts` (m x d)
-    /// and `image_of` (m), the image of each text. `train_images` and `train_labels` add k-NN and a linear probe. The
-    /// metadata entry `class_names`, a JSON list, is optional.
-    #[arg(long, value_name = "FILE")]
-    pub embeddings: Option<PathBuf>,
-    /// Teacher to compare with: a model, or with --embeddings a file of embeddings.
-    ///
-    /// Adds the fidelity to the teacher and the share of the teacher's scores that the model retains.
-    #[arg(long, value_name = "MODEL")]
-    pub teacher: Option<String>,
-    /// Evaluation task [default: inferred from the data].
-    #[arg(long, requires = "data", conflicts_with_all = ONE_DATA_SET)]
-    pub task: Option<Task>,
-    #[command(flatten)]
-    pub prompts: Prompts,
-    /// Table (CSV) with the columns `folder` and `name` [default: classes.csv in the data folder or its parent].
-    #[arg(long, value_name = "FILE", requires = "data", conflicts_with_all = ONE_DATA_SET)]
-    pub classes: Option<PathBuf>,
-    /// Text file with one class name per line, instead of the names in the data set.
-    #[arg(long, value_name = "FILE", requires = "data", conflicts_with_all = ONE_DATA_SET)]
-    pub class_names: Option<PathBuf>,
-    /// Folder for the relative paths of a manifest or suite [default: data/NAME, or the suite's `root`].
-    #[arg(long, value_name = "DIR")]
-    pub root: Option<PathBuf>,
-    #[command(flatten)]
-    pub arch: Arch,
-    #[command(flatten)]
-    pub tokenizer: Tokenizer,
-    /// Also print recall, precision and support of every class.
-    #[arg(long)]
-    pub per_class: bool,
-    #[command(flatten)]
-    pub output: Output,
-}
-
-/// Evaluation task.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Task {
-    /// Zero-shot classification: accuracy, calibration, k-NN.
-    Classification,
-    /// Retrieval between images and captions: recall@k.
-    Retrieval,
-}
-
 #[derive(Debug, Group)]
 #[command(after_help = "\
 Examples:
   clip-distill embed runs/mine/model --images pictures --out images.safetensors
+  clip-distill embed runs/mine/model --images 'photos/*.jpg' --out images.safetensors
   clip-distill embed hf-hub:OWNER/NAME --texts captions.txt --out texts.safetensors")]
 pub(crate) struct Embed {
     #[arg(help = MODEL)]
     pub model: String,
-    /// Folder of images, including subfolders, in the order of their paths.
-    #[arg(long, value_name = "DIR", required_unless_present = "texts", conflicts_with = "texts")]
-    pub images: Option<PathBuf>,
+    /// Images: a folder with its subfolders, a file, or a pattern such as 'photos/*.jpg'; may be repeated.
+    #[arg(long, value_name = "PATH", required_unless_present = "texts", conflicts_with = "texts")]
+    pub images: Vec<PathBuf>,
+    /// More images, as from a pattern that the shell expands.
+    #[arg(value_name = "IMAGE", requires = "images", hide = true)]
+    pub more_images: Vec<PathBuf>,
     /// Text file with one text per line.
     #[arg(long, value_name = "FILE")]
     pub texts: Option<PathBuf>,
@@ -399,6 +358,8 @@ pub(crate) struct Embed {
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]
+    pub damage: Damage,
+    #[command(flatten)]
     pub arch: Arch,
     #[command(flatten)]
     pub tokenizer: Tokenizer,
@@ -408,20 +369,32 @@ pub(crate) struct Embed {
 #[command(
     mut_arg("prompts", |arg| arg.default_value("plain")),
     after_help = "\
-Example:
-  clip-distill classify runs/mine/model picture.jpg --labels cat,dog"
+Examples:
+  clip-distill classify runs/mine/model picture.jpg --labels cat,dog
+  clip-distill classify runs/mine/model pictures --labels-file labels.txt
+  clip-distill classify runs/mine/model picture.jpg --labels '\"red, ripe tomato\",leaf'"
 )]
 pub(crate) struct Classify {
     #[arg(help = MODEL)]
     pub model: String,
-    /// Image files.
+    /// Images: files, folders with their subfolders, or patterns such as 'photos/*.jpg'.
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<PathBuf>,
-    /// Labels, separated by commas.
-    #[arg(long, value_name = "LABEL", value_delimiter = ',', required = true)]
+    /// Labels, separated by commas; a label with a comma stands in double quotes. May be repeated.
+    #[arg(
+        long,
+        value_name = "LABELS",
+        required_unless_present = "labels_file",
+        conflicts_with = "labels_file"
+    )]
     pub labels: Vec<String>,
+    /// File of labels: one per line, or a JSON list.
+    #[arg(long, value_name = "FILE")]
+    pub labels_file: Option<PathBuf>,
     #[command(flatten)]
     pub prompts: Prompts,
+    #[command(flatten)]
+    pub damage: Damage,
     #[command(flatten)]
     pub arch: Arch,
     #[command(flatten)]
