@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use data_pipeline::evaluation::EvalBatches;
+use data_pipeline::evaluation::{DamagedSamples, EvalBatches};
 use data_pipeline::notice;
 use data_pipeline::policy::ErrorPolicy;
 use data_pipeline::sources::{Source, SourceConfig};
@@ -289,14 +289,19 @@ fn labelled(
     finish(rows, name, &batches)
 }
 
+/// Returns the log line that names the damaged images of a set.
+pub(crate) fn damage_line(name: &str, damaged: &DamagedSamples) -> String {
+    let noun = if damaged.len() == 1 { "image" } else { "images" };
+    format!("{name}: left out {} damaged {noun} ({damaged})", damaged.len())
+}
+
 /// Names the damaged images of a set. If all are damaged, this is the error.
 fn finish<T>(rows: Result<T, zeroshot_eval::Error>, name: &str, batches: &EvalBatches) -> Result<(T, usize)> {
     let damaged = batches.damaged();
     match rows {
         Ok(rows) => {
             if !damaged.is_empty() {
-                let count = damaged.len();
-                notice::warn_once(&format!("{name}: left out {count} damaged images ({damaged})"));
+                notice::warn_once(&damage_line(name, damaged));
             }
             Ok((rows, damaged.len()))
         }

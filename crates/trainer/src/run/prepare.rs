@@ -8,6 +8,7 @@ use data_pipeline::sources::Source;
 use data_pipeline::{find_damaged, notice};
 
 use crate::eval::open_set::OpenSet;
+use crate::eval::suite::damage_line;
 use crate::model::device::device;
 use crate::progress::Pace;
 use crate::recipe::sources::{SourcePool, TrainingData};
@@ -85,11 +86,7 @@ impl<'a> PreparedRun<'a> {
                     .check(policy, source.len())
                     .map_err(|source| Error::Images { set: set.name().into(), source })?;
                 if !damaged.is_empty() {
-                    notice::warn_once(&format!(
-                        "{}: evaluations leave out {} damaged images ({damaged})",
-                        set.name(),
-                        damaged.len()
-                    ));
+                    notice::warn_once(&damage_line(set.name(), &damaged));
                 }
             }
         }
