@@ -7,6 +7,7 @@ use data_pipeline::manifest::Manifest;
 use data_pipeline::sources::{
     ClipBenchmark, ClipBenchmarkConfig, EmojiConfig, FolderConfig, SourceConfig, Split, WebDatasetConfig,
 };
+use tch::Device;
 use trainer::model::loaded::{LoadOptions, LoadedModel};
 use trainer::recipe::{Classes, EvalSet, EvalTask, Templates};
 
@@ -18,8 +19,13 @@ pub(crate) fn open_model(
     name: &str,
     arch: Option<&str>,
     tokenizer: Option<&Path>,
+    device: Device,
 ) -> anyhow::Result<LoadedModel> {
-    let options = LoadOptions::default().with_arch(arch).with_tokenizer(tokenizer).with_progress(true);
+    let options = LoadOptions::default()
+        .with_arch(arch)
+        .with_tokenizer(tokenizer)
+        .with_progress(true)
+        .with_device(device);
     let loaded = LoadedModel::open_trained(name, &options)?;
     loaded.model.params().set_requires_grad(false);
     for note in &loaded.notes {

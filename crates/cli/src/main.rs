@@ -1,6 +1,7 @@
 //! The program `clip-distill`: parses arguments, runs the command, and prints its error once.
 
 mod args;
+mod bench;
 mod busy;
 mod commands;
 mod data;

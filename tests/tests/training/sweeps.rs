@@ -33,7 +33,7 @@ fn every_shipped_sweep_has_a_plan() {
         assert_eq!(students.len(), 1, "{}: {students:?}", sweep.name);
         names.push(sweep.name);
     }
-    for needed in ["clip-kd-cifar", "quick", "structure-transfer", "tinyclip-vs-clip-kd"] {
+    for needed in ["clip-kd-cifar", "clip-rd", "structure-transfer", "tinyclip-vs-clip-kd"] {
         assert!(names.iter().any(|name| name == needed), "{needed}");
     }
 }

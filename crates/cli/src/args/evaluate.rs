@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, ValueEnum};
 
-use super::{Arch, Damage, Output, Prompts, Tokenizer};
+use super::{Arch, Damage, Device, Output, Prompts, Tokenizer};
 
 /// Help of the argument of several models.
 const MODELS: &str = "Models to compare: model folders (open_clip or Hugging Face), weight files, or hf-hub:OWNER/NAME[@REVISION]";
@@ -80,6 +80,8 @@ pub(crate) struct Evaluate {
     pub arch: Arch,
     #[command(flatten)]
     pub tokenizer: Tokenizer,
+    #[command(flatten)]
+    pub device: Device,
     /// Also print recall, precision and support of every class.
     #[arg(long)]
     pub per_class: bool,

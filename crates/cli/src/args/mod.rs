@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use data_pipeline::policy::ErrorPolicy;
+use trainer::recipe::{DeviceSetting, PrecisionConfig};
 
 pub(crate) use evaluate::{Evaluate, Task};
 
@@ -87,18 +88,42 @@ pub(crate) enum Command {
     ///
     /// Exits with 1 if libtorch or the tokenizer computes a wrong result.
     Doctor,
+    /// Compare this machine's results with reference values.
+    ///
+    /// Checks towers, losses, a short training and a resumed run, in float32 and bfloat16. Run it first on a new machine or
+    /// GPU. Exits with 1 if a result differs by more than its tolerance.
+    SelfCheck(SelfCheck),
+    /// Measure training and distillation steps: time, samples per second, share of the device's peak, memory.
+    ///
+    /// Trains on random data, so neither data nor weights are needed. Each case runs in its own process.
+    Bench(Bench),
 }
 
 impl Command {
     /// Whether the command runs long enough for the spin time of its threads to matter, or reports it.
     pub(crate) fn runs_long(&self) -> bool {
-        use Command::{Doctor, Embed, Evaluate, Reinforce, Sweep, Train};
-        matches!(self, Train(_) | Sweep(_) | Reinforce(_) | Evaluate(_) | Embed(_) | Doctor)
+        use Command::{Bench, Doctor, Embed, Evaluate, Reinforce, SelfCheck, Sweep, Train};
+        matches!(
+            self,
+            Train(_) | Sweep(_) | Reinforce(_) | Evaluate(_) | Embed(_) | Doctor | Bench(_) | SelfCheck(_)
+        )
     }
 
-    /// Whether the command can compute on a GPU, or reports on GPUs.
+    /// Whether the command may compute on a GPU, or reports on GPUs.
     pub(crate) fn uses_gpu(&self) -> bool {
-        matches!(self, Command::Train(_) | Command::Sweep(_) | Command::Reinforce(_) | Command::Doctor)
+        use Command::{Bench, Classify, Doctor, Embed, Evaluate, Reinforce, SelfCheck, Sweep, Train};
+        let device = match self {
+            Train(args) => args.device.chosen,
+            Reinforce(args) => args.device.chosen,
+            Evaluate(args) => args.device.chosen,
+            Embed(args) => args.device.chosen,
+            Classify(args) => args.device.chosen,
+            SelfCheck(args) => args.device.chosen,
+            Bench(args) => args.device.chosen,
+            Sweep(_) | Doctor => None,
+            _ => return false,
+        };
+        device != Some(DeviceSetting::Cpu)
     }
 }
 
@@ -118,6 +143,29 @@ pub(crate) struct Overrides {
     /// Override a setting of the recipe, such as train.steps=500; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+}
+
+// The device of a computation.
+#[derive(Debug, Group)]
+pub(crate) struct Device {
+    /// Device: auto (the first GPU, or the CPU), cpu, cuda or cuda:N [default: that of the recipe, or auto].
+    #[arg(id = "device", long = "device", value_name = "DEVICE")]
+    pub chosen: Option<DeviceSetting>,
+}
+
+impl Device {
+    /// Returns the setting of a recipe that selects the device.
+    pub(crate) fn as_override(&self) -> Option<String> {
+        self.chosen.map(|device| format!("train.device={device}"))
+    }
+
+    /// Returns the device of this machine for a command without a recipe.
+    ///
+    /// # Errors
+    /// The errors of [`trainer::model::device::resolve`].
+    pub(crate) fn resolve(&self) -> trainer::Result<tch::Device> {
+        trainer::model::device::resolve(self.chosen.unwrap_or_default())
+    }
 }
 
 // The format of the result.
@@ -199,6 +247,8 @@ pub(crate) struct Train {
     pub recipe: PathBuf,
     #[command(flatten)]
     pub overrides: Overrides,
+    #[command(flatten)]
+    pub device: Device,
     /// Output folder [default: runs/NAME].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -221,8 +271,8 @@ pub(crate) struct Train {
 #[derive(Debug, Group)]
 #[command(after_help = "\
 Examples:
-  clip-distill sweep configs/sweeps/quick.toml --dry-run
-  clip-distill sweep configs/sweeps/quick.toml --jobs 2 --devices cuda:0,cuda:1
+  clip-distill sweep configs/sweeps/clip-rd.toml --dry-run
+  clip-distill sweep configs/sweeps/clip-rd.toml --jobs 2 --devices cuda:0,cuda:1
 
 --set changes all cells and all shared runs, such as teachers.")]
 pub(crate) struct Sweep {
@@ -238,8 +288,8 @@ pub(crate) struct Sweep {
     #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
     pub jobs: NonZeroUsize,
     /// Devices to assign to runs in turn, such as cuda:0,cuda:1 [default: that of the recipe].
-    #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
-    pub devices: Vec<String>,
+    #[arg(long, visible_alias = "device", value_name = "DEVICE", value_delimiter = ',')]
+    pub devices: Vec<DeviceSetting>,
     /// Stop after starting or resuming this many runs; for time-limited jobs.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
@@ -263,6 +313,8 @@ pub(crate) struct Reinforce {
     pub recipe: PathBuf,
     #[command(flatten)]
     pub overrides: Overrides,
+    #[command(flatten)]
+    pub device: Device,
     /// Output folder; resumes a partial store.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -363,6 +415,8 @@ pub(crate) struct Embed {
     pub arch: Arch,
     #[command(flatten)]
     pub tokenizer: Tokenizer,
+    #[command(flatten)]
+    pub device: Device,
 }
 
 #[derive(Debug, Group)]
@@ -399,6 +453,8 @@ pub(crate) struct Classify {
     pub arch: Arch,
     #[command(flatten)]
     pub tokenizer: Tokenizer,
+    #[command(flatten)]
+    pub device: Device,
     #[command(flatten)]
     pub output: Output,
 }
@@ -468,6 +524,68 @@ pub(crate) struct Inspect {
     pub model: Option<String>,
     #[command(flatten)]
     pub output: Output,
+}
+
+#[derive(Debug, Group)]
+#[command(after_help = "\
+Example:
+  clip-distill self-check --device cuda")]
+pub(crate) struct SelfCheck {
+    #[command(flatten)]
+    pub device: Device,
+    /// Precisions to check.
+    #[arg(long, value_name = "PRECISION", value_delimiter = ',', default_value = "fp32,bf16")]
+    pub precision: Vec<ProductPrecision>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Group)]
+#[command(after_help = "\
+Examples:
+  clip-distill bench
+  clip-distill bench --preset ViT-T-16 --teacher ViT-L-14 --batch 64,256 --precision bf16")]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    pub device: Device,
+    /// Student preset; may be repeated [default: two presets that fit the device].
+    #[arg(long, value_name = "PRESET")]
+    pub preset: Vec<String>,
+    /// Teacher preset of the distillation steps [default: ViT-B-16, or ViT-micro-32px for small images].
+    #[arg(long, value_name = "PRESET")]
+    pub teacher: Option<String>,
+    /// Pairs per batch [default: chosen for the device].
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub batch: Vec<u64>,
+    /// Precisions [default: fp32, and bf16 if the device has instructions for it].
+    #[arg(long, value_name = "PRECISION", value_delimiter = ',')]
+    pub precision: Vec<ProductPrecision>,
+    /// Steps to measure per case, for at most a minute.
+    #[arg(long, value_name = "N", default_value = "10", value_parser = at_least_one)]
+    pub steps: NonZeroUsize,
+    #[command(flatten)]
+    pub output: Output,
+    /// Measure a single case, given as JSON, in this process.
+    #[arg(long, value_name = "JSON", hide = true)]
+    pub case: Option<String>,
+}
+
+/// Precision of matrix products and convolutions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProductPrecision {
+    /// float32.
+    Fp32,
+    /// bfloat16.
+    Bf16,
+}
+
+impl From<ProductPrecision> for PrecisionConfig {
+    fn from(precision: ProductPrecision) -> Self {
+        match precision {
+            ProductPrecision::Fp32 => PrecisionConfig::Fp32,
+            ProductPrecision::Bf16 => PrecisionConfig::Bf16,
+        }
+    }
 }
 
 #[cfg(test)]

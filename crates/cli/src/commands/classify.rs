@@ -18,7 +18,8 @@ const BATCH: usize = 64;
 pub(crate) fn run(args: Classify) -> anyhow::Result<Code> {
     let labels = labels(&args)?;
     let prompts = templates(args.prompts.prompts.as_deref().unwrap_or("plain"))?.prompts(&labels, None)?;
-    let loaded = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
+    let loaded =
+        open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref(), args.device.resolve()?)?;
     let encoder = ModelEncoder::from(&loaded);
     let classifier = Classifier::from_prompts(&encoder, &labels, &prompts)?;
     let scale = loaded.model.logit_scale.exp().double_value(&[]);

@@ -24,7 +24,8 @@ pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
     let all_images = [&args.images[..], &args.more_images].concat();
     let inputs = args.texts.iter().chain(&all_images).map(PathBuf::as_path).chain([Path::new(&args.model)]);
     destination::not_an_input(&args.out, inputs)?;
-    let loaded = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
+    let loaded =
+        open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref(), args.device.resolve()?)?;
     let encoder = ModelEncoder::from(&loaded);
     let mut embeddings = Array2::<f32>::zeros((0, loaded.model.config().embed_dim as usize));
     let mut names = Vec::new();

@@ -51,13 +51,14 @@ pub(crate) fn run(args: Evaluate) -> anyhow::Result<Code> {
     {
         bail!("the model `{name}` is given twice: leave one out");
     }
+    let device = args.device.resolve()?;
     let Sets { sets, root, options, damaged } = sets(&args)?;
     let missing = |error| missing_data(error, &args, &root);
     let sets = open_sets(&sets, &root).map_err(missing)?;
     let sets = sets.into_iter().map(|set| set.with_damaged(damaged)).collect::<Vec<_>>();
     let mut teacher = None;
     if let Some(name) = &args.teacher {
-        let loaded = open_model(name, None, None)?;
+        let loaded = open_model(name, None, None, device)?;
         let rows = suite::encode_sets(&(&loaded).into(), &sets, None).map_err(missing)?;
         teacher = Some((suite::scores(name, &sets, &rows)?, rows));
     }
@@ -89,7 +90,8 @@ fn evaluate(
     options: &StoredOptions,
     root: &Path,
 ) -> anyhow::Result<Evaluated> {
-    let loaded = open_model(name, args.arch.as_deref(), args.tokenizer.as_deref())?;
+    let device = args.device.resolve()?;
+    let loaded = open_model(name, args.arch.as_deref(), args.tokenizer.as_deref(), device)?;
     let details = suite::evaluate_sets(&(&loaded).into(), sets, teacher, options)
         .map_err(|error| missing_data(error, args, root))?;
     Ok(Evaluated { report: suite::report(name, &details), details })

@@ -15,7 +15,9 @@ pub(crate) const VERSION: &str =
     concat!("clip-distill ", env!("CARGO_PKG_VERSION"), " ", env!("CLIP_DISTILL_COMMIT"));
 
 pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
-    let job = recipe::load(&args.recipe, &args.overrides.set)?;
+    let mut settings = args.overrides.set.clone();
+    settings.extend(args.device.as_override());
+    let job = recipe::load(&args.recipe, &settings)?;
     let prepared = PreparedJob::new(&job)?;
     if args.dry_run {
         match args.output.json {

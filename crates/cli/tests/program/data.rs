@@ -1,9 +1,9 @@
 //! Data as it occurs: class lists with duplicate names, texts that are not UTF-8, images in other formats.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use crate::common::{Place, clip_distill, done, failed, text};
+use crate::common::{Place, clip_distill, done, failed, program, text};
 use serde_json::Value;
 
 /// Runs `evaluate`. Returns its results as JSON, and standard error.
@@ -112,7 +112,7 @@ fn texts_that_are_not_utf8_are_refused_with_file_and_line() {
 fn tokenize_refuses_input_that_is_not_utf8() {
     use std::io::Write;
     let run = |input: &[u8]| {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_clip-distill"))
+        let mut child = program()
             .arg("tokenize")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

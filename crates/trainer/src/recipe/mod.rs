@@ -2,6 +2,7 @@
 //! uses are declared there: sources, augmentation, optimiser, cross-modal head.
 
 mod classes;
+mod device;
 mod eval_set;
 mod experiment;
 mod load;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 pub use classes::Classes;
 pub(crate) use classes::{ClassList, warn_of_repeated};
+pub use device::DeviceSetting;
 pub use eval_set::{DATASET_TEMPLATES, EvalSet, EvalTask, Templates};
 pub use experiment::{Experiment, Runtime};
 pub use load::{Job, check_name, load, load_one, merge, parse, settings_table};
@@ -41,7 +43,6 @@ pub use prune::PruneConfig;
 pub use student::{Student, TowerLock};
 pub use targets::TargetRule;
 pub use teachers::TeacherConfig;
-pub(crate) use validate::device_named;
 
 use crate::optim::adamw::OptimizerConfig;
 use crate::{Error, Result};
@@ -179,10 +180,10 @@ pub struct Train {
     /// Threads of libtorch; 0: libtorch's default. A repeatable run needs a fixed number.
     #[serde(default)]
     pub threads: i32,
-    /// `"cpu"`, `"cuda"` or `"cuda:N"`; CUDA needs a libtorch with CUDA (`cargo xtask setup --cuda`) and NVIDIA driver
-    /// 580 or newer.
-    #[serde(default = "cpu")]
-    pub device: String,
+    /// `"auto"` (the first GPU, or the CPU if none is visible), `"cpu"`, `"cuda"` or `"cuda:N"`; CUDA needs a libtorch
+    /// with CUDA (`cargo xtask setup --cuda`) and NVIDIA driver 580 or newer.
+    #[serde(default)]
+    pub device: DeviceSetting,
 }
 
 /// When to write checkpoints. The last step always writes one.
@@ -352,10 +353,6 @@ fn one() -> usize {
 
 fn four() -> usize {
     4
-}
-
-fn cpu() -> String {
-    "cpu".into()
 }
 
 /// Removes a key from a table and parses its value.

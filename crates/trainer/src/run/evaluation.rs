@@ -10,7 +10,7 @@ use crate::Result;
 use crate::eval::encoder::{ModelEncoder, evaluate};
 use crate::eval::measure::{Measured, measure};
 use crate::eval::open_set::OpenSet;
-use crate::model::device::device;
+use crate::model::device;
 use crate::model::loaded::{LoadOptions, LoadedModel};
 use crate::model::locate::RunModels;
 use crate::run::layout::{BEST_FOLDER, Best, MODEL_FOLDER, Results};
@@ -131,7 +131,7 @@ pub(super) fn measure_again(
     earlier: Results,
 ) -> Result<Results> {
     let recipe = prepared.recipe;
-    let device = device(&recipe.train.device)?;
+    let device = device::resolve(recipe.train.device)?;
     set_threads(recipe);
     // The folder contains the tokenizer used in training.
     let model = folder.join(MODEL_FOLDER).display().to_string();

@@ -24,7 +24,7 @@ use kd_losses::{Loss, MfdSettings};
 use tch::Device;
 
 use crate::eval::open_set::{OpenSet, open_sets};
-use crate::model::device::device;
+use crate::model::device;
 use crate::model::loaded::LoadedModel;
 use crate::model::locate::RunModels;
 use crate::model::processor::Processor;
@@ -100,11 +100,11 @@ fn perform<'a>(
 /// training data.
 ///
 /// # Errors
-/// The errors of [`device`]; [`Error::Data`] if a store is missing, or if an evaluation set cannot be opened, which
+/// The errors of [`device::resolve`]; [`Error::Data`] if a store is missing, or if an evaluation set cannot be opened, which
 /// would otherwise fail only after the training; [`Error::StoreMismatch`]; [`Error::NoWeights`] if a teacher is a
 /// preset.
 pub fn check(recipe: &Recipe) -> Result<()> {
-    device(&recipe.train.device)?;
+    device::resolve(recipe.train.device)?;
     teachers::check(recipe)?;
     open_sets(&recipe.eval.sets, &recipe.data.root).map(drop)
 }
@@ -140,7 +140,7 @@ impl<'a> Session<'a> {
         options: &Options<'_>,
     ) -> Result<Self> {
         let PreparedRun { recipe, data, sets, .. } = prepared;
-        let device = device(&recipe.train.device)?;
+        let device = device::resolve(recipe.train.device)?;
         set_threads(recipe);
         let saved = checkpoint::newest(&folder.join(CHECKPOINTS))?;
         let resumed = saved.as_ref().map(|(_, state)| Resumed { pruned: state.pruned.as_ref() });

@@ -9,7 +9,7 @@ use data_pipeline::{find_damaged, notice};
 
 use crate::eval::open_set::OpenSet;
 use crate::eval::suite::damage_line;
-use crate::model::device::device;
+use crate::model::device;
 use crate::progress::Pace;
 use crate::recipe::sources::{SourcePool, TrainingData};
 use crate::recipe::{Job, Recipe};
@@ -53,10 +53,10 @@ impl<'a> PreparedRun<'a> {
     /// Checks everything that a run needs and that does not depend on its folder or on earlier runs.
     ///
     /// # Errors
-    /// The errors of [`device`] and [`teachers::check`]; the error of a source or evaluation set that could not be
+    /// The errors of [`device::resolve`] and [`teachers::check`]; the error of a source or evaluation set that could not be
     /// opened, which would otherwise fail only during the run.
     pub(crate) fn check(mut self) -> Result<Self> {
-        device(&self.recipe.train.device)?;
+        device::resolve(self.recipe.train.device)?;
         teachers::check(self.recipe)?;
         teachers::check_compared(self.recipe)?;
         if !self.absent_sets.is_empty() {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
+use crate::model::device;
 use crate::recipe::{Eval, EvalSet, Recipe};
 use crate::run::checkpoint::State;
 use crate::run::layout::{BEST_FOLDER, CHECKPOINTS, MODEL_FOLDER, RECIPE_FILE, REPORT_FILE, Results};
@@ -197,8 +198,8 @@ pub(crate) fn write_info(
             "cpu": cpu.map(|(_, name)| name.trim()),
             "cores": std::thread::available_parallelism().map_or(0, |n| n.get()),
             "threads": tch::get_num_threads(),
-            "device": recipe.train.device,
-            "precision": format!("{:?}", train.settings.precision),
+            "device": device::describe(train.student.device()),
+            "precision": train.settings.precision.to_string(),
         },
         "parameters": train.student.params().count(),
         "data": state.data,

@@ -1,12 +1,10 @@
 //! Sources: their samples, and their errors for broken, missing and empty data.
 
-mod common;
-
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{png, tar};
+use crate::common::{png, tar};
 use data_pipeline::sample::RawImage;
 use data_pipeline::sources::{Source, SourceConfig};
 use data_pipeline::{DamageKind, Error, Result};

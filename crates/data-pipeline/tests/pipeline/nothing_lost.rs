@@ -1,16 +1,12 @@
 //! Tests that a source loses nothing silently: unreadable data is a damaged sample, or is skipped, counted and named.
 
-mod common;
-#[path = "common/log.rs"]
-mod log;
-
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{png, tar};
+use crate::common::{png, tar};
+use crate::log::Log;
 use data_pipeline::sources::{Images, Source, SourceConfig};
 use data_pipeline::{DamageKind, Error, Result};
-use log::Log;
 
 fn open(config: serde_json::Value, base: &Path) -> Result<Arc<dyn Source>> {
     serde_json::from_value::<SourceConfig>(config).unwrap().open(base)

@@ -1,12 +1,10 @@
 //! Broken tar shards: the first damaged byte, the reason, and the loss against the policy.
 
-mod common;
-
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use common::{png, tar};
+use crate::common::{png, tar};
 use data_pipeline::evaluation::EvalBatches;
 use data_pipeline::image::Preprocess;
 use data_pipeline::policy::ErrorPolicy;

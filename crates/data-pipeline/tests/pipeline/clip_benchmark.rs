@@ -1,12 +1,10 @@
 //! CLIP_benchmark's data sets on disk: classes, captions, shards, splits and what is malformed.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{png, tar};
+use crate::common::{png, tar};
 use data_pipeline::evaluation::EvalBatches;
 use data_pipeline::policy::ErrorPolicy;
 use data_pipeline::sources::{ClipBenchmark, ClipBenchmarkConfig};
