@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use data_pipeline::manifest::Manifest;
 use data_pipeline::sources::{
-    CifarConfig, CsvConfig, FilesConfig, FolderConfig, Parquet, ParquetConfig, Paths, RecordsConfig,
-    SourceConfig, Split, WebDatasetConfig,
+    CifarConfig, ClipBenchmark, ClipBenchmarkConfig, CsvConfig, EmojiConfig, FilesConfig, FolderConfig,
+    Parquet, ParquetConfig, Paths, RecordsConfig, SourceConfig, Split, WebDatasetConfig,
 };
 use tch::Device;
 use trainer::model::loaded::{LoadOptions, LoadedModel};
@@ -35,29 +35,48 @@ pub(crate) fn open_model(
     Ok(loaded)
 }
 
-/// Returns the prompt templates of a name, or of a file with one per line.
-pub(crate) fn templates(name: &str) -> anyhow::Result<Vec<String>> {
+/// Returns the prompt templates of a name, or of a file.
+pub(crate) fn templates(name: &str) -> anyhow::Result<Templates> {
     let path = Path::new(name);
-    if !path.is_file() {
-        return zeroshot_eval::prompts::templates(name)
-            .with_context(|| format!("`{name}` is not a file of prompt templates"));
+    if path.is_file() {
+        return Ok(data_pipeline::names::read_prompts(path)?.into());
     }
-    let text = data_pipeline::text::read(path)?;
-    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect())
+    let templates = Templates::Named(name.into());
+    templates.check().with_context(|| format!("`{name}` is not a file of prompt templates"))?;
+    Ok(templates)
 }
 
-/// Returns the data set of `--data`, and the folder to which its paths are relative.
-pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, PathBuf)> {
-    let path = Path::new(data);
-    let name = path.file_stem().map_or_else(|| data.to_string(), |stem| stem.to_string_lossy().into_owned());
-    let task_option = args.task.map(|task| match task {
-        Task::Classification => EvalTask::Classification,
-        Task::Retrieval => EvalTask::Retrieval,
-    });
-    let mut class_names = args.class_names.clone().map(Classes::File);
-    let (source, root, task, prompts) = if path.extension().is_some_and(|end| end == "toml") {
+/// The data set of `--data`, before its options.
+struct Data {
+    source: SourceConfig,
+    root: PathBuf,
+    task: EvalTask,
+    prompts: Option<String>,
+    class_names: Option<Classes>,
+}
+
+impl Data {
+    fn new(source: SourceConfig, task: EvalTask) -> Self {
+        Data { source, root: PathBuf::new(), task, prompts: None, class_names: None }
+    }
+
+    /// Opens a data set of CLIP_benchmark to find out its task.
+    fn clip_benchmark(path: &str, split: Option<&str>) -> anyhow::Result<Self> {
+        let config = ClipBenchmarkConfig::new(path);
+        let config = match split {
+            Some(split) => config.with_split(split),
+            None => config,
+        };
+        let source = SourceConfig::ClipBenchmark(config);
+        let open = source.open("")?;
+        let task = if open.class_count().is_some() { EvalTask::Classification } else { EvalTask::Retrieval };
+        let prompts = open.templates().is_none().then(|| "plain".to_string());
+        Ok(Data { prompts, ..Data::new(source, task) })
+    }
+
+    fn manifest(path: &Path, root: Option<&Path>) -> anyhow::Result<Self> {
         let manifest = Manifest::read(path)?;
-        let root = args.root.clone().unwrap_or_else(|| Path::new("data").join(&manifest.name));
+        let root = root.map_or_else(|| Path::new("data").join(&manifest.name), Path::to_path_buf);
         let eval = manifest.eval.as_ref();
         let eval = eval.with_context(|| {
             format!(
@@ -67,63 +86,104 @@ pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, 
             )
         })?;
         let task = if eval.task == "retrieval" { EvalTask::Retrieval } else { EvalTask::Classification };
-        if let (None, Some(list)) = (&class_names, &eval.classes) {
-            class_names = Some(Classes::Listed(zeroshot_eval::prompts::classes(list)?));
-        }
-        (manifest.source(&eval.split)?, root, task, eval.prompts.clone())
-    } else if data == "emoji" {
-        let held_out = data_pipeline::sources::EmojiConfig::default().with_split(Split::Test);
-        (SourceConfig::Emoji(held_out), PathBuf::new(), EvalTask::Retrieval, None)
-    } else {
-        let (source, task) = source(args, path, data)?;
-        (source, PathBuf::new(), task, None)
-    };
-    // The path of --class-names is relative to the current folder, not to the data.
-    if let Some(Classes::File(file)) = &mut class_names {
-        *file = std::path::absolute(&file)
-            .with_context(|| format!("cannot find the current folder for `{}`", file.display()))?;
+        let list = eval.classes.as_ref().map(|list| zeroshot_eval::prompts::classes(list)).transpose()?;
+        let (class_names, prompts) = (list.map(Classes::Listed), eval.prompts.clone());
+        Ok(Data { source: manifest.source(&eval.split)?, root, task, prompts, class_names })
     }
-    let prompts = args.prompts.prompts.clone().or(prompts).unwrap_or_else(|| "plain".into());
-    let templates = Templates::Listed(templates(&prompts)?);
-    let task = task_option.unwrap_or(task);
-    let set = EvalSet { name, task, templates, class_names, train: None, exif_orientation: false, source };
-    Ok((set, root))
+}
+
+/// Returns the data set of `--data`, and the folder to which its paths are relative. Refuses options that do not apply.
+pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, PathBuf)> {
+    let path = Path::new(data);
+    let name = path.file_stem().map_or_else(|| data.to_string(), |stem| stem.to_string_lossy().into_owned());
+    let is_hub = data.starts_with("hf-hub:") || data.starts_with("hf:");
+    let is_manifest = !is_hub && path.extension().is_some_and(|end| end == "toml");
+    let split = args.split.as_deref();
+    let found = if is_hub || ClipBenchmark::is_here(path) {
+        Data::clip_benchmark(data, split)?
+    } else if is_manifest {
+        Data::manifest(path, args.root.as_deref())?
+    } else if data == "emoji" {
+        let held_out = EmojiConfig::default().with_split(Split::Test);
+        Data::new(SourceConfig::Emoji(held_out), EvalTask::Retrieval)
+    } else {
+        data_source(args, path, data)?
+    };
+    let task = args.task.map_or(found.task, |task| match task {
+        Task::Classification => EvalTask::Classification,
+        Task::Retrieval => EvalTask::Retrieval,
+    });
+    let prompts = args.prompts.prompts.as_deref().or(found.prompts.as_deref());
+    let prompts = prompts.map(templates).transpose()?;
+    let is_retrieval = task == EvalTask::Retrieval;
+    let is_table = matches!(found.source, SourceConfig::Csv(_) | SourceConfig::Json(_));
+    let has_split = is_hub || ClipBenchmark::is_here(path);
+    for (option, is_given, applies, to) in [
+        ("--root", args.root.is_some(), is_manifest || is_table, "manifests, suites and tables"),
+        ("--split", args.split.is_some(), has_split, "data sets of CLIP_benchmark"),
+        (
+            "--classes",
+            args.classes.is_some(),
+            matches!(found.source, SourceConfig::Folder(_)) && !is_manifest,
+            "class folders",
+        ),
+        ("--class-names", args.class_names.is_some(), !is_retrieval, "classification"),
+        ("--prompts", args.prompts.prompts.is_some(), !is_retrieval, "classification"),
+        ("--per-class", args.per_class, !is_retrieval, "classification"),
+    ] {
+        if is_given && !applies {
+            bail!("{option} applies only to {to}, not to `{data}`: leave it out");
+        }
+    }
+    let class_names = match &args.class_names {
+        // The path is relative to the current folder, not to the data.
+        Some(file) => Some(Classes::File(
+            std::path::absolute(file)
+                .with_context(|| format!("cannot find the current folder for `{}`", file.display()))?,
+        )),
+        None => found.class_names,
+    };
+    let mut set = EvalSet::new(name, task, found.source);
+    set.class_names = class_names;
+    if let Some(prompts) = prompts {
+        set.templates = prompts;
+    }
+    Ok((set, found.root))
 }
 
 /// Infers the source and the task of `--data` from a file name or from the files in a folder.
-fn source(args: &Evaluate, path: &Path, name: &str) -> anyhow::Result<(SourceConfig, EvalTask)> {
+fn data_source(args: &Evaluate, path: &Path, name: &str) -> anyhow::Result<Data> {
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let task = |has_only_classes: bool| {
-        if has_only_classes { EvalTask::Classification } else { EvalTask::Retrieval }
-    };
     // Paths of images start at --root, or at the folder of their file.
-    let root = args.root.as_ref().map(std::path::absolute).transpose()?;
+    let root = args.root.as_ref().map(std::path::absolute).transpose()?.map(Paths::from);
     let holds = |ending: &str| holds(path, ending);
     Ok(match ending.as_str() {
         "csv" | "tsv" => {
             let mut config = CsvConfig::new(path).with_group_by_image(true);
-            config.root = root.map(Paths::from);
-            (SourceConfig::Csv(config), EvalTask::Retrieval)
+            config.root = root;
+            Data::new(SourceConfig::Csv(config), EvalTask::Retrieval)
         }
         "json" | "jsonl" | "ndjson" => {
             let mut config = RecordsConfig::new(path).with_group_by_image(true);
-            config.root = root.map(Paths::from);
-            (SourceConfig::Json(config), EvalTask::Retrieval)
+            config.root = root;
+            Data::new(SourceConfig::Json(config), EvalTask::Retrieval)
         }
         _ if cifar(path).is_some() => {
             let config = CifarConfig::new(path).with_split(Split::Test);
-            let source = if cifar(path) == Some(100) {
-                SourceConfig::Cifar100(config)
-            } else {
-                SourceConfig::Cifar10(config)
+            let source = match cifar(path) {
+                Some(100) => SourceConfig::Cifar100(config),
+                _ => SourceConfig::Cifar10(config),
             };
-            (source, EvalTask::Classification)
+            Data::new(source, EvalTask::Classification)
         }
         ending if ending == "parquet" || (!holds("tar") && (holds("parquet") || holds_in_data(path))) => {
             let mut config = ParquetConfig::new(name);
             config.classes = args.class_names.as_ref().map(std::path::absolute).transpose()?;
-            let has_only_classes = Parquet::open(&config, ".")?.has_only_classes();
-            (SourceConfig::Parquet(config), task(has_only_classes))
+            let task = match Parquet::open(&config, ".")?.has_only_classes() {
+                true => EvalTask::Classification,
+                false => EvalTask::Retrieval,
+            };
+            Data::new(SourceConfig::Parquet(config), task)
         }
         ending
             if ending == "tar"
@@ -132,20 +192,21 @@ fn source(args: &Evaluate, path: &Path, name: &str) -> anyhow::Result<(SourceCon
                 || is_remote(name)
                 || holds("tar") =>
         {
-            let mut config = WebDatasetConfig::new(name);
-            config.classes = args.class_names.as_ref().map(std::path::absolute).transpose()?;
-            let has_only_classes = config.has_only_classes(".")?;
-            (SourceConfig::WebDataset(config), task(has_only_classes))
+            let config = WebDatasetConfig::new(name);
+            match config.has_only_classes(".")? {
+                true => Data::clip_benchmark(name, None)?,
+                false => Data::new(SourceConfig::WebDataset(config), EvalTask::Retrieval),
+            }
         }
         _ if !matches!(args.task, Some(Task::Classification))
             && FilesConfig::new(path).has_captions(".")? =>
         {
-            (SourceConfig::Files(FilesConfig::new(path)), EvalTask::Retrieval)
+            Data::new(SourceConfig::Files(FilesConfig::new(path)), EvalTask::Retrieval)
         }
         _ => {
             let mut config = FolderConfig::new(path);
             config.classes = args.classes.clone().or_else(|| class_table(path));
-            (SourceConfig::Folder(config), EvalTask::Classification)
+            Data::new(SourceConfig::Folder(config), EvalTask::Classification)
         }
     })
 }

@@ -8,6 +8,7 @@ mod data;
 mod destination;
 mod embeddings;
 mod exit;
+mod images;
 mod output;
 mod processes;
 mod signals;

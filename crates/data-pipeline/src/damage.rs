@@ -20,6 +20,8 @@ pub enum DamageKind {
     NoImage,
     /// A sample without a caption.
     NoCaption,
+    /// A sample of a classification set without a class.
+    NoLabel,
     /// A text that is not UTF-8.
     NotUtf8,
     /// A row of a table with more fields than the header.
@@ -51,10 +53,11 @@ pub enum DamageKind {
 }
 
 impl DamageKind {
-    const ALL: [DamageKind; 17] = [
+    const ALL: [DamageKind; 18] = [
         DamageKind::Unreadable,
         DamageKind::NoImage,
         DamageKind::NoCaption,
+        DamageKind::NoLabel,
         DamageKind::NotUtf8,
         DamageKind::ExtraFields,
         DamageKind::Label,
@@ -77,6 +80,7 @@ impl DamageKind {
             DamageKind::Unreadable => "unreadable",
             DamageKind::NoImage => "no image",
             DamageKind::NoCaption => "no caption",
+            DamageKind::NoLabel => "no label",
             DamageKind::NotUtf8 => "not UTF-8",
             DamageKind::ExtraFields => "extra fields",
             DamageKind::Label => "label",

@@ -178,11 +178,11 @@ pub enum Error {
         /// The HTTP status, from 400 to 499.
         status: u16,
     },
-    /// An unavailable model of the Hugging Face hub.
-    #[error("model `{model}`: {reason}")]
+    /// An unavailable model or data set of the Hugging Face hub.
+    #[error("`{name}`: {reason}")]
     Hub {
         /// Its name.
-        model: String,
+        name: String,
         /// The kind of problem.
         problem: HubProblem,
         /// The problem in words, and the next step.
@@ -212,6 +212,10 @@ pub enum FileFormat {
     Karpathy,
     /// Binary archive of CIFAR-10 or CIFAR-100.
     Cifar,
+    /// Data set in the layout of CLIP_benchmark.
+    ClipBenchmark,
+    /// Class list or prompts in JSON.
+    Names,
     /// Manifest of a data set.
     Manifest,
     /// Gzipped tar.
@@ -238,6 +242,8 @@ impl fmt::Display for FileFormat {
             FileFormat::LabelList => "list of labels",
             FileFormat::Karpathy => "Karpathy split",
             FileFormat::Cifar => "CIFAR binary archive",
+            FileFormat::ClipBenchmark => "CLIP_benchmark data set",
+            FileFormat::Names => "list of names or prompts",
             FileFormat::Manifest => "manifest",
             FileFormat::TarGz => "gzipped tar",
             FileFormat::Zip => "zip",
@@ -282,20 +288,22 @@ pub enum DownloadProblem {
     Incomplete,
 }
 
-/// The kind of problem of a model on the hub.
+/// The kind of problem of a model or data set on the hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HubProblem {
-    /// A model or revision that does not exist.
+    /// A model, data set or revision that does not exist.
     NotFound,
-    /// A gated or private model.
+    /// A gated or private model or data set.
     Restricted,
-    /// A model that is not cached while offline mode is on.
+    /// A model or data set that is not cached while offline mode is on.
     Offline,
     /// An answer of the hub that cannot be used.
     BadAnswer,
     /// A model without weight files.
     NoWeights,
+    /// A data set that lacks a file.
+    MissingFile,
 }
 
 /// Returns a fraction rounded up to one hundredth, for a policy that allows it.

@@ -22,6 +22,7 @@ pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
     destination::folder(&args.out)?;
     let mut code = Code::Done;
     if !args.report {
+        sweep.check_mean()?;
         for cell in sweep.runs() {
             trainer::run::check(&cell.recipe).with_context(|| cell.label())?;
         }

@@ -82,8 +82,12 @@ fn summary(job: &Job, out: &Path, results: &[(String, Results)]) -> String {
         ))
     });
     format!(
-        "{}\nreport:  {}\nmodel:   {} (load it in Python's open_clip as local-dir:FOLDER)\n{}try:     clip-distill classify {} IMAGE --labels a,b,c\n",
+        "{}\n{}report:  {}\nmodel:   {} (load it in Python's open_clip as local-dir:FOLDER)\n{}try:     clip-distill classify {} IMAGE --labels a,b,c\n",
         experiments::job::table(job, results),
+        experiments::job::counts(results)
+            .lines()
+            .map(|line| format!("set:     {line}\n"))
+            .collect::<String>(),
         out.join("report.html").display(),
         model.display(),
         best.collect::<String>(),

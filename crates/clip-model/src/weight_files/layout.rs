@@ -36,8 +36,24 @@ impl fmt::Display for Layout {
     }
 }
 
-/// Prefixes of wrappers: data parallel and compiled modules.
-const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+/// Parts of names that wrappers insert at any place: data parallel, compiled, sharded and checkpointed modules, and Lightning.
+const WRAPPERS: [&str; 5] =
+    ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"];
+/// Starts of a model's names in all layouts. A prefix before them is the attribute of a training framework's module, such
+/// as `model.` or `clip.` of Lightning.
+const ROOTS: [&str; 9] = [
+    "visual.",
+    "vision_model.",
+    "text_model.",
+    "text.",
+    "transformer.resblocks.",
+    "token_embedding.",
+    "_image_encoder.",
+    "_text_encoder.",
+    "logit_scale",
+];
+/// Prefixes to prefer if a file has several models.
+const FRAMEWORKS: [&str; 5] = ["model.", "clip.", "clip_model.", "net.", "ema_model."];
 /// Prefixes of the teacher in files that also contain the student.
 const TEACHERS: [&str; 4] = ["t_model.", "teacher.", "teacher_model.", "model_t."];
 /// Prefixes of the student in such files.
@@ -76,24 +92,42 @@ pub(crate) fn plan_renames<'a>(names: impl Iterator<Item = &'a str>, script: boo
     let mut notes = Vec::new();
     let mut dropped = Vec::new();
     let mut bare = Vec::new();
-    let mut prefixes = std::collections::BTreeSet::new();
+    let mut removed = std::collections::BTreeSet::new();
     for (index, name) in names.enumerate() {
-        let stripped = strip(name, &WRAPPERS, &mut prefixes);
-        if TEACHERS.iter().any(|teacher| stripped.starts_with(teacher)) {
+        bare.push((index, name, unwrapped(name, &mut removed)));
+    }
+    if let Some(prefix) = framework_prefix(bare.iter().map(|(_, _, name)| name.as_str())) {
+        bare.retain_mut(|(_, name, own)| match own.strip_prefix(prefix.as_str()) {
+            Some(rest) => {
+                *own = rest.to_string();
+                true
+            }
+            None => {
+                dropped.push(name.to_string());
+                false
+            }
+        });
+        removed.insert(prefix);
+    }
+    bare.retain_mut(|(_, name, own)| {
+        if TEACHERS.iter().any(|teacher| own.starts_with(teacher)) {
             dropped.push(name.to_string());
-        } else {
-            let stripped = strip(stripped, &STUDENTS, &mut prefixes);
-            bare.push((index, name, strip(stripped, &WRAPPERS, &mut prefixes)));
+            return false;
         }
+        while let Some((prefix, rest)) = STUDENTS.iter().find_map(|p| Some((*p, own.strip_prefix(p)?))) {
+            removed.insert(prefix.to_string());
+            *own = rest.to_string();
+        }
+        true
+    });
+    if !removed.is_empty() {
+        let removed = removed.into_iter().map(|part| format!("`{part}`")).collect::<Vec<_>>().join(", ");
+        notes.push(format!("removed from the names of tensors: {removed}"));
     }
-    if !prefixes.is_empty() {
-        let prefixes = prefixes.into_iter().map(|p| format!("`{p}`")).collect::<Vec<_>>().join(", ");
-        notes.push(format!("removed prefixes: {prefixes}"));
-    }
-    let layout = detect(bare.iter().map(|(_, _, name)| *name), script);
+    let layout = detect(bare.iter().map(|(_, _, name)| name.as_str()), script);
     let mut kept = Vec::new();
     for (index, name, bare) in bare {
-        match target(layout, bare) {
+        match target(layout, &bare) {
             Some(target) => kept.push((index, target)),
             None => dropped.push(name.to_string()),
         }
@@ -102,17 +136,32 @@ pub(crate) fn plan_renames<'a>(names: impl Iterator<Item = &'a str>, script: boo
     RenamePlan { layout, kept, dropped, notes }
 }
 
-/// Removes prefixes repeatedly.
-fn strip<'a>(
-    mut name: &'a str,
-    prefixes: &[&'static str],
-    removed: &mut std::collections::BTreeSet<&'static str>,
-) -> &'a str {
-    while let Some((prefix, rest)) = prefixes.iter().find_map(|p| Some((*p, name.strip_prefix(p)?))) {
-        removed.insert(prefix);
-        name = rest;
+/// Removes the parts of a name that wrappers insert.
+fn unwrapped(name: &str, removed: &mut std::collections::BTreeSet<String>) -> String {
+    let is_wrapper = |part: &&str| WRAPPERS.contains(part);
+    removed.extend(name.split('.').filter(is_wrapper).map(|part| format!("{part}.")));
+    name.split('.').filter(|part| !is_wrapper(part)).collect::<Vec<_>>().join(".")
+}
+
+/// Finds the prefix that a training framework puts before all names of a model: one before its towers, if no tower has
+/// none. The parts of several models (students and teachers) have names of their own.
+fn framework_prefix<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let mut prefixes = std::collections::BTreeMap::<&str, usize>::new();
+    for name in names {
+        let starts =
+            |rest: &str| ROOTS.iter().chain(&STUDENTS).chain(&TEACHERS).any(|root| rest.starts_with(root));
+        if starts(name) {
+            return None;
+        }
+        let ends = name.match_indices('.').map(|(at, _)| at + 1);
+        if let Some(end) = ends.into_iter().find(|end| starts(&name[*end..])) {
+            *prefixes.entry(&name[..end]).or_default() += 1;
+        }
     }
-    name
+    let preferred = FRAMEWORKS.iter().find(|prefix| prefixes.contains_key(*prefix)).copied();
+    preferred
+        .or_else(|| prefixes.into_iter().max_by_key(|(_, count)| *count).map(|(prefix, _)| prefix))
+        .map(String::from)
 }
 
 fn detect<'a>(names: impl Iterator<Item = &'a str>, script: bool) -> Layout {
@@ -157,7 +206,6 @@ fn target(layout: Layout, name: &str) -> Option<Target> {
                 .iter()
                 .find_map(|prefix| name.strip_prefix(prefix))
                 .unwrap_or(name);
-            let part = strip(part, &WRAPPERS, &mut Default::default());
             // Released files have the masks of automatic pruning folded into the weights.
             if BUFFERS.contains(&part) || LOSS_PARTS.iter().any(|loss| part.starts_with(loss)) {
                 return None;

@@ -10,8 +10,9 @@ use super::Emoji;
 #[cfg(feature = "parquet")]
 use super::Parquet;
 use super::{
-    Cifar, CifarConfig, Csv, CsvConfig, FilesConfig, Folder, FolderConfig, ImageFiles, Karpathy,
-    KarpathyConfig, ParquetConfig, Records, RecordsConfig, Source, WebDataset, WebDatasetConfig,
+    Cifar, CifarConfig, ClipBenchmark, ClipBenchmarkConfig, Csv, CsvConfig, FilesConfig, Folder,
+    FolderConfig, ImageFiles, Karpathy, KarpathyConfig, ParquetConfig, Records, RecordsConfig, Source,
+    WebDataset, WebDatasetConfig,
 };
 use crate::policy::ErrorPolicy;
 use crate::{Error, Result};
@@ -48,6 +49,9 @@ pub enum SourceConfig {
     Cifar10(CifarConfig),
     /// CIFAR-100, from the archive of its binary version.
     Cifar100(CifarConfig),
+    /// A data set of CLIP_benchmark: tar shards with classes or captions, from a folder or the Hugging Face hub.
+    #[serde(rename = "clip-benchmark")]
+    ClipBenchmark(ClipBenchmarkConfig),
     /// Emoji with their names, which are part of the program (feature `emoji`).
     Emoji(EmojiConfig),
 }
@@ -119,6 +123,7 @@ impl SourceConfig {
             SourceConfig::Karpathy(config) => Arc::new(Karpathy::open(config, base)?),
             SourceConfig::Cifar10(config) => Arc::new(Cifar::open_10(config, base)?),
             SourceConfig::Cifar100(config) => Arc::new(Cifar::open_100(config, base)?),
+            SourceConfig::ClipBenchmark(config) => Arc::new(ClipBenchmark::open(config, base)?),
             #[cfg(feature = "emoji")]
             SourceConfig::Emoji(config) => Arc::new(Emoji::open(config)?),
             #[cfg(not(feature = "emoji"))]

@@ -8,6 +8,7 @@ use crate::{Error, Result};
 mod caption_problems;
 mod captions;
 mod cifar;
+mod clip_benchmark;
 mod config;
 mod corruption;
 mod csv;
@@ -36,6 +37,7 @@ pub(crate) use file_kind::foreign_format;
 pub(crate) use file_kind::other_image_format;
 
 pub use cifar::{Cifar, CifarConfig, CifarLabels};
+pub use clip_benchmark::{ClipBenchmark, ClipBenchmarkConfig};
 pub use config::{EmojiConfig, SourceConfig, Split};
 pub use corruption::{BrokenShard, CorruptShards};
 pub use csv::{Csv, CsvConfig};
@@ -104,6 +106,16 @@ pub trait Source: Send + Sync {
 
     /// Returns the class names to which [`RawSample::label`] is an index, if the source has classes.
     fn class_names(&self) -> Option<&[String]> {
+        None
+    }
+
+    /// Returns the number of classes, also of a source that does not name them.
+    fn class_count(&self) -> Option<usize> {
+        self.class_names().map(<[String]>::len)
+    }
+
+    /// Returns the prompt templates that the data set comes with, if any; `{}` stands for the class name.
+    fn templates(&self) -> Option<&[String]> {
         None
     }
 

@@ -16,7 +16,7 @@ use crate::sources::{CorruptShards, Source, check_templates};
 use crate::{DamageKind, Error, Result, notice};
 
 /// Shards that [`WebDataset`] reads.
-const TARS: Files = Files { setting: "shards", extension: "tar" };
+pub(super) const TARS: Files = Files { setting: "shards", extension: "tar" };
 
 /// Settings of [`WebDataset`].
 ///
@@ -200,7 +200,8 @@ impl Source for WebDataset {
     }
 }
 
-fn bytes(file: &File, Span { offset, length }: Span) -> std::io::Result<Vec<u8>> {
+/// Reads a member of a shard.
+pub(super) fn bytes(file: &File, Span { offset, length }: Span) -> std::io::Result<Vec<u8>> {
     let mut bytes = vec![0; length as usize];
     file.read_exact_at(&mut bytes, offset)?;
     Ok(bytes)

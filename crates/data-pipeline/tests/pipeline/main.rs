@@ -1,5 +1,6 @@
 //! Tests of the public interface, as one program: it is linked once.
 
+mod clip_benchmark;
 mod common;
 mod download;
 mod hostile_images;

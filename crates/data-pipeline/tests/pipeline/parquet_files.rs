@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::common::png;
+use crate::log::Log;
 use data_pipeline::sources::{Source, SourceConfig};
 use data_pipeline::{DamageKind, Error, RawImage, Result};
-use crate::log::Log;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::column::writer::ColumnWriter;
 use parquet::data_type::ByteArray;
@@ -151,7 +151,13 @@ fn lists_of_captions_and_null_values_are_read() {
         [&b"one"[..], b"two", b"three", b" "].map(<[u8]>::to_vec).to_vec(),
     );
     let schema = "optional binary img; optional group captions (LIST) { repeated group list { optional binary element (UTF8); } }";
-    write(&path, schema, Compression::SNAPPY, None, vec![vec![bytes(1, &[Some(picture.as_slice()); 4]), lists]]);
+    write(
+        &path,
+        schema,
+        Compression::SNAPPY,
+        None,
+        vec![vec![bytes(1, &[Some(picture.as_slice()); 4]), lists]],
+    );
     let log = Log::start();
     let source = open(json!({"source": "parquet", "path": "x.parquet"}), folder.path()).unwrap();
     // Backwards, so that each row is found from the start.

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::common::png;
+use crate::log::Log;
 use data_pipeline::sources::{Source, SourceConfig};
 use data_pipeline::{DamageKind, Error, Result};
-use crate::log::Log;
 use serde_json::{Value, json};
 
 fn open(config: Value, base: &Path) -> Result<Arc<dyn Source>> {

@@ -210,6 +210,11 @@ impl Recipe {
         require(compared.is_none_or(|teacher| self.eval.fidelity && teacher.model.is_some()), || {
             "eval.teacher is the model to compare with: it needs eval.fidelity = true, and a model".into()
         })?;
+        let epochs = self.eval.every_epochs;
+        require(epochs.is_finite() && epochs >= 0.0, || {
+            format!("eval.every_epochs = {epochs}: give a number above 0, or 0 for never")
+        })?;
+        self.eval.sets.iter().try_for_each(super::EvalSet::validate)?;
         let mut names = std::collections::HashSet::new();
         match self.eval.sets.iter().find(|set| !names.insert(&set.name)) {
             Some(set) => Err(format!("two [[eval.sets]] are called `{}`", set.name)),

@@ -1,5 +1,6 @@
 //! The plan of a run: its length and cost, known before it starts.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 
@@ -38,6 +39,9 @@ pub struct Plan {
     /// passes. Texts count at full context, and locked towers as if trained. Excludes the masked pass of `mfd`, the
     /// class texts of `hinton` and the recomputation of gradient checkpointing.
     pub flops: f64,
+    /// Number of classes of each evaluation set that can be opened; 0 for retrieval.
+    #[serde(skip)]
+    pub class_counts: BTreeMap<String, usize>,
     /// The device, such as `cpu` or `cuda:0 (NVIDIA H200)`.
     pub device: String,
     /// Precision of matrix products: `float32` or `bfloat16`.
@@ -188,6 +192,11 @@ impl Plan {
             activation_bytes: recipe.train.batch_size as u64 * activation_bytes(&student),
             student,
             teachers,
+            class_counts: prepared
+                .sets
+                .iter()
+                .map(|set| (set.name().into(), set.class_names.len()))
+                .collect(),
             device: device::describe(device),
             precision: recipe.train.precision.on(device).to_string(),
             absent,

@@ -1,10 +1,19 @@
 //! Command-line arguments.
 
+mod evaluate;
+mod models;
+
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
-use trainer::recipe::{DeviceSetting, PrecisionConfig};
+use data_pipeline::policy::ErrorPolicy;
+use trainer::recipe::DeviceSetting;
+
+pub(crate) use evaluate::{Evaluate, Task};
+pub(crate) use models::{
+    Bench, Classify, Convert, Embed, Format, Inspect, ProductPrecision, SelfCheck, Tokenize,
+};
 
 /// Distil large CLIP models into small ones that keep their zero-shot accuracy.
 #[derive(Debug, Parser)]
@@ -203,8 +212,31 @@ impl Tokenizer {
 #[derive(Debug, Group)]
 pub(crate) struct Prompts {
     /// Prompt templates: plain, cifar, simple-7, openai-80, or a file with one per line.
+    ///
+    /// A JSON file may also contain a list of templates, or an object with the prompts of each class.
     #[arg(long, value_name = "NAME|FILE")]
     pub prompts: Option<String>,
+}
+
+// Handling of damaged images.
+#[derive(Debug, Group)]
+pub(crate) struct Damage {
+    /// Largest fraction of damaged images to leave out [default: 0.01, or the suite's `damaged`].
+    ///
+    /// Damaged images are counted and named. A set with fewer than 1000 images may lack as many as one with 1000.
+    #[arg(long, value_name = "FRACTION", value_parser = fraction)]
+    max_damaged: Option<f64>,
+}
+
+impl Damage {
+    pub(crate) fn policy(&self) -> Option<ErrorPolicy> {
+        self.max_damaged.map(|max_fraction| ErrorPolicy::Skip { max_fraction })
+    }
+}
+
+fn fraction(text: &str) -> Result<f64, &'static str> {
+    let fraction = text.parse().ok().filter(|value| (0.0..=1.0).contains(value));
+    fraction.ok_or("must be a number from 0 to 1")
 }
 
 #[derive(Debug, Group)]
@@ -355,268 +387,6 @@ pub(crate) enum FileType {
     Sweep,
     /// Data sets (clip-distill evaluate --suite).
     Suite,
-}
-
-/// Arguments that exclude the options of a single data set.
-const ONE_DATA_SET: [&str; 2] = ["suite", "embeddings"];
-
-#[derive(Debug, Group)]
-#[command(
-    mut_arg("prompts", |arg| arg.requires("data").conflicts_with_all(ONE_DATA_SET)),
-    after_help = "\
-Examples:
-  clip-distill evaluate runs/mine/model --data datasets/cifar10.toml
-  clip-distill evaluate runs/mine/model --data pictures --class-names names.txt --prompts openai-80
-  clip-distill evaluate MODEL --suite configs/suites/small-images.toml --teacher TEACHER --json
-
-Without --prompts, the templates are those of the manifest, or plain."
-)]
-pub(crate) struct Evaluate {
-    #[arg(help = MODEL, required_unless_present = "embeddings", conflicts_with = "embeddings")]
-    pub model: Option<String>,
-    /// Data set: a folder, tars, Parquet files, a table, a manifest, or emoji.
-    ///
-    /// For classification: a folder of class folders, and tars or Parquet files with classes. For retrieval: tars and
-    /// Parquet files with captions, a folder of images with .txt or .json files, a table (CSV, JSON) of image paths and
-    /// captions, and the built-in data set `emoji`. Tars and Parquet files are a file, a folder or a pattern such as
-    /// val-{000..009}.tar. A manifest (TOML, see datasets/) states its task.
-    #[arg(long, required_unless_present_any = ONE_DATA_SET, conflicts_with_all = ONE_DATA_SET)]
-    pub data: Option<String>,
-    /// Suite file (TOML) with several data sets.
-    #[arg(long, value_name = "FILE", conflicts_with = "embeddings")]
-    pub suite: Option<PathBuf>,
-    /// Safetensors file of embeddings from another program, instead of a model and data.
-    ///
-    /// For classification: `images` (n x d), `labels` (n) and `classes` (c x d). For retrieval: `images`, `texts` (m x d)
-    /// and `image_of` (m), the image of each text. `train_images` and `train_labels` add k-NN and a linear probe. The
-    /// metadata entry `class_names`, a JSON list, is optional.
-    #[arg(long, value_name = "FILE")]
-    pub embeddings: Option<PathBuf>,
-    /// Teacher to compare with: a model, or with --embeddings a file of embeddings.
-    ///
-    /// Adds the fidelity to the teacher and the share of the teacher's scores that the model retains.
-    #[arg(long, value_name = "MODEL")]
-    pub teacher: Option<String>,
-    /// Evaluation task [default: inferred from the data].
-    #[arg(long, requires = "data", conflicts_with_all = ONE_DATA_SET)]
-    pub task: Option<Task>,
-    #[command(flatten)]
-    pub prompts: Prompts,
-    /// Table (CSV) with the columns `folder` and `name` [default: classes.csv in the data folder or its parent].
-    #[arg(long, value_name = "FILE", requires = "data", conflicts_with_all = ONE_DATA_SET)]
-    pub classes: Option<PathBuf>,
-    /// Text file with one class name per line, instead of the names in the data set.
-    #[arg(long, value_name = "FILE", requires = "data", conflicts_with_all = ONE_DATA_SET)]
-    pub class_names: Option<PathBuf>,
-    /// Folder for the relative paths of a manifest, suite or table [default: data/NAME, the suite's `root`, or the
-    /// folder of the table].
-    #[arg(long, value_name = "DIR")]
-    pub root: Option<PathBuf>,
-    #[command(flatten)]
-    pub arch: Arch,
-    #[command(flatten)]
-    pub tokenizer: Tokenizer,
-    #[command(flatten)]
-    pub device: Device,
-    /// Also print recall, precision and support of every class.
-    #[arg(long)]
-    pub per_class: bool,
-    #[command(flatten)]
-    pub output: Output,
-}
-
-/// Evaluation task.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Task {
-    /// Zero-shot classification: accuracy, calibration, k-NN.
-    Classification,
-    /// Retrieval between images and captions: recall@k.
-    Retrieval,
-}
-
-#[derive(Debug, Group)]
-#[command(after_help = "\
-Examples:
-  clip-distill embed runs/mine/model --images pictures --out images.safetensors
-  clip-distill embed hf-hub:OWNER/NAME --texts captions.txt --out texts.safetensors")]
-pub(crate) struct Embed {
-    #[arg(help = MODEL)]
-    pub model: String,
-    /// Folder of images, including subfolders, in the order of their paths.
-    #[arg(long, value_name = "DIR", required_unless_present = "texts", conflicts_with = "texts")]
-    pub images: Option<PathBuf>,
-    /// Text file with one text per line.
-    #[arg(long, value_name = "FILE")]
-    pub texts: Option<PathBuf>,
-    /// Output file (safetensors).
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
-    /// Replace an existing output file.
-    #[arg(long)]
-    pub force: bool,
-    #[command(flatten)]
-    pub arch: Arch,
-    #[command(flatten)]
-    pub tokenizer: Tokenizer,
-    #[command(flatten)]
-    pub device: Device,
-}
-
-#[derive(Debug, Group)]
-#[command(
-    mut_arg("prompts", |arg| arg.default_value("plain")),
-    after_help = "\
-Example:
-  clip-distill classify runs/mine/model picture.jpg --labels cat,dog"
-)]
-pub(crate) struct Classify {
-    #[arg(help = MODEL)]
-    pub model: String,
-    /// Image files.
-    #[arg(value_name = "IMAGE", required = true)]
-    pub images: Vec<PathBuf>,
-    /// Labels, separated by commas.
-    #[arg(long, value_name = "LABEL", value_delimiter = ',', required = true)]
-    pub labels: Vec<String>,
-    #[command(flatten)]
-    pub prompts: Prompts,
-    #[command(flatten)]
-    pub arch: Arch,
-    #[command(flatten)]
-    pub tokenizer: Tokenizer,
-    #[command(flatten)]
-    pub device: Device,
-    #[command(flatten)]
-    pub output: Output,
-}
-
-#[derive(Debug, Group)]
-#[command(after_help = "\
-Examples:
-  clip-distill convert runs/mine/model mine-hf --to huggingface --license mit
-  clip-distill convert hf-hub:OWNER/NAME model.safetensors --to safetensors")]
-pub(crate) struct Convert {
-    #[arg(help = MODEL)]
-    pub model: String,
-    /// Output format.
-    #[arg(long, value_name = "FORMAT")]
-    pub to: Format,
-    /// Output folder, or output file for `safetensors`.
-    pub out: PathBuf,
-    #[command(flatten)]
-    pub arch: Arch,
-    #[command(flatten)]
-    pub tokenizer: Tokenizer,
-    /// Licence of the weights for the model card (an SPDX name).
-    #[arg(long, value_name = "SPDX")]
-    pub license: Option<String>,
-    /// Replace an existing file, or the model in an existing folder.
-    #[arg(long)]
-    pub force: bool,
-}
-
-/// Output format of a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// A folder for Python's open_clip (local-dir:DIR).
-    OpenClip,
-    /// A folder for transformers: CLIPModel, CLIPProcessor and pipelines.
-    #[value(name = "huggingface")]
-    HuggingFace,
-    /// A single weight file with open_clip's parameter names.
-    Safetensors,
-}
-
-#[derive(Debug, Group)]
-#[command(
-    mut_arg("tokenizer", |arg| arg.help("A tokenizer.json [default: CLIP's tokenizer]")),
-    after_help = "\
-Example:
-  echo \"a photo of a cat\" | clip-distill tokenize"
-)]
-pub(crate) struct Tokenize {
-    /// Tokens per text, truncated or padded [default: unpadded, or 77 with --tokenizer].
-    #[arg(long, value_name = "N")]
-    pub context: Option<usize>,
-    #[command(flatten)]
-    pub tokenizer: Tokenizer,
-    #[command(flatten)]
-    pub output: Output,
-}
-
-#[derive(Debug, Group)]
-#[command(after_help = "\
-Examples:
-  clip-distill inspect
-  clip-distill inspect ViT-B-16
-  clip-distill inspect hf-hub:OWNER/NAME --json")]
-pub(crate) struct Inspect {
-    /// Preset, configuration file, model folder, weight file or hf-hub:OWNER/NAME [default: all presets].
-    pub model: Option<String>,
-    #[command(flatten)]
-    pub output: Output,
-}
-
-#[derive(Debug, Group)]
-#[command(after_help = "\
-Example:
-  clip-distill self-check --device cuda")]
-pub(crate) struct SelfCheck {
-    #[command(flatten)]
-    pub device: Device,
-    /// Precisions to check.
-    #[arg(long, value_name = "PRECISION", value_delimiter = ',', default_value = "fp32,bf16")]
-    pub precision: Vec<ProductPrecision>,
-    #[command(flatten)]
-    pub output: Output,
-}
-
-#[derive(Debug, Group)]
-#[command(after_help = "\
-Examples:
-  clip-distill bench
-  clip-distill bench --preset ViT-T-16 --teacher ViT-L-14 --batch 64,256 --precision bf16")]
-pub(crate) struct Bench {
-    #[command(flatten)]
-    pub device: Device,
-    /// Student preset; may be repeated [default: two presets that fit the device].
-    #[arg(long, value_name = "PRESET")]
-    pub preset: Vec<String>,
-    /// Teacher preset of the distillation steps [default: ViT-B-16, or ViT-micro-32px for small images].
-    #[arg(long, value_name = "PRESET")]
-    pub teacher: Option<String>,
-    /// Pairs per batch [default: chosen for the device].
-    #[arg(long, value_name = "N", value_delimiter = ',')]
-    pub batch: Vec<u64>,
-    /// Precisions [default: fp32, and bf16 if the device has instructions for it].
-    #[arg(long, value_name = "PRECISION", value_delimiter = ',')]
-    pub precision: Vec<ProductPrecision>,
-    /// Steps to measure per case, for at most a minute.
-    #[arg(long, value_name = "N", default_value = "10", value_parser = at_least_one)]
-    pub steps: NonZeroUsize,
-    #[command(flatten)]
-    pub output: Output,
-    /// Measure a single case, given as JSON, in this process.
-    #[arg(long, value_name = "JSON", hide = true)]
-    pub case: Option<String>,
-}
-
-/// Precision of matrix products and convolutions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ProductPrecision {
-    /// float32.
-    Fp32,
-    /// bfloat16.
-    Bf16,
-}
-
-impl From<ProductPrecision> for PrecisionConfig {
-    fn from(precision: ProductPrecision) -> Self {
-        match precision {
-            ProductPrecision::Fp32 => PrecisionConfig::Fp32,
-            ProductPrecision::Bf16 => PrecisionConfig::Bf16,
-        }
-    }
 }
 
 #[cfg(test)]
