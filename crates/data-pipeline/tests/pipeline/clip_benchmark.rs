@@ -136,7 +136,7 @@ fn what_is_malformed_or_missing_is_named() {
     }
     let folder = tempfile::tempdir().unwrap();
     pets(folder.path());
-    let error = open(folder.path(), "val").unwrap_err().to_string();
+    let error = open(folder.path(), "val").err().unwrap().to_string();
     assert!(error.contains("no split `val`") && error.contains("`test`"), "{error}");
     assert!(open(folder.path(), "../test").is_err());
 }
