@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::common::{png, tar};
 use data_pipeline::evaluation::EvalBatches;
 use data_pipeline::policy::ErrorPolicy;
-use data_pipeline::sources::{ClipBenchmark, ClipBenchmarkConfig};
+use data_pipeline::sources::{ClipBenchmark, ClipBenchmarkConfig, WebDatasetConfig};
 use data_pipeline::{DamageKind, Error, Preprocess, Source, find_damaged};
 
 fn write(path: &Path, text: &str) {
@@ -79,7 +79,7 @@ fn folders_of_shards_and_single_shards_find_the_class_names_above_them() {
     labelled(&shard, 0, &["0", "2"]);
     let source = open(&shard, "test").unwrap();
     assert_eq!((source.class_names(), source.class_count()), (None, Some(3)));
-    assert!(ClipBenchmark::has_labels(&shard.display().to_string()).unwrap());
+    assert!(WebDatasetConfig::new(shard.display().to_string()).has_only_classes("").unwrap());
 }
 
 #[test]
@@ -100,7 +100,8 @@ fn each_line_of_a_text_is_a_caption() {
     assert_eq!(source.read(0, 0).unwrap().captions, ["A dog runs.", "A brown dog .", "Two\\nlines"]);
     let error = source.read(1, 0).unwrap_err();
     assert!(matches!(error, Error::Sample { kind: DamageKind::NoCaption, .. }), "{error}");
-    assert!(!ClipBenchmark::has_labels(&folder.path().join("test/0.tar").display().to_string()).unwrap());
+    let shard = folder.path().join("test/0.tar").display().to_string();
+    assert!(!WebDatasetConfig::new(shard).has_only_classes("").unwrap());
 }
 
 #[test]
