@@ -36,8 +36,31 @@ impl fmt::Display for Layout {
     }
 }
 
-/// Prefixes of wrappers: data parallel and compiled modules.
-const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+/// Parts of names that wrappers add at any depth: data parallel and compiled modules, activation checkpointing.
+const WRAPPERS: [&str; 5] =
+    ["module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+/// Prefixes of the attribute with the model in a training class, such as Lightning's modules. They are removed before
+/// the name of a tower only.
+const ATTRIBUTES: [&str; 6] = ["model.", "clip.", "clip_model.", "_model.", "net.", "network."];
+/// Starts of the names in all layouts.
+const ROOTS: [&str; 16] = [
+    "visual.",
+    "text.",
+    "transformer.",
+    "token_embedding.",
+    "positional_embedding",
+    "ln_final.",
+    "text_projection",
+    "logit_scale",
+    "logit_bias",
+    "vision_model.",
+    "text_model.",
+    "visual_projection.",
+    "_image_encoder.",
+    "_text_encoder.",
+    "_logit_scale.",
+    "attn_mask",
+];
 /// Prefixes of the teacher in files that also contain the student.
 const TEACHERS: [&str; 4] = ["t_model.", "teacher.", "teacher_model.", "model_t."];
 /// Prefixes of the student in such files.
@@ -78,28 +101,62 @@ pub(crate) fn plan_renames<'a>(names: impl Iterator<Item = &'a str>, script: boo
     let mut bare = Vec::new();
     let mut prefixes = std::collections::BTreeSet::new();
     for (index, name) in names.enumerate() {
-        let stripped = strip(name, &WRAPPERS, &mut prefixes);
+        let unwrapped = without_wrappers(name, &mut prefixes);
+        let stripped = strip_attributes(&unwrapped, &mut prefixes);
         if TEACHERS.iter().any(|teacher| stripped.starts_with(teacher)) {
             dropped.push(name.to_string());
         } else {
             let stripped = strip(stripped, &STUDENTS, &mut prefixes);
-            bare.push((index, name, strip(stripped, &WRAPPERS, &mut prefixes)));
+            let stripped = strip_attributes(stripped, &mut prefixes).to_string();
+            bare.push((index, name, stripped));
+        }
+    }
+    if is_image_tower(bare.iter().map(|(_, _, name)| name.as_str())) {
+        for (_, _, name) in &mut bare {
+            name.insert_str(0, "visual.");
         }
     }
     if !prefixes.is_empty() {
         let prefixes = prefixes.into_iter().map(|p| format!("`{p}`")).collect::<Vec<_>>().join(", ");
-        notes.push(format!("removed prefixes: {prefixes}"));
+        notes.push(format!("removed from the names of tensors: {prefixes}"));
     }
-    let layout = detect(bare.iter().map(|(_, _, name)| *name), script);
+    let layout = detect(bare.iter().map(|(_, _, name)| name.as_str()), script);
     let mut kept = Vec::new();
     for (index, name, bare) in bare {
-        match target(layout, bare) {
+        match target(layout, &bare) {
             Some(target) => kept.push((index, target)),
             None => dropped.push(name.to_string()),
         }
     }
     dropped.sort();
     RenamePlan { layout, kept, dropped, notes }
+}
+
+/// Removes the parts that wrappers add, at any depth: `visual._orig_mod.conv1.weight` becomes `visual.conv1.weight`.
+pub(crate) fn without_wrappers(name: &str, removed: &mut std::collections::BTreeSet<&'static str>) -> String {
+    let is_own = |part: &&str| match WRAPPERS.iter().find(|wrapper| *wrapper == part) {
+        Some(wrapper) => {
+            removed.insert(*wrapper);
+            false
+        }
+        None => true,
+    };
+    name.split('.').filter(is_own).collect::<Vec<_>>().join(".")
+}
+
+/// Removes the names of attributes with the model, if a tower's name follows.
+fn strip_attributes<'a>(name: &'a str, removed: &mut std::collections::BTreeSet<&'static str>) -> &'a str {
+    let mut attributes = Vec::new();
+    let mut rest = name;
+    while let Some((attribute, after)) = ATTRIBUTES.iter().find_map(|a| Some((*a, rest.strip_prefix(a)?))) {
+        attributes.push(attribute);
+        rest = after;
+    }
+    if ROOTS.iter().chain(&TEACHERS).chain(&STUDENTS).any(|root| rest.starts_with(root)) {
+        removed.extend(attributes);
+        return rest;
+    }
+    name
 }
 
 /// Removes prefixes repeatedly.
@@ -113,6 +170,22 @@ fn strip<'a>(
         name = rest;
     }
     name
+}
+
+/// Whether names are those of open_clip's image tower alone, saved without `visual.`.
+fn is_image_tower<'a>(names: impl Iterator<Item = &'a str>) -> bool {
+    const STARTS: [&str; 4] = ["class_embedding", "attnpool.positional_embedding", "trunk.", "head.proj."];
+    let mut own = false;
+    for name in names {
+        if ROOTS
+            .iter()
+            .any(|root| name.starts_with(root) && !["transformer.", "positional_embedding"].contains(root))
+        {
+            return false;
+        }
+        own |= STARTS.iter().any(|start| name.starts_with(start));
+    }
+    own
 }
 
 fn detect<'a>(names: impl Iterator<Item = &'a str>, script: bool) -> Layout {
@@ -157,7 +230,6 @@ fn target(layout: Layout, name: &str) -> Option<Target> {
                 .iter()
                 .find_map(|prefix| name.strip_prefix(prefix))
                 .unwrap_or(name);
-            let part = strip(part, &WRAPPERS, &mut Default::default());
             // Released files have the masks of automatic pruning folded into the weights.
             if BUFFERS.contains(&part) || LOSS_PARTS.iter().any(|loss| part.starts_with(loss)) {
                 return None;
