@@ -98,7 +98,7 @@ impl Command {
 }
 
 /// Help of the argument MODEL.
-const MODEL: &str = "Model folder (open_clip or Hugging Face), weight file, or hf-hub:OWNER/NAME[@REVISION]";
+const MODEL: &str = "Model folder (open_clip or Hugging Face), weight file, hf-hub:OWNER/NAME[@REVISION], or open_clip's ARCH:TAG";
 
 fn at_least_one(text: &str) -> Result<NonZeroUsize, &'static str> {
     text.parse().map_err(|_| "must be a whole number of at least 1")
@@ -491,7 +491,8 @@ Examples:
   clip-distill inspect ViT-B-16
   clip-distill inspect hf-hub:OWNER/NAME --json")]
 pub(crate) struct Inspect {
-    /// Preset, configuration file, model folder, weight file or hf-hub:OWNER/NAME [default: all presets].
+    /// Preset, configuration file, model folder, weight file, hf-hub:OWNER/NAME or open_clip's ARCH:TAG [default: all
+    /// presets].
     pub model: Option<String>,
     #[command(flatten)]
     pub output: Output,

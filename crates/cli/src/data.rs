@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use clip_model::Tower;
 use data_pipeline::manifest::Manifest;
 use data_pipeline::sources::{FolderConfig, SourceConfig, Split, WebDatasetConfig};
 use trainer::model::loaded::{LoadOptions, LoadedModel};
@@ -17,8 +18,18 @@ pub(crate) fn open_model(
     arch: Option<&str>,
     tokenizer: Option<&Path>,
 ) -> anyhow::Result<LoadedModel> {
+    open_tower(name, arch, tokenizer, None)
+}
+
+/// Opens a trained model of which only one tower is used; `None` for both.
+pub(crate) fn open_tower(
+    name: &str,
+    arch: Option<&str>,
+    tokenizer: Option<&Path>,
+    tower: Option<Tower>,
+) -> anyhow::Result<LoadedModel> {
     let options = LoadOptions::default().with_arch(arch).with_tokenizer(tokenizer).with_progress(true);
-    let loaded = LoadedModel::open_trained(name, &options)?;
+    let loaded = LoadedModel::open_trained(name, &options.with_tower(tower))?;
     loaded.model.params().set_requires_grad(false);
     for note in &loaded.notes {
         output::note(format!("{name}: {note}"));

@@ -33,6 +33,8 @@ pub(crate) fn run(args: Classify) -> anyhow::Result<Code> {
     let classifier =
         Classifier::new(&encoder, &labels, &templates(args.prompts.prompts.as_deref().unwrap_or("plain"))?)?;
     let scale = loaded.model.logit_scale.exp().double_value(&[]);
+    // Models with a logit bias (SigLIP) judge each label alone.
+    let bias = loaded.model.logit_bias.as_ref().map(|bias| bias.double_value(&[]));
     let preprocess = loaded.processor.preprocess();
     let size = preprocess.size;
     for path in &args.images {
@@ -43,22 +45,34 @@ pub(crate) fn run(args: Classify) -> anyhow::Result<Code> {
         eval_into(&image, preprocess, pixels.as_slice_mut().context("the image tensor is not contiguous")?);
         let rows = encoder.encode_images(pixels.view()).map_err(anyhow::Error::from_boxed)?;
         let scores = classifier.scores(rows.view())?;
-        let mut ranked = softmax(scores.row(0).iter().map(|score| f64::from(*score) * scale))
-            .into_iter()
-            .zip(&labels)
-            .collect::<Vec<_>>();
+        let scores = scores.row(0);
+        let logits = scores.iter().map(|score| f64::from(*score) * scale);
+        let probabilities = match bias {
+            Some(bias) => logits.map(|logit| sigmoid(logit + bias)).collect(),
+            None => softmax(logits),
+        };
+        let mut ranked = probabilities.into_iter().zip(&labels).collect::<Vec<_>>();
         ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
         if args.output.json {
             let probabilities = ranked.iter().map(|(p, label)| json!({ "label": label, "probability": p }));
+            let kind = if bias.is_some() { "sigmoid" } else { "softmax" };
             output::json(
-                &json!({ "image": path.to_string_lossy(), "labels": probabilities.collect::<Vec<_>>() }),
+                &json!({ "image": path.to_string_lossy(), "function": kind, "labels": probabilities.collect::<Vec<_>>() }),
             )?;
         } else {
             let lines = ranked.iter().map(|(p, label)| format!("  {:5.1} %  {label}\n", p * 100.0));
-            output::text(format!("{}\n{}", path.display(), lines.collect::<String>()))?;
+            let heading = match bias {
+                Some(_) => "probability of each label alone (sigmoid)",
+                None => "probability among these labels (softmax)",
+            };
+            output::text(format!("{}: {heading}\n{}", path.display(), lines.collect::<String>()))?;
         }
     }
     Ok(Code::Done)
+}
+
+fn sigmoid(logit: f64) -> f64 {
+    1.0 / (1.0 + (-logit).exp())
 }
 
 fn softmax(logits: impl Iterator<Item = f64>) -> Vec<f64> {

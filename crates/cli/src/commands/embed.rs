@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::bail;
+use clip_model::Tower;
 use data_pipeline::evaluation::EvalBatches;
 use data_pipeline::sources::{Images, Source};
 use ndarray::{Array2, Axis};
@@ -15,7 +16,7 @@ use trainer::progress::Pace;
 use zeroshot_eval::Encoder;
 
 use crate::args::Embed;
-use crate::data::open_model;
+use crate::data::open_tower;
 use crate::exit::Code;
 use crate::{destination, output};
 
@@ -26,7 +27,8 @@ pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
     destination::file(&args.out, args.force)?;
     let inputs = args.texts.iter().chain(&args.images).map(PathBuf::as_path).chain([Path::new(&args.model)]);
     destination::not_an_input(&args.out, inputs)?;
-    let loaded = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
+    let tower = if args.images.is_some() { Tower::Image } else { Tower::Text };
+    let loaded = open_tower(&args.model, args.arch.as_deref(), args.tokenizer.as_deref(), Some(tower))?;
     let encoder = ModelEncoder::from(&loaded);
     let mut embeddings = Array2::<f32>::zeros((0, loaded.model.config().embed_dim as usize));
     let mut names = Vec::new();

@@ -102,10 +102,7 @@ mod tests {
     #[test]
     fn the_message_names_what_to_use_instead() {
         let cases: [(&[&str], &str); 7] = [
-            (
-                &["modules.json", "0_CLIPModel/config.json", "0_CLIPModel/model.safetensors"],
-                "0_CLIPModel`",
-            ),
+            (&["modules.json", "0_CLIPModel/config.json", "0_CLIPModel/model.safetensors"], "0_CLIPModel`"),
             (
                 &[
                     "recipe.toml",

@@ -38,7 +38,7 @@ impl fmt::Display for Layout {
 
 /// Parts of names that wrappers add at any depth: data parallel and compiled modules, activation checkpointing.
 const WRAPPERS: [&str; 5] =
-    ["module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+    ["module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."];
 /// Prefixes of the attribute with the model in a training class, such as Lightning's modules. They are removed before
 /// the name of a tower only.
 const ATTRIBUTES: [&str; 6] = ["model.", "clip.", "clip_model.", "_model.", "net.", "network."];
@@ -134,7 +134,8 @@ pub(crate) fn plan_renames<'a>(names: impl Iterator<Item = &'a str>, script: boo
 
 /// Removes the parts that wrappers add, at any depth: `visual._orig_mod.conv1.weight` becomes `visual.conv1.weight`.
 pub(crate) fn without_wrappers(name: &str, removed: &mut std::collections::BTreeSet<&'static str>) -> String {
-    let is_own = |part: &&str| match WRAPPERS.iter().find(|wrapper| *wrapper == part) {
+    let is_own = |part: &&str| match WRAPPERS.iter().find(|wrapper| wrapper.strip_suffix('.') == Some(*part))
+    {
         Some(wrapper) => {
             removed.insert(*wrapper);
             false

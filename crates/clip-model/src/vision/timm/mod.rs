@@ -84,7 +84,9 @@ impl Trunk {
                 match found.or_else(|| SiglipVit::parse(name).map(Trunk::Siglip)) {
                     Some(trunk) => trunk,
                     None => {
-                        return unsupported(format!("timm_model_name `{name}` is not supported; use {NAMES}"));
+                        return unsupported(format!(
+                            "timm_model_name `{name}` is not supported; use {NAMES}"
+                        ));
                     }
                 }
             }
@@ -209,9 +211,7 @@ impl TimmTower {
             Trunk::MobileNetV4(size) => {
                 Model::Inverted(inverted::InvertedNet::mobilenet_v4(&trunk, size, side, drop_path)?)
             }
-            Trunk::ConvNext(size) => {
-                Model::ConvNext(convnext::ConvNext::new(&trunk, size, side, drop_path)?)
-            }
+            Trunk::ConvNext(size) => Model::ConvNext(convnext::ConvNext::new(&trunk, size, side, drop_path)?),
             Trunk::RepVit(size) => Model::RepVit(repvit::RepVit::new(&trunk, size, side)?),
             Trunk::FastVit(size) => Model::FastVit(fastvit::FastVit::new(&trunk, size, side, drop_path)?),
             Trunk::EfficientVit(size) => {
@@ -326,10 +326,8 @@ mod tests {
             let trunk = |name: &str| name.strip_prefix("visual.trunk.").map(str::to_string);
             let found = params.iter().filter(|p| trunk(&p.name).is_some()).map(|p| p.tensor.numel());
             assert_eq!(found.sum::<usize>(), count, "{name}");
-            let mut lines = params
-                .state()
-                .filter_map(|p| Some((trunk(&p.name)?, p.tensor.size())))
-                .collect::<Vec<_>>();
+            let mut lines =
+                params.state().filter_map(|p| Some((trunk(&p.name)?, p.tensor.size()))).collect::<Vec<_>>();
             lines.sort();
             let lines = lines.iter().map(|(name, shape)| format!("{name} {shape:?}")).collect::<Vec<_>>();
             let found = crate::mode::name_hash(0, &lines.join("\n"));

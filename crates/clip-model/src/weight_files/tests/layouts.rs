@@ -127,14 +127,14 @@ fn siglip_converts_to_timms_and_open_clips_names() {
 #[test]
 fn wrappers_are_removed_at_any_depth_and_named() {
     for (wrapped, plain, removed) in [
-        ("visual._orig_mod.conv1.weight", "visual.conv1.weight", "_orig_mod"),
+        ("visual._orig_mod.conv1.weight", "visual.conv1.weight", "_orig_mod."),
         (
             "_orig_mod.visual.transformer.resblocks.0._orig_mod.ln_1.bias",
             "visual.transformer.resblocks.0.ln_1.bias",
-            "_orig_mod",
+            "_orig_mod.",
         ),
-        ("transformer.module.resblocks.0.ln_1.bias", "transformer.resblocks.0.ln_1.bias", "module"),
-        ("visual._fsdp_wrapped_module.proj", "visual.proj", "_fsdp_wrapped_module"),
+        ("transformer.module.resblocks.0.ln_1.bias", "transformer.resblocks.0.ln_1.bias", "module."),
+        ("visual._fsdp_wrapped_module.proj", "visual.proj", "_fsdp_wrapped_module."),
         ("model.visual.proj", "visual.proj", "model."),
         ("clip.token_embedding.weight", "token_embedding.weight", "clip."),
         ("model.clip.logit_scale", "logit_scale", "clip."),

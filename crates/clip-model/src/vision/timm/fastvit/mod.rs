@@ -52,7 +52,13 @@ impl FastVitSize {
             _ => return None,
         };
         let mobile_clip = name.contains("_mci");
-        Some(FastVitSize { width, depths, mlp_ratio, attention: mobile_clip || name.contains("_sa"), mobile_clip })
+        Some(FastVitSize {
+            width,
+            depths,
+            mlp_ratio,
+            attention: mobile_clip || name.contains("_sa"),
+            mobile_clip,
+        })
     }
 
     /// Returns the number of output features.
@@ -97,12 +103,14 @@ impl FastVit {
             let path = path.child("stages").child(index);
             let mut downsample = None;
             if index > 0 {
-                let layer = Downsample::new(&path.child("downsample").child("proj"), width, index, size, side)?;
+                let layer =
+                    Downsample::new(&path.child("downsample").child("proj"), width, index, size, side)?;
                 (width, side) = (2 * width, layer.side);
                 downsample = Some(layer);
             }
             let attention = size.attention && index == 3;
-            let pos_enc = ConvConfig::depthwise(width, LARGE_KERNEL, 1).with_bias().with_init(ConvInit::FanIn);
+            let pos_enc =
+                ConvConfig::depthwise(width, LARGE_KERNEL, 1).with_bias().with_init(ConvInit::FanIn);
             stages.push(Stage {
                 downsample,
                 pos_enc: attention

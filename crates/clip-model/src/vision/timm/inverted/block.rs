@@ -43,8 +43,7 @@ impl Block {
             BlockKind::Universal { start } => Self::universal(path, input, stage, start, side)?,
             BlockKind::MultiQuery { heads, kv_stride } => {
                 let norm = BatchNorm2d::new(&path.child("norm"), input, 1.0)?;
-                let attention =
-                    MultiQueryAttention::new(&path.child("attn"), input, heads, kv_stride, side)?;
+                let attention = MultiQueryAttention::new(&path.child("attn"), input, heads, kv_stride, side)?;
                 Block { attention: Some((norm, attention)), side, ..Block::default() }
             }
             BlockKind::Separable | BlockKind::Inverted => Self::inverted(path, input, stage, squeeze, side)?,
