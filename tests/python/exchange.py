@@ -237,6 +237,37 @@ def mobile(place):
     compare("a MobileNetV3 of before here, images", found[0], image)
 
 
+# timm towers of each family, and whether open_clip needs their classifier as the projection.
+TOWERS = {
+    "mobilenetv4_conv_small": True,
+    "mobilenetv4_conv_medium": True,
+    "mobilenetv4_hybrid_medium": True,
+    "convnext_atto": False,
+    "convnext_tiny": False,
+    "repvit_m0_9": False,
+    "fastvit_t8": False,
+    "fastvit_mci0": False,
+    "efficientvit_b0": True,
+}
+
+
+def mobile_tower(place, tower, classifier):
+    """Exchanges a model with a mobile tower: our folder of a model from open_clip loads there again."""
+    vision = {"timm_model_name": tower, "timm_pool": "avg", "timm_proj": "" if classifier else "linear", "image_size": 64}
+    source, first = start(place, {**CONFIG, "vision_cfg": vision}, {**PREPROCESS, "size": 64})
+    files = pictures(place / "pictures", 64)
+    image, text, _, _ = with_open_clip(first, files)
+    found = ours(first, place)
+    compare(f"{tower} here, images", found[0], image)
+    compare(f"{tower} here, texts", found[1], text)
+    back = place / "to-open-clip"
+    program("convert", first, "--to", "open-clip", back)
+    theirs = with_open_clip(back, files)
+    compare(f"our {tower} in open_clip, images", theirs[0], image)
+    compare(f"our {tower} in open_clip, texts", theirs[1], text)
+    alone(place, back, tower, found)
+
+
 def main():
     torch.set_num_threads(1)
     short = {**CONFIG, "text_cfg": {**CONFIG["text_cfg"], "context_length": 32}}
@@ -246,6 +277,8 @@ def main():
         "a ViT with a context of 32": lambda place: exchange(place, short),
         "a MobileNetV3": mobile,
     }
+    for tower, classifier in TOWERS.items():
+        cases[tower] = lambda place, tower=tower, classifier=classifier: mobile_tower(place, tower, classifier)
     for name, case in cases.items():
         with tempfile.TemporaryDirectory() as folder:
             place = pathlib.Path(folder)

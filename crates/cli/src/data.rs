@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use clip_model::Tower;
 use data_pipeline::manifest::Manifest;
 use data_pipeline::sources::{
     CifarConfig, ClipBenchmark, ClipBenchmarkConfig, CsvConfig, EmojiConfig, FilesConfig, FolderConfig,
@@ -22,11 +23,23 @@ pub(crate) fn open_model(
     tokenizer: Option<&Path>,
     device: Device,
 ) -> anyhow::Result<LoadedModel> {
+    open_tower(name, arch, tokenizer, device, None)
+}
+
+/// Opens a trained model of which only one tower is used; `None` for both.
+pub(crate) fn open_tower(
+    name: &str,
+    arch: Option<&str>,
+    tokenizer: Option<&Path>,
+    device: Device,
+    tower: Option<Tower>,
+) -> anyhow::Result<LoadedModel> {
     let options = LoadOptions::default()
         .with_arch(arch)
         .with_tokenizer(tokenizer)
         .with_progress(true)
-        .with_device(device);
+        .with_device(device)
+        .with_tower(tower);
     let loaded = LoadedModel::open_trained(name, &options)?;
     loaded.model.params().set_requires_grad(false);
     for note in &loaded.notes {

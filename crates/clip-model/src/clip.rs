@@ -8,7 +8,7 @@ use crate::params::{Init, ParamBuilder, ParamStore, Params};
 use crate::tape::Tape;
 use crate::text::TextTransformer;
 use crate::vision::ImageTower;
-use crate::{ClipConfig, Result};
+use crate::{ClipConfig, Error, Result, Tower};
 
 /// ln(1/0.07), CLIP's initial logit scale.
 pub(crate) const INITIAL_LOGIT_SCALE: f64 = 2.659_260_036_932_778;
@@ -40,6 +40,8 @@ pub struct Clip {
     params: Params,
     mode: Mode,
     device: Device,
+    /// The tower that has weights, if the other has none.
+    only: Option<Tower>,
 }
 
 impl Clip {
@@ -74,6 +76,7 @@ impl Clip {
             params: store.into_params(),
             mode,
             device,
+            only: None,
         })
     }
 
@@ -91,7 +94,8 @@ impl Clip {
     /// length.
     ///
     /// # Errors
-    /// [`crate::Error::Shape`] if the images have another shape.
+    /// [`crate::Error::Shape`] if the images have another shape; [`crate::Error::OneTower`] if the model was opened from
+    /// weights of the text tower only.
     pub fn encode_image(&self, images: &Tensor) -> Result<Tensor> {
         self.encode_image_taped(images, &mut Tape::off())
     }
@@ -101,6 +105,7 @@ impl Clip {
     /// # Errors
     /// The errors of [`Clip::encode_image`].
     pub fn encode_image_taped<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
+        self.check_tower(Tower::Image)?;
         self.visual.forward(images, tape)
     }
 
@@ -122,7 +127,8 @@ impl Clip {
     /// unit length.
     ///
     /// # Errors
-    /// [`crate::Error::Shape`] if the tokens have another shape.
+    /// [`crate::Error::Shape`] if the tokens have another shape; [`crate::Error::OneTower`] if the model was opened from
+    /// weights of the image tower only.
     pub fn encode_text(&self, tokens: &Tensor) -> Result<Tensor> {
         self.encode_text_taped(tokens, &mut Tape::off())
     }
@@ -132,7 +138,25 @@ impl Clip {
     /// # Errors
     /// The errors of [`Clip::encode_text`].
     pub fn encode_text_taped<'a>(&'a self, tokens: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
+        self.check_tower(Tower::Text)?;
         self.text.forward(tokens, tape)
+    }
+
+    /// Returns the tower that was opened, if the weights hold one tower only. The other cannot encode.
+    pub fn only_tower(&self) -> Option<Tower> {
+        self.only
+    }
+
+    /// Records that only one tower has weights.
+    pub(crate) fn set_only_tower(&mut self, tower: Option<Tower>) {
+        self.only = tower;
+    }
+
+    fn check_tower(&self, tower: Tower) -> Result<()> {
+        match self.only {
+            Some(only) if only != tower => Err(Error::OneTower { origin: "the model".into(), tower: only }),
+            _ => Ok(()),
+        }
     }
 
     /// Sets the pruning gates of both towers; `None` removes them.

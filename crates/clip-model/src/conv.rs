@@ -20,6 +20,8 @@ pub(crate) struct ConvConfig {
     pub(crate) stride: i64,
     /// Number of groups; equal to the number of channels in a depthwise convolution.
     pub(crate) groups: i64,
+    /// Padding of each side in pixels; half the kernel size by default.
+    pub(crate) padding: i64,
     /// Whether the convolution has a bias.
     pub(crate) bias: bool,
     /// Initialisation of the weight.
@@ -33,12 +35,17 @@ pub(crate) enum ConvInit {
     He,
     /// Uniform in ±1/sqrt(fan-in), torch's default, as in OpenAI's ResNets.
     FanIn,
+    /// Normal distribution with a standard deviation of 0.02, as in transformers.
+    Narrow,
+    /// Xavier's uniform initialisation.
+    Xavier,
 }
 
 impl ConvConfig {
     /// Creates a convolution with stride 1, one group and no bias.
     pub(crate) fn new(input: i64, output: i64, kernel: i64) -> Self {
-        ConvConfig { input, output, kernel, stride: 1, groups: 1, bias: false, init: ConvInit::He }
+        let padding = kernel / 2;
+        ConvConfig { input, output, kernel, stride: 1, groups: 1, padding, bias: false, init: ConvInit::He }
     }
 
     /// Creates a depthwise convolution: one filter per channel.
@@ -49,6 +56,16 @@ impl ConvConfig {
     /// Sets the stride.
     pub(crate) fn with_stride(self, stride: i64) -> Self {
         ConvConfig { stride, ..self }
+    }
+
+    /// Creates a convolution of patches that do not overlap: the stride is the kernel size, without padding.
+    pub(crate) fn patches(input: i64, output: i64, size: i64) -> Self {
+        ConvConfig { stride: size, padding: 0, ..ConvConfig::new(input, output, size) }
+    }
+
+    /// Sets the number of groups.
+    pub(crate) fn with_groups(self, groups: i64) -> Self {
+        ConvConfig { groups, ..self }
     }
 
     /// Adds a bias.
@@ -63,11 +80,11 @@ impl ConvConfig {
 
     /// Returns the side of the output for a square input with side `side`.
     pub(crate) fn output_side(&self, side: i64) -> i64 {
-        (side + 2 * (self.kernel / 2) - self.kernel) / self.stride + 1
+        (side + 2 * self.padding - self.kernel) / self.stride + 1
     }
 }
 
-/// A square convolution, padded by half its kernel size.
+/// A square convolution.
 #[derive(Debug)]
 pub(crate) struct Conv2d {
     weight: Tensor, // [out, in / groups, kernel, kernel]
@@ -83,6 +100,10 @@ impl Conv2d {
         let init = match config.init {
             ConvInit::He => Init::Normal((2.0 / (kernel * kernel * output / groups).max(1) as f64).sqrt()),
             ConvInit::FanIn => Init::fan_in(input / groups * kernel * kernel),
+            ConvInit::Narrow => Init::Normal(0.02),
+            ConvInit::Xavier => {
+                Init::xavier((output * kernel * kernel).max(1), input / groups * kernel * kernel)
+            }
         };
         let side = config.output_side(side);
         let shape = [output, input / groups, kernel, kernel];
@@ -98,10 +119,10 @@ impl Conv2d {
         })
     }
 
-    /// Maps `[batch, in, height, width]` to `[batch, out, ⌈height / stride⌉, ⌈width / stride⌉]`.
+    /// Maps `[batch, in, height, width]` to `[batch, out, height / stride, width / stride]`, rounded up if the
+    /// padding is half the kernel size.
     pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
-        let ConvConfig { kernel, stride, groups, .. } = self.config;
-        let padding = kernel / 2;
+        let ConvConfig { stride, groups, padding, .. } = self.config;
         let operand = |tensor: &Tensor| self.mode.operand(tensor);
         let (weight, bias) = (operand(&self.weight), self.bias.as_ref().map(operand));
         operand(xs).conv2d(&weight, bias, [stride, stride], [padding, padding], [1, 1], groups)

@@ -22,13 +22,15 @@ pub enum Error {
     },
     /// A name that is neither a preset nor a model on disk.
     #[error(
-        "unknown model `{name}`: neither a preset{presets} nor a model folder, configuration or weight file on disk"
+        "unknown model `{name}`: neither a preset{presets} nor a model folder, configuration or weight file on disk{hint}"
     )]
     UnknownModel {
         /// The name.
         name: String,
         /// Similar presets in brackets; empty for a path.
         presets: String,
+        /// How to name a model of the Hugging Face hub, if the name looks like one; else empty.
+        hint: String,
     },
     /// A folder without a model configuration.
     #[error("`{path}` is not a model folder: {reason}")]
@@ -126,6 +128,14 @@ pub enum Error {
         origin: String,
         /// All missing and unexpected keys, wrong shapes and wrong element types.
         report: crate::weights::LoadReport,
+    },
+    /// Weights of one tower where both are needed.
+    #[error("`{origin}` holds the {tower} tower only")]
+    OneTower {
+        /// The model.
+        origin: String,
+        /// The tower that it holds.
+        tower: Tower,
     },
     /// Weights with a value that is NaN or infinite.
     #[error(

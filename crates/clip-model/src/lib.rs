@@ -12,6 +12,7 @@ pub mod cross_modal;
 mod error;
 pub mod folder;
 mod gates;
+pub mod image_weights;
 pub mod inherit;
 mod layers;
 mod lock;

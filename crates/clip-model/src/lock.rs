@@ -78,13 +78,15 @@ fn tower_of(name: &str) -> Option<Tower> {
 fn group(name: &str) -> Group {
     let name = name.strip_prefix("visual.").or_else(|| name.strip_prefix("text.")).unwrap_or(name);
     // EfficientNet's `bn2` follows its last convolution; the `bn2` of CLIP's ResNet is in the stem.
-    if name.starts_with("trunk.bn2.") {
+    // A head of the trunk precedes the projection.
+    if name.starts_with("trunk.bn2.") || name.starts_with("trunk.head.") {
         return Group::After;
     }
     let name = name.strip_prefix("trunk.").unwrap_or(name);
     match name.split('.').next().unwrap_or(name) {
         "proj" | "head" | "text_projection" | "attnpool" => return Group::Projection,
-        "ln_post" | "ln_final" | "norm" | "fc_norm" | "attn_pool" | "final_conv" | "conv_head" => {
+        "ln_post" | "ln_final" | "norm" | "fc_norm" | "attn_pool" | "final_conv" | "conv_head"
+        | "norm_head" => {
             return Group::After;
         }
         _ => {}
@@ -152,7 +154,16 @@ mod tests {
 
     #[test]
     fn locked_statistics_stay_fixed_while_the_rest_trains() {
-        for tower in ["resnet18", "efficientnet_b0", "mobilenetv3_small_100", "mobilevit_xxs"] {
+        for tower in [
+            "resnet18",
+            "efficientnet_b0",
+            "mobilenetv3_small_100",
+            "mobilenetv4_conv_small",
+            "mobilevit_xxs",
+            "repvit_m0_9",
+            "fastvit_t8",
+            "efficientvit_b0",
+        ] {
             let json = format!(
                 r#"{{"embed_dim": 16, "vision_cfg": {{"timm_model_name": "{tower}", "image_size": 32}},
                 "text_cfg": {{"layers": 1, "width": 16, "heads": 2, "vocab_size": 32}}}}"#

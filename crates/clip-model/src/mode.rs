@@ -128,13 +128,18 @@ impl Mode {
     }
 }
 
-/// Hashes a name with FNV-1a and mixes in the seed. The top bit is clear, since torch takes a signed seed.
+/// Returns the seed of a name's random numbers. The top bit is clear, since torch takes a signed seed.
 pub(crate) fn name_seed(seed: u64, name: &str) -> u64 {
+    name_hash(seed, name) >> 1
+}
+
+/// Hashes a name with FNV-1a and mixes in the seed.
+pub(crate) fn name_hash(seed: u64, name: &str) -> u64 {
     let mut hash = 0xCBF2_9CE4_8422_2325_u64 ^ seed.wrapping_mul(GOLDEN_GAMMA);
     for byte in name.bytes() {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
     }
-    hash >> 1
+    hash
 }
 
 /// Seeds torch's global generator and runs `draw` while no other call of this function can draw from it. Two models

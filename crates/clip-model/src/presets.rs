@@ -52,6 +52,27 @@ presets![
     "MobileViT-XS",
     "MobileViT-XXS",
     "Swin-T",
+    "MobileNetV3-Small-100-Text-3M",
+    "EfficientNet-B0-Text-3M",
+    "MobileViT-XXS-Text-3M",
+    "MobileViT-XS-Text-3M",
+    "MobileViT-S-Text-11M",
+    "MobileNetV4-Conv-S-Text-3M",
+    "MobileNetV4-Conv-M-Text-11M",
+    "MobileNetV4-Hybrid-M-Text-11M",
+    "ConvNeXt-Atto-Text-3M",
+    "ConvNeXt-Pico-Text-11M",
+    "ConvNeXt-Nano-Text-11M",
+    "ConvNeXt-T-Text-11M",
+    "RepViT-M0.9-Text-3M",
+    "RepViT-M1.0-Text-11M",
+    "RepViT-M1.1-Text-11M",
+    "FastViT-T8-Text-3M",
+    "FastViT-MCi0-Text-11M",
+    "FastViT-MCi1-Text-11M",
+    "FastViT-MCi2-Text-11M",
+    "EfficientViT-B0-Text-3M",
+    "EfficientViT-B1-Text-11M",
     "TinyCLIP-ResNet-30M-Text-29M",
     "TinyCLIP-ResNet-19M-Text-19M",
     "TinyCLIP-ViT-8M-16-Text-3M",
@@ -87,7 +108,22 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub fn get(name: &str) -> Result<ClipConfig> {
     match PRESETS.iter().find(|(preset, _)| preset.eq_ignore_ascii_case(name)) {
         Some((preset, json)) => ClipConfig::from_json(preset, json),
-        None => Err(Error::UnknownModel { name: name.into(), presets: alike(name) }),
+        None => Err(Error::UnknownModel { name: name.into(), presets: alike(name), hint: hub_hint(name) }),
+    }
+}
+
+/// Suggests the name of a model on the hub for `owner/name`.
+fn hub_hint(name: &str) -> String {
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    match name.split_once('/') {
+        Some((owner, model)) if is_part(owner) && is_part(model) => {
+            format!("; for a model of the Hugging Face hub, write hf-hub:{name}")
+        }
+        _ => String::new(),
     }
 }
 
@@ -110,24 +146,39 @@ fn alike(name: &str) -> String {
 mod tests {
     use super::*;
 
-    /// The names of TinyCLIP's models contain the parameters of both towers in millions, without token embeddings.
+    /// Names contain the parameters of a tower in millions, without token embeddings.
     #[test]
-    fn tinyclip_names_match_their_parameter_counts() {
+    fn names_match_their_parameter_counts() {
         let mut compared = 0;
-        for name in names().filter(|name| name.starts_with("TinyCLIP-")) {
+        for name in names().filter(|name| name.contains("-Text-")) {
             let config = get(name).unwrap();
             let cost = crate::cost::cost(&config).unwrap();
             let embeddings = (config.text_cfg.vocab_size * config.text_cfg.width) as u64;
-            let found = [cost.image.parameters, cost.text.parameters - embeddings];
-            let published = name.split('-').filter_map(|part| part.strip_suffix('M')?.parse::<f64>().ok());
-            for (millions, found) in published.zip(found) {
+            let text = cost.text.parameters - embeddings;
+            let (image_name, text_name) = name.rsplit_once("-Text-").unwrap();
+            // Only TinyCLIP's names count the image tower.
+            let image = if name.starts_with("TinyCLIP-") { image_name } else { "" };
+            for (part, found) in [(image, cost.image.parameters), (text_name, text)] {
+                let millions = part.split('-').find_map(|part| part.strip_suffix('M')?.parse::<f64>().ok());
+                let Some(millions) = millions else { continue };
                 let found = found as f64 / 1e6;
                 // Rounded to whole millions, and not always with the projections.
                 assert!((found - millions).abs() < 0.5 + 0.05 * millions, "{name}: {found}");
                 compared += 1;
             }
         }
-        assert_eq!(compared, 12);
+        assert_eq!(compared, 33);
+    }
+
+    #[test]
+    fn mobile_presets_have_a_small_text_tower() {
+        for name in names().filter(|name| name.ends_with("-Text-3M") || name.ends_with("-Text-11M")) {
+            let text = get(name).unwrap().text_cfg;
+            let expected = if name.ends_with("-3M") { (4, 256) } else { (6, 384) };
+            if !name.starts_with("TinyCLIP-") {
+                assert_eq!((text.layers, text.width), expected, "{name}");
+            }
+        }
     }
 
     #[test]
@@ -139,6 +190,10 @@ mod tests {
         let message = |name: &str| get(name).unwrap_err().to_string();
         assert!(message("ViT-Z-99").contains("(ViT-B-16, ") && message("ViT-Z-99").contains(", ...)"));
         assert!(message("vit-nano").contains("(ViT-nano-32px)"));
+        assert!(
+            message("openai/clip-vit-base-patch32").contains("write hf-hub:openai/clip-vit-base-patch32")
+        );
+        assert!(!message("../model").contains("hf-hub") && !message("a/b/c").contains("hf-hub"));
         assert!(!message("runs/mine/model").contains("RN50") && !message("").contains("SigLIP"));
     }
 }

@@ -131,10 +131,21 @@ pub enum Error {
         reason: String,
     },
     /// A preset or a configuration file where a trained model is needed.
-    #[error("`{name}` has no weights: name a model folder, such as runs/NAME/model, or a checkpoint")]
+    #[error(
+        "`{name}` has no weights: name a model folder, such as runs/NAME/model, a checkpoint{}",
+        published_as(.name)
+    )]
     NoWeights {
         /// The name of the model.
         name: String,
+    },
+    /// An architecture of open_clip without published weights under this tag.
+    #[error("no weights are known as `{name}`; the tags of this architecture are {}", .tags.join(", "))]
+    UnknownTag {
+        /// The name, as `ARCHITECTURE:TAG`.
+        name: String,
+        /// Tags of the architecture.
+        tags: Vec<&'static str>,
     },
     /// An architecture preset for a model that states its own architecture.
     #[error(
@@ -195,5 +206,15 @@ impl Error {
 
     pub(crate) fn checkpoint(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
         Error::Checkpoint { path: path.into(), reason: reason.into() }
+    }
+}
+
+/// Names published weights of a preset, for a message.
+fn published_as(preset: &str) -> String {
+    let tags = crate::model::published::tags(preset);
+    // Tags of the largest data sets come last.
+    match tags.iter().find(|tag| tag.starts_with("laion2b")).or(tags.last()) {
+        Some(tag) => format!(", or published weights, such as {preset}:{tag}"),
+        None => " or a model of the hub, as hf-hub:owner/name".into(),
     }
 }

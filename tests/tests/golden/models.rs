@@ -9,7 +9,7 @@ use clip_model::{Clip, ClipConfig, presets, weights};
 use tch::{Device, Kind};
 
 /// The models with reference outputs in the project's own folder.
-const EXPECTED: [&str; 13] = [
+const EXPECTED: [&str; 22] = [
     "models/clip-kd/efficientnet-b0",
     "models/clip-kd/mobilenetv3-small-100",
     "models/clip-kd/mobilevit-s",
@@ -20,16 +20,30 @@ const EXPECTED: [&str; 13] = [
     "models/openai/rn50",
     "models/openai/vit-b-32",
     "models/siglip/vit-b-16",
+    "models/timm/convnext-atto",
+    "models/timm/convnext-tiny",
+    "models/timm/efficientvit-b0",
+    "models/timm/fastvit-mci0",
+    "models/timm/fastvit-t8",
+    "models/timm/mobilenetv4-conv-medium",
+    "models/timm/mobilenetv4-conv-small",
+    "models/timm/mobilenetv4-hybrid-medium",
+    "models/timm/repvit-m1-0",
     "models/tiny/vit-32px",
     "models/tinyclip/resnet-19m-text-19m",
     "models/tinyclip/vit-8m-16-text-3m",
 ];
 
 /// Families of timm models, by a part of their names.
-const TIMM_FAMILIES: [(&str, &str); 6] = [
+const TIMM_FAMILIES: [(&str, &str); 11] = [
     ("resnet18", "ResNet18"),
     ("efficientnet_b0", "EfficientNetB0"),
     ("mobilenetv3_small", "MobileNetV3Small"),
+    ("mobilenetv4", "MobileNetV4"),
+    ("convnext", "ConvNext"),
+    ("repvit", "RepVit"),
+    ("fastvit", "FastVit"),
+    ("efficientvit", "EfficientVit"),
     ("mobilevit", "MobileVit"),
     ("swin_tiny", "SwinTiny"),
     ("siglip", "Siglip"),

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tch::{Device, Kind};
 
 /// The image towers whose backward pass is compared. SigLIP's is missing, because the references do not train it.
-const EXPECTED: [&str; 7] = [
+const EXPECTED: [&str; 16] = [
     "training-mode/clip-kd--efficientnet-b0",
     "training-mode/clip-kd--mobilenetv3-small-100",
     "training-mode/clip-kd--mobilevit-s",
@@ -21,6 +21,15 @@ const EXPECTED: [&str; 7] = [
     "training-mode/clip-kd--swin-tiny",
     "training-mode/clip-kd--vit-t-16",
     "training-mode/openai--rn50",
+    "training-mode/timm--convnext-atto",
+    "training-mode/timm--convnext-tiny",
+    "training-mode/timm--efficientvit-b0",
+    "training-mode/timm--fastvit-mci0",
+    "training-mode/timm--fastvit-t8",
+    "training-mode/timm--mobilenetv4-conv-medium",
+    "training-mode/timm--mobilenetv4-conv-small",
+    "training-mode/timm--mobilenetv4-hybrid-medium",
+    "training-mode/timm--repvit-m1-0",
 ];
 
 const KERNELS: [(&str, &str); 3] =

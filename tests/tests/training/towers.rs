@@ -87,6 +87,12 @@ fn every_tower_learns_four_pairs_by_heart() {
         ("MobileViT-S", timm("mobilevit_s", 64)),
         ("MobileViT-XS", timm("mobilevit_xs", 64)),
         ("MobileViT-XXS", timm("mobilevit_xxs", 64)),
+        ("MobileNetV4-Conv-S", timm("mobilenetv4_conv_small", 64)),
+        ("ConvNeXt-Atto", timm("convnext_atto", 64)),
+        ("RepViT-M0.9", timm("repvit_m0_9", 64)),
+        ("FastViT-T8", timm("fastvit_t8", 64)),
+        ("FastViT-MCi0", timm("fastvit_mci0", 64)),
+        ("EfficientViT-B0", timm("efficientvit_b0", 64)),
         ("Swin-T", timm("swin_tiny_patch4_window7_224", 64)),
     ];
     for (name, vision) in towers {

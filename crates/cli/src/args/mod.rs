@@ -132,7 +132,7 @@ impl Command {
 }
 
 /// Help of the argument MODEL.
-const MODEL: &str = "Model folder (open_clip or Hugging Face), weight file, or hf-hub:OWNER/NAME[@REVISION]";
+const MODEL: &str = "Model folder (open_clip or Hugging Face), weight file, hf-hub:OWNER/NAME[@REVISION], or open_clip's ARCH:TAG";
 
 fn at_least_one(text: &str) -> Result<NonZeroUsize, &'static str> {
     text.parse().map_err(|_| "must be a whole number of at least 1")

@@ -143,7 +143,8 @@ Examples:
   clip-distill inspect ViT-B-16
   clip-distill inspect hf-hub:OWNER/NAME --json")]
 pub(crate) struct Inspect {
-    /// Preset, configuration file, model folder, weight file or hf-hub:OWNER/NAME [default: all presets].
+    /// Preset, configuration file, model folder, weight file, hf-hub:OWNER/NAME or open_clip's ARCH:TAG [default: all
+    /// presets].
     pub model: Option<String>,
     #[command(flatten)]
     pub output: Output,

@@ -23,22 +23,31 @@ pub(crate) fn run(args: Classify) -> anyhow::Result<Code> {
     let encoder = ModelEncoder::from(&loaded);
     let classifier = Classifier::from_prompts(&encoder, &labels, &prompts)?;
     let scale = loaded.model.logit_scale.exp().double_value(&[]);
+    // Models with a logit bias (SigLIP) judge each label alone.
+    let bias = loaded.model.logit_bias.as_ref().map(|bias| bias.double_value(&[]));
+    let (function, heading) = match bias {
+        Some(_) => ("sigmoid", "probability of each label alone (sigmoid)"),
+        None => ("softmax", "probability among these labels (softmax)"),
+    };
     let preprocess = loaded.processor.preprocess();
     images::in_batches(&args.images, preprocess, BATCH, args.damage.policy(), |batch, _| {
         let rows = encoder.encode_images(batch.images.view()).map_err(anyhow::Error::from_boxed)?;
         let scores = classifier.scores(rows.view())?;
         for (key, scores) in batch.keys.iter().zip(scores.rows()) {
-            let mut ranked = softmax(scores.iter().map(|score| f64::from(*score) * scale))
-                .into_iter()
-                .zip(&labels)
-                .collect::<Vec<_>>();
+            let logits = scores.iter().map(|score| f64::from(*score) * scale);
+            let probabilities = match bias {
+                Some(bias) => logits.map(|logit| sigmoid(logit + bias)).collect(),
+                None => softmax(logits),
+            };
+            let mut ranked = probabilities.into_iter().zip(&labels).collect::<Vec<_>>();
             ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
             if args.output.json {
                 let labels = ranked.iter().map(|(p, label)| json!({ "label": label, "probability": p }));
-                output::json(&json!({ "image": key, "labels": labels.collect::<Vec<_>>() }))?;
+                let labels = labels.collect::<Vec<_>>();
+                output::json(&json!({ "image": key, "function": function, "labels": labels }))?;
             } else {
                 let lines = ranked.iter().map(|(p, label)| format!("  {:5.1} %  {label}\n", p * 100.0));
-                output::text(format!("{key}\n{}", lines.collect::<String>()))?;
+                output::text(format!("{key}: {heading}\n{}", lines.collect::<String>()))?;
             }
         }
         Ok(())
@@ -111,6 +120,10 @@ fn split(text: &str) -> anyhow::Result<Vec<String>> {
     }
     labels.push(label.trim().to_string());
     Ok(labels)
+}
+
+fn sigmoid(logit: f64) -> f64 {
+    1.0 / (1.0 + (-logit).exp())
 }
 
 fn softmax(logits: impl Iterator<Item = f64>) -> Vec<f64> {

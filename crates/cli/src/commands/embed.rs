@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
+use clip_model::Tower;
 use ndarray::{Array2, Axis};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -12,7 +13,7 @@ use trainer::progress::Pace;
 use zeroshot_eval::Encoder;
 
 use crate::args::Embed;
-use crate::data::open_model;
+use crate::data::open_tower;
 use crate::exit::Code;
 use crate::{destination, images, output};
 
@@ -24,8 +25,9 @@ pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
     let all_images = [&args.images[..], &args.more_images].concat();
     let inputs = args.texts.iter().chain(&all_images).map(PathBuf::as_path).chain([Path::new(&args.model)]);
     destination::not_an_input(&args.out, inputs)?;
-    let loaded =
-        open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref(), args.device.resolve()?)?;
+    let tower = if all_images.is_empty() { Tower::Text } else { Tower::Image };
+    let (arch, tokenizer) = (args.arch.as_deref(), args.tokenizer.as_deref());
+    let loaded = open_tower(&args.model, arch, tokenizer, args.device.resolve()?, Some(tower))?;
     let encoder = ModelEncoder::from(&loaded);
     let mut embeddings = Array2::<f32>::zeros((0, loaded.model.config().embed_dim as usize));
     let mut names = Vec::new();

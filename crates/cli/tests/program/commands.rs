@@ -370,6 +370,31 @@ fn evaluate_reads_class_folders_and_tars() {
 }
 
 #[test]
+fn a_model_with_a_logit_bias_judges_each_label_alone() {
+    let place = Place::new();
+    let json = r#"{"embed_dim": 8, "init_logit_bias": -20.0, "vision_cfg": {"image_size": 16, "layers": 1, "width": 8,
+        "patch_size": 8, "head_width": 8}, "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 1,
+        "layers": 1}}"#;
+    let config = clip_model::ClipConfig::from_json("biased", json).unwrap();
+    let model = clip_model::Clip::new(&config, tch::Device::Cpu, 1).unwrap();
+    clip_model::folder::save(place.path("biased"), &model, &clip_model::PreprocessConfig::default()).unwrap();
+    let (model, image) = (place.name("biased"), format!("{}/red/0.png", place.pictures()));
+    let found: Value =
+        serde_json::from_str(&done(&["classify", &model, &image, "--labels", "red,blue", "--json"])).unwrap();
+    assert_eq!(found["function"], "sigmoid");
+    // No cosine makes up for the bias: with a scale of 14.3, each probability is below sigmoid(-5.7).
+    for label in found["labels"].as_array().unwrap() {
+        let probability = label["probability"].as_f64().unwrap();
+        assert!(probability > 0.0 && probability < 0.0034, "{found}");
+    }
+    assert!(
+        done(&["classify", &model, &image, "--labels", "red,blue"]).contains("each label alone (sigmoid)")
+    );
+    let plain = done(&["classify", &place.model(), &image, "--labels", "red,blue"]);
+    assert!(plain.contains("among these labels (softmax)"), "{plain}");
+}
+
+#[test]
 fn classify_prints_probabilities_that_sum_to_one() {
     let place = Place::new();
     let (model, pictures) = (place.model(), place.pictures());

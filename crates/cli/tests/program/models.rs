@@ -311,6 +311,12 @@ fn a_hub_model_is_read_from_the_cache_without_network() {
         fs::read(out).unwrap()
     };
     assert!(embedded(&format!("hf:owner/tiny@{commit}")) == embedded(&cached));
+    assert!(embedded("https://huggingface.co/owner/tiny") == embedded(&cached));
+    assert!(embedded(&format!("local-dir:{cached}")) == embedded(&cached));
+    // open_clip's name of published weights; a link stands for them here.
+    let published = place.path("hub/models--laion--CLIP-ViT-B-32-laion2B-s34B-b79K");
+    std::os::unix::fs::symlink(&root, &published).unwrap();
+    assert!(embedded("ViT-B-32:laion2b_s34b_b79k") == embedded(&cached));
     let (done, _, said) =
         offline(&["convert", "hf-hub:owner/tiny", "--to", "huggingface", &place.name("face")]);
     assert!(done && place.path("face/model.safetensors").is_file(), "{said}");
@@ -334,8 +340,89 @@ fn a_hub_model_is_read_from_the_cache_without_network() {
         ("hf-hub:owner/tiny@v2", "HF_HUB_OFFLINE"),
         ("hf-hub:../..", "not a model of the hub"),
         ("hf-hub:tiny", "hf-hub:owner/name"),
+        ("owner/tiny", "write hf-hub:owner/tiny"),
+        ("ViT-B-32:laion3b", "laion2b_s34b_b79k"),
+        ("https://example.org/model.pt", "download the file"),
     ] {
         let (done, _, said) = offline(&["inspect", wrong]);
         assert!(!done && said.lines().count() == 1 && said.contains(word), "{wrong}: {said}");
     }
+    let (done, _, said) = offline(&["inspect", "ViT-B-16:openai"]);
+    assert!(!done && said.contains("timm/vit_base_patch16_clip_224.openai"), "{said}");
+}
+
+#[test]
+fn a_file_of_one_tower_embeds_its_own_inputs() {
+    let place = Place::new();
+    let (model, pictures) = (place.model(), place.pictures());
+    fs::write(place.path("texts.txt"), "one\ntwo\n").unwrap();
+    let whole =
+        clip_model::weights::read_safetensors(place.path("tiny/open_clip_model.safetensors")).unwrap();
+    let write = |name: &str, image: bool| {
+        fs::create_dir_all(place.path(name)).unwrap();
+        fs::copy(place.path("tiny/open_clip_config.json"), place.path(name).join("open_clip_config.json"))
+            .unwrap();
+        let kept = whole.iter().filter(|(key, _)| key.starts_with("visual.") == image);
+        let file = place.path(name).join("open_clip_model.safetensors");
+        clip_model::weights::write_safetensors(&file, kept.map(|(key, tensor)| (key.as_str(), tensor)))
+            .unwrap();
+        file.display().to_string()
+    };
+    let (image, text_tower) = (write("image", true), write("text", false));
+    let out = place.name("rows.safetensors");
+    let embedded = |model: &str, kind: &str, input: &str| {
+        done(&["embed", model, kind, input, "--out", &out, "--force"]);
+        fs::read(&out).unwrap()
+    };
+    let texts = place.name("texts.txt");
+    assert!(embedded(&text_tower, "--texts", &texts) == embedded(&model, "--texts", &texts));
+    assert!(embedded(&image, "--images", &pictures) == embedded(&model, "--images", &pictures));
+    let wrong = failed(&["embed", &text_tower, "--images", &pictures, "--out", &out, "--force"]);
+    assert!(wrong.contains("holds the text tower only"), "{wrong}");
+    let picture = place.name("pictures/red/0.png");
+    let wrong = failed(&["classify", &image, &picture, "--labels", "a,b"]);
+    assert!(wrong.contains("holds the image tower only"), "{wrong}");
+    let wrong = failed(&["convert", &image, "--to", "open-clip", &place.name("out")]);
+    assert!(wrong.contains("holds the image tower only"), "{wrong}");
+}
+
+#[test]
+fn a_run_starts_from_the_image_weights_of_timm() {
+    let place = Place::new();
+    let vision = r#"{"timm_model_name": "convnext_atto", "image_size": 32}"#;
+    let json = format!(
+        r#"{{"embed_dim": 8, "vision_cfg": {vision}, "text_cfg": {{"context_length": 12, "vocab_size": 49408,
+        "width": 8, "heads": 1, "layers": 1}}}}"#
+    );
+    fs::write(place.path("student.json"), &json).unwrap();
+    let config = clip_model::ClipConfig::from_json("student", &json).unwrap();
+    let source = Clip::new(&config, Device::Cpu, 77).unwrap();
+    fs::create_dir(place.path("timm")).unwrap();
+    let trunk =
+        source.params().state().filter_map(|p| Some((p.name.strip_prefix("visual.trunk.")?, &p.tensor)));
+    let classifier = tch::Tensor::ones([4, 320], (tch::Kind::Float, Device::Cpu));
+    let named = trunk.chain([("head.fc.weight", &classifier)]).collect::<Vec<_>>();
+    clip_model::weights::write_safetensors(place.path("timm/model.safetensors"), named).unwrap();
+    let timm = r#"{"architecture": "convnext_atto", "pretrained_cfg": {"mean": [0.485, 0.456, 0.406]}}"#;
+    fs::write(place.path("timm/config.json"), timm).unwrap();
+
+    // No step changes the image tower, so the weights are still those of the file.
+    let student = format!("student.image_weights = '{}'\nstudent.lock_image = true\n", place.name("timm"));
+    let recipe = place.recipe("");
+    let written =
+        fs::read_to_string(&recipe).unwrap().replace(&place.name("tiny"), &place.name("student.json"));
+    fs::write(&recipe, format!("{student}{written}")).unwrap();
+    let output = clip_distill(&["train", &recipe, "--out", &place.name("out"), "-v"]);
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    for part in ["left out: head.fc.weight", "visual.head.proj.weight", "trained with [0.485, 0.456, 0.406]"]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let trained = folder::open(place.path("out/model"), Device::Cpu, 0).unwrap().model;
+    let name = "visual.trunk.stages.2.blocks.5.conv_dw.weight";
+    assert!(trained.params().get(name).unwrap().equal(source.params().get(name).unwrap()));
+    done(&["convert", &place.name("out/model"), "--to", "open-clip", &place.name("again")]);
+    let card = fs::read_to_string(place.path("again/README.md")).unwrap();
+    assert!(card.contains("image tower initialised with"), "{card}");
 }

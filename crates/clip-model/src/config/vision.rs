@@ -62,8 +62,8 @@ pub struct VisionConfig {
     /// Pooling of a timm model; empty for the model's default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timm_pool: Option<String>,
-    /// Projection after a timm model: `linear` or `none`. Empty selects the model's own linear classifier.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Projection after a timm model: `linear` or `none`. Empty or `null` selects the model's own linear classifier.
+    #[serde(deserialize_with = "projection", skip_serializing_if = "Option::is_none")]
     pub timm_proj: Option<String>,
     /// Whether the projection after a timm model has a bias. By default, a projection has none and a classifier of
     /// the model has one.
@@ -308,8 +308,23 @@ impl VisionConfig {
                  pooled features: set timm_pool to `avg`, or timm_proj to `linear`",
             );
         }
+        let name = self.timm_model_name.as_deref().unwrap_or_default();
+        if self.timm_proj.as_deref() == Some("") && trunk.classifier().is_none() {
+            return unsupported(format!(
+                "the classifier of {name} is not one linear layer, so it cannot be the projection: set timm_proj to \
+                 `linear`"
+            ));
+        }
+        if self.timm_drop_path.unwrap_or(0.0) > 0.0 && !trunk.has_drop_path() {
+            return unsupported(format!("{name} has no drop path: remove timm_drop_path"));
+        }
         trunk.check(self.image_size, self.timm_pool.as_deref().unwrap_or("avg"))
     }
+}
+
+/// Reads `timm_proj`. In open_clip, `null` means the model's own classifier, and a missing key `linear`.
+fn projection<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
+    Ok(Some(Option::<String>::deserialize(value)?.unwrap_or_default()))
 }
 
 fn is_default_head_width(value: &i64) -> bool {

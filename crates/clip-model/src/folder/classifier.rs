@@ -1,8 +1,8 @@
-//! timm towers that use their own classifier as the projection, which is how Python's open_clip builds MobileNetV3.
+//! timm towers that use their own classifier as the projection, which is how Python's open_clip builds MobileNets.
 //!
-//! timm (since 1.0.16) counts the features of MobileNetV3 before its last convolution, and open_clip sizes its
-//! projection by that count. As a result, neither a newly built model nor weights named `visual.head.proj` work there.
-//! If `timm_proj` is empty, timm's classifier after that convolution is the projection, and both work. The two forms
+//! timm (since 1.0.16) counts the features of a MobileNetV3, MobileNetV4 or EfficientViT before the last layers of its
+//! head, and open_clip sizes its projection by that count. As a result, neither a newly built model nor weights named `visual.head.proj` work there.
+//! If `timm_proj` is empty, timm's classifier after those layers is the projection, and both work. The two forms
 //! compute the same result. In memory, a model always uses the projection.
 
 use std::collections::HashMap;
@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use tch::Tensor;
 
 use crate::config::TowerKind;
-use crate::vision::timm::Trunk;
 use crate::{Clip, ClipConfig, Result};
 
 /// Path of the projection after a timm model.
@@ -21,12 +20,14 @@ pub(super) fn for_open_clip(model: &Clip) -> Result<(ClipConfig, Vec<(String, Te
     let mut config = model.config().clone();
     let mut state =
         model.params().state().map(|p| (p.name.clone(), p.tensor.shallow_clone())).collect::<Vec<_>>();
-    let Some(bias) =
-        projection(&config)?.filter(|_| config.vision_cfg.trunk() == Ok(Trunk::MobileNetV3Small))
-    else {
+    if config.vision_cfg.trunk().is_ok_and(|trunk| !trunk.has_drop_path()) {
+        // timm's constructors of these models do not take this setting.
+        config.vision_cfg.timm_drop_path = None;
+    }
+    let needed = config.vision_cfg.trunk().is_ok_and(|trunk| trunk.needs_classifier());
+    let (Some(bias), Some(classifier)) = (projection(&config)?.filter(|_| needed), path(&config)?) else {
         return Ok((config, state));
     };
-    let classifier = path(&config)?;
     for (name, _) in &mut state {
         if let Some(rest) = name.strip_prefix(PROJECTION) {
             *name = format!("{classifier}{rest}");
@@ -50,7 +51,7 @@ pub(super) fn from_open_clip(
     mut weights: HashMap<String, Tensor>,
 ) -> Result<HashMap<String, Tensor>> {
     let Some(bias) = projection(config)? else { return Ok(weights) };
-    let classifier = path(config)?;
+    let Some(classifier) = path(config)? else { return Ok(weights) };
     let Some(matrix) = weights.remove(&format!("{classifier}weight")) else { return Ok(weights) };
     weights.insert(format!("{PROJECTION}weight"), matrix);
     if let Some(values) = weights.remove(&format!("{classifier}bias")) {
@@ -72,10 +73,13 @@ fn projection(config: &ClipConfig) -> Result<Option<bool>> {
     config.vision_cfg.timm_projection().map_err(|problem| problem.of("vision_cfg"))
 }
 
-/// Returns the path of the classifier, with a trailing dot.
-fn path(config: &ClipConfig) -> Result<String> {
+/// Returns the path of the classifier, with a trailing dot; `None` if it cannot be the projection.
+fn path(config: &ClipConfig) -> Result<Option<String>> {
+    if config.vision_cfg.tower() != TowerKind::Timm {
+        return Ok(None);
+    }
     let trunk = config.vision_cfg.trunk().map_err(|problem| problem.of("vision_cfg"))?;
-    Ok(format!("visual.trunk.{}.", trunk.classifier()))
+    Ok(trunk.classifier().map(|classifier| format!("visual.trunk.{classifier}.")))
 }
 
 #[cfg(test)]

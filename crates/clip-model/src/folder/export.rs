@@ -50,6 +50,7 @@ pub fn save_hugging_face_with(
     tokens: Option<SpecialTokens>,
 ) -> Result<()> {
     let folder = folder.as_ref();
+    super::file::require_both_towers(model)?;
     let config = config_json(model.config(), tokens).map_err(refuse)?;
     let preprocess = preprocess_json(preprocess, model.config().vision_cfg.image_size).map_err(refuse)?;
     let dict = model.params().state().map(|p| (p.name.clone(), p.tensor.shallow_clone()));

@@ -143,10 +143,19 @@ pub(super) fn export_parts(
     preprocess: &PreprocessConfig,
     tokenizer: Option<&str>,
 ) -> Result<(FolderConfig, Vec<(String, tch::Tensor)>)> {
+    require_both_towers(model)?;
     let (mut model_cfg, state) = classifier::for_open_clip(model)?;
     if let (Some(name), None) = (tokenizer, &model_cfg.text_cfg.hf_tokenizer_name) {
         model_cfg.text_cfg.hf_tokenizer_name = Some(name.into());
     }
     let size = Some(serde_json::json!(model_cfg.vision_cfg.image_size));
     Ok((FolderConfig { model_cfg, preprocess_cfg: PreprocessConfig { size, ..preprocess.clone() } }, state))
+}
+
+/// Refuses to write a model that was opened from weights of one tower.
+pub(super) fn require_both_towers(model: &Clip) -> Result<()> {
+    match model.only_tower() {
+        Some(tower) => Err(Error::OneTower { origin: "the model".into(), tower }),
+        None => Ok(()),
+    }
 }

@@ -2,6 +2,7 @@
 //! opens Hugging Face folders and single weight files.
 
 mod classifier;
+mod contents;
 mod export;
 mod file;
 mod hugging_face;
@@ -16,7 +17,7 @@ use tch::Device;
 
 use crate::config::TowerKind;
 use crate::weight_files::{self, Layout, WeightFile};
-use crate::{Clip, ClipConfig, Error, PreprocessConfig, Result, presets, resize, weights};
+use crate::{Clip, ClipConfig, Error, PreprocessConfig, Result, Tower, presets, resize, weights};
 
 /// Name of the configuration file in a model folder.
 pub const CONFIG_FILE: &str = "open_clip_config.json";
@@ -211,15 +212,7 @@ fn folder_config(folder: &Path) -> Result<file::ResolvedConfig> {
     if folder.join(hugging_face::CONFIG_FILE).exists() {
         return hugging_face::load_config(folder);
     }
-    // The path may be a run folder, which contains the model folder.
-    let inner = folder.join("model");
-    let hint = if inner.join(CONFIG_FILE).exists() {
-        format!("; `{}` is a model folder", inner.display())
-    } else {
-        String::new()
-    };
-    let reason = format!("it has neither {CONFIG_FILE} nor {}{hint}", hugging_face::CONFIG_FILE);
-    Err(Error::NotAModelFolder { path: folder.into(), reason })
+    Err(contents::not_a_model_folder(folder))
 }
 
 /// Returns the configuration of a model without loading its weights, as [`open`] would resolve it. For a folder with
@@ -230,10 +223,7 @@ fn folder_config(folder: &Path) -> Result<file::ResolvedConfig> {
 pub fn config(model: impl AsRef<Path>) -> Result<ClipConfig> {
     let path = model.as_ref();
     if path.is_dir() {
-        if path.join(hugging_face::CONFIG_FILE).exists() && !path.join(CONFIG_FILE).exists() {
-            return Ok(hugging_face::load_config(path)?.config);
-        }
-        return Ok(FolderConfig::load(path)?.model_cfg);
+        return Ok(folder_config(path)?.config);
     }
     if is_config_file(path) {
         return Ok(load_config_file(path)?.model_cfg);
@@ -316,8 +306,13 @@ fn with_weights(
     };
     let named = classifier::from_open_clip(&mut config, checkpoint.weights)?;
     let config = overrides.apply(&config)?;
-    let model = Clip::new(&config, device, 0)?;
+    let mut model = Clip::new(&config, device, 0)?;
     let mut named = weight_files::layout::with_text_prefix(named, config.custom_text);
+    if let Some(tower) = weight_files::infer::only_tower(&named) {
+        notes.push(format!("the file holds the {tower} tower only"));
+        fill_other_tower(&model, &mut named, tower);
+        model.set_only_tower(Some(tower));
+    }
     if overrides.image_size.is_some() {
         let moved = resize::fit_image_size(model.params(), &mut named)?;
         if !moved.is_empty() {
@@ -326,6 +321,19 @@ fn with_weights(
     }
     weights::load(model.params(), &named, &origin)?;
     Ok((model, notes))
+}
+
+/// Adds the model's own values of the tower that the weights lack.
+fn fill_other_tower(model: &Clip, named: &mut std::collections::HashMap<String, tch::Tensor>, tower: Tower) {
+    for entry in model.params().state() {
+        let own = match tower {
+            Tower::Image => entry.name.starts_with("visual."),
+            Tower::Text => !entry.name.starts_with("visual.") && !entry.name.starts_with("logit_"),
+        };
+        if !own && !named.contains_key(&entry.name) {
+            named.insert(entry.name.clone(), entry.tensor.shallow_clone());
+        }
+    }
 }
 
 /// Writes a model folder that [`open`] and Python's open_clip (`local-dir:`) load.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tch::Tensor;
 
 use crate::config::{Layers, NormKwargs, PrunedBlock, TextConfig, TextPool, TowerKind, VisionConfig};
-use crate::{ClipConfig, Error, Result};
+use crate::{ClipConfig, Error, Result, Tower};
 
 /// Assumed number of channels of a head, as in all of OpenAI's models.
 const HEAD_WIDTH: i64 = 64;
@@ -64,8 +64,47 @@ fn text_prefix(shapes: &Shapes<'_>) -> &'static str {
     if shapes.has("text.token_embedding.weight") { "text." } else { "" }
 }
 
+/// Returns the tower of weights under open_clip's names that hold one tower only; `None` if they hold both or neither.
+pub(crate) fn only_tower(weights: &HashMap<String, Tensor>) -> Option<Tower> {
+    let shapes = Shapes(weights);
+    let image = weights.keys().any(|name| name.starts_with("visual."));
+    let text = shapes.has(&format!("{}token_embedding.weight", text_prefix(&shapes)));
+    match (image, text) {
+        (true, false) => Some(Tower::Image),
+        (false, true) => Some(Tower::Text),
+        _ => None,
+    }
+}
+
+/// Image tower of weights that hold the text tower only; nothing may run it.
+fn absent_image_tower() -> VisionConfig {
+    VisionConfig {
+        image_size: 32,
+        layers: Layers::Depth(1),
+        width: HEAD_WIDTH,
+        patch_size: Some(32),
+        ..VisionConfig::default()
+    }
+}
+
+/// Text tower of weights that hold the image tower only; nothing may run it.
+fn absent_text_tower() -> TextConfig {
+    TextConfig { width: 8, heads: 1, layers: 1, ..TextConfig::default() }
+}
+
+/// Returns the embed dim of the image tower's projection.
+fn image_embed_dim(shapes: &Shapes<'_>, siglip: bool) -> Result<i64> {
+    if siglip {
+        return Ok(shapes.require::<1>("visual.trunk.norm.weight")?[0]);
+    }
+    match shapes.get("visual.attnpool.c_proj.weight") {
+        Some([embed_dim, _]) => Ok(embed_dim),
+        None => Ok(shapes.require::<2>("visual.proj")?[1]),
+    }
+}
+
 /// Infers the configuration of weights under open_clip's names: open_clip's ViT, CLIP's ResNet or SigLIP's ViT, with
-/// CLIP's text tower.
+/// CLIP's text tower. If the weights hold one tower only, the configuration of the other is a small substitute.
 ///
 /// The shapes do not determine the number of heads (64 channels per head are assumed) or QuickGELU (assumed to be
 /// off, although OpenAI's models use it).
@@ -74,10 +113,15 @@ fn text_prefix(shapes: &Shapes<'_>) -> &'static str {
 /// [`Error::Config`] with the tensor that is missing or ambiguous.
 pub fn infer_config(weights: &HashMap<String, Tensor>) -> Result<ClipConfig> {
     let shapes = Shapes(weights);
-    let prefix = text_prefix(&shapes);
-    let (text_cfg, embed_dim) = text(&shapes, prefix)?;
+    let (prefix, only) = (text_prefix(&shapes), only_tower(weights));
     let siglip = shapes.has("visual.trunk.attn_pool.latent");
-    let vision_cfg = if shapes.has("visual.conv1.weight") && shapes.has("visual.class_embedding") {
+    let (text_cfg, embed_dim) = match only {
+        Some(Tower::Image) => (absent_text_tower(), image_embed_dim(&shapes, siglip)?),
+        _ => text(&shapes, prefix)?,
+    };
+    let vision_cfg = if only == Some(Tower::Text) {
+        absent_image_tower()
+    } else if shapes.has("visual.conv1.weight") && shapes.has("visual.class_embedding") {
         vit(&shapes)?
     } else if shapes.has("visual.layer1.0.conv1.weight") {
         resnet(&shapes)?
@@ -95,7 +139,7 @@ pub fn infer_config(weights: &HashMap<String, Tensor>) -> Result<ClipConfig> {
         vision_cfg,
         text_cfg,
     };
-    if siglip {
+    if siglip && only.is_none() {
         // The shapes of SigLIP's text tower do not determine these settings.
         config.text_cfg.no_causal_mask = true;
         config.text_cfg.pool_type = TextPool::Last;
@@ -110,9 +154,13 @@ fn text(shapes: &Shapes<'_>, prefix: &str) -> Result<(TextConfig, i64)> {
     let [vocab_size, width] = shapes.require(&format!("{prefix}token_embedding.weight"))?;
     let [context_length, _] = shapes.require(&format!("{prefix}positional_embedding"))?;
     let linear = format!("{prefix}text_projection.weight");
+    let matrix = format!("{prefix}text_projection");
+    // A text tower alone can lack its projection (transformers' CLIPTextModel).
+    let projected = shapes.has(&linear) || shapes.has(&matrix) || shapes.has("logit_scale");
     let embed_dim = match shapes.get(&linear) {
         Some([embed_dim, _]) => embed_dim,
-        None => shapes.require::<2>(&format!("{prefix}text_projection"))?[1],
+        None if projected => shapes.require::<2>(&matrix)?[1],
+        None => width,
     };
     let path = format!("{prefix}transformer.resblocks.");
     let layers = shapes.depth(&path);
@@ -123,6 +171,7 @@ fn text(shapes: &Shapes<'_>, prefix: &str) -> Result<(TextConfig, i64)> {
         heads: heads(width),
         layers,
         proj_bias: shapes.has(&format!("{prefix}text_projection.bias")),
+        proj_type: (!projected).then(|| "none".into()),
         ls_init_value: shapes.has(&format!("{path}0.ls_1.gamma")).then_some(1e-5),
         ..TextConfig::default()
     };

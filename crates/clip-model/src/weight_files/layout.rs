@@ -120,6 +120,11 @@ pub(crate) fn plan_renames<'a>(names: impl Iterator<Item = &'a str>, script: boo
         }
         true
     });
+    if is_image_tower(bare.iter().map(|(_, _, name)| name.as_str())) {
+        for (_, _, name) in &mut bare {
+            name.insert_str(0, "visual.");
+        }
+    }
     if !removed.is_empty() {
         let removed = removed.into_iter().map(|part| format!("`{part}`")).collect::<Vec<_>>().join(", ");
         notes.push(format!("removed from the names of tensors: {removed}"));
@@ -137,10 +142,24 @@ pub(crate) fn plan_renames<'a>(names: impl Iterator<Item = &'a str>, script: boo
 }
 
 /// Removes the parts of a name that wrappers insert.
-fn unwrapped(name: &str, removed: &mut std::collections::BTreeSet<String>) -> String {
+pub(crate) fn unwrapped(name: &str, removed: &mut std::collections::BTreeSet<String>) -> String {
     let is_wrapper = |part: &&str| WRAPPERS.contains(part);
     removed.extend(name.split('.').filter(is_wrapper).map(|part| format!("{part}.")));
     name.split('.').filter(|part| !is_wrapper(part)).collect::<Vec<_>>().join(".")
+}
+
+/// Whether names are those of open_clip's image tower alone, saved without `visual.`.
+fn is_image_tower<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {
+    const STARTS: [&str; 4] = ["class_embedding", "attnpool.positional_embedding", "trunk.", "head.proj."];
+    let mut own = false;
+    // A ViT and the text tower share this name.
+    let of_both = |root: &&str| *root == "transformer.resblocks.";
+    let has_root = |name: &str| ROOTS.iter().any(|root| !of_both(&root) && name.starts_with(root));
+    let whole = names.any(|name| {
+        own |= STARTS.iter().any(|start| name.starts_with(start));
+        has_root(name)
+    });
+    own && !whole
 }
 
 /// Finds the prefix that a training framework puts before all names of a model: one before its towers, if no tower has

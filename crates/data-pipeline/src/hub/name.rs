@@ -1,5 +1,5 @@
 //! Names of repositories on the hub: `hf-hub:owner/name` or `hf:owner/name` for models, `hf-hub:datasets/owner/name` for
-//! data sets, with an optional `@revision`.
+//! data sets, with an optional `@revision`; for models also the address of their page.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,6 +8,8 @@ use crate::{Error, Result};
 
 /// Prefixes of such names; the first is open_clip's.
 const PREFIXES: [&str; 2] = ["hf-hub:", "hf:"];
+/// Hosts of the hub in addresses.
+const HOSTS: [&str; 3] = ["huggingface.co/", "www.huggingface.co/", "hf.co/"];
 /// Maximum length on the hub.
 const MAX_NAME: usize = 96;
 const MAX_REVISION: usize = 200;
@@ -107,11 +109,16 @@ impl fmt::Display for Repo {
 pub struct ModelName(pub(super) Repo);
 
 impl ModelName {
-    /// Parses a name. Returns `None` for a text without the hub's prefix, such as a preset or a path.
+    /// Parses a name, or the address of a model's page or file. Returns `None` for any other text, such as a preset or a
+    /// path.
     ///
     /// # Errors
-    /// [`Error::Setting`] for an invalid name after the prefix.
+    /// [`Error::Setting`] for an invalid name after the prefix, or for any other address.
     pub fn parse(text: &str) -> Result<Option<Self>> {
+        if let Some(address) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) {
+            let name = from_address(address).ok_or_else(|| not_an_address(text))?;
+            return Self::parse(&format!("{}{name}", PREFIXES[0])).map_err(|_| not_an_address(text));
+        }
         let Some(rest) = after_prefix(text) else { return Ok(None) };
         Repo::parse(RepoKind::Model, rest, text).map(|repo| Some(ModelName(repo)))
     }
@@ -144,6 +151,36 @@ impl fmt::Display for ModelName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
     }
+}
+
+/// Returns `owner/name`, or `owner/name@revision`, for an address without its scheme.
+fn from_address(address: &str) -> Option<String> {
+    let path = HOSTS.iter().find_map(|host| address.strip_prefix(host))?;
+    let path = path.split(['?', '#']).next()?.trim_matches('/');
+    let mut parts = path.split('/');
+    let (owner, name) = (parts.next()?, parts.next()?);
+    match (parts.next(), parts.next()) {
+        (Some("tree" | "blob" | "resolve" | "raw" | "commit"), Some(revision)) => {
+            Some(format!("{owner}/{name}@{}", revision.replace("%2F", "/")))
+        }
+        // Pages of other kinds: data sets, spaces, papers.
+        _ if ["datasets", "spaces", "papers", "docs", "collections"].contains(&owner) => None,
+        (None | Some("tree" | "blob" | "resolve" | "discussions" | "commits"), _) => {
+            Some(format!("{owner}/{name}"))
+        }
+        _ => None,
+    }
+}
+
+fn not_an_address(text: &str) -> Error {
+    Error::setting(
+        "model",
+        format!(
+            "`{}` is not the address of a model of the Hugging Face hub: write hf-hub:owner/name, or download the file \
+             and name its path",
+            text.escape_debug()
+        ),
+    )
 }
 
 /// A data set of the hub at a revision (branch, tag or commit): `hf-hub:datasets/owner/name`.
@@ -262,6 +299,31 @@ mod tests {
         assert!(error.contains("not a model"), "{error}");
         let error = DatasetName::parse("hf:a/b").unwrap_err().to_string();
         assert!(error.contains("hf-hub:datasets/owner/name"), "{error}");
+    }
+
+    #[test]
+    fn addresses_of_models_are_names() {
+        for (address, name) in [
+            ("https://huggingface.co/openai/clip-vit-base-patch32", "hf-hub:openai/clip-vit-base-patch32"),
+            ("https://huggingface.co/openai/clip-vit-base-patch32/", "hf-hub:openai/clip-vit-base-patch32"),
+            ("http://hf.co/a/b?library=open_clip#use", "hf-hub:a/b"),
+            ("https://huggingface.co/a/b/tree/main", "hf-hub:a/b"),
+            ("https://huggingface.co/a/b/tree/v1", "hf-hub:a/b@v1"),
+            ("https://huggingface.co/a/b/resolve/main/open_clip_model.safetensors", "hf-hub:a/b"),
+            ("https://huggingface.co/a/b/blob/refs%2Fpr%2F1/config.json", "hf-hub:a/b@refs/pr/1"),
+        ] {
+            assert_eq!(parse(address).unwrap().to_string(), name, "{address}");
+        }
+        for other in [
+            "https://huggingface.co/gpt2",
+            "https://huggingface.co/datasets/a/b",
+            "https://huggingface.co/a/../b",
+            "https://example.org/a/b",
+            "https://huggingface.co.example.org/a/b",
+            "https://",
+        ] {
+            assert!(ModelName::parse(other).is_err(), "{other}");
+        }
     }
 
     #[test]

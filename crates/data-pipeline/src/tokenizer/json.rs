@@ -27,12 +27,70 @@ pub struct JsonTokenizer {
     inner: tokenizers::Tokenizer,
     /// Padding id; 0 if unset.
     pad: Option<i64>,
-    canonical: bool,
+    cleaning: TextCleaning,
+}
+
+/// Cleaning of a text before it is tokenized. It is part of the tokenizer's class in Python, not of `tokenizer.json`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TextCleaning {
+    /// None.
+    #[default]
+    None,
+    /// Lower case (transformers' `Siglip2Tokenizer`, and `do_lower_case` of SigLIP 2's folders).
+    Lower,
+    /// transformers' `SiglipTokenizer`: ASCII punctuation is removed, and white space is collapsed.
+    Siglip {
+        /// Whether text becomes lower case (`do_lower_case`).
+        lower: bool,
+    },
+    /// open_clip's `clean = "canonicalize"`: text is repaired, `_` becomes a space, punctuation is removed, text becomes
+    /// lower case, and white space is collapsed.
+    Canonicalize,
+}
+
+impl TextCleaning {
+    /// Reads the cleaning from the settings beside a `tokenizer.json`: the class and `do_lower_case` of
+    /// `tokenizer_config.json`. A class that is not stated follows from the model type in `config.json`.
+    fn beside(path: &Path) -> Result<Self> {
+        let settings = read_json(&path.with_file_name(PADDING_FILES[0]))?.unwrap_or_default();
+        let lower = settings.get("do_lower_case").and_then(serde_json::Value::as_bool);
+        let class = settings.get("tokenizer_class").and_then(serde_json::Value::as_str);
+        // A model's configuration of another kind states nothing.
+        let model = read_json(&path.with_file_name("config.json")).ok().flatten();
+        let model_type = model.as_ref().and_then(|model| model.get("model_type")?.as_str());
+        let class = class.or(match model_type {
+            Some("siglip") => Some("SiglipTokenizer"),
+            Some("siglip2") => Some("Siglip2Tokenizer"),
+            _ => None,
+        });
+        Ok(match class.map(|class| class.trim_end_matches("Fast")) {
+            Some("SiglipTokenizer") => TextCleaning::Siglip { lower: lower.unwrap_or(true) },
+            Some("Siglip2Tokenizer") => TextCleaning::Lower,
+            _ if lower == Some(true) => TextCleaning::Lower,
+            _ => TextCleaning::None,
+        })
+    }
+
+    /// Cleans a text.
+    fn apply(self, text: &str) -> std::borrow::Cow<'_, str> {
+        match self {
+            TextCleaning::None => text.into(),
+            TextCleaning::Lower => text.to_lowercase().into(),
+            TextCleaning::Siglip { lower } => {
+                let text = if lower { text.to_lowercase() } else { text.to_string() };
+                let kept = text.chars().filter(|c| !c.is_ascii_punctuation()).collect::<String>();
+                kept.split_whitespace().collect::<Vec<_>>().join(" ").into()
+            }
+            TextCleaning::Canonicalize => canonicalize(text).into(),
+        }
+    }
 }
 
 impl JsonTokenizer {
     /// Reads a `tokenizer.json`. The padding token comes from the file, else from the files beside it
-    /// ([`PADDING_FILES`]); its default is id 0.
+    /// ([`PADDING_FILES`]); its default is id 0. The files beside it also determine the cleaning of texts
+    /// ([`TextCleaning`]).
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it or a file beside it is malformed.
@@ -40,6 +98,7 @@ impl JsonTokenizer {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
         let mut tokenizer = Self::from_bytes(path, &bytes)?;
+        tokenizer.cleaning = TextCleaning::beside(path)?;
         if tokenizer.pad.is_none() {
             for file in PADDING_FILES.map(|name| path.with_file_name(name)) {
                 let Some(token) = pad_token(&file)? else { continue };
@@ -55,12 +114,18 @@ impl JsonTokenizer {
         Ok(tokenizer)
     }
 
-    /// Sets whether texts are cleaned like open_clip's `clean = "canonicalize"` for SigLIP: `_` becomes a space,
-    /// punctuation is removed, text becomes lower case, and white space is collapsed.
+    /// Cleans texts like open_clip's `clean = "canonicalize"` ([`TextCleaning::Canonicalize`]) if `on`.
     #[must_use]
     pub fn canonical(mut self, on: bool) -> Self {
-        self.canonical = on;
+        if on {
+            self.cleaning = TextCleaning::Canonicalize;
+        }
         self
+    }
+
+    /// Returns the cleaning of texts.
+    pub fn cleaning(&self) -> TextCleaning {
+        self.cleaning
     }
 
     fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
@@ -77,7 +142,7 @@ impl JsonTokenizer {
             format: FileFormat::Tokenizer,
             reason: e.to_string(),
         })?;
-        Ok(JsonTokenizer { inner, pad, canonical: false })
+        Ok(JsonTokenizer { inner, pad, cleaning: TextCleaning::None })
     }
 
     /// Returns the padding token, as spelled in the vocabulary.
@@ -104,9 +169,8 @@ impl Tokenizer for JsonTokenizer {
     fn encode_into(&self, text: &str, row: &mut [i64]) {
         row.fill(self.pad.unwrap_or(0));
         // A tokenizer without an unknown token refuses some texts. Their rows contain only padding.
-        let canonical = self.canonical.then(|| canonicalize(text));
-        let text = canonical.as_deref().unwrap_or(text);
-        let Ok(encoding) = self.inner.encode_fast(text, true) else { return };
+        let text = self.cleaning.apply(text);
+        let Ok(encoding) = self.inner.encode_fast(&*text, true) else { return };
         let ids = encoding.get_ids();
         let taken = ids.len().min(row.len());
         for (place, id) in row.iter_mut().zip(ids) {
@@ -128,19 +192,24 @@ impl Tokenizer for JsonTokenizer {
 
 /// Reads the padding token of a settings file, a text or an object. Returns `None` if the file or the token is missing.
 fn pad_token(path: &Path) -> Result<Option<String>> {
+    let json = read_json(path)?.unwrap_or_default();
+    let token =
+        json.get("pad_token").and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
+    Ok(token.map(String::from))
+}
+
+/// Reads a settings file; `None` if it is missing.
+fn read_json(path: &Path) -> Result<Option<serde_json::Value>> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io(path, e)),
     };
-    let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| Error::Format {
+    serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::Format {
         path: path.into(),
         format: FileFormat::TokenizerSettings,
         reason: e.to_string(),
-    })?;
-    let token =
-        json.get("pad_token").and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
-    Ok(token.map(String::from))
+    })
 }
 
 /// Cleans a text like open_clip's `canonicalize`.
@@ -173,6 +242,35 @@ mod tests {
         tokenizer.encode_into("a cat dog", &mut short);
         assert_eq!(short, [1, 4]);
         assert_eq!(tokenizer.vocab_size(), 5);
+    }
+
+    #[test]
+    fn texts_are_cleaned_as_by_the_class_of_transformers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        // Without the normalizer, which would make everything lower case.
+        std::fs::write(&path, TINY.replace(r#"{"type":"Lowercase"}"#, "null")).unwrap();
+        let ids = |text: &str| {
+            let mut row = [0; 5];
+            JsonTokenizer::open(&path).unwrap().encode_into(text, &mut row);
+            row
+        };
+        let (cat, unknown) = ([1, 2, 4, 7, 7], [0, 0, 4, 7, 7]);
+        assert_eq!((ids("a cat"), ids("A Cat")), (cat, unknown));
+        let settings = |text: &str| std::fs::write(folder.path().join(PADDING_FILES[0]), text).unwrap();
+        settings(r#"{"tokenizer_class": "SiglipTokenizer", "do_lower_case": true}"#);
+        assert_eq!((ids("A  C_at."), ids("a cat")), (cat, cat));
+        settings(r#"{"tokenizer_class": "SiglipTokenizerFast"}"#);
+        assert_eq!(ids("A (Cat)!"), cat);
+        settings(r#"{"tokenizer_class": "SiglipTokenizer", "do_lower_case": false}"#);
+        assert_eq!((ids("A Cat."), ids("a cat.")), (unknown, cat));
+        settings(r#"{"tokenizer_class": "GemmaTokenizer", "do_lower_case": true}"#);
+        assert_eq!((ids("A Cat"), ids("a cat.")), (cat, [1, 2, 0, 4, 7]));
+        settings(r#"{"tokenizer_class": "GemmaTokenizer"}"#);
+        assert_eq!(ids("A Cat"), unknown);
+        settings("{}");
+        std::fs::write(folder.path().join("config.json"), r#"{"model_type": "siglip"}"#).unwrap();
+        assert_eq!(ids("A Cat."), cat);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub use clean::clean;
 pub use clip::{ClipTokenizer, END_OF_TEXT, START_OF_TEXT};
 pub use export::{TokenizerFile, foreign_settings, hugging_face_files};
 #[cfg(feature = "hf-tokenizers")]
-pub use json::JsonTokenizer;
+pub use json::{JsonTokenizer, TextCleaning};
 pub use repair::fix_text;
 
 use crate::{Error, Result};

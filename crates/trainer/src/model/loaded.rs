@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use clip_model::folder::{self, ConfigOverrides, OpenedModel};
-use clip_model::{Clip, ClipConfig, CrossModal, PreprocessConfig, presets};
+use clip_model::{Clip, ClipConfig, CrossModal, PreprocessConfig, Tower, presets};
 use tch::Device;
 
 use crate::model::locate::{Need, locate};
@@ -27,6 +27,8 @@ pub struct LoadOptions {
     pub seed: u64,
     /// Whether to draw a bar for downloads (on a terminal only).
     pub progress: bool,
+    /// The tower that is used; default: both. A weight file may then hold this tower only, and images need no tokenizer.
+    pub tower: Option<Tower>,
 }
 
 impl Default for LoadOptions {
@@ -39,6 +41,7 @@ impl Default for LoadOptions {
             device: Device::Cpu,
             seed: 0,
             progress: false,
+            tower: None,
         }
     }
 }
@@ -79,6 +82,13 @@ impl LoadOptions {
         self
     }
 
+    /// Sets the tower that is used.
+    #[must_use]
+    pub fn with_tower(mut self, tower: impl Into<Option<Tower>>) -> Self {
+        self.tower = tower.into();
+        self
+    }
+
     /// Sets whether to draw a bar for downloads.
     #[must_use]
     pub fn with_progress(mut self, progress: bool) -> Self {
@@ -116,14 +126,18 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// Opens the model with this name: a preset, a configuration file, a model folder, a weight file or
-    /// `hf-hub:owner/name`.
+    /// Opens the model with this name: a preset, a configuration file, a model folder, a weight file,
+    /// `hf-hub:owner/name`, or open_clip's `ARCHITECTURE:TAG`.
     ///
     /// # Errors
     /// The errors of [`locate`], [`open_weights`] and [`Processor::of_model`].
     pub fn open(name: &str, options: &LoadOptions) -> Result<Self> {
         let origin = locate(name, Need::Weights, options.progress)?.into_owned();
         let opened = open_weights(&origin, options)?;
+        if options.tower == Some(Tower::Image) && options.tokenizer.is_none() {
+            let processor = Processor::for_images(&origin, opened.model.config(), &opened.preprocess)?;
+            return Self::of_parts(origin, opened, processor);
+        }
         Self::with_processor(origin, opened, options.tokenizer.as_deref())
     }
 
@@ -148,8 +162,12 @@ impl LoadedModel {
         opened: OpenedModel,
         tokenizer: Option<&Path>,
     ) -> Result<Self> {
+        let processor = Processor::of_model(&origin, opened.model.config(), &opened.preprocess, tokenizer)?;
+        Self::of_parts(origin, opened, processor)
+    }
+
+    fn of_parts(origin: String, opened: OpenedModel, processor: Processor) -> Result<Self> {
         let OpenedModel { model, preprocess, has_weights, notes, .. } = opened;
-        let processor = Processor::of_model(&origin, model.config(), &preprocess, tokenizer)?;
         let head = CrossModal::open(Path::new(&origin), &model)?;
         Ok(LoadedModel { origin, model, processor, preprocess, head, has_weights, notes })
     }
@@ -159,10 +177,10 @@ impl LoadedModel {
 ///
 /// # Errors
 /// [`Error::NotAWeightFile`] if an architecture is given for anything else; [`Error::Model`] if the model cannot
-/// be opened.
+/// be opened, or its weights hold one tower only and [`LoadOptions::tower`] does not name it.
 pub fn open_weights(origin: &str, options: &LoadOptions) -> Result<OpenedModel> {
     let path = Path::new(origin);
-    Ok(match &options.arch {
+    let opened = match &options.arch {
         Some(arch) if path.is_file() => {
             folder::open_file(&presets::get(arch)?, path, options.device, &options.adjust)?
         }
@@ -171,7 +189,13 @@ pub fn open_weights(origin: &str, options: &LoadOptions) -> Result<OpenedModel> 
         }
         // A path that does not exist is an error of its own.
         _ => folder::open_with(origin, options.device, options.seed, &options.adjust)?,
-    })
+    };
+    match opened.model.only_tower() {
+        Some(tower) if options.tower != Some(tower) => {
+            Err(clip_model::Error::OneTower { origin: origin.into(), tower }.into())
+        }
+        _ => Ok(opened),
+    }
 }
 
 /// Returns the configuration of a model without reading a folder's weights.

@@ -1,16 +1,18 @@
 //! Locates the file or folder of a model. Only this module resolves a [`ModelRef`].
 //!
-//! Names of presets, folders and files are used directly. `hf-hub:owner/name` is looked up in the cache of the Hugging
-//! Face hub, and downloaded into it if missing. An earlier run is looked up in the folders of its recipe file.
+//! Names of presets, folders and files are used directly, also as `local-dir:FOLDER`. Models of the Hugging Face hub are
+//! looked up in its cache, and downloaded into it if missing: `hf-hub:owner/name`, the address of the model's page, or
+//! open_clip's `ARCHITECTURE:TAG`. An earlier run is looked up in the folders of its recipe file.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use data_pipeline::download::Progress;
 use data_pipeline::hub::{Hub, ModelName};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::model::published::{self, Found};
 use crate::recipe::ModelRef;
 use crate::{Error, Result};
 
@@ -51,9 +53,13 @@ impl RunModels {
 /// ([`Hub::from_env`]). `progress` draws a bar for downloads (on a terminal only).
 ///
 /// # Errors
-/// [`crate::Error::Data`] if a model of the hub is not available.
+/// [`crate::Error::Data`] if a model of the hub is not available, or an address is not that of such a model;
+/// [`crate::Error::UnknownTag`] for an architecture of open_clip without this tag.
 pub fn locate(name: &str, need: Need, progress: bool) -> Result<Cow<'_, str>> {
-    let Some(model) = ModelName::parse(name)? else { return Ok(Cow::Borrowed(name)) };
+    let model = match place(name)? {
+        Place::Local(name) => return Ok(Cow::Borrowed(name)),
+        Place::Hub(model) => model,
+    };
     let bar = if progress { ProgressBar::no_length() } else { ProgressBar::hidden() };
     let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}";
     if let Ok(style) = ProgressStyle::with_template(template) {
@@ -66,4 +72,68 @@ pub fn locate(name: &str, need: Need, progress: bool) -> Result<Cow<'_, str>> {
     });
     bar.finish_and_clear();
     Ok(Cow::Owned(found?.display().to_string()))
+}
+
+/// Where a model is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place<'a> {
+    /// A preset, folder or file.
+    Local(&'a str),
+    /// A model of the hub.
+    Hub(ModelName),
+}
+
+fn place(name: &str) -> Result<Place<'_>> {
+    if let Some(folder) = name.strip_prefix("local-dir:") {
+        return Ok(Place::Local(folder));
+    }
+    if let Some(model) = ModelName::parse(name)? {
+        return Ok(Place::Hub(model));
+    }
+    if Path::new(name).exists() {
+        return Ok(Place::Local(name));
+    }
+    match published::find(name) {
+        Found::Repository(repository) => {
+            tracing::info!("{name} is hf-hub:{repository}");
+            Ok(Place::Hub(format!("hf-hub:{repository}").parse()?))
+        }
+        Found::UnknownTag(tags) => Err(Error::UnknownTag { name: name.into(), tags }),
+        Found::Nothing => Ok(Place::Local(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_other_tools_are_found() {
+        let hub = |name: &str| Place::Hub(name.parse().unwrap());
+        for (name, expected) in [
+            ("ViT-B-32", Place::Local("ViT-B-32")),
+            ("local-dir:models/mine", Place::Local("models/mine")),
+            ("models/mine", Place::Local("models/mine")),
+            ("hf-hub:a/b@v1", hub("hf-hub:a/b@v1")),
+            (
+                "https://huggingface.co/openai/clip-vit-base-patch32",
+                hub("hf-hub:openai/clip-vit-base-patch32"),
+            ),
+            ("ViT-B-32:laion2b_s34b_b79k", hub("hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K")),
+        ] {
+            assert_eq!(place(name).unwrap(), expected, "{name}");
+        }
+        let message = |name: &str| place(name).unwrap_err().to_string();
+        assert!(message("ViT-B-32:laion3b").contains("laion2b_s34b_b79k"), "{}", message("ViT-B-32:laion3b"));
+        assert!(message("https://example.org/model.pt").contains("download"));
+    }
+
+    #[test]
+    fn a_folder_with_a_colon_in_its_name_is_a_folder() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("ViT-B-32:mine");
+        std::fs::create_dir(&folder).unwrap();
+        let name = folder.display().to_string();
+        assert_eq!(place(&name).unwrap(), Place::Local(&name));
+    }
 }

@@ -6,4 +6,5 @@ pub mod features;
 pub mod loaded;
 pub mod locate;
 pub mod processor;
+pub(crate) mod published;
 pub(crate) mod student;

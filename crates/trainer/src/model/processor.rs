@@ -9,8 +9,8 @@ use clip_model::{ClipConfig, PreprocessConfig};
 use data_pipeline::image::{Interpolation, Preprocess, ResizeMode};
 use data_pipeline::loader::{InputSpec, ViewBatch};
 use data_pipeline::tokenizer::{
-    ClipTokenizer, END_OF_TEXT, JsonTokenizer, PADDING_FILES, START_OF_TEXT, Tokenizer, TokenizerFile,
-    foreign_settings, hugging_face_files,
+    ClipTokenizer, END_OF_TEXT, JsonTokenizer, PADDING_FILES, START_OF_TEXT, TextCleaning, Tokenizer,
+    TokenizerFile, foreign_settings, hugging_face_files,
 };
 use ndarray::{ArrayView2, ArrayView4};
 use tch::{Device, Tensor};
@@ -20,6 +20,13 @@ use crate::{Error, Result};
 
 /// Name of the tokenizer in a model folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// Files of tokenizers that this program does not read.
+const OTHER_TOKENIZERS: [&str; 4] =
+    ["spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt"];
+
+/// Largest vocabulary of a text tower that reads CLIP's tokenizer: some models pad its 49408 ids.
+const MAX_CLIP_VOCABULARY: i64 = 50_432;
 
 /// Prefix of the name of a tokenizer that is identified by its content; the checksum follows.
 const BY_CONTENT: &str = "tokenizer.json with SHA-256 ";
@@ -31,6 +38,10 @@ pub struct Processor {
     tokenizer: Arc<dyn Tokenizer>,
     /// Identity of the tokenizer, for comparisons. Copies of a file have the same identity.
     tokenizer_name: String,
+    /// Cleaning of texts, which settings beside the tokenizer's file determine.
+    cleaning: TextCleaning,
+    /// Why texts cannot be tokenized; only in a processor for images.
+    no_tokenizer: Option<String>,
     /// The file of a tokenizer other than CLIP's.
     tokenizer_file: Option<PathBuf>,
     context_length: usize,
@@ -95,9 +106,35 @@ impl Processor {
         let folder = if path.is_file() { config_folder(path) } else { Some(path) };
         let in_folder = folder.map(|folder| folder.join(TOKENIZER_FILE)).unwrap_or_default();
         if tokenizer.is_some() || !in_folder.is_file() || JsonTokenizer::open(&in_folder)?.is_clips() {
-            return Self::new(config, preprocess, tokenizer);
+            return Self::new(config, preprocess, tokenizer).map_err(|error| match (error, folder) {
+                (Error::Tokenizer { reason }, Some(folder)) if tokenizer.is_none() && folder.is_dir() => {
+                    Error::Tokenizer { reason: format!("`{}`: {reason}{}", folder.display(), unread(folder)) }
+                }
+                (error, _) => error,
+            });
         }
         Self::new(config, preprocess, Some(&in_folder))
+    }
+
+    /// Returns the processor of a model that encodes images only: its tokenizer may be missing.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] if the preprocessing is not supported.
+    pub fn for_images(origin: &str, config: &ClipConfig, preprocess: &PreprocessConfig) -> Result<Self> {
+        let error = match Self::of_model(origin, config, preprocess, None) {
+            Err(error @ (Error::Tokenizer { .. } | Error::Data(_) | Error::Io { .. })) => error,
+            other => return other,
+        };
+        Ok(Processor {
+            preprocess: convert(config, preprocess)?,
+            tokenizer: Arc::new(ClipTokenizer::new()),
+            tokenizer_name: "none".into(),
+            cleaning: TextCleaning::None,
+            no_tokenizer: Some(error.to_string()),
+            tokenizer_file: None,
+            context_length: config.text_cfg.context_length as usize,
+            trim: TextTrim::new(&config.text_cfg),
+        })
     }
 
     /// Returns the processor of a model with this configuration, with CLIP's tokenizer unless a `tokenizer.json` is
@@ -114,6 +151,7 @@ impl Processor {
     ) -> Result<Self> {
         let clean = config.text_cfg.tokenizer_kwargs.as_ref().and_then(|options| options.get("clean"));
         let canonical = clean.and_then(|clean| clean.as_str()) == Some("canonicalize");
+        let mut cleaning = TextCleaning::None;
         let (name, file, tokenizer): (_, _, Arc<dyn Tokenizer>) = match tokenizer_path {
             Some(path) => {
                 let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
@@ -125,7 +163,9 @@ impl Processor {
                     let reason = format!("the model reads {expected}, but `{}` is {name}", path.display());
                     return Err(Error::Tokenizer { reason });
                 }
-                (name, Some(path.into()), Arc::new(JsonTokenizer::open(path)?.canonical(canonical)))
+                let tokenizer = JsonTokenizer::open(path)?.canonical(canonical);
+                cleaning = tokenizer.cleaning();
+                (name, Some(path.into()), Arc::new(tokenizer))
             }
             None => match &config.text_cfg.hf_tokenizer_name {
                 // The tower would accept the ids of CLIP's tokenizer, but interpret them as other words.
@@ -139,6 +179,13 @@ impl Processor {
             },
         };
         let (ids, vocabulary) = (tokenizer.vocab_size(), config.text_cfg.vocab_size);
+        if file.is_none() && !(ids as i64..=MAX_CLIP_VOCABULARY).contains(&vocabulary) {
+            let reason = format!(
+                "the file {TOKENIZER_FILE} is missing, and CLIP's tokenizer ({ids} ids) does not fit the text tower \
+                 ({vocabulary} ids): add the file to the model folder, or name one"
+            );
+            return Err(Error::Tokenizer { reason });
+        }
         if ids as i64 > vocabulary {
             let shown = tokenizer_path.map_or(name, |path| path.display().to_string());
             let reason = format!("the tokenizer `{shown}` has {ids} ids, the text tower only {vocabulary}");
@@ -148,6 +195,8 @@ impl Processor {
             preprocess: convert(config, preprocess)?,
             tokenizer,
             tokenizer_name: name,
+            cleaning,
+            no_tokenizer: None,
             tokenizer_file: file,
             context_length: config.text_cfg.context_length as usize,
             trim: TextTrim::new(&config.text_cfg),
@@ -184,6 +233,7 @@ impl Processor {
     /// Whether another model converts texts to the same token ids.
     pub fn reads_the_same_texts(&self, other: &Processor) -> bool {
         self.tokenizer_name == other.tokenizer_name
+            && self.cleaning == other.cleaning
             && self.context_length == other.context_length
             && self.trim == other.trim
     }
@@ -191,8 +241,11 @@ impl Processor {
     /// Tokenizes texts to ids `[texts, length]`, trimmed to the longest text if the tower allows it.
     ///
     /// # Errors
-    /// [`Error::Torch`] if memory runs out.
+    /// [`Error::Tokenizer`] for a processor of images without a tokenizer, [`Error::Torch`] if memory runs out.
     pub fn tokens(&self, texts: &[String], device: Device) -> Result<Tensor> {
+        if let Some(reason) = &self.no_tokenizer {
+            return Err(Error::Tokenizer { reason: reason.clone() });
+        }
         let mut ids = vec![0i64; texts.len() * self.context_length];
         for (row, text) in ids.chunks_exact_mut(self.context_length).zip(texts) {
             self.tokenizer.encode_into(text, row);
@@ -272,6 +325,17 @@ impl Processor {
     /// The name of the tokenizer in a configuration; `None` for CLIP's.
     pub fn foreign_tokenizer(&self) -> Option<&str> {
         self.tokenizer_file.as_ref().map(|_| self.tokenizer_name.as_str())
+    }
+}
+
+/// Names a tokenizer in a folder that this program does not read, for a message.
+fn unread(folder: &Path) -> String {
+    match OTHER_TOKENIZERS.iter().find(|file| folder.join(file).is_file()) {
+        Some(file) => format!(
+            "; its {file} is not read: in Python, `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` can write \
+             {TOKENIZER_FILE}"
+        ),
+        None => String::new(),
     }
 }
 
@@ -384,6 +448,34 @@ mod tests {
         assert!(!one.reads_the_same(&processor("c.json", "dog")));
         assert!(!one.reads_the_same(&Processor::new(&config, &PreprocessConfig::default(), None).unwrap()));
         assert!(!one.tokenizer_name().contains("a.json"), "the identity must not depend on the path");
+    }
+
+    #[test]
+    fn images_need_no_tokenizer() {
+        let folder = tempfile::tempdir().unwrap();
+        let (origin, preprocess) = (folder.path().display().to_string(), PreprocessConfig::default());
+        for vocabulary in [32_000, 256_000] {
+            let mut config = presets::get("ViT-nano-32px").unwrap();
+            config.text_cfg.vocab_size = vocabulary;
+            let error = Processor::of_model(&origin, &config, &preprocess, None).unwrap_err().to_string();
+            assert!(error.contains("tokenizer.json is missing") && error.contains(&origin), "{error}");
+            let processor = Processor::for_images(&origin, &config, &preprocess).unwrap();
+            assert_eq!(processor.preprocess().size, 32);
+            let error = processor.tokens(&["a cat".into()], Device::Cpu).unwrap_err().to_string();
+            assert!(error.contains("tokenizer.json is missing"), "{error}");
+        }
+        std::fs::write(folder.path().join("spiece.model"), "").unwrap();
+        let mut config = presets::get("ViT-nano-32px").unwrap();
+        config.text_cfg.vocab_size = 32_000;
+        let error = Processor::of_model(&origin, &config, &preprocess, None).unwrap_err().to_string();
+        assert!(error.contains("spiece.model is not read"), "{error}");
+        let with_one = presets::get("ViT-nano-32px").unwrap();
+        assert!(
+            Processor::for_images(&origin, &with_one, &preprocess)
+                .unwrap()
+                .tokens(&["a".into()], Device::Cpu)
+                .is_ok()
+        );
     }
 
     #[test]

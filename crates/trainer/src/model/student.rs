@@ -2,11 +2,12 @@
 //! the recipe requires.
 
 use clip_model::folder::{self};
+use clip_model::image_weights::load_image_weights;
 use clip_model::{Clip, ClipConfig, Tower, inherit};
 use tch::Device;
 
 use crate::model::loaded::{LoadOptions, LoadedModel};
-use crate::model::locate::{Need, RunModels};
+use crate::model::locate::{Need, RunModels, locate};
 use crate::recipe::{ModelRef, Recipe};
 use crate::{Error, Result};
 
@@ -40,6 +41,9 @@ pub(crate) fn open(
     if let Some(larger) = config.inherit.as_ref().filter(|_| resumed.is_none()) {
         inherit_from(larger, config.inherit_tokens, runs, &student.model)?;
     }
+    if let Some(name) = config.image_weights.as_ref().filter(|_| resumed.is_none()) {
+        start_image_tower(name, &student, progress)?;
+    }
     if let Some(config) = resumed.and_then(|resumed| resumed.pruned) {
         student.model = Clip::new(config, device, recipe.seed)?;
     }
@@ -57,12 +61,42 @@ fn inherit_from(larger: &ModelRef, only_tokens: bool, runs: &RunModels, student:
     if !opened.has_weights {
         return Err(Error::NoWeights { name: larger.into() });
     }
+    if let Some(tower) = opened.model.only_tower() {
+        return Err(clip_model::Error::OneTower { origin: larger.into(), tower }.into());
+    }
     if only_tokens {
         inherit::tokens::token_embeddings(student, &opened.model)?;
         tracing::info!("the student inherits the token embeddings of {larger}");
     } else {
         inherit::inherit(student, &opened.model)?;
         tracing::info!("the student inherits a part of the weights of {larger}");
+    }
+    Ok(())
+}
+
+/// Loads timm's weights into the image tower, and logs what they leave at its initial value.
+fn start_image_tower(name: &str, student: &LoadedModel, progress: bool) -> Result<()> {
+    let path = locate(name, Need::Weights, progress)?;
+    let report = load_image_weights(&student.model, &*path, &student.preprocess)?;
+    let list = |names: &[String]| names.join(", ");
+    tracing::info!(
+        "student: the image tower starts with {} tensors of {name}; left out: {}",
+        report.loaded,
+        if report.left_out.is_empty() { "nothing".into() } else { list(&report.left_out) }
+    );
+    // The text tower has dozens of tensors, which a number sums up.
+    let (visual, rest) =
+        report.initial.iter().cloned().partition::<Vec<_>, _>(|name| name.starts_with("visual."));
+    let (scalars, text) = rest.into_iter().partition::<Vec<_>, _>(|name| name.starts_with("logit_"));
+    let values = if student.has_weights { "as in the model" } else { "at initial values" };
+    tracing::info!(
+        "student: {values}: {}, {} and the {} tensors of the text tower",
+        list(&visual),
+        list(&scalars),
+        text.len()
+    );
+    for note in report.notes {
+        tracing::warn!("student.image_weights = {name}: {note}");
     }
     Ok(())
 }

@@ -15,7 +15,8 @@ const SHARED_MODEL: &str = "model";
 /// A recipe writes it as `model = "NAME"` or as `run = "NAME"`. A sweep also writes `model = "@NAME"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelRef {
-    /// A preset, a configuration file (`*.json`), a model folder, a weight file, or `hf-hub:owner/name`.
+    /// A preset, a configuration file (`*.json`), a model folder, a weight file, `hf-hub:owner/name`, or open_clip's
+    /// `ARCHITECTURE:TAG`.
     Named(String),
     /// The final model of an earlier run of the recipe file.
     Run(String),

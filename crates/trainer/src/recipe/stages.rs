@@ -44,8 +44,8 @@ pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
             let student = table.get_mut("student").and_then(Value::as_table_mut);
             student.into_iter().for_each(|student| {
                 remove_keys(student, &INHERITED);
-                // The key limits what the first stage inherits from its larger model. Later stages inherit everything.
-                remove_keys(student, &["inherit_tokens"]);
+                // The keys limit or replace what the first stage inherits. Later stages inherit everything.
+                remove_keys(student, &["inherit_tokens", "image_weights"]);
             });
         }
         let names_model =

@@ -19,6 +19,8 @@ pub struct Student {
     pub inherit: Option<ModelRef>,
     /// Whether to inherit only the token and positional embeddings, projected to the student's width.
     pub inherit_tokens: bool,
+    /// Weights of a timm model with which the image tower starts: a file, a folder or `hf-hub:owner/name`.
+    pub image_weights: Option<String>,
     /// Image size in pixels that replaces the model's own.
     pub image_size: Option<i64>,
     /// Patch dropout rate of a ViT in training; default: the model's own.
@@ -62,6 +64,10 @@ pub(super) struct Keys {
     /// Earlier run of the recipe file whose model the student continues from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     run: Option<String>,
+    /// Weights with which a timm image tower starts, without their classifier: a file, a folder, or a name such as
+    /// `hf-hub:timm/mobilenetv4_conv_small.e2400_r224_in1k`. The model's own preprocessing stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image_weights: Option<String>,
     /// Input size in pixels. Default: the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     image_size: Option<i64>,
@@ -122,11 +128,17 @@ impl TryFrom<Keys> for Student {
                 "student.inherit_tokens needs student.inherit or student.inherit_run: the model to inherit from",
             );
         }
+        if keys.image_weights.is_some() && (continues || (inherit.is_some() && !keys.inherit_tokens)) {
+            return Err(
+                "student.image_weights replaces the weights of the image tower: remove it, or student.run and student.inherit",
+            );
+        }
         let lock = |locked, unlocked_groups| TowerLock { locked, unlocked_groups };
         Ok(Student {
             model,
             inherit,
             inherit_tokens: keys.inherit_tokens,
+            image_weights: keys.image_weights,
             image_size: keys.image_size,
             patch_dropout: keys.patch_dropout,
             drop_path: keys.drop_path,
@@ -144,6 +156,7 @@ impl From<Student> for Keys {
         Keys {
             model,
             run,
+            image_weights: student.image_weights,
             image_size: student.image_size,
             patch_dropout: student.patch_dropout,
             drop_path: student.drop_path,
@@ -155,6 +168,24 @@ impl From<Student> for Keys {
             inherit,
             inherit_run,
             inherit_tokens: student.inherit_tokens,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn image_weights_exclude_other_weights_of_the_image_tower() {
+        let parse = |keys: &str| toml::from_str::<Student>(&format!("image_weights = \"a\"\n{keys}"));
+        let student = parse("model = \"RN50\"").unwrap();
+        assert_eq!(student.image_weights.as_deref(), Some("a"));
+        let written = toml::to_string(&student).unwrap();
+        assert_eq!(toml::from_str::<Student>(&written).unwrap(), student);
+        assert!(parse("model = \"RN50\"\ninherit = \"b\"\ninherit_tokens = true").is_ok());
+        for other in ["run = \"b\"", "model = \"RN50\"\ninherit = \"b\""] {
+            assert!(parse(other).unwrap_err().to_string().contains("student.image_weights"), "{other}");
         }
     }
 }

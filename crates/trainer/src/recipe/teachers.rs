@@ -46,8 +46,8 @@ impl TeacherConfig {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keys {
-    /// The teacher: a model folder, a checkpoint file or `hf-hub:owner/name`. `model`, `run` or `store` is
-    /// required; `model` and `run` exclude each other.
+    /// The teacher: a model folder, a checkpoint file, `hf-hub:owner/name`, or open_clip's `ARCHITECTURE:TAG`, such as
+    /// `ViT-B-32:laion2b_s34b_b79k`. `model`, `run` or `store` is required; `model` and `run` exclude each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     model: Option<String>,
     /// Earlier run of the recipe file that is the teacher.

@@ -169,12 +169,16 @@ fn shorten(value: &mut toml::Value) {
 
 fn student(config: &Student) -> String {
     let model = &config.model;
-    match &config.inherit {
+    let text = match &config.inherit {
         Some(larger) if config.inherit_tokens => {
             format!("{model}, initialised with the token embeddings of {larger}")
         }
         Some(larger) => format!("{model}, initialised with a part of the weights of {larger}"),
         None => model.to_string(),
+    };
+    match &config.image_weights {
+        Some(weights) => format!("{text}; image tower initialised with {weights}"),
+        None => text,
     }
 }
 

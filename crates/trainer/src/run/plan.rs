@@ -214,6 +214,10 @@ fn check_student(recipe: &Recipe, config: &ClipConfig, job: &Job) -> Result<()> 
         let reason = "losses.mfd leaves out patches, which needs a ViT as the student's image tower: remove the loss, or choose another student";
         return Err(Error::recipe(&recipe.name, reason));
     }
+    if recipe.student.image_weights.is_some() && config.vision_cfg.tower() != TowerKind::Timm {
+        let reason = "student.image_weights needs a student with a timm image tower: remove it, or choose another student";
+        return Err(Error::recipe(&recipe.name, reason));
+    }
     let Some(larger) = inherited(recipe, job)? else { return Ok(()) };
     match recipe.student.inherit_tokens {
         true => clip_model::inherit::tokens::check(config, &larger)?,

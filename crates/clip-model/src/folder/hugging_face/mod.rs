@@ -34,6 +34,18 @@ pub(super) fn load_config(folder: &Path) -> Result<ResolvedConfig> {
     let siglip = match json.get("model_type").and_then(Value::as_str) {
         Some("clip") => false,
         Some("siglip") => true,
+        Some(
+            part @ ("clip_text_model" | "clip_vision_model" | "siglip_text_model" | "siglip_vision_model"),
+        ) => {
+            let reason = format!(
+                "model_type is `{part}`, one tower of a model: name the folder's weight file instead, or save the whole model"
+            );
+            return Err(fail(Problem::Unsupported(reason)));
+        }
+        None if json.contains_key("pretrained_cfg") => {
+            let reason = "it describes an image classifier of timm; its weights can start a student (student.image_weights)";
+            return Err(fail(Problem::Unsupported(reason.into())));
+        }
         other => {
             let found = other.map_or("missing".to_string(), |other| format!("`{other}`"));
             let reason = format!("model_type is {found}; use `clip` or `siglip`");

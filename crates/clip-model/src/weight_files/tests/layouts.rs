@@ -125,6 +125,43 @@ fn siglip_converts_to_timms_and_open_clips_names() {
 }
 
 #[test]
+fn wrappers_are_removed_at_any_depth_and_named() {
+    for (wrapped, plain, removed) in [
+        ("visual._orig_mod.conv1.weight", "visual.conv1.weight", "_orig_mod."),
+        (
+            "_orig_mod.visual.transformer.resblocks.0._orig_mod.ln_1.bias",
+            "visual.transformer.resblocks.0.ln_1.bias",
+            "_orig_mod.",
+        ),
+        ("transformer.module.resblocks.0.ln_1.bias", "transformer.resblocks.0.ln_1.bias", "module."),
+        ("visual._fsdp_wrapped_module.proj", "visual.proj", "_fsdp_wrapped_module."),
+        ("model.visual.proj", "visual.proj", "model."),
+        ("clip.token_embedding.weight", "token_embedding.weight", "clip."),
+        ("model.clip.logit_scale", "logit_scale", "clip."),
+        ("net._orig_mod.text.ln_final.bias", "text.ln_final.bias", "net."),
+        ("model.student.module.visual.proj", "visual.proj", "student."),
+        ("_forward_module.model.visual.proj", "visual.proj", "model."),
+    ] {
+        let plan = plan_renames([wrapped].into_iter(), false);
+        let [(_, target)] = &plan.kept[..] else { panic!("{wrapped}: {plan:?}") };
+        assert_eq!(target.names(), [plain], "{wrapped}");
+        assert!(plan.notes[0].contains(&format!("`{removed}`")), "{wrapped}: {:?}", plan.notes);
+    }
+    // Parts of other names stay, and so does an attribute before anything but a tower.
+    for name in [
+        "visual.trunk.stages.2.blocks.1.context_module.main.qkv.conv.weight",
+        "model.diffusion.weight",
+        "clip.unknown.weight",
+    ] {
+        let plan = plan_renames([name].into_iter(), false);
+        assert_eq!(plan.kept[0].1.names(), [name]);
+        assert!(plan.notes.is_empty());
+    }
+    let plan = plan_renames(["model.teacher.visual.proj", "model.visual.proj"].into_iter(), false);
+    assert_eq!(plan.dropped, ["model.teacher.visual.proj"]);
+}
+
+#[test]
 fn losses_teachers_and_buffers_are_dropped_and_listed() {
     let names = [
         "module.visual.trunk.conv1.weight",
@@ -306,4 +343,47 @@ fn names_of_wrappers_and_frameworks_are_removed_at_any_place_and_reported() {
     let found = read(&archive(PickleWriter::new().state(&theirs).stop(), &theirs));
     assert_equal(&found.weights, &state);
     assert_eq!(found.layout, Layout::HuggingFaceClip);
+}
+
+#[test]
+fn files_of_one_tower_open_and_encode_with_it_alone() {
+    use crate::{Error, Tower, folder, weights};
+    let config = small(16, 64, [1, 1], 8);
+    let state = state_of(&config);
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, keep: &dyn Fn(&str) -> Option<String>| {
+        let path = folder.path().join(name);
+        let kept = state.iter().filter_map(|(name, tensor)| Some((keep(name)?, tensor))).collect::<Vec<_>>();
+        weights::write_safetensors(&path, kept.iter().map(|(name, tensor)| (name.as_str(), *tensor)))
+            .unwrap();
+        path
+    };
+    let is_image = |name: &str| name.starts_with("visual.");
+    let whole = Clip::new(&config, Device::Cpu, 7).unwrap();
+    let images = Tensor::randn([1, 3, 32, 32], (Kind::Float, Device::Cpu));
+    let tokens = Tensor::from_slice(&[1i64, 5, 19, 0, 0, 0]).unsqueeze(0);
+    for path in [
+        write("image.safetensors", &|name| is_image(name).then(|| name.to_string())),
+        write("bare.safetensors", &|name| name.strip_prefix("visual.").map(String::from)),
+    ] {
+        let opened = folder::open(&path, Device::Cpu, 0).unwrap();
+        assert!(opened.notes.iter().any(|note| note.contains("image tower only")), "{:?}", opened.notes);
+        assert_eq!(opened.model.only_tower(), Some(Tower::Image));
+        assert!(matches!(opened.model.encode_text(&tokens), Err(Error::OneTower { .. })));
+        // Heads of 64 channels are assumed, and the tower has heads of 8: only the shapes agree.
+        assert_eq!(opened.model.encode_image(&images).unwrap().size(), [1, 8]);
+        let saved = folder::save(folder.path().join("out"), &opened.model, &opened.preprocess);
+        assert!(matches!(saved, Err(Error::OneTower { tower: Tower::Image, .. })));
+    }
+    let path = write("text.safetensors", &|name| (!is_image(name)).then(|| name.to_string()));
+    let opened = folder::open_file(&config, &path, Device::Cpu, &Default::default()).unwrap();
+    assert_eq!(opened.model.only_tower(), Some(Tower::Text));
+    assert!(matches!(opened.model.encode_image(&images), Err(Error::OneTower { .. })));
+    assert!(opened.model.encode_text(&tokens).unwrap().equal(&whole.encode_text(&tokens).unwrap()));
+    let inferred = folder::open(&path, Device::Cpu, 0).unwrap();
+    assert_eq!((inferred.model.only_tower(), inferred.model.config().embed_dim), (Some(Tower::Text), 8));
+    let damaged = write("damaged.safetensors", &|name| {
+        (name != "ln_final.weight" && !is_image(name)).then(|| name.into())
+    });
+    assert!(matches!(folder::open(&damaged, Device::Cpu, 0), Err(Error::Mismatch { .. })));
 }

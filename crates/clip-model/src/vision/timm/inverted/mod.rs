@@ -1,14 +1,21 @@
-//! Networks of inverted residuals: EfficientNet-B0 (Tan and Le 2019) and MobileNetV3-Small (Howard et al. 2019).
+//! Networks of inverted residuals: EfficientNet-B0 (Tan and Le 2019), MobileNetV3-Small (Howard et al. 2019) and
+//! MobileNetV4 (Qin et al. 2024).
+
+mod attention;
+mod block;
+mod mobilenet_v4;
 
 use tch::{Kind, Tensor};
 
 use super::global_average;
+use super::squeeze::SqueezeConfig;
 use crate::Result;
 use crate::activation::Activation;
-use crate::conv::{Conv2d, ConvConfig, ConvNorm};
-use crate::layers::DropPath;
+use crate::conv::{Conv2d, ConvConfig, ConvInit, ConvNorm};
 use crate::params::ParamBuilder;
 use crate::tape::Tape;
+use block::Block;
+pub(crate) use mobilenet_v4::MobileNetV4Size;
 
 /// A network of inverted residuals: maps images to features.
 #[derive(Debug)]
@@ -24,6 +31,8 @@ enum Head {
     BeforePooling(ConvNorm),
     /// Convolution with bias and activation after global pooling (MobileNetV3).
     AfterPooling(Conv2d, Activation),
+    /// Convolution, norm and activation after global pooling (MobileNetV4).
+    NormAfterPooling(ConvNorm),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +41,23 @@ enum BlockKind {
     Separable,
     /// Inverted residual: pointwise expansion, depthwise convolution, pointwise projection.
     Inverted,
-    /// One pointwise convolution with norm and activation.
+    /// One convolution with norm and activation.
     Plain,
+    /// Fused inverted residual: a full convolution expands, a pointwise one projects.
+    Fused,
+    /// Universal inverted bottleneck (MobileNetV4): an inverted residual with optional depthwise convolutions before
+    /// and after the expansion.
+    Universal {
+        /// Kernel size of the depthwise convolution before the expansion; 0 for none.
+        start: i64,
+    },
+    /// Multi-query attention (MobileNetV4): all heads share one key and value per position.
+    MultiQuery {
+        /// Number of attention heads of 64 channels.
+        heads: i64,
+        /// Stride of the grid of keys and values.
+        kv_stride: i64,
+    },
 }
 
 /// A row of the papers' architecture tables: `repeats` blocks, the first of which has the stride.
@@ -41,12 +65,15 @@ enum BlockKind {
 struct Stage {
     kind: BlockKind,
     repeats: usize,
+    /// Kernel size; 0 for no depthwise convolution after the expansion.
     kernel: i64,
     stride: i64,
     /// Inner channels as a multiple of the input channels.
     expansion: f64,
     output: i64,
     squeeze: bool,
+    /// Initial value of layer scale; `None` for none.
+    layer_scale: Option<f64>,
     activation: Activation,
 }
 
@@ -61,6 +88,7 @@ impl Stage {
             expansion,
             output,
             squeeze: true,
+            layer_scale: None,
             activation: Activation::Silu,
         }
     }
@@ -74,14 +102,20 @@ impl Stage {
     }
 }
 
-/// Settings of squeeze-and-excite.
+/// Squeeze-and-excite of the blocks.
 #[derive(Clone, Copy, Debug)]
 struct Squeeze {
     /// Whether to reduce to a quarter of the block's inner channels, rounded to multiples of 8, instead of a quarter of
     /// its input channels.
     of_inner: bool,
-    activation: Activation,
-    gate: Activation,
+    config: SqueezeConfig,
+}
+
+impl Squeeze {
+    fn new(of_inner: bool, activation: Activation, gate: Activation) -> Self {
+        let names = ["conv_reduce", "conv_expand"];
+        Squeeze { of_inner, config: SqueezeConfig { names, activation, gate, init: ConvInit::He } }
+    }
 }
 
 impl InvertedNet {
@@ -96,7 +130,7 @@ impl InvertedNet {
             Stage::new(Inverted, 4, 5, 2, 6.0, 192),
             Stage::new(Inverted, 1, 3, 1, 6.0, 320),
         ];
-        let squeeze = Squeeze { of_inner: false, activation: Activation::Silu, gate: Activation::Sigmoid };
+        let squeeze = Squeeze::new(false, Activation::Silu, Activation::Sigmoid);
         let stages = stages.each_ref().map(std::slice::from_ref);
         let (stem, blocks, side) = body(path, 32, Activation::Silu, &stages, squeeze, side, drop_path)?;
         let conv = ConvConfig::new(320, 1280, 1);
@@ -122,7 +156,7 @@ impl InvertedNet {
             &[Stage::new(Inverted, 3, 5, 2, 6.0, 96).with_activation(HardSwish)],
             &[Stage::new(Plain, 1, 1, 1, 1.0, 576).with_activation(HardSwish).without_squeeze()],
         ];
-        let squeeze = Squeeze { of_inner: true, activation: Relu, gate: Activation::HardSigmoid };
+        let squeeze = Squeeze::new(true, Relu, Activation::HardSigmoid);
         let (stem, blocks, _) = body(path, 16, HardSwish, &stages, squeeze, side, drop_path)?;
         let head = Conv2d::new(&path.child("conv_head"), ConvConfig::new(576, 1024, 1).with_bias(), 1)?;
         Ok(InvertedNet { stem, blocks, head: Head::AfterPooling(head, HardSwish) })
@@ -139,6 +173,9 @@ impl InvertedNet {
             Head::AfterPooling(conv, activation) => {
                 let mean = xs.mean_dim([2i64, 3].as_slice(), true, None::<Kind>);
                 activation.forward(conv.forward(&mean)).flatten(1, 3)
+            }
+            Head::NormAfterPooling(head) => {
+                head.forward(&xs.mean_dim([2i64, 3].as_slice(), true, None::<Kind>)).flatten(1, 3)
             }
         }
     }
@@ -175,114 +212,6 @@ fn body(
         }
     }
     Ok((stem, blocks, side))
-}
-
-#[derive(Debug)]
-struct Block {
-    expand: Option<ConvNorm>,
-    depthwise: Option<ConvNorm>,
-    squeeze: Option<SqueezeExcite>,
-    project: Option<ConvNorm>,
-    /// Residual connection, if input and output have the same shape.
-    shortcut: Option<DropPath>,
-    side: i64,
-}
-
-impl Block {
-    fn new(
-        path: &ParamBuilder<'_>,
-        input: i64,
-        stage: Stage,
-        squeeze: Squeeze,
-        side: i64,
-        rate: f64,
-    ) -> Result<Self> {
-        let Stage { kind, kernel, stride, output, activation, .. } = stage;
-        if kind == BlockKind::Plain {
-            let conv = ConvConfig::new(input, output, kernel).with_stride(stride);
-            return Ok(Block {
-                expand: Some(ConvNorm::new(path, ["conv", "bn1"], conv, activation, side)?),
-                depthwise: None,
-                squeeze: None,
-                project: None,
-                shortcut: None,
-                side: conv.output_side(side),
-            });
-        }
-        let inverted = kind == BlockKind::Inverted;
-        let inner = if inverted { round_channels(input as f64 * stage.expansion) } else { input };
-        let depthwise = ConvConfig::depthwise(inner, kernel, stride);
-        let after = depthwise.output_side(side);
-        let (depthwise_norm, project, project_norm) =
-            if inverted { ("bn2", "conv_pwl", "bn3") } else { ("bn1", "conv_pw", "bn2") };
-        let identity = Activation::Identity;
-        let reduced = if squeeze.of_inner { round_channels(inner as f64 / 4.0) } else { input / 4 };
-        Ok(Block {
-            expand: inverted
-                .then(|| {
-                    let conv = ConvConfig::new(input, inner, 1);
-                    ConvNorm::new(path, ["conv_pw", "bn1"], conv, activation, side)
-                })
-                .transpose()?,
-            depthwise: Some(ConvNorm::new(path, ["conv_dw", depthwise_norm], depthwise, activation, side)?),
-            squeeze: stage
-                .squeeze
-                .then(|| SqueezeExcite::new(&path.child("se"), inner, reduced, squeeze))
-                .transpose()?,
-            project: Some(ConvNorm::new(
-                path,
-                [project, project_norm],
-                ConvConfig::new(inner, output, 1),
-                identity,
-                after,
-            )?),
-            shortcut: (stride == 1 && input == output).then(|| DropPath::new(path, rate)),
-            side: after,
-        })
-    }
-
-    fn forward(&self, input: &Tensor) -> Tensor {
-        let mut xs = input.shallow_clone();
-        for layer in [&self.expand, &self.depthwise].into_iter().flatten() {
-            xs = layer.forward(&xs);
-        }
-        if let Some(squeeze) = &self.squeeze {
-            xs = squeeze.forward(&xs);
-        }
-        if let Some(project) = &self.project {
-            xs = project.forward(&xs);
-        }
-        match &self.shortcut {
-            Some(drop_path) => drop_path.forward(xs) + input,
-            None => xs,
-        }
-    }
-}
-
-/// Squeeze-and-excite: scales each channel by a function of the global average (Hu et al. 2018).
-#[derive(Debug)]
-struct SqueezeExcite {
-    reduce: Conv2d,
-    expand: Conv2d,
-    config: Squeeze,
-}
-
-impl SqueezeExcite {
-    fn new(path: &ParamBuilder<'_>, channels: i64, reduced: i64, config: Squeeze) -> Result<Self> {
-        let reduce = ConvConfig::new(channels, reduced, 1).with_bias();
-        let expand = ConvConfig::new(reduced, channels, 1).with_bias();
-        Ok(SqueezeExcite {
-            reduce: Conv2d::new(&path.child("conv_reduce"), reduce, 1)?,
-            expand: Conv2d::new(&path.child("conv_expand"), expand, 1)?,
-            config,
-        })
-    }
-
-    fn forward(&self, xs: &Tensor) -> Tensor {
-        let mean = xs.mean_dim([2i64, 3].as_slice(), true, None::<Kind>);
-        let inner = self.config.activation.forward(self.reduce.forward(&mean));
-        xs * self.config.gate.forward(self.expand.forward(&inner))
-    }
 }
 
 /// Rounds a number of channels to a multiple of 8 that is at least 90% of it (MobileNetV2's rule).
