@@ -11,8 +11,8 @@ use crate::{setup, train};
 
 /// Folder of the sweep files.
 const SWEEPS: &str = "configs/sweeps";
-/// The default sweep: on the embedded emoji, within 15 minutes.
-const QUICK: &str = "configs/sweeps/quick.toml";
+/// The default sweep: on the embedded emoji, within 20 minutes.
+const DEFAULT_SWEEP: &str = "configs/sweeps/clip-rd.toml";
 /// Options of `clip-distill sweep` that take a value.
 const VALUED: [&str; 5] = ["--set", "--out", "--jobs", "--devices", "--limit"];
 
@@ -20,7 +20,7 @@ pub(crate) fn run(rest: &[String]) -> Result<()> {
     match rest.split_first() {
         None => {
             list()?;
-            sweep(vec![root().join(QUICK).display().to_string()])
+            sweep(vec![root().join(DEFAULT_SWEEP).display().to_string()])
         }
         Some((kind, rest)) if kind == "sweep" => sweep(rest.to_vec()),
         Some((kind, rest)) if kind == "micro" => micro(rest),
@@ -56,7 +56,7 @@ fn list() -> Result<()> {
 fn sweep(args: Vec<String>) -> Result<()> {
     let libtorch = setup::run(false)?;
     let caller = std::env::current_dir().context("the current folder is gone: change to another one")?;
-    let args = train::from_root(args, &caller, &VALUED, QUICK);
+    let args = train::from_root(args, &caller, &VALUED, DEFAULT_SWEEP);
     say("building clip-distill");
     let mut sweep = Command::new(program::build()?);
     sweep.arg("sweep").args(&args).current_dir(root());

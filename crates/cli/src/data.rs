@@ -2,10 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clip_model::Tower;
 use data_pipeline::manifest::Manifest;
-use data_pipeline::sources::{FolderConfig, SourceConfig, Split, WebDatasetConfig};
+use data_pipeline::sources::{
+    CifarConfig, ClipBenchmark, ClipBenchmarkConfig, CsvConfig, EmojiConfig, FilesConfig, FolderConfig,
+    Parquet, ParquetConfig, Paths, RecordsConfig, SourceConfig, Split, WebDatasetConfig,
+};
+use tch::Device;
 use trainer::model::loaded::{LoadOptions, LoadedModel};
 use trainer::recipe::{Classes, EvalSet, EvalTask, Templates};
 
@@ -17,8 +21,9 @@ pub(crate) fn open_model(
     name: &str,
     arch: Option<&str>,
     tokenizer: Option<&Path>,
+    device: Device,
 ) -> anyhow::Result<LoadedModel> {
-    open_tower(name, arch, tokenizer, None)
+    open_tower(name, arch, tokenizer, device, None)
 }
 
 /// Opens a trained model of which only one tower is used; `None` for both.
@@ -26,10 +31,16 @@ pub(crate) fn open_tower(
     name: &str,
     arch: Option<&str>,
     tokenizer: Option<&Path>,
+    device: Device,
     tower: Option<Tower>,
 ) -> anyhow::Result<LoadedModel> {
-    let options = LoadOptions::default().with_arch(arch).with_tokenizer(tokenizer).with_progress(true);
-    let loaded = LoadedModel::open_trained(name, &options.with_tower(tower))?;
+    let options = LoadOptions::default()
+        .with_arch(arch)
+        .with_tokenizer(tokenizer)
+        .with_progress(true)
+        .with_device(device)
+        .with_tower(tower);
+    let loaded = LoadedModel::open_trained(name, &options)?;
     loaded.model.params().set_requires_grad(false);
     for note in &loaded.notes {
         output::note(format!("{name}: {note}"));
@@ -37,29 +48,48 @@ pub(crate) fn open_tower(
     Ok(loaded)
 }
 
-/// Returns the prompt templates of a name, or of a file with one per line.
-pub(crate) fn templates(name: &str) -> anyhow::Result<Vec<String>> {
+/// Returns the prompt templates of a name, or of a file.
+pub(crate) fn templates(name: &str) -> anyhow::Result<Templates> {
     let path = Path::new(name);
-    if !path.is_file() {
-        return zeroshot_eval::prompts::templates(name)
-            .with_context(|| format!("`{name}` is not a file of prompt templates"));
+    if path.is_file() {
+        return Ok(data_pipeline::names::read_prompts(path)?.into());
     }
-    let text = data_pipeline::text::read(path)?;
-    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect())
+    let templates = Templates::Named(name.into());
+    templates.check().with_context(|| format!("`{name}` is not a file of prompt templates"))?;
+    Ok(templates)
 }
 
-/// Returns the data set of `--data`, and the folder to which its paths are relative.
-pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, PathBuf)> {
-    let path = Path::new(data);
-    let name = path.file_stem().map_or_else(|| data.to_string(), |stem| stem.to_string_lossy().into_owned());
-    let task_option = args.task.map(|task| match task {
-        Task::Classification => EvalTask::Classification,
-        Task::Retrieval => EvalTask::Retrieval,
-    });
-    let mut class_names = args.class_names.clone().map(Classes::File);
-    let (source, root, task, prompts) = if path.extension().is_some_and(|end| end == "toml") {
+/// The data set of `--data`, before its options.
+struct Data {
+    source: SourceConfig,
+    root: PathBuf,
+    task: EvalTask,
+    prompts: Option<String>,
+    class_names: Option<Classes>,
+}
+
+impl Data {
+    fn new(source: SourceConfig, task: EvalTask) -> Self {
+        Data { source, root: PathBuf::new(), task, prompts: None, class_names: None }
+    }
+
+    /// Opens a data set of CLIP_benchmark to find out its task.
+    fn clip_benchmark(path: &str, split: Option<&str>) -> anyhow::Result<Self> {
+        let config = ClipBenchmarkConfig::new(path);
+        let config = match split {
+            Some(split) => config.with_split(split),
+            None => config,
+        };
+        let source = SourceConfig::ClipBenchmark(config);
+        let open = source.open("")?;
+        let task = if open.class_count().is_some() { EvalTask::Classification } else { EvalTask::Retrieval };
+        let prompts = open.templates().is_none().then(|| "plain".to_string());
+        Ok(Data { prompts, ..Data::new(source, task) })
+    }
+
+    fn manifest(path: &Path, root: Option<&Path>) -> anyhow::Result<Self> {
         let manifest = Manifest::read(path)?;
-        let root = args.root.clone().unwrap_or_else(|| Path::new("data").join(&manifest.name));
+        let root = root.map_or_else(|| Path::new("data").join(&manifest.name), Path::to_path_buf);
         let eval = manifest.eval.as_ref();
         let eval = eval.with_context(|| {
             format!(
@@ -69,53 +99,158 @@ pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, 
             )
         })?;
         let task = if eval.task == "retrieval" { EvalTask::Retrieval } else { EvalTask::Classification };
-        if let (None, Some(list)) = (&class_names, &eval.classes) {
-            class_names = Some(Classes::Listed(zeroshot_eval::prompts::classes(list)?));
-        }
-        (manifest.source(&eval.split)?, root, task, eval.prompts.clone())
-    } else if let Some(shards) = shards(path, data)? {
-        let source = SourceConfig::WebDataset(WebDatasetConfig::new(shards));
-        (source, PathBuf::new(), EvalTask::Retrieval, None)
-    } else if data == "emoji" {
-        let held_out = data_pipeline::sources::EmojiConfig::default().with_split(Split::Test);
-        (SourceConfig::Emoji(held_out), PathBuf::new(), EvalTask::Retrieval, None)
-    } else {
-        let classes = args.classes.clone().or_else(|| class_table(path));
-        let mut config = FolderConfig::new(path);
-        config.classes = classes;
-        let source = SourceConfig::Folder(config);
-        (source, PathBuf::new(), EvalTask::Classification, None)
-    };
-    // The path of --class-names is relative to the current folder, not to the data.
-    if let Some(Classes::File(file)) = &mut class_names {
-        *file = std::path::absolute(&file)
-            .with_context(|| format!("cannot find the current folder for `{}`", file.display()))?;
+        let list = eval.classes.as_ref().map(|list| zeroshot_eval::prompts::classes(list)).transpose()?;
+        let (class_names, prompts) = (list.map(Classes::Listed), eval.prompts.clone());
+        Ok(Data { source: manifest.source(&eval.split)?, root, task, prompts, class_names })
     }
-    let prompts = args.prompts.prompts.clone().or(prompts).unwrap_or_else(|| "plain".into());
-    let templates = Templates::Listed(templates(&prompts)?);
-    let set =
-        EvalSet { name, task: task_option.unwrap_or(task), templates, class_names, train: None, source };
-    Ok((set, root))
 }
 
-/// Returns the WebDataset shards of a tar file, a pattern or a folder of tars; `None` for anything else.
-fn shards(path: &Path, name: &str) -> anyhow::Result<Option<String>> {
-    let is_tar = |path: &Path| path.extension().is_some_and(|end| end == "tar");
-    if name.contains('{') || is_tar(path) {
-        return Ok(Some(name.into()));
-    }
-    if !path.is_dir() {
-        return Ok(None);
-    }
-    let mut tars = Vec::new();
-    for entry in std::fs::read_dir(path).with_context(|| format!("cannot read `{name}`"))? {
-        let path = entry?.path();
-        if is_tar(&path) {
-            tars.push(path.display().to_string());
+/// Returns the data set of `--data`, and the folder to which its paths are relative. Refuses options that do not apply.
+pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, PathBuf)> {
+    let path = Path::new(data);
+    let name = path.file_stem().map_or_else(|| data.to_string(), |stem| stem.to_string_lossy().into_owned());
+    let is_hub = data.starts_with("hf-hub:") || data.starts_with("hf:");
+    let is_manifest = !is_hub && path.extension().is_some_and(|end| end == "toml");
+    let split = args.split.as_deref();
+    let found = if is_hub || ClipBenchmark::is_here(path) {
+        Data::clip_benchmark(data, split)?
+    } else if is_manifest {
+        Data::manifest(path, args.root.as_deref())?
+    } else if data == "emoji" {
+        let held_out = EmojiConfig::default().with_split(Split::Test);
+        Data::new(SourceConfig::Emoji(held_out), EvalTask::Retrieval)
+    } else {
+        data_source(args, path, data)?
+    };
+    let task = args.task.map_or(found.task, |task| match task {
+        Task::Classification => EvalTask::Classification,
+        Task::Retrieval => EvalTask::Retrieval,
+    });
+    let prompts = args.prompts.prompts.as_deref().or(found.prompts.as_deref());
+    let prompts = prompts.map(templates).transpose()?;
+    let is_retrieval = task == EvalTask::Retrieval;
+    let is_table = matches!(found.source, SourceConfig::Csv(_) | SourceConfig::Json(_));
+    let has_split = is_hub || ClipBenchmark::is_here(path);
+    for (option, is_given, applies, to) in [
+        ("--root", args.root.is_some(), is_manifest || is_table, "manifests, suites and tables"),
+        ("--split", args.split.is_some(), has_split, "data sets of CLIP_benchmark"),
+        (
+            "--classes",
+            args.classes.is_some(),
+            matches!(found.source, SourceConfig::Folder(_)) && !is_manifest,
+            "class folders",
+        ),
+        ("--class-names", args.class_names.is_some(), !is_retrieval, "classification"),
+        ("--prompts", args.prompts.prompts.is_some(), !is_retrieval, "classification"),
+        ("--per-class", args.per_class, !is_retrieval, "classification"),
+    ] {
+        if is_given && !applies {
+            bail!("{option} applies only to {to}, not to `{data}`: leave it out");
         }
     }
-    tars.sort();
-    Ok((!tars.is_empty()).then(|| tars.join("::")))
+    let class_names = match &args.class_names {
+        // The path is relative to the current folder, not to the data.
+        Some(file) => Some(Classes::File(
+            std::path::absolute(file)
+                .with_context(|| format!("cannot find the current folder for `{}`", file.display()))?,
+        )),
+        None => found.class_names,
+    };
+    let mut set = EvalSet::new(name, task, found.source);
+    set.class_names = class_names;
+    if let Some(prompts) = prompts {
+        set.templates = prompts;
+    }
+    Ok((set, found.root))
+}
+
+/// Infers the source and the task of `--data` from a file name or from the files in a folder.
+fn data_source(args: &Evaluate, path: &Path, name: &str) -> anyhow::Result<Data> {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase()).unwrap_or_default();
+    // Paths of images start at --root, or at the folder of their file.
+    let root = args.root.as_ref().map(std::path::absolute).transpose()?.map(Paths::from);
+    let holds = |ending: &str| holds(path, ending);
+    Ok(match ending.as_str() {
+        "csv" | "tsv" => {
+            let mut config = CsvConfig::new(path).with_group_by_image(true);
+            config.root = root;
+            Data::new(SourceConfig::Csv(config), EvalTask::Retrieval)
+        }
+        "json" | "jsonl" | "ndjson" => {
+            let mut config = RecordsConfig::new(path).with_group_by_image(true);
+            config.root = root;
+            Data::new(SourceConfig::Json(config), EvalTask::Retrieval)
+        }
+        _ if cifar(path).is_some() => {
+            let config = CifarConfig::new(path).with_split(Split::Test);
+            let source = match cifar(path) {
+                Some(100) => SourceConfig::Cifar100(config),
+                _ => SourceConfig::Cifar10(config),
+            };
+            Data::new(source, EvalTask::Classification)
+        }
+        ending if ending == "parquet" || (!holds("tar") && (holds("parquet") || holds_in_data(path))) => {
+            let mut config = ParquetConfig::new(name);
+            config.classes = args.class_names.as_ref().map(std::path::absolute).transpose()?;
+            let task = match Parquet::open(&config, ".")?.has_only_classes() {
+                true => EvalTask::Classification,
+                false => EvalTask::Retrieval,
+            };
+            Data::new(SourceConfig::Parquet(config), task)
+        }
+        ending
+            if ending == "tar"
+                || path.is_file()
+                || name.contains(['{', '*'])
+                || is_remote(name)
+                || holds("tar") =>
+        {
+            let config = WebDatasetConfig::new(name);
+            match config.has_only_classes(".")? {
+                true => Data::clip_benchmark(name, None)?,
+                false => Data::new(SourceConfig::WebDataset(config), EvalTask::Retrieval),
+            }
+        }
+        _ if !matches!(args.task, Some(Task::Classification))
+            && FilesConfig::new(path).has_captions(".")? =>
+        {
+            Data::new(SourceConfig::Files(FilesConfig::new(path)), EvalTask::Retrieval)
+        }
+        _ => {
+            let mut config = FolderConfig::new(path);
+            config.classes = args.classes.clone().or_else(|| class_table(path));
+            Data::new(SourceConfig::Folder(config), EvalTask::Classification)
+        }
+    })
+}
+
+/// Whether a name is a remote address, which the source refuses.
+fn is_remote(name: &str) -> bool {
+    name.contains("://") || name.starts_with("pipe:")
+}
+
+/// Whether a folder holds files with an extension.
+fn holds(folder: &Path, ending: &str) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    entries.flatten().any(|entry| entry.path().extension().is_some_and(|found| found == ending))
+}
+
+/// Whether a folder is a data set of the Hugging Face hub, with Parquet files in `data`.
+fn holds_in_data(folder: &Path) -> bool {
+    holds(&folder.join("data"), "parquet")
+}
+
+/// Returns the number of classes of a CIFAR archive or of its folder, by name.
+fn cifar(path: &Path) -> Option<u32> {
+    let name = path.file_name()?.to_str()?;
+    let is_archive = name.ends_with(".tar.gz") || name.ends_with(".tgz");
+    let is_folder = ["batches-bin", "batches-py", "binary", "python"].iter().any(|end| name.ends_with(end));
+    match name {
+        _ if !(is_archive && path.is_file() || is_folder && path.is_dir()) => None,
+        name if name.starts_with("cifar-100") => Some(100),
+        name if name.starts_with("cifar-10") => Some(10),
+        _ => None,
+    }
 }
 
 /// Finds the `classes.csv` in a folder or, if the folder is one split of a data set, in its parent.

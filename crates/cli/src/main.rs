@@ -1,12 +1,14 @@
 //! The program `clip-distill`: parses arguments, runs the command, and prints its error once.
 
 mod args;
+mod bench;
 mod busy;
 mod commands;
 mod data;
 mod destination;
 mod embeddings;
 mod exit;
+mod images;
 mod output;
 mod processes;
 mod signals;

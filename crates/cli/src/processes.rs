@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use experiments::{Cell, Ended, Error, Result, Runner};
 use file_ext::write_atomic;
+use trainer::recipe::DeviceSetting;
 
 /// How often a process is polled.
 const POLL: Duration = Duration::from_millis(200);
@@ -21,10 +22,10 @@ pub(crate) struct Processes {
 }
 
 impl Runner for Processes {
-    fn run(&self, cell: &Cell, device: Option<&str>, stop: &AtomicBool) -> Result<Ended> {
+    fn run(&self, cell: &Cell, device: Option<DeviceSetting>, stop: &AtomicBool) -> Result<Ended> {
         let mut recipe = cell.recipe.clone();
         if let Some(device) = device {
-            recipe.train.device = device.into();
+            recipe.train.device = device;
         }
         let parent = cell.folder.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;

@@ -155,7 +155,7 @@ fn differences(config: &PretrainedConfig, own: &PreprocessConfig, image_size: i6
 fn tower_tensors(tensors: HashMap<String, Tensor>) -> HashMap<String, Tensor> {
     let mut named = HashMap::new();
     for (name, tensor) in tensors {
-        named.insert(layout::without_wrappers(&name, &mut Default::default()), tensor);
+        named.insert(layout::unwrapped(&name, &mut Default::default()), tensor);
     }
     // A whole CLIP model has other parts too; training classes hold the tower as an attribute.
     let prefixes = [TRUNK, "trunk.", "model.", "backbone.", "encoder."];

@@ -20,10 +20,14 @@ pub enum DamageKind {
     NoImage,
     /// A sample without a caption.
     NoCaption,
+    /// A sample of a classification set without a class.
+    NoLabel,
     /// A text that is not UTF-8.
     NotUtf8,
     /// A row of a table with more fields than the header.
     ExtraFields,
+    /// A class that is not the number of a class name.
+    Label,
     /// Malformed object boxes.
     Boxes,
     /// An image file of 0 bytes.
@@ -32,6 +36,8 @@ pub enum DamageKind {
     NotAnImage,
     /// An image format that this build does not decode.
     FormatNotBuilt,
+    /// An image format, or a variant of one, that is not supported.
+    UnsupportedImage,
     /// A JPEG file that cannot be decoded.
     DamagedJpeg,
     /// A JPEG file that ends before its image does.
@@ -47,16 +53,19 @@ pub enum DamageKind {
 }
 
 impl DamageKind {
-    const ALL: [DamageKind; 15] = [
+    const ALL: [DamageKind; 18] = [
         DamageKind::Unreadable,
         DamageKind::NoImage,
         DamageKind::NoCaption,
+        DamageKind::NoLabel,
         DamageKind::NotUtf8,
         DamageKind::ExtraFields,
+        DamageKind::Label,
         DamageKind::Boxes,
         DamageKind::EmptyFile,
         DamageKind::NotAnImage,
         DamageKind::FormatNotBuilt,
+        DamageKind::UnsupportedImage,
         DamageKind::DamagedJpeg,
         DamageKind::TruncatedJpeg,
         DamageKind::DamagedImage,
@@ -71,12 +80,15 @@ impl DamageKind {
             DamageKind::Unreadable => "unreadable",
             DamageKind::NoImage => "no image",
             DamageKind::NoCaption => "no caption",
+            DamageKind::NoLabel => "no label",
             DamageKind::NotUtf8 => "not UTF-8",
             DamageKind::ExtraFields => "extra fields",
+            DamageKind::Label => "label",
             DamageKind::Boxes => "boxes",
             DamageKind::EmptyFile => "empty file",
             DamageKind::NotAnImage => "not an image",
             DamageKind::FormatNotBuilt => "image format not built in",
+            DamageKind::UnsupportedImage => "unsupported image format",
             DamageKind::DamagedJpeg => "damaged jpeg",
             DamageKind::TruncatedJpeg => "truncated jpeg",
             DamageKind::DamagedImage => "damaged image",

@@ -42,6 +42,16 @@ pub enum Error {
         /// The problem and a remedy.
         reason: String,
     },
+    /// A remote address, for which local files are needed.
+    #[error(
+        "`{address}`: {scheme} addresses are not supported yet; copy the files to this machine and name them there"
+    )]
+    Remote {
+        /// The address.
+        address: String,
+        /// Its scheme, such as `https`.
+        scheme: String,
+    },
     /// A source or format that this build leaves out.
     #[error("{what} is not built in: build data-pipeline with the feature `{feature}`")]
     MissingFeature {
@@ -71,12 +81,14 @@ pub enum Error {
         reason: String,
     },
     /// A text file that is not UTF-8.
-    #[error("`{path}`: {problem}")]
+    #[error("`{path}`: {problem}{remedy}")]
     NotUtf8 {
         /// The file.
         path: PathBuf,
         /// The line and the likely encoding.
         problem: crate::text::NotUtf8,
+        /// Another remedy than a conversion, or nothing.
+        remedy: &'static str,
     },
     /// A source without samples.
     #[error("`{0}` has no samples: check the path, or what the pattern matches")]
@@ -84,7 +96,8 @@ pub enum Error {
     /// More damaged samples than the error policy allows.
     #[error(
         "{skipped} of {seen} samples were damaged, more than the policy allows ({max_fraction}): {summary}; repair them, \
-         or allow more by a skip policy with a larger max_fraction"
+         or allow more with `data.damaged = {{ skip = {{ max_fraction = {} }} }}`",
+        enough(*.skipped as f64 / (*.seen).max(1) as f64)
     )]
     TooManyDamaged {
         /// Damaged samples.
@@ -99,9 +112,10 @@ pub enum Error {
     /// More damage in the shards of a source than the error policy allows.
     #[error(
         "`{name}`: {summary}; about {:.2} % of the bytes are lost and the policy allows {:.2} %: fetch those shards again, \
-         or allow the loss by a skip policy with a larger max_fraction",
+         or allow the loss with `data.damaged = {{ skip = {{ max_fraction = {} }} }}`",
         100.0 * .lost_fraction,
-        100.0 * .max_fraction
+        100.0 * .max_fraction,
+        enough(*.lost_fraction)
     )]
     BrokenShards {
         /// The source.
@@ -164,11 +178,11 @@ pub enum Error {
         /// The HTTP status, from 400 to 499.
         status: u16,
     },
-    /// An unavailable model of the Hugging Face hub.
-    #[error("model `{model}`: {reason}")]
+    /// An unavailable model or data set of the Hugging Face hub.
+    #[error("`{name}`: {reason}")]
     Hub {
         /// Its name.
-        model: String,
+        name: String,
         /// The kind of problem.
         problem: HubProblem,
         /// The problem in words, and the next step.
@@ -182,6 +196,14 @@ pub enum Error {
 pub enum FileFormat {
     /// CSV or TSV with images and captions.
     Table,
+    /// JSON list or JSON lines with images and captions.
+    Records,
+    /// Folder of images.
+    ImageFolder,
+    /// Tar shard of a WebDataset.
+    Shard,
+    /// Parquet file.
+    Parquet,
     /// Names of class folders.
     ClassTable,
     /// List of images with their class folders.
@@ -190,6 +212,10 @@ pub enum FileFormat {
     Karpathy,
     /// Binary archive of CIFAR-10 or CIFAR-100.
     Cifar,
+    /// Data set in the layout of CLIP_benchmark.
+    ClipBenchmark,
+    /// Class list or prompts in JSON.
+    Names,
     /// Manifest of a data set.
     Manifest,
     /// Gzipped tar.
@@ -208,10 +234,16 @@ impl fmt::Display for FileFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             FileFormat::Table => "table",
+            FileFormat::Records => "JSON list of samples",
+            FileFormat::ImageFolder => "folder of images",
+            FileFormat::Shard => "tar shard",
+            FileFormat::Parquet => "Parquet file",
             FileFormat::ClassTable => "class table",
             FileFormat::LabelList => "list of labels",
             FileFormat::Karpathy => "Karpathy split",
             FileFormat::Cifar => "CIFAR binary archive",
+            FileFormat::ClipBenchmark => "CLIP_benchmark data set",
+            FileFormat::Names => "list of names or prompts",
             FileFormat::Manifest => "manifest",
             FileFormat::TarGz => "gzipped tar",
             FileFormat::Zip => "zip",
@@ -256,20 +288,27 @@ pub enum DownloadProblem {
     Incomplete,
 }
 
-/// The kind of problem of a model on the hub.
+/// The kind of problem of a model or data set on the hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HubProblem {
-    /// A model or revision that does not exist.
+    /// A model, data set or revision that does not exist.
     NotFound,
-    /// A gated or private model.
+    /// A gated or private model or data set.
     Restricted,
-    /// A model that is not cached while offline mode is on.
+    /// A model or data set that is not cached while offline mode is on.
     Offline,
     /// An answer of the hub that cannot be used.
     BadAnswer,
     /// A model without weight files.
     NoWeights,
+    /// A data set that lacks a file.
+    MissingFile,
+}
+
+/// Returns a fraction rounded up to one hundredth, for a policy that allows it.
+fn enough(fraction: f64) -> f64 {
+    ((fraction * 100.0).floor() + 1.0).min(100.0) / 100.0
 }
 
 impl From<file_ext::Error> for Error {

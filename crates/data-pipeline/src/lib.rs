@@ -15,6 +15,7 @@ pub mod loader;
 #[cfg(feature = "download")]
 pub mod manifest;
 pub mod mixture;
+pub mod names;
 pub mod notice;
 pub mod order;
 pub mod policy;
@@ -28,7 +29,7 @@ pub mod variants;
 
 pub use damage::DamageKind;
 pub use error::{Error, Result};
-pub use evaluation::{EvalBatch, EvalBatches};
+pub use evaluation::{DamagedSample, DamagedSamples, EvalBatch, EvalBatches, find_damaged};
 pub use image::{AugmentConfig, Preprocess};
 pub use loader::{Batch, InputSpec, Loader, LoaderConfig, Position};
 pub use mixture::{Mixture, WeightedSource};

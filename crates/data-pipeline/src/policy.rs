@@ -50,6 +50,18 @@ impl ErrorPolicy {
         }
     }
 
+    /// Whether an evaluation may leave out `damaged` of `samples` images. As at the start of a training, a set with fewer
+    /// than 1000 images may lack as many as one with 1000, so that one damaged file does not stop the evaluation of a small
+    /// set.
+    pub fn allows(self, damaged: usize, samples: usize) -> bool {
+        match self {
+            ErrorPolicy::Fail => damaged == 0,
+            ErrorPolicy::Skip { max_fraction } => {
+                damaged as f64 <= max_fraction * samples.max(MIN_JUDGED as usize) as f64
+            }
+        }
+    }
+
     /// Checks the broken shards of a source by the fraction of bytes that they lose.
     ///
     /// # Errors
@@ -175,6 +187,14 @@ impl SkipCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_small_evaluation_set_may_lack_an_image() {
+        let policy = ErrorPolicy::default();
+        assert!(policy.allows(1, 4) && policy.allows(10, 4) && !policy.allows(11, 4));
+        assert!(policy.allows(50, 5000) && !policy.allows(51, 5000));
+        assert!(ErrorPolicy::Fail.allows(0, 4) && !ErrorPolicy::Fail.allows(1, 5000));
+    }
 
     #[test]
     fn sessions_add_up_and_shards_count_once() {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Result};
 
 const BOM: &str = "\u{FEFF}";
@@ -88,7 +90,89 @@ pub fn decode(bytes: &[u8]) -> Result<&str, NotUtf8> {
 pub fn read(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    Ok(decode(&bytes).map_err(|problem| Error::NotUtf8 { path: path.into(), problem })?.to_string())
+    let text = decode(&bytes).map_err(|problem| Error::NotUtf8 { path: path.into(), problem, remedy: "" });
+    Ok(text?.to_string())
+}
+
+/// Encoding of a text file, as a user names it.
+///
+/// ```
+/// use data_pipeline::text::TextEncoding;
+/// let encoding: TextEncoding = serde_json::from_str("\"latin-1\"")?;
+/// assert_eq!(encoding, TextEncoding::Latin1);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub enum TextEncoding {
+    /// UTF-8, with or without a byte order mark.
+    #[serde(rename = "utf-8")]
+    Utf8,
+    /// UTF-16 in the order of its byte order mark, else little-endian.
+    #[serde(rename = "utf-16")]
+    Utf16,
+    /// Latin-1 or Windows-1252, which adds quotation marks and dashes.
+    #[serde(rename = "latin-1")]
+    Latin1,
+}
+
+/// Reads a whole text file in an encoding, without a byte order mark. Without an encoding, the file is UTF-16 if its
+/// first bytes show it, else UTF-8. Returns the text and its encoding.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be read, [`Error::NotUtf8`] if it is not UTF-8 and no encoding is given,
+/// [`Error::Setting`] if it is not in the given encoding.
+pub(crate) fn read_as(path: &Path, encoding: Option<TextEncoding>) -> Result<(String, TextEncoding)> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    let encoding = match encoding {
+        Some(encoding) => encoding,
+        None if is_utf16(&bytes) => TextEncoding::Utf16,
+        None => TextEncoding::Utf8,
+    };
+    let text = match encoding {
+        TextEncoding::Utf8 => decode(&bytes).map(str::to_string).map_err(|problem| {
+            let remedy = match problem.likely {
+                Encoding::Western => ", or set `encoding = \"latin-1\"`",
+                _ => "",
+            };
+            Error::NotUtf8 { path: path.into(), problem, remedy }
+        })?,
+        TextEncoding::Utf16 => utf16(&bytes).ok_or_else(|| {
+            Error::setting(
+                "encoding",
+                format!("`{}` is not valid UTF-16: copy or write it again", path.display()),
+            )
+        })?,
+        TextEncoding::Latin1 => bytes.iter().map(|byte| windows_1252(*byte)).collect(),
+    };
+    Ok((text, encoding))
+}
+
+/// Decodes UTF-16. Returns `None` for an odd number of bytes or a lone half of a character.
+fn utf16(bytes: &[u8]) -> Option<String> {
+    let (order, bytes): (fn([u8; 2]) -> u16, _) = match bytes {
+        [0xFE, 0xFF, rest @ ..] => (u16::from_be_bytes, rest),
+        [0xFF, 0xFE, rest @ ..] => (u16::from_le_bytes, rest),
+        [0, ..] => (u16::from_be_bytes, bytes),
+        _ => (u16::from_le_bytes, bytes),
+    };
+    if bytes.len() % 2 != 0 {
+        return None;
+    }
+    String::from_utf16(&bytes.chunks_exact(2).map(|pair| order([pair[0], pair[1]])).collect::<Vec<_>>()).ok()
+}
+
+/// Returns the character of a Windows-1252 byte. Bytes without a character keep their number, as in Latin-1.
+fn windows_1252(byte: u8) -> char {
+    const HIGH: [char; 32] = [
+        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8D}', 'Ž', '\u{8F}',
+        '\u{90}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9D}', 'ž', 'Ÿ',
+    ];
+    match byte {
+        0x80..=0x9F => HIGH[usize::from(byte - 0x80)],
+        _ => char::from(byte),
+    }
 }
 
 /// Detects a byte order mark, or ASCII letters of two bytes each. The latter are valid UTF-8, with zeros between the
@@ -160,5 +244,33 @@ mod tests {
         assert!(matches!(&error, Error::NotUtf8 { problem: NotUtf8 { line: 2, .. }, .. }));
         assert!(error.to_string().contains("names.txt") && error.to_string().contains("line 2"), "{error}");
         assert!(matches!(read(folder.path()), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn encodings_are_detected_or_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.csv");
+        let found = |bytes: &[u8], encoding| {
+            std::fs::write(&path, bytes).unwrap();
+            read_as(&path, encoding).map_err(|e| e.to_string())
+        };
+        let wide = |order: fn(u16) -> [u8; 2], mark: &[u8]| {
+            [mark, &"a,é😀\n".encode_utf16().flat_map(order).collect::<Vec<_>>()].concat()
+        };
+        let text = "a,é😀\n".to_string();
+        for bytes in [
+            wide(u16::to_le_bytes, b"\xFF\xFE"),
+            wide(u16::to_be_bytes, b"\xFE\xFF"),
+            wide(u16::to_le_bytes, b""),
+            wide(u16::to_be_bytes, b""),
+        ] {
+            assert_eq!(found(&bytes, None).unwrap(), (text.clone(), TextEncoding::Utf16));
+        }
+        assert_eq!(found("\u{FEFF}a,é😀\n".as_bytes(), None).unwrap(), (text, TextEncoding::Utf8));
+        let western = b"caf\xE9 \x93x\x94 \x80";
+        let error = found(western, None).unwrap_err();
+        assert!(error.contains("line 1") && error.contains("encoding = \"latin-1\""), "{error}");
+        assert_eq!(found(western, Some(TextEncoding::Latin1)).unwrap().0, "café “x” €");
+        assert!(found(b"\xFF\xFEa\0b", None).unwrap_err().contains("UTF-16"));
     }
 }

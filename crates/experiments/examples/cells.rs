@@ -1,13 +1,13 @@
 //! Lists the cells of a sweep with their steps and their state.
 //!
-//! Run with `cargo run -p experiments --example cells -- configs/sweeps/quick.toml`.
+//! Run with `cargo run -p experiments --example cells -- configs/sweeps/clip-rd.toml`.
 
 use std::io::Write;
 
 use experiments::Sweep;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let file = std::env::args().nth(1).ok_or("name a sweep file, such as configs/sweeps/quick.toml")?;
+    let file = std::env::args().nth(1).ok_or("name a sweep file, such as configs/sweeps/clip-rd.toml")?;
     let sweep = Sweep::load(&file, &toml::Table::new(), "runs/sweeps")?;
     let mut out = std::io::stdout();
     for cell in sweep.runs() {

@@ -16,6 +16,9 @@ pub const MIN_DRIVER: u32 = 580;
 /// File with the version of NVIDIA's kernel module.
 const DRIVER_FILE: &str = "/proc/driver/nvidia/version";
 
+/// Folder with one folder per GPU, which contains the file `information`.
+const DEVICES_FOLDER: &str = "/proc/driver/nvidia/gpus";
+
 /// Outcome of loading `libtorch_cuda`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -93,6 +96,25 @@ pub fn explain(count: usize) -> Option<String> {
 /// Returns the version of NVIDIA's driver, such as `580.65.06`, if it is loaded.
 pub fn driver_version() -> Option<String> {
     parse_driver(&std::fs::read_to_string(DRIVER_FILE).ok()?)
+}
+
+/// Returns the product name of the machine's GPUs, such as `NVIDIA H200`. Returns `None` if the driver reports none, or
+/// several products: CUDA may number devices in another order than the driver.
+pub fn product_name() -> Option<String> {
+    let folders = std::fs::read_dir(DEVICES_FOLDER).ok()?;
+    let texts =
+        folders.filter_map(|folder| std::fs::read_to_string(folder.ok()?.path().join("information")).ok());
+    common_product(texts)
+}
+
+/// Returns the value of the line `Model` that all texts have in common.
+fn common_product(texts: impl Iterator<Item = String>) -> Option<String> {
+    let mut products = texts.map(|text| {
+        let name = text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim();
+        (!name.is_empty()).then(|| name.to_string())
+    });
+    let first = products.next()??;
+    products.all(|product| product.as_ref() == Some(&first)).then_some(first)
 }
 
 fn explain_driver(version: Option<String>) -> String {
@@ -229,6 +251,17 @@ mod tests {
         let old = explain_driver(parse_driver(proprietary));
         assert!(old.contains("too old") && old.contains("580") && old.contains("CUDA 12"), "{old}");
         assert!(explain_driver(parse_driver(open)).contains("CUDA_VISIBLE_DEVICES"));
+    }
+
+    #[test]
+    fn a_product_that_all_devices_share_is_found() {
+        let device = |name: &str| format!("Model: \t\t {name}\nIRQ:   \t\t 42\n");
+        let product = |names: &[&str]| common_product(names.iter().map(|name| device(name)));
+        assert_eq!(product(&["NVIDIA H200"]).as_deref(), Some("NVIDIA H200"));
+        assert_eq!(product(&["NVIDIA H200", "NVIDIA H200"]).as_deref(), Some("NVIDIA H200"));
+        assert_eq!(product(&["NVIDIA H200", "NVIDIA L4"]), None);
+        assert_eq!(product(&[]), None);
+        assert_eq!(product(&[""]), None);
     }
 
     #[test]

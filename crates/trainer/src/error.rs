@@ -26,6 +26,21 @@ pub enum Error {
         /// The problem and the remedy.
         reason: String,
     },
+    /// Several evaluation sets that cannot be opened.
+    #[error("{} data sets cannot be opened: {}", .0.len(), .0.iter().map(|(name, reason)| format!("{name} ({reason})")).collect::<Vec<_>>().join("; "))]
+    Sets(
+        /// Name of each set, and its problem.
+        Vec<(String, String)>,
+    ),
+    /// An evaluation set with more damaged images than the recipe allows.
+    #[error("the evaluation set `{set}`")]
+    Images {
+        /// Name of the set.
+        set: String,
+        /// The damaged images.
+        #[source]
+        source: data_pipeline::Error,
+    },
     /// A run folder that another process uses.
     #[error("another process uses `{folder}`: wait until it ends, or choose another folder with --out")]
     Locked {

@@ -16,6 +16,7 @@ pub struct Method {
 /// All methods; `docs/methods.md` describes each one with its formulas.
 #[rustfmt::skip]
 pub const METHODS: &[Method] = &[
+    Method { name: "clip-rd", what: "relations within and between teacher and student", source: "CLIP-RD (2026)", recipe: "configs/recipes/methods/clip-rd.toml" },
     Method { name: "clip", what: "contrastive pre-training, no teacher", source: "CLIP (Radford et al. 2021)", recipe: "configs/recipes/methods/clip.toml" },
     Method { name: "siglip", what: "pairwise sigmoid pre-training, no teacher", source: "SigLIP (Zhai et al. 2023)", recipe: "configs/recipes/methods/siglip.toml" },
     Method { name: "hinton", what: "soft targets of a zero-shot classifier", source: "Hinton et al. 2015", recipe: "configs/recipes/methods/hinton.toml" },
@@ -27,7 +28,7 @@ pub const METHODS: &[Method] = &[
     Method { name: "tinyclip-auto", what: "affinity mimicking while learned masks prune the teacher to the student", source: "TinyCLIP (Wu et al. 2023)", recipe: "configs/recipes/methods/tinyclip-auto.toml" },
     Method { name: "dclip", what: "cosine to a teacher whose images and captions attend to each other", source: "DCLIP", recipe: "configs/recipes/methods/dclip.toml" },
     Method { name: "rkd", what: "relative distances and angles within each modality", source: "RKD (Park et al. 2019)", recipe: "configs/recipes/methods/rkd.toml" },
-    Method { name: "clip-rd", what: "relations across teacher and student", source: "CLIP-RD", recipe: "configs/recipes/methods/clip-rd.toml" },
     Method { name: "reinforced", what: "stored embeddings of a teacher in place of the teacher", source: "MobileCLIP (Vasu et al. 2024)", recipe: "configs/recipes/methods/reinforced.toml" },
+    Method { name: "vocabulary", what: "relations of images to a word list that the captions need not contain", source: "this project", recipe: "configs/recipes/methods/vocabulary.toml" },
     Method { name: "structure", what: "relations within and across the modalities, in the batch and to anchors beyond it", source: "this project", recipe: "configs/recipes/methods/structure.toml" },
 ];

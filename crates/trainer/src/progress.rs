@@ -133,7 +133,8 @@ impl Pace {
         Self::silent(what, unit, total)
     }
 
-    fn silent(what: &str, unit: &'static str, total: Option<u64>) -> Self {
+    /// Starts the loop without a first line.
+    pub(crate) fn silent(what: &str, unit: &'static str, total: Option<u64>) -> Self {
         let now = Instant::now();
         Pace { what: what.into(), unit, total, done: 0, calls: 0, started: now, logged: now }
     }

@@ -9,8 +9,13 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::Io`] if it cannot be read, [`Error::Data`] if it is not UTF-8.
 pub(crate) fn read(path: &Path) -> Result<String> {
-    data_pipeline::text::read(path).map_err(|error| match error {
+    data_pipeline::text::read(path).map_err(own_error)
+}
+
+/// Converts an error of reading a file.
+pub(crate) fn own_error(error: data_pipeline::Error) -> Error {
+    match error {
         data_pipeline::Error::Io { path, source } => Error::Io { path, source },
         other => Error::Data(other),
-    })
+    }
 }

@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pictures = [[0.9, 0.1, 0.1], [0.2, 0.8, 0.1], [0.1, 0.2, 0.9], [0.5, 0.1, 0.6]];
     let images = Array4::from_shape_fn((4, 3, 8, 8), |(i, c, _, _)| pictures[i][c]);
     let found = classification(&MeanColor, &classifier, &classes, [Ok((images, vec![0, 1, 2, 0]))])?;
-    let sets = vec![SetScore { set: "colours".into(), score: Score::Classification(found) }];
+    let sets = vec![SetScore::new("colours", Score::Classification(found))];
     let report = Report { model: "mean colour".into(), sets };
     std::io::stdout().write_all(report.table().to_markdown().as_bytes())?;
     Ok(())

@@ -36,19 +36,34 @@ impl Classifier {
     /// finite; [`Error::Encoder`]; [`Error::Shape`] if the encoder returns another number of embeddings, or embeddings
     /// of different widths.
     pub fn new(encoder: &impl Encoder, classes: &[String], templates: &[String]) -> Result<Self> {
+        prompts::check(templates)?;
+        let filled = |class: &String| templates.iter().map(|template| fill(template, class)).collect();
+        Self::from_prompts(encoder, classes, &classes.iter().map(filled).collect::<Vec<_>>())
+    }
+
+    /// Encodes the prompts of each class, such as descriptions by a language model (Pratt et al. 2023). Classes with the
+    /// same name get equal embeddings.
+    ///
+    /// # Errors
+    /// The errors of [`Classifier::new`], and [`Error::Input`] for a class without prompts or [`Error::Shape`] for
+    /// another number of lists than classes.
+    pub fn from_prompts(encoder: &impl Encoder, classes: &[String], prompts: &[Vec<String>]) -> Result<Self> {
         if classes.is_empty() {
             return Err(Error::Input("a classifier needs at least one class".into()));
         }
-        prompts::check(templates)?;
-        let prompts = classes
-            .iter()
-            .flat_map(|class| templates.iter().map(|template| fill(template, class)))
-            .collect::<Vec<_>>();
-        let rows = encode_texts(encoder, &prompts)?;
+        if prompts.len() != classes.len() {
+            return Err(Error::shape("lists of prompts", classes.len(), prompts.len()));
+        }
+        if let Some(class) = prompts.iter().position(Vec::is_empty) {
+            return Err(Error::Input(format!("the class `{}` has no prompt", classes[class])));
+        }
+        let rows = encode_texts(encoder, &prompts.concat())?;
         let mut means = Array2::zeros((classes.len(), rows.ncols()));
-        for (class, mut mean) in means.axis_iter_mut(Axis(0)).enumerate() {
-            let prompts = rows.slice(s![class * templates.len()..(class + 1) * templates.len(), ..]);
-            mean.assign(&(prompts.sum_axis(Axis(0)) / templates.len() as f32));
+        let mut start = 0;
+        for (prompts, mut mean) in prompts.iter().zip(means.axis_iter_mut(Axis(0))) {
+            let own = rows.slice(s![start..start + prompts.len(), ..]);
+            mean.assign(&(own.sum_axis(Axis(0)) / prompts.len() as f32));
+            start += prompts.len();
         }
         finite("class", means.view())?;
         normalize_rows(&mut means);

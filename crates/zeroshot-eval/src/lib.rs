@@ -59,5 +59,7 @@ pub use run::{
 };
 #[cfg(feature = "probe")]
 pub use stored::ProbeResult;
-pub use stored::{Evaluation, Labels, StoredEmbeddings, StoredOptions, StoredSet, evaluate_stored};
+pub use stored::{
+    Evaluation, Labels, SetCounts, StoredEmbeddings, StoredOptions, StoredSet, evaluate_stored,
+};
 pub use table::Table;

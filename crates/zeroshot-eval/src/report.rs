@@ -61,6 +61,14 @@ impl Score {
             Score::Retrieval(_) => MetricName::MeanRecall,
         }
     }
+
+    /// Returns the value of a metric, or `None` if the score does not have it.
+    pub fn value(&self, name: MetricName) -> Option<f64> {
+        if name == self.main_name() {
+            return Some(self.main());
+        }
+        self.metrics().into_iter().find(|metric| metric.name == name).map(|metric| metric.value)
+    }
 }
 
 /// A data set with its result.
@@ -68,9 +76,45 @@ impl Score {
 pub struct SetScore {
     /// Name of the data set.
     pub set: String,
+    /// The main metric of the set. Default: the one of its task ([`Score::main_name`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<MetricName>,
     /// The result.
     #[serde(flatten)]
     pub score: Score,
+}
+
+impl SetScore {
+    /// Creates a result with the main metric of its task.
+    pub fn new(set: impl Into<String>, score: Score) -> Self {
+        SetScore { set: set.into(), metric: None, score }
+    }
+
+    /// Sets the main metric.
+    #[must_use]
+    pub fn with_metric(mut self, metric: Option<MetricName>) -> Self {
+        self.metric = metric;
+        self
+    }
+
+    /// Returns the main metric of the set, for comparisons.
+    ///
+    /// ```
+    /// use zeroshot_eval::{MetricName, Recall, Retrieval, Score, SetScore};
+    ///
+    /// let recall = Recall { at_1: 0.5, at_5: 0.75, at_10: 1.0 };
+    /// let found = Retrieval { image_to_text: recall, text_to_image: recall, images: 4, texts: 4 };
+    /// let photos = SetScore::new("photos", Score::Retrieval(found)).with_metric(Some(MetricName::ImageRecallAt5));
+    /// assert_eq!(photos.main(), 0.75);
+    /// ```
+    pub fn main(&self) -> f64 {
+        self.metric.and_then(|name| self.score.value(name)).unwrap_or_else(|| self.score.main())
+    }
+
+    /// Returns the name of the main metric.
+    pub fn main_name(&self) -> MetricName {
+        self.metric.filter(|name| self.score.value(*name).is_some()).unwrap_or_else(|| self.score.main_name())
+    }
 }
 
 /// Results of one model on all data sets.
@@ -105,22 +149,15 @@ impl Report {
 /// let report = |model: &str, at_1| {
 ///     let recall = Recall { at_1, at_5: 1.0, at_10: 1.0 };
 ///     let found = Retrieval { image_to_text: recall, text_to_image: recall, images: 4, texts: 4 };
-///     let sets = vec![SetScore { set: "photos".into(), score: Score::Retrieval(found) }];
+///     let sets = vec![SetScore::new("photos", Score::Retrieval(found))];
 ///     Report { model: model.into(), sets }
 /// };
 /// let table = compare(&[report("teacher", 0.5), report("student", 0.25)], Some(0));
 /// assert!(table.to_markdown().contains("| photos   | text recall@1           |    50.0 |    25.0 |"));
 /// ```
 pub fn compare(reports: &[Report], teacher: Option<usize>) -> Table {
-    let models = reports.iter().map(|report| report.model.as_str());
-    let mut table = Table::new(["data set", "metric"]).with_numbers(models);
-    let mut sets = Vec::<&str>::new();
-    for set in reports.iter().flat_map(|report| &report.sets) {
-        if !sets.contains(&set.set.as_str()) {
-            sets.push(&set.set);
-        }
-    }
-    for set in sets {
+    let mut table = columns(reports);
+    for set in set_names(reports) {
         let found = reports.iter().map(|r| r.sets.iter().find(|s| s.set == set).map(|s| s.score.metrics()));
         let found = found.collect::<Vec<_>>();
         for MetricValue { name, .. } in found.iter().flatten().next().into_iter().flatten() {
@@ -131,11 +168,54 @@ pub fn compare(reports: &[Report], teacher: Option<usize>) -> Table {
             table.push([set.into(), name.to_string().into()].into_iter().chain(found.iter().map(value)));
         }
     }
+    push_retained(&mut table, reports, teacher);
+    table
+}
+
+/// Compares the main metrics of models in percent: one row per data set, and their mean over all sets. If `teacher` is
+/// the index of a report, the last row is the fraction that each model retains of that report's scores.
+pub fn main_metrics(reports: &[Report], teacher: Option<usize>) -> Table {
+    let mut table = columns(reports);
+    let names = set_names(reports);
+    for name in &names {
+        let found = reports.iter().map(|report| report.sets.iter().find(|set| set.set == *name));
+        let found = found.collect::<Vec<_>>();
+        let Some(metric) = found.iter().flatten().map(|set| set.main_name()).next() else { continue };
+        let values = found.iter().map(|set| Cell::from(set.map(|set| Cell::percent(set.main()))));
+        table.push([Cell::from(*name), metric.to_string().into()].into_iter().chain(values));
+    }
+    // A mean over fewer sets is not comparable.
+    let mean = |report: &Report| {
+        let complete = !names.is_empty() && report.sets.len() == names.len();
+        complete.then(|| report.sets.iter().map(SetScore::main).sum::<f64>() / names.len() as f64)
+    };
+    let means = reports.iter().map(|report| Cell::from(mean(report).map(Cell::percent)));
+    table.push([Cell::from("all"), "mean".into()].into_iter().chain(means));
+    push_retained(&mut table, reports, teacher);
+    table
+}
+
+/// Creates a table with one column per model.
+fn columns(reports: &[Report]) -> Table {
+    Table::new(["data set", "metric"]).with_numbers(reports.iter().map(|report| report.model.as_str()))
+}
+
+/// Returns the names of all data sets, in the order of the reports.
+fn set_names(reports: &[Report]) -> Vec<&str> {
+    let mut sets = Vec::<&str>::new();
+    for set in reports.iter().flat_map(|report| &report.sets) {
+        if !sets.contains(&set.set.as_str()) {
+            sets.push(&set.set);
+        }
+    }
+    sets
+}
+
+fn push_retained(table: &mut Table, reports: &[Report], teacher: Option<usize>) {
     if let Some(teacher) = teacher.and_then(|index| reports.get(index)) {
         let retained = reports.iter().map(|report| Cell::from(report.retained(teacher).map(Cell::percent)));
         table.push(["all".into(), "retained of the teacher".into()].into_iter().chain(retained));
     }
-    table
 }
 
 #[cfg(test)]
@@ -151,7 +231,7 @@ mod tests {
             samples: 10,
             per_class: vec![],
         });
-        Report { model: model.into(), sets: vec![SetScore { set: "toys".into(), score }] }
+        Report { model: model.into(), sets: vec![SetScore::new("toys", score)] }
     }
 
     #[test]
@@ -177,10 +257,44 @@ mod tests {
             texts: 15,
         });
         let mut report = report("m", 0.25);
-        report.sets.push(SetScore { set: "photos".into(), score });
+        report.sets.push(SetScore::new("photos", score));
         let json = serde_json::to_string(&report).unwrap();
         assert!(json.contains(r#""task":"retrieval""#), "{json}");
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn a_set_may_have_another_main_metric_than_its_task() {
+        let Score::Classification(found) = report("m", 0.5).sets.remove(0).score else { panic!() };
+        let found = Classification { mean_per_class_recall: 0.25, ..found };
+        let set = SetScore::new("pets", Score::Classification(found));
+        assert_eq!((set.main_name(), set.main()), (MetricName::Top1, 0.5));
+        assert!(!serde_json::to_string(&set).unwrap().contains("metric"));
+        let recall = set.clone().with_metric(Some(MetricName::MeanPerClassRecall));
+        assert_eq!((recall.main_name(), recall.main()), (MetricName::MeanPerClassRecall, 0.25));
+        let json = serde_json::to_string(&recall).unwrap();
+        assert_eq!(serde_json::from_str::<SetScore>(&json).unwrap(), recall);
+        // Few classes have no top-5 accuracy.
+        let missing = set.with_metric(Some(MetricName::Top5));
+        assert_eq!((missing.main_name(), missing.main()), (MetricName::Top1, 0.5));
+    }
+
+    #[test]
+    fn a_table_of_main_metrics_has_one_row_per_set_and_their_mean() {
+        let reports = [report("teacher", 0.5), report("student", 0.4)];
+        let expected = "\
+| data set | metric                  | teacher | student |
+|----------|-------------------------|--------:|--------:|
+| toys     | top-1                   |    50.0 |    40.0 |
+| all      | mean                    |    50.0 |    40.0 |
+| all      | retained of the teacher |   100.0 |    80.0 |
+";
+        assert_eq!(main_metrics(&reports, Some(0)).to_markdown(), expected);
+        // A mean over fewer sets is not comparable.
+        let less = Report { model: "student".into(), sets: vec![] };
+        let table = main_metrics(&[reports[0].clone(), less], None).to_markdown();
+        let mean = table.lines().last().unwrap();
+        assert!(mean.contains("mean") && mean.contains("50.0") && !mean.contains("0.0 |     "), "{table}");
     }
 
     #[test]

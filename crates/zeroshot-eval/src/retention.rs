@@ -22,7 +22,7 @@ pub struct Retention {
 }
 
 /// The fraction of the teacher's score that the student retains on one set. Scores are main metrics
-/// ([`crate::Score::main`]), 0 to 1.
+/// ([`SetScore::main`]), 0 to 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SetRetention {
     /// Name of the data set.
@@ -51,10 +51,9 @@ pub fn retention(student: &Report, teacher: &Report) -> Retention {
         let matches = |other: &&SetScore| {
             other.set == own.set && discriminant(&other.score) == discriminant(&own.score)
         };
-        let (student, teacher) =
-            (own.score.main(), teacher.sets.iter().find(matches).map(|s| s.score.main()));
+        let (student, teacher) = (own.main(), teacher.sets.iter().find(matches).map(SetScore::main));
         let retained = teacher.filter(|teacher| *teacher > 0.0).map(|teacher| student / teacher);
-        let metric = own.score.main_name();
+        let metric = own.main_name();
         SetRetention { set: own.set.clone(), metric, student, teacher, retained }
     };
     let sets = student.sets.iter().map(set).collect::<Vec<_>>();
@@ -87,13 +86,13 @@ mod tests {
     fn classified(set: &str, top1: f64) -> SetScore {
         let score =
             Classification { top1, top5: None, mean_per_class_recall: 0.0, samples: 1, per_class: vec![] };
-        SetScore { set: set.into(), score: Score::Classification(score) }
+        SetScore::new(set, Score::Classification(score))
     }
 
     fn found(set: &str, at: f64) -> SetScore {
         let recall = Recall { at_1: at, at_5: at, at_10: at };
         let score = Retrieval { image_to_text: recall, text_to_image: recall, images: 1, texts: 1 };
-        SetScore { set: set.into(), score: Score::Retrieval(score) }
+        SetScore::new(set, Score::Retrieval(score))
     }
 
     fn report(model: &str, sets: Vec<SetScore>) -> Report {

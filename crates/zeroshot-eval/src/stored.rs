@@ -3,6 +3,8 @@
 //! Encoding costs far more than any metric, so embeddings are computed once ([`crate::encode_labelled`],
 //! [`crate::encode_captioned`], or read from a file), and all metrics use them.
 
+use std::fmt;
+
 use ndarray::{Array2, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
@@ -146,6 +148,12 @@ impl StoredOptions {
 pub struct Evaluation {
     /// Name of the data set.
     pub set: String,
+    /// The main metric of the set. Default: the one of its task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<MetricName>,
+    /// Number of images, classes, prompts and texts.
+    #[serde(default)]
+    pub counts: SetCounts,
     /// Zero-shot classification.
     pub classification: Option<Classification>,
     /// Retrieval of texts by images and of images by texts.
@@ -164,6 +172,55 @@ pub struct Evaluation {
     pub probe: Option<ProbeResult>,
     /// Similarity of the student to its teacher.
     pub fidelity: Option<Fidelity>,
+}
+
+/// Sizes of a data set in an evaluation. Its text is such as `9 images, 3 classes, 18 prompts per class`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SetCounts {
+    /// Number of images that were evaluated.
+    pub images: usize,
+    /// Number of classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classes: Option<usize>,
+    /// Number of prompts of all classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<usize>,
+    /// Number of prompts of each class, if all classes have equally many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompts_per_class: Option<usize>,
+    /// Number of texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub texts: Option<usize>,
+    /// Number of damaged images, which the evaluation leaves out.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub damaged: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+impl fmt::Display for SetCounts {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted =
+            |count: usize, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
+        let prompts = match (self.prompts_per_class, self.prompts) {
+            (Some(count), _) => Some(format!("{} per class", counted(count, "prompt", "prompts"))),
+            (None, count) => count.map(|count| counted(count, "prompt", "prompts")),
+        };
+        let parts = [
+            Some(counted(self.images, "image", "images")),
+            self.classes.map(|count| counted(count, "class", "classes")),
+            prompts,
+            self.texts.map(|count| counted(count, "text", "texts")),
+        ];
+        out.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))?;
+        match self.damaged {
+            0 => Ok(()),
+            count => write!(out, "; left out {}", counted(count, "damaged image", "damaged images")),
+        }
+    }
 }
 
 /// Results and training of a linear probe.
@@ -203,6 +260,13 @@ pub fn evaluate_stored(
     let images = rows::unit("image", model.images)?;
     let mut found = Evaluation {
         set: set.name.into(),
+        metric: None,
+        counts: SetCounts {
+            images: images.nrows(),
+            classes: set.labels.map(|labels| labels.classes.len()),
+            texts: model.texts.map(|texts| texts.nrows()),
+            ..SetCounts::default()
+        },
         classification: None,
         retrieval: None,
         calibration: None,
@@ -356,7 +420,12 @@ impl Evaluation {
             if classification.is_some() { format!("{} (retrieval)", self.set) } else { self.set.clone() };
         let names = [self.set.clone(), second];
         let scores = names.into_iter().zip([classification, retrieval]);
-        scores.filter_map(|(set, score)| score.map(|score| SetScore { set, score })).collect()
+        let set_score = |(set, score): (_, Option<Score>)| {
+            let score = score?;
+            let metric = self.metric.filter(|name| score.value(*name).is_some());
+            Some(SetScore { set, metric, score })
+        };
+        scores.filter_map(set_score).collect()
     }
 
     /// Returns the tables of the metrics, of the confused pairs and of the fidelity, as far as they were measured.

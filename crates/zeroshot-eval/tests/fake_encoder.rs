@@ -92,3 +92,19 @@ fn errors_of_encoder_and_batches_are_returned() {
     assert!(matches!(classification(&Colors::default(), &classifier, &classes, []), Err(Error::Input(_))));
     assert!(matches!(retrieval_set(&Colors::default(), []), Err(Error::Input(_))));
 }
+
+#[test]
+fn each_class_may_have_its_own_number_of_prompts() {
+    let classes = strings(&["red", "green"]);
+    let lists = [strings(&["a red thing", "red"]), strings(&["green"])];
+    let own = Classifier::from_prompts(&Colors::default(), &classes, &lists).unwrap();
+    let red = Classifier::from_prompts(&Colors::default(), &classes[..1], &lists[..1]).unwrap();
+    assert_eq!(own.embeddings().row(0), red.embeddings().row(0));
+    let template = Classifier::new(&Colors::default(), &classes, &strings(&["{}"])).unwrap();
+    assert_eq!(own.embeddings().row(1), template.embeddings().row(1));
+    let error = |lists: &[Vec<String>]| {
+        Classifier::from_prompts(&Colors::default(), &classes, lists).unwrap_err().to_string()
+    };
+    assert!(error(&[strings(&["red"]), vec![]]).contains("`green` has no prompt"));
+    assert!(error(&lists[..1]).contains("lists of prompts"));
+}

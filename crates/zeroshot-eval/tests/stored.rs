@@ -114,7 +114,7 @@ fn retrieval_fidelity_and_retention_use_one_encoding() {
     assert_eq!(found.classification, None);
     let report = |model: &str, found: &Evaluation| Report { model: model.into(), sets: found.scores() };
     let kept = retention(&report("student", &found), &report("teacher", &own));
-    let main = |found: &Evaluation| found.scores()[0].score.main();
+    let main = |found: &Evaluation| found.scores()[0].main();
     assert_eq!(kept.mean, Some(main(&found) / main(&own)));
     assert!(kept.mean.unwrap() < 1.0);
     let without = StoredOptions::default().with_fidelity(None);
@@ -134,7 +134,7 @@ fn a_set_with_labels_and_captions_has_two_scores_with_different_names() {
     let found = evaluate_stored(&set, &model, None, &StoredOptions::default()).unwrap();
     let scores = found.scores();
     assert_eq!(scores.iter().map(|s| s.set.as_str()).collect::<Vec<_>>(), ["both", "both (retrieval)"]);
-    assert!(scores.iter().all(|score| score.score.main() == 1.0));
+    assert!(scores.iter().all(|score| score.main() == 1.0));
     assert!(found.calibration.is_none(), "without a logit scale");
 }
 

@@ -1,6 +1,7 @@
 //! Complete training runs on tiny models: run folders, resuming, losses, methods, pruning, stores and sweeps.
 
 mod dclip;
+mod evaluation;
 mod inherit;
 mod methods;
 mod prune;

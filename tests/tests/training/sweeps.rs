@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use data_pipeline::SourceConfig;
+use data_pipeline::hub::DatasetName;
 use experiments::Sweep;
 
 fn files() -> Vec<PathBuf> {
@@ -31,7 +33,7 @@ fn every_shipped_sweep_has_a_plan() {
         assert_eq!(students.len(), 1, "{}: {students:?}", sweep.name);
         names.push(sweep.name);
     }
-    for needed in ["clip-kd-cifar", "quick", "structure-transfer", "tinyclip-vs-clip-kd"] {
+    for needed in ["clip-kd-cifar", "clip-rd", "structure-transfer", "tinyclip-vs-clip-kd"] {
         assert!(names.iter().any(|name| name == needed), "{needed}");
     }
 }
@@ -44,10 +46,34 @@ fn every_shipped_suite_parses() {
         let path = entry.unwrap().path();
         let suite = trainer::eval::suite::Suite::read(&path).unwrap();
         assert_eq!(suite.name, path.file_stem().unwrap().to_string_lossy());
-        suite.sets.iter().for_each(|set| assert!(!set.templates.texts().unwrap().is_empty()));
+        suite.sets.iter().for_each(|set| set.templates.check().unwrap());
         count += 1;
     }
     assert!(count > 0);
+}
+
+#[test]
+fn the_suite_of_clip_benchmark_has_the_published_sets_and_metrics() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/suites/clip-benchmark.toml");
+    let mut suite = trainer::eval::suite::Suite::read(&path).unwrap();
+    // VTAB+ without VOC 2007 with several classes, and three sets of captions.
+    assert_eq!(suite.sets.len(), 35 + 3);
+    let mut repositories = std::collections::BTreeSet::new();
+    let mut by_metric = std::collections::BTreeMap::<_, Vec<_>>::new();
+    for set in &suite.sets {
+        let SourceConfig::ClipBenchmark(config) = &set.source else { panic!("{}", set.name) };
+        let name = config.path.parse::<DatasetName>().unwrap();
+        assert!(name.repo().starts_with("clip-benchmark/wds_") && config.split == "test", "{}", set.name);
+        assert!(repositories.insert(name.repo().to_string()), "{}", set.name);
+        let metric = set.metric.map(|metric| metric.to_string()).unwrap_or_default();
+        by_metric.entry(metric).or_default().push(set.name.as_str());
+    }
+    assert_eq!(by_metric["mean per-class recall"], ["Caltech101", "Flowers", "Pets", "FGVC Aircraft"]);
+    assert_eq!(by_metric["image recall@5"], ["Flickr8k", "Flickr30k", "MSCOCO"]);
+    assert_eq!(by_metric.len(), 3);
+    suite.select(&["vtab/cifar100".into(), "eurosat".into(), "imagenet_v2".into()]).unwrap();
+    let names = suite.sets.iter().map(|set| set.name.as_str()).collect::<Vec<_>>();
+    assert_eq!(names, ["ImageNet-V2", "CIFAR100", "EuroSAT"]);
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
         output::note(format!("wrote {}", args.out.display()));
         return Ok(Code::Done);
     }
-    let loaded = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref())?;
+    let loaded = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref(), tch::Device::Cpu)?;
     let (model, preprocess, processor) = (&loaded.model, &loaded.preprocess, &loaded.processor);
     let library = if args.to == Format::OpenClip {
         folder::save_with(&args.out, model, preprocess, processor.foreign_tokenizer())?;

@@ -2,12 +2,9 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::bail;
 use clip_model::Tower;
-use data_pipeline::evaluation::EvalBatches;
-use data_pipeline::sources::{Images, Source};
 use ndarray::{Array2, Axis};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -18,41 +15,44 @@ use zeroshot_eval::Encoder;
 use crate::args::Embed;
 use crate::data::open_tower;
 use crate::exit::Code;
-use crate::{destination, output};
+use crate::{destination, images, output};
 
 /// Number of images or texts per batch.
 const BATCH: usize = 256;
 
 pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
     destination::file(&args.out, args.force)?;
-    let inputs = args.texts.iter().chain(&args.images).map(PathBuf::as_path).chain([Path::new(&args.model)]);
+    let all_images = [&args.images[..], &args.more_images].concat();
+    let inputs = args.texts.iter().chain(&all_images).map(PathBuf::as_path).chain([Path::new(&args.model)]);
     destination::not_an_input(&args.out, inputs)?;
-    let tower = if args.images.is_some() { Tower::Image } else { Tower::Text };
-    let loaded = open_tower(&args.model, args.arch.as_deref(), args.tokenizer.as_deref(), Some(tower))?;
+    let tower = if args.texts.is_some() { Tower::Text } else { Tower::Image };
+    let (arch, tokenizer, device) = (args.arch.as_deref(), args.tokenizer.as_deref(), args.device.resolve()?);
+    let loaded = open_tower(&args.model, arch, tokenizer, device, Some(tower))?;
     let encoder = ModelEncoder::from(&loaded);
     let mut embeddings = Array2::<f32>::zeros((0, loaded.model.config().embed_dim as usize));
     let mut names = Vec::new();
     let encode_error = |error: zeroshot_eval::EncodeError| anyhow::Error::from_boxed(error);
-    if let Some(folder) = &args.images {
-        let source: Arc<dyn Source> = Arc::new(Images::open(folder)?);
-        let mut pace = Pace::new("embed", "images", Some(source.len() as u64));
-        for batch in EvalBatches::new(source, loaded.processor.preprocess().clone(), BATCH)? {
-            let batch = batch?;
-            embeddings
-                .append(Axis(0), encoder.encode_images(batch.images.view()).map_err(encode_error)?.view())?;
-            pace.add(batch.keys.len() as u64);
-            names.extend(batch.keys);
-        }
-    } else if let Some(file) = &args.texts {
+    if let Some(file) = &args.texts {
         names = data_pipeline::text::read(file)?.lines().map(str::to_string).collect();
         let mut pace = Pace::new("embed", "texts", Some(names.len() as u64));
         for batch in names.chunks(BATCH) {
             embeddings.append(Axis(0), encoder.encode_texts(batch).map_err(encode_error)?.view())?;
             pace.add(batch.len() as u64);
         }
+    } else {
+        let mut pace = None;
+        let preprocess = loaded.processor.preprocess();
+        images::in_batches(&all_images, preprocess, BATCH, args.damage.policy(), |batch, total| {
+            let pace = pace.get_or_insert_with(|| Pace::new("embed", "images", Some(total as u64)));
+            embeddings
+                .append(Axis(0), encoder.encode_images(batch.images.view()).map_err(encode_error)?.view())?;
+            pace.add(batch.keys.len() as u64);
+            names.extend(batch.keys);
+            Ok(())
+        })?;
     }
     if names.is_empty() {
-        let input = args.texts.as_ref().or(args.images.as_ref()).map(|path| path.display().to_string());
+        let input = args.texts.as_ref().or(all_images.first()).map(|path| path.display().to_string());
         bail!("`{}` is empty: there is nothing to embed", input.unwrap_or_default());
     }
     let bytes = file_ext::f32_to_le_bytes(&embeddings);

@@ -1,5 +1,6 @@
 //! The commands, one module each.
 
+mod bench;
 mod classify;
 mod convert;
 mod doctor;
@@ -8,6 +9,7 @@ mod evaluate;
 mod inspect;
 mod methods;
 mod reinforce;
+mod self_check;
 mod settings;
 mod sweep;
 mod tokenize;
@@ -31,5 +33,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Code> {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor => doctor::run(),
+        Command::SelfCheck(args) => self_check::run(args),
+        Command::Bench(args) => bench::run(args),
     }
 }

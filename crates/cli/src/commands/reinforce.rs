@@ -18,6 +18,7 @@ pub(crate) fn run(args: Reinforce) -> anyhow::Result<Code> {
         anyhow::bail!("--variants 0: pass at least 1 augmentation per image");
     }
     let mut settings = args.overrides.set.clone();
+    settings.extend(args.device.as_override());
     settings.extend(args.variants.map(|count| format!("data.variants={count}")));
     let job = recipe::load(&args.recipe, &settings)?;
     let chosen = match &args.run {

@@ -13,13 +13,16 @@ use crate::{destination, output, signals};
 
 pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
     let sweep = experiments::Sweep::load(&args.file, &settings_table(&args.overrides.set)?, &args.out)?;
+    for device in &args.devices {
+        trainer::model::device::resolve(*device)?;
+    }
     if args.dry_run {
         return dry_run(&sweep, args.output.json);
     }
     destination::folder(&args.out)?;
     let mut code = Code::Done;
     if !args.report {
-        args.devices.iter().try_for_each(|name| trainer::model::device::device(name).map(|_| ()))?;
+        sweep.check_mean()?;
         for cell in sweep.runs() {
             trainer::run::check(&cell.recipe).with_context(|| cell.label())?;
         }

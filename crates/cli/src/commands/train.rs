@@ -15,7 +15,9 @@ pub(crate) const VERSION: &str =
     concat!("clip-distill ", env!("CARGO_PKG_VERSION"), " ", env!("CLIP_DISTILL_COMMIT"));
 
 pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
-    let job = recipe::load(&args.recipe, &args.overrides.set)?;
+    let mut settings = args.overrides.set.clone();
+    settings.extend(args.device.as_override());
+    let job = recipe::load(&args.recipe, &settings)?;
     let prepared = PreparedJob::new(&job)?;
     if args.dry_run {
         match args.output.json {
@@ -80,8 +82,12 @@ fn summary(job: &Job, out: &Path, results: &[(String, Results)]) -> String {
         ))
     });
     format!(
-        "{}\nreport:  {}\nmodel:   {} (load it in Python's open_clip as local-dir:FOLDER)\n{}try:     clip-distill classify {} IMAGE --labels a,b,c\n",
+        "{}\n{}report:  {}\nmodel:   {} (load it in Python's open_clip as local-dir:FOLDER)\n{}try:     clip-distill classify {} IMAGE --labels a,b,c\n",
         experiments::job::table(job, results),
+        experiments::job::counts(results)
+            .lines()
+            .map(|line| format!("set:     {line}\n"))
+            .collect::<String>(),
         out.join("report.html").display(),
         model.display(),
         best.collect::<String>(),

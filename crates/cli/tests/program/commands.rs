@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::common::{Place, clip_distill, done, failed, text};
+use crate::common::{Place, clip_distill, done, failed, program, text};
 use serde_json::Value;
 
 #[test]
@@ -63,7 +63,7 @@ fn a_signal_stops_with_a_checkpoint_and_the_same_command_resumes() {
     let settings = ["--set", "train.steps=100000", "--set", "metrics.every_steps=1"];
     let mut args = vec!["train", &recipe, "--out", &out];
     args.extend(settings);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_clip-distill"))
+    let mut child = program()
         .args(&args)
         .env_remove("RUST_LOG")
         .stdout(Stdio::null())
@@ -333,11 +333,8 @@ fn unusual_arguments_give_one_line_and_no_panic() {
     // A file name that is not UTF-8.
     let odd = place.0.path().join(std::ffi::OsStr::from_bytes(b"y\xff.png"));
     fs::copy(&picture, &odd).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_clip-distill"))
-        .args(["classify", &model, "--labels", "a,b", "--json"])
-        .arg(&odd)
-        .output()
-        .unwrap();
+    let output =
+        program().args(["classify", &model, "--labels", "a,b", "--json"]).arg(&odd).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(json["image"].as_str().unwrap().contains("y\u{fffd}.png"));
@@ -449,7 +446,7 @@ fn embed_writes_embeddings_and_names() {
 fn tokenize_prints_ids_per_line_of_standard_input() {
     let run = |args: &[&str], input: &[u8]| {
         use std::io::Write;
-        let mut child = Command::new(env!("CARGO_BIN_EXE_clip-distill"))
+        let mut child = program()
             .arg("tokenize")
             .args(args)
             .stdin(Stdio::piped())

@@ -8,7 +8,15 @@ use clip_model::{Clip, ClipConfig, PreprocessConfig, folder};
 use tch::Device;
 
 pub(crate) fn clip_distill(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_clip-distill")).args(args).stdin(Stdio::null()).output().unwrap()
+    program().args(args).output().unwrap()
+}
+
+/// Returns a command of the program. With the spin time in its environment, the program does not restart itself, which
+/// would load libtorch twice.
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clip-distill"));
+    command.env("GOMP_SPINCOUNT", "20000").stdin(Stdio::null());
+    command
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use crate::common::{Place, clip_distill, done, failed, text};
+use crate::common::{Place, clip_distill, done, failed, program, text};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
@@ -102,12 +102,7 @@ fn methods_lists_all_methods_and_losses() {
 
 /// Starts the program, kills it as soon as `is_due` holds, and returns whether that was before its end.
 fn killed(args: &[&str], is_due: impl Fn() -> bool) -> bool {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_clip-distill"))
-        .args(args)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = program().args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     while !is_due() && child.try_wait().unwrap().is_none() {
         std::thread::yield_now();
     }

@@ -1,9 +1,9 @@
 //! Data as it occurs: class lists with duplicate names, texts that are not UTF-8, images in other formats.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use crate::common::{Place, clip_distill, done, failed, text};
+use crate::common::{Place, clip_distill, done, failed, program, text};
 use serde_json::Value;
 
 /// Runs `evaluate`. Returns its results as JSON, and standard error.
@@ -112,7 +112,7 @@ fn texts_that_are_not_utf8_are_refused_with_file_and_line() {
 fn tokenize_refuses_input_that_is_not_utf8() {
     use std::io::Write;
     let run = |input: &[u8]| {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_clip-distill"))
+        let mut child = program()
             .arg("tokenize")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -136,7 +136,7 @@ fn images_in_unsupported_formats_are_reported_in_one_line() {
     let place = Place::new();
     let (model, pictures) = (place.model(), place.pictures());
     let red = format!("{pictures}/red");
-    fs::write(format!("{red}/scan.tif"), b"II*\0").unwrap();
+    fs::write(format!("{red}/scan.avif"), b"x").unwrap();
     fs::write(format!("{red}/phone.heic"), b"x").unwrap();
     let mut jpeg = Vec::new();
     let picture = image::RgbImage::from_pixel(20, 20, image::Rgb([200, 0, 0]));
@@ -157,6 +157,89 @@ fn images_in_unsupported_formats_are_reported_in_one_line() {
     for said in [said, embedded, trained] {
         let lines = said.lines().filter(|line| line.contains("left out")).collect::<Vec<_>>();
         assert_eq!(lines.len(), 1, "{said}");
-        assert!(lines[0].contains("1 .heic, 1 .tif") && lines[0].contains("scan.tif"), "{said}");
+        assert!(lines[0].contains("1 .avif, 1 .heic") && lines[0].contains("scan.avif"), "{said}");
     }
+}
+
+/// Writes a tar of named contents.
+fn tar(path: &std::path::Path, files: &[(&str, &[u8])]) {
+    let mut builder = tar::Builder::new(fs::File::create(path).unwrap());
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, *content).unwrap();
+    }
+    builder.into_inner().unwrap();
+}
+
+#[test]
+fn data_of_each_kind_is_evaluated_without_settings() {
+    let place = Place::new();
+    let (model, pictures) = (place.model(), place.pictures());
+    let image = |class: &str, number: u8| fs::read(format!("{pictures}/{class}/{number}.png")).unwrap();
+    let (red, blue) = (image("red", 0), image("blue", 0));
+    // Two captions of the first image in two rows are one image with two captions.
+    let rows = [("red", 0, "a red square"), ("blue", 0, "a blue square"), ("red", 0, "a fire")];
+    let table = |separator: &str, header: &str| {
+        let rows = rows.map(|(class, number, text)| format!("{class}/{number}.png{separator}{text}\n"));
+        format!("{header}\n{}", rows.concat())
+    };
+    fs::write(format!("{pictures}/pairs.csv"), table(",", "filepath,title")).unwrap();
+    fs::write(format!("{pictures}/semicolon.csv"), table(";", "image;caption")).unwrap();
+    let lines = rows.map(|(class, number, text)| {
+        format!("{}\n", serde_json::json!({"file_name": format!("{class}/{number}.png"), "text": text}))
+    });
+    fs::write(format!("{pictures}/metadata.jsonl"), lines.concat()).unwrap();
+    fs::create_dir(place.path("elsewhere")).unwrap();
+    fs::write(place.path("elsewhere/pairs.csv"), table("\t", "filepath\ttitle")).unwrap();
+    for name in ["pictures/pairs.csv", "pictures/semicolon.csv", "pictures/metadata.jsonl"] {
+        let (found, said) = evaluated(&[&model, "--data", &place.name(name)]);
+        assert_eq!(
+            (&found["sets"][0]["images"], &found["sets"][0]["texts"]),
+            (&2.into(), &3.into()),
+            "{name}: {said}"
+        );
+    }
+    let moved = place.name("elsewhere/pairs.csv");
+    let (found, said) = evaluated(&[&model, "--data", &moved, "--root", &pictures]);
+    assert_eq!(found["sets"][0]["images"], 2);
+    assert!(said.contains("inferred separator"), "{said}");
+    // Images with captions beside them, in subfolders and in a tar.
+    fs::create_dir_all(place.path("files/00000")).unwrap();
+    for (name, bytes) in [("0.png", &red[..]), ("0.txt", b"red"), ("1.png", &blue), ("1.txt", b"blue")] {
+        fs::write(place.path("files/00000").join(name), bytes).unwrap();
+    }
+    assert_eq!(evaluated(&[&model, "--data", &place.name("files")]).0["sets"][0]["texts"], 2);
+    let classes: &[(&str, &[u8])] = &[("0.png", &red), ("0.cls", b"1"), ("1.png", &blue), ("1.cls", b"0")];
+    tar(&place.path("classes.tar"), classes);
+    fs::write(place.path("names.txt"), "blue\nred\n").unwrap();
+    let data = place.name("classes.tar");
+    let (found, _) = evaluated(&[&model, "--data", &data, "--class-names", &place.name("names.txt")]);
+    assert_eq!(found["sets"][0]["samples"], 2);
+    assert_eq!(found["sets"][0]["per_class"][1]["class"], "red");
+    assert!(failed(&["evaluate", &model, "--data", &data]).contains("`classes`"));
+    // Files that cannot be read name the reason.
+    fs::write(place.path("good.tar.gz"), b"\x1F\x8B\x08\0\0\0\0\0").unwrap();
+    for (data, words) in [
+        (place.name("good.tar.gz"), "gzip: unpack"),
+        ("https://host/x.tar".into(), "not supported yet"),
+        (place.name("missing-*.tar"), "matches no file"),
+    ] {
+        let error = failed(&["evaluate", &model, "--data", &data]);
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn orientation_is_applied_if_the_recipe_says_so() {
+    let place = Place::new();
+    let (recipe, pictures) = (place.recipe(""), place.pictures());
+    let train = |extra: &str, out: &str| {
+        let source = format!("data.train=[{{source='folder',root='{pictures}'{extra}}}]");
+        done(&["train", &recipe, "--out", &place.name(out), "--set", &source, "--set", "train.batch_size=2"]);
+        fs::read_to_string(place.path(out).join("recipe.toml")).unwrap()
+    };
+    assert!(!train("", "plain").contains("exif_orientation"));
+    assert!(train(",exif_orientation=true", "turned").contains("exif_orientation = true"));
 }

@@ -1,6 +1,10 @@
-//! The program on this machine: the waiting mode of its threads, CUDA's libraries, and the report of `doctor`.
+//! The program on this machine: the waiting mode of its threads, devices, and the reports of `doctor`, `self-check` and `bench`.
 
 use std::process::Command;
+
+use serde_json::Value;
+
+use crate::common::{Place, done, failed};
 
 /// Runs `doctor` with `choices` in its environment, instead of the caller's OpenMP settings.
 fn doctor(choices: &[(&str, &str)]) -> String {
@@ -32,4 +36,74 @@ fn doctor_reports_on_every_part_of_the_machine() {
         said.contains("GFLOP/s") && said.lines().any(|line| line == "tokenizer            correct"),
         "{said}"
     );
+}
+
+#[test]
+fn this_machine_agrees_with_the_reference_values() {
+    let said = done(&["self-check", "--device", "cpu", "--precision", "fp32", "--json"]);
+    let found = serde_json::from_str::<Value>(&said).unwrap();
+    assert_eq!(found["passed"], true, "{said}");
+    let checks = found["report"]["checks"].as_array().unwrap();
+    let names = checks.iter().map(|check| check["name"].as_str().unwrap()).collect::<Vec<_>>();
+    for kind in ["tower ", "loss ", "training ", "resume"] {
+        assert!(names.iter().any(|name| name.starts_with(kind)), "{kind}: {names:?}");
+    }
+    // A resumed run on a CPU is equal bit for bit.
+    let resume = checks.iter().find(|check| check["name"] == "resume").unwrap();
+    assert_eq!((resume["deviation"].as_f64(), resume["tolerance"].as_f64()), (Some(0.0), Some(0.0)));
+}
+
+#[test]
+fn bench_measures_a_step_without_and_with_a_teacher() {
+    let arguments = "bench --device cpu --preset ViT-pico-32px --teacher ViT-pico-32px --batch 2 --precision fp32 --steps 1";
+    let arguments = arguments.split(' ').collect::<Vec<_>>();
+    let said = done(&[&arguments[..], &["--json"]].concat());
+    let found = serde_json::from_str::<Value>(&said).unwrap();
+    assert_eq!(found["device"], "cpu");
+    let cases = found["cases"].as_array().unwrap();
+    assert_eq!(
+        cases.iter().map(|case| case["teacher"].as_str()).collect::<Vec<_>>(),
+        [None, Some("ViT-pico-32px")]
+    );
+    for case in cases {
+        for key in ["step_seconds", "samples_per_second", "flops", "peak_flops"] {
+            assert!(case[key].as_f64().unwrap() > 0.0, "{key}: {case}");
+        }
+        let rate = 2.0 / case["step_seconds"].as_f64().unwrap();
+        assert!((case["samples_per_second"].as_f64().unwrap() / rate - 1.0).abs() < 1e-6);
+        assert!(cfg!(not(target_os = "linux")) || case["memory"].as_u64().unwrap() > 1 << 20);
+        assert!(case["error"].is_null());
+    }
+    assert!(failed(&["bench", "--device", "cpu", "--preset", "ViT-nothing"]).contains("ViT-nothing"));
+    assert!(failed(&["bench", "--device", "cpu", "--batch", "0"]).contains("--batch"));
+}
+
+#[test]
+fn every_command_refuses_a_device_that_is_not_visible_with_the_cause() {
+    let place = Place::new();
+    let (model, recipe) = (place.model(), place.recipe(""));
+    let out = place.name("out");
+    std::fs::write(place.path("texts.txt"), "a cat\n").unwrap();
+    let texts = place.name("texts.txt");
+    for arguments in [
+        vec!["train", &recipe, "--out", &out],
+        vec!["train", &recipe, "--dry-run"],
+        vec!["evaluate", &model, "--data", "emoji"],
+        vec!["embed", &model, "--texts", &texts, "--out", &out],
+        vec!["classify", &model, "picture.png", "--labels", "a,b"],
+        vec!["self-check"],
+        vec!["bench"],
+    ] {
+        let error = failed(&[&arguments[..], &["--device", "cuda:77"]].concat());
+        assert!(error.contains("the device `cuda:77` is not available: "), "{arguments:?}: {error}");
+        assert!(!place.path("out").exists(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_plan_names_the_device_and_its_precision() {
+    let place = Place::new();
+    let recipe = place.recipe("");
+    let plan = done(&["train", &recipe, "--dry-run", "--device", "cpu"]);
+    assert!(plan.contains("device      cpu, float32"), "{plan}");
 }

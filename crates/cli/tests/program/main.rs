@@ -1,5 +1,6 @@
 //! The program from outside, as one binary: each more links libtorch again.
 
+mod benchmark;
 mod commands;
 mod common;
 mod compare;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::common::{Place, clip_distill, done, failed, text};
+use crate::common::{Place, clip_distill, done, failed, program, text};
 use clip_model::{Clip, PreprocessConfig, folder};
 use serde_json::Value;
 use tch::Device;
@@ -290,7 +290,7 @@ fn a_hub_model_is_read_from_the_cache_without_network() {
     fs::rename(&model, root.join("snapshots").join(&commit)).unwrap();
     let cached = root.join("snapshots").join(&commit).display().to_string();
     let offline = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_clip-distill"));
+        let mut command = program();
         command.args(args).stdin(Stdio::null());
         command.env("HF_HUB_CACHE", place.path("hub")).env("HF_HUB_OFFLINE", "1");
         let output = command.output().unwrap();

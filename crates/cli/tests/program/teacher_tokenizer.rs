@@ -3,7 +3,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+
+use crate::common::program;
 
 use clip_model::{Clip, ClipConfig, PreprocessConfig, folder};
 use serde_json::Value;
@@ -31,7 +33,7 @@ const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,
     "decoder":null,"model":{"type":"WordLevel","vocab":{"[UNK]":0,"a":1,"cat":2,"dog":5},"unk_token":"[UNK]"}}"#;
 
 fn done(args: &[&str]) {
-    let output = Command::new(env!("CARGO_BIN_EXE_clip-distill")).args(args).stdin(Stdio::null()).output();
+    let output = program().args(args).stdin(Stdio::null()).output();
     let output = output.unwrap();
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
@@ -201,7 +203,7 @@ fn a_students_tokenizer_is_saved_with_the_model_and_its_conversions() {
     assert_eq!(place.texts(&bare, &["--tokenizer", &own]), place.texts(&trained, &[]));
     fs::write(place.path("other.json"), TOKENIZER.replace("dog", "cow")).unwrap();
     for more in [vec![], vec!["--tokenizer".to_string(), place.name("other.json")]] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_clip-distill"));
+        let mut command = program();
         command.args(["embed", &bare, "--texts", &place.name("texts.txt"), "--out", &place.name("no")]);
         let output = command.args(more).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -36,31 +36,24 @@ impl fmt::Display for Layout {
     }
 }
 
-/// Parts of names that wrappers add at any depth: data parallel and compiled modules, activation checkpointing.
+/// Parts of names that wrappers insert at any place: data parallel, compiled, sharded and checkpointed modules, and Lightning.
 const WRAPPERS: [&str; 5] =
-    ["module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."];
-/// Prefixes of the attribute with the model in a training class, such as Lightning's modules. They are removed before
-/// the name of a tower only.
-const ATTRIBUTES: [&str; 6] = ["model.", "clip.", "clip_model.", "_model.", "net.", "network."];
-/// Starts of the names in all layouts.
-const ROOTS: [&str; 16] = [
+    ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"];
+/// Starts of a model's names in all layouts. A prefix before them is the attribute of a training framework's module, such
+/// as `model.` or `clip.` of Lightning.
+const ROOTS: [&str; 9] = [
     "visual.",
-    "text.",
-    "transformer.",
-    "token_embedding.",
-    "positional_embedding",
-    "ln_final.",
-    "text_projection",
-    "logit_scale",
-    "logit_bias",
     "vision_model.",
     "text_model.",
-    "visual_projection.",
+    "text.",
+    "transformer.resblocks.",
+    "token_embedding.",
     "_image_encoder.",
     "_text_encoder.",
-    "_logit_scale.",
-    "attn_mask",
+    "logit_scale",
 ];
+/// Prefixes to prefer if a file has several models.
+const FRAMEWORKS: [&str; 5] = ["model.", "clip.", "clip_model.", "net.", "ema_model."];
 /// Prefixes of the teacher in files that also contain the student.
 const TEACHERS: [&str; 4] = ["t_model.", "teacher.", "teacher_model.", "model_t."];
 /// Prefixes of the student in such files.
@@ -99,26 +92,42 @@ pub(crate) fn plan_renames<'a>(names: impl Iterator<Item = &'a str>, script: boo
     let mut notes = Vec::new();
     let mut dropped = Vec::new();
     let mut bare = Vec::new();
-    let mut prefixes = std::collections::BTreeSet::new();
+    let mut removed = std::collections::BTreeSet::new();
     for (index, name) in names.enumerate() {
-        let unwrapped = without_wrappers(name, &mut prefixes);
-        let stripped = strip_attributes(&unwrapped, &mut prefixes);
-        if TEACHERS.iter().any(|teacher| stripped.starts_with(teacher)) {
+        bare.push((index, name, unwrapped(name, &mut removed)));
+    }
+    if let Some(prefix) = framework_prefix(bare.iter().map(|(_, _, name)| name.as_str())) {
+        bare.retain_mut(|(_, name, own)| match own.strip_prefix(prefix.as_str()) {
+            Some(rest) => {
+                *own = rest.to_string();
+                true
+            }
+            None => {
+                dropped.push(name.to_string());
+                false
+            }
+        });
+        removed.insert(prefix);
+    }
+    bare.retain_mut(|(_, name, own)| {
+        if TEACHERS.iter().any(|teacher| own.starts_with(teacher)) {
             dropped.push(name.to_string());
-        } else {
-            let stripped = strip(stripped, &STUDENTS, &mut prefixes);
-            let stripped = strip_attributes(stripped, &mut prefixes).to_string();
-            bare.push((index, name, stripped));
+            return false;
         }
+        while let Some((prefix, rest)) = STUDENTS.iter().find_map(|p| Some((*p, own.strip_prefix(p)?))) {
+            removed.insert(prefix.to_string());
+            *own = rest.to_string();
+        }
+        true
+    });
+    if !removed.is_empty() {
+        let removed = removed.into_iter().map(|part| format!("`{part}`")).collect::<Vec<_>>().join(", ");
+        notes.push(format!("removed from the names of tensors: {removed}"));
     }
     if is_image_tower(bare.iter().map(|(_, _, name)| name.as_str())) {
         for (_, _, name) in &mut bare {
             name.insert_str(0, "visual.");
         }
-    }
-    if !prefixes.is_empty() {
-        let prefixes = prefixes.into_iter().map(|p| format!("`{p}`")).collect::<Vec<_>>().join(", ");
-        notes.push(format!("removed from the names of tensors: {prefixes}"));
     }
     let layout = detect(bare.iter().map(|(_, _, name)| name.as_str()), script);
     let mut kept = Vec::new();
@@ -132,56 +141,50 @@ pub(crate) fn plan_renames<'a>(names: impl Iterator<Item = &'a str>, script: boo
     RenamePlan { layout, kept, dropped, notes }
 }
 
-/// Removes the parts that wrappers add, at any depth: `visual._orig_mod.conv1.weight` becomes `visual.conv1.weight`.
-pub(crate) fn without_wrappers(name: &str, removed: &mut std::collections::BTreeSet<&'static str>) -> String {
-    let is_own = |part: &&str| match WRAPPERS.iter().find(|wrapper| wrapper.strip_suffix('.') == Some(*part))
-    {
-        Some(wrapper) => {
-            removed.insert(*wrapper);
-            false
+/// Removes the parts of a name that wrappers insert.
+pub(crate) fn unwrapped(name: &str, removed: &mut std::collections::BTreeSet<String>) -> String {
+    let is_wrapper = |part: &&str| WRAPPERS.contains(part);
+    removed.extend(name.split('.').filter(is_wrapper).map(|part| format!("{part}.")));
+    name.split('.').filter(|part| !is_wrapper(part)).collect::<Vec<_>>().join(".")
+}
+
+/// Finds the prefix that a training framework puts before all names of a model: one before its towers, if no tower has
+/// none. The parts of several models (students and teachers) have names of their own.
+fn framework_prefix<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let mut prefixes = std::collections::BTreeMap::<&str, usize>::new();
+    for name in names {
+        let starts =
+            |rest: &str| ROOTS.iter().chain(&STUDENTS).chain(&TEACHERS).any(|root| rest.starts_with(root));
+        if starts(name) {
+            return None;
         }
-        None => true,
-    };
-    name.split('.').filter(is_own).collect::<Vec<_>>().join(".")
-}
-
-/// Removes the names of attributes with the model, if a tower's name follows.
-fn strip_attributes<'a>(name: &'a str, removed: &mut std::collections::BTreeSet<&'static str>) -> &'a str {
-    let mut attributes = Vec::new();
-    let mut rest = name;
-    while let Some((attribute, after)) = ATTRIBUTES.iter().find_map(|a| Some((*a, rest.strip_prefix(a)?))) {
-        attributes.push(attribute);
-        rest = after;
+        let ends = name.match_indices('.').map(|(at, _)| at + 1);
+        if let Some(end) = ends.into_iter().find(|end| starts(&name[*end..])) {
+            *prefixes.entry(&name[..end]).or_default() += 1;
+        }
     }
-    if ROOTS.iter().chain(&TEACHERS).chain(&STUDENTS).any(|root| rest.starts_with(root)) {
-        removed.extend(attributes);
-        return rest;
-    }
-    name
-}
-
-/// Removes prefixes repeatedly.
-fn strip<'a>(
-    mut name: &'a str,
-    prefixes: &[&'static str],
-    removed: &mut std::collections::BTreeSet<&'static str>,
-) -> &'a str {
-    while let Some((prefix, rest)) = prefixes.iter().find_map(|p| Some((*p, name.strip_prefix(p)?))) {
-        removed.insert(prefix);
-        name = rest;
-    }
-    name
+    let preferred = FRAMEWORKS.iter().find(|prefix| prefixes.contains_key(*prefix)).copied();
+    preferred
+        .or_else(|| prefixes.into_iter().max_by_key(|(_, count)| *count).map(|(prefix, _)| prefix))
+        .map(String::from)
 }
 
 /// Whether names are those of open_clip's image tower alone, saved without `visual.`.
 fn is_image_tower<'a>(names: impl Iterator<Item = &'a str>) -> bool {
     const STARTS: [&str; 4] = ["class_embedding", "attnpool.positional_embedding", "trunk.", "head.proj."];
+    const OTHERS: [&str; 8] = [
+        "visual.",
+        "vision_model.",
+        "text_model.",
+        "text.",
+        "token_embedding.",
+        "logit_scale",
+        "_image_encoder.",
+        "_text_encoder.",
+    ];
     let mut own = false;
     for name in names {
-        if ROOTS
-            .iter()
-            .any(|root| name.starts_with(root) && !["transformer.", "positional_embedding"].contains(root))
-        {
+        if OTHERS.iter().any(|other| name.starts_with(other)) {
             return false;
         }
         own |= STARTS.iter().any(|start| name.starts_with(start));

@@ -1,5 +1,6 @@
-//! The hub's cache on disk in the layout of Python's `huggingface_hub`: `models--owner--name` with `blobs` (files named
-//! by hashes), `refs` (commits of branches and tags) and `snapshots` (folders of links into `blobs`).
+//! The hub's cache on disk in the layout of Python's `huggingface_hub`: `models--owner--name` or `datasets--owner--name`
+//! with `blobs` (files named by hashes), `refs` (commits of branches and tags) and `snapshots` (folders of links into
+//! `blobs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,19 +8,19 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::name::{ModelName, is_commit};
+use super::name::{Repo, is_commit};
 use super::{CONFIG_FILES, INDEX_SUFFIX, WEIGHT_FILES};
 use crate::error::FileFormat;
 use crate::{Error, Result};
 
-/// One model in the cache.
+/// One repository in the cache.
 pub(super) struct Cached {
     root: PathBuf,
 }
 
 impl Cached {
-    pub(super) fn new(cache: &Path, name: &ModelName) -> Self {
-        Cached { root: cache.join(format!("models--{}", name.repo().replace('/', "--"))) }
+    pub(super) fn new(cache: &Path, repo: &Repo) -> Self {
+        Cached { root: cache.join(format!("{}--{}", repo.kind.plural(), repo.name.replace('/', "--"))) }
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -27,10 +28,10 @@ impl Cached {
     }
 
     /// Returns the cached snapshot of a revision, without a request.
-    pub(super) fn known(&self, name: &ModelName) -> Option<PathBuf> {
-        let commit = match name.is_commit() {
-            true => name.revision().to_string(),
-            false => fs::read_to_string(self.root.join("refs").join(name.revision())).ok()?,
+    pub(super) fn known(&self, repo: &Repo) -> Option<PathBuf> {
+        let commit = match repo.is_commit() {
+            true => repo.revision.clone(),
+            false => fs::read_to_string(self.root.join("refs").join(&repo.revision)).ok()?,
         };
         let commit = commit.trim();
         // The content of the file becomes part of a path.
@@ -56,7 +57,12 @@ impl Cached {
     /// Creates `file` in a snapshot as a link to a blob.
     pub(super) fn link(&self, commit: &str, file: &str, hash: &str) -> Result<()> {
         let link = self.snapshot(commit).join(file);
-        let target = Path::new("../../blobs").join(hash);
+        // A link in a subfolder leads up from there.
+        let depth = Path::new(file).components().count();
+        let target = Path::new(&"../".repeat(depth + 1)).join("blobs").join(hash);
+        if let Some(folder) = link.parent().filter(|_| depth > 1) {
+            fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        }
         if fs::read_link(&link).is_ok_and(|current| current == target) {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! The hub's listing of a model: its commit and files. Each name is checked before it becomes part of a path.
+//! The hub's listing of a repository: its commit and files. Each name is checked before it becomes part of a path.
 
 use std::path::{Component, Path};
 
@@ -51,8 +51,8 @@ impl Listing {
     /// # Errors
     /// The problem of the answer.
     pub(super) fn read(json: &[u8]) -> Result<Self, String> {
-        let answer: Answer = serde_json::from_slice(json)
-            .map_err(|e| format!("its answer is not a listing of a model: {e}"))?;
+        let answer: Answer =
+            serde_json::from_slice(json).map_err(|e| format!("its answer is not a listing of files: {e}"))?;
         if !is_commit(&answer.sha) {
             return Err(format!("its commit `{}` is not a hash", answer.sha.escape_debug()));
         }
@@ -71,7 +71,7 @@ impl HubFile {
         let plain = Path::new(&name).components().all(|part| matches!(part, Component::Normal(_)));
         if name.is_empty() || !plain || name.contains('\\') {
             return Err(format!(
-                "it names the file `{}`, which leaves the model's folder",
+                "it names the file `{}`, which leaves the repository's folder",
                 name.escape_debug()
             ));
         }
@@ -117,7 +117,7 @@ mod tests {
     fn hostile_answers_are_refused() {
         for name in ["../x", "/etc/x", "a/../../x", "", ".", "a\\\\b", ".."] {
             let answer = read(&format!(r#"{{"rfilename":"{name}","blobId":"{COMMIT}"}}"#));
-            assert!(answer.unwrap_err().contains("leaves the model's folder"), "{name}");
+            assert!(answer.unwrap_err().contains("leaves the repository's folder"), "{name}");
         }
         for hash in ["../../x", "", "ABCDEF7890123456789012345678901234567890"] {
             assert!(read(&format!(r#"{{"rfilename":"x","blobId":"{hash}"}}"#)).unwrap_err().contains("hash"));

@@ -1,4 +1,4 @@
-//! Models of the Hugging Face hub, downloaded into the cache of Python's libraries.
+//! Models and data sets of the Hugging Face hub, downloaded into the cache of Python's libraries.
 //!
 //! Offline, or for a commit as revision, a complete cached snapshot needs no request. Otherwise the hub returns the
 //! commit of the branch, and only missing files are downloaded. If a model has several weight files, the first in a
@@ -15,7 +15,8 @@ mod name;
 
 use cache::Cached;
 use listing::{HubFile, Listing};
-pub use name::ModelName;
+use name::Repo;
+pub use name::{DatasetName, ModelName};
 
 use crate::download::{CONNECT_TIMEOUT, Download, OnProgress, Token};
 use crate::error::DownloadProblem;
@@ -68,11 +69,11 @@ pub enum Need {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Hub {
-    /// Folder of all models, in the layout of Python's `huggingface_hub`.
+    /// Folder of all models and data sets, in the layout of Python's `huggingface_hub`.
     pub cache: PathBuf,
     /// Address of the server, without a slash at its end.
     pub endpoint: String,
-    /// Access token for gated and private models.
+    /// Access token for gated and private repositories.
     pub token: Option<Token>,
     /// Whether requests are forbidden.
     pub offline: bool,
@@ -158,37 +159,95 @@ impl Hub {
     /// [`Error::Download`] if the hub is unreachable or a file is incomplete; [`Error::Io`] if the cache cannot be
     /// written.
     pub fn fetch(&self, name: &ModelName, need: Need, on_progress: &mut OnProgress<'_>) -> Result<PathBuf> {
-        let cached = Cached::new(&self.cache, name);
-        let here = cached.known(name).and_then(|snapshot| found(&snapshot, need));
-        if let Some(here) = here.as_ref().filter(|_| self.offline || name.is_commit()) {
+        let repo = &name.0;
+        let cached = Cached::new(&self.cache, repo);
+        let here = cached.known(repo).and_then(|snapshot| found(&snapshot, need));
+        self.cached_or(repo, &cached, here, |listing| {
+            let snapshot = self.complete(repo, &cached, listing, need, on_progress)?;
+            found(&snapshot, need).ok_or_else(|| {
+                let reason = format!("it has none of the weight files {}", WEIGHT_FILES.join(", "));
+                hub_error(repo, HubProblem::NoWeights, reason)
+            })
+        })
+    }
+
+    /// Returns the folder of a data set with the files that `wants` selects by their names. Missing files are downloaded.
+    /// `check` returns the problem of an incomplete folder.
+    ///
+    /// ```no_run
+    /// use data_pipeline::hub::{DatasetName, Hub};
+    /// let name: DatasetName = "hf-hub:datasets/clip-benchmark/wds_mnist".parse()?;
+    /// let check = |folder: &std::path::Path| match folder.join("classnames.txt").is_file() {
+    ///     true => Ok(()),
+    ///     false => Err("classnames.txt is missing".into()),
+    /// };
+    /// let folder = Hub::from_env()?.fetch_dataset(&name, &|file| file.ends_with(".txt"), &check, &mut |_| {})?;
+    /// # Ok::<(), data_pipeline::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Hub`] if the data set does not exist, is restricted or incomplete, or is not cached in offline mode;
+    /// [`Error::Download`] if the hub is unreachable or a file is incomplete; [`Error::Io`] if the cache cannot be
+    /// written.
+    pub fn fetch_dataset(
+        &self,
+        name: &DatasetName,
+        wants: &dyn Fn(&str) -> bool,
+        check: &dyn Fn(&Path) -> std::result::Result<(), String>,
+        on_progress: &mut OnProgress<'_>,
+    ) -> Result<PathBuf> {
+        let repo = &name.0;
+        let cached = Cached::new(&self.cache, repo);
+        let here = cached.known(repo).filter(|snapshot| check(snapshot).is_ok());
+        self.cached_or(repo, &cached, here, |listing| {
+            cached.make_folders(&listing.commit)?;
+            for file in listing.files.iter().filter(|file| wants(&file.name)) {
+                self.get(repo, &cached, &listing.commit, file, on_progress)?;
+            }
+            let snapshot = cached.snapshot(&listing.commit);
+            check(&snapshot).map_err(|reason| hub_error(repo, HubProblem::MissingFile, reason))?;
+            // Last, so that a branch always points to a complete snapshot.
+            if !repo.is_commit() {
+                cached.write_ref(&repo.revision, &listing.commit)?;
+            }
+            Ok(snapshot)
+        })
+    }
+
+    /// Returns the complete copy `here` if it needs no request or the hub is unreachable. Otherwise calls `download` with
+    /// the listing of the repository.
+    fn cached_or(
+        &self,
+        repo: &Repo,
+        cached: &Cached,
+        here: Option<PathBuf>,
+        download: impl FnOnce(&Listing) -> Result<PathBuf>,
+    ) -> Result<PathBuf> {
+        if let Some(here) = here.as_ref().filter(|_| self.offline || repo.is_commit()) {
             return Ok(here.clone());
         }
         if self.offline {
             let reason = format!(
-                "`{}` has no complete copy and HF_HUB_OFFLINE is set: fetch it once without, or set HF_HUB_CACHE to the folder with the model",
-                cached.root().display()
+                "`{}` has no complete copy and HF_HUB_OFFLINE is set: fetch it once without, or set HF_HUB_CACHE to the folder with the {}",
+                cached.root().display(),
+                repo.kind.noun()
             );
-            return Err(hub_error(name, HubProblem::Offline, reason));
+            return Err(hub_error(repo, HubProblem::Offline, reason));
         }
-        let listing = match (self.list(name), here) {
-            (Ok(listing), _) => listing,
+        match (self.list(repo), here) {
+            (Ok(listing), _) => download(&listing),
             (Err(NoListing::Unreachable(error)), Some(here)) => {
-                tracing::warn!("{error}; the cached copy of {name} is used");
-                return Ok(here);
+                tracing::warn!("{error}; the cached copy of {repo} is used");
+                Ok(here)
             }
-            (Err(NoListing::Unreachable(error) | NoListing::Refused(error)), _) => return Err(error),
-        };
-        let snapshot = self.complete(name, &cached, &listing, need, on_progress)?;
-        found(&snapshot, need).ok_or_else(|| {
-            let reason = format!("it has none of the weight files {}", WEIGHT_FILES.join(", "));
-            hub_error(name, HubProblem::NoWeights, reason)
-        })
+            (Err(NoListing::Unreachable(error) | NoListing::Refused(error)), _) => Err(error),
+        }
     }
 
     /// Downloads the missing files of a snapshot.
     fn complete(
         &self,
-        name: &ModelName,
+        repo: &Repo,
         cached: &Cached,
         listing: &Listing,
         need: Need,
@@ -197,10 +256,10 @@ impl Hub {
         cached.make_folders(&listing.commit)?;
         let snapshot = cached.snapshot(&listing.commit);
         let mut get = |file: &str| match listing.get(file) {
-            Some(file) => self.get(name, cached, &listing.commit, file, on_progress),
+            Some(file) => self.get(repo, cached, &listing.commit, file, on_progress),
             None => {
                 let reason = format!("its index names `{file}`, which it lacks");
-                Err(hub_error(name, HubProblem::BadAnswer, reason))
+                Err(hub_error(repo, HubProblem::BadAnswer, reason))
             }
         };
         for file in CONFIG_FILES.iter().filter(|file| listing.get(file).is_some()) {
@@ -221,8 +280,8 @@ impl Hub {
             }
         }
         // Last, so that a branch always points to a complete snapshot.
-        if !name.is_commit() {
-            cached.write_ref(name.revision(), &listing.commit)?;
+        if !repo.is_commit() {
+            cached.write_ref(&repo.revision, &listing.commit)?;
         }
         Ok(snapshot)
     }
@@ -230,7 +289,7 @@ impl Hub {
     /// Downloads a file into the blobs, and links it from the snapshot.
     fn get(
         &self,
-        name: &ModelName,
+        repo: &Repo,
         cached: &Cached,
         commit: &str,
         file: &HubFile,
@@ -239,12 +298,13 @@ impl Hub {
         let blob = cached.blob(&file.hash);
         let is_cached = std::fs::metadata(&blob).is_ok_and(|data| file.bytes.is_none_or(|n| n == data.len()));
         if !is_cached {
-            let url = format!("{}/{}/resolve/{commit}/{}", self.endpoint, name.repo(), file.name);
-            let mut remote = RemoteFile::new(url, Path::new(name.repo()).join(&file.name));
+            let (prefix, name) = (repo.kind.prefix(), &repo.name);
+            let url = format!("{}/{prefix}{name}/resolve/{commit}/{}", self.endpoint, file.name);
+            let mut remote = RemoteFile::new(url, Path::new(name).join(&file.name));
             (remote.bytes, remote.sha256) = (file.bytes, file.sha256.clone());
             let download = Download::default().with_token(self.token.clone());
             download.fetch_file(&remote, &blob, on_progress).map_err(|error| match error {
-                Error::Refused { status, .. } => self.refusal(name, status),
+                Error::Refused { status, .. } => self.refusal(repo, Some(&file.name), status),
                 error => error,
             })?;
         }
@@ -252,9 +312,10 @@ impl Hub {
     }
 
     /// Requests the commit and the files of a revision.
-    fn list(&self, name: &ModelName) -> std::result::Result<Listing, NoListing> {
-        let revision = name.revision().replace('/', "%2F");
-        let url = format!("{}/api/models/{}/revision/{revision}?blobs=true", self.endpoint, name.repo());
+    fn list(&self, repo: &Repo) -> std::result::Result<Listing, NoListing> {
+        let revision = repo.revision.replace('/', "%2F");
+        let (kind, name) = (repo.kind.plural(), &repo.name);
+        let url = format!("{}/api/{kind}/{name}/revision/{revision}?blobs=true", self.endpoint);
         let unreachable = |reason: String| {
             let problem = DownloadProblem::Network;
             NoListing::Unreachable(Error::Download { url: url.clone(), problem, reason })
@@ -274,34 +335,42 @@ impl Hub {
         match response.status().as_u16() {
             200 => {}
             status @ (408 | 429 | 500..) => return Err(unreachable(format!("the server answers {status}"))),
-            status => return Err(NoListing::Refused(self.refusal(name, status))),
+            status => return Err(NoListing::Refused(self.refusal(repo, None, status))),
         }
         let mut json = Vec::new();
         let mut body = response.body_mut().as_reader().take(MAX_LISTING);
         body.read_to_end(&mut json).map_err(|e| unreachable(format!("cut off: {e}")))?;
         Listing::read(&json)
-            .map_err(|reason| NoListing::Refused(hub_error(name, HubProblem::BadAnswer, reason)))
+            .map_err(|reason| NoListing::Refused(hub_error(repo, HubProblem::BadAnswer, reason)))
     }
 
-    /// Returns the error for a refusal of the hub.
-    fn refusal(&self, name: &ModelName, status: u16) -> Error {
-        let page = format!("{}/{}", self.endpoint, name.repo());
-        match status {
-            // The hub also answers 401 for models that do not exist, to hide private ones.
-            401 | 403 => hub_error(
-                name,
+    /// Returns the error for a refusal of the hub: of the listing, or of a file.
+    fn refusal(&self, repo: &Repo, file: Option<&str>, status: u16) -> Error {
+        let page = format!("{}/{}{}", self.endpoint, repo.kind.prefix(), repo.name);
+        match (status, file) {
+            // The hub also answers 401 for repositories that do not exist, to hide private ones.
+            (401 | 403, _) => hub_error(
+                repo,
                 HubProblem::Restricted,
                 format!(
                     "it is gated, private or missing (the server answers {status}): accept its licence at {page} \
                      and set HF_TOKEN to a token that may read it"
                 ),
             ),
-            404 => hub_error(
-                name,
+            (404, None) => hub_error(
+                repo,
                 HubProblem::NotFound,
-                format!("the hub has no such model or no revision `{}`; see {page}", name.revision()),
+                format!(
+                    "the hub has no such {} or no revision `{}`; see {page}",
+                    repo.kind.noun(),
+                    repo.revision
+                ),
             ),
-            status => hub_error(name, HubProblem::BadAnswer, format!("the server answers {status}")),
+            (404, Some(file)) => {
+                let reason = format!("the hub lists its file `{file}`, but does not have it; see {page}");
+                hub_error(repo, HubProblem::MissingFile, reason)
+            }
+            (status, _) => hub_error(repo, HubProblem::BadAnswer, format!("the server answers {status}")),
         }
     }
 }
@@ -316,8 +385,8 @@ fn found(snapshot: &Path, need: Need) -> Option<PathBuf> {
     }
 }
 
-fn hub_error(name: &ModelName, problem: HubProblem, reason: String) -> Error {
-    Error::Hub { model: name.to_string(), problem, reason }
+fn hub_error(repo: &Repo, problem: HubProblem, reason: String) -> Error {
+    Error::Hub { name: repo.to_string(), problem, reason }
 }
 
 #[cfg(test)]

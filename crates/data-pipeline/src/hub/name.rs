@@ -1,5 +1,5 @@
-//! Names of models on the hub: `hf-hub:owner/name` or `hf:owner/name`, with an optional `@revision`, or the address of
-//! the model's page.
+//! Names of repositories on the hub: `hf-hub:owner/name` or `hf:owner/name` for models, `hf-hub:datasets/owner/name` for
+//! data sets, with an optional `@revision`. The address of a model's page is a name too.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,6 +16,86 @@ const MAX_REVISION: usize = 200;
 /// Default revision.
 const MAIN: &str = "main";
 
+/// Prefix of data sets, after the hub's prefix.
+const DATASETS: &str = "datasets/";
+
+/// A repository of the hub at a revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Repo {
+    pub(super) kind: RepoKind,
+    /// `owner/name`.
+    pub(super) name: String,
+    /// Branch, tag or commit.
+    pub(super) revision: String,
+}
+
+/// The kind of a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RepoKind {
+    Model,
+    Dataset,
+}
+
+impl RepoKind {
+    /// Returns the name of the kind in the hub's interface and in its cache.
+    pub(super) fn plural(self) -> &'static str {
+        match self {
+            RepoKind::Model => "models",
+            RepoKind::Dataset => "datasets",
+        }
+    }
+
+    /// Returns the name of the kind in messages.
+    pub(super) fn noun(self) -> &'static str {
+        match self {
+            RepoKind::Model => "model",
+            RepoKind::Dataset => "data set",
+        }
+    }
+
+    /// Returns the prefix of names and of the addresses of files.
+    pub(super) fn prefix(self) -> &'static str {
+        match self {
+            RepoKind::Model => "",
+            RepoKind::Dataset => DATASETS,
+        }
+    }
+}
+
+impl Repo {
+    /// Parses `owner/name` with an optional `@revision`; `text` is the whole name for messages.
+    fn parse(kind: RepoKind, rest: &str, text: &str) -> Result<Self> {
+        let (repo, revision) = rest.split_once('@').unwrap_or((rest, MAIN));
+        // Both become part of paths and addresses.
+        let good_repo = repo.split_once('/').is_some_and(|(owner, name)| is_part(owner) && is_part(name));
+        if !good_repo || repo.len() > MAX_NAME {
+            return Err(invalid(kind, text));
+        }
+        if revision.len() > MAX_REVISION || !revision.split('/').all(is_part) {
+            return Err(Error::setting(
+                kind.noun(),
+                format!(
+                    "`{}` of `{}` is not a revision: give a branch, a tag or a commit",
+                    revision.escape_debug(),
+                    text.escape_debug()
+                ),
+            ));
+        }
+        Ok(Repo { kind, name: repo.into(), revision: revision.into() })
+    }
+
+    pub(super) fn is_commit(&self) -> bool {
+        is_commit(&self.revision)
+    }
+}
+
+impl fmt::Display for Repo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}{}", PREFIXES[0], self.kind.prefix(), self.name)?;
+        if self.revision == MAIN { Ok(()) } else { write!(f, "@{}", self.revision) }
+    }
+}
+
 /// A model of the hub at a revision (branch, tag or commit).
 ///
 /// ```
@@ -26,10 +106,7 @@ const MAIN: &str = "main";
 /// # Ok::<(), data_pipeline::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelName {
-    repo: String,
-    revision: String,
-}
+pub struct ModelName(pub(super) Repo);
 
 impl ModelName {
     /// Parses a name, or the address of a model's page or file. Returns `None` for any other text, such as a preset or a
@@ -42,41 +119,23 @@ impl ModelName {
             let name = from_address(address).ok_or_else(|| not_an_address(text))?;
             return Self::parse(&format!("{}{name}", PREFIXES[0])).map_err(|_| not_an_address(text));
         }
-        let Some(rest) = PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix)) else {
-            return Ok(None);
-        };
-        let (repo, revision) = rest.split_once('@').unwrap_or((rest, MAIN));
-        // Both become part of paths and addresses.
-        let good_repo = repo.split_once('/').is_some_and(|(owner, name)| is_part(owner) && is_part(name));
-        if !good_repo || repo.len() > MAX_NAME {
-            return Err(not_a_model(text));
-        }
-        if revision.len() > MAX_REVISION || !revision.split('/').all(is_part) {
-            return Err(Error::setting(
-                "model",
-                format!(
-                    "`{}` of `{}` is not a revision: give a branch, a tag or a commit",
-                    revision.escape_debug(),
-                    text.escape_debug()
-                ),
-            ));
-        }
-        Ok(Some(ModelName { repo: repo.into(), revision: revision.into() }))
+        let Some(rest) = after_prefix(text) else { return Ok(None) };
+        Repo::parse(RepoKind::Model, rest, text).map(|repo| Some(ModelName(repo)))
     }
 
     /// Returns `owner/name`.
     pub fn repo(&self) -> &str {
-        &self.repo
+        &self.0.name
     }
 
     /// Returns the branch, tag or commit.
     pub fn revision(&self) -> &str {
-        &self.revision
+        &self.0.revision
     }
 
     /// Whether the revision is a commit, which never changes.
     pub fn is_commit(&self) -> bool {
-        is_commit(&self.revision)
+        self.0.is_commit()
     }
 }
 
@@ -84,14 +143,13 @@ impl FromStr for ModelName {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        ModelName::parse(text)?.ok_or_else(|| not_a_model(text))
+        ModelName::parse(text)?.ok_or_else(|| invalid(RepoKind::Model, text))
     }
 }
 
 impl fmt::Display for ModelName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", PREFIXES[0], self.repo)?;
-        if self.revision == MAIN { Ok(()) } else { write!(f, "@{}", self.revision) }
+        fmt::Display::fmt(&self.0, f)
     }
 }
 
@@ -125,14 +183,62 @@ fn not_an_address(text: &str) -> Error {
     )
 }
 
-fn not_a_model(text: &str) -> Error {
-    Error::setting(
-        "model",
-        format!(
-            "`{}` is not a model of the hub: write hf-hub:owner/name, or hf-hub:owner/name@revision",
-            text.escape_debug()
-        ),
-    )
+/// A data set of the hub at a revision (branch, tag or commit): `hf-hub:datasets/owner/name`.
+///
+/// ```
+/// use data_pipeline::hub::DatasetName;
+/// let name: DatasetName = "hf-hub:datasets/clip-benchmark/wds_vtab-cifar100".parse()?;
+/// assert_eq!(name.repo(), "clip-benchmark/wds_vtab-cifar100");
+/// # Ok::<(), data_pipeline::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatasetName(pub(super) Repo);
+
+impl DatasetName {
+    /// Parses a name. Returns `None` for a text without the hub's prefix, such as a path.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for an invalid name after the prefix, such as that of a model.
+    pub fn parse(text: &str) -> Result<Option<Self>> {
+        let Some(rest) = after_prefix(text) else { return Ok(None) };
+        let rest = rest.strip_prefix(DATASETS).ok_or_else(|| invalid(RepoKind::Dataset, text))?;
+        Repo::parse(RepoKind::Dataset, rest, text).map(|repo| Some(DatasetName(repo)))
+    }
+
+    /// Returns `owner/name`.
+    pub fn repo(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Returns the branch, tag or commit.
+    pub fn revision(&self) -> &str {
+        &self.0.revision
+    }
+}
+
+impl FromStr for DatasetName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        DatasetName::parse(text)?.ok_or_else(|| invalid(RepoKind::Dataset, text))
+    }
+}
+
+impl fmt::Display for DatasetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Returns the part of a name after the hub's prefix, if it has one.
+fn after_prefix(text: &str) -> Option<&str> {
+    PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix))
+}
+
+fn invalid(kind: RepoKind, text: &str) -> Error {
+    let (noun, form) = (kind.noun(), format!("{}{}owner/name", PREFIXES[0], kind.prefix()));
+    let text = text.escape_debug();
+    Error::setting(noun, format!("`{text}` is not a {noun} of the hub: write {form}, or {form}@revision"))
 }
 
 /// Whether a text is the full hash of a commit.
@@ -201,6 +307,23 @@ mod tests {
         ] {
             assert!(ModelName::parse(other).is_err(), "{other}");
         }
+    }
+
+    #[test]
+    fn data_sets_have_a_prefix() {
+        let name = DatasetName::parse("hf:datasets/clip-benchmark/wds_mnist@v1").unwrap().unwrap();
+        assert_eq!((name.repo(), name.revision()), ("clip-benchmark/wds_mnist", "v1"));
+        assert_eq!(name.to_string(), "hf-hub:datasets/clip-benchmark/wds_mnist@v1");
+        assert_eq!(DatasetName::parse("data/wds_mnist").unwrap(), None);
+        for wrong in
+            ["hf:clip-benchmark/wds_mnist", "hf:datasets/x", "hf:datasets/a/../b", "hf:datasets/a/b@../x"]
+        {
+            assert!(DatasetName::parse(wrong).is_err(), "{wrong}");
+        }
+        let error = ModelName::parse("hf:datasets/a/b").unwrap_err().to_string();
+        assert!(error.contains("not a model"), "{error}");
+        let error = DatasetName::parse("hf:a/b").unwrap_err().to_string();
+        assert!(error.contains("hf-hub:datasets/owner/name"), "{error}");
     }
 
     #[test]

@@ -4,13 +4,18 @@
 use std::io::Cursor;
 
 #[cfg(feature = "formats")]
-use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 use crate::DamageKind;
 use crate::image::RgbImage;
+#[cfg(feature = "formats")]
+use crate::image::png;
+#[cfg(feature = "formats")]
+use crate::sources::foreign_format;
+use crate::sources::other_image_format;
 
 /// Maximum number of pixels. A small file can claim to be huge.
 pub const MAX_PIXELS: u64 = 178_956_970;
@@ -117,8 +122,13 @@ pub(crate) fn multiply(a: u8, b: u8) -> u8 {
     (((product >> 8) + product) >> 8) as u8
 }
 
-/// Decodes JPEG and, with the feature `formats`, PNG, WebP, GIF (first frame) and BMP. EXIF orientation is not
-/// applied, like in the reference.
+/// Decodes JPEG and, with the feature `formats`, PNG, WebP, GIF (first frame), BMP and TIFF (first page).
+///
+/// All images have 8 bits per channel before they are resized: 16-bit values are divided by 257 and rounded, 1-bit and
+/// palette images become grey or RGB. open_clip differs for these files only: PIL resizes palette indices and 1-bit
+/// pixels without interpolation, which aliases, and its conversion of 16-bit grey depends on its version.
+///
+/// EXIF orientation is not applied, as in open_clip; [`super::orientation::upright`] applies it.
 ///
 /// ```
 /// use data_pipeline::DamageKind;
@@ -210,6 +220,7 @@ impl JpegHeader {
         let mut at = 2;
         while let [0xFF, marker, high, low, ref content @ ..] = bytes[at.min(bytes.len())..] {
             match marker {
+                0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => return Err(unsupported_jpeg(marker)),
                 0xFF => {
                     at += 1; // fill byte
                     continue;
@@ -236,6 +247,18 @@ impl JpegHeader {
     }
 }
 
+/// Names the variant of JPEG that a start of frame announces and that no decoder here supports.
+fn unsupported_jpeg(marker: u8) -> DecodeError {
+    let variant = match marker {
+        0xC3 => "lossless",
+        0xC5..=0xC7 => "hierarchical",
+        _ => "arithmetic",
+    };
+    let reason =
+        format!("JPEG with {variant} coding is not supported: save it as baseline or progressive JPEG");
+    DecodeError::new(DamageKind::UnsupportedImage, reason)
+}
+
 /// Whether an end-of-image marker follows the last scan. Decoders fill missing parts with grey, which would be learned.
 fn ends_properly(bytes: &[u8]) -> bool {
     // Some cameras append padding or notes, so the marker may be anywhere behind the start of the last scan.
@@ -245,13 +268,32 @@ fn ends_properly(bytes: &[u8]) -> bool {
 
 #[cfg(feature = "formats")]
 fn decode_other(bytes: &[u8]) -> Result<Decoded, DecodeError> {
+    match decode_whole(bytes) {
+        Err(error) if bytes.starts_with(png::SIGNATURE) && error.kind == DamageKind::DamagedImage => {
+            // PIL reads a PNG whose pixels are complete, even if the chunks behind them are cut off.
+            png::complete(bytes).and_then(|whole| decode_whole(&whole).ok()).ok_or(error)
+        }
+        decoded => decoded,
+    }
+}
+
+#[cfg(feature = "formats")]
+fn decode_whole(bytes: &[u8]) -> Result<Decoded, DecodeError> {
+    if let Some(format) = other_image_format(bytes) {
+        let reason = format!("{format} is not supported: convert it to JPEG, PNG, WebP, GIF, BMP or TIFF");
+        return Err(DecodeError::new(DamageKind::UnsupportedImage, reason));
+    }
     let reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|e| DecodeError::new(DamageKind::NotAnImage, e))?;
     if reader.format().is_none() {
-        return Err(DecodeError::new(DamageKind::NotAnImage, "neither JPEG, PNG, WebP, GIF nor BMP"));
+        let reason = match foreign_format(&bytes[..bytes.len().min(64)]) {
+            Some(other) => format!("not an image: {other}"),
+            None => "neither JPEG, PNG, WebP, GIF, BMP nor TIFF".into(),
+        };
+        return Err(DecodeError::new(DamageKind::NotAnImage, reason));
     }
-    let mut decoder = reader.into_decoder().map_err(|e| DecodeError::new(DamageKind::DamagedImage, e))?;
+    let mut decoder = reader.into_decoder().map_err(damaged)?;
     let (width, height) = decoder.dimensions();
     check_size(u64::from(width), u64::from(height))?;
     // Enough for 16-bit RGBA of the largest image.
@@ -259,8 +301,7 @@ fn decode_other(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     limits.max_alloc = Some(MAX_PIXELS * 16);
     decoder.set_limits(limits).map_err(|e| DecodeError::new(DamageKind::TooLarge, e))?;
     let original = decoder.color_type();
-    let image =
-        DynamicImage::from_decoder(decoder).map_err(|e| DecodeError::new(DamageKind::DamagedImage, e))?;
+    let image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
     let (width, height) = (width as usize, height as usize);
     let (mode, pixels) = match (original, image) {
         (ColorType::L8, DynamicImage::ImageLuma8(image)) => (Mode::L, image.into_raw()),
@@ -271,12 +312,26 @@ fn decode_other(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     Ok(Decoded { width, height, mode, pixels })
 }
 
+/// Tells damaged files from variants of a format that the decoder does not support.
+#[cfg(feature = "formats")]
+fn damaged(error: ImageError) -> DecodeError {
+    let kind = match error {
+        ImageError::Unsupported(_) => DamageKind::UnsupportedImage,
+        _ => DamageKind::DamagedImage,
+    };
+    DecodeError::new(kind, error)
+}
+
 #[cfg(not(feature = "formats"))]
 fn decode_other(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let is_webp = bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP");
-    if is_webp || [&b"\x89PNG"[..], b"GIF8", b"BM"].iter().any(|start| bytes.starts_with(start)) {
+    let starts = [&b"\x89PNG"[..], b"GIF8", b"BM", b"II*\0", b"MM\0*"];
+    if is_webp || starts.iter().any(|start| bytes.starts_with(start)) {
         let reason = "only JPEG is built in: build data-pipeline with the feature `formats`";
         return Err(DecodeError::new(DamageKind::FormatNotBuilt, reason));
+    }
+    if let Some(format) = other_image_format(bytes) {
+        return Err(DecodeError::new(DamageKind::UnsupportedImage, format!("{format} is not supported")));
     }
     Err(DecodeError::new(DamageKind::NotAnImage, "not a JPEG file"))
 }

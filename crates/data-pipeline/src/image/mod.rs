@@ -10,6 +10,9 @@ use crate::Error;
 pub mod augment;
 mod color;
 pub mod decode;
+pub mod orientation;
+#[cfg(feature = "formats")]
+mod png;
 mod resize;
 pub mod transform;
 

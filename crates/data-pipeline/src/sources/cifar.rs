@@ -141,6 +141,10 @@ impl Cifar {
         label_at: usize,
     ) -> Result<Self> {
         let path = resolve(base, &config.path);
+        if is_python_version(&path) {
+            let reason = "it is the Python version: download the binary version (`cifar-10-binary.tar.gz`, `cifar-100-binary.tar.gz`)";
+            return Err(Error::Format { path, format: FileFormat::Cifar, reason: reason.into() });
+        }
         let wanted = [files, &[names]].concat();
         let mut found =
             if path.is_dir() { from_folder(&path, &wanted)? } else { from_archive(&path, &wanted)? };
@@ -205,6 +209,24 @@ impl Source for Cifar {
     fn class_names(&self) -> Option<&[String]> {
         Some(&self.class_names)
     }
+}
+
+/// Whether a folder or archive holds the version for Python: pickles without an extension.
+fn is_python_version(path: &Path) -> bool {
+    const PICKLES: [&str; 5] = ["batches.meta", "data_batch_1", "test_batch", "meta", "train"];
+    if path.is_dir() {
+        let has = |name: &&str| path.join(name).is_file();
+        return PICKLES.iter().filter(|name| has(name)).count() >= 2;
+    }
+    let Ok(file) = std::fs::File::open(path) else { return false };
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(std::io::BufReader::new(file)));
+    // A damaged archive is reported when it is read.
+    let Ok(entries) = archive.entries() else { return false };
+    let names = entries
+        .map_while(std::result::Result::ok)
+        .filter_map(|entry| Some(entry.path().ok()?.file_name()?.to_str()?.to_string()));
+    let is_binary = |name: &String| name.ends_with(".bin");
+    names.take_while(|name| !is_binary(name)).any(|name| PICKLES.contains(&name.as_str()))
 }
 
 fn from_folder(folder: &Path, wanted: &[&str]) -> Result<Vec<Vec<u8>>> {

@@ -7,9 +7,12 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "emoji")]
 use super::Emoji;
+#[cfg(feature = "parquet")]
+use super::Parquet;
 use super::{
-    Cifar, CifarConfig, Csv, CsvConfig, Folder, FolderConfig, Karpathy, KarpathyConfig, Source, WebDataset,
-    WebDatasetConfig,
+    Cifar, CifarConfig, ClipBenchmark, ClipBenchmarkConfig, Csv, CsvConfig, FilesConfig, Folder,
+    FolderConfig, ImageFiles, Karpathy, KarpathyConfig, ParquetConfig, Records, RecordsConfig, Source,
+    WebDataset, WebDatasetConfig,
 };
 use crate::policy::ErrorPolicy;
 use crate::{Error, Result};
@@ -32,6 +35,12 @@ pub enum SourceConfig {
     WebDataset(WebDatasetConfig),
     /// A table of image paths and captions.
     Csv(CsvConfig),
+    /// A JSON list or JSON lines of image paths and captions.
+    Json(RecordsConfig),
+    /// Image files with captions in files of the same name, such as img2dataset's `files` output.
+    Files(FilesConfig),
+    /// Parquet files with images, as Hugging Face writes them (feature `parquet`).
+    Parquet(ParquetConfig),
     /// A folder of images per class.
     Folder(FolderConfig),
     /// Images with captions in A. Karpathy's JSON files.
@@ -40,6 +49,9 @@ pub enum SourceConfig {
     Cifar10(CifarConfig),
     /// CIFAR-100, from the archive of its binary version.
     Cifar100(CifarConfig),
+    /// A data set of CLIP_benchmark: tar shards with classes or captions, from a folder or the Hugging Face hub.
+    #[serde(rename = "clip-benchmark")]
+    ClipBenchmark(ClipBenchmarkConfig),
     /// Emoji with their names, which are part of the program (feature `emoji`).
     Emoji(EmojiConfig),
 }
@@ -79,7 +91,11 @@ pub enum Split {
 impl SourceConfig {
     /// Whether the source reads object boxes.
     pub fn has_boxes(&self) -> bool {
-        matches!(self, SourceConfig::WebDataset(config) if config.boxes.is_some())
+        match self {
+            SourceConfig::WebDataset(config) => config.boxes.is_some(),
+            SourceConfig::Files(config) => config.boxes.is_some(),
+            _ => false,
+        }
     }
 
     /// Opens the source; relative paths start at `base`.
@@ -95,10 +111,19 @@ impl SourceConfig {
         let source: Arc<dyn Source> = match self {
             SourceConfig::WebDataset(config) => Arc::new(WebDataset::open(config, base)?),
             SourceConfig::Csv(config) => Arc::new(Csv::open(config, base)?),
+            SourceConfig::Json(config) => Arc::new(Records::open(config, base)?),
+            SourceConfig::Files(config) => Arc::new(ImageFiles::open(config, base)?),
+            #[cfg(feature = "parquet")]
+            SourceConfig::Parquet(config) => Arc::new(Parquet::open(config, base)?),
+            #[cfg(not(feature = "parquet"))]
+            SourceConfig::Parquet(_) => {
+                return Err(Error::MissingFeature { what: "the source `parquet`", feature: "parquet" });
+            }
             SourceConfig::Folder(config) => Arc::new(Folder::open(config, base)?),
             SourceConfig::Karpathy(config) => Arc::new(Karpathy::open(config, base)?),
             SourceConfig::Cifar10(config) => Arc::new(Cifar::open_10(config, base)?),
             SourceConfig::Cifar100(config) => Arc::new(Cifar::open_100(config, base)?),
+            SourceConfig::ClipBenchmark(config) => Arc::new(ClipBenchmark::open(config, base)?),
             #[cfg(feature = "emoji")]
             SourceConfig::Emoji(config) => Arc::new(Emoji::open(config)?),
             #[cfg(not(feature = "emoji"))]

@@ -54,7 +54,7 @@ impl CorruptShards {
     /// Estimates the loss, or returns `None` if all shards are complete.
     ///
     /// The original size of a truncated shard is unknown, so the mean size of the complete shards stands in for it.
-    /// Without a complete shard, all of a truncated shard counts as lost.
+    /// Without a complete shard, only the member in which the shard ends counts as lost.
     pub(super) fn estimate(shards: &[(PathBuf, Index)]) -> Option<Self> {
         let whole =
             shards.iter().filter(|(_, index)| index.corruption.is_none()).map(|(_, index)| index.length);
@@ -68,8 +68,7 @@ impl CorruptShards {
             };
             let least = index.length.max(corruption.cut_from.unwrap_or(0)).max(1);
             let original = least.max(mean.unwrap_or(0));
-            let readable = if mean.is_none() && corruption.cut_from.is_some() { 0 } else { index.whole };
-            let lost_bytes = original.saturating_sub(readable).max(1);
+            let lost_bytes = original.saturating_sub(index.whole).max(1);
             corrupt.lost_bytes += lost_bytes;
             corrupt.total_bytes += original;
             let (path, reason) = (path.clone(), corruption.reason.clone());

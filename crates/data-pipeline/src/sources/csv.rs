@@ -5,10 +5,20 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::FileFormat;
-use crate::sample::{RawImage, RawSample};
+use crate::sample::RawSample;
 use crate::sources::Source;
-use crate::sources::paths::resolve;
+use crate::sources::captions::Problem;
+use crate::sources::file_kind::{foreign_format, is_image};
+use crate::sources::pairs::{CAPTIONS, IMAGES, Pair, PairFile, Pairs, find_column};
+use crate::sources::paths::Paths;
+use crate::text::TextEncoding;
 use crate::{DamageKind, Error, Result, notice, text};
+
+const IMAGE: &str = "filepath";
+const CAPTION: &str = "title";
+
+/// Separators that are tried if the setting is absent.
+const SEPARATORS: [char; 4] = [',', '\t', ';', '|'];
 
 /// Settings of [`Csv`].
 ///
@@ -22,28 +32,57 @@ use crate::{DamageKind, Error, Result, notice, text};
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct CsvConfig {
-    /// Table with column names in its first row.
-    pub path: PathBuf,
-    /// Column of image paths, relative to the table's folder.
+    /// Table with column names in its first row, or a list of tables.
+    pub path: Paths,
+    /// Folder of the images, or a list with one folder for each table. Default: the folder of each table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Paths>,
+    /// Column of image paths. If the table lacks the default column, another common name such as `image` is used, and
+    /// logged.
     #[serde(default = "default_image_column")]
     pub image: String,
-    /// Column of captions.
+    /// Column of captions. If the table lacks the default column, another common name such as `caption` or `text` is
+    /// used, and logged.
     #[serde(default = "default_caption_column")]
     pub caption: String,
-    /// Separator of columns, one character. Default: a tab for `.tsv`, else a comma.
+    /// Separator of columns, one character. Default: inferred from the first row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub separator: Option<char>,
+    /// Encoding of the tables. Default: UTF-8, or UTF-16 if the first bytes show it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<TextEncoding>,
+    /// Join the captions of rows with the same image into one sample, for retrieval with several captions per image.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = false)))]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub group_by_image: bool,
 }
 
 impl CsvConfig {
     /// Creates settings for a table with the columns `filepath` and `title`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         CsvConfig {
-            path: path.into(),
+            path: Paths::One(path.into()),
+            root: None,
             image: default_image_column(),
             caption: default_caption_column(),
             separator: None,
+            encoding: None,
+            group_by_image: false,
         }
+    }
+
+    /// Sets several tables.
+    #[must_use]
+    pub fn with_paths(mut self, paths: Vec<PathBuf>) -> Self {
+        self.path = Paths::Many(paths);
+        self
+    }
+
+    /// Sets the folder of the images, or one folder for each table.
+    #[must_use]
+    pub fn with_root(mut self, root: impl Into<Paths>) -> Self {
+        self.root = Some(root.into());
+        self
     }
 
     /// Sets the column of image paths.
@@ -66,135 +105,212 @@ impl CsvConfig {
         self.separator = Some(separator);
         self
     }
+
+    /// Sets the encoding.
+    #[must_use]
+    pub fn with_encoding(mut self, encoding: TextEncoding) -> Self {
+        self.encoding = Some(encoding);
+        self
+    }
+
+    /// Sets whether rows with the same image are one sample.
+    #[must_use]
+    pub fn with_group_by_image(mut self, group: bool) -> Self {
+        self.group_by_image = group;
+        self
+    }
 }
 
 fn default_image_column() -> String {
-    "filepath".into()
+    IMAGE.into()
 }
 
 fn default_caption_column() -> String {
-    "title".into()
+    CAPTION.into()
 }
 
-/// A table with one sample per row. Several rows may name the same image.
+/// Tables with one sample per row. Several rows may name the same image.
 pub struct Csv {
-    name: String,
-    folder: PathBuf,
-    separator: char,
-    columns: usize,
-    rows: Vec<Row>,
-}
-
-struct Row {
-    image: String,
-    caption: String,
-    /// Line in the file, from 1.
-    line: usize,
-    /// Number of fields.
-    fields: usize,
-    /// Whether a field beyond the header's columns contains text.
-    is_cut: bool,
+    pairs: Pairs,
 }
 
 impl Csv {
-    /// Reads the table. Images are read with their samples.
+    /// Reads the tables. Images are read with their samples.
     ///
     /// A row with more fields than the header is a damaged sample, because a separator would truncate its caption.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read, [`Error::NotUtf8`] if it is not UTF-8, [`Error::Format`] if a column
-    /// is missing or a row is malformed.
+    /// [`Error::Io`] if a file cannot be read, [`Error::NotUtf8`] if it is in another encoding, [`Error::Format`] if a
+    /// column is missing or a row is malformed.
     pub fn open(config: &CsvConfig, base: impl AsRef<Path>) -> Result<Self> {
-        let base = base.as_ref();
-        let path = resolve(base, &config.path);
-        let format = |reason: String| Error::Format { path: path.clone(), format: FileFormat::Table, reason };
-        let tab = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tsv"));
-        let separator = config.separator.unwrap_or(if tab { '\t' } else { ',' });
-        let delimiter =
-            u8::try_from(separator).map_err(|_| format(format!("`{separator}` cannot separate columns")))?;
-        let text = text::read(&path)?;
-        check_quotes(&text, delimiter).map_err(format)?;
-        let mut reader =
-            csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(text.as_bytes());
-        let header = reader.headers().map_err(|e| format(e.to_string()))?.clone();
-        let column = |name: &str| {
-            header.iter().position(|field| field == name).ok_or_else(|| {
-                let there = header.iter().collect::<Vec<_>>().join("`, `");
-                format(format!("it has no column `{name}`, only `{there}`"))
-            })
-        };
-        let (image, caption) = (column(&config.image)?, column(&config.caption)?);
-        let (mut rows, mut at, mut line) = (Vec::new(), 0, 1);
-        for record in reader.records() {
-            let record = record.map_err(|e| format(e.to_string()))?;
-            let field = |index| record.get(index).unwrap_or_default().to_string();
-            // After two line breaks, the reader reports the line of the break before the record.
-            let start = record.position().map_or(0, |start| start.byte() as usize);
-            let skipped =
-                text.as_bytes()[start..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-            line += text.as_bytes()[at..start + skipped].iter().filter(|byte| **byte == b'\n').count();
-            at = start + skipped;
-            rows.push(Row {
-                image: field(image),
-                caption: field(caption),
-                line,
-                fields: record.len(),
-                // A separator at the end of a line truncates nothing.
-                is_cut: record.iter().skip(header.len()).any(|field| !field.trim().is_empty()),
-            });
+        let files = PairFile::list(base.as_ref(), &config.path, config.root.as_ref())?;
+        let mut pairs = Vec::new();
+        for (number, file) in files.iter().enumerate() {
+            read_table(config, &file.path, number as u32, &mut pairs)?;
         }
-        let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
-        let table = Csv { name: path.display().to_string(), folder, separator, columns: header.len(), rows };
-        table.warn_of_cut_rows();
-        Ok(table)
-    }
-
-    fn warn_of_cut_rows(&self) {
-        let mut cut = self.rows.iter().filter(|row| row.is_cut);
-        let Some(first) = cut.next() else { return };
-        notice::warn_once(&format!(
-            "`{}`: {} of {} rows have more fields than the header and are damaged samples, first in line {}: {}",
-            self.name,
-            1 + cut.count(),
-            self.rows.len(),
-            first.line,
-            self.remedy()
-        ));
-    }
-
-    fn remedy(&self) -> String {
-        format!("enclose captions that contain `{}` in double quotes", self.separator.escape_default())
+        Ok(Csv { pairs: Pairs::new(files, pairs, config.group_by_image) })
     }
 }
 
 impl Source for Csv {
     fn name(&self) -> &str {
-        &self.name
+        &self.pairs.name
     }
 
     fn len(&self) -> usize {
-        self.rows.len()
+        self.pairs.len()
     }
 
     fn read(&self, index: usize, _draw: u64) -> Result<RawSample> {
-        let Row { image, caption, line, fields, is_cut } = &self.rows[index];
-        let damaged = |kind, reason: String| Error::Sample {
-            key: format!("{}: row {} ({image})", self.name, index + 1),
-            kind,
-            reason,
-        };
-        if *is_cut {
-            let (columns, remedy) = (self.columns, self.remedy());
-            let reason = format!("line {line} has {fields} fields, the header {columns}: {remedy}");
-            return Err(damaged(DamageKind::ExtraFields, reason));
-        }
-        if caption.trim().is_empty() {
-            return Err(damaged(DamageKind::NoCaption, "the caption is empty".into()));
-        }
-        let bytes = std::fs::read(self.folder.join(image))
-            .map_err(|e| damaged(DamageKind::Unreadable, e.to_string()))?;
-        Ok(RawSample::new(image.clone(), RawImage::Encoded(bytes)).with_captions([caption.clone()]))
+        self.pairs.read(index)
     }
+}
+
+/// Adds the rows of a table.
+fn read_table(config: &CsvConfig, path: &Path, file: u32, pairs: &mut Vec<Pair>) -> Result<()> {
+    let format = |reason: String| Error::Format { path: path.into(), format: FileFormat::Table, reason };
+    check_format(path).map_err(format)?;
+    let (text, encoding) = text::read_as(path, config.encoding)?;
+    let layout = Layout::find(config, path, &text).map_err(format)?;
+    layout.log_guesses(config, path, encoding);
+    check_quotes(&text, layout.separator as u8).map_err(format)?;
+    let mut reader = builder(layout.separator).from_reader(text.as_bytes());
+    let columns = reader.headers().map_err(|e| format(e.to_string()))?.len();
+    let remedy =
+        format!("enclose captions that contain `{}` in double quotes", layout.separator.escape_default());
+    let (first, mut at, mut line) = (pairs.len(), 0, 1);
+    let mut cut_rows = (0, 0);
+    for record in reader.records() {
+        let record = record.map_err(|e| format(e.to_string()))?;
+        let field = |index| record.get(index).unwrap_or_default().to_string();
+        // After two line breaks, the reader reports the line of the break before the record.
+        let start = record.position().map_or(0, |start| start.byte() as usize);
+        let skipped =
+            text.as_bytes()[start..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        line += text.as_bytes()[at..start + skipped].iter().filter(|byte| **byte == b'\n').count();
+        at = start + skipped;
+        // A separator at the end of a line truncates nothing.
+        let is_cut = record.iter().skip(columns).any(|field| !field.trim().is_empty());
+        if is_cut {
+            cut_rows = (cut_rows.0 + 1, if cut_rows.0 == 0 { line } else { cut_rows.1 });
+        }
+        let problem = is_cut.then(|| {
+            let reason = format!("line {line} has {} fields, the header {columns}: {remedy}", record.len());
+            Box::new(Problem::new(DamageKind::ExtraFields, reason))
+        });
+        let (image, captions) = (field(layout.image), vec![field(layout.caption)]);
+        pairs.push(Pair { file, row: pairs.len() - first + 1, image, captions, problem });
+    }
+    if let (count @ 1.., line) = cut_rows {
+        notice::warn_once(&format!(
+            "`{}`: {count} of {} rows have more fields than the header and are damaged samples, first in line {line}: {remedy}",
+            path.display(),
+            pairs.len() - first
+        ));
+    }
+    Ok(())
+}
+
+fn builder(separator: char) -> csv::ReaderBuilder {
+    let mut builder = csv::ReaderBuilder::new();
+    builder.delimiter(separator as u8).flexible(true);
+    builder
+}
+
+/// Refuses a file in another known format.
+fn check_format(path: &Path) -> Result<(), String> {
+    use std::io::Read;
+    let mut start = Vec::new();
+    // An unreadable file is an error later.
+    if std::fs::File::open(path).and_then(|file| file.take(64).read_to_end(&mut start)).is_err() {
+        return Ok(());
+    }
+    foreign_format(&start).map_or(Ok(()), Err)
+}
+
+/// The separator and the columns of a table.
+struct Layout {
+    separator: char,
+    image: usize,
+    caption: usize,
+    /// Names of the two columns.
+    names: [String; 2],
+}
+
+impl Layout {
+    fn find(config: &CsvConfig, path: &Path, text: &str) -> Result<Self, String> {
+        let tab = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tsv"));
+        let usual = if tab { '\t' } else { ',' };
+        let candidates = match config.separator {
+            Some(separator) => vec![separator],
+            None => [usual].into_iter().chain(SEPARATORS.into_iter().filter(|c| *c != usual)).collect(),
+        };
+        let mut widest: Vec<String> = Vec::new();
+        for separator in candidates {
+            if !separator.is_ascii() {
+                return Err(format!("`{separator}` cannot separate columns"));
+            }
+            let mut reader = builder(separator).from_reader(text.as_bytes());
+            let header = reader.headers().map_err(|e| e.to_string())?.clone();
+            let names = header.iter().collect::<Vec<_>>();
+            let image = find_column(&names, &config.image, IMAGE, &IMAGES);
+            let caption = find_column(&names, &config.caption, CAPTION, &CAPTIONS);
+            if let (Some(image), Some(caption)) = (image, caption) {
+                let names = [image, caption].map(|column| names[column].trim().to_string());
+                return Ok(Layout { separator, image, caption, names });
+            }
+            if names.len() > widest.len() {
+                widest = names.iter().map(|name| name.trim().to_string()).collect();
+            }
+        }
+        Err(missing_column(config, text, &widest))
+    }
+
+    /// Logs what the settings do not state.
+    fn log_guesses(&self, config: &CsvConfig, path: &Path, encoding: TextEncoding) {
+        let mut guesses = Vec::new();
+        let tab = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tsv"));
+        if config.separator.is_none() && self.separator != if tab { '\t' } else { ',' } {
+            guesses.push(format!("separator = \"{}\"", self.separator.escape_default()));
+        }
+        for (key, wanted, found) in
+            [("image", &config.image, &self.names[0]), ("caption", &config.caption, &self.names[1])]
+        {
+            if wanted != found {
+                guesses.push(format!("{key} = \"{found}\""));
+            }
+        }
+        if config.encoding.is_none() && encoding == TextEncoding::Utf16 {
+            guesses.push("encoding = \"utf-16\"".into());
+        }
+        if !guesses.is_empty() {
+            notice::info_once(&format!("`{}`: inferred {}", path.display(), guesses.join(", ")));
+        }
+    }
+}
+
+/// Describes a table without the wanted columns; `columns` are those that it has.
+fn missing_column(config: &CsvConfig, text: &str, columns: &[String]) -> String {
+    let shown = columns.join("`, `");
+    if text.trim_start().starts_with(['[', '{']) {
+        return "it is JSON: read it with `source = \"json\"`".into();
+    }
+    let first = columns.first().map(String::as_str).unwrap_or_default();
+    if columns.iter().any(|column| is_image(column)) {
+        return format!(
+            "its first row is data (`{first}`), not column names: add a row such as `{IMAGE},{CAPTION}` on top"
+        );
+    }
+    let names = columns.iter().map(String::as_str).collect::<Vec<_>>();
+    let has_image = find_column(&names, &config.image, IMAGE, &IMAGES).is_some();
+    let (key, wanted) = if has_image { ("caption", &config.caption) } else { ("image", &config.image) };
+    let separator = match config.separator {
+        Some(separator) => format!("; `separator` is `{}`", separator.escape_default()),
+        None => String::new(),
+    };
+    format!(
+        "it has no column `{wanted}`, only `{shown}`{separator}: name the column with `{key} = \"COLUMN\"`"
+    )
 }
 
 /// State of the quote checker within a row.

@@ -5,11 +5,11 @@ use std::io::Read;
 use std::path::Path;
 
 /// Extensions of images that can be decoded; `jpe`, `jif` and `jfif` also stand for JPEG.
-const READ: [&str; 9] = ["jpg", "jpeg", "jpe", "jif", "jfif", "png", "webp", "bmp", "gif"];
+const READ: [&str; 11] = ["jpg", "jpeg", "jpe", "jif", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
 /// Extensions of image formats that cannot be decoded.
 const NOT_READ: [&str; 31] = [
-    "tif", "tiff", "avif", "heic", "heif", "jp2", "j2k", "jpx", "jxl", "svg", "ico", "ppm", "pgm", "pbm",
+    "avif", "avifs", "jpf", "heic", "heif", "jp2", "j2k", "jpx", "jxl", "svg", "ico", "ppm", "pgm", "pbm",
     "pnm", "psd", "exr", "hdr", "tga", "dds", "eps", "dng", "cr2", "cr3", "nef", "arw", "orf", "raf", "rw2",
     "dcm", "xcf",
 ];
@@ -65,7 +65,7 @@ pub(super) fn file_kind(path: &Path) -> FileKind {
     }
 }
 
-/// Whether the first 32 bytes are those of a JPEG, PNG, GIF, WebP or BMP file.
+/// Whether the first 32 bytes are those of a JPEG, PNG, GIF, WebP, BMP or TIFF file.
 fn is_decoded(start: &[u8]) -> bool {
     let bmp = |start: &[u8]| {
         // A text may start with `BM`. In a bitmap, the two reserved fields are 0, and the length of a header follows.
@@ -77,20 +77,56 @@ fn is_decoded(start: &[u8]) -> bool {
         || start.starts_with(b"\x89PNG\r\n\x1A\n")
         || start.starts_with(b"GIF87a")
         || start.starts_with(b"GIF89a")
+        || start.starts_with(b"II*\0")
+        || start.starts_with(b"MM\0*")
         || (start.starts_with(b"RIFF") && start.get(8..12) == Some(b"WEBP"))
         || bmp(start)
 }
 
-/// Whether the first bytes are those of a TIFF, AVIF, HEIF, JPEG 2000, JPEG XL or Photoshop file.
-fn is_other_image(start: &[u8]) -> bool {
+/// Returns the name of an image format that cannot be decoded, from the first bytes of a file.
+pub(crate) fn other_image_format(start: &[u8]) -> Option<&'static str> {
     let brand = start.get(8..12).filter(|_| start.get(4..8) == Some(b"ftyp"));
-    start.starts_with(b"II*\0")
-        || start.starts_with(b"MM\0*")
-        || start.starts_with(b"8BPS")
-        || start.starts_with(b"\0\0\0\x0CjP  ")
-        || start.starts_with(b"\0\0\0\x0CJXL ")
-        || brand
-            .is_some_and(|brand| [b"avif", b"avis", b"heic", b"heix", b"mif1"].iter().any(|b| brand == *b))
+    let found = match brand {
+        Some(b"avif" | b"avis") => "AVIF",
+        Some(b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"mif1" | b"msf1") => "HEIC",
+        _ if start.starts_with(b"\0\0\0\x0CjP  ") || start.starts_with(b"\xFF\x4F\xFF\x51") => "JPEG 2000",
+        _ if start.starts_with(b"\0\0\0\x0CJXL ") || start.starts_with(b"\xFF\x0A") => "JPEG XL",
+        _ if start.starts_with(b"8BPS") => "Photoshop",
+        _ if start.starts_with(b"<svg") => "SVG",
+        _ if start.starts_with(b"v/1\x01") => "OpenEXR",
+        _ if matches!(start, [b'P', b'1'..=b'6', b' ' | b'\n' | b'\r' | b'\t', ..]) => "PNM",
+        _ => return None,
+    };
+    Some(found)
+}
+
+/// Whether the first bytes are those of an image that cannot be decoded.
+fn is_other_image(start: &[u8]) -> bool {
+    other_image_format(start).is_some()
+}
+
+/// Describes a file of another known format in the place of a data file, from its first bytes.
+pub(crate) fn foreign_format(start: &[u8]) -> Option<String> {
+    let text = start.trim_ascii_start();
+    let found = match start {
+        [0x1F, 0x8B, ..] => "it is compressed with gzip: unpack it with `gunzip`",
+        [0x28, 0xB5, 0x2F, 0xFD, ..] => "it is compressed with zstd: unpack it with `unzstd`",
+        [0xFD, b'7', b'z', b'X', b'Z', 0, ..] => "it is compressed with xz: unpack it with `unxz`",
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => "it is compressed with bzip2: unpack it with `bunzip2`",
+        [b'P', b'K', 3, 4, ..] => "it is a zip archive: unpack it",
+        [b'7', b'z', 0xBC, 0xAF, ..] => "it is a 7z archive: unpack it",
+        _ if start.starts_with(b"PAR1") => "it is a Parquet file: read it with `source = \"parquet\"`",
+        _ if start.starts_with(b"version https://git-lfs") => {
+            "it is a pointer of Git LFS, not the file: fetch it with `git lfs pull`"
+        }
+        _ if text.len() > 5
+            && (text[..5].eq_ignore_ascii_case(b"<html") || text[..5].eq_ignore_ascii_case(b"<!doc")) =>
+        {
+            "it is a web page, perhaps an error message of the server: download the file again"
+        }
+        _ => return None,
+    };
+    Some(found.into())
 }
 
 #[cfg(test)]
@@ -99,8 +135,10 @@ mod tests {
 
     #[test]
     fn extensions_ignore_case() {
-        assert!(["a.JPG", "b.jfif", "c.d.jpe", "e.JIF", "f.webp"].iter().all(|name| is_image(name)));
-        assert!(!["jpg", ".jpg", "a.tif", "a.jpg.txt", "a."].iter().any(|name| is_image(name)));
+        assert!(
+            ["a.JPG", "b.jfif", "c.d.jpe", "e.JIF", "f.webp", "g.TIFF"].iter().all(|name| is_image(name))
+        );
+        assert!(!["jpg", ".jpg", "a.avif", "a.jpg.txt", "a."].iter().any(|name| is_image(name)));
         assert_eq!(ending("a.seg.PNG").as_deref(), Some("png"));
     }
 
@@ -118,6 +156,7 @@ mod tests {
             ("photo.3264", b"\x89PNG\r\n\x1A\n"),
             ("a.bin", b"RIFF\x10\0\0\0WEBPVP8 "),
             ("b", b"GIF89a"),
+            ("scan", b"II*\0\x08\0\0\0"),
             ("c.image", &bmp),
             ("named.jpg", b"whatever"),
         ] {
@@ -127,9 +166,9 @@ mod tests {
             found("BMW", b"BMW cars are not bitmaps, whatever"),
             FileKind::Other("without an extension".into())
         );
-        assert_eq!(found("scan", b"II*\0\x08\0\0\0"), FileKind::OtherImage("without an extension".into()));
+        assert_eq!(found("page", b"\0\0\0\x0CjP  "), FileKind::OtherImage("without an extension".into()));
         assert_eq!(found("phone.bak", b"\0\0\0\x18ftypheic"), FileKind::OtherImage(".bak".into()));
-        assert_eq!(found("x.TIF", b""), FileKind::OtherImage(".tif".into()));
+        assert_eq!(found("x.AVIF", b""), FileKind::OtherImage(".avif".into()));
         // A known extension is trusted.
         assert_eq!(found("notes.txt", b"\xFF\xD8\xFF\xE0"), FileKind::Other(".txt".into()));
         assert_eq!(found("empty", b""), FileKind::Other("without an extension".into()));

@@ -10,7 +10,7 @@ use crate::sample::{RawImage, RawSample};
 use crate::sources::file_kind::{FileKind, file_kind};
 use crate::sources::paths::resolve;
 use crate::sources::walk::{Unread, Walk, sorted};
-use crate::sources::{Source, csv, default_templates};
+use crate::sources::{Source, check_templates, csv, default_templates};
 use crate::{DamageKind, Error, Result, notice, text};
 
 /// Maximum number of groups of same-named classes that a warning lists.
@@ -145,9 +145,7 @@ impl Folder {
     /// [`Error::Io`] if the folder cannot be read, [`Error::Setting`] for an invalid setting.
     pub fn open(config: &FolderConfig, base: impl AsRef<Path>) -> Result<Self> {
         let base = base.as_ref();
-        if config.templates.is_empty() || config.templates.iter().any(|t| !t.contains("{}")) {
-            return Err(Error::setting("templates", "every caption template needs `{}` for the class name"));
-        }
+        check_templates(&config.templates)?;
         if config.every == Some(0) || config.every.is_none() != (config.subset == FolderSubset::All) {
             let reason =
                 "`every = n` (n of at least 1) and `subset = \"every\"` or `\"rest\"` need each other";

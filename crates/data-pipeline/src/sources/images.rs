@@ -26,18 +26,61 @@ impl Images {
     /// # Errors
     /// [`Error::Io`] if the folder cannot be read, [`Error::Empty`] if it contains no image.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let name = path.display().to_string();
-        let paths = if path.is_file() {
-            vec![path.to_path_buf()]
-        } else {
-            let mut unread = Unread::default();
-            let paths = Walk::default().images(path, &mut unread)?;
-            unread.log(&name);
-            paths
-        };
-        if paths.is_empty() { Err(Error::Empty(name)) } else { Ok(Images { name, paths }) }
+        Self::open_all([path])
     }
+
+    /// Lists the images of several paths: files, folders with all images below them, and patterns such as `photos/*.jpg`.
+    ///
+    /// # Errors
+    /// The errors of [`Images::open`] for each path, and [`Error::Setting`] for an invalid pattern.
+    pub fn open_all(paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<Self> {
+        let (mut name, mut images) = (String::new(), Vec::new());
+        for path in paths {
+            let path = path.as_ref();
+            let shown = path.display().to_string();
+            let found = match expand(path)? {
+                Some(matches) => {
+                    let listed = matches.iter().map(|path| list(path)).collect::<Result<Vec<_>>>()?;
+                    listed.concat()
+                }
+                None => list(path)?,
+            };
+            if found.is_empty() {
+                return Err(Error::Empty(shown));
+            }
+            name = if name.is_empty() { shown } else { format!("{name}, ...") };
+            images.extend(found);
+        }
+        if images.is_empty() { Err(Error::Empty(name)) } else { Ok(Images { name, paths: images }) }
+    }
+
+    /// Returns the paths of the images.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+}
+
+/// Lists the images of a folder, or one image.
+fn list(path: &Path) -> Result<Vec<PathBuf>> {
+    if path.is_file() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let mut unread = Unread::default();
+    let paths = Walk::default().images(path, &mut unread)?;
+    unread.log(&path.display().to_string());
+    Ok(paths)
+}
+
+/// Returns the paths that match a pattern, sorted; `None` for a path that exists or is not a pattern.
+fn expand(path: &Path) -> Result<Option<Vec<PathBuf>>> {
+    let Some(text) = path.to_str().filter(|text| text.contains(['*', '?', '[']) && !path.exists()) else {
+        return Ok(None);
+    };
+    let matches =
+        glob::glob(text).map_err(|e| Error::setting("images", format!("`{text}` is not a pattern: {e}")))?;
+    let paths =
+        matches.map(|found| found.map_err(|e| Error::io(e.path(), std::io::Error::from(e.error().kind()))));
+    paths.collect::<Result<Vec<_>>>().map(Some)
 }
 
 impl Source for Images {

@@ -6,36 +6,54 @@ use crate::sample::{RawImage, RawSample};
 use crate::{Error, Result};
 
 mod caption_problems;
+mod captions;
 mod cifar;
+mod clip_benchmark;
 mod config;
 mod corruption;
 mod csv;
 #[cfg(feature = "emoji")]
 pub mod emoji;
 mod file_kind;
+mod files;
 mod folder;
 mod group;
 mod images;
 mod json;
 mod karpathy;
+mod pairs;
+mod parquet;
 mod paths;
+mod records;
 mod shard;
 mod skipped;
 mod subset;
+mod upright;
 mod walk;
 mod webdataset;
 
+#[cfg(feature = "formats")]
+pub(crate) use file_kind::foreign_format;
+pub(crate) use file_kind::other_image_format;
+
 pub use cifar::{Cifar, CifarConfig, CifarLabels};
+pub use clip_benchmark::{ClipBenchmark, ClipBenchmarkConfig};
 pub use config::{EmojiConfig, SourceConfig, Split};
 pub use corruption::{BrokenShard, CorruptShards};
 pub use csv::{Csv, CsvConfig};
 #[cfg(feature = "emoji")]
 pub use emoji::Emoji;
+pub use files::{FilesConfig, ImageFiles};
 pub use folder::{Folder, FolderConfig, FolderSubset};
 pub use images::Images;
 pub use karpathy::{Karpathy, KarpathyConfig, KarpathySplit};
-pub use paths::expand_braces;
+#[cfg(feature = "parquet")]
+pub use parquet::Parquet;
+pub use parquet::ParquetConfig;
+pub use paths::{Paths, expand_braces};
+pub use records::{Records, RecordsConfig};
 pub use subset::Subset;
+pub use upright::Upright;
 pub use webdataset::{WebDataset, WebDatasetConfig};
 
 /// A data set whose samples can be read in any order.
@@ -91,6 +109,16 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// Returns the number of classes, also of a source that does not name them.
+    fn class_count(&self) -> Option<usize> {
+        self.class_names().map(<[String]>::len)
+    }
+
+    /// Returns the prompt templates that the data set comes with, if any; `{}` stands for the class name.
+    fn templates(&self) -> Option<&[String]> {
+        None
+    }
+
     /// Returns the broken shards, if any. Check them by [`crate::policy::ErrorPolicy::check_shards`] before reading.
     fn corrupt_shards(&self) -> Option<&CorruptShards> {
         None
@@ -100,6 +128,19 @@ pub trait Source: Send + Sync {
 /// Returns the default caption template of classes.
 pub(crate) fn default_templates() -> Vec<String> {
     vec!["a photo of a {}.".into()]
+}
+
+/// Whether templates are the default, which settings omit.
+pub(crate) fn are_default_templates(templates: &[String]) -> bool {
+    templates == default_templates()
+}
+
+/// Checks that all caption templates have a place for the class name.
+fn check_templates(templates: &[String]) -> Result<()> {
+    if templates.is_empty() || templates.iter().any(|template| !template.contains("{}")) {
+        return Err(Error::setting("templates", "every caption template needs `{}` for the class name"));
+    }
+    Ok(())
 }
 
 /// Number of samples that a fingerprint reads.

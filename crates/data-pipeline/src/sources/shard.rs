@@ -1,10 +1,15 @@
 //! Index of a tar shard: its samples with their positions, its other members, and its first damage.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::sources::group::{Group, split_key};
+use crate::error::FileFormat;
+use crate::notice;
+use crate::sources::file_kind::foreign_format;
+use crate::sources::group::{Group, Members, split_key};
 use crate::sources::skipped::SkippedItems;
 use crate::{Error, Result};
 
@@ -20,18 +25,9 @@ pub(super) struct Span {
     pub(super) length: u64,
 }
 
-/// The members of one sample.
-#[derive(Default)]
-pub(super) struct Members {
-    pub(super) key: String,
-    pub(super) image: Option<Span>,
-    pub(super) txt: Option<Span>,
-    pub(super) json: Option<Span>,
-}
-
 /// The content of a shard according to its headers.
 pub(super) struct Index {
-    pub(super) samples: Vec<Members>,
+    pub(super) samples: Vec<Members<Span>>,
     /// Members without a sample.
     pub(super) skipped: SkippedItems,
     /// Length of the file in bytes.
@@ -39,6 +35,8 @@ pub(super) struct Index {
     /// Number of bytes before the damage.
     pub(super) whole: u64,
     pub(super) corruption: Option<Corruption>,
+    /// Whether the members of some key are apart from each other.
+    is_scattered: bool,
 }
 
 /// The damage of a shard from the byte [`Index::whole`].
@@ -48,47 +46,82 @@ pub(super) struct Corruption {
     pub(super) cut_from: Option<u64>,
 }
 
+/// The groups of a shard while its headers are read.
+enum Groups {
+    /// The current group, and hashes of the keys of the finished ones. Writers of WebDataset keep the members of a key
+    /// together.
+    Consecutive { current: Group<Span>, finished: HashSet<u64> },
+    /// All groups, for a tar whose members are in another order.
+    Scattered { groups: Vec<Group<Span>>, places: HashMap<String, usize> },
+}
+
 impl Index {
-    /// Reads the headers but not the contents.
+    /// Reads the headers but not the contents. `text` is the extension of caption files.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read. Damage is not an error here.
-    pub(super) fn read(path: &Path) -> Result<Self> {
+    /// [`Error::Io`] if the file cannot be read, [`Error::Format`] for a file of another known format. Damage is not an
+    /// error here.
+    pub(super) fn read(path: &Path, text: &str) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
-        let skipped = SkippedItems::default();
-        let mut index = Index { samples: Vec::new(), skipped, length, whole: 0, corruption: None };
-        index.corruption = match index.members(path, &file) {
-            Some(corruption) => Some(corruption),
-            None => index.corruption_at_end(&file).map_err(|e| Error::io(path, e))?,
-        };
+        let mut start = [0; 64];
+        let read = file.read_at(&mut start, 0).map_err(|e| Error::io(path, e))?;
+        if let Some(reason) = foreign_format(&start[..read]) {
+            return Err(Error::Format { path: path.into(), format: FileFormat::Shard, reason });
+        }
+        let consecutive = Groups::Consecutive { current: Group::new("", text), finished: HashSet::new() };
+        let mut index = Index::members(path, &file, length, text, consecutive);
+        if index.is_scattered {
+            let path_shown = path.display();
+            notice::info_once(&format!(
+                "`{path_shown}`: its members are not grouped by key; they are matched by key"
+            ));
+            let scattered = Groups::Scattered { groups: Vec::new(), places: HashMap::new() };
+            index = Index::members(path, &file, length, text, scattered);
+        }
+        if index.corruption.is_none() {
+            index.corruption = index.corruption_at_end(path, &file).map_err(|e| Error::io(path, e))?;
+        }
         Ok(index)
     }
 
     /// Collects the samples up to the end mark or the first damage.
-    fn members(&mut self, path: &Path, file: &File) -> Option<Corruption> {
-        let mut archive = tar::Archive::new(file);
-        let mut group = Group::default();
-        let mut corruption = None;
+    fn members(path: &Path, file: &File, length: u64, text: &str, mut groups: Groups) -> Self {
+        let (samples, skipped) = (Vec::new(), SkippedItems::default());
+        let mut index = Index { samples, skipped, length, whole: 0, corruption: None, is_scattered: false };
+        // The second pass starts at the beginning again.
+        let mut start = file;
+        let mut archive = match std::io::Seek::rewind(&mut start) {
+            Ok(()) => tar::Archive::new(file),
+            Err(e) => {
+                index.corruption = Some(index.broken_header(&e));
+                return index;
+            }
+        };
         let entries = match archive.entries_with_seek() {
             Ok(entries) => entries,
-            Err(e) => return Some(self.broken_header(&e)),
+            Err(e) => {
+                index.corruption = Some(index.broken_header(&e));
+                return index;
+            }
         };
         for entry in entries {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(e) => {
-                    corruption = Some(self.broken_header(&e));
+                    index.corruption = Some(index.broken_header(&e));
                     break;
                 }
             };
             let (start, size) = (entry.raw_file_position(), entry.size());
             let end = start.saturating_add(size);
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            if end > self.length {
-                group.cut(&name);
+            if end > length {
+                if let Some(group) = split_key(&name).and_then(|(key, _)| groups.find(key)) {
+                    group.cut(&name);
+                }
                 let reason = format!("the shard ends inside `{name}`");
-                corruption = Some(Corruption { reason, cut_from: Some(end) });
+                index.corruption = Some(Corruption { reason, cut_from: Some(end) });
                 break;
             }
             // A sparse member occupies fewer bytes than its size. Such members are not part of samples.
@@ -97,24 +130,35 @@ impl Index {
             } else {
                 size
             };
-            self.whole = start + stored.next_multiple_of(BLOCK);
+            index.whole = start + stored.next_multiple_of(BLOCK);
             let kind = entry.header().entry_type();
             let shown = |name: &str| format!("{}:{name}", path.display());
             match split_key(&name) {
                 _ if kind.is_dir() || kind.is_pax_global_extensions() => {}
-                _ if !kind.is_file() => self.skipped.add("links or special files", || shown(&name)),
-                None => self.skipped.add("without a key and an extension", || shown(&name)),
+                _ if !kind.is_file() => index.skipped.add("links or special files", || shown(&name)),
+                None => index.skipped.add("without a key and an extension", || shown(&name)),
                 Some((key, _)) => {
-                    if key != group.key() {
-                        let whole = std::mem::replace(&mut group, Group::new(key));
-                        whole.finish(path, &mut self.samples, &mut self.skipped);
+                    index.is_scattered |= groups.start(key, text, |whole| {
+                        whole.finish(shown, &mut index.samples, &mut index.skipped);
+                    });
+                    if let Some(group) = groups.find(key) {
+                        group.add(&name, Span { offset: start, length: size });
                     }
-                    group.add(&name, Span { offset: start, length: size });
                 }
             }
         }
-        group.finish(path, &mut self.samples, &mut self.skipped);
-        corruption
+        let shown = |name: &str| format!("{}:{name}", path.display());
+        match groups {
+            Groups::Consecutive { current, .. } => {
+                current.finish(shown, &mut index.samples, &mut index.skipped);
+            }
+            Groups::Scattered { groups, .. } => {
+                groups
+                    .into_iter()
+                    .for_each(|group| group.finish(shown, &mut index.samples, &mut index.skipped));
+            }
+        }
+        index
     }
 
     fn broken_header(&self, error: &std::io::Error) -> Corruption {
@@ -126,16 +170,21 @@ impl Index {
         Corruption { reason: format!("{what} ({error})"), cut_from: None }
     }
 
-    /// Checks the end mark, a block of zeros. Without it, the shard was truncated between two members. Bytes behind it
-    /// would be ignored.
-    fn corruption_at_end(&mut self, file: &File) -> std::io::Result<Option<Corruption>> {
+    /// Checks the end mark, blocks of zeros. Bytes behind it would be ignored.
+    ///
+    /// A shard without an end mark may be whole, because some writers omit it, or it was cut between two members. All of
+    /// its members are complete, so this is a warning.
+    fn corruption_at_end(&mut self, path: &Path, file: &File) -> std::io::Result<Option<Corruption>> {
         if self.length == 0 {
             return Ok(Some(Corruption { reason: "the file is empty".into(), cut_from: Some(1) }));
         }
         if self.length < self.whole + BLOCK {
             self.whole = self.whole.min(self.length);
-            let reason = "the shard ends without a tar's end mark".to_string();
-            return Ok(Some(Corruption { reason, cut_from: Some(self.whole + BLOCK) }));
+            notice::warn_once(&format!(
+                "`{}` has no end mark: all members up to its end are read; if it was cut there, fetch it again",
+                path.display()
+            ));
+            return Ok(None);
         }
         let behind = self.length - self.whole;
         let mut tail = vec![0; behind.min(MAX_PADDING) as usize];
@@ -146,4 +195,42 @@ impl Index {
         }
         Ok(None)
     }
+}
+
+impl Groups {
+    /// Starts the group of a key unless it is open, and passes a group that ends with it to `finish`. Returns true if
+    /// the key's group was finished before.
+    fn start(&mut self, key: &str, text: &str, finish: impl FnOnce(Group<Span>)) -> bool {
+        match self {
+            Groups::Consecutive { current, .. } if current.key() == key => false,
+            Groups::Consecutive { current, finished } => {
+                let whole = std::mem::replace(current, Group::new(key, text));
+                finished.insert(hash(whole.key()));
+                finish(whole);
+                finished.contains(&hash(key))
+            }
+            Groups::Scattered { groups, places } => {
+                if !places.contains_key(key) {
+                    places.insert(key.to_string(), groups.len());
+                    groups.push(Group::new(key, text));
+                }
+                false
+            }
+        }
+    }
+
+    /// Returns the open group of a key.
+    fn find(&mut self, key: &str) -> Option<&mut Group<Span>> {
+        match self {
+            Groups::Consecutive { current, .. } => (current.key() == key).then_some(current),
+            Groups::Scattered { groups, places } => places.get(key).map(|place| &mut groups[*place]),
+        }
+    }
+}
+
+/// Returns a hash of a key. Keys with equal hashes only cost a second pass over the headers.
+fn hash(key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }

@@ -1,4 +1,4 @@
-//! A fixed subset of a source, for experiments with less data.
+//! Fixed subsets of a source, for experiments with less data and for short evaluations.
 
 use std::sync::Arc;
 
@@ -41,6 +41,24 @@ impl Subset {
         indices.sort_unstable();
         Ok(Subset { source, indices })
     }
+
+    /// Keeps `count` samples that are spread evenly over the source, or all of a smaller source. Of a source that is
+    /// sorted by class, each class keeps its share.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a count of 0.
+    pub fn spread(source: Arc<dyn Source>, count: usize) -> Result<Self> {
+        if count == 0 {
+            return Err(Error::setting(
+                "limit",
+                format!("a limit of 0 leaves no sample of `{}`", source.name()),
+            ));
+        }
+        let (all, kept) = (source.len() as u128, source.len().min(count) as u128);
+        // The middle of each of `kept` equal parts.
+        let indices = (0..kept).map(|place| ((2 * place + 1) * all / (2 * kept)) as usize).collect();
+        Ok(Subset { source, indices })
+    }
 }
 
 impl Source for Subset {
@@ -58,6 +76,14 @@ impl Source for Subset {
 
     fn class_names(&self) -> Option<&[String]> {
         self.source.class_names()
+    }
+
+    fn templates(&self) -> Option<&[String]> {
+        self.source.templates()
+    }
+
+    fn class_count(&self) -> Option<usize> {
+        self.source.class_count()
     }
 
     fn corrupt_shards(&self) -> Option<&CorruptShards> {
@@ -83,6 +109,20 @@ mod tests {
         assert!(small.is_subset(&large) && large.is_subset(&all));
         assert_eq!(small.len(), (emoji.len() as f64 * 0.1).round() as usize);
         assert_eq!(all.len(), emoji.len());
+    }
+
+    #[test]
+    fn an_even_part_covers_the_whole_source() {
+        let emoji: Arc<dyn Source> = Arc::new(Emoji::open(&EmojiConfig::default()).unwrap());
+        let part = Subset::spread(Arc::clone(&emoji), 10).unwrap();
+        assert_eq!(part.indices, Subset::spread(Arc::clone(&emoji), 10).unwrap().indices);
+        let gaps = part.indices.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>();
+        assert_eq!(part.len(), 10);
+        assert!(gaps.iter().max().unwrap() - gaps.iter().min().unwrap() <= 1, "{:?}", part.indices);
+        assert!(part.indices[0] < emoji.len() / 10 && part.indices[9] >= emoji.len() - emoji.len() / 10);
+        let all = Subset::spread(Arc::clone(&emoji), usize::MAX).unwrap();
+        assert!(all.indices.iter().copied().eq(0..emoji.len()));
+        assert!(Subset::spread(emoji, 0).is_err());
     }
 
     #[test]

@@ -25,7 +25,7 @@ impl Unread {
         let Unread { pictures, outside, others } = self;
         if !pictures.is_empty() {
             notice::warn_once(&format!(
-                "`{source}`: left out images that cannot be decoded: {pictures}; convert them to JPEG, PNG, WebP, GIF or BMP"
+                "`{source}`: left out images that cannot be decoded: {pictures}; convert them to JPEG, PNG, WebP, GIF, BMP or TIFF"
             ));
         }
         if !outside.is_empty() {
@@ -57,6 +57,38 @@ impl Walk {
         let mut images = Vec::new();
         self.collect(folder, &mut images, unread)?;
         Ok(images)
+    }
+
+    /// Passes the files of each folder to `visit`, sorted by name, until it returns false.
+    pub(super) fn files(
+        &mut self,
+        folder: &Path,
+        visit: &mut impl FnMut(&[PathBuf]) -> bool,
+    ) -> Result<bool> {
+        if !self.enter(folder)? {
+            tracing::info!("`{}` leads to a folder that was already read and is left out", folder.display());
+            return Ok(true);
+        }
+        let (mut files, mut folders) = (Vec::new(), Vec::new());
+        for path in sorted(folder)? {
+            match std::fs::metadata(&path).map(|found| found.file_type()) {
+                Ok(kind) if kind.is_dir() => folders.push(path),
+                Ok(kind) if !kind.is_file() => {
+                    tracing::info!("`{}` is not a file and is left out", path.display());
+                }
+                // A broken link is reported when it is read.
+                _ => files.push(path),
+            }
+        }
+        if !files.is_empty() && !visit(&files) {
+            return Ok(false);
+        }
+        for folder in folders {
+            if !self.files(&folder, visit)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn collect(&mut self, folder: &Path, images: &mut Vec<PathBuf>, unread: &mut Unread) -> Result<()> {
@@ -132,7 +164,7 @@ mod tests {
         for name in ["a.jfif", "b.JPE", "c.jif", "d"] {
             write(name, b"\xFF\xD8\xFF\xE0");
         }
-        for name in ["1.tif", "2.tif", "3.avif", "4.heic"] {
+        for name in ["1.avif", "2.avif", "3.heic", "4.jp2"] {
             write(name, b"x");
         }
         for name in ["labels.csv", "notes.txt"] {
@@ -142,11 +174,11 @@ mod tests {
         let mut unread = Unread::default();
         Walk::default().images(folder.path(), &mut unread).unwrap();
         assert!(
-            unread.pictures.to_string().starts_with("2 .tif, 1 .avif, 1 .heic (`"),
+            unread.pictures.to_string().starts_with("2 .avif, 1 .heic, 1 .jp2 (`"),
             "{}",
             unread.pictures
         );
-        assert!(unread.pictures.to_string().contains("1.tif"), "{}", unread.pictures);
+        assert!(unread.pictures.to_string().contains("1.avif"), "{}", unread.pictures);
         assert!(unread.others.to_string().starts_with("1 .csv, 1 .txt"), "{}", unread.others);
     }
 

@@ -6,14 +6,17 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::boxes;
-use crate::sample::{RawImage, RawSample};
-use crate::sources::caption_problems::CaptionProblems;
-use crate::sources::paths::{expand_braces, resolve};
-use crate::sources::shard::{Index, Members, Span};
+use crate::sample::RawSample;
+use crate::sources::captions::{Classes, SampleReader};
+use crate::sources::group::Members;
+use crate::sources::paths::{Files, resolve};
+use crate::sources::shard::{Index, Span};
 use crate::sources::skipped::SkippedItems;
-use crate::sources::{CorruptShards, Source, json};
-use crate::{DamageKind, Error, Result, notice, text};
+use crate::sources::{CorruptShards, Source, check_templates};
+use crate::{DamageKind, Error, Result, notice};
+
+/// Shards that [`WebDataset`] reads.
+pub(super) const TARS: Files = Files { setting: "shards", extension: "tar" };
 
 /// Settings of [`WebDataset`].
 ///
@@ -27,23 +30,38 @@ use crate::{DamageKind, Error, Result, notice, text};
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct WebDatasetConfig {
-    /// Tar files: a path or a pattern such as `cc12m/{00000..01242}.tar` or `{a,b}.tar`; several separated by `::`.
+    /// Tar files: a folder, a file, or a pattern such as `cc12m/{00000..01242}.tar`, `{a,b}.tar` or `cc12m/*.tar`;
+    /// several separated by `::`.
     pub shards: String,
-    /// Place of the captions: `"txt"`, or a key of the `.json` file with a text or a list of texts. Default:
-    /// `captions` in the `.json` file if present, else the `.txt` file, else `caption` in the `.json` file
-    /// (img2dataset's key).
+    /// Place of the captions: `"txt"`, another extension such as `".caption"`, or a key of the `.json` file with a text
+    /// or a list of texts. Default: `captions` in the `.json` file if present, else the `.txt` file, else `caption` in
+    /// the `.json` file (img2dataset's key).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caption: Option<String>,
     /// Key of the `.json` file with object boxes: a list of `[x, y, width, height]` in pixels of the stored image
     /// (COCO's form). If unset, no boxes are read. A sample without the key has no boxes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boxes: Option<String>,
+    /// Names of the classes in `.cls` files: a text file with one name per line, the first for class 0. Default:
+    /// `classnames.txt` beside the shards or in the parent folder (CLIP_benchmark's layout).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<PathBuf>,
+    /// Caption templates for samples with a class and no caption, with `{}` for the class name.
+    #[cfg_attr(feature = "schema", schemars(extend("default" = super::default_templates())))]
+    #[serde(default = "super::default_templates", skip_serializing_if = "super::are_default_templates")]
+    pub templates: Vec<String>,
 }
 
 impl WebDatasetConfig {
     /// Creates settings for a path or brace pattern of shards.
     pub fn new(shards: impl Into<String>) -> Self {
-        WebDatasetConfig { shards: shards.into(), caption: None, boxes: None }
+        WebDatasetConfig {
+            shards: shards.into(),
+            caption: None,
+            boxes: None,
+            classes: None,
+            templates: super::default_templates(),
+        }
     }
 
     /// Sets the place of the captions.
@@ -59,23 +77,55 @@ impl WebDatasetConfig {
         self.boxes = Some(key.into());
         self
     }
+
+    /// Sets the file of class names.
+    #[must_use]
+    pub fn with_classes(mut self, path: impl Into<PathBuf>) -> Self {
+        self.classes = Some(path.into());
+        self
+    }
+
+    /// Sets the caption templates of classes.
+    #[must_use]
+    pub fn with_templates(mut self, templates: Vec<String>) -> Self {
+        self.templates = templates;
+        self
+    }
+
+    /// Whether the samples of the first shard have classes (`.cls` files) and no captions.
+    ///
+    /// ```no_run
+    /// use data_pipeline::sources::WebDatasetConfig;
+    /// let has_classes = WebDatasetConfig::new("imagenet/{0..9}.tar").has_only_classes(".")?;
+    /// # Ok::<(), data_pipeline::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The errors of [`WebDataset::open`].
+    pub fn has_only_classes(&self, base: impl AsRef<Path>) -> Result<bool> {
+        let paths = TARS.find(base.as_ref(), &self.shards)?;
+        let text = SampleReader::text_extension(self.caption.as_deref());
+        let Some(first) = paths.first() else { return Ok(false) };
+        let samples = Index::read(first, &text)?.samples;
+        let has_class = |members: &Members<Span>| members.cls.is_some();
+        let has_caption = |members: &Members<Span>| members.txt.is_some() || members.json.is_some();
+        Ok(samples.iter().any(has_class) && !samples.iter().any(has_caption))
+    }
 }
 
 /// Tar shards. Their headers are indexed once; samples are read from their offsets.
 pub struct WebDataset {
     name: String,
-    caption: Option<String>,
-    boxes: Option<String>,
+    reader: SampleReader,
     shards: Vec<PathBuf>,
     samples: Vec<Entry>,
     corrupt_shards: Option<CorruptShards>,
-    problems: CaptionProblems,
 }
 
 /// A sample and the number of its shard.
 struct Entry {
     shard: usize,
-    members: Members,
+    members: Members<Span>,
 }
 
 impl WebDataset {
@@ -85,16 +135,16 @@ impl WebDataset {
     /// counts the members without a sample.
     ///
     /// # Errors
-    /// [`Error::Io`] if a shard is missing, [`Error::Setting`] if the pattern is invalid.
+    /// [`Error::Io`] if a shard is missing, [`Error::Setting`] if the pattern is invalid or matches no file,
+    /// [`Error::Remote`] for a remote address, [`Error::Format`] for a shard in another known format.
     pub fn open(config: &WebDatasetConfig, base: impl AsRef<Path>) -> Result<Self> {
         let base = base.as_ref();
+        check_templates(&config.templates)?;
+        let text = SampleReader::text_extension(config.caption.as_deref());
         let mut indexed = Vec::new();
-        for pattern in config.shards.split("::") {
-            for path in expand_braces(pattern)? {
-                let path = resolve(base, path);
-                let index = Index::read(&path)?;
-                indexed.push((path, index));
-            }
+        for path in TARS.find(base, &config.shards)? {
+            let index = Index::read(&path, &text)?;
+            indexed.push((path, index));
         }
         let corrupt_shards = CorruptShards::estimate(&indexed);
         let (mut shards, mut samples, mut skipped) = (Vec::new(), Vec::new(), SkippedItems::default());
@@ -103,107 +153,20 @@ impl WebDataset {
             samples.extend(index.samples.into_iter().map(|members| Entry { shard: number, members }));
             skipped.extend(index.skipped);
         }
-        let (name, caption, boxes) = (config.shards.clone(), config.caption.clone(), config.boxes.clone());
+        let name = config.shards.clone();
         if !skipped.is_empty() {
             notice::warn_once(&format!(
-                "`{name}`: left out members that belong to no sample: {skipped}; a sample is an image with a .txt or .json file"
+                "`{name}`: left out members that belong to no sample: {skipped}; a sample is an image with a .txt, .json or \
+                 .cls file, and `caption = \".EXTENSION\"` names another extension of captions"
             ));
         }
-        let problems = CaptionProblems::new(&name);
-        Ok(WebDataset { name, caption, boxes, shards, samples, corrupt_shards, problems })
-    }
-
-    fn boxes(&self, file: &File, members: &Members) -> Result<Vec<[f32; 4]>, Problem> {
-        let (Some(key), Some(span)) = (&self.boxes, members.json) else { return Ok(Vec::new()) };
-        let value = json::parse(&bytes(file, span)?)
-            .map_err(|broken| Problem { kind: DamageKind::Boxes, ..broken.into() })?;
-        let boxes = value.get(key).map_or_else(|| Ok(Vec::new()), boxes::from_json);
-        boxes.map_err(|reason| Problem { kind: DamageKind::Boxes, reason })
-    }
-
-    /// Returns the captions of a sample. Warnings call the sample `name`.
-    fn captions(&self, file: &File, members: &Members, name: &str) -> Result<Vec<String>, Problem> {
-        let wanted = self.caption.as_deref();
-        let json = match members.json.filter(|_| wanted != Some("txt")) {
-            Some(span) => Some(json::parse(&bytes(file, span)?).map_err(Problem::from)),
-            None => None,
-        };
-        let under = |key: &str| {
-            let Some(Ok(value)) = &json else { return None };
-            let (mut texts, mut others) = json::texts(value, key);
-            let all = texts.len();
-            texts.retain(|text| !is_blank(text));
-            others += (all - texts.len()) as u64;
-            // A sample without any text counts as damaged instead.
-            if others > 0 && !texts.is_empty() {
-                self.problems.entries(others, key, name);
-            }
-            Some(texts).filter(|texts| !texts.is_empty())
-        };
-        if let Some(texts) = under(wanted.unwrap_or("captions")) {
-            return Ok(texts);
+        let mut reader = SampleReader::new(&name, config.caption.as_deref(), config.boxes.as_deref());
+        let labelled = samples.iter().find(|entry: &&Entry| entry.members.cls.is_some());
+        let beside = labelled.and_then(|entry| Classes::beside(&shards[entry.shard]));
+        if let Some(path) = config.classes.as_ref().map(|path| resolve(base, path)).or(beside) {
+            reader.classes = Some(Classes::read(&path, &config.templates)?);
         }
-        if let (Some(span), None | Some("txt")) = (members.txt, wanted) {
-            if let Some(Err(problem)) = &json {
-                self.problems.broken_json(&problem.reason, name);
-            }
-            let bytes = bytes(file, span)?;
-            let caption = text::decode(&bytes)
-                .map_err(|e| Problem { kind: DamageKind::NotUtf8, reason: format!(".txt: {e}") })?;
-            if !is_blank(caption) {
-                return Ok(vec![caption.trim_end_matches(['\r', '\n']).to_string()]);
-            }
-        }
-        if let Some(texts) = under("caption").filter(|_| wanted.is_none()) {
-            return Ok(texts);
-        }
-        let has_txt = members.txt.is_some() && matches!(wanted, None | Some("txt"));
-        let reason = match (wanted, json) {
-            _ if has_txt => "the .txt file is empty".into(),
-            (Some("txt"), _) => "the sample has no .txt file".into(),
-            (_, Some(Err(problem))) => return Err(problem),
-            (None, None) => "the sample has neither a .txt file nor a .json file".into(),
-            (Some(key), None) => format!("the sample has no .json file with `{key}`"),
-            (wanted, Some(Ok(value))) => {
-                let what = wanted.map_or_else(
-                    || "the sample has no .txt file, and no text under `captions` or `caption`".into(),
-                    |key| format!("the sample has no text under `{key}`"),
-                );
-                let keys = json::describe(&value);
-                format!("{what}; {keys}: name the key of the captions with `caption = \"KEY\"`")
-            }
-        };
-        Err(Problem { kind: DamageKind::NoCaption, reason })
-    }
-}
-
-/// Whether a caption is empty or white space.
-fn is_blank(caption: &str) -> bool {
-    caption.trim().is_empty()
-}
-
-/// The reason why a sample is damaged.
-struct Problem {
-    kind: DamageKind,
-    reason: String,
-}
-
-impl From<std::io::Error> for Problem {
-    fn from(error: std::io::Error) -> Self {
-        Problem { kind: DamageKind::Unreadable, reason: error.to_string() }
-    }
-}
-
-impl From<json::Broken> for Problem {
-    fn from(broken: json::Broken) -> Self {
-        match broken {
-            json::Broken::Encoding(problem) => {
-                Problem { kind: DamageKind::NotUtf8, reason: format!(".json: {problem}") }
-            }
-            json::Broken::Syntax(reason) => {
-                Problem { kind: DamageKind::NoCaption, reason: format!(".json: {reason}") }
-            }
-        }
+        Ok(WebDataset { name, reader, shards, samples, corrupt_shards })
     }
 }
 
@@ -220,18 +183,16 @@ impl Source for WebDataset {
         let Entry { shard, members } = &self.samples[index];
         let path = &self.shards[*shard];
         let key = format!("{}:{}", path.display(), members.key);
-        let damaged = |kind, reason: String| Error::Sample { key: key.clone(), kind, reason };
-        let image = members
-            .image
-            .ok_or_else(|| damaged(DamageKind::NoImage, "the sample has no image file".into()))?;
         // Open the file for each sample: data sets have more shards than a process may hold open, and in a shuffled
         // order the next sample is usually in another shard.
-        let file = File::open(path).map_err(|e| damaged(DamageKind::Unreadable, e.to_string()))?;
-        let broken = |problem: Problem| damaged(problem.kind, problem.reason);
-        let captions = self.captions(&file, members, &key).map_err(broken)?;
-        let boxes = self.boxes(&file, members).map_err(broken)?;
-        let bytes = bytes(&file, image).map_err(|e| damaged(DamageKind::Unreadable, e.to_string()))?;
-        Ok(RawSample::new(key, RawImage::Encoded(bytes)).with_captions(captions).with_boxes(boxes))
+        match File::open(path) {
+            Ok(file) => self.reader.sample(&key, members, |span| bytes(&file, span)),
+            Err(e) => Err(Error::Sample { key, kind: DamageKind::Unreadable, reason: e.to_string() }),
+        }
+    }
+
+    fn class_names(&self) -> Option<&[String]> {
+        self.reader.classes.as_ref().map(|classes| &classes.names[..])
     }
 
     fn corrupt_shards(&self) -> Option<&CorruptShards> {
@@ -239,7 +200,8 @@ impl Source for WebDataset {
     }
 }
 
-fn bytes(file: &File, Span { offset, length }: Span) -> std::io::Result<Vec<u8>> {
+/// Reads a member of a shard.
+pub(super) fn bytes(file: &File, Span { offset, length }: Span) -> std::io::Result<Vec<u8>> {
     let mut bytes = vec![0; length as usize];
     file.read_exact_at(&mut bytes, offset)?;
     Ok(bytes)

@@ -7,8 +7,8 @@ use trainer::Job;
 use trainer::run::job::{REPORTS, folder};
 use trainer::run::metrics::{StepLine, read_steps};
 use trainer::run::{BEST_FOLDER, Best, Results};
-use zeroshot_eval::Table;
 use zeroshot_eval::table::{Cell, Number};
+use zeroshot_eval::{Evaluation, Table};
 
 use super::charts::{bars, curves, escape, html_table, page, standalone};
 use crate::Result;
@@ -57,6 +57,19 @@ pub fn table(job: &Job, finished: &[(String, Results)]) -> Table {
     zeroshot_eval::report::compare(&reports, teacher)
 }
 
+/// Returns a line for each evaluated set with its numbers of images, classes, prompts and texts.
+pub fn counts(finished: &[(String, Results)]) -> String {
+    let mut lines = Vec::new();
+    for Evaluation { set, counts, .. } in finished.iter().flat_map(|(_, results)| &results.details) {
+        let line = format!("{set}: {counts}\n");
+        // Results of older versions have no counts.
+        if counts.images > 0 && !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines.concat()
+}
+
 /// Returns a table of the runs with a best model from evaluations during training.
 fn best_table(job: &Job, finished: &[(String, Results)]) -> Table {
     let mut table = Table::new(["run", "best model"]).with_numbers(["step", "score"]);
@@ -82,6 +95,10 @@ fn cost_table(finished: &[(String, Results)]) -> Table {
 
 fn markdown(job: &Job, finished: &[(String, Results)]) -> String {
     let mut text = format!("# {}\n\nResults in percent.\n\n{}\n", job.name, table(job, finished));
+    let counts = counts(finished).lines().map(|line| format!("- {line}\n")).collect::<String>();
+    if !counts.is_empty() {
+        text.push_str(&format!("{counts}\n"));
+    }
     let best = best_table(job, finished);
     if !best.is_empty() {
         text.push_str(&format!("{BEST}\n\n{best}\n"));
@@ -108,6 +125,9 @@ fn html(
     if !best.is_empty() {
         body.push_str(&format!("<p>{BEST}</p>{}", html_table(best)));
     }
+    for line in counts(results).lines() {
+        body.push_str(&format!("<p>{}</p>", escape(line)));
+    }
     body.push_str("<h2>Main metric of each data set</h2>");
     body.push_str(&main_metrics(results));
     for (title, term) in [("Task loss", Some("task")), ("Total loss", None)] {
@@ -127,7 +147,7 @@ fn main_metrics(results: &[(String, Results)]) -> String {
     let groups = first.student.sets.iter().map(|set| {
         let value = |(_, result): &(String, Results)| {
             let found = result.student.sets.iter().find(|other| other.set == set.set)?;
-            Some((found.score.main() * 100.0, 0.0))
+            Some((found.main() * 100.0, 0.0))
         };
         (set.set.clone(), results.iter().map(value).collect())
     });
@@ -191,7 +211,7 @@ mod tests {
             samples: 4,
             per_class: vec![],
         });
-        let sets = vec![zeroshot_eval::SetScore { set: "<toys>".into(), score }];
+        let sets = vec![zeroshot_eval::SetScore::new("<toys>", score)];
         let student = zeroshot_eval::Report { model: "m".into(), sets };
         let results = Results {
             student,

@@ -312,7 +312,7 @@ impl CellResults {
             Err(_) if !needs_mean => None,
             found => found?.map(|value| (name, value)),
         };
-        let sets = results.student.sets.iter().map(|set| (set.set.as_str(), set.score.main()));
+        let sets = results.student.sets.iter().map(|set| (set.set.as_str(), set.main()));
         for (name, value) in mean.into_iter().chain(sets) {
             match self.main.iter_mut().find(|metric| metric.name == name) {
                 Some(metric) => drop(metric.values.insert(cell.seed, value)),
@@ -375,7 +375,7 @@ fn read_results(folder: &Path) -> Result<Results> {
 /// Returns the value of the main metric, or `None` if nothing was measured.
 fn main_value(report: &Report, mean: &[MeanPart], label: &str) -> Result<Option<f64>> {
     let values = if mean.is_empty() {
-        report.sets.iter().map(|set| set.score.main()).collect::<Vec<_>>()
+        report.sets.iter().map(|set| set.main()).collect::<Vec<_>>()
     } else {
         let value = |part: &MeanPart| {
             let set = report.sets.iter().find(|set| set.set == part.set)?;

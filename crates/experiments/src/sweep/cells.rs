@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use trainer::recipe::DeviceSetting;
+
 use super::file::{Cell, Sweep};
 use crate::{Error, Result};
 
@@ -15,7 +17,7 @@ pub trait Runner: Sync {
     ///
     /// # Errors
     /// [`Error::Io`] if the run cannot be started. A run that fails is [`Ended::Failed`].
-    fn run(&self, cell: &Cell, device: Option<&str>, stop: &AtomicBool) -> Result<Ended>;
+    fn run(&self, cell: &Cell, device: Option<DeviceSetting>, stop: &AtomicBool) -> Result<Ended>;
 }
 
 /// How a cell's run ended.
@@ -36,7 +38,7 @@ pub struct Limits<'a> {
     /// Number of cells to run at once.
     pub jobs: usize,
     /// Devices that cells use in turn; if empty, the recipe's device.
-    pub devices: Vec<String>,
+    pub devices: Vec<DeviceSetting>,
     /// Maximum number of cells to start or resume. The others wait for the next session.
     pub cells: Option<usize>,
     /// A flag set by a signal handler: running cells stop with a checkpoint, and no others start.
@@ -56,7 +58,7 @@ impl<'a> Limits<'a> {
     }
 
     /// Sets the devices.
-    pub fn with_devices(mut self, devices: impl Into<Vec<String>>) -> Self {
+    pub fn with_devices(mut self, devices: impl Into<Vec<DeviceSetting>>) -> Self {
         self.devices = devices.into();
         self
     }
@@ -146,9 +148,9 @@ pub fn run_cells(
                     cell
                 };
                 let device =
-                    (!limits.devices.is_empty()).then(|| &limits.devices[worker % limits.devices.len()]);
+                    (!limits.devices.is_empty()).then(|| limits.devices[worker % limits.devices.len()]);
                 let started = Instant::now();
-                let outcome = runner.run(cell, device.map(String::as_str), limits.stop)?;
+                let outcome = runner.run(cell, device, limits.stop)?;
                 let seconds = started.elapsed().as_secs();
                 match outcome {
                     Ended::Finished => say(&format!(

@@ -13,6 +13,7 @@ use zeroshot_eval::metric::{CLASSIFICATION_METRICS, RETRIEVAL_METRICS};
 use super::cell_builder::{CellBuilder, combinations};
 use crate::settings::RecipeSettings;
 use crate::{Error, Result};
+use trainer::eval::open_set::TOP5_CLASSES;
 use trainer::recipe::{EvalTask, Job, ModelRef, Recipe, check_name};
 use trainer::run::MODEL_FOLDER;
 use trainer::run::plan::Plan;
@@ -301,13 +302,37 @@ impl Sweep {
     /// Returns the plan of a cell: its steps and cost. A shared run that is not finished counts with its planned model.
     ///
     /// # Errors
-    /// [`Error::Trainer`] with the errors of [`Plan::new`].
+    /// [`Error::Trainer`] with the errors of [`Plan::new`]; [`Error::Sweep`] if the mean has a metric that the cell cannot
+    /// have.
     pub fn plan(&self, cell: &Cell) -> Result<Plan> {
         let mut runs = Vec::new();
         let recipe = self.planned(cell, &mut runs);
         runs.push(recipe);
         let job = Job { name: cell.name.clone(), runs };
-        Ok(Plan::new(&job.runs[job.runs.len() - 1], &job)?)
+        let plan = Plan::new(&job.runs[job.runs.len() - 1], &job)?;
+        let is_cell = self.cells.iter().any(|other| other.folder == cell.folder);
+        for part in self.mean.iter().filter(|part| is_cell && part.metric == MetricName::Top5) {
+            let Some(&count) = plan.class_counts.get(&part.set) else { continue };
+            if count <= TOP5_CLASSES {
+                let set = &part.set;
+                let reason = format!(
+                    "its mean has the metric `top-5` of `{set}`, but that set has only {count} classes: take `top-1`"
+                );
+                return Err(Error::sweep(&self.name, reason));
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Checks, before any run, that all cells will have the metrics of the mean. Opens the data only if that depends on it.
+    ///
+    /// # Errors
+    /// [`Error::Sweep`] if a cell cannot have a metric, or the errors of [`Sweep::plan`].
+    pub fn check_mean(&self) -> Result<()> {
+        if self.mean.iter().all(|part| part.metric != MetricName::Top5) {
+            return Ok(());
+        }
+        self.cells.iter().try_for_each(|cell| self.plan(cell).map(drop))
     }
 
     /// Returns the recipe of a cell in which a shared run without a model is an earlier run of the same job. Adds such
@@ -360,11 +385,14 @@ impl Sweep {
     }
 }
 
-/// Checks that the seeds of a list differ and fit into TOML's integers.
+/// Checks that a list of seeds is not empty, and that its seeds differ and fit into TOML's integers.
 ///
 /// # Errors
 /// The reason, if they do not.
 fn check_seeds(seeds: &[u64]) -> Result<(), String> {
+    if seeds.is_empty() {
+        return Err("`seeds = []` leaves no run: list at least one seed, or remove the entry".into());
+    }
     let mut unique = std::collections::HashSet::new();
     if let Some(seed) = seeds.iter().find(|seed| !unique.insert(**seed)) {
         return Err(format!("the seed {seed} is listed twice"));
@@ -491,6 +519,28 @@ mod tests {
     }
 
     #[test]
+    fn top_5_in_the_mean_needs_enough_classes_before_any_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = |classes: usize| {
+            let root = folder.path().join(classes.to_string());
+            for class in 0..classes {
+                std::fs::create_dir_all(root.join(class.to_string())).unwrap();
+                std::fs::write(root.join(class.to_string()).join("a.png"), b"x").unwrap();
+            }
+            format!(
+                "mean = [{{ set = 's', metric = 'top-5' }}]\n[[cells]]\nname = 'a'\n\
+                 settings.eval.sets = [{{ name = 's', source = 'folder', root = '{}' }}]",
+                root.display()
+            )
+        };
+        sweep(&text(6)).unwrap().check_mean().unwrap();
+        let few = sweep(&text(5)).unwrap();
+        let error = few.check_mean().unwrap_err().to_string();
+        assert!(error.contains("top-5") && error.contains("only 5 classes"), "{error}");
+        assert_eq!(few.plan(&few.cells[0]).unwrap_err().to_string(), error);
+    }
+
+    #[test]
     fn errors_name_what_is_invalid() {
         for (text, part) in [
             ("cells = []", "no cell"),
@@ -506,7 +556,9 @@ mod tests {
             ),
             ("[[cells]]\nname = 'a'\nrecipe = 'missing.toml'", "missing.toml"),
             ("[[cells]]\nname = 'a'\nsettings.losses.unknown = 1.0", "unknown"),
-            ("seeds = []\n[[cells]]\nname = 'a'", "no cell"),
+            ("seeds = []\n[[cells]]\nname = 'a'", "`seeds = []` leaves no run"),
+            ("[[cells]]\nname = 'a'\n[[cells]]\nname = 'b'\nseeds = []", "`seeds = []` leaves no run"),
+            ("[[shared]]\nname = 't'\nseeds = []\n[[cells]]\nname = 'a'", "`seeds = []` leaves no run"),
             ("seeds = [1, 2, 1]\n[[cells]]\nname = 'a'", "seed 1 is listed twice"),
             ("seeds = [9223372036854775807, 9223372036854775808]\n[[cells]]\nname = 'a'", "seed"),
             ("[grid]\nseed = [1, 2]\n[[cells]]\nname = 'a'", "not a setting"),

@@ -53,6 +53,8 @@ struct Facts {
     class_names: Vec<String>,
     image_of: Option<Vec<usize>>,
     train_labels: Option<Vec<usize>>,
+    #[serde(default)]
+    damaged: usize,
 }
 
 const FACTS: &str = "facts";
@@ -67,6 +69,7 @@ pub(super) fn write(file: &Path, rows: &SetRows) -> Result<()> {
         class_names: rows.class_names.clone(),
         image_of: rows.texts.as_ref().map(|(_, image_of)| image_of.clone()),
         train_labels: rows.train.as_ref().map(|(_, labels)| labels.clone()),
+        damaged: rows.damaged,
     };
     let fail = |e: String| Error::recipe(file.display().to_string(), e);
     let facts = serde_json::to_string(&facts).map_err(|e| fail(e.to_string()))?;
@@ -113,6 +116,7 @@ pub(super) fn read(file: &Path, logit_scale: f64) -> Option<SetRows> {
         classes: array("classes"),
         texts: array("texts").zip(facts.image_of),
         train: array("train").zip(facts.train_labels),
+        damaged: facts.damaged,
         logit_scale,
     })
 }

@@ -3,11 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use data_pipeline::sources::{Source, fingerprint};
+use data_pipeline::notice;
+use data_pipeline::policy::ErrorPolicy;
+use data_pipeline::sources::{Source, SourceConfig, Subset, fingerprint};
+use zeroshot_eval::MetricName;
 
-use crate::recipe::sources::SourcePool;
-use crate::recipe::{EvalSet, EvalTask};
+use crate::recipe::sources::{SourcePool, upright};
+use crate::recipe::{EvalSet, EvalTask, warn_of_repeated};
 use crate::{Error, Result};
+
+/// Largest number of classes without a top-5 accuracy, because every class would be among the best five.
+pub const TOP5_CLASSES: usize = 5;
 
 /// A data set for evaluation, opened once and used for every model.
 #[derive(Clone)]
@@ -18,8 +24,10 @@ pub struct OpenSet {
     pub(crate) source: Arc<dyn Source>,
     /// Its class names; empty for retrieval.
     pub(crate) class_names: Vec<String>,
-    /// Its prompt templates.
-    pub(crate) templates: Vec<String>,
+    /// The prompts of each class; empty for retrieval.
+    pub(crate) prompts: Vec<Vec<String>>,
+    /// Policy for damaged images and broken shards.
+    pub(crate) damaged: ErrorPolicy,
     /// Training images of the same classes, for k-NN and a linear probe.
     pub(crate) train: Option<Arc<dyn Source>>,
 }
@@ -37,14 +45,64 @@ impl OpenSet {
     /// [`Error::Data`] if its images or training images cannot be opened; [`Error::Recipe`] if its class names do not
     /// match; [`Error::Eval`] for an invalid prompt template.
     pub(crate) fn open(config: &EvalSet, root: &Path, pool: &mut SourcePool) -> Result<Self> {
-        let templates = config.templates.texts()?;
-        let source = pool.open(&config.source, root)?;
-        let class_names = match config.task {
-            EvalTask::Classification => class_names(config, source.as_ref(), root)?,
-            EvalTask::Retrieval => Vec::new(),
+        config.templates.check()?;
+        let mut open =
+            |source| pool.open(source, root).map(|source| upright(source, config.exif_orientation));
+        let source = open(&config.source)?;
+        let (class_names, prompts) = match config.task {
+            EvalTask::Classification => {
+                let names = class_names(config, source.as_ref(), root)?;
+                let prompts = config.templates.prompts(&names, source.templates())?;
+                (names, prompts)
+            }
+            EvalTask::Retrieval => (Vec::new(), Vec::new()),
         };
-        let train = config.train.as_ref().map(|train| pool.open(train, root)).transpose()?;
-        Ok(OpenSet { config: config.clone(), source, class_names, templates, train })
+        if config.metric == Some(MetricName::Top5) && class_names.len() <= TOP5_CLASSES {
+            let count = class_names.len();
+            let reason =
+                format!("metric = \"top-5\" needs more than {TOP5_CLASSES} classes, but it has {count}");
+            return Err(Error::recipe(&config.name, reason));
+        }
+        let train = config.train.as_ref().map(open).transpose()?;
+        let damaged = ErrorPolicy::default();
+        Ok(OpenSet { config: config.clone(), source, class_names, prompts, damaged, train })
+    }
+
+    /// Sets the policy for damaged images and broken shards.
+    #[must_use]
+    pub fn with_damaged(mut self, policy: ErrorPolicy) -> Self {
+        self.damaged = policy;
+        self
+    }
+
+    /// Returns the part of the set that is evaluated during training: its `limit`, without training images.
+    ///
+    /// # Errors
+    /// The errors of [`Subset::spread`].
+    pub(crate) fn part(&self) -> Result<Self> {
+        let source = match self.config.limit {
+            Some(limit) if limit < self.source.len() => {
+                Arc::new(Subset::spread(Arc::clone(&self.source), limit)?) as Arc<dyn Source>
+            }
+            _ => Arc::clone(&self.source),
+        };
+        Ok(OpenSet { source, train: None, ..self.clone() })
+    }
+
+    /// Whether the set is evaluated on fewer images during training.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.config.limit.is_some_and(|limit| limit < self.source.len())
+    }
+
+    /// Returns the sources of the set: its images, and its training images.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &Arc<dyn Source>> {
+        std::iter::once(&self.source).chain(&self.train)
+    }
+
+    /// Returns the number of prompts of each class, if all classes have equally many.
+    pub(crate) fn prompts_per_class(&self) -> Option<usize> {
+        let first = self.prompts.first().map(Vec::len)?;
+        self.prompts.iter().all(|prompts| prompts.len() == first).then_some(first)
     }
 
     /// Returns the name of the set in reports.
@@ -58,13 +116,16 @@ impl OpenSet {
     /// # Errors
     /// [`Error::Data`] if the data cannot be read; [`Error::Recipe`] if TOML cannot represent a setting.
     pub(crate) fn identity(&self) -> Result<Vec<String>> {
-        let settings = toml::to_string(&self.config);
+        // Neither a limit nor a metric changes the embeddings of the whole set.
+        let settings = toml::to_string(&EvalSet { limit: None, metric: None, ..self.config.clone() });
         let mut parts = vec![
             settings.map_err(|e| Error::recipe(self.name(), e.to_string()))?,
             fingerprint(self.source.as_ref())?,
         ];
         if self.config.task == EvalTask::Classification {
             parts.push(self.class_names.join("\n"));
+            parts
+                .push(self.prompts.iter().map(|prompts| prompts.join("\n")).collect::<Vec<_>>().join("\n\n"));
         }
         if let Some(train) = &self.train {
             parts.push(fingerprint(train.as_ref())?);
@@ -76,26 +137,76 @@ impl OpenSet {
 /// Opens data sets, each source once; relative paths start at `root`.
 ///
 /// # Errors
-/// [`Error::Data`], [`Error::Recipe`] or [`Error::Eval`] for the first set that cannot be opened.
+/// [`Error::Data`], [`Error::Recipe`] or [`Error::Eval`] if one set cannot be opened; [`Error::Sets`] if several cannot.
 pub fn open_sets(sets: &[EvalSet], root: &Path) -> Result<Vec<OpenSet>> {
     let mut pool = SourcePool::default();
-    sets.iter().map(|set| OpenSet::open(set, root, &mut pool)).collect()
+    let (mut open, mut failed) = (Vec::new(), Vec::new());
+    for set in sets {
+        match OpenSet::open(set, root, &mut pool) {
+            Ok(set) => open.push(set),
+            Err(error) => failed.push((set.name.clone(), error)),
+        }
+    }
+    match failed.len() {
+        0 => Ok(open),
+        1 => Err(failed.swap_remove(0).1),
+        _ => Err(Error::Sets(failed.into_iter().map(|(name, error)| (name, with_causes(&error))).collect())),
+    }
+}
+
+/// Returns an error and its causes on one line.
+fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(&format!(": {inner_text}"));
+        }
+        cause = inner.source();
+    }
+    text
 }
 
 fn class_names(set: &EvalSet, source: &dyn Source, root: &Path) -> Result<Vec<String>> {
-    let source_names = source.class_names().ok_or_else(|| {
-        let reason = "it has no classes: set task = \"retrieval\", or use a folder of class folders";
-        Error::recipe(source.name(), reason)
+    let fail = |reason: String| Error::recipe(source.name(), reason);
+    let count = source.class_count().ok_or_else(|| {
+        let reason = "it has no classes: set task = \"retrieval\", use a folder of class folders, or name the class names \
+                      of a webdataset or parquet source with `classes`";
+        fail(reason.into())
     })?;
-    let Some(list) = &set.class_names else { return Ok(source_names.to_vec()) };
-    let names = list.names(root)?;
-    if names.len() != source_names.len() {
-        let reason = format!(
-            "it has {} classes, but the class list has {} names: list one name per class",
-            source_names.len(),
-            names.len()
-        );
-        return Err(Error::recipe(source.name(), reason));
+    let names = match (&set.class_names, source.class_names()) {
+        (Some(list), own) => {
+            let names = list.names(root)?;
+            // Labels without names may lack the last classes.
+            let fits = if own.is_some() { names.len() == count } else { names.len() >= count };
+            if !fits {
+                return Err(fail(format!(
+                    "it has {count} classes, but the class list has {} names: list one name per class",
+                    names.len()
+                )));
+            }
+            names
+        }
+        (None, Some(own)) => {
+            // Class folders with equal names are reported by their source.
+            if matches!(set.source, SourceConfig::ClipBenchmark(_)) {
+                warn_of_repeated(own, source.name());
+            }
+            own.to_vec()
+        }
+        (None, None) => {
+            return Err(fail(format!(
+                "its {count} classes have no names: add a classnames.txt with one name per line, or name such a file by \
+                 class_names (--class-names)"
+            )));
+        }
+    };
+    if let [only] = names.as_slice() {
+        notice::warn_once(&format!(
+            "`{}` has one class, `{only}`: every model classifies all images correctly, so its accuracy means nothing",
+            source.name()
+        ));
     }
     Ok(names)
 }

@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use data_pipeline::evaluation::EvalBatches;
-use data_pipeline::sources::Source;
-use ndarray::{Array2, Array4};
+use data_pipeline::evaluation::{DamagedSamples, EvalBatches};
+use data_pipeline::notice;
+use data_pipeline::policy::ErrorPolicy;
+use data_pipeline::sources::{Source, SourceConfig};
+use ndarray::Array2;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroshot_eval::{
-    Classifier, Evaluation, Labels, Report, StoredEmbeddings, StoredOptions, StoredSet, encode_captioned,
-    encode_labelled, evaluate_stored,
+    Classifier, EncodeError, Evaluation, LabelledEmbeddings, Labels, Report, StoredEmbeddings, StoredOptions,
+    StoredSet, encode_captioned, encode_labelled, evaluate_stored,
 };
 
 use crate::eval::cache::{self, Cache};
@@ -31,6 +33,9 @@ pub struct Suite {
     pub root: PathBuf,
     /// Data sets to evaluate.
     pub sets: Vec<EvalSet>,
+    /// Policy for damaged images: they are left out, counted and named up to a fraction of a set.
+    #[serde(default)]
+    pub damaged: ErrorPolicy,
     /// Settings of the evaluation.
     #[serde(default)]
     pub options: StoredOptions,
@@ -57,8 +62,45 @@ impl Suite {
         if suite.sets.is_empty() {
             return Err(fail("it has no data sets: add [[sets]]".into()));
         }
+        suite.sets.iter().try_for_each(EvalSet::validate).map_err(&fail)?;
+        suite.damaged.validate()?;
         Ok(suite)
     }
+
+    /// Keeps only the data sets with these names, in the order of the suite. A data set of CLIP_benchmark may also have its
+    /// name there, such as `vtab/cifar100`. Case and the characters `-`, `_`, `/` and space do not matter.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] for a name that is not a data set of the suite.
+    pub fn select(&mut self, names: &[String]) -> Result<()> {
+        let wanted = names.iter().map(|name| plain(name)).collect::<Vec<_>>();
+        let known = self.sets.iter().flat_map(aliases).collect::<Vec<_>>();
+        if let Some(place) = wanted.iter().position(|name| !known.contains(name)) {
+            let listed = self.sets.iter().map(|set| set.name.as_str()).collect::<Vec<_>>().join(", ");
+            let reason = format!("it has no data set `{}`, but {listed}", names[place].trim());
+            return Err(Error::recipe(&self.name, reason));
+        }
+        self.sets.retain(|set| aliases(set).iter().any(|name| wanted.contains(name)));
+        Ok(())
+    }
+}
+
+/// Removes from a name what does not matter in a comparison.
+fn plain(name: &str) -> String {
+    name.chars().filter(|c| !matches!(c, '-' | '_' | '/' | ' ')).collect::<String>().to_lowercase()
+}
+
+/// Returns the names of a set for [`Suite::select`].
+fn aliases(set: &EvalSet) -> Vec<String> {
+    let mut names = vec![plain(&set.name)];
+    if let SourceConfig::ClipBenchmark(config) = &set.source {
+        let folder = config.path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        let name = folder.split('@').next().unwrap_or_default();
+        let name = name.strip_prefix("wds_").unwrap_or(name);
+        names.push(plain(name));
+        names.extend(name.strip_prefix("vtab-").map(plain));
+    }
+    names
 }
 
 /// The embeddings of one model on one data set.
@@ -70,6 +112,8 @@ pub struct SetRows {
     pub(super) classes: Option<Array2<f32>>,
     pub(super) texts: Option<(Array2<f32>, Vec<usize>)>,
     pub(super) train: Option<(Array2<f32>, Vec<usize>)>,
+    /// Number of damaged images, which are left out.
+    pub(super) damaged: usize,
     pub(super) logit_scale: f64,
 }
 
@@ -87,7 +131,13 @@ pub fn encode(encoder: &ModelEncoder<'_>, set: &OpenSet, cache: Option<Cache<'_>
     let rows = match set.config.task {
         EvalTask::Retrieval => {
             let counted = Counted::new(encoder, name, source.len(), None);
-            let rows = encode_captioned(&counted, captioned(encoder, source)?)?;
+            let mut batches = batches(encoder, source, set)?;
+            let captioned = batches.by_ref().map(|batch| -> Result<_, EncodeError> {
+                let batch = batch?;
+                Ok((batch.images, batch.captions))
+            });
+            let rows = encode_captioned(&counted, captioned);
+            let (rows, damaged) = finish(rows, name, &batches)?;
             SetRows {
                 images: rows.images,
                 labels: None,
@@ -95,18 +145,19 @@ pub fn encode(encoder: &ModelEncoder<'_>, set: &OpenSet, cache: Option<Cache<'_>
                 classes: None,
                 texts: Some((rows.texts, rows.image_of)),
                 train: None,
+                damaged,
                 logit_scale,
             }
         }
         EvalTask::Classification => {
-            let prompts = set.class_names.len() * set.templates.len();
+            let prompts = set.prompts.iter().map(Vec::len).sum();
             let counted = Counted::new(encoder, name, source.len(), Some(prompts));
-            let classifier = Classifier::new(&counted, &set.class_names, &set.templates)?;
-            let rows = encode_labelled(&counted, labelled(encoder, source)?)?;
+            let classifier = Classifier::from_prompts(&counted, &set.class_names, &set.prompts)?;
+            let (rows, damaged) = labelled(encoder, &counted, source, set, name)?;
             let train = set.train.as_ref().map(|source| {
                 let name = format!("{name}, training images");
                 let counted = Counted::new(encoder, &name, source.len(), None);
-                let rows = encode_labelled(&counted, labelled(encoder, source)?)?;
+                let (rows, _) = labelled(encoder, &counted, source, set, &name)?;
                 Ok::<_, Error>((rows.images, rows.labels))
             });
             SetRows {
@@ -116,6 +167,7 @@ pub fn encode(encoder: &ModelEncoder<'_>, set: &OpenSet, cache: Option<Cache<'_>
                 class_names: set.class_names.clone(),
                 texts: None,
                 train: train.transpose()?,
+                damaged,
                 logit_scale,
             }
         }
@@ -131,7 +183,7 @@ pub fn encode(encoder: &ModelEncoder<'_>, set: &OpenSet, cache: Option<Cache<'_>
 /// # Errors
 /// [`Error::Eval`] if nothing can be measured.
 pub fn measure(
-    name: &str,
+    set: &OpenSet,
     rows: &SetRows,
     teacher: Option<&SetRows>,
     options: &StoredOptions,
@@ -142,8 +194,15 @@ pub fn measure(
         train: rows.train.as_ref().map(|(_, labels)| labels.as_slice()),
     });
     let image_of = rows.texts.as_ref().map(|(_, image_of)| image_of.as_slice());
-    let set = StoredSet { name, labels, image_of };
-    Ok(evaluate_stored(&set, &rows.view(), teacher.map(SetRows::view).as_ref(), options)?)
+    let stored = StoredSet { name: set.name(), labels, image_of };
+    let mut found = evaluate_stored(&stored, &rows.view(), teacher.map(SetRows::view).as_ref(), options)?;
+    found.metric = set.config.metric;
+    found.counts.damaged = rows.damaged;
+    if set.config.task == EvalTask::Classification {
+        found.counts.prompts = Some(set.prompts.iter().map(Vec::len).sum());
+        found.counts.prompts_per_class = set.prompts_per_class();
+    }
+    Ok(found)
 }
 
 /// Encodes all sets with [`encode`].
@@ -163,8 +222,7 @@ pub fn encode_sets(
 /// # Errors
 /// The errors of [`measure`].
 pub fn scores(model: &str, sets: &[OpenSet], rows: &[SetRows]) -> Result<Report> {
-    let found =
-        sets.iter().zip(rows).map(|(set, rows)| measure(set.name(), rows, None, &StoredOptions::scores()));
+    let found = sets.iter().zip(rows).map(|(set, rows)| measure(set, rows, None, &StoredOptions::scores()));
     Ok(report(model, &found.collect::<Result<Vec<_>>>()?))
 }
 
@@ -183,7 +241,7 @@ pub fn evaluate_sets(
         .enumerate()
         .map(|(index, set)| {
             let rows = encode(encoder, set, None)?;
-            let found = measure(set.name(), &rows, teacher.and_then(|teacher| teacher.get(index)), options)?;
+            let found = measure(set, &rows, teacher.and_then(|teacher| teacher.get(index)), options)?;
             progress::scores(&found.scores());
             Ok(found)
         })
@@ -207,27 +265,85 @@ impl SetRows {
     }
 }
 
-type Batch<T> = Result<(Array4<f32>, Vec<T>), zeroshot_eval::EncodeError>;
+/// Reads the images of a set, or its training images, under the set's policy for damage.
+fn batches(encoder: &ModelEncoder<'_>, source: &Arc<dyn Source>, set: &OpenSet) -> Result<EvalBatches> {
+    let preprocess = encoder.processor.preprocess().clone();
+    Ok(EvalBatches::with_policy(Arc::clone(source), preprocess, BATCH, set.damaged)?)
+}
 
+/// Encodes images with labels. Returns their embeddings, and the number of damaged images that are left out.
 fn labelled(
     encoder: &ModelEncoder<'_>,
+    counted: &Counted<'_, ModelEncoder<'_>>,
     source: &Arc<dyn Source>,
-) -> Result<impl Iterator<Item = Batch<usize>>> {
-    let batches = EvalBatches::new(Arc::clone(source), encoder.processor.preprocess().clone(), BATCH)?;
-    Ok(batches.map(|batch| {
+    set: &OpenSet,
+    name: &str,
+) -> Result<(LabelledEmbeddings, usize)> {
+    let mut batches = batches(encoder, source, set)?;
+    let labelled = batches.by_ref().map(|batch| -> Result<_, EncodeError> {
         let batch = batch?;
         let labels = batch.labels.into_iter().collect::<Option<Vec<_>>>();
         Ok((batch.images, labels.ok_or("a sample has no label, which classification needs")?))
-    }))
+    });
+    let rows = encode_labelled(counted, labelled);
+    finish(rows, name, &batches)
 }
 
-fn captioned(
-    encoder: &ModelEncoder<'_>,
-    source: &Arc<dyn Source>,
-) -> Result<impl Iterator<Item = Batch<Vec<String>>>> {
-    let batches = EvalBatches::new(Arc::clone(source), encoder.processor.preprocess().clone(), BATCH)?;
-    Ok(batches.map(|batch| {
-        let batch = batch?;
-        Ok((batch.images, batch.captions))
-    }))
+/// Returns the log line that names the damaged images of a set.
+pub(crate) fn damage_line(name: &str, damaged: &DamagedSamples) -> String {
+    let noun = if damaged.len() == 1 { "image" } else { "images" };
+    format!("{name}: left out {} damaged {noun} ({damaged})", damaged.len())
+}
+
+/// Names the damaged images of a set. If all are damaged, this is the error.
+fn finish<T>(rows: Result<T, zeroshot_eval::Error>, name: &str, batches: &EvalBatches) -> Result<(T, usize)> {
+    let damaged = batches.damaged();
+    match rows {
+        Ok(rows) => {
+            if !damaged.is_empty() {
+                notice::warn_once(&damage_line(name, damaged));
+            }
+            Ok((rows, damaged.len()))
+        }
+        Err(zeroshot_eval::Error::Input(_)) if !damaged.is_empty() => {
+            Err(Error::recipe(name, format!("no image can be decoded ({damaged})")))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Suite> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, text).unwrap();
+        Suite::read(file.path())
+    }
+
+    fn set(name: &str, more: &str) -> String {
+        format!("[[sets]]\nname = '{name}'\nsource = 'emoji'\n{more}\n")
+    }
+
+    #[test]
+    fn sets_are_selected_by_their_names_in_the_order_of_the_suite() {
+        let text = format!("name = 's'\n{}{}{}", set("CIFAR-100", ""), set("EuroSAT", ""), set("MNIST", ""));
+        let select = |names: &[&str]| {
+            let mut suite = read(&text).unwrap();
+            suite.select(&names.iter().map(|name| name.to_string()).collect::<Vec<_>>())?;
+            Ok::<_, Error>(suite.sets.into_iter().map(|set| set.name).collect::<Vec<_>>())
+        };
+        assert_eq!(select(&["eurosat", " cifar100"]).unwrap(), ["CIFAR-100", "EuroSAT"]);
+        let error = select(&["cifar100", "cifar"]).unwrap_err().to_string();
+        assert!(error.contains("`cifar`") && error.contains("CIFAR-100, EuroSAT, MNIST"), "{error}");
+    }
+
+    #[test]
+    fn settings_of_sets_are_checked_when_a_suite_is_read() {
+        let error = read(&format!("name = 's'\n{}", set("a", "metric = 'mean recall'"))).unwrap_err();
+        assert!(error.to_string().contains("mean recall"), "{error}");
+        let text = format!("name = 's'\ndamaged = {{ skip = {{ max_fraction = 2.0 }} }}\n{}", set("a", ""));
+        assert!(read(&text).unwrap_err().to_string().contains("max_fraction"));
+    }
 }

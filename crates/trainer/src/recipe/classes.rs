@@ -23,7 +23,7 @@ const MAX_LISTED: usize = 5;
 pub enum Classes {
     /// The names.
     Listed(Vec<String>),
-    /// A text file with one name per line.
+    /// A text file with one name per line, or JSON.
     File(PathBuf),
 }
 
@@ -37,15 +37,7 @@ impl Classes {
     pub fn names(&self, root: &Path) -> Result<Vec<String>> {
         let names = self.read(root)?;
         check_names(&names).map_err(|reason| Error::recipe(self.origin(root), reason))?;
-        let equal = repeated(&names);
-        if !equal.is_empty() {
-            let more = if equal.len() > MAX_LISTED { ", ..." } else { "" };
-            notice::warn_once(&format!(
-                "`{}`: classes with equal names, which a model cannot tell apart: `{}`{more}; in an evaluation the first one wins",
-                self.origin(root),
-                equal[..equal.len().min(MAX_LISTED)].join("`, `")
-            ));
-        }
+        warn_of_repeated(&names, &self.origin(root));
         Ok(names)
     }
 
@@ -73,11 +65,23 @@ impl Classes {
         Ok(match self {
             Classes::Listed(names) => names.clone(),
             Classes::File(file) => {
-                let text = crate::text::read(&root.join(file))?;
-                text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()
+                data_pipeline::names::read_names(root.join(file)).map_err(crate::text::own_error)?
             }
         })
     }
+}
+
+/// Logs a warning that lists duplicate class names.
+pub(crate) fn warn_of_repeated(names: &[String], origin: &str) {
+    let equal = repeated(names);
+    if equal.is_empty() {
+        return;
+    }
+    let more = if equal.len() > MAX_LISTED { ", ..." } else { "" };
+    notice::warn_once(&format!(
+        "`{origin}`: classes with equal names, which a model cannot tell apart: `{}`{more}; in an evaluation the first one wins",
+        equal[..equal.len().min(MAX_LISTED)].join("`, `")
+    ));
 }
 
 /// Checks that there are at least two names, none of them empty.

@@ -5,11 +5,15 @@ use std::path::PathBuf;
 
 use toml::{Table, Value};
 
-use super::{Checkpoints, Data, Eval, Metrics, Recipe, Train};
+use super::{Checkpoints, Data, DeviceSetting, Eval, Metrics, Recipe, Train};
 use crate::{Error, Result};
 
 /// Maximum number of characters of a value in a message.
 const MAX_CHARACTERS: usize = 80;
+
+/// The device in the identity of every experiment. The device was `cpu` by default before it was `auto`; this value keeps
+/// the identities of those runs.
+const IDENTITY_DEVICE: DeviceSetting = DeviceSetting::Cpu;
 
 /// The settings of a recipe that do not affect the trained weights: machine, checkpoints, logs and evaluations.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +27,7 @@ pub struct Runtime {
     /// `train.threads`.
     pub threads: i32,
     /// `train.device`.
-    pub device: String,
+    pub device: DeviceSetting,
     /// `[checkpoint]`.
     pub checkpoint: Checkpoints,
     /// `[metrics]`.
@@ -39,7 +43,7 @@ impl Default for Runtime {
             workers: 0,
             prefetch: 0,
             threads: 0,
-            device: "cpu".into(),
+            device: DeviceSetting::default(),
             checkpoint: Checkpoints::default(),
             metrics: Metrics::default(),
             eval: Eval::default(),
@@ -103,7 +107,7 @@ impl Recipe {
             workers: replace(workers, default.workers),
             prefetch: replace(prefetch, default.prefetch),
             threads: replace(threads, default.threads),
-            device: replace(device, default.device),
+            device: replace(device, IDENTITY_DEVICE),
             checkpoint: replace(checkpoint, default.checkpoint),
             metrics: replace(metrics, default.metrics),
             eval: replace(eval, default.eval),

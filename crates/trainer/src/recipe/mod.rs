@@ -2,6 +2,8 @@
 //! uses are declared there: sources, augmentation, optimiser, cross-modal head.
 
 mod classes;
+mod device;
+mod eval_set;
 mod experiment;
 mod load;
 mod losses;
@@ -28,8 +30,10 @@ use kd_losses::{AnchorSettings, Loss, LossSettings, Term};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use classes::ClassList;
 pub use classes::Classes;
+pub(crate) use classes::{ClassList, warn_of_repeated};
+pub use device::DeviceSetting;
+pub use eval_set::{DATASET_TEMPLATES, EvalSet, EvalTask, Templates};
 pub use experiment::{Experiment, Runtime};
 pub use load::{Job, check_name, load, load_one, merge, parse, settings_table};
 pub use losses::{LossConfig, When};
@@ -39,7 +43,6 @@ pub use prune::PruneConfig;
 pub use student::{Student, TowerLock};
 pub use targets::TargetRule;
 pub use teachers::TeacherConfig;
-pub(crate) use validate::device_named;
 
 use crate::optim::adamw::OptimizerConfig;
 use crate::{Error, Result};
@@ -140,6 +143,9 @@ pub struct TrainSource {
     pub share: f64,
     /// Number of samples, for `--dry-run` without the data.
     pub samples: Option<usize>,
+    /// Turn images upright by their EXIF orientation; open_clip ignores it.
+    #[schemars(default)]
+    pub exif_orientation: bool,
 }
 
 /// Length and batches of the run. Exactly one of `epochs` and `steps` is given.
@@ -177,10 +183,10 @@ pub struct Train {
     /// Threads of libtorch; 0: libtorch's default. A repeatable run needs a fixed number.
     #[serde(default)]
     pub threads: i32,
-    /// `"cpu"`, `"cuda"` or `"cuda:N"`; CUDA needs a libtorch with CUDA (`cargo xtask setup --cuda`) and NVIDIA driver
-    /// 580 or newer.
-    #[serde(default = "cpu")]
-    pub device: String,
+    /// `"auto"` (the first GPU, or the CPU if none is visible), `"cpu"`, `"cuda"` or `"cuda:N"`; CUDA needs a libtorch
+    /// with CUDA (`cargo xtask setup --cuda`) and NVIDIA driver 580 or newer.
+    #[serde(default)]
+    pub device: DeviceSetting,
 }
 
 /// When to write checkpoints. The last step always writes one.
@@ -210,8 +216,12 @@ pub struct Metrics {
 #[serde(deny_unknown_fields, default)]
 pub struct Eval {
     /// Steps between evaluations; 0: only at the end. Otherwise `best` keeps the model with the highest score of all
-    /// evaluations, including the last; the score is the mean of top-1 accuracy or mean recall over the sets.
+    /// evaluations, including the last; the score is the mean of the main metrics of the sets.
     pub every_steps: u64,
+    /// Epochs between evaluations, such as 0.5; 0: none. May be combined with `every_steps`.
+    #[schemars(extend("default" = 0.0))]
+    #[serde(skip_serializing_if = "is_zero_number")]
+    pub every_epochs: f64,
     /// Data sets to evaluate.
     pub sets: Vec<EvalSet>,
     /// Compare the finished student with a teacher (CKA, rank correlations, neighbours, agreement); needs one with
@@ -225,62 +235,18 @@ pub struct Eval {
     pub cache: Option<PathBuf>,
 }
 
-/// A data set for zero-shot evaluation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "toml::Table", into = "toml::Table")]
-#[schemars(!try_from, !into, transform = schema::merge_source)]
-pub struct EvalSet {
-    /// Unique name of the set in reports.
-    pub name: String,
-    /// Task of the evaluation.
-    #[schemars(default = "schema::classification")]
-    pub task: EvalTask,
-    /// Prompt templates of a classification: `"plain"` (1), `"cifar"` (18), `"simple-7"`, `"openai-80"`, or a list of
-    /// texts with `{}` for the class name.
-    #[schemars(rename = "prompts", default = "schema::plain")]
-    pub templates: Templates,
-    /// Class names of a classification: a list, or a text file with one name per line; one for each class of the source.
-    /// Duplicates are allowed. Default: the source's.
-    pub class_names: Option<Classes>,
-    /// Source (a table) of training images of the same classes, for k-NN and a linear probe.
-    pub train: Option<SourceConfig>,
-    /// The data.
-    #[schemars(flatten)]
-    pub source: SourceConfig,
-}
+impl Eval {
+    /// Whether the student is evaluated during training.
+    pub(crate) fn is_repeated(&self) -> bool {
+        self.every_steps > 0 || self.every_epochs > 0.0
+    }
 
-/// The task of an evaluation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum EvalTask {
-    /// Zero-shot classification.
-    Classification,
-    /// Retrieval of captions by image and of images by caption, with all captions of an image.
-    Retrieval,
-}
-
-/// Prompt templates: a built-in name, or a list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum Templates {
-    /// A built-in list: `plain`, `cifar`, `simple-7`, `openai-80`.
-    Named(String),
-    /// Templates with `{}` for the class name.
-    Listed(Vec<String>),
-}
-
-impl Templates {
-    /// Returns the templates.
-    ///
-    /// # Errors
-    /// [`Error::Eval`] if a name is not built in, or if a template has no `{}`.
-    pub fn texts(&self) -> Result<Vec<String>> {
-        let texts = match self {
-            Templates::Named(name) => zeroshot_eval::prompts::templates(name)?,
-            Templates::Listed(texts) => texts.clone(),
-        };
-        zeroshot_eval::prompts::check(&texts)?;
-        Ok(texts)
+    /// Whether an evaluation is due after a step.
+    pub(crate) fn is_due(&self, step: u64, steps_per_epoch: f64) -> bool {
+        // The small number keeps rounding errors from delaying an evaluation by a step.
+        let periods = |step: u64| (step as f64 / (steps_per_epoch * self.every_epochs) + 1e-9).floor();
+        self.every_steps > 0 && step.is_multiple_of(self.every_steps)
+            || self.every_epochs > 0.0 && step > 0 && periods(step) > periods(step - 1)
     }
 }
 
@@ -376,6 +342,10 @@ fn is_zero(value: &usize) -> bool {
     *value == 0
 }
 
+fn is_zero_number(value: &f64) -> bool {
+    *value == 0.0
+}
+
 fn is_zero_seed(value: &u64) -> bool {
     *value == 0
 }
@@ -386,10 +356,6 @@ fn one() -> usize {
 
 fn four() -> usize {
     4
-}
-
-fn cpu() -> String {
-    "cpu".into()
 }
 
 /// Removes a key from a table and parses its value.
@@ -411,7 +377,8 @@ impl TryFrom<toml::Table> for TrainSource {
         let weight = take(&mut table, "weight")?.unwrap_or_else(schema::whole);
         let share = take(&mut table, "share")?.unwrap_or_else(schema::whole);
         let samples = take(&mut table, "samples")?;
-        Ok(TrainSource { weight, share, samples, source: table.try_into()? })
+        let exif_orientation = take(&mut table, "exif_orientation")?.unwrap_or(false);
+        Ok(TrainSource { weight, share, samples, exif_orientation, source: table.try_into()? })
     }
 }
 
@@ -425,45 +392,28 @@ impl From<TrainSource> for toml::Table {
         if let Some(samples) = config.samples.and_then(|samples| i64::try_from(samples).ok()) {
             table.insert("samples".into(), samples.into());
         }
+        if config.exif_orientation {
+            table.insert("exif_orientation".into(), true.into());
+        }
         table
     }
 }
 
-impl TryFrom<toml::Table> for EvalSet {
-    type Error = toml::de::Error;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn try_from(mut table: toml::Table) -> Result<Self, Self::Error> {
-        let missing =
-            |key: &str| <toml::de::Error as serde::de::Error>::custom(format!("an eval set needs `{key}`"));
-        Ok(EvalSet {
-            name: take(&mut table, "name")?.ok_or_else(|| missing("name"))?,
-            task: take(&mut table, "task")?.unwrap_or_else(schema::classification),
-            templates: take(&mut table, "prompts")?.unwrap_or_else(schema::plain),
-            class_names: take(&mut table, "class_names")?,
-            train: take(&mut table, "train")?,
-            source: table.try_into()?,
-        })
-    }
-}
-
-impl From<EvalSet> for toml::Table {
-    fn from(set: EvalSet) -> Self {
-        let mut table = toml::Table::new();
-        table.insert("name".into(), set.name.into());
-        for (key, value) in
-            [("task", toml::Value::try_from(set.task)), ("prompts", toml::Value::try_from(&set.templates))]
-        {
-            if let Ok(value) = value {
-                table.insert(key.into(), value);
-            }
-        }
-        if let Some(Ok(names)) = set.class_names.as_ref().map(toml::Value::try_from) {
-            table.insert("class_names".into(), names);
-        }
-        if let Some(train) = &set.train {
-            table.insert("train".into(), source_table(train).into());
-        }
-        table.extend(source_table(&set.source));
-        table
+    #[test]
+    fn evaluations_are_due_by_steps_or_epochs() {
+        let due = |every_steps, every_epochs, steps_per_epoch| {
+            let eval = Eval { every_steps, every_epochs, ..Eval::default() };
+            (0..=30).filter(|step| eval.is_due(*step, steps_per_epoch)).collect::<Vec<_>>()
+        };
+        assert_eq!(due(10, 0.0, 7.0), [0, 10, 20, 30]);
+        assert_eq!(due(0, 1.0, 7.0), [7, 14, 21, 28]);
+        assert_eq!(due(0, 0.1, 100.0), [10, 20, 30]);
+        assert_eq!(due(0, 0.5, 15.0), [8, 15, 23, 30]);
+        assert_eq!(due(20, 1.0, 12.5), [0, 13, 20, 25]);
+        assert!(due(0, 0.0, 7.0).is_empty() && !Eval::default().is_repeated());
     }
 }

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 
+use data_pipeline::sources::SourceConfig;
 use kd_losses::{Loss, WeightSettings};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value};
 
-use super::{Classes, EvalTask, TeacherConfig, Templates};
+use super::{Classes, DATASET_TEMPLATES, EvalTask, TeacherConfig, Templates};
 
 /// Default weight and share of a source.
 pub(super) fn whole() -> f64 {
@@ -21,6 +22,14 @@ pub(super) fn classification() -> EvalTask {
 /// Default prompt templates.
 pub(super) fn plain() -> Templates {
     Templates::Named("plain".into())
+}
+
+/// Default prompt templates of a source.
+pub(super) fn templates_for(source: &SourceConfig) -> Templates {
+    match source {
+        SourceConfig::ClipBenchmark(_) => Templates::Named(DATASET_TEMPLATES.into()),
+        _ => plain(),
+    }
 }
 
 /// `[teacher]`, or `[[teacher]]` for several.

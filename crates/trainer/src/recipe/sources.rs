@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use data_pipeline::mixture::Mixture;
 use data_pipeline::sample::RawSample;
-use data_pipeline::sources::{self, Source, SourceConfig, Subset};
+use data_pipeline::sources::{self, Source, SourceConfig, Subset, Upright};
 
 use crate::recipe::{Recipe, TrainSource};
 use crate::{Error, Result};
@@ -55,7 +55,7 @@ impl TrainingData {
         };
         for config in &recipe.data.train {
             let source = match (pool.open(&config.source, &recipe.data.root), config.samples) {
-                (Ok(source), _) => source,
+                (Ok(source), _) => upright(source, config.exif_orientation),
                 (Err(error), Some(len)) => {
                     let source = Arc::new(Absent { name: format!("(not here: {error})"), len });
                     data.absent.get_or_insert(error);
@@ -107,6 +107,11 @@ impl TrainingData {
         let found = found.collect::<Result<Vec<_>, _>>()?;
         Ok(self.fingerprints.get_or_init(|| found))
     }
+}
+
+/// Returns a source whose images are turned by their EXIF orientation, if `turn` is set.
+pub(crate) fn upright(source: Arc<dyn Source>, turn: bool) -> Arc<dyn Source> {
+    if turn { Arc::new(Upright::new(source)) } else { source }
 }
 
 /// Returns the part of a source that the recipe uses. A share of 1 needs no wrapper.

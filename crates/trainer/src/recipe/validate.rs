@@ -1,7 +1,6 @@
 //! Validation of a recipe: checks that its types cannot express.
 
 use kd_losses::{Loss, Term, first_gap};
-use tch::Device;
 
 use super::Recipe;
 use crate::recipe::TargetRule;
@@ -15,21 +14,6 @@ const LONG_RUN: u64 = 1 << 40;
 const MAX_VARIANTS: usize = 10_000;
 /// Maximum number of threads; more than machines have cores.
 const MAX_THREADS: i32 = 4096;
-
-/// Parses `cpu`, `cuda` or `cuda:N` without checking that the device exists.
-///
-/// # Errors
-/// [`Error::Recipe`] for any other name.
-pub(crate) fn device_named(name: &str) -> Result<Device> {
-    match name {
-        "cpu" => Ok(Device::Cpu),
-        "cuda" => Ok(Device::Cuda(0)),
-        _ => match name.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok()) {
-            Some(index) => Ok(Device::Cuda(index)),
-            None => Err(Error::recipe("train.device", format!("`{name}` is not cpu, cuda or cuda:N"))),
-        },
-    }
-}
 
 /// The result of a check. The error names the invalid setting and the reason.
 type Check = Result<(), String>;
@@ -76,7 +60,6 @@ impl Recipe {
         self.check_student(&terms).map_err(fail)?;
         self.check_data().map_err(fail)?;
         self.check_train().map_err(fail)?;
-        device_named(&self.train.device)?;
         self.check_optimizer().map_err(fail)?;
         self.check_output().map_err(fail)
     }
@@ -227,6 +210,11 @@ impl Recipe {
         require(compared.is_none_or(|teacher| self.eval.fidelity && teacher.model.is_some()), || {
             "eval.teacher is the model to compare with: it needs eval.fidelity = true, and a model".into()
         })?;
+        let epochs = self.eval.every_epochs;
+        require(epochs.is_finite() && epochs >= 0.0, || {
+            format!("eval.every_epochs = {epochs}: give a number above 0, or 0 for never")
+        })?;
+        self.eval.sets.iter().try_for_each(super::EvalSet::validate)?;
         let mut names = std::collections::HashSet::new();
         match self.eval.sets.iter().find(|set| !names.insert(&set.name)) {
             Some(set) => Err(format!("two [[eval.sets]] are called `{}`", set.name)),

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use clip_model::{Precision, folder};
-use zeroshot_eval::Report;
+use zeroshot_eval::{Report, SetScore};
 
 use super::{Session, set_threads};
 use crate::Result;
 use crate::eval::encoder::{ModelEncoder, evaluate};
 use crate::eval::measure::{Measured, measure};
-use crate::model::device::device;
+use crate::eval::open_set::OpenSet;
+use crate::model::device;
 use crate::model::loaded::{LoadOptions, LoadedModel};
 use crate::model::locate::RunModels;
 use crate::run::layout::{BEST_FOLDER, Best, MODEL_FOLDER, Results};
@@ -54,8 +55,11 @@ impl Session<'_> {
         })?;
         self.metrics.evaluation(self.train.step, &student)?;
         // The final model also competes with a best model from an earlier session.
-        if self.recipe.eval.every_steps > 0 || self.state.best.is_some() {
-            self.save_if_best(&student)?;
+        if self.recipe.eval.is_repeated() || self.state.best.is_some() {
+            // Scores on a part and on the whole set do not compare.
+            let limited = self.sets.iter().any(OpenSet::is_limited);
+            let part = limited.then(|| self.with_final_weights(|session| session.evaluate())).transpose()?;
+            self.save_if_best(part.as_ref().unwrap_or(&student))?;
         }
         let cost = clip_model::cost::cost(self.train.student.config())?;
         let parameters = (cost.image.parameters, cost.text.parameters);
@@ -72,7 +76,7 @@ impl Session<'_> {
             return Ok(());
         }
         let now = self.train.step;
-        let score = report.sets.iter().map(|set| set.score.main()).sum::<f64>() / report.sets.len() as f64;
+        let score = report.sets.iter().map(SetScore::main).sum::<f64>() / report.sets.len() as f64;
         // Evaluating the best step again writes its folder again, which a stop may have left incomplete.
         if self.state.best.is_some_and(|(step, best)| score <= best && step != now) {
             return Ok(());
@@ -101,8 +105,9 @@ impl Session<'_> {
         self.processor.save_tokenizer(&folder)
     }
 
+    /// Evaluates the student on the parts of the sets for evaluations during training.
     fn evaluate(&self) -> Result<Report> {
-        evaluate(&self.encoder(), self.sets, &self.recipe.name)
+        evaluate(&self.encoder(), &self.parts, &self.recipe.name)
     }
 
     fn encoder(&self) -> ModelEncoder<'_> {
@@ -126,7 +131,7 @@ pub(super) fn measure_again(
     earlier: Results,
 ) -> Result<Results> {
     let recipe = prepared.recipe;
-    let device = device(&recipe.train.device)?;
+    let device = device::resolve(recipe.train.device)?;
     set_threads(recipe);
     // The folder contains the tokenizer used in training.
     let model = folder.join(MODEL_FOLDER).display().to_string();

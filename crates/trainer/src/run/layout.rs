@@ -72,6 +72,7 @@ pub struct Results {
 pub struct Best {
     /// The step after which it was evaluated; the last step if the final student is the best.
     pub step: u64,
-    /// Mean of the main metric ([`zeroshot_eval::Score::main`]) over the data sets, 0 to 1.
+    /// Mean of the main metrics ([`zeroshot_eval::SetScore::main`]) over the data sets, 0 to 1. Sets with a `limit` count
+    /// with their part.
     pub score: f64,
 }

@@ -381,7 +381,7 @@ mod tests {
             samples: 4,
             per_class: vec![],
         });
-        let sets = vec![SetScore { set: "toys".into(), score }];
+        let sets = vec![SetScore::new("toys", score)];
         file.evaluation(3, &Report { model: "m".into(), sets }).unwrap();
         let step = &read_steps(folder.path()).unwrap()[0];
         assert_eq!((step.at, step.loss, step.sparsity), (at, 2.0, Some(0.25)));

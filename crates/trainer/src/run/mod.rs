@@ -12,17 +12,19 @@ pub mod status;
 mod tensorboard;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use clip_model::{Clip, CrossModal, PreprocessConfig, seeded};
 use data_pipeline::loader::{Loader, LoaderConfig, Position};
 use data_pipeline::policy::SkipCounts;
+use data_pipeline::sources::Source;
 use kd_losses::{Loss, MfdSettings};
 use tch::Device;
 
 use crate::eval::open_set::{OpenSet, open_sets};
-use crate::model::device::device;
+use crate::model::device;
 use crate::model::loaded::LoadedModel;
 use crate::model::locate::RunModels;
 use crate::model::processor::Processor;
@@ -55,16 +57,18 @@ use crate::{Error, Result};
 /// The [`Error`] of the operation that fails. Written checkpoints stay valid.
 pub fn run(recipe: &Recipe, folder: &Path, models: &RunModels, options: &Options<'_>) -> Result<Outcome> {
     let prepare = || PreparedRun::open(recipe, &mut SourcePool::default())?.check();
-    perform(recipe, folder, models, options, prepare)
+    perform(recipe, folder, models, options, prepare, &mut Vec::new())
 }
 
-/// Performs one run with the data that `prepare` opens. A finished run needs no data.
+/// Performs one run with the data that `prepare` opens. A finished run needs no data. `checked` lists the evaluation sources
+/// whose images earlier runs checked.
 fn perform<'a>(
     recipe: &'a Recipe,
     folder: &Path,
     models: &RunModels,
     options: &Options<'_>,
     prepare: impl FnOnce() -> Result<PreparedRun<'a>>,
+    checked: &mut Vec<Arc<dyn Source>>,
 ) -> Result<Outcome> {
     let _lock = status::lock(folder)?;
     let earlier = match status::status(recipe, folder, options.resume)? {
@@ -80,6 +84,7 @@ fn perform<'a>(
         tracing::info!("run {} is finished already; evaluating it on the current sets", recipe.name);
         return measure_again(&prepared, folder, models, results).map(Outcome::Finished);
     }
+    prepared.check_images(checked)?;
     let mut session = match Session::open(&prepared, folder, models, options) {
         Err(Error::Interrupted) => return Ok(Outcome::Stopped { step: 0 }),
         session => session?,
@@ -95,11 +100,11 @@ fn perform<'a>(
 /// training data.
 ///
 /// # Errors
-/// The errors of [`device`]; [`Error::Data`] if a store is missing, or if an evaluation set cannot be opened, which
+/// The errors of [`device::resolve`]; [`Error::Data`] if a store is missing, or if an evaluation set cannot be opened, which
 /// would otherwise fail only after the training; [`Error::StoreMismatch`]; [`Error::NoWeights`] if a teacher is a
 /// preset.
 pub fn check(recipe: &Recipe) -> Result<()> {
-    device(&recipe.train.device)?;
+    device::resolve(recipe.train.device)?;
     teachers::check(recipe)?;
     open_sets(&recipe.eval.sets, &recipe.data.root).map(drop)
 }
@@ -109,6 +114,8 @@ struct Session<'a> {
     recipe: &'a Recipe,
     folder: &'a Path,
     sets: &'a [OpenSet],
+    /// The parts of the sets that are evaluated during training.
+    parts: Vec<OpenSet>,
     train: TrainState,
     preprocess: PreprocessConfig,
     processor: Processor,
@@ -133,7 +140,7 @@ impl<'a> Session<'a> {
         options: &Options<'_>,
     ) -> Result<Self> {
         let PreparedRun { recipe, data, sets, .. } = prepared;
-        let device = device(&recipe.train.device)?;
+        let device = device::resolve(recipe.train.device)?;
         set_threads(recipe);
         let saved = checkpoint::newest(&folder.join(CHECKPOINTS))?;
         let resumed = saved.as_ref().map(|(_, state)| Resumed { pruned: state.pruned.as_ref() });
@@ -164,6 +171,7 @@ impl<'a> Session<'a> {
             recipe,
             folder,
             sets,
+            parts: sets.iter().map(OpenSet::part).collect::<Result<_>>()?,
             train,
             preprocess,
             processor,
@@ -207,10 +215,9 @@ impl<'a> Session<'a> {
                 progress.line(&at, &report);
                 meter = ThroughputMeter::new();
             }
-            let every = self.recipe.eval.every_steps;
             // A student with masks is not a usable model, so it cannot become the best one.
             let can_evaluate = self.train.pruner.is_none() && !self.sets.is_empty();
-            if every > 0 && step.is_multiple_of(every) && step < steps && can_evaluate {
+            if self.recipe.eval.is_due(step, self.steps_per_epoch) && step < steps && can_evaluate {
                 progress.pause(|| self.evaluate_during_training())?;
                 meter = ThroughputMeter::new();
             }

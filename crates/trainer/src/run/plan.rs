@@ -1,5 +1,6 @@
 //! The plan of a run: its length and cost, known before it starts.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 
@@ -8,10 +9,11 @@ use clip_model::{ClipConfig, CrossModalConfig, cost, presets};
 use kd_losses::Loss;
 use serde::Serialize;
 
-use crate::model::loaded;
+use crate::model::{device, loaded};
 use crate::recipe::sources::SourcePool;
 use crate::recipe::{Job, ModelRef, Recipe, TeacherConfig};
 use crate::run::prepare::PreparedRun;
+use crate::teacher::teachers;
 use crate::{Error, Result};
 
 /// The plan of a run: its sources, steps, cost and memory.
@@ -37,7 +39,14 @@ pub struct Plan {
     /// passes. Texts count at full context, and locked towers as if trained. Excludes the masked pass of `mfd`, the
     /// class texts of `hinton` and the recomputation of gradient checkpointing.
     pub flops: f64,
-    /// Evaluation sets that cannot be opened on this machine, with the reasons. A run needs all sets.
+    /// Number of classes of each evaluation set that can be opened; 0 for retrieval.
+    #[serde(skip)]
+    pub class_counts: BTreeMap<String, usize>,
+    /// The device, such as `cpu` or `cuda:0 (NVIDIA H200)`.
+    pub device: String,
+    /// Precision of matrix products: `float32` or `bfloat16`.
+    pub precision: String,
+    /// What the run needs but this machine lacks, with the reasons: evaluation sets, teachers, stores.
     pub absent: Vec<String>,
     /// Estimated bytes for weights, gradients, moments, averages and the teachers.
     pub model_bytes: u64,
@@ -94,7 +103,8 @@ impl ModelCost {
         self.image_parameters + self.text_parameters + 1
     }
 
-    fn macs(&self) -> f64 {
+    /// Returns the multiply-accumulates of one pair in a forward pass.
+    pub fn macs(&self) -> f64 {
         (self.image_macs + self.text_macs) as f64
     }
 }
@@ -121,7 +131,7 @@ impl Plan {
     /// given in the recipe, and a missing teacher has the architecture `arch`.
     ///
     /// # Errors
-    /// [`Error::Data`] if a source cannot be opened and the recipe does not give its number of samples,
+    /// [`Error::NoDevice`] for a device that is not visible, [`Error::Data`] if a source cannot be opened and the recipe does not give its number of samples,
     /// [`Error::Model`] if a model's configuration cannot be read, [`Error::Recipe`] if the settings do not match the
     /// data or the models, [`Error::Eval`] for an invalid prompt template.
     pub fn new(recipe: &Recipe, job: &Job) -> Result<Self> {
@@ -134,6 +144,7 @@ impl Plan {
     /// The errors of [`Plan::new`].
     pub(crate) fn of(prepared: &PreparedRun<'_>, job: &Job) -> Result<Self> {
         let recipe = prepared.recipe;
+        let device = device::resolve(recipe.train.device)?;
         let sources = prepared.data.weighted().map(|(source, weight)| SourcePlan {
             name: source.name().to_string(),
             samples: source.len(),
@@ -156,7 +167,8 @@ impl Plan {
                 "train.batch_size x train.accumulate x steps exceeds 2^64: lower one of them",
             )
         })?;
-        let absent = prepared.absent_sets.iter().map(|(name, error)| format!("{name}: {error}")).collect();
+        let sets = prepared.absent_sets.iter().map(|(name, error)| format!("evaluation set {name}: {error}"));
+        let absent = absent_teachers(recipe)?.into_iter().chain(sets).collect();
         let stored = recipe.teachers.iter().any(|teacher| teacher.store.is_some());
         // Stored embeddings were computed once, before the run.
         let frozen = if stored { 0.0 } else { teachers.iter().map(ModelCost::macs).sum() };
@@ -180,6 +192,13 @@ impl Plan {
             activation_bytes: recipe.train.batch_size as u64 * activation_bytes(&student),
             student,
             teachers,
+            class_counts: prepared
+                .sets
+                .iter()
+                .map(|set| (set.name().into(), set.class_names.len()))
+                .collect(),
+            device: device::describe(device),
+            precision: recipe.train.precision.on(device).to_string(),
             absent,
         })
     }
@@ -262,6 +281,28 @@ fn teacher_cost(teacher: &TeacherConfig, model: &ModelRef, job: &Job) -> Result<
     Ok(head.into_iter().fold(cost, with_crops))
 }
 
+/// Lists the teachers and stores that are not on this machine.
+///
+/// # Errors
+/// The errors of [`teachers::check`] that no file can mend: a preset as teacher, or a store of another recipe.
+fn absent_teachers(recipe: &Recipe) -> Result<Vec<String>> {
+    let mut absent = Vec::new();
+    match teachers::check(recipe) {
+        Err(error @ (Error::Data(_) | Error::Io { .. })) => absent.push(format!("store: {error}")),
+        checked => checked?,
+    }
+    for teacher in &recipe.teachers {
+        // Without `arch`, the plan has read the model's configuration.
+        if let (Some(ModelRef::Named(name)), Some(_)) = (&teacher.model, &teacher.arch)
+            && !Path::new(name).exists()
+            && !name.contains(':')
+        {
+            absent.push(format!("teacher `{name}`"));
+        }
+    }
+    Ok(absent)
+}
+
 /// Counts the parameters of the teachers that stay in memory during the training. With a store, that is only the one
 /// that the final evaluation needs.
 fn teacher_parameters(recipe: &Recipe, costs: &[ModelCost], stored: bool) -> u64 {
@@ -310,8 +351,9 @@ impl Display for Plan {
                 model.text_macs as f64 / 1e9
             )?;
         }
-        for set in &self.absent {
-            writeln!(f, "  evaluation  (not here) {set}")?;
+        writeln!(f, "  device      {}, {}", self.device, self.precision)?;
+        for missing in &self.absent {
+            writeln!(f, "  (not here)  {missing}")?;
         }
         writeln!(f, "  compute     {:.3e} FLOPs", self.flops)?;
         writeln!(
@@ -329,6 +371,11 @@ mod tests {
 
     #[test]
     fn a_stored_teacher_takes_memory_only_if_the_evaluation_needs_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let model =
+            clip_model::Clip::new(&presets::get("ViT-micro-32px").unwrap(), tch::Device::Cpu, 0).unwrap();
+        clip_model::folder::save(folder.path(), &model, &clip_model::PreprocessConfig::default()).unwrap();
+        let named = format!("model = '{}'", folder.path().display());
         let bytes = |teacher: &str, sets: &str| {
             let text = format!(
                 "name = 'r'\nstudent.model = 'ViT-nano-32px'\nteacher = {{ {teacher} }}\nlosses.crd = 1.0\n\
@@ -340,10 +387,25 @@ mod tests {
         };
         let set = "{ name = 'a', task = 'retrieval', source = 'emoji' }";
         let (alone, _) = bytes("store = 'missing'", set);
-        let (unused, parameters) = bytes("model = 'ViT-micro-32px', store = 'missing'", "");
-        let (compared, _) = bytes("model = 'ViT-micro-32px', store = 'missing'", set);
-        let (live, _) = bytes("model = 'ViT-micro-32px'", "");
+        let (unused, parameters) = bytes(&format!("{named}, store = 'missing'"), "");
+        let (compared, _) = bytes(&format!("{named}, store = 'missing'"), set);
+        let (live, _) = bytes(&named, "");
         assert!(parameters > 0);
         assert_eq!((unused, compared, live), (alone, alone + 4 * parameters, alone + 4 * parameters));
+    }
+
+    #[test]
+    fn a_plan_names_a_missing_teacher_and_refuses_a_preset() {
+        let plan = |teacher: &str| {
+            let text = format!(
+                "name = 'r'\nstudent.model = 'ViT-nano-32px'\nteacher = {{ {teacher} }}\nlosses.crd = 1.0\n\
+                 train = {{ batch_size = 8, steps = 3 }}\ndata.train = [{{ source = 'emoji' }}]"
+            );
+            let job = crate::recipe::parse(&text, &[], "test").unwrap();
+            Plan::new(&job.runs[0], &job)
+        };
+        let text = plan("model = 'nowhere', arch = 'ViT-micro-32px'").unwrap().to_string();
+        assert!(text.contains("(not here)  teacher `nowhere`"), "{text}");
+        assert!(matches!(plan("model = 'ViT-micro-32px'").unwrap_err(), Error::NoWeights { .. }));
     }
 }

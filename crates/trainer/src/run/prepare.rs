@@ -1,9 +1,16 @@
 //! Runs before they start: their data is open and their plans are known, but nothing is written yet.
 
 use std::path::Path;
+use std::sync::Arc;
+
+use data_pipeline::policy::ErrorPolicy;
+use data_pipeline::sources::Source;
+use data_pipeline::{find_damaged, notice};
 
 use crate::eval::open_set::OpenSet;
-use crate::model::device::device;
+use crate::eval::suite::damage_line;
+use crate::model::device;
+use crate::progress::Pace;
 use crate::recipe::sources::{SourcePool, TrainingData};
 use crate::recipe::{Job, Recipe};
 use crate::run::job::{self, JobOutcome};
@@ -33,9 +40,10 @@ impl<'a> PreparedRun<'a> {
         let data = TrainingData::open(recipe, pool)?;
         let (mut sets, mut absent_sets) = (Vec::new(), Vec::new());
         for set in &recipe.eval.sets {
-            set.templates.texts()?;
+            set.templates.check()?;
             match OpenSet::open(set, &recipe.data.root, pool) {
-                Ok(open) => sets.push(open),
+                // `check_images` decides before the training. Damage that comes later must not end an evaluation.
+                Ok(open) => sets.push(open.with_damaged(ErrorPolicy::Skip { max_fraction: 1.0 })),
                 Err(error) => absent_sets.push((set.name.clone(), error)),
             }
         }
@@ -45,16 +53,44 @@ impl<'a> PreparedRun<'a> {
     /// Checks everything that a run needs and that does not depend on its folder or on earlier runs.
     ///
     /// # Errors
-    /// The errors of [`device`] and [`teachers::check`]; the error of a source or evaluation set that could not be
+    /// The errors of [`device::resolve`] and [`teachers::check`]; the error of a source or evaluation set that could not be
     /// opened, which would otherwise fail only during the run.
     pub(crate) fn check(mut self) -> Result<Self> {
-        device(&self.recipe.train.device)?;
+        device::resolve(self.recipe.train.device)?;
         teachers::check(self.recipe)?;
         teachers::check_compared(self.recipe)?;
         if !self.absent_sets.is_empty() {
             return Err(self.absent_sets.swap_remove(0).1);
         }
         Ok(PreparedRun { data: self.data.complete()?, ..self })
+    }
+
+    /// Reads and decodes the images of the evaluation sets once, so that damage is found before the training and not after
+    /// it. `checked` lists the sources that earlier runs checked.
+    ///
+    /// # Errors
+    /// [`Error::Images`] or [`Error::Data`] if the recipe's policy does not allow the damage.
+    pub(crate) fn check_images(&self, checked: &mut Vec<Arc<dyn Source>>) -> Result<()> {
+        let policy = self.recipe.data.damaged;
+        for set in &self.sets {
+            for source in set.sources() {
+                if checked.iter().any(|other| Arc::ptr_eq(other, source)) {
+                    continue;
+                }
+                checked.push(Arc::clone(source));
+                policy.check_shards(source.as_ref())?;
+                let mut pace =
+                    Pace::silent(&format!("check of {}", set.name()), "images", Some(source.len() as u64));
+                let damaged = find_damaged(source.as_ref(), &mut |count| pace.add(count))?;
+                damaged
+                    .check(policy, source.len())
+                    .map_err(|source| Error::Images { set: set.name().into(), source })?;
+                if !damaged.is_empty() {
+                    notice::warn_once(&damage_line(set.name(), &damaged));
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -99,11 +135,11 @@ impl<'a> PreparedJob<'a> {
     /// The [`Error`] of the run that failed.
     pub fn run(self, out: &Path, options: &Options<'_>) -> Result<JobOutcome> {
         let models = job::models(self.job, out);
-        let mut finished = Vec::new();
+        let (mut finished, mut checked) = (Vec::new(), Vec::new());
         for prepared in self.runs {
             let recipe = prepared.recipe;
             let folder = job::folder(self.job, out, &recipe.name);
-            match perform(recipe, &folder, &models, options, || Ok(prepared))? {
+            match perform(recipe, &folder, &models, options, || Ok(prepared), &mut checked)? {
                 Outcome::Finished(results) => finished.push((recipe.name.clone(), results)),
                 Outcome::Stopped { step } => {
                     return Ok(JobOutcome::Stopped { run: recipe.name.clone(), step });

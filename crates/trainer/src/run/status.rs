@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::path::Path;
 
-use crate::recipe::{Eval, Recipe};
+use crate::model::device;
+use crate::recipe::{Eval, EvalSet, Recipe};
 use crate::run::checkpoint::State;
 use crate::run::layout::{BEST_FOLDER, CHECKPOINTS, MODEL_FOLDER, RECIPE_FILE, REPORT_FILE, Results};
 use crate::step::TrainState;
@@ -75,7 +76,9 @@ fn found(recipe: &Recipe, folder: &Path, resume: bool, complete: bool) -> Result
     let Some(results) = results_of(folder)?.filter(|_| complete) else { return Ok(RunStatus::Open) };
     let evaluation = |recipe: &Recipe| {
         let Eval { sets, fidelity, teacher, .. } = &recipe.eval;
-        (sets.clone(), *fidelity, teacher.clone())
+        // A limit does not change the final evaluation.
+        let sets = sets.iter().map(|set| EvalSet { limit: None, ..set.clone() }).collect::<Vec<_>>();
+        (sets, *fidelity, teacher.clone())
     };
     // A recipe without evaluation sets has no evaluation that could replace the results.
     Ok(match evaluation(&old) == evaluation(recipe) || recipe.eval.sets.is_empty() {
@@ -195,8 +198,8 @@ pub(crate) fn write_info(
             "cpu": cpu.map(|(_, name)| name.trim()),
             "cores": std::thread::available_parallelism().map_or(0, |n| n.get()),
             "threads": tch::get_num_threads(),
-            "device": recipe.train.device,
-            "precision": format!("{:?}", train.settings.precision),
+            "device": device::describe(train.student.device()),
+            "precision": train.settings.precision.to_string(),
         },
         "parameters": train.student.params().count(),
         "data": state.data,

@@ -11,7 +11,7 @@ use data_pipeline::store::{
 use ndarray::{Array2, Axis};
 use tch::Device;
 
-use crate::model::device::device;
+use crate::model::device;
 use crate::model::locate::RunModels;
 use crate::model::processor::{image_tensor, rows};
 use crate::progress::Counter;
@@ -74,7 +74,7 @@ pub(crate) fn variants(recipe: &Recipe) -> Option<Variants> {
 /// [`Error::Data`] if the folder contains another store, or if the data cannot be read; the errors of opening the
 /// teachers.
 pub fn reinforce(recipe: &Recipe, runs: &RunModels, making: &Making<'_>) -> Result<Made> {
-    let device = device(&recipe.train.device)?;
+    let device = device::resolve(recipe.train.device)?;
     if recipe.train.threads > 0 {
         tch::set_num_threads(recipe.train.threads);
     }

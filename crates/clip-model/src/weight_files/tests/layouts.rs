@@ -137,7 +137,7 @@ fn wrappers_are_removed_at_any_depth_and_named() {
         ("visual._fsdp_wrapped_module.proj", "visual.proj", "_fsdp_wrapped_module."),
         ("model.visual.proj", "visual.proj", "model."),
         ("clip.token_embedding.weight", "token_embedding.weight", "clip."),
-        ("model.clip.logit_scale", "logit_scale", "clip."),
+        ("model.clip.logit_scale", "logit_scale", "model.clip."),
         ("net._orig_mod.text.ln_final.bias", "text.ln_final.bias", "net."),
         ("model.student.module.visual.proj", "visual.proj", "student."),
         ("_forward_module.model.visual.proj", "visual.proj", "model."),
@@ -349,4 +349,41 @@ fn files_of_one_tower_open_and_encode_with_it_alone() {
         (name != "ln_final.weight" && !is_image(name)).then(|| name.into())
     });
     assert!(matches!(folder::open(&damaged, Device::Cpu, 0), Err(Error::Mismatch { .. })));
+}
+
+#[test]
+fn names_of_wrappers_and_frameworks_are_removed_at_any_place_and_reported() {
+    let config = small(16, 8, [1, 1], 4);
+    let state = state_of(&config);
+    let compiled = |name: &str| match name.strip_prefix("visual.") {
+        Some(rest) => format!("visual._orig_mod.{rest}"),
+        None => name.to_string(),
+    };
+    let checkpointed = |name: &str| name.replace("resblocks.0.", "resblocks.0._checkpoint_wrapped_module.");
+    let cases: [(&str, &dyn Fn(&str) -> String, &str); 6] = [
+        ("compiled", &compiled, "`_orig_mod.`"),
+        ("checkpointed", &checkpointed, "`_checkpoint_wrapped_module.`"),
+        ("lightning", &|name| format!("model.{name}"), "`model.`"),
+        ("lightning", &|name| format!("clip.{}", compiled(name)), "`clip.`"),
+        ("parallel", &|name| format!("module.my_net.module.{name}"), "`my_net.`"),
+        ("student", &|name| format!("model.student.{name}"), "`student.`"),
+    ];
+    for (case, rename, part) in cases {
+        let mut theirs = renamed(&state, rename);
+        let is_framework = part == "`model.`";
+        if is_framework {
+            theirs.push(("accuracy.total".into(), Tensor::zeros([1], (Kind::Float, Device::Cpu))));
+        }
+        let found = read(&archive(PickleWriter::new().state(&theirs).stop(), &theirs));
+        assert_equal(&found.weights, &state);
+        assert_eq!(found.layout, Layout::OpenClip, "{case}");
+        assert!(found.notes.iter().any(|note| note.contains(part)), "{case}: {:?}", found.notes);
+        assert_eq!(found.dropped.len(), usize::from(is_framework), "{case}: {:?}", found.dropped);
+    }
+    let weights = state.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect::<HashMap<_, _>>();
+    let theirs = to_hugging_face(&weights, &config).unwrap().into_iter().collect::<Vec<_>>();
+    let theirs = renamed(&theirs, |name| format!("model.{name}"));
+    let found = read(&archive(PickleWriter::new().state(&theirs).stop(), &theirs));
+    assert_equal(&found.weights, &state);
+    assert_eq!(found.layout, Layout::HuggingFaceClip);
 }

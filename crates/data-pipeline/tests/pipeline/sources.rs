@@ -1,12 +1,10 @@
 //! Sources: their samples, and their errors for broken, missing and empty data.
 
-mod common;
-
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{png, tar};
+use crate::common::{png, tar};
 use data_pipeline::sample::RawImage;
 use data_pipeline::sources::{Source, SourceConfig};
 use data_pipeline::{DamageKind, Error, Result};
@@ -229,6 +227,30 @@ fn cifar_archives_are_read_packed_and_unpacked() {
     let bytes = std::fs::read(&archive).unwrap();
     std::fs::write(&archive, &bytes[..bytes.len() / 2]).unwrap();
     error(config("cifar-100-binary.tar.gz", "fine"), folder.path());
+}
+
+#[test]
+fn python_version_of_cifar_is_told_from_the_binary_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("cifar-10-batches-py");
+    std::fs::create_dir(&inner).unwrap();
+    for name in ["batches.meta", "data_batch_1", "readme.html", "test_batch"] {
+        std::fs::write(inner.join(name), b"\x80\x02x").unwrap();
+    }
+    let archive = folder.path().join("cifar-10-python.tar.gz");
+    let mut plain = tar::Builder::new(Vec::new());
+    plain.append_dir_all("cifar-10-batches-py", &inner).unwrap();
+    let mut packed =
+        flate2::write::GzEncoder::new(std::fs::File::create(&archive).unwrap(), flate2::Compression::fast());
+    packed.write_all(&plain.into_inner().unwrap()).unwrap();
+    packed.finish().unwrap();
+    for path in ["cifar-10-batches-py", "cifar-10-python.tar.gz"] {
+        let message = error(serde_json::json!({"source": "cifar10", "path": path}), folder.path());
+        assert!(
+            message.contains("Python version") && message.contains("cifar-10-binary.tar.gz"),
+            "{message}"
+        );
+    }
 }
 
 #[test]

@@ -1,12 +1,10 @@
 //! Broken tar shards: the first damaged byte, the reason, and the loss against the policy.
 
-mod common;
-
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use common::{png, tar};
+use crate::common::{png, tar};
 use data_pipeline::evaluation::EvalBatches;
 use data_pipeline::image::Preprocess;
 use data_pipeline::policy::ErrorPolicy;
@@ -29,6 +27,13 @@ fn write_shard(path: &Path) {
     tar(path, &files.collect::<Vec<_>>());
 }
 
+/// The ends of the members' contents in a tar.
+fn member_ends(bytes: &[u8]) -> Vec<usize> {
+    let mut archive = tar::Archive::new(bytes);
+    let entries = archive.entries().unwrap().map(|entry| entry.unwrap());
+    entries.map(|entry| (entry.raw_file_position() + entry.size()) as usize).collect()
+}
+
 fn cut(path: &Path, length: usize) {
     let bytes = std::fs::read(path).unwrap();
     std::fs::write(path, &bytes[..length]).unwrap();
@@ -42,13 +47,18 @@ fn truncated_shard_gives_its_complete_samples_and_reports_the_loss() {
     let whole = std::fs::read(&path).unwrap();
     assert!(open("a.tar", folder.path()).unwrap().corrupt_shards().is_none());
     let mut readable = Vec::new();
+    let ends = member_ends(&whole);
     // All lengths below the end mark, including those between two members.
     for length in (0..whole.len() - 1024).step_by(128) {
         std::fs::write(&path, &whole[..length]).unwrap();
+        // All that lies in the file can be read if it ends between two members.
+        let is_complete = ends.iter().any(|end| (*end..=end.next_multiple_of(512)).contains(&length));
         match open("a.tar", folder.path()) {
             Ok(source) => {
-                let damage = source.corrupt_shards().unwrap_or_else(|| panic!("cut to {length} bytes"));
-                assert!(damage.broken[0].offset <= length as u64);
+                assert_eq!(source.corrupt_shards().is_none(), is_complete, "cut to {length} bytes");
+                if let Some(damage) = source.corrupt_shards() {
+                    assert!(damage.broken[0].offset <= length as u64);
+                }
                 let good = (0..source.len()).filter_map(|i| source.read(i, 0).ok()).collect::<Vec<_>>();
                 readable.push(good.len());
                 for sample in good {
@@ -79,7 +89,6 @@ fn each_kind_of_damage_is_named_with_its_byte() {
         (vec![b'x'; 5000], 0, "it is not a tar"),
         (vec![b'x'; 100], 0, "ends inside a header"),
         (good[..1030].to_vec(), 1024, "ends inside a header"),
-        (good[..1024].to_vec(), 1024, "end mark"),
         (good[..600].to_vec(), 0, "ends inside `0.png`"),
         (header, 1024, "the header is broken"),
         (twice, good.len() as u64 - 1024, "follow the tar's end mark"),
@@ -98,6 +107,38 @@ fn each_kind_of_damage_is_named_with_its_byte() {
             assert!(error.to_string().contains(words), "{error}");
         }
     }
+}
+
+#[test]
+fn missing_end_mark_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tar");
+    write_shard(&path);
+    let whole = std::fs::read(&path).unwrap();
+    // Without the end mark, with a part of it, and without the padding of the last member.
+    for length in [whole.len() - 1024, whole.len() - 512, whole.len() - 1024 - 504] {
+        cut(&path, length);
+        let source = open("a.tar", folder.path()).unwrap();
+        assert!(source.corrupt_shards().is_none(), "{length}");
+        assert_eq!((0..source.len()).filter(|index| source.read(*index, 0).is_ok()).count(), 10, "{length}");
+        ErrorPolicy::Fail.check_shards(source.as_ref()).unwrap();
+        std::fs::write(&path, &whole).unwrap();
+    }
+}
+
+#[test]
+fn advice_names_the_setting_and_a_fraction_that_suffices() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shard(&folder.path().join("a.tar"));
+    write_shard(&folder.path().join("b.tar"));
+    let length = std::fs::metadata(folder.path().join("a.tar")).unwrap().len() as usize;
+    cut(&folder.path().join("a.tar"), length / 2);
+    let source = open("{a,b}.tar", folder.path()).unwrap();
+    let message = ErrorPolicy::default().check_shards(source.as_ref()).unwrap_err().to_string();
+    let advice = message.split("data.damaged = { skip = { max_fraction = ").nth(1).expect(&message);
+    let max_fraction = advice.split(' ').next().unwrap().parse::<f64>().unwrap();
+    assert!(max_fraction < 0.3, "{message}");
+    ErrorPolicy::Skip { max_fraction }.check_shards(source.as_ref()).unwrap();
 }
 
 #[test]
@@ -124,9 +165,14 @@ fn loss_is_measured_in_bytes() {
         error.to_string().contains("5 of 6 shards") && error.to_string().contains("and 2 more"),
         "{error}"
     );
-    // Without a complete shard, the original length is unknown.
-    cut(&folder.path().join("5.tar"), length * 9 / 10);
-    assert_eq!(open("5.tar", folder.path()).unwrap().corrupt_shards().unwrap().lost_fraction(), 1.0);
+    // Without a complete shard, the original length is unknown. The cut member is lost.
+    let ends = member_ends(&std::fs::read(folder.path().join("5.tar")).unwrap());
+    cut(&folder.path().join("5.tar"), ends[18] - 1);
+    let last = open("5.tar", folder.path()).unwrap();
+    let corrupt = last.corrupt_shards().unwrap();
+    assert!((1..=1024).contains(&corrupt.lost_bytes), "{corrupt:?}");
+    assert_eq!(corrupt.total_bytes as usize, ends[18]);
+    assert_eq!(last.len(), 9);
 }
 
 #[test]

@@ -1,9 +1,19 @@
 //! Command-line arguments.
 
+mod evaluate;
+mod models;
+
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use data_pipeline::policy::ErrorPolicy;
+use trainer::recipe::DeviceSetting;
+
+pub(crate) use evaluate::{Evaluate, Task};
+pub(crate) use models::{
+    Bench, Classify, Convert, Embed, Format, Inspect, ProductPrecision, SelfCheck, Tokenize,
+};
 
 /// Distil large CLIP models into small ones that keep their zero-shot accuracy.
 #[derive(Debug, Parser)]
@@ -82,18 +92,42 @@ pub(crate) enum Command {
     ///
     /// Exits with 1 if libtorch or the tokenizer computes a wrong result.
     Doctor,
+    /// Compare this machine's results with reference values.
+    ///
+    /// Checks towers, losses, a short training and a resumed run, in float32 and bfloat16. Run it first on a new machine or
+    /// GPU. Exits with 1 if a result differs by more than its tolerance.
+    SelfCheck(SelfCheck),
+    /// Measure training and distillation steps: time, samples per second, share of the device's peak, memory.
+    ///
+    /// Trains on random data, so neither data nor weights are needed. Each case runs in its own process.
+    Bench(Bench),
 }
 
 impl Command {
     /// Whether the command runs long enough for the spin time of its threads to matter, or reports it.
     pub(crate) fn runs_long(&self) -> bool {
-        use Command::{Doctor, Embed, Evaluate, Reinforce, Sweep, Train};
-        matches!(self, Train(_) | Sweep(_) | Reinforce(_) | Evaluate(_) | Embed(_) | Doctor)
+        use Command::{Bench, Doctor, Embed, Evaluate, Reinforce, SelfCheck, Sweep, Train};
+        matches!(
+            self,
+            Train(_) | Sweep(_) | Reinforce(_) | Evaluate(_) | Embed(_) | Doctor | Bench(_) | SelfCheck(_)
+        )
     }
 
-    /// Whether the command can compute on a GPU, or reports on GPUs.
+    /// Whether the command may compute on a GPU, or reports on GPUs.
     pub(crate) fn uses_gpu(&self) -> bool {
-        matches!(self, Command::Train(_) | Command::Sweep(_) | Command::Reinforce(_) | Command::Doctor)
+        use Command::{Bench, Classify, Doctor, Embed, Evaluate, Reinforce, SelfCheck, Sweep, Train};
+        let device = match self {
+            Train(args) => args.device.chosen,
+            Reinforce(args) => args.device.chosen,
+            Evaluate(args) => args.device.chosen,
+            Embed(args) => args.device.chosen,
+            Classify(args) => args.device.chosen,
+            SelfCheck(args) => args.device.chosen,
+            Bench(args) => args.device.chosen,
+            Sweep(_) | Doctor => None,
+            _ => return false,
+        };
+        device != Some(DeviceSetting::Cpu)
     }
 }
 
@@ -113,6 +147,29 @@ pub(crate) struct Overrides {
     /// Override a setting of the recipe, such as train.steps=500; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+}
+
+// The device of a computation.
+#[derive(Debug, Group)]
+pub(crate) struct Device {
+    /// Device: auto (the first GPU, or the CPU), cpu, cuda or cuda:N [default: that of the recipe, or auto].
+    #[arg(id = "device", long = "device", value_name = "DEVICE")]
+    pub chosen: Option<DeviceSetting>,
+}
+
+impl Device {
+    /// Returns the setting of a recipe that selects the device.
+    pub(crate) fn as_override(&self) -> Option<String> {
+        self.chosen.map(|device| format!("train.device={device}"))
+    }
+
+    /// Returns the device of this machine for a command without a recipe.
+    ///
+    /// # Errors
+    /// The errors of [`trainer::model::device::resolve`].
+    pub(crate) fn resolve(&self) -> trainer::Result<tch::Device> {
+        trainer::model::device::resolve(self.chosen.unwrap_or_default())
+    }
 }
 
 // The format of the result.
@@ -155,8 +212,31 @@ impl Tokenizer {
 #[derive(Debug, Group)]
 pub(crate) struct Prompts {
     /// Prompt templates: plain, cifar, simple-7, openai-80, or a file with one per line.
+    ///
+    /// A JSON file may also contain a list of templates, or an object with the prompts of each class.
     #[arg(long, value_name = "NAME|FILE")]
     pub prompts: Option<String>,
+}
+
+// Handling of damaged images.
+#[derive(Debug, Group)]
+pub(crate) struct Damage {
+    /// Largest fraction of damaged images to leave out [default: 0.01, or the suite's `damaged`].
+    ///
+    /// Damaged images are counted and named. A set with fewer than 1000 images may lack as many as one with 1000.
+    #[arg(long, value_name = "FRACTION", value_parser = fraction)]
+    max_damaged: Option<f64>,
+}
+
+impl Damage {
+    pub(crate) fn policy(&self) -> Option<ErrorPolicy> {
+        self.max_damaged.map(|max_fraction| ErrorPolicy::Skip { max_fraction })
+    }
+}
+
+fn fraction(text: &str) -> Result<f64, &'static str> {
+    let fraction = text.parse().ok().filter(|value| (0.0..=1.0).contains(value));
+    fraction.ok_or("must be a number from 0 to 1")
 }
 
 #[derive(Debug, Group)]
@@ -171,6 +251,8 @@ pub(crate) struct Train {
     pub recipe: PathBuf,
     #[command(flatten)]
     pub overrides: Overrides,
+    #[command(flatten)]
+    pub device: Device,
     /// Output folder [default: runs/NAME].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -193,8 +275,8 @@ pub(crate) struct Train {
 #[derive(Debug, Group)]
 #[command(after_help = "\
 Examples:
-  clip-distill sweep configs/sweeps/quick.toml --dry-run
-  clip-distill sweep configs/sweeps/quick.toml --jobs 2 --devices cuda:0,cuda:1
+  clip-distill sweep configs/sweeps/clip-rd.toml --dry-run
+  clip-distill sweep configs/sweeps/clip-rd.toml --jobs 2 --devices cuda:0,cuda:1
 
 --set changes all cells and all shared runs, such as teachers.")]
 pub(crate) struct Sweep {
@@ -210,8 +292,8 @@ pub(crate) struct Sweep {
     #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
     pub jobs: NonZeroUsize,
     /// Devices to assign to runs in turn, such as cuda:0,cuda:1 [default: that of the recipe].
-    #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
-    pub devices: Vec<String>,
+    #[arg(long, visible_alias = "device", value_name = "DEVICE", value_delimiter = ',')]
+    pub devices: Vec<DeviceSetting>,
     /// Stop after starting or resuming this many runs; for time-limited jobs.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
@@ -235,6 +317,8 @@ pub(crate) struct Reinforce {
     pub recipe: PathBuf,
     #[command(flatten)]
     pub overrides: Overrides,
+    #[command(flatten)]
+    pub device: Device,
     /// Output folder; resumes a partial store.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -303,199 +387,6 @@ pub(crate) enum FileType {
     Sweep,
     /// Data sets (clip-distill evaluate --suite).
     Suite,
-}
-
-/// Arguments that exclude the options of a single data set.
-const ONE_DATA_SET: [&str; 2] = ["suite", "embeddings"];
-
-#[derive(Debug, Group)]
-#[command(
-    mut_arg("prompts", |arg| arg.requires("data").conflicts_with_all(ONE_DATA_SET)),
-    after_help = "\
-Examples:
-  clip-distill evaluate runs/mine/model --data datasets/cifar10.toml
-  clip-distill evaluate runs/mine/model --data pictures --class-names names.txt --prompts openai-80
-  clip-distill evaluate MODEL --suite configs/suites/small-images.toml --teacher TEACHER --json
-
-Without --prompts, the templates are those of the manifest, or plain."
-)]
-pub(crate) struct Evaluate {
-    #[arg(help = MODEL, required_unless_present = "embeddings", conflicts_with = "embeddings")]
-    pub model: Option<String>,
-    /// Data set: class folders, tars of image-text pairs, a manifest, or emoji.
-    ///
-    /// A folder of class folders is used for classification. A tar file, a pattern such as val-{000..009}.tar, a folder
-    /// of tars and the built-in data set `emoji` are used for retrieval. A manifest (TOML, see datasets/) states its
-    /// task.
-    #[arg(long, required_unless_present_any = ONE_DATA_SET, conflicts_with_all = ONE_DATA_SET)]
-    pub data: Option<String>,
-    /// Suite file (TOML) with several data sets.
-    #[arg(long, value_name = "FILE", conflicts_with = "embeddings")]
-    pub suite: Option<PathBuf>,
-    /// Safetensors file of embeddings from another program, instead of a model and data.
-    ///
-    /// For classification: `images` (n x d), `labels` (n) and `classes` (c x d). For retrieval: `images`, `texts` (m x d)
-    /// and `image_of` (m), the image of each text. `train_images` and `train_labels` add k-NN and a linear probe. The
-    /// metadata entry `class_names`, a JSON list, is optional.
-    #[arg(long, value_name = "FILE")]
-    pub embeddings: Option<PathBuf>,
-    /// Teacher to compare with: a model, or with --embeddings a file of embeddings.
-    ///
-    /// Adds the fidelity to the teacher and the share of the teacher's scores that the model retains.
-    #[arg(long, value_name = "MODEL")]
-    pub teacher: Option<String>,
-    /// Evaluation task [default: inferred from the data].
-    #[arg(long, requires = "data", conflicts_with_all = ONE_DATA_SET)]
-    pub task: Option<Task>,
-    #[command(flatten)]
-    pub prompts: Prompts,
-    /// Table (CSV) with the columns `folder` and `name` [default: classes.csv in the data folder or its parent].
-    #[arg(long, value_name = "FILE", requires = "data", conflicts_with_all = ONE_DATA_SET)]
-    pub classes: Option<PathBuf>,
-    /// Text file with one class name per line, instead of the names in the data set.
-    #[arg(long, value_name = "FILE", requires = "data", conflicts_with_all = ONE_DATA_SET)]
-    pub class_names: Option<PathBuf>,
-    /// Folder for the relative paths of a manifest or suite [default: data/NAME, or the suite's `root`].
-    #[arg(long, value_name = "DIR")]
-    pub root: Option<PathBuf>,
-    #[command(flatten)]
-    pub arch: Arch,
-    #[command(flatten)]
-    pub tokenizer: Tokenizer,
-    /// Also print recall, precision and support of every class.
-    #[arg(long)]
-    pub per_class: bool,
-    #[command(flatten)]
-    pub output: Output,
-}
-
-/// Evaluation task.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Task {
-    /// Zero-shot classification: accuracy, calibration, k-NN.
-    Classification,
-    /// Retrieval between images and captions: recall@k.
-    Retrieval,
-}
-
-#[derive(Debug, Group)]
-#[command(after_help = "\
-Examples:
-  clip-distill embed runs/mine/model --images pictures --out images.safetensors
-  clip-distill embed hf-hub:OWNER/NAME --texts captions.txt --out texts.safetensors")]
-pub(crate) struct Embed {
-    #[arg(help = MODEL)]
-    pub model: String,
-    /// Folder of images, including subfolders, in the order of their paths.
-    #[arg(long, value_name = "DIR", required_unless_present = "texts", conflicts_with = "texts")]
-    pub images: Option<PathBuf>,
-    /// Text file with one text per line.
-    #[arg(long, value_name = "FILE")]
-    pub texts: Option<PathBuf>,
-    /// Output file (safetensors).
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
-    /// Replace an existing output file.
-    #[arg(long)]
-    pub force: bool,
-    #[command(flatten)]
-    pub arch: Arch,
-    #[command(flatten)]
-    pub tokenizer: Tokenizer,
-}
-
-#[derive(Debug, Group)]
-#[command(
-    mut_arg("prompts", |arg| arg.default_value("plain")),
-    after_help = "\
-Example:
-  clip-distill classify runs/mine/model picture.jpg --labels cat,dog"
-)]
-pub(crate) struct Classify {
-    #[arg(help = MODEL)]
-    pub model: String,
-    /// Image files.
-    #[arg(value_name = "IMAGE", required = true)]
-    pub images: Vec<PathBuf>,
-    /// Labels, separated by commas.
-    #[arg(long, value_name = "LABEL", value_delimiter = ',', required = true)]
-    pub labels: Vec<String>,
-    #[command(flatten)]
-    pub prompts: Prompts,
-    #[command(flatten)]
-    pub arch: Arch,
-    #[command(flatten)]
-    pub tokenizer: Tokenizer,
-    #[command(flatten)]
-    pub output: Output,
-}
-
-#[derive(Debug, Group)]
-#[command(after_help = "\
-Examples:
-  clip-distill convert runs/mine/model mine-hf --to huggingface --license mit
-  clip-distill convert hf-hub:OWNER/NAME model.safetensors --to safetensors")]
-pub(crate) struct Convert {
-    #[arg(help = MODEL)]
-    pub model: String,
-    /// Output format.
-    #[arg(long, value_name = "FORMAT")]
-    pub to: Format,
-    /// Output folder, or output file for `safetensors`.
-    pub out: PathBuf,
-    #[command(flatten)]
-    pub arch: Arch,
-    #[command(flatten)]
-    pub tokenizer: Tokenizer,
-    /// Licence of the weights for the model card (an SPDX name).
-    #[arg(long, value_name = "SPDX")]
-    pub license: Option<String>,
-    /// Replace an existing file, or the model in an existing folder.
-    #[arg(long)]
-    pub force: bool,
-}
-
-/// Output format of a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// A folder for Python's open_clip (local-dir:DIR).
-    OpenClip,
-    /// A folder for transformers: CLIPModel, CLIPProcessor and pipelines.
-    #[value(name = "huggingface")]
-    HuggingFace,
-    /// A single weight file with open_clip's parameter names.
-    Safetensors,
-}
-
-#[derive(Debug, Group)]
-#[command(
-    mut_arg("tokenizer", |arg| arg.help("A tokenizer.json [default: CLIP's tokenizer]")),
-    after_help = "\
-Example:
-  echo \"a photo of a cat\" | clip-distill tokenize"
-)]
-pub(crate) struct Tokenize {
-    /// Tokens per text, truncated or padded [default: unpadded, or 77 with --tokenizer].
-    #[arg(long, value_name = "N")]
-    pub context: Option<usize>,
-    #[command(flatten)]
-    pub tokenizer: Tokenizer,
-    #[command(flatten)]
-    pub output: Output,
-}
-
-#[derive(Debug, Group)]
-#[command(after_help = "\
-Examples:
-  clip-distill inspect
-  clip-distill inspect ViT-B-16
-  clip-distill inspect hf-hub:OWNER/NAME --json")]
-pub(crate) struct Inspect {
-    /// Preset, configuration file, model folder, weight file, hf-hub:OWNER/NAME or open_clip's ARCH:TAG [default: all
-    /// presets].
-    pub model: Option<String>,
-    #[command(flatten)]
-    pub output: Output,
 }
 
 #[cfg(test)]

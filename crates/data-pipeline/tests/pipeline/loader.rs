@@ -1,11 +1,9 @@
 //! The loader: equal batches for any number of threads, exact positions, and damaged samples.
 
-mod common;
-
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{png, tar};
+use crate::common::{png, tar};
 use data_pipeline::Error;
 use data_pipeline::image::{AugmentConfig, Preprocess, ResizeMode};
 use data_pipeline::loader::{Batch, InputSpec, Loader, LoaderConfig, Position};

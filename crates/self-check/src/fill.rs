@@ -49,8 +49,8 @@ mod tests {
 
     #[test]
     fn named_values_agree_with_the_reference_generator() {
-        let text = std::fs::read_to_string(crate::golden::own_folder().join("fill-check.json")).unwrap();
-        let check: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let text = include_str!("../../../tests/golden/fill-check.json");
+        let check: serde_json::Value = serde_json::from_str(text).unwrap();
         let found = format!("{:?}", unit_values("input.image", 4));
         let numbers: Vec<f32> = serde_json::from_value(check["values"].clone()).unwrap();
         assert_eq!(found, format!("{numbers:?}"));

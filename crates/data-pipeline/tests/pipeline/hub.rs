@@ -1,4 +1,4 @@
-//! Models of a local hub: downloads, cached requests and refusals.
+//! Models and data sets of a local hub: downloads, cached requests and refusals.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use data_pipeline::Error;
 use data_pipeline::download::{Progress, Token};
-use data_pipeline::hub::{Hub, ModelName, Need};
+use data_pipeline::error::HubProblem;
+use data_pipeline::hub::{DatasetName, Hub, ModelName, Need};
 
 const COMMIT: &str = "00112233445566778899aabbccddeeff00112233";
 const SECOND: &str = "ffeeddccbbaa99887766554433221100ffeeddcc";
@@ -108,6 +109,52 @@ fn model(commit: &str, files: &[(&str, Vec<u8>)]) -> Answers {
         answers.insert(path, (200, listing.clone().into_bytes()));
     }
     answers
+}
+
+/// A data set `o/wds_pets` with these files. Tar files have a checksum.
+fn dataset(commit: &str, files: &[(&str, Vec<u8>)]) -> Answers {
+    let mut answers = Answers::new();
+    let mut siblings = Vec::new();
+    for (place, (name, bytes)) in files.iter().enumerate() {
+        let mut file = serde_json::json!({ "rfilename": name, "size": bytes.len(), "blobId": format!("{place}{}", &BLOB[1..]) });
+        if name.ends_with(".tar") {
+            file["lfs"] = serde_json::json!({ "sha256": sha256(bytes), "size": bytes.len() });
+        }
+        siblings.push(file);
+        answers.insert(format!("/datasets/o/wds_pets/resolve/{commit}/{name}"), (200, bytes.clone()));
+    }
+    let listing = serde_json::json!({ "id": "o/wds_pets", "sha": commit, "siblings": siblings }).to_string();
+    for revision in ["main", commit] {
+        let path = format!("/api/datasets/o/wds_pets/revision/{revision}?blobs=true");
+        answers.insert(path, (200, listing.clone().into_bytes()));
+    }
+    answers
+}
+
+/// The files of a data set with two shards, and files that are not needed.
+fn pets() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("README.md", content(1, 5000)),
+        ("classnames.txt", b"cat\ndog\n".to_vec()),
+        ("test/nshards.txt", b"2\n".to_vec()),
+        ("test/0.tar", content(2, 30_000)),
+        ("test/1.tar", content(3, 250_000)),
+        ("train/0.tar", content(4, 9000)),
+    ]
+}
+
+fn is_test_file(file: &str) -> bool {
+    file == "classnames.txt" || file.starts_with("test/")
+}
+
+fn has_both_shards(folder: &Path) -> Result<(), String> {
+    let missing = ["0.tar", "1.tar"].into_iter().find(|file| !folder.join("test").join(file).is_file());
+    missing.map_or(Ok(()), |file| Err(format!("it lacks `test/{file}`")))
+}
+
+fn fetch_pets(hub: &Hub, revision: &str) -> Result<std::path::PathBuf, Error> {
+    let name = format!("hf-hub:datasets/o/wds_pets{revision}").parse::<DatasetName>().unwrap();
+    hub.fetch_dataset(&name, &is_test_file, &has_both_shards, &mut |_| {})
 }
 
 /// A typical published model, with files that are not needed.
@@ -323,7 +370,7 @@ fn hostile_answers_change_nothing() {
         files.push((file, content(1, 2000)));
         let server = Server::start(model(COMMIT, &files), usize::MAX);
         let error = fetch(&server.hub(&cache), "hf:o/m", Need::Weights).unwrap_err().to_string();
-        assert!(error.contains("leaves the model's folder"), "{file}: {error}");
+        assert!(error.contains("leaves the repository's folder"), "{file}: {error}");
         assert_eq!(server.asked().len(), 1, "no file is fetched");
     }
     for commit in ["../../../../x", "main", ""] {
@@ -362,4 +409,85 @@ fn file_with_a_wrong_checksum_is_refused() {
     assert!(error.contains("SHA-256"), "{error}");
     let offline = hub.with_offline(true);
     assert!(fetch(&offline, "hf:o/m", Need::Weights).is_err());
+}
+
+#[test]
+fn data_set_is_downloaded_once_over_broken_connections_and_read_offline() {
+    let place = tempfile::tempdir().unwrap();
+    let server = Server::start(dataset(COMMIT, &pets()), 100_000);
+    let hub = server.hub(place.path());
+    let folder = fetch_pets(&hub, "").unwrap();
+    // The layout of Python's library, with subfolders of links.
+    let root = place.path().join("datasets--o--wds_pets");
+    assert_eq!(folder, root.join("snapshots").join(COMMIT));
+    assert_eq!(files(&folder), ["classnames.txt", "test"]);
+    assert_eq!(files(&folder.join("test")), ["0.tar", "1.tar", "nshards.txt"]);
+    let shard = content(3, 250_000);
+    let link = fs::read_link(folder.join("test/1.tar")).unwrap();
+    assert_eq!(link, Path::new("../../../blobs").join(sha256(&shard)));
+    assert!(fs::read(folder.join("test/1.tar")).unwrap() == shard);
+    let asked = server.asked();
+    let of_shard = asked.iter().filter(|path| path.ends_with("/test/1.tar")).count();
+    assert_eq!((of_shard, asked.len()), (3, 7), "three parts, none of them twice: {asked:?}");
+
+    assert_eq!(fetch_pets(&hub, "").unwrap(), folder);
+    assert_eq!(server.asked().len(), 1, "the listing alone");
+    let offline = hub.clone().with_offline(true);
+    assert_eq!(fetch_pets(&offline, "").unwrap(), folder);
+    assert_eq!(fetch_pets(&hub, &format!("@{COMMIT}")).unwrap(), folder);
+    assert!(server.asked().is_empty());
+    let down = hub.clone().with_endpoint("http://127.0.0.1:1");
+    assert_eq!(fetch_pets(&down, "").unwrap(), folder);
+    // An incomplete copy is completed, and offline it is an error.
+    fs::remove_file(folder.join("test/0.tar")).unwrap();
+    let error = fetch_pets(&offline, "").unwrap_err();
+    assert!(matches!(error, Error::Hub { problem: HubProblem::Offline, .. }), "{error}");
+    assert!(error.to_string().contains("folder with the data set"), "{error}");
+    assert_eq!(fetch_pets(&hub, "").unwrap(), folder);
+    assert!(folder.join("test/0.tar").is_file());
+}
+
+#[test]
+fn unavailable_data_sets_are_explained() {
+    let place = tempfile::tempdir().unwrap();
+    let attempt = |change: &dyn Fn(&mut Answers)| {
+        let mut answers = dataset(COMMIT, &pets());
+        change(&mut answers);
+        let server = Server::start(answers, usize::MAX);
+        fetch_pets(&server.hub(place.path()), "").unwrap_err()
+    };
+    let shard = format!("/datasets/o/wds_pets/resolve/{COMMIT}/test/1.tar");
+    let set = |path: &str, status: u16| {
+        let path = path.to_string();
+        move |answers: &mut Answers| {
+            answers
+                .iter_mut()
+                .filter(|(own, _)| own.contains(&path))
+                .for_each(|(_, answer)| *answer = (status, Vec::new()));
+        }
+    };
+    for path in ["/api/", shard.as_str()] {
+        let error = attempt(&set(path, 401));
+        assert!(matches!(error, Error::Hub { problem: HubProblem::Restricted, .. }), "{error}");
+        let error = error.to_string();
+        for part in ["hf-hub:datasets/o/wds_pets", "HF_TOKEN", "/datasets/o/wds_pets", "401"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+    let error = attempt(&set("/api/", 404)).to_string();
+    assert!(error.contains("no such data set"), "{error}");
+    let error = attempt(&set(&shard, 404));
+    assert!(matches!(error, Error::Hub { problem: HubProblem::MissingFile, .. }), "{error}");
+    assert!(error.to_string().contains("test/1.tar"), "{error}");
+    let error = attempt(&|answers| answers.get_mut(&shard).unwrap().1[1000] ^= 1).to_string();
+    assert!(error.contains("SHA-256"), "{error}");
+    // The listing itself lacks a shard.
+    let server = Server::start(dataset(SECOND, &pets()[..4]), usize::MAX);
+    let error = fetch_pets(&server.hub(place.path()), "").unwrap_err();
+    assert!(matches!(error, Error::Hub { problem: HubProblem::MissingFile, .. }), "{error}");
+    assert!(error.to_string().contains("it lacks `test/1.tar`"), "{error}");
+    assert!(
+        !place.path().join("datasets--o--wds_pets/refs/main").exists(),
+        "an incomplete copy is not the branch"
+    );
 }

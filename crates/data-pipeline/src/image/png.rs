@@ -1,0 +1,49 @@
+//! PNG files that end early: completes the chunks behind the pixels.
+
+/// First bytes of a PNG file.
+pub(super) const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1A\n";
+
+/// Rebuilds a PNG file without an end mark, or that ends inside a chunk. Returns `None` for a file with an end mark.
+///
+/// Whole chunks stay, the pixels of an incomplete chunk are kept, and an end mark is added. If pixels are missing, the
+/// result is damaged as well.
+pub(super) fn complete(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut whole = bytes.get(..SIGNATURE.len())?.to_vec();
+    let mut rest = &bytes[SIGNATURE.len()..];
+    while let [a, b, c, d, kind @ ..] = rest
+        && kind.len() >= 4
+    {
+        let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+        let (kind, content) = kind.split_at(4);
+        if kind == b"IEND" {
+            // Only its checksum may be missing.
+            if content.len() >= 4 {
+                return None;
+            }
+            break;
+        }
+        // The checksum follows the content.
+        if let Some(next) = length.checked_add(4).and_then(|end| content.get(end..)) {
+            whole.extend_from_slice(&rest[..12 + length]);
+            rest = next;
+            continue;
+        }
+        if kind == b"IDAT" {
+            add(&mut whole, b"IDAT", &content[..length.min(content.len())]);
+        }
+        break;
+    }
+    add(&mut whole, b"IEND", &[]);
+    Some(whole)
+}
+
+/// Adds a chunk: length, kind, content and checksum.
+fn add(png: &mut Vec<u8>, kind: &[u8; 4], content: &[u8]) {
+    png.extend_from_slice(&(content.len() as u32).to_be_bytes());
+    let start = png.len();
+    png.extend_from_slice(kind);
+    png.extend_from_slice(content);
+    let mut checksum = flate2::Crc::new();
+    checksum.update(&png[start..]);
+    png.extend_from_slice(&checksum.sum().to_be_bytes());
+}

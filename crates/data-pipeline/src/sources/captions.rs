@@ -1,0 +1,244 @@
+//! Captions and classes of the files of a sample: `.txt`, `.json` and `.cls`.
+
+use std::path::{Path, PathBuf};
+
+use crate::sample::{RawImage, RawSample};
+use crate::sources::caption_problems::CaptionProblems;
+use crate::sources::group::Members;
+use crate::sources::json;
+use crate::{DamageKind, Error, Result, boxes, text};
+
+/// File of class names beside the shards, as CLIP_benchmark writes it.
+const CLASS_NAMES: &str = "classnames.txt";
+
+/// The reason why a sample is damaged.
+pub(super) struct Problem {
+    pub(super) kind: DamageKind,
+    pub(super) reason: String,
+}
+
+impl Problem {
+    pub(super) fn new(kind: DamageKind, reason: impl Into<String>) -> Self {
+        Problem { kind, reason: reason.into() }
+    }
+
+    /// Returns the error of the sample `key`.
+    pub(super) fn of_sample(self, key: &str) -> Error {
+        Error::Sample { key: key.into(), kind: self.kind, reason: self.reason }
+    }
+}
+
+impl From<std::io::Error> for Problem {
+    fn from(error: std::io::Error) -> Self {
+        Problem::new(DamageKind::Unreadable, error.to_string())
+    }
+}
+
+impl From<json::Broken> for Problem {
+    fn from(broken: json::Broken) -> Self {
+        match broken {
+            json::Broken::Encoding(problem) => Problem::new(DamageKind::NotUtf8, format!(".json: {problem}")),
+            json::Broken::Syntax(reason) => Problem::new(DamageKind::NoCaption, format!(".json: {reason}")),
+        }
+    }
+}
+
+/// Classes of `.cls` files.
+pub(super) struct Classes {
+    pub(super) names: Vec<String>,
+    pub(super) templates: Vec<String>,
+}
+
+impl Classes {
+    /// Reads a file of class names, one per line.
+    pub(super) fn read(path: &Path, templates: &[String]) -> Result<Self> {
+        let names = text::read(path)?;
+        let names = names.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string);
+        Ok(Classes { names: names.collect(), templates: templates.to_vec() })
+    }
+
+    /// Finds CLIP_benchmark's list of class names beside a file or in the parent folder.
+    pub(super) fn beside(file: &Path) -> Option<PathBuf> {
+        let folder = file.parent()?;
+        [folder.join(CLASS_NAMES), folder.join("..").join(CLASS_NAMES)]
+            .into_iter()
+            .find(|path| path.is_file())
+    }
+
+    /// Checks a class and returns it as an index.
+    pub(super) fn label(&self, class: i64) -> Result<usize, Problem> {
+        let label = usize::try_from(class).ok().filter(|label| *label < self.names.len());
+        label.ok_or_else(|| {
+            let count = self.names.len();
+            Problem::new(
+                DamageKind::Label,
+                format!("the class is {class}, but there are {count} class names"),
+            )
+        })
+    }
+
+    /// Returns the captions of a class.
+    pub(super) fn captions(&self, label: usize) -> Vec<String> {
+        self.templates.iter().map(|template| template.replace("{}", &self.names[label])).collect()
+    }
+}
+
+/// Reads the captions, boxes and class of a sample from its files.
+pub(super) struct SampleReader {
+    /// `txt`, an extension after a dot, or a key of the `.json` file.
+    caption: Option<String>,
+    boxes: Option<String>,
+    pub(super) classes: Option<Classes>,
+    problems: CaptionProblems,
+}
+
+impl SampleReader {
+    pub(super) fn new(source: &str, caption: Option<&str>, boxes: Option<&str>) -> Self {
+        let problems = CaptionProblems::new(source);
+        SampleReader {
+            caption: caption.map(str::to_string),
+            boxes: boxes.map(str::to_string),
+            classes: None,
+            problems,
+        }
+    }
+
+    /// Returns the extension of caption files for a `caption` setting.
+    pub(super) fn text_extension(caption: Option<&str>) -> String {
+        caption.and_then(|caption| caption.strip_prefix('.')).unwrap_or("txt").to_ascii_lowercase()
+    }
+
+    /// Reads a sample with the name `key`. `read` returns the content of one of its files.
+    pub(super) fn sample<P: Copy>(
+        &self,
+        key: &str,
+        members: &Members<P>,
+        read: impl Fn(P) -> std::io::Result<Vec<u8>>,
+    ) -> Result<RawSample> {
+        self.parts(key, members, read).map_err(|problem| problem.of_sample(key))
+    }
+
+    fn parts<P: Copy>(
+        &self,
+        key: &str,
+        members: &Members<P>,
+        read: impl Fn(P) -> std::io::Result<Vec<u8>>,
+    ) -> Result<RawSample, Problem> {
+        let no_image = || Problem::new(DamageKind::NoImage, "the sample has no image file");
+        let image = members.image.ok_or_else(no_image)?;
+        let label = self.label(members, &read)?;
+        let captions = match (self.captions(key, members, &read), label, &self.classes) {
+            (Err(problem), Some(label), Some(classes)) if problem.kind == DamageKind::NoCaption => {
+                classes.captions(label)
+            }
+            (captions, ..) => captions?,
+        };
+        let boxes = self.boxes(members, &read)?;
+        let image = RawImage::Encoded(read(image)?);
+        let mut sample = RawSample::new(key, image).with_captions(captions).with_boxes(boxes);
+        sample.label = label;
+        Ok(sample)
+    }
+
+    /// Returns the class of a sample, if it has one and the class names are known.
+    fn label<P: Copy>(
+        &self,
+        members: &Members<P>,
+        read: impl Fn(P) -> std::io::Result<Vec<u8>>,
+    ) -> Result<Option<usize>, Problem> {
+        let (Some(place), Some(classes)) = (members.cls, &self.classes) else { return Ok(None) };
+        let bytes = read(place)?;
+        let content = String::from_utf8_lossy(&bytes);
+        let class = content.trim().parse().map_err(|_| {
+            let shown = content.trim().chars().take(20).collect::<String>();
+            Problem::new(
+                DamageKind::Label,
+                format!("the .cls file holds `{}`, not a number", shown.escape_debug()),
+            )
+        })?;
+        classes.label(class).map(Some)
+    }
+
+    fn boxes<P: Copy>(
+        &self,
+        members: &Members<P>,
+        read: impl Fn(P) -> std::io::Result<Vec<u8>>,
+    ) -> Result<Vec<[f32; 4]>, Problem> {
+        let (Some(key), Some(place)) = (&self.boxes, members.json) else { return Ok(Vec::new()) };
+        let value = json::parse(&read(place)?)
+            .map_err(|broken| Problem { kind: DamageKind::Boxes, ..broken.into() })?;
+        let boxes = value.get(key).map_or_else(|| Ok(Vec::new()), boxes::from_json);
+        boxes.map_err(|reason| Problem::new(DamageKind::Boxes, reason))
+    }
+
+    /// Returns the captions of a sample. Warnings call the sample `name`.
+    fn captions<P: Copy>(
+        &self,
+        name: &str,
+        members: &Members<P>,
+        read: impl Fn(P) -> std::io::Result<Vec<u8>>,
+    ) -> Result<Vec<String>, Problem> {
+        let ending = format!(".{}", Self::text_extension(self.caption.as_deref()));
+        let wants_text =
+            self.caption.as_deref().is_some_and(|caption| caption == "txt" || caption.starts_with('.'));
+        // The key of the `.json` file, if one is set.
+        let wanted = self.caption.as_deref().filter(|_| !wants_text);
+        let json = match members.json.filter(|_| !wants_text) {
+            Some(place) => Some(json::parse(&read(place)?).map_err(Problem::from)),
+            None => None,
+        };
+        let under = |key: &str| {
+            let Some(Ok(value)) = &json else { return None };
+            let (mut texts, mut others) = json::texts(value, key);
+            let all = texts.len();
+            texts.retain(|text| !is_blank(text));
+            others += (all - texts.len()) as u64;
+            // A sample without any text counts as damaged instead.
+            if others > 0 && !texts.is_empty() {
+                self.problems.entries(others, key, name);
+            }
+            Some(texts).filter(|texts| !texts.is_empty())
+        };
+        if let Some(texts) = under(wanted.unwrap_or("captions")) {
+            return Ok(texts);
+        }
+        if let (Some(place), None) = (members.txt, wanted) {
+            if let Some(Err(problem)) = &json {
+                self.problems.broken_json(&problem.reason, name);
+            }
+            let bytes = read(place)?;
+            let caption = text::decode(&bytes)
+                .map_err(|e| Problem::new(DamageKind::NotUtf8, format!("{ending}: {e}")))?;
+            if !is_blank(caption) {
+                return Ok(vec![caption.trim_end_matches(['\r', '\n']).to_string()]);
+            }
+        }
+        if let Some(texts) = under("caption").filter(|_| wanted.is_none()) {
+            return Ok(texts);
+        }
+        let reason = match (wanted, json) {
+            (None, _) if members.txt.is_some() => format!("the {ending} file is empty"),
+            (None, _) if wants_text => format!("the sample has no {ending} file"),
+            (_, Some(Err(problem))) => return Err(problem),
+            (None, None) if members.cls.is_some() => {
+                "the sample has a class (.cls) and no caption: name the file of class names with `classes = \"FILE\"`".into()
+            }
+            (None, None) => "the sample has neither a .txt file nor a .json file".into(),
+            (Some(key), None) => format!("the sample has no .json file with `{key}`"),
+            (wanted, Some(Ok(value))) => {
+                let what = wanted.map_or_else(
+                    || "the sample has no .txt file, and no text under `captions` or `caption`".into(),
+                    |key| format!("the sample has no text under `{key}`"),
+                );
+                let keys = json::describe(&value);
+                format!("{what}; {keys}: name the key of the captions with `caption = \"KEY\"`")
+            }
+        };
+        Err(Problem::new(DamageKind::NoCaption, reason))
+    }
+}
+
+/// Whether a caption is empty or white space.
+pub(super) fn is_blank(caption: &str) -> bool {
+    caption.trim().is_empty()
+}
