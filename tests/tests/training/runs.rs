@@ -156,7 +156,7 @@ fn the_saved_model_holds_the_averaged_weights() {
 fn a_plan_refuses_masks_for_a_tower_without_patches() {
     let plan = |model: &str| {
         let recipe = format!(
-            "name = 'masked'\nstudent.model = '{model}'\nteacher.model = 'ViT-B-32'\nlosses.mfd = 1.0\n\
+            "name = 'masked'\nstudent.model = '{model}'\nteacher = {{ model = 'elsewhere', arch = 'ViT-B-32' }}\nlosses.mfd = 1.0\n\
              train = {{ batch_size = 8, steps = 2 }}\ndata.train = [{{ source = 'emoji' }}]"
         );
         let job = parse(&recipe, &[], "test").unwrap();

@@ -348,7 +348,7 @@ fn classify_takes_folders_patterns_and_files_of_labels() {
         serde_json::from_str::<Vec<String>>(&metadata.metadata().as_ref().unwrap()["names"]).unwrap()
     };
     let [first, second] = ["red/0.png", "red/1.png"].map(|name| format!("{pictures}/{name}"));
-    assert_eq!(embedded(&["--images", &first]), [first.clone()]);
+    assert_eq!(embedded(&["--images", &first]), std::slice::from_ref(&first));
     assert_eq!(embedded(&["--images", &format!("{pictures}/red/*.png")]), [first.clone(), second.clone()]);
     // The shell expands a pattern without quotes.
     assert_eq!(embedded(&["--images", &first, &second]), [first.clone(), second.clone()]);

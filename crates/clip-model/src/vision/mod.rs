@@ -27,7 +27,7 @@ pub(crate) struct ImageTower {
 enum Architecture {
     Vit(vit::VisionTransformer),
     ResNet(resnet::ModifiedResNet),
-    Timm(timm::TimmTower),
+    Timm(Box<timm::TimmTower>),
 }
 
 impl ImageTower {
@@ -43,7 +43,7 @@ impl ImageTower {
                 Architecture::Vit(vit::VisionTransformer::new(path, config, embed_dim, activation)?)
             }
             TowerKind::ResNet => Architecture::ResNet(resnet::ModifiedResNet::new(path, config, embed_dim)?),
-            TowerKind::Timm => Architecture::Timm(timm::TimmTower::new(path, config, embed_dim)?),
+            TowerKind::Timm => Architecture::Timm(Box::new(timm::TimmTower::new(path, config, embed_dim)?)),
         };
         Ok(ImageTower { architecture, image_size: config.image_size })
     }

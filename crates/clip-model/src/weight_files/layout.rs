@@ -153,8 +153,8 @@ fn is_image_tower<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {
     const STARTS: [&str; 4] = ["class_embedding", "attnpool.positional_embedding", "trunk.", "head.proj."];
     let mut own = false;
     // A ViT and the text tower share this name.
-    let of_both = |root: &&str| *root == "transformer.resblocks.";
-    let has_root = |name: &str| ROOTS.iter().any(|root| !of_both(&root) && name.starts_with(root));
+    let of_both = |root: &str| root == "transformer.resblocks.";
+    let has_root = |name: &str| ROOTS.iter().any(|root| !of_both(root) && name.starts_with(root));
     let whole = names.any(|name| {
         own |= STARTS.iter().any(|start| name.starts_with(start));
         has_root(name)

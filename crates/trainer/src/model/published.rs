@@ -158,7 +158,7 @@ pub(super) fn find(name: &str) -> Found {
     let tag = tag.to_ascii_lowercase().replace('-', "_");
     let entries = entries(architecture).collect::<Vec<_>>();
     match entries.iter().find(|[_, known, _]| *known == tag) {
-        Some([_, _, repository]) => Found::Repository(*repository),
+        Some([_, _, repository]) => Found::Repository(repository),
         None if entries.is_empty() => Found::Nothing,
         None => Found::UnknownTag(entries.iter().map(|[_, tag, _]| *tag).collect()),
     }

@@ -177,7 +177,7 @@ enum Model {
     Inverted(inverted::InvertedNet),
     ConvNext(convnext::ConvNext),
     RepVit(repvit::RepVit),
-    FastVit(fastvit::FastVit),
+    FastVit(Box<fastvit::FastVit>),
     EfficientVit(efficientvit::EfficientVit),
     MobileVit(mobilevit::MobileVit),
     Swin(swin::Swin),
@@ -213,7 +213,9 @@ impl TimmTower {
             }
             Trunk::ConvNext(size) => Model::ConvNext(convnext::ConvNext::new(&trunk, size, side, drop_path)?),
             Trunk::RepVit(size) => Model::RepVit(repvit::RepVit::new(&trunk, size, side)?),
-            Trunk::FastVit(size) => Model::FastVit(fastvit::FastVit::new(&trunk, size, side, drop_path)?),
+            Trunk::FastVit(size) => {
+                Model::FastVit(Box::new(fastvit::FastVit::new(&trunk, size, side, drop_path)?))
+            }
             Trunk::EfficientVit(size) => {
                 Model::EfficientVit(efficientvit::EfficientVit::new(&trunk, size, side)?)
             }

@@ -317,7 +317,8 @@ fn names_of_wrappers_and_frameworks_are_removed_at_any_place_and_reported() {
         None => name.to_string(),
     };
     let checkpointed = |name: &str| name.replace("resblocks.0.", "resblocks.0._checkpoint_wrapped_module.");
-    let cases: [(&str, &dyn Fn(&str) -> String, &str); 6] = [
+    type Rename<'a> = &'a dyn Fn(&str) -> String;
+    let cases: [(&str, Rename<'_>, &str); 6] = [
         ("compiled", &compiled, "`_orig_mod.`"),
         ("checkpointed", &checkpointed, "`_checkpoint_wrapped_module.`"),
         ("lightning", &|name| format!("model.{name}"), "`model.`"),

@@ -220,7 +220,7 @@ struct Block {
 #[derive(Debug)]
 enum TokenMixer {
     /// Difference of a depthwise MobileOne block and a norm.
-    Conv { norm: MobileOne, mixer: MobileOne, layer_scale: ChannelScale },
+    Conv { norm: Box<MobileOne>, mixer: Box<MobileOne>, layer_scale: ChannelScale },
     /// Self-attention of all pixels.
     Attention { norm: BatchNorm2d, attention: Attention, layer_scale: ChannelScale, drop_path: DropPath },
 }
@@ -245,8 +245,12 @@ impl Block {
         } else {
             let config = MobileOneConfig::new(ConvConfig::depthwise(width, 3, 1), Activation::Identity);
             TokenMixer::Conv {
-                norm: MobileOne::new(&token_mixer.child("norm"), config.without_convolutions(), side)?,
-                mixer: MobileOne::new(&token_mixer.child("mixer"), config, side)?,
+                norm: Box::new(MobileOne::new(
+                    &token_mixer.child("norm"),
+                    config.without_convolutions(),
+                    side,
+                )?),
+                mixer: Box::new(MobileOne::new(&token_mixer.child("mixer"), config, side)?),
                 layer_scale: ChannelScale::new(&token_mixer.child("layer_scale"), width)?,
             }
         };

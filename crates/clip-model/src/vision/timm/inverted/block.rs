@@ -157,7 +157,7 @@ impl Block {
             xs = project.forward(&xs);
         }
         if let Some(gamma) = &self.layer_scale {
-            xs = xs * gamma.view([1, -1, 1, 1]);
+            xs = gamma.view([1, -1, 1, 1]) * xs;
         }
         match &self.shortcut {
             Some(drop_path) => drop_path.forward(xs) + input,

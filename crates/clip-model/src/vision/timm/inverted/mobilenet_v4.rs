@@ -144,6 +144,6 @@ impl InvertedNet {
         let (stem, blocks, _) = body(path, 32, Relu, &stages, squeeze, side, drop_path)?;
         let conv = ConvConfig::new(HEAD[0], HEAD[1], 1);
         let head = ConvNorm::new(path, ["conv_head", "norm_head"], conv, Relu, 1)?;
-        Ok(InvertedNet { stem, blocks, head: Head::NormAfterPooling(head) })
+        Ok(InvertedNet { stem, blocks, head: Head::MobileNetV4(head) })
     }
 }

@@ -27,12 +27,12 @@ pub(super) struct InvertedNet {
 
 #[derive(Debug)]
 enum Head {
-    /// Convolution, norm and activation before global pooling (EfficientNet).
-    BeforePooling(ConvNorm),
-    /// Convolution with bias and activation after global pooling (MobileNetV3).
-    AfterPooling(Conv2d, Activation),
-    /// Convolution, norm and activation after global pooling (MobileNetV4).
-    NormAfterPooling(ConvNorm),
+    /// Convolution, norm and activation before global pooling.
+    EfficientNet(ConvNorm),
+    /// Convolution with bias and activation after global pooling.
+    MobileNetV3(Conv2d, Activation),
+    /// Convolution, norm and activation after global pooling.
+    MobileNetV4(ConvNorm),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +135,7 @@ impl InvertedNet {
         let (stem, blocks, side) = body(path, 32, Activation::Silu, &stages, squeeze, side, drop_path)?;
         let conv = ConvConfig::new(320, 1280, 1);
         let head = ConvNorm::new(path, ["conv_head", "bn2"], conv, Activation::Silu, side)?;
-        Ok(InvertedNet { stem, blocks, head: Head::BeforePooling(head) })
+        Ok(InvertedNet { stem, blocks, head: Head::EfficientNet(head) })
     }
 
     pub(super) fn mobilenet_v3_small(path: &ParamBuilder<'_>, side: i64, drop_path: f64) -> Result<Self> {
@@ -159,7 +159,7 @@ impl InvertedNet {
         let squeeze = Squeeze::new(true, Relu, Activation::HardSigmoid);
         let (stem, blocks, _) = body(path, 16, HardSwish, &stages, squeeze, side, drop_path)?;
         let head = Conv2d::new(&path.child("conv_head"), ConvConfig::new(576, 1024, 1).with_bias(), 1)?;
-        Ok(InvertedNet { stem, blocks, head: Head::AfterPooling(head, HardSwish) })
+        Ok(InvertedNet { stem, blocks, head: Head::MobileNetV3(head, HardSwish) })
     }
 
     /// Maps images `[batch, 3, size, size]` to features `[batch, features]`.
@@ -169,12 +169,12 @@ impl InvertedNet {
             .iter()
             .fold(self.stem.forward(images), |xs, block| tape.run(xs, |xs| block.forward(xs)));
         match &self.head {
-            Head::BeforePooling(head) => global_average(&head.forward(&xs)),
-            Head::AfterPooling(conv, activation) => {
+            Head::EfficientNet(head) => global_average(&head.forward(&xs)),
+            Head::MobileNetV3(conv, activation) => {
                 let mean = xs.mean_dim([2i64, 3].as_slice(), true, None::<Kind>);
                 activation.forward(conv.forward(&mean)).flatten(1, 3)
             }
-            Head::NormAfterPooling(head) => {
+            Head::MobileNetV4(head) => {
                 head.forward(&xs.mean_dim([2i64, 3].as_slice(), true, None::<Kind>)).flatten(1, 3)
             }
         }
