@@ -218,7 +218,7 @@ fn data_of_each_kind_is_evaluated_without_settings() {
     let (found, _) = evaluated(&[&model, "--data", &data, "--class-names", &place.name("names.txt")]);
     assert_eq!(found["sets"][0]["samples"], 2);
     assert_eq!(found["sets"][0]["per_class"][1]["class"], "red");
-    assert!(failed(&["evaluate", &model, "--data", &data]).contains("`classes`"));
+    assert!(failed(&["evaluate", &model, "--data", &data]).contains("--class-names"));
     // Files that cannot be read name the reason.
     fs::write(place.path("good.tar.gz"), b"\x1F\x8B\x08\0\0\0\0\0").unwrap();
     for (data, words) in [

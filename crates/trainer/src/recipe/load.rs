@@ -245,13 +245,21 @@ fn setting(text: &str, error: &toml::de::Error) -> String {
         let inner = line.trim().strip_prefix('[')?.strip_suffix(']')?;
         Some(inner.trim_start_matches('[').trim_end_matches(']').to_string())
     };
+    let missing = reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
     let mut path = Vec::new();
     match head(line) {
         Some(table) => path.push(table),
         None => {
             path.extend(text[..line_start].lines().rev().find_map(head));
-            path.extend(line.split_once('=').map(|(key, _)| key.trim().to_string()));
+            // An error of a whole table is at its first key, or at the brace of an inline table.
+            let is_inline = text[line_start..start].contains('=');
+            let key = line.split_once('=').filter(|_| missing.is_none() || is_inline);
+            path.extend(key.map(|(key, _)| key.trim().to_string()));
         }
+    }
+    if let Some(key) = missing {
+        path.push(key.to_string());
+        return format!("`{}` is missing", path.join("."));
     }
     if path.is_empty() { reason } else { format!("{}: {reason}", path.join(".")) }
 }
@@ -427,6 +435,13 @@ mod tests {
     #[test]
     fn errors_name_the_invalid_setting() {
         assert!(error("seed = 1", &[]).contains("`name` is missing"));
+        let small = "name = 'small'\nstudent.model = 'ViT-nano-32px'\ndata.train = []\n";
+        let missing = error(&format!("{small}train = {{ batch_size = 8, steps = 3 }}"), &[]);
+        assert!(missing.ends_with("`losses` is missing"), "{missing}");
+        let missing = error(&format!("{small}losses.task = 1.0\ntrain = {{ steps = 3 }}"), &[]);
+        assert!(missing.ends_with("`train.batch_size` is missing"), "{missing}");
+        let missing = error(&format!("{small}losses.task = 1.0\n[train]\nsteps = 3"), &[]);
+        assert!(missing.ends_with("`train.batch_size` is missing"), "{missing}");
         assert!(error(&SMALL.replace("batch_size", "batchsize"), &[]).contains("batchsize"));
         assert!(error(SMALL, &["losses.task=0"]).contains("no loss"));
         assert!(error(SMALL, &["losses.crd=1"]).contains("needs a [teacher]"));
