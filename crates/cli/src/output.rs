@@ -5,10 +5,9 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
-/// Sends log lines to standard error: warnings and the progress of runs, or more with `--verbose` or `RUST_LOG`.
+/// Sends log lines to standard error: warnings, the progress of runs, what data leaves out or infers, or more with `--verbose` or `RUST_LOG`.
 pub(crate) fn set_up(verbose: bool) {
-    let level =
-        if verbose { "info" } else { "warn,trainer=info,data_pipeline::sources::clip_benchmark=info" };
+    let level = if verbose { "info" } else { "warn,trainer=info,data_pipeline=info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     log.without_time().with_ansi(io::stderr().is_terminal()).init();

@@ -172,7 +172,7 @@ fn a_text_tower_with_fewer_ids_than_clips_tokenizer_needs_another_one() {
     folder::save(place.path("few"), &model, &PreprocessConfig::default()).unwrap();
     for to in ["huggingface", "open-clip"] {
         let said = failed(&["convert", &place.name("few"), "--to", to, &place.name("out")]);
-        assert!(said.contains("49408 ids") && said.contains("only 30"), "{said}");
+        assert!(said.contains("49408 ids") && said.contains("30 ids"), "{said}");
         assert!(!place.path("out").exists());
     }
     // Weights alone need no tokenizer.
