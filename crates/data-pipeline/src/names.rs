@@ -129,12 +129,16 @@ fn prompts_of(json: &Value) -> Result<Prompts, String> {
         other => Ok::<_, String>(vec![braces(&text_of(other, of)?)]),
     };
     match json {
+        Value::Array(list) if list.is_empty() => Err("the list has no prompt".into()),
         Value::Array(_) => Ok(Prompts::Templates(texts(json, "the list")?)),
         Value::Object(object) => {
             if let (1, Some(inner)) = (object.len(), object.values().next()) {
                 // The name of a data set around its templates or prompts.
                 let is_templates = |list: &Vec<Value>| {
-                    list.iter().all(|entry| entry.as_str().is_some_and(|text| braces(text).contains("{}")))
+                    !list.is_empty()
+                        && list
+                            .iter()
+                            .all(|entry| entry.as_str().is_some_and(|text| braces(text).contains("{}")))
                 };
                 if inner.is_object() || inner.as_array().is_some_and(is_templates) {
                     return prompts_of(inner);
@@ -229,6 +233,7 @@ mod tests {
         assert_eq!(prompts("a.json", r#"{"pets": {"cat": ["a cat", "a {}"], "dog": ["a dog"]}}"#), own);
         for (text, part) in [
             (r#"{"cat": []}"#, "no prompt"),
+            ("[]", "no prompt"),
             (r#"{"cat": [1], "dog": ["x"]}"#, "not a text"),
             ("5", "neither a list"),
         ] {

@@ -96,11 +96,12 @@ pub struct FailedRun {
 /// use std::sync::atomic::AtomicBool;
 ///
 /// use experiments::{Cell, Ended, Limits, Runner, Sweep, run_cells};
+/// use trainer::recipe::DeviceSetting;
 ///
 /// struct Printer;
 ///
 /// impl Runner for Printer {
-///     fn run(&self, cell: &Cell, _: Option<&str>, _: &AtomicBool) -> experiments::Result<Ended> {
+///     fn run(&self, cell: &Cell, _: Option<DeviceSetting>, _: &AtomicBool) -> experiments::Result<Ended> {
 ///         println!("{}", cell.folder.display());
 ///         Ok(Ended::Finished)
 ///     }

@@ -81,7 +81,7 @@ impl Templates {
     /// Returns the templates.
     ///
     /// # Errors
-    /// [`Error::Eval`] if a name is not built in, if a template has no `{}`, or for prompts per class.
+    /// [`crate::Error::Eval`] if a name is not built in, if a template has no `{}`, or for prompts per class.
     pub fn texts(&self) -> Result<Vec<String>> {
         let texts = match self {
             Templates::Named(name) => zeroshot_eval::prompts::templates(name)?,
@@ -98,7 +98,7 @@ impl Templates {
     /// Checks the templates as far as they do not depend on the data set.
     ///
     /// # Errors
-    /// [`Error::Eval`] if a name is not built in, or if a template has no `{}`.
+    /// [`crate::Error::Eval`] if a name is not built in, or if a template has no `{}`.
     pub fn check(&self) -> Result<()> {
         match self {
             Templates::Named(name) if name == DATASET_TEMPLATES => Ok(()),
@@ -110,7 +110,7 @@ impl Templates {
     /// Returns the prompts of each class. `own` are the templates that the data set comes with.
     ///
     /// # Errors
-    /// The errors of [`Templates::check`]; [`Error::Eval`] if the data set has no templates, or a class no prompts.
+    /// The errors of [`Templates::check`]; [`crate::Error::Eval`] if the data set has no templates, or a class no prompts.
     pub fn prompts(&self, classes: &[String], own: Option<&[String]>) -> Result<Vec<Vec<String>>> {
         let fail = |reason: String| Err(zeroshot_eval::Error::Input(reason).into());
         if let Templates::PerClass(table) = self {

@@ -137,7 +137,7 @@ fn wrappers_are_removed_at_any_depth_and_named() {
         ("visual._fsdp_wrapped_module.proj", "visual.proj", "_fsdp_wrapped_module."),
         ("model.visual.proj", "visual.proj", "model."),
         ("clip.token_embedding.weight", "token_embedding.weight", "clip."),
-        ("model.clip.logit_scale", "logit_scale", "clip."),
+        ("model.clip.logit_scale", "logit_scale", "model.clip."),
         ("net._orig_mod.text.ln_final.bias", "text.ln_final.bias", "net."),
         ("model.student.module.visual.proj", "visual.proj", "student."),
         ("_forward_module.model.visual.proj", "visual.proj", "model."),
