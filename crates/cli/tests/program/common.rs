@@ -12,10 +12,10 @@ pub(crate) fn clip_distill(args: &[&str]) -> Output {
 }
 
 /// Returns a command of the program. With the spin time in its environment, the program does not restart itself, which
-/// would load libtorch twice.
+/// would load libtorch twice. One thread is enough, because the tests themselves run in parallel.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clip-distill"));
-    command.env("GOMP_SPINCOUNT", "20000").stdin(Stdio::null());
+    command.env("GOMP_SPINCOUNT", "20000").env("OMP_NUM_THREADS", "1").stdin(Stdio::null());
     command
 }
 
