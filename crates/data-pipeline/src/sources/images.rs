@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::sample::{RawImage, RawSample};
 use crate::sources::Source;
+use crate::sources::paths::{expand_wildcards, has_wildcard};
 use crate::sources::walk::{Unread, Walk};
 use crate::{DamageKind, Error, Result};
 
@@ -73,14 +74,8 @@ fn list(path: &Path) -> Result<Vec<PathBuf>> {
 
 /// Returns the paths that match a pattern, sorted; `None` for a path that exists or is not a pattern.
 fn expand(path: &Path) -> Result<Option<Vec<PathBuf>>> {
-    let Some(text) = path.to_str().filter(|text| text.contains(['*', '?', '[']) && !path.exists()) else {
-        return Ok(None);
-    };
-    let matches =
-        glob::glob(text).map_err(|e| Error::setting("images", format!("`{text}` is not a pattern: {e}")))?;
-    let paths =
-        matches.map(|found| found.map_err(|e| Error::io(e.path(), std::io::Error::from(e.error().kind()))));
-    paths.collect::<Result<Vec<_>>>().map(Some)
+    let is_pattern = has_wildcard(path) && !path.exists();
+    is_pattern.then(|| expand_wildcards("images", path)).transpose()
 }
 
 impl Source for Images {

@@ -175,29 +175,7 @@ impl Files {
 
     /// Lists the files that match a pattern, sorted by name within each folder.
     fn matching(&self, pattern: &Path) -> Result<Vec<PathBuf>> {
-        let mut found = vec![PathBuf::new()];
-        for part in pattern.components() {
-            let name = part.as_os_str().to_string_lossy();
-            if name == "**" {
-                let reason =
-                    format!("`{}`: `**` is not supported; write one `*` for each folder", pattern.display());
-                return Err(Error::setting(self.setting, reason));
-            }
-            if !name.contains(['*', '?']) {
-                found.iter_mut().for_each(|path| path.push(part));
-                continue;
-            }
-            let mut next = Vec::new();
-            for folder in found.iter().filter(|path| path.is_dir() || path.as_os_str().is_empty()) {
-                let list = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-                let matches = sorted(list)?.into_iter().filter_map(|path| {
-                    let file = path.file_name()?;
-                    matches_wildcards(&name, &file.to_string_lossy()).then(|| folder.join(file))
-                });
-                next.extend(matches);
-            }
-            found = next;
-        }
+        let mut found = expand_wildcards(self.setting, pattern)?;
         found.retain(|path| path.is_file());
         if found.is_empty() {
             let reason = format!("the pattern `{}` matches no file", pattern.display());
@@ -205,6 +183,38 @@ impl Files {
         }
         Ok(found)
     }
+}
+
+/// Lists the files and folders that match a pattern with `*` and `?`, sorted by name within each folder.
+///
+/// # Errors
+/// [`Error::Setting`] for `**`, [`Error::Io`] if a folder cannot be read.
+pub(super) fn expand_wildcards(setting: &'static str, pattern: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = vec![PathBuf::new()];
+    for part in pattern.components() {
+        let name = part.as_os_str().to_string_lossy();
+        if name == "**" {
+            let reason =
+                format!("`{}`: `**` is not supported; write one `*` for each folder", pattern.display());
+            return Err(Error::setting(setting, reason));
+        }
+        if !name.contains(['*', '?']) {
+            found.iter_mut().for_each(|path| path.push(part));
+            continue;
+        }
+        let mut next = Vec::new();
+        for folder in found.iter().filter(|path| path.is_dir() || path.as_os_str().is_empty()) {
+            let list = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            let matches = sorted(list)?.into_iter().filter_map(|path| {
+                let file = path.file_name()?;
+                matches_wildcards(&name, &file.to_string_lossy()).then(|| folder.join(file))
+            });
+            next.extend(matches);
+        }
+        found = next;
+    }
+    found.retain(|path| path.exists());
+    Ok(found)
 }
 
 /// The source for data that is not in files with this extension.
@@ -217,7 +227,7 @@ fn other_source(extension: &str) -> &'static str {
     }
 }
 
-fn has_wildcard(path: &Path) -> bool {
+pub(super) fn has_wildcard(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().iter().any(|byte| matches!(byte, b'*' | b'?'))
 }
 
