@@ -143,7 +143,8 @@ pub(crate) fn name_hash(seed: u64, name: &str) -> u64 {
 }
 
 /// Seeds torch's global generator and runs `draw` while no other call of this function can draw from it. Two models
-/// that are created at the same time in one process therefore get the same weights as either would alone.
+/// that are created at the same time in one process therefore get the same weights as either would alone. Code that
+/// draws from the generator outside this function can still disturb them.
 pub fn seeded<T>(seed: u64, draw: impl FnOnce() -> T) -> T {
     static GENERATOR: Mutex<()> = Mutex::new(());
     let _turn = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);

@@ -342,6 +342,7 @@ fn decays(name: &str, parameter: &Tensor) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clip_model::seeded;
     use tch::Kind;
 
     #[test]
@@ -367,12 +368,13 @@ mod tests {
 
     #[test]
     fn updates_in_blocks_equal_whole_updates() {
-        tch::manual_seed(5);
         let config = OptimizerConfig { weight_decay: 0.1, ..Default::default() };
         // The block size is not a multiple of the row length 7, and the last block is incomplete.
         let rows = 2 * BLOCK / 7 + 100;
-        let start = Tensor::randn([rows, 7], (Kind::Float, Device::Cpu));
-        let factors = Tensor::randn([7, rows], (Kind::Float, Device::Cpu));
+        let (start, factors) = seeded(5, || {
+            let start = Tensor::randn([rows, 7], (Kind::Float, Device::Cpu));
+            (start, Tensor::randn([7, rows], (Kind::Float, Device::Cpu)))
+        });
         let train = |parts: Vec<Tensor>, factors: Vec<Tensor>| {
             let parts = parts.into_iter().map(|part| part.copy().set_requires_grad(true)).collect::<Vec<_>>();
             let named =
@@ -406,11 +408,13 @@ mod tests {
 
     #[test]
     fn fused_updates_agree_with_separate_updates() {
-        tch::manual_seed(6);
         let config = OptimizerConfig { weight_decay: 0.1, clip_norm: 0.5, ..Default::default() };
-        let start = [vec![3, 5], vec![5], vec![4, 2], vec![]]
-            .map(|size| Tensor::randn(size, (Kind::Float, Device::Cpu)));
-        let factors = start.each_ref().map(|part| part.randn_like());
+        let shapes = [vec![3, 5], vec![5], vec![4, 2], vec![]];
+        let (start, factors) = seeded(6, || {
+            let start = shapes.map(|shape| Tensor::randn(shape, (Kind::Float, Device::Cpu)));
+            let factors = start.each_ref().map(Tensor::randn_like);
+            (start, factors)
+        });
         let train = |fused: bool| {
             let parts = start.each_ref().map(|part| part.copy().set_requires_grad(true));
             let named =

@@ -77,7 +77,7 @@ proptest! {
 
 #[test]
 fn siglip_converts_to_timms_and_open_clips_names() {
-    let f = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+    let f = |shape: &[i64]| crate::seeded(3, || Tensor::randn(shape, (Kind::Float, Device::Cpu)));
     let mut theirs = vec![
         ("logit_scale".to_string(), f(&[1])),
         ("logit_bias".to_string(), f(&[1])),
@@ -361,7 +361,7 @@ fn files_of_one_tower_open_and_encode_with_it_alone() {
     };
     let is_image = |name: &str| name.starts_with("visual.");
     let whole = Clip::new(&config, Device::Cpu, 7).unwrap();
-    let images = Tensor::randn([1, 3, 32, 32], (Kind::Float, Device::Cpu));
+    let images = crate::seeded(5, || Tensor::randn([1, 3, 32, 32], (Kind::Float, Device::Cpu)));
     let tokens = Tensor::from_slice(&[1i64, 5, 19, 0, 0, 0]).unsqueeze(0);
     for path in [
         write("image.safetensors", &|name| is_image(name).then(|| name.to_string())),
