@@ -1,7 +1,6 @@
 //! `cargo xtask bench`: sweeps that compare methods, and micro-benchmarks of the hot paths.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -54,16 +53,10 @@ fn list() -> Result<()> {
 }
 
 fn sweep(args: Vec<String>) -> Result<()> {
-    let libtorch = setup::run(false)?;
-    let caller = std::env::current_dir().context("the current folder is gone: change to another one")?;
+    let caller = train::caller()?;
     let args = train::from_root(args, &caller, &VALUED, DEFAULT_SWEEP);
-    say("building clip-distill");
-    let mut sweep = Command::new(program::build()?);
-    sweep.arg("sweep").args(&args).current_dir(root());
     train::say_where(&caller);
-    // The program replaces this process, so it receives signals directly.
-    let error = std::os::unix::process::CommandExt::exec(with_libtorch(&mut sweep, &libtorch)?);
-    Err(error).context("cannot start clip-distill")
+    program::become_program("sweep", &args, &root())
 }
 
 fn micro(filters: &[String]) -> Result<()> {

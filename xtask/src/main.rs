@@ -4,7 +4,6 @@ mod bench;
 mod check;
 mod disk;
 mod doctor;
-mod download;
 mod install;
 mod program;
 mod python;
@@ -36,8 +35,8 @@ enum Command {
     /// The paths of the recipe and of --out are relative to the current folder. Paths inside the recipe, paths in
     /// --set and the default output folder are relative to the workspace.
     Train(Forwarded),
-    /// Download a data set of `datasets/`, or resume its download, and verify its checksums.
-    Download(Download),
+    /// Set up, build and download a data set of `datasets/` (`download NAME`); without a name, list all.
+    Download(Forwarded),
     /// Set up and run all tests of the workspace, or the tests against Python's packages (--python).
     Test(Test),
     /// Set up and check format, repository rules, lints and documentation.
@@ -57,15 +56,6 @@ struct Setup {
     /// Install libtorch with CUDA (a download of about 3 GB, 9 GB on disk).
     #[arg(long)]
     cuda: bool,
-}
-
-#[derive(Debug, Args)]
-struct Download {
-    /// Name of a manifest in `datasets/`; lists all of them if omitted.
-    name: Option<String>,
-    /// Output folder, in which the data set gets a subfolder with its name.
-    #[arg(long, default_value = "data")]
-    to: std::path::PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -89,7 +79,9 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup(args) => setup::run(args.cuda).map(|_| ()),
         Command::Train(args) => train::run(args.rest),
-        Command::Download(args) => download::run(args.name.as_deref(), &args.to),
+        Command::Download(args) => {
+            train::caller().and_then(|folder| program::become_program("download", &args.rest, &folder))
+        }
         Command::Test(args) if args.python => python::run(&args.rest),
         Command::Test(args) => check::test(&args.rest),
         Command::Check => check::run(),

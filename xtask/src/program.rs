@@ -12,29 +12,17 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::shell::{cargo, describe, root};
+use crate::setup;
+use crate::shell::{cargo, describe, root, say};
 
 /// Environment variable of the dynamic loader's search path.
 pub(crate) const SEARCH_PATH: &str =
     if cfg!(target_os = "macos") { "DYLD_FALLBACK_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
 
-/// Allocator settings on Linux. Each training step allocates its activations anew. By default the C library returns
-/// large blocks to the kernel, which clears them again for the next step. These settings keep the memory, in huge pages
-/// if the kernel grants them on request.
-const MEMORY: [(&str, &str); 4] = [
-    ("THP_MEM_ALLOC_ENABLE", "1"),
-    ("MALLOC_MMAP_MAX_", "0"),
-    ("MALLOC_TRIM_THRESHOLD_", "8589934592"),
-    ("MALLOC_TOP_PAD_", "268435456"),
-];
-
-/// Adds libtorch to the library path of a command, and the allocator settings that the user has not set.
+/// Adds libtorch to the library path of a command.
 pub(crate) fn with_libtorch<'a>(command: &'a mut Command, libtorch: &Path) -> Result<&'a mut Command> {
     let libraries = libtorch.canonicalize().context("libtorch was moved or removed")?.join("lib");
     let path = search_path(&libraries, env::var_os(SEARCH_PATH).as_deref())?;
-    if cfg!(target_os = "linux") {
-        command.envs(MEMORY.into_iter().filter(|(name, _)| env::var_os(name).is_none()));
-    }
     Ok(command.env(SEARCH_PATH, path))
 }
 
@@ -57,8 +45,19 @@ fn search_path(libraries: &Path, current: Option<&OsStr>) -> Result<OsString> {
 }
 
 /// Builds `clip-distill`; the program has to be started through [`with_libtorch`].
-pub(crate) fn build() -> Result<PathBuf> {
+fn build() -> Result<PathBuf> {
     build_with(&mut cargo(&["build", "--package", "clip-distill", "--bin", "clip-distill", MESSAGES]))
+}
+
+/// Sets up libtorch, builds `clip-distill` and replaces this process by it, so that it receives signals directly. The
+/// program runs in `folder`.
+pub(crate) fn become_program(command: &str, args: &[String], folder: &Path) -> Result<()> {
+    let libtorch = setup::run(false)?;
+    say("building clip-distill");
+    let mut program = Command::new(build()?);
+    program.arg(command).args(args).current_dir(folder);
+    let error = std::os::unix::process::CommandExt::exec(with_libtorch(&mut program, &libtorch)?);
+    Err(error).context("cannot start clip-distill")
 }
 
 /// Builds `clip-distill` with the absolute path of libtorch as run path, so that it runs from any folder.

@@ -1,11 +1,11 @@
 //! `cargo xtask train`: setup, build and all runs of a recipe.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::program;
 use crate::shell::{root, say};
-use crate::{program, setup};
 
 /// The default recipe.
 const QUICKSTART: &str = "configs/recipes/quickstart.toml";
@@ -15,16 +15,15 @@ const VALUED: [&str; 3] = ["--set", OUT, "--stop-after"];
 const OUT: &str = "--out";
 
 pub(crate) fn run(args: Vec<String>) -> Result<()> {
-    let libtorch = setup::run(false)?;
-    let caller = std::env::current_dir().context("the current folder is gone: change to another one")?;
+    let caller = caller()?;
     let args = from_root(args, &caller, &VALUED, QUICKSTART);
-    say("building clip-distill");
-    let mut train = std::process::Command::new(program::build()?);
-    train.arg("train").args(&args).current_dir(root());
     say_where(&caller);
-    // The program replaces this process, so it receives signals directly.
-    let error = std::os::unix::process::CommandExt::exec(program::with_libtorch(&mut train, &libtorch)?);
-    Err(error).context("cannot start clip-distill")
+    program::become_program("train", &args, &root())
+}
+
+/// Returns the current folder.
+pub(crate) fn caller() -> Result<PathBuf> {
+    std::env::current_dir().context("the current folder is gone: change to another one")
 }
 
 /// Prints that paths are relative to the root, if the caller is in another folder.

@@ -158,6 +158,7 @@ pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, 
     };
     let mut set = EvalSet::new(name, task, found.source);
     set.class_names = class_names;
+    set.exif_orientation = args.orientation.exif_orientation;
     if let Some(prompts) = prompts {
         set.templates = prompts;
     }

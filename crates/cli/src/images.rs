@@ -6,8 +6,9 @@ use std::sync::Arc;
 use data_pipeline::evaluation::{EvalBatch, EvalBatches};
 use data_pipeline::image::Preprocess;
 use data_pipeline::policy::ErrorPolicy;
-use data_pipeline::sources::{Images, Source};
+use data_pipeline::sources::{Images, Source, Upright};
 
+use crate::args::Orientation;
 use crate::output;
 
 /// Reads the images of files, folders and patterns in batches, and passes each batch to `process`. Damaged images are left
@@ -20,9 +21,13 @@ pub(crate) fn in_batches(
     preprocess: &Preprocess,
     batch: usize,
     policy: Option<ErrorPolicy>,
+    orientation: &Orientation,
     mut process: impl FnMut(EvalBatch, usize) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let source: Arc<dyn Source> = Arc::new(Images::open_all(paths)?);
+    let mut source: Arc<dyn Source> = Arc::new(Images::open_all(paths)?);
+    if orientation.exif_orientation {
+        source = Arc::new(Upright::new(source));
+    }
     let total = source.len();
     let mut batches =
         EvalBatches::with_policy(source, preprocess.clone(), batch, policy.unwrap_or_default())?;

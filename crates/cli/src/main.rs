@@ -7,12 +7,12 @@ mod commands;
 mod data;
 mod destination;
 mod embeddings;
+mod environment;
 mod exit;
 mod images;
 mod output;
 mod processes;
 mod signals;
-mod spin;
 
 use std::process::ExitCode;
 
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     output::set_up(args.verbose);
     if args.command.runs_long() {
         // This loads libtorch a second time, which takes some tenths of a second.
-        spin::shorten();
+        environment::set_up();
     }
     if args.command.uses_gpu() {
         // This must precede the first use of libtorch. Loading CUDA's libraries takes about a second, so no other

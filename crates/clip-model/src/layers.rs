@@ -165,7 +165,7 @@ impl DropPath {
             return xs;
         }
         let batch = xs.size()[0];
-        let mask = keep_mask(&self.mode, self.layer, batch as usize, self.rate);
+        let mask = keep_mask(&self.mode, self.layer, [batch as usize, 1], self.rate);
         let mut shape = vec![1; xs.dim()];
         shape[0] = batch;
         let mask = mask.to_device(xs.device()).to_kind(xs.kind()).view(shape.as_slice());
@@ -193,17 +193,18 @@ impl Dropout {
         if self.rate == 0.0 || !self.mode.is_training() {
             return xs;
         }
-        let mask = keep_mask(&self.mode, self.layer, xs.numel(), self.rate);
+        let rows = xs.size()[0] as usize;
+        let mask = keep_mask(&self.mode, self.layer, [rows, xs.numel() / rows.max(1)], self.rate);
         let mask = mask.to_device(xs.device()).to_kind(xs.kind()).view(xs.size().as_slice());
         xs * mask
     }
 }
 
-/// Returns `count` factors: 0 with probability `rate`, `1 / (1 - rate)` otherwise.
-fn keep_mask(mode: &Mode, layer: u64, count: usize, rate: f64) -> Tensor {
+/// Returns `per_row` factors for each row: 0 with probability `rate`, `1 / (1 - rate)` otherwise.
+fn keep_mask(mode: &Mode, layer: u64, [rows, per_row]: [usize; 2], rate: f64) -> Tensor {
     let keep = 1.0 / (1.0 - rate);
     let mask = mode
-        .uniform(layer, count)
+        .uniform_rows(layer, rows, per_row)
         .into_iter()
         .map(|draw| if f64::from(draw) < rate { 0.0 } else { keep as f32 })
         .collect::<Vec<_>>();

@@ -66,18 +66,26 @@ struct State {
     recomputing: AtomicBool,
     low_precision: AtomicBool,
     seed: AtomicU64,
+    first_row: AtomicU64,
 }
 
 impl Mode {
     /// Switches to training mode, with the seed of the next forward pass.
     pub fn train(&self, seed: u64) {
         self.0.seed.store(seed, Ordering::Relaxed);
+        self.set_first_row(0);
         self.0.training.store(true, Ordering::Relaxed);
     }
 
     /// Switches to evaluation mode: nothing is dropped, and BatchNorm uses its running statistics.
     pub fn eval(&self) {
         self.0.training.store(false, Ordering::Relaxed);
+    }
+
+    /// Sets the row of the batch at which the following passes start, if each encodes only some rows. Chunks of a batch
+    /// then drop the same elements as a pass over the whole batch. [`Mode::train`] resets it to 0.
+    pub fn set_first_row(&self, row: u64) {
+        self.0.first_row.store(row, Ordering::Relaxed);
     }
 
     /// Sets the precision of the following passes; a new model uses float32.
@@ -94,8 +102,9 @@ impl Mode {
         }
     }
 
-    /// Runs `f` in training mode with the last seed, to repeat an earlier pass.
-    pub(crate) fn recompute<T>(&self, f: impl FnOnce() -> T) -> T {
+    /// Runs `f` in training mode with the last seed, to repeat an earlier pass. Running statistics of BatchNorm are not
+    /// updated again.
+    pub fn recompute<T>(&self, f: impl FnOnce() -> T) -> T {
         let training = self.0.training.swap(true, Ordering::Relaxed);
         self.0.recomputing.store(true, Ordering::Relaxed);
         let result = f();
@@ -116,9 +125,21 @@ impl Mode {
 
     /// Returns `count` uniform random numbers in 0..1 for a layer and the current pass.
     pub fn uniform(&self, layer: u64, count: usize) -> Vec<f32> {
+        self.draw(layer, 0, count)
+    }
+
+    /// Returns `per_row` uniform random numbers in 0..1 for each of `rows` rows of the batch, for a layer and the current
+    /// pass.
+    pub fn uniform_rows(&self, layer: u64, rows: usize, per_row: usize) -> Vec<f32> {
+        let first = self.0.first_row.load(Ordering::Relaxed);
+        self.draw(layer, first * per_row as u64, rows * per_row)
+    }
+
+    /// Returns the numbers `first..first + count` of a layer.
+    fn draw(&self, layer: u64, first: u64, count: usize) -> Vec<f32> {
         let seed = self.0.seed.load(Ordering::Relaxed);
         let start = finalize(seed.wrapping_mul(GOLDEN_GAMMA) ^ layer);
-        (0..count as u64)
+        (first..first + count as u64)
             .map(|index| {
                 let bits = finalize(start.wrapping_add(GOLDEN_GAMMA.wrapping_mul(index + 1)));
                 // An f32 below 1 has 24 bits.
@@ -170,5 +191,17 @@ mod tests {
         assert!(first.iter().all(|x| (0.0..1.0).contains(x)));
         let mean = first.iter().sum::<f32>() / 4000.0;
         assert!((0.48..0.52).contains(&mean), "{mean}");
+    }
+
+    #[test]
+    fn chunks_of_rows_draw_the_numbers_of_the_whole_batch() {
+        let mode = Mode::default();
+        mode.train(7);
+        let whole = mode.uniform_rows(1, 5, 3);
+        assert_eq!(whole, mode.uniform(1, 15));
+        mode.set_first_row(2);
+        assert_eq!(mode.uniform_rows(1, 3, 3), whole[6..]);
+        mode.train(7);
+        assert_eq!(mode.uniform_rows(1, 2, 3), whole[..6]);
     }
 }

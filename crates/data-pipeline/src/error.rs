@@ -216,6 +216,8 @@ pub enum FileFormat {
     ClipBenchmark,
     /// Class list or prompts in JSON.
     Names,
+    /// List of class names, one per line.
+    ClassNames,
     /// Manifest of a data set.
     Manifest,
     /// Gzipped tar.
@@ -239,6 +241,7 @@ impl fmt::Display for FileFormat {
             FileFormat::Shard => "tar shard",
             FileFormat::Parquet => "Parquet file",
             FileFormat::ClassTable => "class table",
+            FileFormat::ClassNames => "list of class names",
             FileFormat::LabelList => "list of labels",
             FileFormat::Karpathy => "Karpathy split",
             FileFormat::Cifar => "CIFAR binary archive",

@@ -131,10 +131,18 @@ impl Manifest {
     /// [`Error::Io`] if the file is missing, [`Error::Format`] with the malformed line.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = text::read(path)?;
+        Manifest::parse(&text::read(path)?, path)
+    }
+
+    /// Parses the content of a manifest; errors name `path`.
+    ///
+    /// # Errors
+    /// [`Error::Format`] with the malformed line.
+    pub fn parse(text: &str, path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let format =
             |reason: String| Error::Format { path: path.into(), format: FileFormat::Manifest, reason };
-        let manifest: Manifest = toml::from_str(&text).map_err(|e| format(e.to_string()))?;
+        let manifest: Manifest = toml::from_str(text).map_err(|e| format(e.to_string()))?;
         if manifest.files.is_empty() == manifest.manual.is_none() {
             return Err(format("it needs either [[files]] or `manual`".into()));
         }

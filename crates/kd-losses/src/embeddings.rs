@@ -46,6 +46,27 @@ impl Embeddings {
         Embeddings { image: normalize(&self.image), text: normalize(&self.text) }
     }
 
+    /// Applies `f` to the embeddings of each modality; it must keep their shapes equal.
+    #[must_use]
+    pub fn map(&self, f: impl Fn(&Tensor) -> Tensor) -> Self {
+        Embeddings { image: f(&self.image), text: f(&self.text) }
+    }
+
+    /// Returns the pairs `start..start + count`.
+    #[must_use]
+    pub fn narrow(&self, start: i64, count: i64) -> Self {
+        self.map(|rows| rows.narrow(0, start, count))
+    }
+
+    /// Joins the pairs of several batches.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] if the widths differ or memory runs out.
+    pub fn cat<'a>(batches: impl Iterator<Item = &'a Embeddings>) -> Result<Self> {
+        let (images, texts): (Vec<_>, Vec<_>) = batches.map(|pairs| (&pairs.image, &pairs.text)).unzip();
+        Embeddings::new(Tensor::f_cat(&images, 0)?, Tensor::f_cat(&texts, 0)?)
+    }
+
     /// Returns the number of pairs.
     pub fn rows(&self) -> i64 {
         self.image.size()[0]

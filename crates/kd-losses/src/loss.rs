@@ -21,6 +21,7 @@ struct Entry {
     settings: Kind,
     inputs: &'static [Input],
     parts: &'static [Part],
+    by_rows: bool,
 }
 
 /// The function that computes a loss.
@@ -44,7 +45,7 @@ enum Input {
 
 impl Entry {
     const fn new(name: &'static str, summary: &'static str, source: &'static str, value: Value) -> Self {
-        Entry { name, summary, source, value, settings: Kind::Plain, inputs: &[], parts: &[] }
+        Entry { name, summary, source, value, settings: Kind::Plain, inputs: &[], parts: &[], by_rows: false }
     }
 
     const fn student(
@@ -69,6 +70,12 @@ impl Entry {
     /// Learned parts of the loss.
     const fn learns(mut self, parts: &'static [Part]) -> Self {
         self.parts = parts;
+        self
+    }
+
+    /// Marks a loss that is a mean over the rows of the batch.
+    const fn by_rows(mut self) -> Self {
+        self.by_rows = true;
         self
     }
 
@@ -110,22 +117,22 @@ const THIS_PROJECT: &str = "this project";
 registry! {
     /// CLIP's contrastive loss; needs no teacher.
     Task = Entry::student("task", "cross-entropy of image-text logits, both directions", "CLIP (Radford et al. 2021)",
-        |student, _| student.task());
+        |student, _| student.task()).by_rows();
     /// SigLIP's pairwise sigmoid loss; needs no teacher.
     Siglip = Entry::student("siglip", "pairwise sigmoid of image-text logits", "SigLIP (Zhai et al. 2023)",
-        |student, parts| student.siglip(parts)).learns(&[Part::LogitBias]);
+        |student, parts| student.siglip(parts)).learns(&[Part::LogitBias]).by_rows();
     /// Hinton's soft targets on the logits of a zero-shot classifier.
     Hinton = Entry::pair("hinton", "KL of zero-shot class logits at a temperature", "Hinton et al. 2015",
-        |pair, settings| pair.hinton(settings)).reads(&[Input::Classes]).has(Kind::Hinton);
+        |pair, settings| pair.hinton(settings)).reads(&[Input::Classes]).has(Kind::Hinton).by_rows();
     /// CLIP-KD's contrastive relational distillation.
     Crd = Entry::pair("crd", "KL of image-text similarity distributions", CLIP_KD,
-        |pair, _| relation::crd(pair.student_logits()?, pair.teacher_logits()?));
+        |pair, _| relation::crd(pair.student_logits()?, pair.teacher_logits()?)).by_rows();
     /// CLIP-KD's feature distillation.
     Fd = Entry::pair("fd", "squared distance of unit embeddings", CLIP_KD,
-        |pair, _| feature::fd(pair.projected(), pair.teacher())).learns(&[Part::Projections]);
+        |pair, _| feature::fd(pair.projected(), pair.teacher())).learns(&[Part::Projections]).by_rows();
     /// CLIP-KD's masked feature distillation.
     Mfd = Entry::pair("mfd", "fd with most of the student's patches left out", CLIP_KD,
-        |pair, _| pair.mfd()).learns(&[Part::Projections]).has(Kind::Mfd);
+        |pair, _| pair.mfd()).learns(&[Part::Projections]).has(Kind::Mfd).by_rows();
     /// CLIP-KD's gradient distillation.
     Gd = Entry::pair("gd", "squared distance of contrastive gradients", CLIP_KD,
         |pair, _| gradient::gd(pair.projected(), pair.student_scale(), pair.teacher(), pair.teacher_scale()))
@@ -133,23 +140,23 @@ registry! {
     /// CLIP-KD's interactive contrastive learning.
     Icl = Entry::pair("icl", "contrastive loss of student images and teacher texts, and the reverse", CLIP_KD,
         |pair, _| interactive::icl(pair.cross_logits()?, pair.targets()))
-        .learns(&[Part::Projections, Part::CrossScale]);
+        .learns(&[Part::Projections, Part::CrossScale]).by_rows();
     /// CLIP-KD's augmented feature distillation.
     Afd = Entry::pair("afd", "contrastive loss of fused student and teacher embeddings", CLIP_KD,
         |pair, _| pair.afd()).learns(&[Part::Projections, Part::Fusion]);
     /// Soft targets on the logits between the models, from CLIP-KD's published code.
     CrossKd = Entry::pair("cross-kd", "KL of the teacher's similarities to the student-teacher similarities", "CLIP-KD, published code",
         |pair, _| interactive::cross_kd(pair.cross_logits()?, pair.teacher_logits()?))
-        .learns(&[Part::Projections, Part::CrossScale]);
+        .learns(&[Part::Projections, Part::CrossScale]).by_rows();
     /// TinyCLIP's affinity mimicking.
     Affinity = Entry::pair("affinity", "soft cross-entropy of image-text similarities", "TinyCLIP (Wu et al. 2023)",
-        |pair, _| relation::affinity(pair.student_logits()?, pair.teacher_logits()?));
+        |pair, _| relation::affinity(pair.student_logits()?, pair.teacher_logits()?)).by_rows();
     /// DCLIP's cosine distance of embeddings.
     Cosine = Entry::pair("cosine", "1 - cosine of embeddings", "DCLIP",
-        |pair, _| feature::cosine(pair.projected(), pair.teacher())).learns(&[Part::Projections]);
+        |pair, _| feature::cosine(pair.projected(), pair.teacher())).learns(&[Part::Projections]).by_rows();
     /// The patch tokens of the two ViTs.
     PatchTokens = Entry::pair("patch-tokens", "squared distance of unit patch tokens of the ViTs", FITNETS,
-        |pair, _| pair.patch_tokens()).reads(&[Input::Tokens]).learns(&[Part::PatchMap]);
+        |pair, _| pair.patch_tokens()).reads(&[Input::Tokens]).learns(&[Part::PatchMap]).by_rows();
     /// The outputs of chosen transformer blocks of both towers.
     Hidden = Entry::pair("hidden", "squared distance of unit outputs of evenly spaced blocks of both towers", FITNETS,
         |pair, _| pair.hidden()).reads(&[Input::Tokens]).learns(&[Part::BlockMaps]).has(Kind::Hidden);
@@ -181,15 +188,15 @@ registry! {
     /// Structure transfer: a bank of teacher embeddings beyond the batch, of both modalities at once.
     Anchors = Entry::pair("anchors", "KL of similarities to teacher embeddings beyond the batch", THIS_PROJECT,
         |pair, settings| pair.anchors(Loss::Anchors, AnchorScope::Joint, settings))
-        .reads(&[Input::Anchors]).learns(&[Part::Projections]).has(Kind::Anchors);
+        .reads(&[Input::Anchors]).learns(&[Part::Projections]).has(Kind::Anchors).by_rows();
     /// Structure transfer: images over the bank's images, and texts over its texts.
     AnchorsWithin = Entry::pair("anchors-within", "images to images and texts to texts beyond the batch", THIS_PROJECT,
         |pair, settings| pair.anchors(Loss::AnchorsWithin, AnchorScope::Within, settings))
-        .reads(&[Input::Anchors]).learns(&[Part::Projections]).has(Kind::Anchors);
+        .reads(&[Input::Anchors]).learns(&[Part::Projections]).has(Kind::Anchors).by_rows();
     /// Structure transfer: images over the bank's texts, and texts over its images.
     AnchorsAcross = Entry::pair("anchors-across", "images to texts and texts to images beyond the batch", THIS_PROJECT,
         |pair, settings| pair.anchors(Loss::AnchorsAcross, AnchorScope::Across, settings))
-        .reads(&[Input::Anchors]).learns(&[Part::Projections]).has(Kind::Anchors);
+        .reads(&[Input::Anchors]).learns(&[Part::Projections]).has(Kind::Anchors).by_rows();
     /// Structure transfer: the batch's images among the prompts of a vocabulary.
     Vocabulary = Entry::pair("vocabulary", "images to a class list, classes to images, and classes to classes", THIS_PROJECT,
         |pair, settings| pair.vocabulary(settings)).reads(&[Input::Classes]).has(Kind::Vocabulary);
@@ -238,6 +245,12 @@ impl Loss {
     /// Whether the loss reads a bank of teacher embeddings beyond the batch ([`crate::AuxOutputs::anchors`]).
     pub fn reads_anchors(self) -> bool {
         self.entry().inputs.contains(&Input::Anchors)
+    }
+
+    /// Whether the loss is a mean over the rows of a batch, each compared with the whole batch at most. Such a loss can be
+    /// computed in blocks of rows ([`crate::ModelOutputs::local`]), whose values and gradients add up.
+    pub fn is_mean_over_rows(self) -> bool {
+        self.entry().by_rows
     }
 
     /// Returns the default temperatures; empty for losses without a temperature.

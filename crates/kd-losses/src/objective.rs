@@ -162,6 +162,11 @@ impl Objective {
         self.terms.iter().map(move |term| (term, term.weight.at(step))).filter(|(_, weight)| *weight > 0.0)
     }
 
+    /// Whether every term with a nonzero weight at this step is a mean over rows ([`Loss::is_mean_over_rows`]).
+    pub fn is_mean_over_rows(&self, step: u64) -> bool {
+        self.active(step).all(|(term, _)| term.loss.is_mean_over_rows())
+    }
+
     /// Computes the weighted sum of the terms with a nonzero weight at this step (from 0), for one batch. `teachers`
     /// may be empty if none of these terms needs one.
     ///

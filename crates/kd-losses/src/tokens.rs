@@ -18,6 +18,49 @@ pub struct TokenStates {
     pub text_counts: Option<Tensor>,
 }
 
+impl TokenStates {
+    /// Applies `f` to the states; the mask of text tokens stays.
+    #[must_use]
+    pub fn map(&self, f: impl Fn(&Tensor) -> Tensor) -> Self {
+        TokenStates {
+            patches: self.patches.as_ref().map(&f),
+            image_blocks: self.image_blocks.iter().map(&f).collect(),
+            text_blocks: self.text_blocks.iter().map(&f).collect(),
+            text_counts: self.text_counts.as_ref().map(Tensor::shallow_clone),
+        }
+    }
+
+    /// Returns the states of the rows `start..start + count`.
+    #[must_use]
+    pub fn narrow(&self, start: i64, count: i64) -> Self {
+        let narrow = |states: &Tensor| states.narrow(0, start, count);
+        TokenStates { text_counts: self.text_counts.as_ref().map(narrow), ..self.map(narrow) }
+    }
+
+    /// Joins the states of several batches, which must hold the same kinds of states.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] if shapes differ or memory runs out.
+    pub fn cat<'a>(batches: impl Iterator<Item = &'a TokenStates> + Clone) -> Result<Self> {
+        let join = |parts: Vec<&Tensor>| match parts.as_slice() {
+            [] => Ok(None),
+            parts => Tensor::f_cat(parts, 0).map(Some).map_err(Error::from),
+        };
+        let blocks = |select: fn(&TokenStates) -> &[Tensor]| {
+            let count = batches.clone().next().map_or(0, |states| select(states).len());
+            let joined =
+                (0..count).map(|index| join(batches.clone().filter_map(|s| select(s).get(index)).collect()));
+            joined.filter_map(Result::transpose).collect::<Result<Vec<_>>>()
+        };
+        Ok(TokenStates {
+            patches: join(batches.clone().filter_map(|states| states.patches.as_ref()).collect())?,
+            image_blocks: blocks(|states| &states.image_blocks)?,
+            text_blocks: blocks(|states| &states.text_blocks)?,
+            text_counts: join(batches.clone().filter_map(|states| states.text_counts.as_ref()).collect())?,
+        })
+    }
+}
+
 /// Widths of a model's residual streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenWidths {

@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use data_pipeline::download;
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::{Array2, ArrayView4};
 use zeroshot_eval::{EncodeError, Encoder, SetScore};
@@ -167,6 +168,56 @@ impl Pace {
     }
 }
 
+/// Progress of downloads: a bar on a terminal, otherwise a line every ten seconds.
+#[derive(Debug)]
+pub struct Downloads {
+    bar: Option<ProgressBar>,
+    /// The file of the last line, and when that line was logged.
+    logged: Option<(String, Instant)>,
+}
+
+impl Downloads {
+    /// Creates a report; nothing is drawn or logged unless `visible`.
+    pub fn new(visible: bool) -> Self {
+        let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}";
+        let bar = bar(0, visible);
+        if let (Some(bar), Ok(style)) = (&bar, ProgressStyle::with_template(template)) {
+            bar.set_style(style);
+        }
+        let logged = (visible && bar.is_none()).then(|| (String::new(), Instant::now()));
+        Downloads { bar, logged }
+    }
+
+    /// Reports the progress of a file.
+    pub fn update(&mut self, at: download::Progress<'_>) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(at.file.to_string());
+            bar.set_length(at.total.unwrap_or(at.done));
+            bar.set_position(at.done);
+        }
+        let Some((file, time)) = &mut self.logged else { return };
+        if file != at.file || time.elapsed() >= INTERVAL {
+            tracing::info!("{}", download_line(at.file, at.done, at.total));
+            (*file, *time) = (at.file.to_string(), Instant::now());
+        }
+    }
+}
+
+impl Drop for Downloads {
+    fn drop(&mut self) {
+        self.bar.iter().for_each(ProgressBar::finish_and_clear);
+    }
+}
+
+/// Describes the progress of a download.
+fn download_line(file: &str, done: u64, total: Option<u64>) -> String {
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    match total {
+        Some(total) => format!("{file}: {:.1} of {:.1} MB", megabytes(done), megabytes(total)),
+        None => format!("{file}: {:.1} MB", megabytes(done)),
+    }
+}
+
 /// An encoder that counts its batches of images and texts.
 #[derive(Debug)]
 pub(crate) struct Counted<'a, E> {
@@ -261,6 +312,13 @@ mod tests {
         assert_eq!(progress.left(&at(110, 1020.0)), 180.0);
         assert_eq!(progress.left(&at(200, 1100.0)), 0.0);
         assert_eq!(clock(progress.left(&at(110, 1020.0))), "3:00");
+    }
+
+    #[test]
+    fn download_lines_state_the_part_if_the_length_is_known() {
+        let line = download_line("train.tar", 1_500_000, Some(170_498_071));
+        assert_eq!(line, "train.tar: 1.5 of 170.5 MB");
+        assert_eq!(download_line("train.tar", 1_500_000, None), "train.tar: 1.5 MB");
     }
 
     #[test]

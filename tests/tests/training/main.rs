@@ -4,6 +4,7 @@ mod dclip;
 mod evaluation;
 mod inherit;
 mod methods;
+mod micro_batches;
 mod prune;
 mod recipes;
 mod reinforced;

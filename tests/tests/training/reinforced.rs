@@ -7,7 +7,7 @@ use clip_distill_tests::tiny;
 use data_pipeline::store::{Store, StoreKind};
 use trainer::recipe::{Classes, parse};
 use trainer::run::{Options, run};
-use trainer::teacher::store::{Making, reinforce};
+use trainer::teacher::store::{StoreOptions, reinforce};
 use trainer::{Recipe, Result};
 
 use super::no_models;
@@ -53,8 +53,8 @@ impl Bed {
 
     fn make(&self, store: &str, kind: StoreKind) {
         let folder = self.path(store);
-        let making = Making { folder: &folder, kind, ..Making::default() };
-        let created = reinforce(&self.live(), &no_models(), &making).unwrap();
+        let options = StoreOptions { folder: &folder, kind, ..StoreOptions::default() };
+        let created = reinforce(&self.live(), &no_models(), &options).unwrap();
         assert_eq!(created.shards.0, created.shards.1);
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, ValueEnum};
 
-use super::{Arch, Damage, Device, Output, Prompts, Tokenizer};
+use super::{Arch, Damage, Device, Orientation, Output, Prompts, Tokenizer};
 
 /// Help of the argument of several models.
 const MODELS: &str = "Models to compare: model folders (open_clip or Hugging Face), weight files, or hf-hub:OWNER/NAME[@REVISION]";
@@ -16,6 +16,7 @@ const ONE_DATA_SET: [&str; 2] = ["suite", "embeddings"];
 #[command(
     mut_arg("prompts", |arg| arg.requires("data").conflicts_with_all(ONE_DATA_SET)),
     mut_arg("max_damaged", |arg| arg.conflicts_with("embeddings")),
+    mut_arg("exif_orientation", |arg| arg.requires("data").conflicts_with_all(ONE_DATA_SET)),
     mut_arg("arch", |arg| arg.conflicts_with("embeddings")),
     mut_arg("tokenizer", |arg| arg.conflicts_with("embeddings")),
     after_help = "\
@@ -78,6 +79,8 @@ pub(crate) struct Evaluate {
     pub root: Option<PathBuf>,
     #[command(flatten)]
     pub damage: Damage,
+    #[command(flatten)]
+    pub orientation: Orientation,
     #[command(flatten)]
     pub arch: Arch,
     #[command(flatten)]

@@ -88,6 +88,10 @@ pub(crate) enum Command {
     Tokenize(Tokenize),
     /// Print the size, cost and configuration of a model, or list all presets.
     Inspect(Inspect),
+    /// Download a published data set and verify its checksums, or list all.
+    ///
+    /// Resumes a download that was cut off. Data sets whose terms require a manual download come with instructions.
+    Download(Download),
     /// Check this machine: libtorch, its speed, CUDA devices, threads and the tokenizer.
     ///
     /// Exits with 1 if libtorch or the tokenizer computes a wrong result.
@@ -104,7 +108,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether the command runs long enough for the spin time of its threads to matter, or reports it.
+    /// Whether the command runs long enough for the settings of OpenMP and the allocator to matter, or reports them.
     pub(crate) fn runs_long(&self) -> bool {
         use Command::{Bench, Doctor, Embed, Evaluate, Reinforce, SelfCheck, Sweep, Train};
         matches!(
@@ -234,9 +238,31 @@ impl Damage {
     }
 }
 
+// Rotation of images.
+#[derive(Debug, Group)]
+pub(crate) struct Orientation {
+    /// Turn images upright by their EXIF orientation, which open_clip ignores.
+    #[arg(long)]
+    pub exif_orientation: bool,
+}
+
 fn fraction(text: &str) -> Result<f64, &'static str> {
     let fraction = text.parse().ok().filter(|value| (0.0..=1.0).contains(value));
     fraction.ok_or("must be a number from 0 to 1")
+}
+
+#[derive(Debug, Group)]
+#[command(after_help = "\
+Examples:
+  clip-distill download
+  clip-distill download cifar10
+  clip-distill evaluate MODEL --data datasets/cifar10.toml")]
+pub(crate) struct Download {
+    /// Name of a data set, or a manifest (TOML) that describes one; without it, lists all names.
+    pub data: Option<String>,
+    /// Output folder, in which the data set gets a subfolder with its name.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub to: PathBuf,
 }
 
 #[derive(Debug, Group)]

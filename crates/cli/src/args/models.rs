@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args as Group, ValueEnum};
 use trainer::recipe::PrecisionConfig;
 
-use super::{Arch, Damage, Device, MODEL, Output, Prompts, Tokenizer, at_least_one};
+use super::{Arch, Damage, Device, MODEL, Orientation, Output, Prompts, Tokenizer, at_least_one};
 
 #[derive(Debug, Group)]
 #[command(after_help = "\
@@ -34,6 +34,8 @@ pub(crate) struct Embed {
     pub force: bool,
     #[command(flatten)]
     pub damage: Damage,
+    #[command(flatten)]
+    pub orientation: Orientation,
     #[command(flatten)]
     pub arch: Arch,
     #[command(flatten)]
@@ -72,6 +74,8 @@ pub(crate) struct Classify {
     pub prompts: Prompts,
     #[command(flatten)]
     pub damage: Damage,
+    #[command(flatten)]
+    pub orientation: Orientation,
     #[command(flatten)]
     pub arch: Arch,
     #[command(flatten)]

@@ -25,12 +25,18 @@ pub(crate) fn run(args: Classify) -> anyhow::Result<Code> {
     let scale = loaded.model.logit_scale.exp().double_value(&[]);
     // Models with a logit bias (SigLIP) judge each label alone.
     let bias = loaded.model.logit_bias.as_ref().map(|bias| bias.double_value(&[]));
+    if let ([only], None) = (labels.as_slice(), bias) {
+        output::note(format!(
+            "warning: a softmax over the single label `{only}` is always 100 %: give at least two labels"
+        ));
+    }
     let (function, heading) = match bias {
         Some(_) => ("sigmoid", "probability of each label alone (sigmoid)"),
         None => ("softmax", "probability among these labels (softmax)"),
     };
     let preprocess = loaded.processor.preprocess();
-    images::in_batches(&args.images, preprocess, BATCH, args.damage.policy(), |batch, _| {
+    let (policy, orientation) = (args.damage.policy(), &args.orientation);
+    images::in_batches(&args.images, preprocess, BATCH, policy, orientation, |batch, _| {
         let rows = encoder.encode_images(batch.images.view()).map_err(anyhow::Error::from_boxed)?;
         let scores = classifier.scores(rows.view())?;
         for (key, scores) in batch.keys.iter().zip(scores.rows()) {
@@ -84,9 +90,6 @@ fn labels(args: &Classify) -> anyhow::Result<Vec<String>> {
         [only] if args.labels_file.is_none() && Path::new(only).is_file() => {
             bail!("`{only}` is a file: pass it with --labels-file")
         }
-        [only] => output::note(format!(
-            "warning: with the single label `{only}`, each answer is 100 % and means nothing: give at least two labels"
-        )),
         _ => {}
     }
     Ok(labels)

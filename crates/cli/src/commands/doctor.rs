@@ -6,7 +6,7 @@ use data_pipeline::tokenizer::{ClipTokenizer, Tokenizer};
 use tch::{Cuda, Device, Kind, Tensor};
 
 use crate::exit::Code;
-use crate::{busy, output, spin};
+use crate::{busy, environment, output};
 
 /// Size of the square matrices whose product is timed.
 const SIDE: i64 = 1024;
@@ -73,7 +73,7 @@ fn load(cores_in_use: Option<f64>) -> String {
 
 /// Describes how libtorch's threads wait for work.
 fn waiting_mode() -> String {
-    let choice = [spin::VARIABLE, "OMP_WAIT_POLICY"]
+    let choice = [environment::SPIN, "OMP_WAIT_POLICY"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().map(|value| format!("{name}={value}")));
     choice.unwrap_or_else(|| "waiting mode set by the system's OpenMP".into())

@@ -42,7 +42,8 @@ pub(crate) fn run(args: Embed) -> anyhow::Result<Code> {
     } else {
         let mut pace = None;
         let preprocess = loaded.processor.preprocess();
-        images::in_batches(&all_images, preprocess, BATCH, args.damage.policy(), |batch, total| {
+        let (policy, orientation) = (args.damage.policy(), &args.orientation);
+        images::in_batches(&all_images, preprocess, BATCH, policy, orientation, |batch, total| {
             let pace = pace.get_or_insert_with(|| Pace::new("embed", "images", Some(total as u64)));
             embeddings
                 .append(Axis(0), encoder.encode_images(batch.images.view()).map_err(encode_error)?.view())?;

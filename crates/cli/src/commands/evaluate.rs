@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use data_pipeline::policy::ErrorPolicy;
 use serde_json::{Value, json};
 use trainer::eval::open_set::{OpenSet, open_sets};
-use trainer::eval::suite::{self, SetRows, Suite};
+use trainer::eval::suite::{self, SetEmbeddings, Suite};
 use trainer::recipe::EvalSet;
 use zeroshot_eval::report::{compare, main_metrics};
 use zeroshot_eval::{Evaluation, Report, StoredOptions, retention};
@@ -86,7 +86,7 @@ fn evaluate(
     args: &Evaluate,
     name: &str,
     sets: &[OpenSet],
-    teacher: Option<&[SetRows]>,
+    teacher: Option<&[SetEmbeddings]>,
     options: &StoredOptions,
     root: &Path,
 ) -> anyhow::Result<Evaluated> {
@@ -109,7 +109,7 @@ fn missing_data(error: trainer::Error, args: &Evaluate, root: &Path) -> anyhow::
         return error;
     }
     let is_manifest = args.data.as_deref().is_some_and(|data| data.ends_with(".toml"));
-    let download = if is_manifest { ", or download the data with `cargo xtask download`" } else { "" };
+    let download = if is_manifest { ", or download the data with `clip-distill download`" } else { "" };
     error.context(match root.as_os_str().is_empty() {
         true if args.classes.is_some() => "cannot read the data set: check --data and --classes".into(),
         true => "cannot read the data set: check --data".into(),

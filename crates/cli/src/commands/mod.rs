@@ -4,6 +4,7 @@ mod bench;
 mod classify;
 mod convert;
 mod doctor;
+mod download;
 mod embed;
 mod evaluate;
 mod inspect;
@@ -32,6 +33,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Code> {
         Command::Classify(args) => classify::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Download(args) => download::run(args),
         Command::Doctor => doctor::run(),
         Command::SelfCheck(args) => self_check::run(args),
         Command::Bench(args) => bench::run(args),

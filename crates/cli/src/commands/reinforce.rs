@@ -7,7 +7,7 @@ use data_pipeline::store::StoreKind;
 use serde_json::json;
 use trainer::recipe;
 use trainer::run::job;
-use trainer::teacher::store::Making;
+use trainer::teacher::store::StoreOptions;
 
 use crate::args::{Numbers, Reinforce};
 use crate::exit::Code;
@@ -44,8 +44,8 @@ pub(crate) fn run(args: Reinforce) -> anyhow::Result<Code> {
         Numbers::Bf16 => StoreKind::Bf16,
         Numbers::Int8 => StoreKind::Int8,
     };
-    let making = Making { folder: &args.out, kind, stop: Some(&stop), progress: true, class_list: true };
-    let outcome = job::reinforce_run(&job, &runs, chosen, &making)?;
+    let store = StoreOptions { folder: &args.out, kind, stop: Some(&stop), progress: true, class_list: true };
+    let outcome = job::reinforce_run(&job, &runs, chosen, &store)?;
     let (written, total) = outcome.shards;
     if outcome.damaged.skipped() > 0 {
         output::note(format!(

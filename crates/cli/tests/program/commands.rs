@@ -390,6 +390,8 @@ fn a_model_with_a_logit_bias_judges_each_label_alone() {
     assert!(
         done(&["classify", &model, &image, "--labels", "red,blue"]).contains("each label alone (sigmoid)")
     );
+    let one = clip_distill(&["classify", &model, &image, "--labels", "red"]);
+    assert!(one.status.success() && !text(&one.stderr).contains("100 %"), "{}", text(&one.stderr));
     let plain = done(&["classify", &place.model(), &image, "--labels", "red,blue"]);
     assert!(plain.contains("among these labels (softmax)"), "{plain}");
 }
@@ -483,7 +485,7 @@ fn invalid_input_gives_one_line_that_names_the_input_or_remedy() {
     fs::create_dir(place.path("empty")).unwrap();
     let described =
         failed(&["evaluate", &model, "--data", "../../datasets/cifar10.toml", "--root", &place.name("none")]);
-    assert!(described.contains("--root") && described.contains("cargo xtask download"), "{described}");
+    assert!(described.contains("--root") && described.contains("clip-distill download"), "{described}");
     assert!(failed(&["evaluate", &model, "--data", &place.name("empty")]).contains("no sample"));
     assert!(failed(&["evaluate", &model, "--data", "emoji", "--prompts", "best"]).contains("openai-80"));
     let weights = Path::new(&model).join("open_clip_model.safetensors");

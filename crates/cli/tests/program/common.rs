@@ -11,11 +11,12 @@ pub(crate) fn clip_distill(args: &[&str]) -> Output {
     program().args(args).output().unwrap()
 }
 
-/// Returns a command of the program. With the spin time in its environment, the program does not restart itself, which
-/// would load libtorch twice. One thread is enough, because the tests themselves run in parallel.
+/// Returns a command of the program. With the settings of OpenMP and the allocator in its environment, the program does
+/// not restart itself, which would load libtorch twice. One thread is enough, because the tests run in parallel.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clip-distill"));
-    command.env("GOMP_SPINCOUNT", "20000").env("OMP_NUM_THREADS", "1").stdin(Stdio::null());
+    let settings = [("GOMP_SPINCOUNT", "20000"), ("MALLOC_TOP_PAD_", "131072"), ("OMP_NUM_THREADS", "1")];
+    command.envs(settings).stdin(Stdio::null());
     command
 }
 

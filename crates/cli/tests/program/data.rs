@@ -243,3 +243,42 @@ fn orientation_is_applied_if_the_recipe_says_so() {
     assert!(!train("", "plain").contains("exif_orientation"));
     assert!(train(",exif_orientation=true", "turned").contains("exif_orientation = true"));
 }
+
+#[test]
+fn commands_turn_images_upright_on_request() {
+    let place = Place::new();
+    let model = place.model();
+    // A JPEG whose EXIF block states a rotation by 180 degrees, and its pixels turned upright.
+    let picture = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([x as u8 * 8, y as u8 * 8, 0]));
+    let mut jpeg = Vec::new();
+    picture.write_to(&mut std::io::Cursor::new(&mut jpeg), image::ImageFormat::Jpeg).unwrap();
+    let exif = b"\xFF\xE1\0\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x03\0\0\0\0\0\0";
+    let decoded = image::load_from_memory(&jpeg).unwrap().to_rgb8();
+    for folder in ["turned/a", "upright/a"] {
+        fs::create_dir_all(place.path(folder)).unwrap();
+    }
+    fs::write(place.path("turned/a/0.jpg"), [&jpeg[..2], exif, &jpeg[2..]].concat()).unwrap();
+    image::imageops::rotate180(&decoded).save(place.path("upright/a/0.png")).unwrap();
+
+    let embeddings = |folder: &str, option: &[&str]| {
+        let out = place.name("out.safetensors");
+        let images = place.name(folder);
+        done(&[&["embed", &model, "--images", &images, "--out", &out, "--force"], option].concat());
+        tch::Tensor::read_safetensors(&out).unwrap().remove(0).1
+    };
+    let difference = |option: &[&str]| {
+        let (turned, upright) = (embeddings("turned", option), embeddings("upright", &[]));
+        (turned - upright).abs().max().double_value(&[])
+    };
+    assert!(difference(&["--exif-orientation"]) < 1e-6);
+    assert!(difference(&[]) > 1e-3);
+
+    let probability = |folder: &str, option: &[&str]| {
+        let image = place.name(folder);
+        let line = done(&[&["classify", &model, &image, "--labels", "red,blue", "--json"], option].concat());
+        serde_json::from_str::<Value>(&line).unwrap()["labels"][0]["probability"].as_f64().unwrap()
+    };
+    let upright = probability("upright/a/0.png", &[]);
+    assert!((probability("turned/a/0.jpg", &["--exif-orientation"]) - upright).abs() < 1e-6);
+    assert!((probability("turned/a/0.jpg", &[]) - upright).abs() > 1e-6);
+}

@@ -167,6 +167,8 @@ mod tests {
                 "image_size": 64}}, "text_cfg": {{"context_length": 6, "vocab_size": 30, "width": 8, "heads": 2, "layers": 1}}}}"#
             );
             let config = ClipConfig::from_json(name, &json).unwrap();
+            let null = json.replace(r#""timm_proj": """#, r#""timm_proj": null"#);
+            assert_eq!(ClipConfig::from_json(name, &null).unwrap(), config);
             // A classifier has a bias by default.
             assert_eq!(config.vision_cfg.timm_projection(), Ok(Some(true)));
             let model = Clip::new(&config, Device::Cpu, 5).unwrap();

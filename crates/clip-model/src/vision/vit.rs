@@ -228,7 +228,7 @@ impl PatchDropout {
     fn drop_patches(&self, tokens: Tensor, rate: f64, layer: u64) -> Tensor {
         let (batch, patches) = (tokens.size()[0] as usize, (tokens.size()[1] - 1) as usize);
         let kept = ((patches as f64 * (1.0 - rate)) as usize).max(1);
-        let draws = self.mode.uniform(layer, batch * patches);
+        let draws = self.mode.uniform_rows(layer, batch, patches);
         let mut indices = Vec::with_capacity(batch * (kept + 1));
         for sample in draws.chunks(patches.max(1)) {
             let mut order = (0..patches).collect::<Vec<_>>();

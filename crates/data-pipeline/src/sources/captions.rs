@@ -1,15 +1,11 @@
 //! Captions and classes of the files of a sample: `.txt`, `.json` and `.cls`.
 
-use std::path::{Path, PathBuf};
-
 use crate::sample::{RawImage, RawSample};
 use crate::sources::caption_problems::CaptionProblems;
+use crate::sources::classes::{self, Classes};
 use crate::sources::group::Members;
 use crate::sources::json;
 use crate::{DamageKind, Error, Result, boxes, text};
-
-/// File of class names beside the shards, as CLIP_benchmark writes it.
-const CLASS_NAMES: &str = "classnames.txt";
 
 /// The reason why a sample is damaged.
 pub(super) struct Problem {
@@ -40,46 +36,6 @@ impl From<json::Broken> for Problem {
             json::Broken::Encoding(problem) => Problem::new(DamageKind::NotUtf8, format!(".json: {problem}")),
             json::Broken::Syntax(reason) => Problem::new(DamageKind::NoCaption, format!(".json: {reason}")),
         }
-    }
-}
-
-/// Classes of `.cls` files.
-pub(super) struct Classes {
-    pub(super) names: Vec<String>,
-    pub(super) templates: Vec<String>,
-}
-
-impl Classes {
-    /// Reads a file of class names, one per line.
-    pub(super) fn read(path: &Path, templates: &[String]) -> Result<Self> {
-        let names = text::read(path)?;
-        let names = names.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string);
-        Ok(Classes { names: names.collect(), templates: templates.to_vec() })
-    }
-
-    /// Finds CLIP_benchmark's list of class names beside a file or in the parent folder.
-    pub(super) fn beside(file: &Path) -> Option<PathBuf> {
-        let folder = file.parent()?;
-        [folder.join(CLASS_NAMES), folder.join("..").join(CLASS_NAMES)]
-            .into_iter()
-            .find(|path| path.is_file())
-    }
-
-    /// Checks a class and returns it as an index.
-    pub(super) fn label(&self, class: i64) -> Result<usize, Problem> {
-        let label = usize::try_from(class).ok().filter(|label| *label < self.names.len());
-        label.ok_or_else(|| {
-            let count = self.names.len();
-            Problem::new(
-                DamageKind::Label,
-                format!("the class is {class}, but there are {count} class names"),
-            )
-        })
-    }
-
-    /// Returns the captions of a class.
-    pub(super) fn captions(&self, label: usize) -> Vec<String> {
-        self.templates.iter().map(|template| template.replace("{}", &self.names[label])).collect()
     }
 }
 
@@ -147,15 +103,7 @@ impl SampleReader {
         read: impl Fn(P) -> std::io::Result<Vec<u8>>,
     ) -> Result<Option<usize>, Problem> {
         let (Some(place), Some(classes)) = (members.cls, &self.classes) else { return Ok(None) };
-        let bytes = read(place)?;
-        let content = String::from_utf8_lossy(&bytes);
-        let class = content.trim().parse().map_err(|_| {
-            let shown = content.trim().chars().take(20).collect::<String>();
-            Problem::new(
-                DamageKind::Label,
-                format!("the .cls file holds `{}`, not a number", shown.escape_debug()),
-            )
-        })?;
+        let class = classes::parse(&read(place)?).map_err(|e| Problem::new(DamageKind::Label, e))?;
         classes.label(class).map(Some)
     }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::FileFormat;
 use crate::sample::{RawImage, RawSample};
+use crate::sources::classes::{self, CLASS_NAMES};
 use crate::sources::group::Members;
 use crate::sources::paths::resolve;
 use crate::sources::shard::{Index, Span};
@@ -16,8 +17,6 @@ use crate::sources::webdataset::{TARS, bytes};
 use crate::sources::{CorruptShards, Source};
 use crate::{DamageKind, Error, Result, notice, text};
 
-/// Class names, one per line.
-const CLASS_NAMES: &str = "classnames.txt";
 /// Prompt templates with `{c}` for the class name, one per line.
 const TEMPLATES: &str = "zeroshot_classification_templates.txt";
 /// The task: `retrieval`, `multilabel`, or a missing file for classification.
@@ -266,19 +265,7 @@ fn shard_count(folder: &Path) -> Result<usize> {
 /// Reads the class names of a data set, if it has any.
 fn class_names_of(folder: &Path) -> Result<Option<Vec<String>>> {
     let path = folder.join(CLASS_NAMES);
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let text = text::read(&path)?;
-    // The place of a name is its label, so an empty line is not skipped.
-    let names = text.trim_end().lines().map(|line| line.trim().to_string()).collect::<Vec<_>>();
-    match names.iter().position(String::is_empty) {
-        Some(place) => {
-            let reason = format!("line {} is empty, but each line names a class", place + 1);
-            Err(Error::Format { path, format: FileFormat::ClipBenchmark, reason })
-        }
-        None => Ok(Some(names)),
-    }
+    path.is_file().then(|| classes::read_names(&path)).transpose()
 }
 
 /// Reads the prompt templates of a data set, if it has any. `{c}` becomes `{}`.
@@ -302,13 +289,10 @@ fn templates_of(folder: &Path) -> Result<Option<Vec<String>>> {
     Ok(Some(templates).filter(|templates| !templates.is_empty()))
 }
 
-/// Parses the content of a `.cls` file.
-fn label(bytes: &[u8]) -> Result<usize, String> {
-    let text = String::from_utf8_lossy(bytes);
-    text.trim().parse().map_err(|_| {
-        let shown = text.trim().chars().take(40).collect::<String>();
-        format!("its .cls file contains `{}` instead of the number of a class", shown.escape_debug())
-    })
+/// Parses the content of a `.cls` file as an index.
+fn label(content: &[u8]) -> Result<usize, String> {
+    let class = classes::parse(content)?;
+    usize::try_from(class).map_err(|_| format!("its .cls file contains the class {class}"))
 }
 
 /// Downloads a data set of the hub. Returns `None` for a path.

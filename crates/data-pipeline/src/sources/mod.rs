@@ -8,6 +8,7 @@ use crate::{Error, Result};
 mod caption_problems;
 mod captions;
 mod cifar;
+mod classes;
 mod clip_benchmark;
 mod config;
 mod corruption;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::sample::RawSample;
-use crate::sources::captions::{Classes, SampleReader};
+use crate::sources::captions::SampleReader;
+use crate::sources::classes::Classes;
 use crate::sources::group::Members;
 use crate::sources::paths::{Files, resolve};
 use crate::sources::shard::{Index, Span};

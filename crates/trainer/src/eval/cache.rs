@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::eval::open_set::OpenSet;
-use crate::eval::suite::SetRows;
+use crate::eval::suite::SetEmbeddings;
 use crate::model::processor::Processor;
 use crate::{Error, Result};
 
@@ -63,7 +63,7 @@ const FACTS: &str = "facts";
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be written.
-pub(super) fn write(file: &Path, rows: &SetRows) -> Result<()> {
+pub(super) fn write(file: &Path, rows: &SetEmbeddings) -> Result<()> {
     let facts = Facts {
         labels: rows.labels.clone(),
         class_names: rows.class_names.clone(),
@@ -99,7 +99,7 @@ pub(super) fn write(file: &Path, rows: &SetRows) -> Result<()> {
 }
 
 /// Reads cached embeddings. Returns `None` if they are missing or unreadable; they are then computed again.
-pub(super) fn read(file: &Path, logit_scale: f64) -> Option<SetRows> {
+pub(super) fn read(file: &Path, logit_scale: f64) -> Option<SetEmbeddings> {
     let bytes = std::fs::read(file).ok()?;
     let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
     let facts: Facts = serde_json::from_str(header.metadata().as_ref()?.get(FACTS)?).ok()?;
@@ -109,7 +109,7 @@ pub(super) fn read(file: &Path, logit_scale: f64) -> Option<SetRows> {
         let [rows, width] = *view.shape() else { return None };
         Array2::from_shape_vec((rows, width), f32_from_le_bytes(view.data()).collect()).ok()
     };
-    Some(SetRows {
+    Some(SetEmbeddings {
         images: array("images")?,
         labels: facts.labels,
         class_names: facts.class_names,

@@ -105,7 +105,7 @@ fn aliases(set: &EvalSet) -> Vec<String> {
 
 /// The embeddings of one model on one data set.
 #[derive(Debug)]
-pub struct SetRows {
+pub struct SetEmbeddings {
     pub(super) images: Array2<f32>,
     pub(super) labels: Option<Vec<usize>>,
     pub(super) class_names: Vec<String>,
@@ -121,7 +121,7 @@ pub struct SetRows {
 ///
 /// # Errors
 /// [`Error::Data`] if the set cannot be read, [`Error::Eval`] if it lacks a required class or caption.
-pub fn encode(encoder: &ModelEncoder<'_>, set: &OpenSet, cache: Option<Cache<'_>>) -> Result<SetRows> {
+pub fn encode(encoder: &ModelEncoder<'_>, set: &OpenSet, cache: Option<Cache<'_>>) -> Result<SetEmbeddings> {
     let file = cache.map(|cache| cache::cache_file(cache, encoder.processor, set)).transpose()?;
     let logit_scale = encoder.model.logit_scale.exp().double_value(&[]);
     if let Some(rows) = file.as_deref().and_then(|file| cache::read(file, logit_scale)) {
@@ -138,7 +138,7 @@ pub fn encode(encoder: &ModelEncoder<'_>, set: &OpenSet, cache: Option<Cache<'_>
             });
             let rows = encode_captioned(&counted, captioned);
             let (rows, damaged) = finish(rows, name, &batches)?;
-            SetRows {
+            SetEmbeddings {
                 images: rows.images,
                 labels: None,
                 class_names: Vec::new(),
@@ -160,7 +160,7 @@ pub fn encode(encoder: &ModelEncoder<'_>, set: &OpenSet, cache: Option<Cache<'_>
                 let (rows, _) = labelled(encoder, &counted, source, set, &name)?;
                 Ok::<_, Error>((rows.images, rows.labels))
             });
-            SetRows {
+            SetEmbeddings {
                 images: rows.images,
                 labels: Some(rows.labels),
                 classes: Some(classifier.embeddings().to_owned()),
@@ -184,8 +184,8 @@ pub fn encode(encoder: &ModelEncoder<'_>, set: &OpenSet, cache: Option<Cache<'_>
 /// [`Error::Eval`] if nothing can be measured.
 pub fn measure(
     set: &OpenSet,
-    rows: &SetRows,
-    teacher: Option<&SetRows>,
+    rows: &SetEmbeddings,
+    teacher: Option<&SetEmbeddings>,
     options: &StoredOptions,
 ) -> Result<Evaluation> {
     let labels = rows.labels.as_ref().map(|test| Labels {
@@ -195,7 +195,8 @@ pub fn measure(
     });
     let image_of = rows.texts.as_ref().map(|(_, image_of)| image_of.as_slice());
     let stored = StoredSet { name: set.name(), labels, image_of };
-    let mut found = evaluate_stored(&stored, &rows.view(), teacher.map(SetRows::view).as_ref(), options)?;
+    let mut found =
+        evaluate_stored(&stored, &rows.view(), teacher.map(SetEmbeddings::view).as_ref(), options)?;
     found.metric = set.config.metric;
     found.counts.damaged = rows.damaged;
     if set.config.task == EvalTask::Classification {
@@ -213,7 +214,7 @@ pub fn encode_sets(
     encoder: &ModelEncoder<'_>,
     sets: &[OpenSet],
     cache: Option<Cache<'_>>,
-) -> Result<Vec<SetRows>> {
+) -> Result<Vec<SetEmbeddings>> {
     sets.iter().map(|set| encode(encoder, set, cache)).collect()
 }
 
@@ -221,7 +222,7 @@ pub fn encode_sets(
 ///
 /// # Errors
 /// The errors of [`measure`].
-pub fn scores(model: &str, sets: &[OpenSet], rows: &[SetRows]) -> Result<Report> {
+pub fn scores(model: &str, sets: &[OpenSet], rows: &[SetEmbeddings]) -> Result<Report> {
     let found = sets.iter().zip(rows).map(|(set, rows)| measure(set, rows, None, &StoredOptions::scores()));
     Ok(report(model, &found.collect::<Result<Vec<_>>>()?))
 }
@@ -234,7 +235,7 @@ pub fn scores(model: &str, sets: &[OpenSet], rows: &[SetRows]) -> Result<Report>
 pub fn evaluate_sets(
     encoder: &ModelEncoder<'_>,
     sets: &[OpenSet],
-    teacher: Option<&[SetRows]>,
+    teacher: Option<&[SetEmbeddings]>,
     options: &StoredOptions,
 ) -> Result<Vec<Evaluation>> {
     sets.iter()
@@ -253,7 +254,7 @@ pub fn report(model: &str, evaluations: &[Evaluation]) -> Report {
     Report { model: model.into(), sets: evaluations.iter().flat_map(Evaluation::scores).collect() }
 }
 
-impl SetRows {
+impl SetEmbeddings {
     fn view(&self) -> StoredEmbeddings<'_> {
         StoredEmbeddings {
             images: self.images.view(),

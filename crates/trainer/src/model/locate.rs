@@ -8,11 +8,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use data_pipeline::download::Progress;
 use data_pipeline::hub::{Hub, ModelName};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::model::published::{self, Found};
+use crate::progress::Downloads;
 use crate::recipe::ModelRef;
 use crate::{Error, Result};
 
@@ -30,7 +29,7 @@ impl RunModels {
         self.folders.insert(run.into(), folder.into());
     }
 
-    /// Returns the preset, folder or file of a model. `progress` draws a bar for downloads (on a terminal only).
+    /// Returns the preset, folder or file of a model. `progress` reports downloads.
     ///
     /// # Errors
     /// [`Error::Data`] if a model of the hub is not available; [`Error::NoModelYet`] if an earlier run has not
@@ -50,7 +49,7 @@ impl RunModels {
 }
 
 /// Returns the preset, folder or file for a name. The environment sets the location of the hub's cache
-/// ([`Hub::from_env`]). `progress` draws a bar for downloads (on a terminal only).
+/// ([`Hub::from_env`]). `progress` reports downloads.
 ///
 /// # Errors
 /// [`crate::Error::Data`] if a model of the hub is not available, or an address is not that of such a model;
@@ -60,18 +59,9 @@ pub fn locate(name: &str, need: Need, progress: bool) -> Result<Cow<'_, str>> {
         Place::Local(name) => return Ok(Cow::Borrowed(name)),
         Place::Hub(model) => model,
     };
-    let bar = if progress { ProgressBar::no_length() } else { ProgressBar::hidden() };
-    let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    let found = Hub::from_env()?.fetch(&model, need, &mut |Progress { file, done, total, .. }| {
-        bar.set_message(file.to_string());
-        bar.set_length(total.unwrap_or(done));
-        bar.set_position(done);
-    });
-    bar.finish_and_clear();
-    Ok(Cow::Owned(found?.display().to_string()))
+    let mut downloads = Downloads::new(progress);
+    let found = Hub::from_env()?.fetch(&model, need, &mut |at| downloads.update(at))?;
+    Ok(Cow::Owned(found.display().to_string()))
 }
 
 /// Where a model is.

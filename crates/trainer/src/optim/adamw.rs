@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result};
 
@@ -191,11 +191,11 @@ impl AdamW {
         }
     }
 
-    /// Returns the L2 norm over all gradients.
+    /// Returns the L2 norm over all gradients, a scalar on their device.
     ///
     /// # Errors
     /// [`Error::Torch`] if memory runs out.
-    pub fn gradient_norm(&self) -> Result<f64> {
+    pub fn gradient_norm(&self) -> Result<Tensor> {
         let gradient = |index: usize| Some(self.slots[index].parameter.grad()).filter(Tensor::defined);
         let norms = if self.groups.is_empty() {
             let gradients = (0..self.slots.len()).filter_map(gradient);
@@ -206,12 +206,13 @@ impl AdamW {
             groups.map(|gradients| Ok(flat(gradients.into_iter())?.f_norm()?)).collect::<Result<_>>()?
         };
         if norms.is_empty() {
-            return Ok(0.0);
+            let device = self.slots.first().map_or(Device::Cpu, |slot| slot.parameter.device());
+            return Ok(Tensor::f_zeros([1i64; 0].as_slice(), (Kind::Float, device))?);
         }
-        Ok(Tensor::f_stack(&norms, 0)?.f_norm()?.f_double_value(&[])?)
+        Ok(Tensor::f_stack(&norms, 0)?.f_norm()?)
     }
 
-    /// Updates every parameter that has a gradient. `norm` is [`AdamW::gradient_norm`]; if it exceeds `clip_norm`, the
+    /// Updates every parameter that has a gradient. `norm` is the value of [`AdamW::gradient_norm`]; if it exceeds `clip_norm`, the
     /// gradients are scaled down.
     ///
     /// # Errors
@@ -343,7 +344,6 @@ fn decays(name: &str, parameter: &Tensor) -> bool {
 mod tests {
     use super::*;
     use clip_model::seeded;
-    use tch::Kind;
 
     #[test]
     fn two_steps_by_hand() {
@@ -431,7 +431,7 @@ mod tests {
                 let losses =
                     used.map(|(_, (part, factor))| (part * factor).pow_tensor_scalar(2).sum(Kind::Float));
                 losses.sum::<Tensor>().backward();
-                let norm = optimizer.gradient_norm().unwrap();
+                let norm = optimizer.gradient_norm().unwrap().double_value(&[]);
                 assert!(norm > config.clip_norm, "{norm}");
                 optimizer.step(0.01, norm).unwrap();
             }
@@ -452,7 +452,7 @@ mod tests {
         let weight = Tensor::from_slice(&[3.0f32, 4.0]).set_requires_grad(true);
         let mut optimizer = AdamW::new(&config, [("w".to_string(), weight.shallow_clone())]).unwrap();
         (&weight * &weight).sum(Kind::Float).backward();
-        let norm = optimizer.gradient_norm().unwrap();
+        let norm = optimizer.gradient_norm().unwrap().double_value(&[]);
         assert!((norm - 10.0).abs() < 1e-5);
         optimizer.step(0.0, norm).unwrap();
         // The first moment is a tenth of the clipped gradient.

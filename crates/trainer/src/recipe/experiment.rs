@@ -92,6 +92,7 @@ impl Recipe {
         let Train {
             batch_size: _,
             accumulate: _,
+            micro_batch: _,
             epochs: _,
             steps: _,
             warmup_steps: _,

@@ -157,6 +157,11 @@ pub struct Train {
     /// Number of batches whose gradients are averaged per step; each remains a separate contrastive batch.
     #[serde(default = "one")]
     pub accumulate: usize,
+    /// Samples per forward and backward pass, for batches whose activations do not fit into memory. The loss still compares
+    /// all samples of a batch; the student encodes each sample twice. BatchNorm computes its statistics per pass. Default:
+    /// the whole batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
     /// Length in epochs, such as 0.5; this or `steps` is required. The one set later (in a run, a stage or by `--set`)
     /// replaces the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]

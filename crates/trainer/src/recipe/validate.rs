@@ -163,6 +163,9 @@ impl Recipe {
                 train.accumulate
             )
         })?;
+        require(train.micro_batch != Some(0), || {
+            "train.micro_batch = 0: leave it out to pass whole batches".into()
+        })?;
         require((0..=MAX_THREADS).contains(&train.threads), || {
             format!("train.threads = {} is outside 0..={MAX_THREADS}", train.threads)
         })?;

@@ -7,7 +7,7 @@ use crate::recipe::{Job, Recipe};
 use crate::run::layout::{MODEL_FOLDER, Options, Results};
 use crate::run::prepare::PreparedJob;
 use crate::run::status;
-use crate::teacher::store::{self, Made, Making};
+use crate::teacher::store::{self, StoreOptions, StoreSummary};
 use crate::{Error, Result};
 
 /// How a job ended.
@@ -42,8 +42,13 @@ pub fn models(job: &Job, out: &Path) -> RunModels {
 ///
 /// # Errors
 /// The errors of [`store::reinforce`].
-pub fn reinforce_run(job: &Job, out: &Path, recipe: &Recipe, making: &Making<'_>) -> Result<Made> {
-    store::reinforce(recipe, &models(job, out), making)
+pub fn reinforce_run(
+    job: &Job,
+    out: &Path,
+    recipe: &Recipe,
+    options: &StoreOptions<'_>,
+) -> Result<StoreSummary> {
+    store::reinforce(recipe, &models(job, out), options)
 }
 
 /// Checks and performs all runs of a job under `out`.

@@ -76,7 +76,7 @@ fn perform<'a>(
             tracing::info!("run {} is finished already: {}", recipe.name, folder.display());
             return Ok(Outcome::Finished(results));
         }
-        RunStatus::MeasuredElsewhere(results) => Some(results),
+        RunStatus::EvaluatedOtherwise(results) => Some(results),
         RunStatus::Open => None,
     };
     let prepared = prepare()?;
@@ -321,6 +321,7 @@ fn train_state(
         grad_checkpointing: recipe.train.grad_checkpointing,
         masked_share: recipe.loss(Loss::Mfd).and_then(LossConfig::mfd).map_or(0.0, MfdSettings::masked),
         hooks,
+        micro_batch: recipe.train.micro_batch,
     };
     teachers.set_precision(settings.precision);
     let pruner = Pruner::open(recipe, &student, is_pruned, steps)?;

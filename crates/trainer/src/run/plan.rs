@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::model::{device, loaded};
 use crate::recipe::sources::SourcePool;
-use crate::recipe::{Job, ModelRef, Recipe, TeacherConfig};
+use crate::recipe::{Job, ModelRef, Recipe, TeacherConfig, Train};
 use crate::run::prepare::PreparedRun;
 use crate::teacher::teachers;
 use crate::{Error, Result};
@@ -175,6 +175,8 @@ impl Plan {
         // A CLIP with a cross-modal head has no backward pass, and the cost of the head is small.
         let trained = match &recipe.cross_modal {
             Some(head) => with_crops(student.clone(), head).macs(),
+            // Micro-batches are encoded twice.
+            None if samples_per_pass(&recipe.train) < recipe.train.batch_size as u64 => 4.0 * student.macs(),
             None => 3.0 * student.macs(),
         };
         // Weight, gradient, two moments, and the average if enabled.
@@ -189,7 +191,7 @@ impl Plan {
             samples,
             flops: samples as f64 * 2.0 * (trained + frozen),
             model_bytes,
-            activation_bytes: recipe.train.batch_size as u64 * activation_bytes(&student),
+            activation_bytes: samples_per_pass(&recipe.train) * activation_bytes(&student),
             student,
             teachers,
             class_counts: prepared
@@ -202,6 +204,11 @@ impl Plan {
             absent,
         })
     }
+}
+
+/// Returns the largest number of samples whose activations are in memory at once.
+fn samples_per_pass(train: &Train) -> u64 {
+    train.micro_batch.unwrap_or(train.batch_size).min(train.batch_size) as u64
 }
 
 /// Checks the student against the parts of the recipe that depend on its architecture.

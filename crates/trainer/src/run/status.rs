@@ -25,7 +25,7 @@ pub enum RunStatus {
     /// Finished.
     Finished(Results),
     /// Finished, but evaluated on other sets or compared with another teacher than in the current recipe.
-    MeasuredElsewhere(Results),
+    EvaluatedOtherwise(Results),
 }
 
 /// Creates the folder and locks it against other processes until the result is dropped.
@@ -83,7 +83,7 @@ fn found(recipe: &Recipe, folder: &Path, resume: bool, complete: bool) -> Result
     // A recipe without evaluation sets has no evaluation that could replace the results.
     Ok(match evaluation(&old) == evaluation(recipe) || recipe.eval.sets.is_empty() {
         true => RunStatus::Finished(results),
-        false => RunStatus::MeasuredElsewhere(results),
+        false => RunStatus::EvaluatedOtherwise(results),
     })
 }
 

@@ -14,6 +14,23 @@ pub struct ViewTensors {
     pub boxes: Vec<Vec<[f32; 4]>>,
 }
 
+impl ViewTensors {
+    /// Returns the number of samples.
+    pub fn rows(&self) -> i64 {
+        self.images.size()[0]
+    }
+
+    /// Returns the samples `start..start + count`.
+    #[must_use]
+    pub fn narrow(&self, start: i64, count: i64) -> Self {
+        ViewTensors {
+            images: self.images.narrow(0, start, count),
+            tokens: self.tokens.narrow(0, start, count),
+            boxes: self.boxes.iter().skip(start as usize).take(count as usize).cloned().collect(),
+        }
+    }
+}
+
 /// A micro-batch: the samples of one forward and backward pass.
 #[derive(Debug)]
 pub struct MicroBatch {

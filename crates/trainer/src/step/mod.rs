@@ -1,13 +1,14 @@
 //! The training step: forward pass, losses, backward pass and update.
 
 pub mod batch;
+mod chunks;
 pub(crate) mod objective;
 pub mod prune;
 
 pub use batch::{MicroBatch, TeacherInput, ViewTensors};
 use clip_model::{Clip, CrossModal, Precision, Tape};
-use kd_losses::{AuxOutputs, Embeddings, Loss, ModelOutputs, Objective, Targets, TokenStates};
-use tch::Tensor;
+use kd_losses::{AuxOutputs, Embeddings, Loss, LossReport, ModelOutputs, Objective, Targets, TokenStates};
+use tch::{Kind, Tensor};
 
 use crate::model::cross_modal;
 use crate::model::features::{self, FeatureHooks};
@@ -57,7 +58,12 @@ pub struct StepSettings {
     pub masked_share: f64,
     /// The student's features that losses on tokens read.
     pub hooks: FeatureHooks,
+    /// Samples per forward and backward pass, if they are fewer than a contrastive batch.
+    pub micro_batch: Option<usize>,
 }
+
+/// Shape of a scalar.
+const SCALAR: &[i64] = &[];
 
 /// Values of one step, averaged over its micro-batches.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -167,59 +173,77 @@ impl TrainState {
         self.optimizer.zero_grad();
         self.pruner.iter_mut().for_each(Pruner::zero_grad);
         let share = 1.0 / batches.len() as f64;
+        let mut parts = Vec::new();
         for (index, batch) in batches.iter().enumerate() {
-            let (losses, scale) = self.backward(batch, index, share, &active, signals, rule)?;
-            report.add(&losses, scale, share);
-            self.samples += batch.student.images.size()[0] as u64;
+            self.backward(batch, index, share, (&active, signals, rule), &mut parts)?;
+            self.samples += batch.student.rows() as u64;
         }
+        report.grad_norm = report.read(&parts, self.optimizer.gradient_norm()?)?;
+        drop(parts);
         if let Some(pruner) = &self.pruner {
             let penalty = pruner.penalty(self.step)?;
             (report.loss, report.sparsity) = (report.loss + penalty.value, Some(penalty.sparsity));
             report.terms.push(("prune", penalty.value, 1.0));
         }
         finite("the loss", report.loss, self.step)?;
-        report.grad_norm = self.optimizer.gradient_norm()?;
         finite("the gradient norm", report.grad_norm, self.step)?;
         self.update(lr, report.grad_norm)?;
         Ok(report)
     }
 
-    /// Runs the forward and backward pass of a micro-batch, whose loss counts as `share` of the step. Returns the
-    /// losses and exp(logit scale).
+    /// Runs the forward and backward pass of a micro-batch, whose loss counts as `share` of the step, and adds its losses
+    /// to `parts`.
     fn backward(
         &mut self,
         batch: &MicroBatch,
         index: usize,
         share: f64,
-        active: &[Loss],
-        signals: &[TeacherSignal],
-        rule: TargetRule,
-    ) -> Result<(kd_losses::LossReport, f64)> {
-        let input = &batch.student;
-        self.student.mode().train(self.drop_seed(index));
+        read: (&[Loss], &[TeacherSignal], TargetRule),
+        parts: &mut Vec<Part>,
+    ) -> Result<()> {
+        let drop_seed = self.drop_seed(index);
+        self.student.mode().train(drop_seed);
         self.student.mode().set_precision(self.settings.precision);
         if let Some(pruner) = &mut self.pruner {
             pruner.apply_masks(&mut self.student, self.step)?;
         }
-        let mut tape = Tape::new(self.settings.grad_checkpointing);
-        let student = self.forward(input, active, index, &mut tape)?;
-        let logit_scale =
-            self.cross_modal.as_ref().map_or(&self.student.logit_scale, |head| &head.logit_scale);
-        let scale = logit_scale.exp();
+        match self.settings.micro_batch.map(|size| size as i64).filter(|size| *size < batch.student.rows()) {
+            Some(size) => self.backward_in_chunks(batch, size, share, read, drop_seed, parts)?,
+            None => self.backward_at_once(batch, share, read, drop_seed, parts)?,
+        }
+        self.student.mode().eval();
+        self.student.mode().set_precision(Precision::Float32);
+        if let Some(pruner) = &mut self.pruner {
+            pruner.remove_masks(&mut self.student)?;
+        }
+        Ok(())
+    }
 
-        let classes = student.classes.as_ref().map(|drawn| &drawn.indices);
+    /// Runs the forward and backward pass of all samples together.
+    fn backward_at_once(
+        &self,
+        batch: &MicroBatch,
+        share: f64,
+        (active, signals, rule): (&[Loss], &[TeacherSignal], TargetRule),
+        drop_seed: u64,
+        parts: &mut Vec<Part>,
+    ) -> Result<()> {
+        let input = &batch.student;
+        let mut tape = Tape::new(self.settings.grad_checkpointing);
+        let student = self.features(input, active, &mut tape)?;
+        let drawn = self.drawn_classes(active, drop_seed, &mut tape)?;
+        let scale = self.logit_scale().exp();
+
+        let classes = drawn.as_ref().map(|drawn| &drawn.indices);
         let teachers = signals.iter().zip(&batch.teachers);
         let teachers = teachers.map(|(signal, teacher_input)| signal.read(input, teacher_input, classes));
         let teachers = teachers.collect::<Result<Vec<_>>>()?;
         let teachers = signals.iter().zip(&teachers).map(|(signal, outputs)| signal.model_outputs(outputs));
 
-        let targets = match rule {
-            TargetRule::Diagonal => Targets::Diagonal { offset: 0 },
-            TargetRule::EqualCaptions => Targets::equal_captions(&input.tokens, &input.tokens)?,
-        };
+        let targets = targets(rule, input, 0, input.rows())?;
         let extra = AuxOutputs {
             masked_image: student.masked.as_ref(),
-            classes: student.classes.as_ref().map(|drawn| &drawn.weights),
+            classes: drawn.as_ref().map(|drawn| &drawn.weights),
             logit_bias: self.student.logit_bias.as_ref(),
             tokens: Some(&student.tokens),
             ..AuxOutputs::default()
@@ -228,12 +252,13 @@ impl TrainState {
         let losses = self.objective.evaluate(self.step, &outputs, &teachers.collect::<Vec<_>>(), &targets)?;
         (&losses.total * share).backward();
         tape.backward(self.student.mode())?;
-        self.student.mode().eval();
-        self.student.mode().set_precision(Precision::Float32);
-        if let Some(pruner) = &mut self.pruner {
-            pruner.remove_masks(&mut self.student)?;
-        }
-        Ok((losses, scale.double_value(&[])))
+        parts.push(Part { losses, scale: scale.detach(), share });
+        Ok(())
+    }
+
+    /// Returns the logit scale of the student or its head, before the exponential.
+    fn logit_scale(&self) -> &Tensor {
+        self.cross_modal.as_ref().map_or(&self.student.logit_scale, |head| &head.logit_scale)
     }
 
     /// Updates weights, averages and masks from the gradients, and prunes the student if the step is due.
@@ -258,14 +283,8 @@ impl TrainState {
         parts.chain(self.cross_modal.iter().flat_map(cross_modal::named))
     }
 
-    /// Runs the student on a micro-batch with gradient, and returns the features that the active losses read.
-    fn forward<'a>(
-        &'a self,
-        input: &ViewTensors,
-        active: &[Loss],
-        micro_batch: usize,
-        tape: &mut Tape<'a>,
-    ) -> Result<StudentOutputs> {
+    /// Runs the student on samples and returns the features that the active losses read.
+    fn features<'a>(&'a self, input: &ViewTensors, active: &[Loss], tape: &mut Tape<'a>) -> Result<Features> {
         let (embeddings, tokens) = match &self.cross_modal {
             Some(head) => cross_modal::enriched(&self.student, head, input, &self.settings.hooks)?,
             None => features::read(&self.student, input, &self.settings.hooks, tape)?,
@@ -274,14 +293,24 @@ impl TrainState {
             .contains(&Loss::Mfd)
             .then(|| self.student.encode_image_masked(&input.images, self.settings.masked_share, tape))
             .transpose()?;
-        let classes = match &self.classes {
+        Ok(Features { embeddings, tokens, masked })
+    }
+
+    /// Draws the classes of a micro-batch and encodes them, if an active loss reads them.
+    fn drawn_classes<'a>(
+        &'a self,
+        active: &[Loss],
+        drop_seed: u64,
+        tape: &mut Tape<'a>,
+    ) -> Result<Option<DrawnClasses>> {
+        match &self.classes {
             Some(classes) if active.iter().any(|loss| loss.reads_classes()) => {
-                let indices = classes.draw(self.drop_seed(micro_batch), self.student.device())?;
-                Some(DrawnClasses { weights: classes.encode(&self.student, &indices, tape)?, indices })
+                let indices = classes.draw(drop_seed, self.student.device())?;
+                let weights = classes.encode(&self.student, &indices, tape)?;
+                Ok(Some(DrawnClasses { weights, indices }))
             }
-            _ => None,
-        };
-        Ok(StudentOutputs { embeddings, tokens, masked, classes })
+            _ => Ok(None),
+        }
     }
 
     /// Returns the seed of the student's random drops (paths, patches, elements) for a micro-batch. It depends only on
@@ -292,14 +321,13 @@ impl TrainState {
     }
 }
 
-/// The student's outputs for a micro-batch.
-struct StudentOutputs {
+/// The student's outputs for samples.
+struct Features {
     /// Raw embeddings.
     embeddings: Embeddings,
     tokens: TokenStates,
     /// Raw image embeddings of the masked pass.
     masked: Option<Tensor>,
-    classes: Option<DrawnClasses>,
 }
 
 /// The classes of a micro-batch.
@@ -310,17 +338,52 @@ struct DrawnClasses {
     indices: Tensor,
 }
 
-impl StepReport {
-    fn add(&mut self, losses: &kd_losses::LossReport, logit_scale: f64, share: f64) {
-        self.loss += losses.total.double_value(&[]) * share;
-        self.logit_scale = logit_scale;
-        if self.terms.is_empty() {
-            self.terms = losses.terms.iter().map(|term| (term.loss.name(), 0.0, term.weight)).collect();
-        }
-        for ((_, sum, _), term) in self.terms.iter_mut().zip(&losses.terms) {
-            *sum += term.value.double_value(&[]) * share;
-        }
+/// The losses of a part of a step, whose values are still on the device.
+struct Part {
+    losses: LossReport,
+    /// exp(logit scale).
+    scale: Tensor,
+    /// The part's share of the step.
+    share: f64,
+}
+
+impl Part {
+    /// Returns the scalars of the part: the loss, the logit scale and the terms.
+    fn scalars(&self) -> impl Iterator<Item = Tensor> {
+        let terms = self.losses.terms.iter().map(|term| &term.value);
+        [&self.losses.total, &self.scale].into_iter().chain(terms).map(|scalar| scalar.detach().view(SCALAR))
     }
+}
+
+impl StepReport {
+    /// Adds the values of all parts, and returns the value of `last`. All values are read from the device at once, because
+    /// each reading waits for it.
+    fn read(&mut self, parts: &[Part], last: Tensor) -> Result<f64> {
+        let scalars = parts.iter().flat_map(Part::scalars).chain([last.view(SCALAR)]).collect::<Vec<_>>();
+        let values = Vec::<f64>::try_from(Tensor::f_stack(&scalars, 0)?.f_to_kind(Kind::Double)?)?;
+        let mut values = values.into_iter();
+        for Part { losses, share, .. } in parts {
+            if self.terms.is_empty() {
+                self.terms = losses.terms.iter().map(|term| (term.loss.name(), 0.0, term.weight)).collect();
+            }
+            self.loss += values.next().unwrap_or(f64::NAN) * share;
+            self.logit_scale = values.next().unwrap_or(f64::NAN);
+            for ((_, sum, _), value) in self.terms.iter_mut().zip(values.by_ref().take(losses.terms.len())) {
+                *sum += value * share;
+            }
+        }
+        Ok(values.next().unwrap_or(f64::NAN))
+    }
+}
+
+/// Returns the targets of the rows `start..start + count` against the whole batch.
+fn targets(rule: TargetRule, input: &ViewTensors, start: i64, count: i64) -> Result<Targets> {
+    Ok(match rule {
+        TargetRule::Diagonal => Targets::Diagonal { offset: start },
+        TargetRule::EqualCaptions => {
+            Targets::equal_captions(&input.tokens.narrow(0, start, count), &input.tokens)?
+        }
+    })
 }
 
 /// Returns the student's trainable parameters.

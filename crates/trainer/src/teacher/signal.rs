@@ -106,6 +106,42 @@ impl TeacherSignal {
         Ok(TeacherOutputs { embeddings, classes, tokens })
     }
 
+    /// Returns what [`TeacherSignal::read`] does; a model in memory embeds the rows of each span on its own.
+    pub(crate) fn read_in_chunks(
+        &self,
+        student: &ViewTensors,
+        input: &TeacherInput,
+        class_indices: Option<&Tensor>,
+        spans: impl Iterator<Item = (i64, i64)>,
+    ) -> Result<TeacherOutputs> {
+        let view = match input {
+            TeacherInput::Stored(_) => return self.read(student, input, class_indices),
+            TeacherInput::AsStudent => student,
+            TeacherInput::Own(view) => view,
+        };
+        let parts = spans
+            .map(|(start, count)| {
+                let chunk = TeacherInput::Own(view.narrow(start, count));
+                self.read(student, &chunk, class_indices)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(TeacherOutputs {
+            embeddings: Embeddings::cat(parts.iter().map(|part| &part.embeddings))?,
+            tokens: TokenStates::cat(parts.iter().map(|part| &part.tokens))?,
+            classes: parts.into_iter().find_map(|part| part.classes),
+        })
+    }
+
+    /// Returns the outputs of some rows in the form that the objective takes, with those of the whole batch.
+    pub(crate) fn model_outputs_of_rows<'a>(
+        &'a self,
+        rows: &'a TeacherOutputs,
+        whole: &'a TeacherOutputs,
+    ) -> ModelOutputs<'a> {
+        let all = if rows.embeddings.rows() == whole.embeddings.rows() { rows } else { whole };
+        ModelOutputs { all: &all.embeddings, ..self.model_outputs(rows) }
+    }
+
     /// Returns the outputs in the form that the objective takes.
     pub(crate) fn model_outputs<'a>(&'a self, outputs: &'a TeacherOutputs) -> ModelOutputs<'a> {
         let extra = AuxOutputs {
@@ -115,6 +151,17 @@ impl TeacherSignal {
             ..AuxOutputs::default()
         };
         ModelOutputs { extra, ..ModelOutputs::new(&outputs.embeddings, &self.scale) }
+    }
+}
+
+impl TeacherOutputs {
+    /// Returns the outputs of the rows `start..start + count`.
+    pub(crate) fn narrow(&self, start: i64, count: i64) -> Self {
+        TeacherOutputs {
+            embeddings: self.embeddings.narrow(start, count),
+            classes: self.classes.as_ref().map(Tensor::shallow_clone),
+            tokens: self.tokens.narrow(start, count),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ const VARIANTS: u64 = 2;
 
 /// Options for creating a store.
 #[derive(Clone, Copy, Debug)]
-pub struct Making<'a> {
+pub struct StoreOptions<'a> {
     /// The store's folder.
     pub folder: &'a Path,
     /// The number format.
@@ -39,9 +39,9 @@ pub struct Making<'a> {
     pub class_list: bool,
 }
 
-impl Default for Making<'_> {
+impl Default for StoreOptions<'_> {
     fn default() -> Self {
-        Making {
+        StoreOptions {
             folder: Path::new("store"),
             kind: StoreKind::F16,
             stop: None,
@@ -53,7 +53,7 @@ impl Default for Making<'_> {
 
 /// The result of [`reinforce`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct Made {
+pub struct StoreSummary {
     /// Number of written shards, and of all shards.
     pub shards: (u64, u64),
     /// Number of image embeddings per teacher, over all variants of all images.
@@ -68,19 +68,19 @@ pub(crate) fn variants(recipe: &Recipe) -> Option<Variants> {
         .then_some(Variants { count: recipe.data.variants as u64, seed: recipe.data.variants_seed })
 }
 
-/// Creates or resumes the store of a recipe's teachers and data; see [`Making`].
+/// Creates or resumes the store of a recipe's teachers and data; see [`StoreOptions`].
 ///
 /// # Errors
 /// [`Error::Data`] if the folder contains another store, or if the data cannot be read; the errors of opening the
 /// teachers.
-pub fn reinforce(recipe: &Recipe, runs: &RunModels, making: &Making<'_>) -> Result<Made> {
+pub fn reinforce(recipe: &Recipe, runs: &RunModels, options: &StoreOptions<'_>) -> Result<StoreSummary> {
     let device = device::resolve(recipe.train.device)?;
     if recipe.train.threads > 0 {
         tch::set_num_threads(recipe.train.threads);
     }
     let data = TrainingData::open(recipe, &mut SourcePool::default())?.complete()?;
     let models = recipe.teachers.iter().map(|config| TeacherModel::new(config, runs, device));
-    make(recipe, &models.collect::<Vec<_>>(), &data, device, making)
+    make(recipe, &models.collect::<Vec<_>>(), &data, device, options)
 }
 
 pub(crate) fn make(
@@ -88,8 +88,8 @@ pub(crate) fn make(
     models: &[TeacherModel],
     data: &TrainingData,
     device: Device,
-    making: &Making<'_>,
-) -> Result<Made> {
+    options: &StoreOptions<'_>,
+) -> Result<StoreSummary> {
     let teachers = models.iter().map(|model| Ok((model.config.name(), model.open()?)));
     let teachers = teachers.collect::<Result<Vec<_>>>()?;
     if teachers.is_empty() {
@@ -98,18 +98,18 @@ pub(crate) fn make(
             "it has no teacher whose embeddings could be stored: add [teacher]",
         ));
     }
-    let mut writer = StoreWriter::open(making.folder, manifest(recipe, &teachers, data, making)?)?;
+    let mut writer = StoreWriter::open(options.folder, manifest(recipe, &teachers, data, options)?)?;
     let manifest = writer.manifest().clone();
     let views = teachers.iter().map(|(_, opened)| opened.processor.preprocess().clone()).collect();
     let (sources, augment) = (data.sources().to_vec(), manifest.augment.clone());
     let mut pass = VariantPass::new(sources, manifest.variants, augment, views, recipe.data.damaged)?;
     let count = writer.missing_samples() * manifest.variants.count;
-    let mut bar = Counter::new("reinforce", "image embeddings", count, making.progress);
+    let mut bar = Counter::new("reinforce", "image embeddings", count, options.progress);
     while let Some(number) = writer.next() {
-        if making.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+        if options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             break;
         }
-        match shard(&mut pass, &writer, number, &teachers, device, &mut bar, making.stop)? {
+        match shard(&mut pass, &writer, number, &teachers, device, &mut bar, options.stop)? {
             Some(shard) => writer.write(&shard)?,
             None => break,
         }
@@ -117,7 +117,7 @@ pub(crate) fn make(
     bar.finish();
     pass.finish()?;
     let shards = manifest.shards();
-    Ok(Made {
+    Ok(StoreSummary {
         shards: (writer.written(), shards),
         rows: manifest.samples() * manifest.variants.count,
         damaged: pass.counts().clone(),
@@ -128,15 +128,15 @@ fn manifest(
     recipe: &Recipe,
     teachers: &[(String, &OpenedTeacher)],
     data: &TrainingData,
-    making: &Making<'_>,
+    options: &StoreOptions<'_>,
 ) -> Result<Manifest> {
     let stored = teachers.iter().map(|(name, opened)| describe_teacher(name, opened));
     let teachers = stored.collect::<Result<_>>()?;
     let variants = variants(recipe).unwrap_or(Variants { count: VARIANTS, seed: recipe.data.variants_seed });
-    let classes = if making.class_list { recipe.class_list()? } else { None };
+    let classes = if options.class_list { recipe.class_list()? } else { None };
     let extra_texts = classes.map(|classes| classes.prompts());
     Ok(Manifest::new(variants, recipe.data.augment.clone(), describe(data)?, teachers)
-        .with_kind(making.kind)
+        .with_kind(options.kind)
         .with_extra_texts(extra_texts.unwrap_or_default()))
 }
 

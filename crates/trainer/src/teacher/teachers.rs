@@ -86,14 +86,14 @@ impl Teachers {
     ) -> Result<()> {
         let store = match Store::open(folder) {
             Err(error) if config.model.is_some() && is_unfinished(&error) => {
-                let store_options = store::Making {
+                let store_options = store::StoreOptions {
                     folder,
                     stop: Some(options.stop),
                     progress: options.progress,
                     // Runs that share a store may have different class lists, because [`Teachers::prompts`] can use the
                     // model itself.
                     class_list: recipe.teachers.len() > 1,
-                    ..store::Making::default()
+                    ..store::StoreOptions::default()
                 };
                 create_or_wait(recipe, &self.models, data, self.device, &store_options)?;
                 Store::open(folder)?
@@ -354,7 +354,7 @@ fn create_or_wait(
     models: &[TeacherModel],
     data: &TrainingData,
     device: Device,
-    options: &store::Making<'_>,
+    options: &store::StoreOptions<'_>,
 ) -> Result<()> {
     loop {
         match store::make(recipe, models, data, device, options) {
