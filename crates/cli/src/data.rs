@@ -55,11 +55,13 @@ pub(crate) fn templates(name: &str) -> anyhow::Result<Templates> {
         return Ok(data_pipeline::names::read_prompts(path)?.into());
     }
     let templates = Templates::Named(name.into());
-    templates.check().with_context(|| format!("`{name}` is not a file of prompt templates"))?;
+    templates
+        .check()
+        .with_context(|| format!("`{name}` is neither a file nor a built-in list of prompt templates"))?;
     Ok(templates)
 }
 
-/// The data set of `--data`, before its options.
+/// The data set of `--data`, before the options of the command apply.
 struct Data {
     source: SourceConfig,
     root: PathBuf,
@@ -168,7 +170,7 @@ pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, 
 /// Infers the source and the task of `--data` from a file name or from the files in a folder.
 fn data_source(args: &Evaluate, path: &Path, name: &str) -> anyhow::Result<Data> {
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase()).unwrap_or_default();
-    // Paths of images start at --root, or at the folder of their file.
+    // Image paths are relative to --root, or to the folder of their file.
     let root = args.root.as_ref().map(std::path::absolute).transpose()?.map(Paths::from);
     let holds = |ending: &str| holds(path, ending);
     Ok(match ending.as_str() {
@@ -225,7 +227,7 @@ fn data_source(args: &Evaluate, path: &Path, name: &str) -> anyhow::Result<Data>
     })
 }
 
-/// Whether a name is a remote address, which the source refuses.
+/// Whether a name is a remote address. The source refuses it with an explanation.
 fn is_remote(name: &str) -> bool {
     name.contains("://") || name.starts_with("pipe:")
 }

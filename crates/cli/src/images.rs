@@ -1,4 +1,4 @@
-//! Batches of images that arguments name, without the damaged ones.
+//! Batches of the images that the arguments name, without damaged ones.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use data_pipeline::sources::{Images, Source, Upright};
 use crate::args::Orientation;
 use crate::output;
 
-/// Reads the images of files, folders and patterns in batches, and passes each batch to `process`. Damaged images are left
-/// out as far as the policy allows, and named.
+/// Reads the images of files, folders and patterns in batches, and passes each batch to `process`. Damaged images are
+/// left out up to the limit of the policy, and named.
 ///
 /// # Errors
 /// The errors of [`Images::open_all`] and [`EvalBatches`], and those of `process`.
@@ -36,7 +36,7 @@ pub(crate) fn in_batches(
     }
     let damaged = batches.damaged();
     if damaged.len() == total {
-        anyhow::bail!("no image can be decoded ({damaged})");
+        anyhow::bail!("no image can be decoded ({damaged}): check that the paths name images");
     }
     if !damaged.is_empty() {
         let noun = if damaged.len() == 1 { "image" } else { "images" };

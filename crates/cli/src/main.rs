@@ -31,6 +31,10 @@ fn main() -> ExitCode {
         // command does it.
         torch_ext::cuda::load();
     }
+    if let Err(reason) = torch_ext::products::choose_from_environment() {
+        output::error(&anyhow::anyhow!(reason));
+        return exit::Code::Failed.into();
+    }
     match commands::run(args.command) {
         Ok(code) => code.into(),
         Err(error) => {

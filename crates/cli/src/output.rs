@@ -5,7 +5,8 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
-/// Sends log lines to standard error: warnings, the progress of runs, what data leaves out or infers, or more with `--verbose` or `RUST_LOG`.
+/// Sends log lines to standard error: warnings, the progress of runs, and notes on skipped data and inferred settings.
+/// `--verbose` or `RUST_LOG` adds more.
 pub(crate) fn set_up(verbose: bool) {
     let level = if verbose { "info" } else { "warn,trainer=info,data_pipeline=info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));

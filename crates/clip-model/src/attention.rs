@@ -78,8 +78,9 @@ impl Attention {
         let (batch, seq) = (xs.size()[0], xs.size()[1]);
         let AttentionConfig { heads, head_width, causal, .. } = self.config;
         let operand = |tensor: &Tensor| self.mode.operand(tensor);
-        let qkv = operand(xs)
-            .linear(&operand(&self.in_proj_weight), Some(operand(&self.in_proj_bias)))
+        let qkv = self
+            .mode
+            .linear(xs, &self.in_proj_weight, Some(&self.in_proj_bias))
             .view([batch, seq, 3, heads, head_width])
             .permute([2, 0, 3, 1, 4]); // [3, batch, heads, seq, head width]
         let (query, key, value) = (qkv.select(0, 0), qkv.select(0, 1), qkv.select(0, 2));

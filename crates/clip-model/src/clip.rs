@@ -40,7 +40,7 @@ pub struct Clip {
     params: Params,
     mode: Mode,
     device: Device,
-    /// The tower that has weights, if the other has none.
+    /// The only tower with weights; `None` if both have them.
     only: Option<Tower>,
 }
 

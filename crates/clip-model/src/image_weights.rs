@@ -13,7 +13,7 @@ use crate::{Clip, Error, PreprocessConfig, Result, resize, weights};
 
 /// Prefix of the tower in a model of this crate and of open_clip.
 const TRUNK: &str = "visual.trunk.";
-/// Weight files of a folder of timm, by priority.
+/// Weight files in a folder of timm, by priority.
 const WEIGHT_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 /// Name of the configuration in a folder of timm.
 const CONFIG_FILE: &str = "config.json";
@@ -24,7 +24,7 @@ const COMPUTED: [&str; 2] = ["relative_position_index", "attn_mask"];
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImageWeights {
-    /// Number of tensors that the image tower took.
+    /// Number of tensors loaded into the image tower.
     pub loaded: usize,
     /// Tensors of the file that are not part of the tower: its classifier.
     pub left_out: Vec<String>,
@@ -34,7 +34,7 @@ pub struct ImageWeights {
     pub notes: Vec<String>,
 }
 
-/// Configuration of a folder of timm (`config.json`), as far as it matters here.
+/// The parts of timm's `config.json` that are checked.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct TimmConfig {
@@ -123,12 +123,12 @@ fn weight_file(path: &Path) -> Result<PathBuf> {
     })
 }
 
-/// Reads timm's configuration. A folder without one, or with one of another kind, states nothing.
+/// Reads timm's configuration. Returns `None` if the folder has none, or one of another kind.
 fn read_config(folder: &Path) -> Option<TimmConfig> {
     serde_json::from_str(&std::fs::read_to_string(folder.join(CONFIG_FILE)).ok()?).ok()
 }
 
-/// Whether two names of timm mean one architecture. SigLIP's names contain the image size, which may differ.
+/// Whether two names of timm denote the same architecture. SigLIP's names contain the image size, which may differ.
 fn same_architecture(theirs: &str, own: &str) -> bool {
     let known = |name| Trunk::parse(name).ok();
     theirs == own || known(theirs).is_some_and(|trunk| known(own) == Some(trunk))
@@ -157,7 +157,7 @@ fn tower_tensors(tensors: HashMap<String, Tensor>) -> HashMap<String, Tensor> {
     for (name, tensor) in tensors {
         named.insert(layout::unwrapped(&name, &mut Default::default()), tensor);
     }
-    // A whole CLIP model has other parts too; training classes hold the tower as an attribute.
+    // A whole CLIP model also has other parts; a training class stores the tower as an attribute.
     let prefixes = [TRUNK, "trunk.", "model.", "backbone.", "encoder."];
     let prefix = prefixes.iter().find(|prefix| {
         let below = named.keys().filter(|name| name.starts_with(**prefix)).count();
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn every_family_takes_the_weights_of_timm_without_its_classifier() {
+    fn every_family_loads_the_weights_of_timm_without_the_classifier() {
         for (tower, classifier) in [
             ("resnet18", "fc.weight"),
             ("efficientnet_b0", "classifier.weight"),

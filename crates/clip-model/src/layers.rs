@@ -38,8 +38,7 @@ impl Linear {
 
     /// Maps `[.., in]` to `[.., out]`.
     pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
-        let operand = |tensor: &Tensor| self.mode.operand(tensor);
-        operand(xs).linear(&operand(&self.weight), self.bias.as_ref().map(operand))
+        self.mode.linear(xs, &self.weight, self.bias.as_ref())
     }
 }
 

@@ -102,6 +102,12 @@ impl Mode {
         }
     }
 
+    /// Maps `[.., in]` to `[.., out]` by a linear layer in the current precision, with a weight `[out, in]`.
+    pub(crate) fn linear(&self, xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+        let bias = bias.map(|bias| self.operand(bias));
+        torch_ext::products::linear(&self.operand(xs), &self.operand(weight), bias.as_ref())
+    }
+
     /// Runs `f` in training mode with the last seed, to repeat an earlier pass. Running statistics of BatchNorm are not
     /// updated again.
     pub fn recompute<T>(&self, f: impl FnOnce() -> T) -> T {

@@ -112,7 +112,7 @@ pub fn get(name: &str) -> Result<ClipConfig> {
     }
 }
 
-/// Suggests the name of a model on the hub for `owner/name`.
+/// Returns a hint to write `hf-hub:` before a name of the form `owner/name`; empty for other names.
 fn hub_hint(name: &str) -> String {
     let is_part = |part: &str| {
         !part.is_empty()

@@ -26,7 +26,7 @@ pub enum DamageKind {
     NotUtf8,
     /// A row of a table with more fields than the header.
     ExtraFields,
-    /// A class that is not the number of a class name.
+    /// A class label that is not the index of a class name.
     Label,
     /// Malformed object boxes.
     Boxes,
@@ -83,7 +83,7 @@ impl DamageKind {
             DamageKind::NoLabel => "no label",
             DamageKind::NotUtf8 => "not UTF-8",
             DamageKind::ExtraFields => "extra fields",
-            DamageKind::Label => "label",
+            DamageKind::Label => "invalid label",
             DamageKind::Boxes => "boxes",
             DamageKind::EmptyFile => "empty file",
             DamageKind::NotAnImage => "not an image",

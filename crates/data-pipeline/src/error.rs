@@ -42,9 +42,9 @@ pub enum Error {
         /// The problem and a remedy.
         reason: String,
     },
-    /// A remote address, for which local files are needed.
+    /// A remote address in place of a local path.
     #[error(
-        "`{address}`: {scheme} addresses are not supported yet; copy the files to this machine and name them there"
+        "`{address}`: {scheme} addresses are not supported yet; download the files and use their local path"
     )]
     Remote {
         /// The address.
@@ -87,7 +87,7 @@ pub enum Error {
         path: PathBuf,
         /// The line and the likely encoding.
         problem: crate::text::NotUtf8,
-        /// Another remedy than a conversion, or nothing.
+        /// A remedy in addition to a conversion; empty if there is none.
         remedy: &'static str,
     },
     /// A source without samples.
@@ -96,7 +96,7 @@ pub enum Error {
     /// More damaged samples than the error policy allows.
     #[error(
         "{skipped} of {seen} samples were damaged, more than the policy allows ({max_fraction}): {summary}; repair them, \
-         or allow more with `data.damaged = {{ skip = {{ max_fraction = {} }} }}`",
+         or allow more with `data.damaged = {{ skip = {{ max_fraction = {} }} }}` in a recipe, or --max-damaged in other commands",
         enough(*.skipped as f64 / (*.seen).max(1) as f64)
     )]
     TooManyDamaged {
@@ -112,7 +112,7 @@ pub enum Error {
     /// More damage in the shards of a source than the error policy allows.
     #[error(
         "`{name}`: {summary}; about {:.2} % of the bytes are lost and the policy allows {:.2} %: fetch those shards again, \
-         or allow the loss with `data.damaged = {{ skip = {{ max_fraction = {} }} }}`",
+         or allow the loss with `data.damaged = {{ skip = {{ max_fraction = {} }} }}` in a recipe, or --max-damaged in other commands",
         100.0 * .lost_fraction,
         100.0 * .max_fraction,
         enough(*.lost_fraction)
@@ -309,7 +309,7 @@ pub enum HubProblem {
     MissingFile,
 }
 
-/// Returns a fraction rounded up to one hundredth, for a policy that allows it.
+/// Returns the smallest whole percentage above a fraction, as a fraction: a limit that allows it.
 fn enough(fraction: f64) -> f64 {
     ((fraction * 100.0).floor() + 1.0).min(100.0) / 100.0
 }

@@ -134,8 +134,8 @@ fn damage<T>(result: Result<T>) -> Result<std::result::Result<T, DamagedSample>>
     }
 }
 
-/// An iterator over all samples of a source in order. Metrics need the whole data set, so a damaged sample is an error,
-/// unless a policy allows to leave it out.
+/// An iterator over all samples of a source in order. Metrics need the whole data set, so a damaged sample is an error
+/// unless a policy allows leaving it out.
 ///
 /// ```no_run
 /// use data_pipeline::{EvalBatches, Preprocess, SourceConfig};
@@ -155,7 +155,7 @@ pub struct EvalBatches {
 }
 
 impl EvalBatches {
-    /// Creates an iterator that starts at the first sample and ends with an error at a damaged one.
+    /// Creates an iterator that ends with an error at the first damaged sample.
     ///
     /// # Errors
     /// [`Error::Setting`] for a batch or images of size 0, [`Error::BrokenShards`] if a shard is broken.
@@ -163,8 +163,9 @@ impl EvalBatches {
         Self::with_policy(source, preprocess, batch_size, ErrorPolicy::Fail)
     }
 
-    /// Creates an iterator that leaves out damaged samples as far as the policy [allows](ErrorPolicy::allows). If there are
-    /// more, it ends with an error that names all damaged samples of the source.
+    /// Creates an iterator that leaves out damaged samples up to the number that the policy
+    /// [allows](ErrorPolicy::allows). If more are damaged, it ends with an error that names all damaged samples of the
+    /// source.
     ///
     /// # Errors
     /// [`Error::Setting`] for a batch or images of size 0, [`Error::BrokenShards`] if the shards lose more than the policy
@@ -184,7 +185,7 @@ impl EvalBatches {
         Ok(EvalBatches { source, preprocess, batch_size, policy, next: 0, damaged })
     }
 
-    /// Returns the damaged samples so far, which the batches leave out.
+    /// Returns the damaged samples that the batches have left out so far.
     pub fn damaged(&self) -> &DamagedSamples {
         &self.damaged
     }
@@ -243,7 +244,7 @@ impl Iterator for EvalBatches {
             }
             let batch = self.read(start, end);
             self.next = if batch.is_ok() { end } else { self.source.len() };
-            // A batch of damaged samples alone has nothing to evaluate.
+            // Skips a batch in which all samples are damaged.
             if !batch.as_ref().is_ok_and(|batch| batch.keys.is_empty()) {
                 return Some(batch);
             }

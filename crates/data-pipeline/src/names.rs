@@ -11,7 +11,7 @@ use crate::{Error, Result, text};
 /// Maximum number of keys that a message lists.
 const LISTED: usize = 5;
 
-/// Prompts of a file.
+/// Prompts read from a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prompts {
     /// Templates with `{}` for the class name.
@@ -66,7 +66,8 @@ fn braces(template: &str) -> String {
     template.trim().replace("{c}", "{}")
 }
 
-/// Parses a file that is named or begins like JSON. A text file may begin with a brace, such as the template `{}`.
+/// Parses a file whose name or first character indicates JSON. A text file may also begin with a brace, such as the
+/// template `{}`.
 fn json(path: &Path, text: &str) -> Result<Option<Value>> {
     let is_named = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json"));
     let begins = text.trim_start().starts_with(['[', '{']);
@@ -114,7 +115,9 @@ fn names_of(json: &Value) -> Result<Vec<String>, String> {
             }
             numbered.sort_unstable();
             match numbered.iter().enumerate().find(|(place, (number, _))| place != number) {
-                Some((place, _)) => Err(format!("the class {place} is missing or listed twice")),
+                Some((place, _)) => Err(format!(
+                    "the class {place} is missing or listed twice: number the classes from 0 without gaps"
+                )),
                 None => Ok(numbered.into_iter().map(|(_, name)| name).collect()),
             }
         }
@@ -133,7 +136,7 @@ fn prompts_of(json: &Value) -> Result<Prompts, String> {
         Value::Array(_) => Ok(Prompts::Templates(texts(json, "the list")?)),
         Value::Object(object) => {
             if let (1, Some(inner)) = (object.len(), object.values().next()) {
-                // The name of a data set around its templates or prompts.
+                // A single key is the name of a data set, whose value holds its templates or prompts.
                 let is_templates = |list: &Vec<Value>| {
                     !list.is_empty()
                         && list
@@ -158,7 +161,7 @@ fn text_of(value: &Value, place: &str) -> Result<String, String> {
     match value.as_str().map(str::trim) {
         Some(text) if !text.is_empty() => Ok(text.to_string()),
         Some(_) => Err(format!("an entry of `{place}` is empty")),
-        None => Err(format!("an entry of `{place}` is not a text, but `{value}`")),
+        None => Err(format!("an entry of `{place}` is not a text but `{value}`: put it in double quotes")),
     }
 }
 

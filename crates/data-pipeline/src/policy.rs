@@ -21,7 +21,8 @@ use crate::{DamageKind, Error, Result};
 pub enum ErrorPolicy {
     /// Stops at the first damaged sample.
     Fail,
-    /// Replaces a damaged sample by the next one, up to `max_fraction` of the samples, and of the bytes in broken shards.
+    /// Replaces a damaged sample by the next one in training, and leaves it out in an evaluation, up to `max_fraction`
+    /// of the samples, and of the bytes in broken shards.
     Skip {
         /// Largest fraction of damaged samples, 0..=1.
         max_fraction: f64,
@@ -50,9 +51,9 @@ impl ErrorPolicy {
         }
     }
 
-    /// Whether an evaluation may leave out `damaged` of `samples` images. As at the start of a training, a set with fewer
-    /// than 1000 images may lack as many as one with 1000, so that one damaged file does not stop the evaluation of a small
-    /// set.
+    /// Whether an evaluation may leave out `damaged` of `samples` images. A set with fewer than 1000 images may lose as
+    /// many as a set with 1000, so that one damaged file does not stop the evaluation of a small set. Training applies
+    /// the same rule to its first samples.
     pub fn allows(self, damaged: usize, samples: usize) -> bool {
         match self {
             ErrorPolicy::Fail => damaged == 0,
@@ -189,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_small_evaluation_set_may_lack_an_image() {
+    fn a_small_evaluation_set_may_have_a_damaged_image() {
         let policy = ErrorPolicy::default();
         assert!(policy.allows(1, 4) && policy.allows(10, 4) && !policy.allows(11, 4));
         assert!(policy.allows(50, 5000) && !policy.allows(51, 5000));

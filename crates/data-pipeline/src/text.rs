@@ -94,7 +94,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<String> {
     Ok(text?.to_string())
 }
 
-/// Encoding of a text file, as a user names it.
+/// Encoding of a text file in the settings.
 ///
 /// ```
 /// use data_pipeline::text::TextEncoding;
@@ -112,13 +112,13 @@ pub enum TextEncoding {
     /// UTF-16 in the order of its byte order mark, else little-endian.
     #[serde(rename = "utf-16")]
     Utf16,
-    /// Latin-1 or Windows-1252, which adds quotation marks and dashes.
+    /// The encoding Windows-1252, a superset of Latin-1.
     #[serde(rename = "latin-1")]
     Latin1,
 }
 
-/// Reads a whole text file in an encoding, without a byte order mark. Without an encoding, the file is UTF-16 if its
-/// first bytes show it, else UTF-8. Returns the text and its encoding.
+/// Reads a whole text file in an encoding, without a byte order mark. If `encoding` is `None`, the file is UTF-16 if
+/// its first bytes indicate it, else UTF-8. Returns the text and its encoding.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be read, [`Error::NotUtf8`] if it is not UTF-8 and no encoding is given,
@@ -141,7 +141,10 @@ pub(crate) fn read_as(path: &Path, encoding: Option<TextEncoding>) -> Result<(St
         TextEncoding::Utf16 => utf16(&bytes).ok_or_else(|| {
             Error::setting(
                 "encoding",
-                format!("`{}` is not valid UTF-16: copy or write it again", path.display()),
+                format!(
+                    "`{}` is not valid UTF-16: copy or export it again, or correct `encoding`",
+                    path.display()
+                ),
             )
         })?,
         TextEncoding::Latin1 => bytes.iter().map(|byte| windows_1252(*byte)).collect(),
@@ -149,7 +152,7 @@ pub(crate) fn read_as(path: &Path, encoding: Option<TextEncoding>) -> Result<(St
     Ok((text, encoding))
 }
 
-/// Decodes UTF-16. Returns `None` for an odd number of bytes or a lone half of a character.
+/// Decodes UTF-16. Returns `None` for an odd number of bytes or an unpaired surrogate.
 fn utf16(bytes: &[u8]) -> Option<String> {
     let (order, bytes): (fn([u8; 2]) -> u16, _) = match bytes {
         [0xFE, 0xFF, rest @ ..] => (u16::from_be_bytes, rest),
@@ -163,7 +166,7 @@ fn utf16(bytes: &[u8]) -> Option<String> {
     String::from_utf16(&bytes.chunks_exact(2).map(|pair| order([pair[0], pair[1]])).collect::<Vec<_>>()).ok()
 }
 
-/// Returns the character of a Windows-1252 byte. Bytes without a character keep their number, as in Latin-1.
+/// Returns the character of a Windows-1252 byte. Undefined bytes keep their value, as in Latin-1.
 fn windows_1252(byte: u8) -> char {
     const HIGH: [char; 32] = [
         '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8D}', 'Ž', '\u{8F}',

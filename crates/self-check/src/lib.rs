@@ -20,7 +20,7 @@ use zeroshot_eval::table::{Cell, Table};
 /// Result of one check.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Check {
-    /// What was checked, such as `tower tiny/vit-32px` or `loss crd`.
+    /// Name of the check, such as `tower tiny/vit-32px` or `loss crd`.
     pub name: String,
     /// Precision of matrix products: `float32` or `bfloat16`.
     pub precision: String,
@@ -28,16 +28,16 @@ pub struct Check {
     pub deviation: Option<f64>,
     /// Largest deviation that passes.
     pub tolerance: f64,
-    /// Message of a computation that failed.
+    /// Error message, if the computation failed.
     pub error: Option<String>,
-    /// Seconds that the check took.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
 impl Check {
     /// Whether the result agrees with the reference.
     pub fn passed(&self) -> bool {
-        // A deviation that is NaN does not pass.
+        // NaN fails the comparison.
         self.deviation.is_some_and(|deviation| deviation <= self.tolerance)
     }
 }
@@ -101,7 +101,7 @@ impl Tolerances {
     }
 }
 
-/// Runs the checks on a device in these precisions. Losses always use float32 and are checked once.
+/// Runs the checks on a device in the given precisions. Losses always use float32 and are checked once.
 ///
 /// Failures are part of the report.
 pub fn run(device: Device, precisions: &[Precision]) -> Report {
@@ -167,6 +167,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use torch_ext::products::{self, Library};
 
     fn check(deviation: Option<f64>, error: Option<&str>) -> Check {
         Check {
@@ -177,6 +178,17 @@ mod tests {
             error: error.map(String::from),
             seconds: 0.25,
         }
+    }
+
+    #[test]
+    fn the_library_of_products_that_is_not_the_default_agrees_with_the_reference() {
+        let other = match products::library() {
+            Library::Mkl => Library::OneDnn,
+            Library::OneDnn => Library::Mkl,
+        };
+        products::choose(other);
+        let report = run(Device::Cpu, &[Precision::Float32]);
+        assert!(report.passed(), "{other}\n{}", report.table());
     }
 
     #[test]

@@ -97,8 +97,8 @@ impl Case {
         self.reference.iter().filter_map(move |(key, tensor)| Some((key.strip_prefix(&prefix)?, tensor)))
     }
 
-    /// Returns the largest deviation of a loss, in the scale of [`TOLERANCE`]: that of its value, and those of its
-    /// gradients times [`TOLERANCE`] / [`GRADIENT_TOLERANCE`].
+    /// Returns the largest deviation of a loss: that of its value, or of its gradients scaled by [`TOLERANCE`] /
+    /// [`GRADIENT_TOLERANCE`], so that [`TOLERANCE`] applies to both.
     ///
     /// # Errors
     /// [`Error::Reference`] for an unknown loss, [`Error::Loss`] if it cannot be computed.

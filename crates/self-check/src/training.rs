@@ -37,8 +37,8 @@ impl Reference {
         Ok(Reference { name: name.into(), golden })
     }
 
-    /// Repeats the training. `each` gets the report of every step and the reference's row of the same step, an object
-    /// with the keys `step`, `lr`, `loss`, `grad_norm`, `logit_scale` and the terms. Returns the final state.
+    /// Repeats the training. `each` receives the report of every step and the reference's values of the same step, an
+    /// object with the keys `step`, `lr`, `loss`, `grad_norm`, `logit_scale` and the terms. Returns the final state.
     ///
     /// # Errors
     /// [`Error::Reference`] for a missing or invalid value, and the errors of [`TrainState::step`].

@@ -1,4 +1,7 @@
-//! Run-time support for programs on libtorch that the `tch` binding does not include: loading the CUDA library.
+//! Parts of libtorch that the `tch` binding does not reach: the CUDA library at run time, and the choice of the library for
+//! matrix products.
 #![doc = include_str!("../README.md")]
 
 pub mod cuda;
+pub mod gradient;
+pub mod products;

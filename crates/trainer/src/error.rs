@@ -33,7 +33,7 @@ pub enum Error {
         Vec<(String, String)>,
     ),
     /// An evaluation set with more damaged images than the recipe allows.
-    #[error("the evaluation set `{set}`")]
+    #[error("the evaluation set `{set}` has too many damaged images")]
     Images {
         /// Name of the set.
         set: String,
@@ -140,7 +140,7 @@ pub enum Error {
         name: String,
     },
     /// An architecture of open_clip without published weights under this tag.
-    #[error("no weights are known as `{name}`; the tags of this architecture are {}", .tags.join(", "))]
+    #[error("no published weights are known as `{name}`: use one of the architecture's tags, {}", .tags.join(", "))]
     UnknownTag {
         /// The name, as `ARCHITECTURE:TAG`.
         name: String,
@@ -209,7 +209,7 @@ impl Error {
     }
 }
 
-/// Names published weights of a preset, for a message.
+/// Suggests published weights of a preset, for a message.
 fn published_as(preset: &str) -> String {
     let tags = crate::model::published::tags(preset);
     // Tags of the largest data sets come last.

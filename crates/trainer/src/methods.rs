@@ -29,6 +29,6 @@ pub const METHODS: &[Method] = &[
     Method { name: "dclip", what: "cosine to a teacher whose images and captions attend to each other", source: "DCLIP", recipe: "configs/recipes/methods/dclip.toml" },
     Method { name: "rkd", what: "relative distances and angles within each modality", source: "RKD (Park et al. 2019)", recipe: "configs/recipes/methods/rkd.toml" },
     Method { name: "reinforced", what: "stored embeddings of a teacher in place of the teacher", source: "MobileCLIP (Vasu et al. 2024)", recipe: "configs/recipes/methods/reinforced.toml" },
-    Method { name: "vocabulary", what: "relations of images to a word list that the captions need not contain", source: "this project", recipe: "configs/recipes/methods/vocabulary.toml" },
+    Method { name: "vocabulary", what: "relations between images and a word list; the captions need not contain the words", source: "this project", recipe: "configs/recipes/methods/vocabulary.toml" },
     Method { name: "structure", what: "relations within and across the modalities, in the batch and to anchors beyond it", source: "this project", recipe: "configs/recipes/methods/structure.toml" },
 ];

@@ -45,8 +45,8 @@ impl Classifier {
     /// same name get equal embeddings.
     ///
     /// # Errors
-    /// The errors of [`Classifier::new`], and [`Error::Input`] for a class without prompts or [`Error::Shape`] for
-    /// another number of lists than classes.
+    /// The errors of [`Classifier::new`]; [`Error::Input`] for a class without prompts; [`Error::Shape`] if the numbers
+    /// of prompt lists and classes differ.
     pub fn from_prompts(encoder: &impl Encoder, classes: &[String], prompts: &[Vec<String>]) -> Result<Self> {
         if classes.is_empty() {
             return Err(Error::Input("a classifier needs at least one class".into()));

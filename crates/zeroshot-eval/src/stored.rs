@@ -174,7 +174,7 @@ pub struct Evaluation {
     pub fidelity: Option<Fidelity>,
 }
 
-/// Sizes of a data set in an evaluation. Its text is such as `9 images, 3 classes, 18 prompts per class`.
+/// Sizes of a data set in an evaluation, displayed as in `9 images, 3 classes, 18 prompts per class`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SetCounts {
@@ -186,13 +186,13 @@ pub struct SetCounts {
     /// Number of prompts of all classes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompts: Option<usize>,
-    /// Number of prompts of each class, if all classes have equally many.
+    /// Number of prompts per class, if all classes have the same number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompts_per_class: Option<usize>,
     /// Number of texts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub texts: Option<usize>,
-    /// Number of damaged images, which the evaluation leaves out.
+    /// Number of damaged images that were left out.
     #[serde(skip_serializing_if = "is_zero")]
     pub damaged: usize,
 }

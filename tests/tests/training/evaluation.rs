@@ -56,7 +56,7 @@ fn evaluations(run: &Path) -> Vec<(u64, Value)> {
 }
 
 #[test]
-fn evaluations_on_the_way_use_a_part_and_the_end_the_whole_set() {
+fn evaluations_during_training_use_a_part_and_the_last_one_the_whole_set() {
     let folder = tempfile::tempdir().unwrap();
     let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
     let text = |limit: &str| {
@@ -79,7 +79,7 @@ fn evaluations_on_the_way_use_a_part_and_the_end_the_whole_set() {
     let best = results.best.unwrap();
     assert!(best.score >= 2.0 / 6.0, "{best:?}");
     assert!(results.student.sets[0].main() < 1.0 / 6.0);
-    // A limit does not change the final evaluation, so the finished run stays as it is.
+    // A limit does not change the final evaluation, so the finished run is not evaluated again.
     assert_eq!(train(&text(""), &out).unwrap(), results);
     assert_eq!(evaluations(&out).len(), 3);
 }
@@ -158,7 +158,7 @@ fn damage_after_the_check_does_not_end_an_evaluation() {
     let out = folder.path().join("out");
     let whole = train(&text, &out).unwrap();
     assert_eq!(whole.details[0].counts.images, 8);
-    // A finished run is evaluated again on changed sets. Its training is not lost, whatever the images.
+    // A finished run is evaluated again on changed sets. Damaged images do not lose its training.
     (0..3).for_each(|number| fs::write(toys.join(format!("class 1/{number}.png")), b"x").unwrap());
     let again = train(&text.replace("'toys'", "'torn toys'"), &out).unwrap();
     let counts = &again.details[0].counts;

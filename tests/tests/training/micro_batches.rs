@@ -22,7 +22,7 @@ const BATCH: usize = 8;
 fn train(folder: &Path, losses: &[Loss], settings: &str) -> (Vec<StepLine>, HashMap<String, Tensor>) {
     let mut text = tiny::recipe(&folder.join("student"), 2);
     if losses.iter().any(|loss| loss.needs_teacher()) {
-        text += &format!("\nteacher.model = '{}'\n", folder.join("teacher").display());
+        text += &format!("\nlosses.crd = 1.0\nteacher.model = '{}'\n", folder.join("teacher").display());
     }
     // With a large epsilon, AdamW's updates are proportional to the gradients, so rounding errors stay small.
     let overrides =

@@ -65,7 +65,7 @@ fn published_settings_have_a_plan_without_data_or_teacher() {
             let is_baseline = path.ends_with("clip-rd/none.toml");
             assert!(plan.samples > 200_000_000, "{}", path.display());
             assert_eq!(plan.teachers.is_empty(), is_baseline, "{}", path.display());
-            assert!(plan.to_string().contains("not here"), "{}", path.display());
+            assert!(plan.to_string().contains("(missing: "), "{}", path.display());
             students.insert(recipe.student.model.to_string());
         }
     }

@@ -6,8 +6,8 @@ use clap::{Args as Group, ValueEnum};
 
 use super::{Arch, Damage, Device, Orientation, Output, Prompts, Tokenizer};
 
-/// Help of the argument of several models.
-const MODELS: &str = "Models to compare: model folders (open_clip or Hugging Face), weight files, or hf-hub:OWNER/NAME[@REVISION]";
+/// Help of the argument MODEL that accepts several models.
+const MODELS: &str = "Models to compare: model folders (open_clip or Hugging Face), weight files, hf-hub:OWNER/NAME[@REVISION], or open_clip's ARCH:TAG";
 
 /// Arguments that exclude the options of a single data set.
 const ONE_DATA_SET: [&str; 2] = ["suite", "embeddings"];
@@ -24,20 +24,22 @@ Examples:
   clip-distill evaluate runs/mine/model --data datasets/cifar10.toml
   clip-distill evaluate runs/mine/model --data pictures --class-names names.txt --prompts openai-80
   clip-distill evaluate runs/mine/model --data hf-hub:datasets/clip-benchmark/wds_vtab-cifar100
-  clip-distill evaluate MODEL MODEL --suite configs/suites/clip-benchmark.toml --sets cifar100,eurosat --teacher TEACHER
+  clip-distill evaluate MODEL-1 MODEL-2 --suite configs/suites/clip-benchmark.toml --sets cifar100,eurosat --teacher TEACHER
 
-Without --prompts, the templates are those of the manifest or of CLIP_benchmark's data set, or plain."
+Without --prompts, the prompt templates of the manifest or of CLIP_benchmark's data set are used, else plain."
 )]
 pub(crate) struct Evaluate {
     #[arg(help = MODELS, value_name = "MODEL", required_unless_present = "embeddings", conflicts_with = "embeddings")]
     pub models: Vec<String>,
-    /// Data set: a folder, tars, Parquet files, a table, a data set of CLIP_benchmark, a manifest, or emoji.
+    /// Data set: a folder, tars, Parquet files, a table, a CIFAR archive, a data set of CLIP_benchmark, a manifest, or
+    /// emoji.
     ///
-    /// For classification: a folder of class folders, and tars or Parquet files with classes. For retrieval: tars and
-    /// Parquet files with captions, a folder of images with .txt or .json files, a table (CSV, JSON) of image paths and
-    /// captions, and the built-in data set `emoji`. Tars and Parquet files are a file, a folder or a pattern such as
-    /// val-{000..009}.tar. A data set of CLIP_benchmark is a folder with classnames.txt and a folder per split, or
-    /// hf-hub:datasets/OWNER/NAME. A manifest (TOML, see datasets/) states its task.
+    /// For classification: a folder with one subfolder per class, a CIFAR archive, or tars or Parquet files with class
+    /// labels. For retrieval: tars or Parquet files with captions, a folder of images with .txt or .json files, a table
+    /// (CSV, JSON) of image paths and captions, or the built-in data set `emoji`. Name tars and Parquet files by a
+    /// file, a folder or a pattern such as val-{000..009}.tar. A data set of CLIP_benchmark is a folder with
+    /// classnames.txt and a folder per split, or hf-hub:datasets/OWNER/NAME. A manifest (TOML, see datasets/) states
+    /// its task.
     #[arg(long, required_unless_present_any = ONE_DATA_SET, conflicts_with_all = ONE_DATA_SET)]
     pub data: Option<String>,
     /// Split of a data set of CLIP_benchmark [default: test].

@@ -227,7 +227,8 @@ pub(crate) struct Prompts {
 pub(crate) struct Damage {
     /// Largest fraction of damaged images to leave out [default: 0.01, or the suite's `damaged`].
     ///
-    /// Damaged images are counted and named. A set with fewer than 1000 images may lack as many as one with 1000.
+    /// Damaged images are counted and named. In a set with fewer than 1000 images, as many may be damaged as in a set
+    /// with 1000.
     #[arg(long, value_name = "FRACTION", value_parser = fraction)]
     max_damaged: Option<f64>,
 }

@@ -20,7 +20,7 @@ pub(crate) struct Embed {
     /// Images: a folder with its subfolders, a file, or a pattern such as 'photos/*.jpg'; may be repeated.
     #[arg(long, value_name = "PATH", required_unless_present = "texts", conflicts_with = "texts")]
     pub images: Vec<PathBuf>,
-    /// More images, as from a pattern that the shell expands.
+    /// Further images, such as those of a pattern that the shell expanded.
     #[arg(value_name = "IMAGE", requires = "images", hide = true)]
     pub more_images: Vec<PathBuf>,
     /// Text file with one text per line.
@@ -59,7 +59,7 @@ pub(crate) struct Classify {
     /// Images: files, folders with their subfolders, or patterns such as 'photos/*.jpg'.
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<PathBuf>,
-    /// Labels, separated by commas; a label with a comma stands in double quotes. May be repeated.
+    /// Labels, separated by commas; enclose a label that contains a comma in double quotes. May be repeated.
     #[arg(
         long,
         value_name = "LABELS",
@@ -193,7 +193,7 @@ pub(crate) struct Bench {
     pub steps: NonZeroUsize,
     #[command(flatten)]
     pub output: Output,
-    /// Measure a single case, given as JSON, in this process.
+    /// Measure one case, given as JSON, in this process.
     #[arg(long, value_name = "JSON", hide = true)]
     pub case: Option<String>,
 }

@@ -23,9 +23,9 @@ pub(crate) struct Case {
     pub batch: u64,
     /// Precision of matrix products.
     pub precision: PrecisionConfig,
-    /// The device.
+    /// Device to measure.
     pub device: DeviceSetting,
-    /// Steps to measure, after two that are not.
+    /// Number of measured steps, after two warm-up steps.
     pub steps: usize,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct Measured {
     pub memory: Option<u64>,
 }
 
-/// A measurement with its result, or the reason of its failure.
+/// A measurement with its result, or the reason for its failure.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Row {
     #[serde(flatten)]
@@ -56,7 +56,7 @@ pub(crate) struct Row {
     pub error: Option<String>,
 }
 
-/// Measures a case in a process of its own. Memory of other cases therefore does not count, and a case that runs out of
+/// Measures a case in a separate process, so that the memory of other cases does not count and a case that runs out of
 /// memory does not end the others.
 ///
 /// # Errors
@@ -74,7 +74,7 @@ pub(crate) fn in_process(program: &Path, case: Case) -> anyhow::Result<Row> {
     Ok(Row { case, measured, error })
 }
 
-/// Describes a failed process: its last line of errors, or its status.
+/// Describes a failed process: its last error message, or its exit status.
 fn failure(errors: &str, status: &str) -> String {
     let memory = ["not enough memory", "out of memory", "alloc"];
     if memory.iter().any(|text| errors.to_lowercase().contains(text)) || status.contains("signal: 9") {

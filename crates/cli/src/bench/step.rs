@@ -1,4 +1,4 @@
-//! The measured step.
+//! Measurement of the training step.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use super::{Case, Measured, memory};
 const WARM_UP: usize = 2;
 /// Time after which no further step is measured.
 const BUDGET: Duration = Duration::from_secs(60);
-/// Sides of the matrices whose product gives the peak, on a CPU and on a GPU.
+/// Sizes of the square matrices whose product measures the peak, on a CPU and on a GPU.
 const SIDES: [i64; 2] = [2048, 8192];
 
 /// Measures a case in this process.

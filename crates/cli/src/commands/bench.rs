@@ -26,7 +26,7 @@ pub(crate) fn run(args: Bench) -> anyhow::Result<Code> {
     let device = args.device.resolve()?;
     let cases = cases(&args, device)?;
     let program = std::env::current_exe()
-        .context("cannot find the path of this program, which measures each case in a process")?;
+        .context("cannot find the path of this program, which is started for each case")?;
     let mut rows = Vec::new();
     for (index, case) in cases.iter().enumerate() {
         let teacher = case.teacher.as_ref().map(|teacher| format!(" with {teacher}")).unwrap_or_default();

@@ -23,7 +23,7 @@ pub(crate) fn run(args: Classify) -> anyhow::Result<Code> {
     let encoder = ModelEncoder::from(&loaded);
     let classifier = Classifier::from_prompts(&encoder, &labels, &prompts)?;
     let scale = loaded.model.logit_scale.exp().double_value(&[]);
-    // Models with a logit bias (SigLIP) judge each label alone.
+    // Models with a logit bias (SigLIP) score each label independently.
     let bias = loaded.model.logit_bias.as_ref().map(|bias| bias.double_value(&[]));
     if let ([only], None) = (labels.as_slice(), bias) {
         output::note(format!(
@@ -95,7 +95,7 @@ fn labels(args: &Classify) -> anyhow::Result<Vec<String>> {
     Ok(labels)
 }
 
-/// Splits labels at commas, except within double quotes. Two double quotes within quotes stand for one.
+/// Splits labels at commas outside double quotes. Within quotes, two double quotes stand for one.
 fn split(text: &str) -> anyhow::Result<Vec<String>> {
     let (mut labels, mut label, mut quoted, mut was_quoted) = (Vec::new(), String::new(), false, false);
     let mut rest = text.chars().peekable();
@@ -106,7 +106,7 @@ fn split(text: &str) -> anyhow::Result<Vec<String>> {
                 label.push('"');
             }
             '"' if quoted => quoted = false,
-            // A quote inside of an unquoted label, such as an inch sign, is a character.
+            // A quote inside an unquoted label, such as an inch sign, is an ordinary character.
             '"' if label.trim().is_empty() && !was_quoted => {
                 label.clear();
                 (quoted, was_quoted) = (true, true);
@@ -119,7 +119,7 @@ fn split(text: &str) -> anyhow::Result<Vec<String>> {
         }
     }
     if quoted {
-        bail!("--labels opens a double quote and does not close it in `{text}`");
+        bail!("--labels has an unclosed double quote in `{text}`: close it, or remove it");
     }
     labels.push(label.trim().to_string());
     Ok(labels)
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_with_commas_stand_in_quotes() {
+    fn quoted_labels_may_contain_commas() {
         let labels = |text: &str| split(text).unwrap();
         assert_eq!(labels("cat, a dog ,x"), ["cat", "a dog", "x"]);
         assert_eq!(labels(r#""a cat, sitting",dog"#), ["a cat, sitting", "dog"]);

@@ -49,7 +49,7 @@ pub(crate) fn run(args: Evaluate) -> anyhow::Result<Code> {
     if let Some((_, name)) =
         args.models.iter().enumerate().find(|(place, name)| args.models[..*place].contains(name))
     {
-        bail!("the model `{name}` is given twice: leave one out");
+        bail!("the model `{name}` is given twice: pass it once");
     }
     let device = args.device.resolve()?;
     let Sets { sets, root, options, damaged } = sets(&args)?;
@@ -67,15 +67,17 @@ pub(crate) fn run(args: Evaluate) -> anyhow::Result<Code> {
         let rows = teacher.as_ref().map(|(_, rows)| rows.as_slice());
         match evaluate(&args, name, &sets, rows, &options, &root) {
             Ok(found) => evaluated.push(found),
-            // The results of the other models would be lost.
+            // Otherwise the results of the other models would be lost.
             Err(error) if args.models.len() > 1 => {
-                output::note(format!("warning: `{name}` is left out: {error:#}"));
+                output::note(format!(
+                    "warning: `{name}` is left out, because its evaluation failed: {error:#}"
+                ));
             }
             Err(error) => return Err(error),
         }
     }
     if evaluated.is_empty() {
-        bail!("none of the models can be evaluated");
+        bail!("no model could be evaluated: the warnings above name the reasons");
     }
     let code = show(&args, &evaluated, teacher.as_ref().map(|(report, _)| report))?;
     Ok(if evaluated.len() < args.models.len() { Code::Failed } else { code })
@@ -103,7 +105,7 @@ fn missing_data(error: trainer::Error, args: &Evaluate, root: &Path) -> anyhow::
     let several = matches!(&error, trainer::Error::Sets(_));
     let error = anyhow::Error::from(error);
     if several {
-        return error.context("get the missing data, or choose the data sets with --sets");
+        return error.context("download the missing data, or select other data sets with --sets");
     }
     if !io {
         return error;

@@ -163,7 +163,7 @@ fn a_data_set_of_the_hub_is_fetched_once_and_evaluated_like_its_folder() {
         json(&["evaluate", &model, "--data", &place.name("pets")])["sets"][0]["top1"],
         found["sets"][0]["top1"]
     );
-    // Captions are recognised by the data set's type.
+    // The data set's type determines that the texts are captions.
     let (photos, said) = run("hf-hub:datasets/o/wds_photos", "0");
     assert_eq!((&photos["sets"][0]["images"], &photos["sets"][0]["texts"]), (&4.into(), &8.into()), "{said}");
     let (_, missing) = run("hf-hub:datasets/o/wds_none", "0");

@@ -382,7 +382,7 @@ fn a_model_with_a_logit_bias_judges_each_label_alone() {
     let found: Value =
         serde_json::from_str(&done(&["classify", &model, &image, "--labels", "red,blue", "--json"])).unwrap();
     assert_eq!(found["function"], "sigmoid");
-    // No cosine makes up for the bias: with a scale of 14.3, each probability is below sigmoid(-5.7).
+    // No cosine compensates for the bias: with a scale of 14.3, each probability is below sigmoid(-5.7).
     for label in found["labels"].as_array().unwrap() {
         let probability = label["probability"].as_f64().unwrap();
         assert!(probability > 0.0 && probability < 0.0034, "{found}");

@@ -179,7 +179,7 @@ fn data_of_each_kind_is_evaluated_without_settings() {
     let (model, pictures) = (place.model(), place.pictures());
     let image = |class: &str, number: u8| fs::read(format!("{pictures}/{class}/{number}.png")).unwrap();
     let (red, blue) = (image("red", 0), image("blue", 0));
-    // Two captions of the first image in two rows are one image with two captions.
+    // The two rows of the first image become one image with two captions.
     let rows = [("red", 0, "a red square"), ("blue", 0, "a blue square"), ("red", 0, "a fire")];
     let table = |separator: &str, header: &str| {
         let rows = rows.map(|(class, number, text)| format!("{class}/{number}.png{separator}{text}\n"));
@@ -232,7 +232,7 @@ fn data_of_each_kind_is_evaluated_without_settings() {
 }
 
 #[test]
-fn orientation_is_applied_if_the_recipe_says_so() {
+fn orientation_is_applied_if_the_recipe_sets_it() {
     let place = Place::new();
     let (recipe, pictures) = (place.recipe(""), place.pictures());
     let train = |extra: &str, out: &str| {

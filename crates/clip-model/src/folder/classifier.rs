@@ -1,9 +1,10 @@
 //! timm towers that use their own classifier as the projection, which is how Python's open_clip builds MobileNets.
 //!
-//! timm (since 1.0.16) counts the features of a MobileNetV3, MobileNetV4 or EfficientViT before the last layers of its
-//! head, and open_clip sizes its projection by that count. As a result, neither a newly built model nor weights named `visual.head.proj` work there.
-//! If `timm_proj` is empty, timm's classifier after those layers is the projection, and both work. The two forms
-//! compute the same result. In memory, a model always uses the projection.
+//! timm (since 1.0.16) reports the number of features of a MobileNetV3, MobileNetV4 or EfficientViT before the last
+//! layers of its head, and open_clip sizes its projection by that number. As a result, open_clip can neither run a
+//! newly built model nor load weights named `visual.head.proj`. If `timm_proj` is empty, timm's classifier after those
+//! layers is the projection, and both work. The two forms compute the same result. In memory, a model always uses the
+//! projection.
 
 use std::collections::HashMap;
 
@@ -21,7 +22,7 @@ pub(super) fn for_open_clip(model: &Clip) -> Result<(ClipConfig, Vec<(String, Te
     let mut state =
         model.params().state().map(|p| (p.name.clone(), p.tensor.shallow_clone())).collect::<Vec<_>>();
     if config.vision_cfg.trunk().is_ok_and(|trunk| !trunk.has_drop_path()) {
-        // timm's constructors of these models do not take this setting.
+        // timm's constructors of these models do not accept this setting.
         config.vision_cfg.timm_drop_path = None;
     }
     let needed = config.vision_cfg.trunk().is_ok_and(|trunk| trunk.needs_classifier());

@@ -1,4 +1,4 @@
-//! Folders that are not model folders: what they contain, for a message.
+//! Error messages for folders that are not model folders, from their contents.
 
 use std::path::{Path, PathBuf};
 
@@ -7,9 +7,9 @@ use crate::Error;
 
 /// Depth of the search for a model folder inside another.
 const DEPTH: usize = 4;
-/// Most entries of a folder that are read.
+/// Maximum number of entries read from a folder.
 const MOST_ENTRIES: usize = 1000;
-/// Most weight files that a message names.
+/// Maximum number of weight files in a message.
 const MOST_NAMED: usize = 5;
 /// Extensions of weight files.
 const EXTENSIONS: [&str; 6] = ["safetensors", "pt", "pth", "bin", "ckpt", "th"];
@@ -25,16 +25,16 @@ pub(super) fn not_a_model_folder(folder: &Path) -> Error {
          result"
             .into()
     } else if let Some(inner) = inner_model(folder, DEPTH) {
-        format!("{lacks}; name the model folder inside: `{}`", inner.display())
+        format!("{lacks}; use the model folder inside it: `{}`", inner.display())
     } else {
         match &weight_files(folder)[..] {
             [] => lacks,
-            [file] => format!("{lacks}; name its weight file: `{}`", file.display()),
+            [file] => format!("{lacks}; use its weight file: `{}`", file.display()),
             files => {
                 let named = files.iter().take(MOST_NAMED).map(|file| format!("`{}`", file.display()));
                 let more = if files.len() > MOST_NAMED { ", …" } else { "" };
                 format!(
-                    "{lacks}; name one of its weight files: {}{more}",
+                    "{lacks}; use one of its weight files: {}{more}",
                     named.collect::<Vec<_>>().join(", ")
                 )
             }

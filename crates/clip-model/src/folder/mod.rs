@@ -323,7 +323,7 @@ fn with_weights(
     Ok((model, notes))
 }
 
-/// Adds the model's own values of the tower that the weights lack.
+/// Adds the model's initial values for the tower that the weights lack.
 fn fill_other_tower(model: &Clip, named: &mut std::collections::HashMap<String, tch::Tensor>, tower: Tower) {
     for entry in model.params().state() {
         let own = match tower {

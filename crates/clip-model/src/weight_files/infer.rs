@@ -76,7 +76,7 @@ pub(crate) fn only_tower(weights: &HashMap<String, Tensor>) -> Option<Tower> {
     }
 }
 
-/// Image tower of weights that hold the text tower only; nothing may run it.
+/// Placeholder configuration of the image tower for weights of the text tower only; it is never run.
 fn absent_image_tower() -> VisionConfig {
     VisionConfig {
         image_size: 32,
@@ -87,7 +87,7 @@ fn absent_image_tower() -> VisionConfig {
     }
 }
 
-/// Text tower of weights that hold the image tower only; nothing may run it.
+/// Placeholder configuration of the text tower for weights of the image tower only; it is never run.
 fn absent_text_tower() -> TextConfig {
     TextConfig { width: 8, heads: 1, layers: 1, ..TextConfig::default() }
 }

@@ -36,11 +36,12 @@ impl fmt::Display for Layout {
     }
 }
 
-/// Parts of names that wrappers insert at any place: data parallel, compiled, sharded and checkpointed modules, and Lightning.
+/// Parts of parameter names that wrappers insert anywhere: data-parallel, compiled, sharded and checkpointed modules,
+/// and Lightning.
 const WRAPPERS: [&str; 5] =
     ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"];
-/// Starts of a model's names in all layouts. A prefix before them is the attribute of a training framework's module, such
-/// as `model.` or `clip.` of Lightning.
+/// First parts of a model's parameter names in all layouts. Anything before them is an attribute of a training
+/// framework's module, such as `model.` or `clip.` in Lightning.
 const ROOTS: [&str; 9] = [
     "visual.",
     "vision_model.",
@@ -152,7 +153,7 @@ pub(crate) fn unwrapped(name: &str, removed: &mut std::collections::BTreeSet<Str
 fn is_image_tower<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {
     const STARTS: [&str; 4] = ["class_embedding", "attnpool.positional_embedding", "trunk.", "head.proj."];
     let mut own = false;
-    // A ViT and the text tower share this name.
+    // Both a ViT and the text tower have this name.
     let of_both = |root: &str| root == "transformer.resblocks.";
     let has_root = |name: &str| ROOTS.iter().any(|root| !of_both(root) && name.starts_with(root));
     let whole = names.any(|name| {
@@ -162,8 +163,8 @@ fn is_image_tower<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {
     own && !whole
 }
 
-/// Finds the prefix that a training framework puts before all names of a model: one before its towers, if no tower has
-/// none. The parts of several models (students and teachers) have names of their own.
+/// Finds the prefix that a training framework puts before the parameter names of a model, or of its student and
+/// teacher. Returns `None` if any of these names has no prefix.
 fn framework_prefix<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
     let mut prefixes = std::collections::BTreeMap::<&str, usize>::new();
     for name in names {

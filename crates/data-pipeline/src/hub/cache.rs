@@ -57,7 +57,7 @@ impl Cached {
     /// Creates `file` in a snapshot as a link to a blob.
     pub(super) fn link(&self, commit: &str, file: &str, hash: &str) -> Result<()> {
         let link = self.snapshot(commit).join(file);
-        // A link in a subfolder leads up from there.
+        // Links are relative to their folder, so a link in a subfolder has one more `..`.
         let depth = Path::new(file).components().count();
         let target = Path::new(&"../".repeat(depth + 1)).join("blobs").join(hash);
         if let Some(folder) = link.parent().filter(|_| depth > 1) {

@@ -228,7 +228,7 @@ impl Hub {
         }
         if self.offline {
             let reason = format!(
-                "`{}` has no complete copy and HF_HUB_OFFLINE is set: fetch it once without, or set HF_HUB_CACHE to the folder with the {}",
+                "`{}` has no complete copy and HF_HUB_OFFLINE is set: unset it for the first download, or set HF_HUB_CACHE to the folder with the {}",
                 cached.root().display(),
                 repo.kind.noun()
             );

@@ -247,7 +247,7 @@ impl JpegHeader {
     }
 }
 
-/// Names the variant of JPEG that a start of frame announces and that no decoder here supports.
+/// Returns the error for a JPEG variant that is not supported, from its start-of-frame marker.
 fn unsupported_jpeg(marker: u8) -> DecodeError {
     let variant = match marker {
         0xC3 => "lossless",
@@ -312,7 +312,7 @@ fn decode_whole(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     Ok(Decoded { width, height, mode, pixels })
 }
 
-/// Tells damaged files from variants of a format that the decoder does not support.
+/// Distinguishes damaged files from variants of a format that the decoder does not support.
 #[cfg(feature = "formats")]
 fn damaged(error: ImageError) -> DecodeError {
     let kind = match error {

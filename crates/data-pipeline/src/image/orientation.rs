@@ -83,7 +83,7 @@ fn tiff(bytes: &[u8]) -> Option<u8> {
     u8::try_from(short(entry + 8)?).ok()
 }
 
-/// Turns an image upright, as PIL's `ImageOps.exif_transpose` does.
+/// Rotates and mirrors an image upright, as PIL's `ImageOps.exif_transpose` does.
 ///
 /// ```
 /// use data_pipeline::image::{RgbImage, orientation::upright};
@@ -115,7 +115,7 @@ pub fn upright(image: RgbImage, orientation: u8) -> RgbImage {
     RgbImage { width: new_width, height: new_height, pixels: turned }
 }
 
-/// Turns a box `[x, y, width, height]` with its image of `width` and `height` pixels.
+/// Applies an orientation to a box `[x, y, width, height]` in an image of `width` by `height` pixels.
 pub(crate) fn upright_box([x, y, w, h]: [f32; 4], width: f32, height: f32, orientation: u8) -> [f32; 4] {
     let (right, bottom) = (width - x - w, height - y - h);
     match orientation {
@@ -158,7 +158,7 @@ mod tests {
             let webp = [b"RIFF\0\0\0\0WEBPVP8X\x01\0\0\0x\0EXIF", &size.to_le_bytes()[..], &exif].concat();
             for file in [&jpeg, &png, &webp, &exif] {
                 assert_eq!(of_file(file), 6);
-                // A file that is cut off anywhere has no orientation, or has it already.
+                // A truncated file has either no orientation or the right one.
                 for length in 0..file.len() {
                     assert!([1, 6].contains(&of_file(&file[..length])));
                 }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn images_and_boxes_are_turned_like_by_pil() {
+    fn images_and_boxes_are_rotated_as_in_pil() {
         // Two rows of three pixels: 1 2 3 / 4 5 6.
         let image = || RgbImage { width: 3, height: 2, pixels: (1..=6).flat_map(|v| [v; 3]).collect() };
         // The results of PIL's ImageOps.exif_transpose.

@@ -1,12 +1,13 @@
-//! PNG files that end early: completes the chunks behind the pixels.
+//! Truncated PNG files: adds the chunks that are missing after the pixels.
 
 /// First bytes of a PNG file.
 pub(super) const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1A\n";
 
-/// Rebuilds a PNG file without an end mark, or that ends inside a chunk. Returns `None` for a file with an end mark.
+/// Completes a PNG file that has no end chunk (`IEND`) or ends inside a chunk. Returns `None` for a file with an end
+/// chunk.
 ///
-/// Whole chunks stay, the pixels of an incomplete chunk are kept, and an end mark is added. If pixels are missing, the
-/// result is damaged as well.
+/// Keeps complete chunks and the pixels of an incomplete one, and adds the end chunk. If pixels are missing, the result
+/// cannot be decoded either.
 pub(super) fn complete(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut whole = bytes.get(..SIGNATURE.len())?.to_vec();
     let mut rest = &bytes[SIGNATURE.len()..];

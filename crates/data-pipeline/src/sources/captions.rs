@@ -119,7 +119,7 @@ impl SampleReader {
         boxes.map_err(|reason| Problem::new(DamageKind::Boxes, reason))
     }
 
-    /// Returns the captions of a sample. Warnings call the sample `name`.
+    /// Returns the captions of a sample. `name` identifies the sample in warnings.
     fn captions<P: Copy>(
         &self,
         name: &str,
@@ -169,7 +169,7 @@ impl SampleReader {
             (None, _) if wants_text => format!("the sample has no {ending} file"),
             (_, Some(Err(problem))) => return Err(problem),
             (None, None) if members.cls.is_some() => {
-                "the sample has a class (.cls) and no caption: name the file of class names with `classes = \"FILE\"`".into()
+                "the sample has a class (.cls) and no caption: set the file of class names with `classes = \"FILE\"`".into()
             }
             (None, None) => "the sample has neither a .txt file nor a .json file".into(),
             (Some(key), None) => format!("the sample has no .json file with `{key}`"),
@@ -179,7 +179,7 @@ impl SampleReader {
                     |key| format!("the sample has no text under `{key}`"),
                 );
                 let keys = json::describe(&value);
-                format!("{what}; {keys}: name the key of the captions with `caption = \"KEY\"`")
+                format!("{what}; {keys}: set the key of the captions with `caption = \"KEY\"`")
             }
         };
         Err(Problem::new(DamageKind::NoCaption, reason))

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::error::FileFormat;
 use crate::sources::captions::Problem;
-use crate::{DamageKind, Error, FileFormat, Result, text};
+use crate::{DamageKind, Error, Result, text};
 
 /// List of class names beside the shards or in the parent folder, as CLIP_benchmark writes it.
 pub(super) const CLASS_NAMES: &str = "classnames.txt";

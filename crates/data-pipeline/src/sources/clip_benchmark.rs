@@ -37,9 +37,9 @@ const SHARD_COUNT: &str = "nshards.txt";
 #[non_exhaustive]
 pub struct ClipBenchmarkConfig {
     /// Folder of the data set with `classnames.txt` and a folder per split; a folder of shards; tar files, as in a
-    /// `webdataset`; or `hf-hub:datasets/OWNER/NAME[@REVISION]`, which is downloaded into the cache of the hub.
+    /// `webdataset`; or `hf-hub:datasets/OWNER/NAME[@REVISION]`, which is downloaded into the Hugging Face cache.
     pub path: String,
-    /// Split: the folder of its shards.
+    /// Name of the split, which is the folder of its shards.
     #[serde(default = "test")]
     pub split: String,
 }
@@ -62,7 +62,7 @@ impl ClipBenchmarkConfig {
     }
 }
 
-/// A split of a data set of CLIP_benchmark. Classes are read when it is opened, images from their offsets.
+/// A split of a data set of CLIP_benchmark. Opening it reads the classes; images are read on demand.
 pub struct ClipBenchmark {
     name: String,
     shards: Vec<PathBuf>,
@@ -136,8 +136,10 @@ impl ClipBenchmark {
             if let (Some(names), Some(label)) =
                 (&class_names, largest.filter(|label| Some(*label) >= class_count))
             {
-                let reason =
-                    format!("a sample has the class {label}, but there are only {} names", names.len());
+                let reason = format!(
+                    "a sample has the class {label}, but there are only {} names: add the missing ones",
+                    names.len()
+                );
                 let path = place.folders[0].join(CLASS_NAMES);
                 return Err(Error::Format { path, format: FileFormat::ClipBenchmark, reason });
             }
@@ -164,7 +166,7 @@ impl ClipBenchmark {
     }
 }
 
-/// The shards of a split, and the folders in which class names and templates may lie.
+/// The shards of a split, and the folders that may contain class names and templates.
 struct Place {
     shards: Vec<PathBuf>,
     folders: Vec<PathBuf>,
@@ -208,7 +210,7 @@ impl Place {
         Ok(Place { shards, folders: std::iter::once(folder.to_path_buf()).chain(parent).collect() })
     }
 
-    /// Whether the data set is stated to have captions instead of classes; `None` if it is not stated.
+    /// Whether `dataset_type.txt` declares captions instead of classes; `None` without this file.
     fn is_retrieval(&self) -> Result<Option<bool>> {
         for path in self.folders.iter().map(|folder| folder.join(DATASET_TYPE)) {
             if !path.is_file() {
@@ -220,7 +222,7 @@ impl Place {
                 other => {
                     let reason = match other {
                         "multilabel" => {
-                            "images with several classes (multilabel) are not supported".to_string()
+                            "images with several classes (multilabel) are not supported: choose another data set".to_string()
                         }
                         other => {
                             format!("`{}` is neither classification nor retrieval", other.escape_debug())
@@ -256,7 +258,7 @@ fn shard_count(folder: &Path) -> Result<usize> {
     match text.trim().parse::<usize>() {
         Ok(count) if (1..=MAX_SHARDS).contains(&count) => Ok(count),
         _ => {
-            let reason = format!("`{}` is not a number of shards", text.trim().escape_debug());
+            let reason = format!("`{}` is not a number of shards (1 or more)", text.trim().escape_debug());
             Err(Error::Format { path, format: FileFormat::ClipBenchmark, reason })
         }
     }

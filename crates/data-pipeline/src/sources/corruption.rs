@@ -53,8 +53,8 @@ impl CorruptShards {
 
     /// Estimates the loss, or returns `None` if all shards are complete.
     ///
-    /// The original size of a truncated shard is unknown, so the mean size of the complete shards stands in for it.
-    /// Without a complete shard, only the member in which the shard ends counts as lost.
+    /// The original size of a truncated shard is unknown, so the mean size of the complete shards stands in for it. If
+    /// no shard is complete, only the member in which the shard ends counts as lost.
     pub(super) fn estimate(shards: &[(PathBuf, Index)]) -> Option<Self> {
         let whole =
             shards.iter().filter(|(_, index)| index.corruption.is_none()).map(|(_, index)| index.length);

@@ -37,18 +37,18 @@ pub struct CsvConfig {
     /// Folder of the images, or a list with one folder for each table. Default: the folder of each table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<Paths>,
-    /// Column of image paths. If the table lacks the default column, another common name such as `image` is used, and
+    /// Column of image paths. If the table lacks the default column, another common name such as `image` is used and
     /// logged.
     #[serde(default = "default_image_column")]
     pub image: String,
     /// Column of captions. If the table lacks the default column, another common name such as `caption` or `text` is
-    /// used, and logged.
+    /// used and logged.
     #[serde(default = "default_caption_column")]
     pub caption: String,
-    /// Separator of columns, one character. Default: inferred from the first row.
+    /// Column separator, one character. Default: inferred from the first row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub separator: Option<char>,
-    /// Encoding of the tables. Default: UTF-8, or UTF-16 if the first bytes show it.
+    /// Encoding of the tables. Default: UTF-16 if the first bytes indicate it, else UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<TextEncoding>,
     /// Join the captions of rows with the same image into one sample, for retrieval with several captions per image.
@@ -189,7 +189,7 @@ fn read_table(config: &CsvConfig, path: &Path, file: u32, pairs: &mut Vec<Pair>)
             text.as_bytes()[start..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         line += text.as_bytes()[at..start + skipped].iter().filter(|byte| **byte == b'\n').count();
         at = start + skipped;
-        // A separator at the end of a line truncates nothing.
+        // A trailing separator adds no field.
         let is_cut = record.iter().skip(columns).any(|field| !field.trim().is_empty());
         if is_cut {
             cut_rows = (cut_rows.0 + 1, if cut_rows.0 == 0 { line } else { cut_rows.1 });
@@ -248,7 +248,7 @@ impl Layout {
         let mut widest: Vec<String> = Vec::new();
         for separator in candidates {
             if !separator.is_ascii() {
-                return Err(format!("`{separator}` cannot separate columns"));
+                return Err(format!("`{separator}` cannot separate columns: use an ASCII character"));
             }
             let mut reader = builder(separator).from_reader(text.as_bytes());
             let header = reader.headers().map_err(|e| e.to_string())?.clone();
@@ -266,7 +266,7 @@ impl Layout {
         Err(missing_column(config, text, &widest))
     }
 
-    /// Logs what the settings do not state.
+    /// Logs the inferred settings.
     fn log_guesses(&self, config: &CsvConfig, path: &Path, encoding: TextEncoding) {
         let mut guesses = Vec::new();
         let tab = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tsv"));
@@ -289,7 +289,7 @@ impl Layout {
     }
 }
 
-/// Describes a table without the wanted columns; `columns` are those that it has.
+/// Explains which column is missing; `columns` lists the existing ones.
 fn missing_column(config: &CsvConfig, text: &str, columns: &[String]) -> String {
     let shown = columns.join("`, `");
     if text.trim_start().starts_with(['[', '{']) {
@@ -298,7 +298,7 @@ fn missing_column(config: &CsvConfig, text: &str, columns: &[String]) -> String 
     let first = columns.first().map(String::as_str).unwrap_or_default();
     if columns.iter().any(|column| is_image(column)) {
         return format!(
-            "its first row is data (`{first}`), not column names: add a row such as `{IMAGE},{CAPTION}` on top"
+            "its first row is data (`{first}`), not column names: add a first row such as `{IMAGE},{CAPTION}`"
         );
     }
     let names = columns.iter().map(String::as_str).collect::<Vec<_>>();
@@ -308,9 +308,7 @@ fn missing_column(config: &CsvConfig, text: &str, columns: &[String]) -> String 
         Some(separator) => format!("; `separator` is `{}`", separator.escape_default()),
         None => String::new(),
     };
-    format!(
-        "it has no column `{wanted}`, only `{shown}`{separator}: name the column with `{key} = \"COLUMN\"`"
-    )
+    format!("it has no column `{wanted}`, only `{shown}`{separator}: set `{key} = \"COLUMN\"`")
 }
 
 /// State of the quote checker within a row.

@@ -105,7 +105,7 @@ fn is_other_image(start: &[u8]) -> bool {
     other_image_format(start).is_some()
 }
 
-/// Describes a file of another known format in the place of a data file, from its first bytes.
+/// Describes a file of another known format that was given instead of a data file, from its first bytes.
 pub(crate) fn foreign_format(start: &[u8]) -> Option<String> {
     let text = start.trim_ascii_start();
     let found = match start {

@@ -30,7 +30,7 @@ use crate::{Error, Result, notice};
 pub struct FilesConfig {
     /// Folder of the images with their `.txt` or `.json` files, including subfolders.
     pub root: PathBuf,
-    /// Place of the captions, as of a WebDataset: `"txt"`, another extension such as `".caption"`, or a key of the
+    /// Source of the captions, as in a WebDataset: `"txt"`, another extension such as `".caption"`, or a key of the
     /// `.json` file. Default: `captions` in the `.json` file if present, else the `.txt` file, else `caption` in the
     /// `.json` file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,7 +87,7 @@ impl FilesConfig {
     }
 }
 
-/// Image files, each with the caption of the files of the same name.
+/// Image files, each with captions from files of the same name.
 pub struct ImageFiles {
     name: String,
     reader: SampleReader,
@@ -111,7 +111,7 @@ impl ImageFiles {
         }
         let root = resolve(base.as_ref(), &config.root);
         if root.is_file() {
-            let reason = "it is a file: name the folder of the images".to_string();
+            let reason = "it is a file: set `root` to the folder of the images".to_string();
             return Err(Error::Format { path: root, format: FileFormat::ImageFolder, reason });
         }
         let text = SampleReader::text_extension(config.caption.as_deref());
@@ -161,7 +161,7 @@ impl ImageFiles {
     }
 }
 
-/// Counts a file that is not an image to be read. Returns whether it is one.
+/// Returns whether a file is an image with a known extension. Counts any other file.
 fn add_other(path: &Path, name: &str, unread: &mut Unread) -> bool {
     let kind = if is_image(name) { FileKind::Image } else { file_kind(path) };
     let shown = || path.display().to_string();

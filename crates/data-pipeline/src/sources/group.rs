@@ -8,10 +8,10 @@ use std::collections::{HashMap, HashSet};
 use crate::sources::file_kind::is_image;
 use crate::sources::skipped::SkippedItems;
 
-/// Extensions of the image that is used if a key has several, in open_clip's order. Others follow in the tar's order.
+/// Image extensions by priority, as in open_clip, if a key has several images. Others follow in the tar's order.
 const PREFERRED: [&str; 4] = ["jpg", "png", "jpeg", "webp"];
 
-/// The files of one sample; `P` is the place of a file.
+/// The files of one sample; `P` locates a file.
 pub(super) struct Members<P> {
     pub(super) key: String,
     pub(super) image: Option<P>,
@@ -27,7 +27,7 @@ impl<P> Members<P> {
         Members { key: key.to_string(), image: None, txt: None, json: None, cls: None }
     }
 
-    /// Whether a file names the content of the image.
+    /// Whether the sample has a caption or a class.
     fn has_text(&self) -> bool {
         self.txt.is_some() || self.json.is_some() || self.cls.is_some()
     }
@@ -127,7 +127,7 @@ impl<P: Copy> Group<P> {
         }
     }
 
-    /// Sorts the files into samples and leftovers. Messages call a file `shown(name)`.
+    /// Sorts the files into samples and leftovers. `shown` returns the name of a file in messages.
     ///
     /// A key with more dots than the group's key is a separate sample if it has an image and a text, or if no file has
     /// the group's key.
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_images_with_one_text_open_clips_choice_is_kept_and_the_others_are_named() {
+    fn a_key_with_several_images_keeps_open_clips_choice_and_names_the_others() {
         for (names, left) in [
             (&["k.png", "k.jpg", "k.txt"][..], "k.png"),
             (&["k.png", "k.txt", "k.jpg"], "k.png"),
@@ -273,7 +273,7 @@ mod tests {
             assert!(samples[0].contains(" i"), "{samples:?}");
             assert_eq!(skipped, format!("1 second images of a key (`s.tar:{left}`)"), "{names:?}");
         }
-        // The place of the kept image, not of the other one.
+        // The sample locates the kept image, not the other one.
         let mut group = Group::new("k", "txt");
         ["k.png", "k.jpg", "k.txt"].iter().enumerate().for_each(|(place, name)| group.add(name, place));
         let (mut samples, mut skipped) = (Vec::new(), SkippedItems::default());

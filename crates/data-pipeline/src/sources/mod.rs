@@ -110,12 +110,12 @@ pub trait Source: Send + Sync {
         None
     }
 
-    /// Returns the number of classes, also of a source that does not name them.
+    /// Returns the number of classes, even if the source has no class names.
     fn class_count(&self) -> Option<usize> {
         self.class_names().map(<[String]>::len)
     }
 
-    /// Returns the prompt templates that the data set comes with, if any; `{}` stands for the class name.
+    /// Returns the data set's own prompt templates, if any; `{}` stands for the class name.
     fn templates(&self) -> Option<&[String]> {
         None
     }
@@ -136,7 +136,7 @@ pub(crate) fn are_default_templates(templates: &[String]) -> bool {
     templates == default_templates()
 }
 
-/// Checks that all caption templates have a place for the class name.
+/// Checks that all caption templates contain `{}` for the class name.
 fn check_templates(templates: &[String]) -> Result<()> {
     if templates.is_empty() || templates.iter().any(|template| !template.contains("{}")) {
         return Err(Error::setting("templates", "every caption template needs `{}` for the class name"));

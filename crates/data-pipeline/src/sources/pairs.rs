@@ -1,4 +1,4 @@
-//! Pairs of an image path and captions, as tables and JSON lists hold them.
+//! Pairs of an image path and captions, from tables and JSON lists.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use crate::sources::captions::Problem;
 use crate::sources::paths::{Paths, read_named, resolve};
 use crate::{DamageKind, Error, Result};
 
-/// Names of columns and keys with image paths, besides the default, most common first.
+/// Common names of columns and keys with image paths, most common first.
 pub(super) const IMAGES: [&str; 12] = [
     "filepath",
     "image",
@@ -23,7 +23,7 @@ pub(super) const IMAGES: [&str; 12] = [
     "image_file",
     "image_name",
 ];
-/// Names of columns and keys with captions, besides the default, most common first.
+/// Common names of columns and keys with captions, most common first.
 pub(super) const CAPTIONS: [&str; 10] = [
     "title",
     "caption",
@@ -37,7 +37,7 @@ pub(super) const CAPTIONS: [&str; 10] = [
     "comment",
 ];
 
-/// Finds a column, or, if the setting is the default, a column with another common name.
+/// Finds the column `wanted`. If it is missing and `wanted` is the default, finds a column with another common name.
 pub(super) fn find_column(names: &[&str], wanted: &str, default: &str, common: &[&str]) -> Option<usize> {
     let exact = names.iter().position(|name| name.trim() == wanted);
     let guess = || {
@@ -56,19 +56,20 @@ pub(super) struct PairFile {
 }
 
 impl PairFile {
-    /// Resolves files and the folders of their images: one folder for each file, one for all, or that of each file.
+    /// Resolves the files and the folders of their images: `roots` is one folder for all files or one for each, and the
+    /// folder of each file by default.
     pub(super) fn list(base: &Path, paths: &Paths, roots: Option<&Paths>) -> Result<Vec<Self>> {
         let (paths, roots) = (paths.as_slice(), roots.map(Paths::as_slice));
         if let Some(roots) = roots.filter(|roots| roots.len() != 1 && roots.len() != paths.len()) {
             let reason = format!(
-                "`root` names {} folders for {} files: name one for all, or one for each",
+                "`root` has {} folders for {} files: list one for all files, or one for each",
                 roots.len(),
                 paths.len()
             );
             return Err(Error::setting("root", reason));
         }
         if paths.is_empty() {
-            return Err(Error::setting("path", "`path` names no file"));
+            return Err(Error::setting("path", "`path` is an empty list: name at least one file"));
         }
         let folder = |number: usize, path: &Path| match roots {
             Some(roots) => resolve(base, roots.get(number).unwrap_or(&roots[0])),
@@ -134,7 +135,7 @@ impl Pairs {
     }
 }
 
-/// Joins the captions of rows with the same image. Damaged rows stay apart.
+/// Joins the captions of rows with the same image. Damaged rows are not joined.
 fn grouped(files: &[PairFile], pairs: Vec<Pair>) -> Vec<Pair> {
     let mut places = HashMap::new();
     let mut joined: Vec<Pair> = Vec::new();

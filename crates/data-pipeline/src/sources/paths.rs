@@ -178,7 +178,7 @@ impl Files {
         let mut found = expand_wildcards(self.setting, pattern)?;
         found.retain(|path| path.is_file());
         if found.is_empty() {
-            let reason = format!("the pattern `{}` matches no file", pattern.display());
+            let reason = format!("the pattern `{}` matches no file: check the path", pattern.display());
             return Err(Error::setting(self.setting, reason));
         }
         Ok(found)
@@ -195,7 +195,7 @@ pub(super) fn expand_wildcards(setting: &'static str, pattern: &Path) -> Result<
         let name = part.as_os_str().to_string_lossy();
         if name == "**" {
             let reason =
-                format!("`{}`: `**` is not supported; write one `*` for each folder", pattern.display());
+                format!("`{}`: `**` is not supported; write one `*` per folder level", pattern.display());
             return Err(Error::setting(setting, reason));
         }
         if !name.contains(['*', '?']) {
@@ -217,7 +217,7 @@ pub(super) fn expand_wildcards(setting: &'static str, pattern: &Path) -> Result<
     Ok(found)
 }
 
-/// The source for data that is not in files with this extension.
+/// Returns a hint to other sources for a folder without files of this extension.
 fn other_source(extension: &str) -> &'static str {
     match extension {
         "tar" => {
@@ -250,7 +250,7 @@ fn matches_wildcards(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Reads the image file that a row of a table names. The error tells what the name is if it is not a local path.
+/// Reads the image file that a row of a table names. The error explains a name that is not a local path.
 pub(super) fn read_named(folder: &Path, name: &str) -> Result<Vec<u8>, (DamageKind, String)> {
     let name = name.trim_start_matches("file://");
     if name.trim().is_empty() {
@@ -269,13 +269,13 @@ pub(super) fn read_named(folder: &Path, name: &str) -> Result<Vec<u8>, (DamageKi
     };
     let path = path.display();
     let reason = if name.starts_with('~') {
-        format!("`{name}`: `~` is not expanded; write the whole path")
+        format!("`{name}`: `~` is not expanded; write the full path")
     } else if name.contains('\\') {
         format!("`{path}`: the path has backslashes; separate its folders with `/`")
     } else if name.trim() != name && folder.join(name.trim()).exists() {
         format!("the image path `{name}` has spaces at its ends: remove them")
     } else if error.kind() == std::io::ErrorKind::NotFound {
-        format!("`{path}` does not exist")
+        format!("`{path}` does not exist: check the path and `root`")
     } else {
         format!("`{path}`: {error}")
     };
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_not_local_paths_are_told_as_what_they_are() {
+    fn names_that_are_not_local_paths_are_explained() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("d")).unwrap();
         std::fs::write(folder.path().join("x.jpg"), b"x").unwrap();

@@ -33,12 +33,12 @@ pub struct RecordsConfig {
     /// Folder of the images, or a list with one folder for each file. Default: the folder of each file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<Paths>,
-    /// Key of the image path. If the objects lack the default key, another common name such as `file_name` is used, and
+    /// Key of the image path. If the objects lack the default key, another common name such as `file_name` is used and
     /// logged.
     #[serde(default = "default_image_key")]
     pub image: String,
     /// Key of the caption, a text or a list of texts. If the objects lack the default key, another common name such as
-    /// `text` is used, and logged.
+    /// `text` is used and logged.
     #[serde(default = "default_caption_key")]
     pub caption: String,
     /// Join the captions of objects with the same image into one sample, for retrieval with several captions per image.
@@ -176,13 +176,13 @@ fn parse(text: &str) -> Result<Vec<Value>, String> {
         };
     }
     if !trimmed.starts_with('{') {
-        return Err("it is neither a list `[...]` nor lines of objects `{...}`".into());
+        return Err("it is neither a JSON list `[...]` nor JSON lines `{...}`".into());
     }
     let mut records = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         match json::parse(line.as_bytes()) {
             Ok(record) => records.push(record),
-            // The whole file may be one object, such as annotations of COCO.
+            // The whole file may be one object, such as COCO's annotations.
             Err(broken) => match json::parse(text.as_bytes()) {
                 Ok(object) => return Err(not_a_list(&object)),
                 Err(_) => return Err(format!("line {}: {}", number + 1, syntax(broken))),
@@ -237,7 +237,7 @@ impl Keys {
             }
             find_column(&names, wanted, default, common).map(|at| names[at].to_string()).ok_or_else(|| {
                 let keys = json::describe(first).replace("the .json file", "the first sample");
-                format!("no sample has the key `{wanted}`; {keys}: name the key with `{setting} = \"KEY\"`")
+                format!("no sample has the key `{wanted}`; {keys}: set `{setting} = \"KEY\"`")
             })
         };
         Ok(Keys {

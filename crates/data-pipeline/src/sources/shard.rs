@@ -35,7 +35,7 @@ pub(super) struct Index {
     /// Number of bytes before the damage.
     pub(super) whole: u64,
     pub(super) corruption: Option<Corruption>,
-    /// Whether the members of some key are apart from each other.
+    /// Whether the members of a key are not consecutive.
     is_scattered: bool,
 }
 
@@ -74,7 +74,7 @@ impl Index {
         if index.is_scattered {
             let path_shown = path.display();
             notice::info_once(&format!(
-                "`{path_shown}`: its members are not grouped by key; they are matched by key"
+                "`{path_shown}`: its members are not grouped by key, so they are matched by key"
             ));
             let scattered = Groups::Scattered { groups: Vec::new(), places: HashMap::new() };
             index = Index::members(path, &file, length, text, scattered);
@@ -170,10 +170,10 @@ impl Index {
         Corruption { reason: format!("{what} ({error})"), cut_from: None }
     }
 
-    /// Checks the end mark, blocks of zeros. Bytes behind it would be ignored.
+    /// Checks the end-of-archive marker, two blocks of zeros. Bytes after it would be ignored.
     ///
-    /// A shard without an end mark may be whole, because some writers omit it, or it was cut between two members. All of
-    /// its members are complete, so this is a warning.
+    /// A shard without the marker may be complete, because some writers omit it, or truncated between two members. All
+    /// of its members are complete, so this is only a warning.
     fn corruption_at_end(&mut self, path: &Path, file: &File) -> std::io::Result<Option<Corruption>> {
         if self.length == 0 {
             return Ok(Some(Corruption { reason: "the file is empty".into(), cut_from: Some(1) }));
@@ -181,7 +181,7 @@ impl Index {
         if self.length < self.whole + BLOCK {
             self.whole = self.whole.min(self.length);
             notice::warn_once(&format!(
-                "`{}` has no end mark: all members up to its end are read; if it was cut there, fetch it again",
+                "`{}` has no end-of-archive marker: all its members are read; if it was truncated, download it again",
                 path.display()
             ));
             return Ok(None);
@@ -198,8 +198,8 @@ impl Index {
 }
 
 impl Groups {
-    /// Starts the group of a key unless it is open, and passes a group that ends with it to `finish`. Returns true if
-    /// the key's group was finished before.
+    /// Opens the group of a key unless it is open, and passes the group that this closes to `finish`. Returns whether
+    /// the key's group was closed before.
     fn start(&mut self, key: &str, text: &str, finish: impl FnOnce(Group<Span>)) -> bool {
         match self {
             Groups::Consecutive { current, .. } if current.key() == key => false,

@@ -42,8 +42,8 @@ impl Subset {
         Ok(Subset { source, indices })
     }
 
-    /// Keeps `count` samples that are spread evenly over the source, or all of a smaller source. Of a source that is
-    /// sorted by class, each class keeps its share.
+    /// Keeps `count` samples that are spread evenly over the source, or all samples of a smaller source. In a source
+    /// that is sorted by class, each class keeps its share.
     ///
     /// # Errors
     /// [`Error::Setting`] for a count of 0.

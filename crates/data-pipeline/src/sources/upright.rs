@@ -1,4 +1,4 @@
-//! A source whose images are turned upright by their EXIF orientation.
+//! A source that rotates images upright by their EXIF orientation.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use crate::image::orientation::{of_file, upright, upright_box};
 use crate::sample::{RawImage, RawSample};
 use crate::sources::{CorruptShards, Source};
 
-/// A source whose images are turned by their EXIF orientation, as PIL's `ImageOps.exif_transpose` does.
+/// A source that rotates images by their EXIF orientation, as PIL's `ImageOps.exif_transpose` does.
 ///
-/// open_clip ignores the orientation, and so do all other sources. Object boxes are turned with their images.
+/// open_clip and all other sources ignore the orientation. Object boxes are rotated with their images.
 ///
 /// ```no_run
 /// use data_pipeline::sources::Upright;

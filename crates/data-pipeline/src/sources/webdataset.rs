@@ -34,9 +34,9 @@ pub struct WebDatasetConfig {
     /// Tar files: a folder, a file, or a pattern such as `cc12m/{00000..01242}.tar`, `{a,b}.tar` or `cc12m/*.tar`;
     /// several separated by `::`.
     pub shards: String,
-    /// Place of the captions: `"txt"`, another extension such as `".caption"`, or a key of the `.json` file with a text
-    /// or a list of texts. Default: `captions` in the `.json` file if present, else the `.txt` file, else `caption` in
-    /// the `.json` file (img2dataset's key).
+    /// Source of the captions: `"txt"`, another extension such as `".caption"`, or a key of the `.json` file with a
+    /// text or a list of texts. Default: `captions` in the `.json` file if present, else the `.txt` file, else
+    /// `caption` in the `.json` file (img2dataset's key).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caption: Option<String>,
     /// Key of the `.json` file with object boxes: a list of `[x, y, width, height]` in pixels of the stored image

@@ -30,7 +30,8 @@ pub struct JsonTokenizer {
     cleaning: TextCleaning,
 }
 
-/// Cleaning of a text before it is tokenized. It is part of the tokenizer's class in Python, not of `tokenizer.json`.
+/// Cleaning of texts before tokenization. In Python, the tokenizer's class does it; `tokenizer.json` does not contain
+/// it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TextCleaning {
@@ -51,12 +52,12 @@ pub enum TextCleaning {
 
 impl TextCleaning {
     /// Reads the cleaning from the settings beside a `tokenizer.json`: the class and `do_lower_case` of
-    /// `tokenizer_config.json`. A class that is not stated follows from the model type in `config.json`.
+    /// `tokenizer_config.json`. A missing class follows from the model type in `config.json`.
     fn beside(path: &Path) -> Result<Self> {
         let settings = read_json(&path.with_file_name(PADDING_FILES[0]))?.unwrap_or_default();
         let lower = settings.get("do_lower_case").and_then(serde_json::Value::as_bool);
         let class = settings.get("tokenizer_class").and_then(serde_json::Value::as_str);
-        // A model's configuration of another kind states nothing.
+        // A configuration that cannot be parsed has no model type.
         let model = read_json(&path.with_file_name("config.json")).ok().flatten();
         let model_type = model.as_ref().and_then(|model| model.get("model_type")?.as_str());
         let class = class.or(match model_type {
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_cleaned_as_by_the_class_of_transformers() {
+    fn texts_are_cleaned_as_in_transformers() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokenizer.json");
         // Without the normalizer, which would make everything lower case.

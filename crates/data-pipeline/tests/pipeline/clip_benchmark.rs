@@ -1,4 +1,4 @@
-//! CLIP_benchmark's data sets on disk: classes, captions, shards, splits and what is malformed.
+//! CLIP_benchmark's data sets on disk: classes, captions, shards, splits and malformed files.
 
 use std::fs;
 use std::path::Path;
@@ -105,7 +105,7 @@ fn each_line_of_a_text_is_a_caption() {
 }
 
 #[test]
-fn what_is_malformed_or_missing_is_named() {
+fn malformed_and_missing_files_are_named() {
     let case = |change: &dyn Fn(&Path)| {
         let folder = tempfile::tempdir().unwrap();
         pets(folder.path());

@@ -1,4 +1,4 @@
-//! Images as people have them: files that end early, rare variants, TIFF, other bit depths, EXIF orientation.
+//! Images found in practice: truncated files, rare variants, TIFF, other bit depths, EXIF orientation.
 
 use std::io::Cursor;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ fn png_whose_pixels_are_complete_is_read_without_its_end() {
         let expected = decode(&whole).unwrap();
         let (end, kind) = *chunks(&whole).last().unwrap();
         assert_eq!(&kind, b"IEND");
-        // Before the end mark, inside it, and inside the checksum of the pixels.
+        // Before the end chunk, inside it, and inside the checksum of the pixels.
         for length in [end, end + 3, end + 8, whole.len() - 1, end - 1, end - 4] {
             assert_eq!(decode(&whole[..length]).as_ref(), Ok(&expected), "{length} of {}", whole.len());
         }
@@ -132,7 +132,7 @@ fn other_bit_depths_are_scaled_to_8_bits_before_resizing() {
 }
 
 #[test]
-fn exif_orientation_is_ignored_unless_it_is_asked_for() {
+fn exif_orientation_is_ignored_unless_it_is_enabled() {
     let folder = tempfile::tempdir().unwrap();
     let jpeg = encoded(picture(), ImageFormat::Jpeg);
     let exif = b"\xFF\xE1\0\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";

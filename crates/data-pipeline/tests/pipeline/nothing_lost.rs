@@ -153,7 +153,7 @@ fn rows_with_more_fields_than_the_header_are_damaged() {
     std::fs::write(folder.path().join("t.csv"), table).unwrap();
     let log = Log::start();
     let source = open(serde_json::json!({"source": "csv", "path": "t.csv"}), folder.path()).unwrap();
-    // A separator at the end of a line truncates nothing.
+    // A trailing separator adds no field.
     assert_eq!(read(source.as_ref(), 0).unwrap(), ["fine"]);
     assert_eq!(read(source.as_ref(), 2).unwrap(), ["a dog, a cat"]);
     for (index, parts) in [(1, ["line 3 has 3 fields", "header 2"]), (3, ["line 6 has 4 fields", "quotes"])] {
@@ -169,7 +169,7 @@ fn rows_with_more_fields_than_the_header_are_damaged() {
 }
 
 #[test]
-fn tables_in_another_encoding_are_refused_with_their_line_or_read_as_named() {
+fn tables_in_another_encoding_are_refused_unless_it_is_set() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("x.png"), png([5; 3], 3, 3)).unwrap();
     let write = |bytes: &[u8]| std::fs::write(folder.path().join("t.csv"), bytes).unwrap();
@@ -291,7 +291,7 @@ fn members_of_a_tar_in_any_order_are_matched_by_key() {
     }
     let said = log.lines();
     assert!(said.len() == 1 && said[0].contains("not grouped by key"), "{said:?}");
-    // A shard that ends inside a text loses this sample only, also if its image is far away.
+    // A shard that ends inside a text loses only this sample, even if its image is far away.
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() - 1534]).unwrap();
     let source = open(serde_json::json!({"source": "webdataset", "shards": "s.tar"}), folder.path()).unwrap();
@@ -369,7 +369,7 @@ fn class_members_become_labels_and_captions() {
         (sample.label, sample.captions),
         (Some(1), vec!["a photo of a great white shark.".to_string()])
     );
-    for (index, words) in [(1, "the class is 2, but there are 2"), (2, "`cat`, not a number")] {
+    for (index, words) in [(1, "the class is 2, but there are 2"), (2, "`cat` instead of the number")] {
         let (kind, reason) = read(source.as_ref(), index).unwrap_err();
         assert!(kind == DamageKind::Label && reason.contains(words), "{kind}: {reason}");
     }
@@ -385,7 +385,7 @@ fn class_members_become_labels_and_captions() {
 }
 
 #[test]
-fn shards_in_another_format_are_told_as_what_they_are() {
+fn shards_in_another_format_are_recognised() {
     let folder = tempfile::tempdir().unwrap();
     for (bytes, words) in [
         (&b"\x1F\x8B\x08\0\0\0\0\0"[..], "gzip: unpack"),

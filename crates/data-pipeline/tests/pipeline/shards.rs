@@ -51,7 +51,7 @@ fn truncated_shard_gives_its_complete_samples_and_reports_the_loss() {
     // All lengths below the end mark, including those between two members.
     for length in (0..whole.len() - 1024).step_by(128) {
         std::fs::write(&path, &whole[..length]).unwrap();
-        // All that lies in the file can be read if it ends between two members.
+        // A file that ends between two members can be read completely.
         let is_complete = ends.iter().any(|end| (*end..=end.next_multiple_of(512)).contains(&length));
         match open("a.tar", folder.path()) {
             Ok(source) => {

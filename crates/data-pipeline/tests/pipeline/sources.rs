@@ -230,7 +230,7 @@ fn cifar_archives_are_read_packed_and_unpacked() {
 }
 
 #[test]
-fn python_version_of_cifar_is_told_from_the_binary_one() {
+fn python_version_of_cifar_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let inner = folder.path().join("cifar-10-batches-py");
     std::fs::create_dir(&inner).unwrap();

@@ -139,7 +139,7 @@ fn rows_with_the_same_image_can_be_one_sample() {
 }
 
 #[test]
-fn image_paths_that_are_not_local_files_are_told_as_what_they_are() {
+fn image_paths_that_are_not_local_files_are_explained() {
     let folder = images();
     let table = "filepath,title\n,a\nhttps://host/a.jpg,a\n~/a.jpg,a\nimgs\\0.png,a\nimgs,a\nimgs/9.png,a\n";
     std::fs::write(folder.path().join("t.csv"), table).unwrap();
@@ -214,7 +214,7 @@ fn json_lists_and_lines_are_read() {
         ("{\"images\": [{\"sentences\": []}]}", "source = \"karpathy\""),
         ("[{\"a\": 1}]", "keys `a`"),
         ("[1, 2]", "not objects"),
-        ("filepath,title\n", "neither a list"),
+        ("filepath,title\n", "neither a JSON list"),
         ("{\"image\": \"x\", \"caption\": \"a\"}\n{\"image\": \n", "line 2"),
         ("[{\"image\": \"x\"", "EOF"),
     ] {

@@ -316,7 +316,7 @@ impl Sweep {
             if count <= TOP5_CLASSES {
                 let set = &part.set;
                 let reason = format!(
-                    "its mean has the metric `top-5` of `{set}`, but that set has only {count} classes: take `top-1`"
+                    "its mean has the metric `top-5` of `{set}`, but that set has only {count} classes: use `top-1`"
                 );
                 return Err(Error::sweep(&self.name, reason));
             }
@@ -519,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn top_5_in_the_mean_needs_enough_classes_before_any_run() {
+    fn a_mean_of_top_5_over_few_classes_is_refused_before_any_run() {
         let folder = tempfile::tempdir().unwrap();
         let text = |classes: usize| {
             let root = folder.path().join(classes.to_string());

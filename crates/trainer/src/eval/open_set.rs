@@ -60,7 +60,7 @@ impl OpenSet {
         if config.metric == Some(MetricName::Top5) && class_names.len() <= TOP5_CLASSES {
             let count = class_names.len();
             let reason =
-                format!("metric = \"top-5\" needs more than {TOP5_CLASSES} classes, but it has {count}");
+                format!("metric = \"top-5\" needs more than {TOP5_CLASSES} classes, but the set has {count}");
             return Err(Error::recipe(&config.name, reason));
         }
         let train = config.train.as_ref().map(open).transpose()?;
@@ -99,7 +99,7 @@ impl OpenSet {
         std::iter::once(&self.source).chain(&self.train)
     }
 
-    /// Returns the number of prompts of each class, if all classes have equally many.
+    /// Returns the number of prompts per class, if all classes have the same number.
     pub(crate) fn prompts_per_class(&self) -> Option<usize> {
         let first = self.prompts.first().map(Vec::len)?;
         self.prompts.iter().all(|prompts| prompts.len() == first).then_some(first)
@@ -171,14 +171,14 @@ fn with_causes(error: &Error) -> String {
 fn class_names(set: &EvalSet, source: &dyn Source, root: &Path) -> Result<Vec<String>> {
     let fail = |reason: String| Error::recipe(source.name(), reason);
     let count = source.class_count().ok_or_else(|| {
-        let reason = "it has no classes: set task = \"retrieval\", use a folder of class folders, or name the class names \
-                      of a webdataset or parquet source with `classes`";
+        let reason = "it has no classes: set task = \"retrieval\", use a folder of class folders, or set `classes` of a \
+                      webdataset or parquet source to a file of class names";
         fail(reason.into())
     })?;
     let names = match (&set.class_names, source.class_names()) {
         (Some(list), own) => {
             let names = list.names(root)?;
-            // Labels without names may lack the last classes.
+            // Without class names, the largest label gives the number of classes, and the last ones may have no image.
             let fits = if own.is_some() { names.len() == count } else { names.len() >= count };
             if !fits {
                 return Err(fail(format!(
@@ -197,14 +197,14 @@ fn class_names(set: &EvalSet, source: &dyn Source, root: &Path) -> Result<Vec<St
         }
         (None, None) => {
             return Err(fail(format!(
-                "its {count} classes have no names: add a classnames.txt with one name per line, or name such a file by \
-                 class_names (--class-names)"
+                "its {count} classes have no names: add a classnames.txt with one name per line, or set class_names \
+                 (--class-names) to such a file"
             )));
         }
     };
     if let [only] = names.as_slice() {
         notice::warn_once(&format!(
-            "`{}` has one class, `{only}`: every model classifies all images correctly, so its accuracy means nothing",
+            "`{}` has one class, `{only}`: every image counts as correct, so the accuracy is meaningless",
             source.name()
         ));
     }

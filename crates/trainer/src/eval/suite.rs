@@ -33,7 +33,7 @@ pub struct Suite {
     pub root: PathBuf,
     /// Data sets to evaluate.
     pub sets: Vec<EvalSet>,
-    /// Policy for damaged images: they are left out, counted and named up to a fraction of a set.
+    /// Policy for damaged images, which are counted and named.
     #[serde(default)]
     pub damaged: ErrorPolicy,
     /// Settings of the evaluation.
@@ -67,8 +67,9 @@ impl Suite {
         Ok(suite)
     }
 
-    /// Keeps only the data sets with these names, in the order of the suite. A data set of CLIP_benchmark may also have its
-    /// name there, such as `vtab/cifar100`. Case and the characters `-`, `_`, `/` and space do not matter.
+    /// Keeps only the data sets with these names, in the order of the suite. A data set of CLIP_benchmark can also be
+    /// selected by its name there, such as `vtab/cifar100`. Case and the characters `-`, `_`, `/` and space do not
+    /// matter.
     ///
     /// # Errors
     /// [`Error::Recipe`] for a name that is not a data set of the suite.
@@ -77,7 +78,7 @@ impl Suite {
         let known = self.sets.iter().flat_map(aliases).collect::<Vec<_>>();
         if let Some(place) = wanted.iter().position(|name| !known.contains(name)) {
             let listed = self.sets.iter().map(|set| set.name.as_str()).collect::<Vec<_>>().join(", ");
-            let reason = format!("it has no data set `{}`, but {listed}", names[place].trim());
+            let reason = format!("it has no data set `{}`; use {listed}", names[place].trim());
             return Err(Error::recipe(&self.name, reason));
         }
         self.sets.retain(|set| aliases(set).iter().any(|name| wanted.contains(name)));
@@ -85,7 +86,7 @@ impl Suite {
     }
 }
 
-/// Removes from a name what does not matter in a comparison.
+/// Normalises a name for comparisons.
 fn plain(name: &str) -> String {
     name.chars().filter(|c| !matches!(c, '-' | '_' | '/' | ' ')).collect::<String>().to_lowercase()
 }
@@ -296,7 +297,7 @@ pub(crate) fn damage_line(name: &str, damaged: &DamagedSamples) -> String {
     format!("{name}: left out {} damaged {noun} ({damaged})", damaged.len())
 }
 
-/// Names the damaged images of a set. If all are damaged, this is the error.
+/// Logs the damaged images of a set. Returns an error if all are damaged.
 fn finish<T>(rows: Result<T, zeroshot_eval::Error>, name: &str, batches: &EvalBatches) -> Result<(T, usize)> {
     let damaged = batches.damaged();
     match rows {

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn auto_is_a_gpu_exactly_if_one_is_visible() {
+    fn auto_selects_a_gpu_if_one_is_visible() {
         assert_eq!(resolve(DeviceSetting::Cpu).unwrap(), Device::Cpu);
         let count = usize::try_from(tch::Cuda::device_count()).unwrap_or(0);
         let auto = resolve(DeviceSetting::Auto).unwrap();

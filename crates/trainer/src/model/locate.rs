@@ -64,7 +64,7 @@ pub fn locate(name: &str, need: Need, progress: bool) -> Result<Cow<'_, str>> {
     Ok(Cow::Owned(found.display().to_string()))
 }
 
-/// Where a model is.
+/// Location of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place<'a> {
     /// A preset, folder or file.
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_other_tools_are_found() {
+    fn names_of_other_tools_are_accepted() {
         let hub = |name: &str| Place::Hub(name.parse().unwrap());
         for (name, expected) in [
             ("ViT-B-32", Place::Local("ViT-B-32")),

@@ -21,7 +21,7 @@ use crate::{Error, Result};
 /// Name of the tokenizer in a model folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
-/// Files of tokenizers that this program does not read.
+/// Files of tokenizers that are not supported.
 const OTHER_TOKENIZERS: [&str; 4] =
     ["spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt"];
 
@@ -38,9 +38,9 @@ pub struct Processor {
     tokenizer: Arc<dyn Tokenizer>,
     /// Identity of the tokenizer, for comparisons. Copies of a file have the same identity.
     tokenizer_name: String,
-    /// Cleaning of texts, which settings beside the tokenizer's file determine.
+    /// Cleaning of texts, from the settings beside the tokenizer's file.
     cleaning: TextCleaning,
-    /// Why texts cannot be tokenized; only in a processor for images.
+    /// Reason why texts cannot be tokenized, in a processor for images.
     no_tokenizer: Option<String>,
     /// The file of a tokenizer other than CLIP's.
     tokenizer_file: Option<PathBuf>,
@@ -182,7 +182,7 @@ impl Processor {
         if file.is_none() && !(ids as i64..=MAX_CLIP_VOCABULARY).contains(&vocabulary) {
             let reason = format!(
                 "the file {TOKENIZER_FILE} is missing, and CLIP's tokenizer ({ids} ids) does not fit the text tower \
-                 ({vocabulary} ids): add the file to the model folder, or name one"
+                 ({vocabulary} ids): add the file to the model folder, or set `tokenizer` (--tokenizer)"
             );
             return Err(Error::Tokenizer { reason });
         }
@@ -328,7 +328,7 @@ impl Processor {
     }
 }
 
-/// Names a tokenizer in a folder that this program does not read, for a message.
+/// Explains a tokenizer file in a folder that is not supported, for a message.
 fn unread(folder: &Path) -> String {
     match OTHER_TOKENIZERS.iter().find(|file| folder.join(file).is_file()) {
         Some(file) => format!(

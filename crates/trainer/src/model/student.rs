@@ -74,7 +74,7 @@ fn inherit_from(larger: &ModelRef, only_tokens: bool, runs: &RunModels, student:
     Ok(())
 }
 
-/// Loads timm's weights into the image tower, and logs what they leave at its initial value.
+/// Loads timm's weights into the image tower, and logs the tensors that keep their initial values.
 fn start_image_tower(name: &str, student: &LoadedModel, progress: bool) -> Result<()> {
     let path = locate(name, Need::Weights, progress)?;
     let report = load_image_weights(&student.model, &*path, &student.preprocess)?;
@@ -84,7 +84,7 @@ fn start_image_tower(name: &str, student: &LoadedModel, progress: bool) -> Resul
         report.loaded,
         if report.left_out.is_empty() { "nothing".into() } else { list(&report.left_out) }
     );
-    // The text tower has dozens of tensors, which a number sums up.
+    // The text tower has dozens of tensors, so only their number is logged.
     let (visual, rest) =
         report.initial.iter().cloned().partition::<Vec<_>, _>(|name| name.starts_with("visual."));
     let (scalars, text) = rest.into_iter().partition::<Vec<_>, _>(|name| name.starts_with("logit_"));

@@ -184,11 +184,9 @@ impl AdamW {
         &self.config
     }
 
-    /// Resets all gradients.
+    /// Removes all gradients.
     pub fn zero_grad(&mut self) {
-        for slot in &mut self.slots {
-            slot.parameter.zero_grad();
-        }
+        self.slots.iter().for_each(|slot| torch_ext::gradient::clear(&slot.parameter));
     }
 
     /// Returns the L2 norm over all gradients, a scalar on their device.

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A device to choose: `auto`, `cpu`, `cuda` or `cuda:N`. [`crate::model::device::resolve`] returns the device of this
-/// machine.
+/// A device setting: `auto`, `cpu`, `cuda` or `cuda:N`. [`crate::model::device::resolve`] returns the corresponding
+/// device of this machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(into = "String", try_from = "String")]
 #[schemars(with = "String")]

@@ -23,23 +23,23 @@ pub struct EvalSet {
     /// Task of the evaluation.
     #[schemars(default = "schema::classification")]
     pub task: EvalTask,
-    /// Prompt templates of a classification: `"plain"` (1), `"cifar"` (18), `"simple-7"`, `"openai-80"`, `"dataset"` (those
-    /// that the data set comes with: the default of `clip-benchmark`), a list of texts with `{}` for the class name, or a
-    /// table with the prompts of each class.
+    /// Prompt templates of a classification: `"plain"` (1), `"cifar"` (18), `"simple-7"`, `"openai-80"`, `"dataset"`
+    /// (the data set's own templates, the default for `clip-benchmark`), a list of texts with `{}` for the class name,
+    /// or a table with the prompts of each class.
     #[schemars(rename = "prompts", default = "schema::plain")]
     pub templates: Templates,
     /// Class names of a classification: a list, or a file (one name per line, or JSON); one for each class of the source.
     /// Duplicates are allowed. Default: the source's.
     pub class_names: Option<Classes>,
-    /// Main metric in comparisons, means and the choice of the best model: `"top-1"`, `"top-5"` or
-    /// `"mean per-class recall"` of a classification, `"mean recall"`, `"text recall@1"`, `"image recall@5"` and so on of a
-    /// retrieval. Default: `"top-1"`, or `"mean recall"`.
+    /// Main metric in comparisons, means and the choice of the best model: `"top-1"`, `"top-5"` or `"mean per-class
+    /// recall"` for classification; `"mean recall"`, `"text recall@1"`, `"image recall@5"` and so on for retrieval.
+    /// Default: `"top-1"`, or `"mean recall"`.
     #[schemars(with = "Option<String>")]
     pub metric: Option<MetricName>,
-    /// Number of images to evaluate during training, spread evenly over the set; the end of the run uses the whole set.
-    /// Default: all. A retrieval among fewer images is easier.
+    /// Maximum number of images to evaluate during training, spread evenly over the set; the final evaluation uses the
+    /// whole set. Default: all. Retrieval among fewer images is easier.
     pub limit: Option<usize>,
-    /// Turn images upright by their EXIF orientation; open_clip ignores it.
+    /// Rotate images upright by their EXIF orientation, which open_clip ignores.
     #[schemars(default)]
     pub exif_orientation: bool,
     /// Source (a table) of training images of the same classes, for k-NN and a linear probe.
@@ -74,7 +74,7 @@ pub enum Templates {
     PerClass(BTreeMap<String, Vec<String>>),
 }
 
-/// Name of the templates that a data set comes with.
+/// Name of the data set's own templates.
 pub const DATASET_TEMPLATES: &str = "dataset";
 
 impl Templates {
@@ -87,7 +87,8 @@ impl Templates {
             Templates::Named(name) => zeroshot_eval::prompts::templates(name)?,
             Templates::Listed(texts) => texts.clone(),
             Templates::PerClass(_) => {
-                let reason = "prompts per class are not templates: only an evaluation set has them";
+                let reason =
+                    "`prompts` has to be templates here: prompts per class apply to evaluation sets only";
                 return Err(zeroshot_eval::Error::Input(reason.into()).into());
             }
         };
@@ -107,7 +108,7 @@ impl Templates {
         }
     }
 
-    /// Returns the prompts of each class. `own` are the templates that the data set comes with.
+    /// Returns the prompts of each class. `own` are the data set's own templates.
     ///
     /// # Errors
     /// The errors of [`Templates::check`]; [`crate::Error::Eval`] if the data set has no templates, or a class no prompts.
@@ -119,7 +120,7 @@ impl Templates {
             let mut all = Vec::new();
             for class in classes {
                 let Some(prompts) = table.get(class).or_else(|| by_key.get(&key(class)).copied()) else {
-                    return fail(format!("the prompts per class lack the class `{class}`"));
+                    return fail(format!("the prompts per class lack the class `{class}`: add its prompts"));
                 };
                 all.push(prompts.iter().map(|prompt| fill(prompt, class)).collect());
             }
@@ -128,7 +129,10 @@ impl Templates {
         let texts = match (self, own) {
             (Templates::Named(name), Some(own)) if name == DATASET_TEMPLATES => own.to_vec(),
             (Templates::Named(name), None) if name == DATASET_TEMPLATES => {
-                return fail("the data set comes without prompt templates: name others by `prompts`".into());
+                return fail(
+                    "the data set comes without prompt templates: set `prompts` to a list or a built-in name"
+                        .into(),
+                );
             }
             (other, _) => other.texts()?,
         };
@@ -162,14 +166,14 @@ impl EvalSet {
         }
     }
 
-    /// Checks the settings that the types do not.
+    /// Checks the constraints that the types do not enforce.
     ///
     /// # Errors
-    /// The reason, naming the set.
+    /// Returns the reason, which names the set.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let name = &self.name;
         if self.limit == Some(0) {
-            return Err(format!("the data set `{name}` has limit = 0: give at least 1, or leave it out"));
+            return Err(format!("the data set `{name}` has limit = 0: set it to at least 1, or remove it"));
         }
         let Some(metric) = self.metric else { return Ok(()) };
         let known = match self.task {
@@ -180,7 +184,9 @@ impl EvalSet {
             true => Ok(()),
             false => {
                 let known = known.iter().map(MetricName::to_string).collect::<Vec<_>>().join(", ");
-                Err(format!("the data set `{name}` has metric = \"{metric}\", but its task has {known}"))
+                Err(format!(
+                    "the data set `{name}` has metric = \"{metric}\", but the metrics of its task are {known}"
+                ))
             }
         }
     }

@@ -143,7 +143,7 @@ pub struct TrainSource {
     pub share: f64,
     /// Number of samples, for `--dry-run` without the data.
     pub samples: Option<usize>,
-    /// Turn images upright by their EXIF orientation; open_clip ignores it.
+    /// Rotate images upright by their EXIF orientation, which open_clip ignores.
     #[schemars(default)]
     pub exif_orientation: bool,
 }
@@ -220,8 +220,8 @@ pub struct Metrics {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Eval {
-    /// Steps between evaluations; 0: only at the end. Otherwise `best` keeps the model with the highest score of all
-    /// evaluations, including the last; the score is the mean of the main metrics of the sets.
+    /// Steps between evaluations; 0: none. With `every_steps` or `every_epochs`, `best` keeps the model with the
+    /// highest score of all evaluations, including the last; the score is the mean of the main metrics of the sets.
     pub every_steps: u64,
     /// Epochs between evaluations, such as 0.5; 0: none. May be combined with `every_steps`.
     #[schemars(extend("default" = 0.0))]

@@ -57,7 +57,7 @@ impl TrainingData {
             let source = match (pool.open(&config.source, &recipe.data.root), config.samples) {
                 (Ok(source), _) => upright(source, config.exif_orientation),
                 (Err(error), Some(len)) => {
-                    let source = Arc::new(Absent { name: format!("(not here: {error})"), len });
+                    let source = Arc::new(Absent { name: format!("(missing: {error})"), len });
                     data.absent.get_or_insert(error);
                     source
                 }

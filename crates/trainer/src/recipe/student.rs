@@ -64,8 +64,8 @@ pub(super) struct Keys {
     /// Earlier run of the recipe file whose model the student continues from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     run: Option<String>,
-    /// Weights with which a timm image tower starts, without their classifier: a file, a folder, or a name such as
-    /// `hf-hub:timm/mobilenetv4_conv_small.e2400_r224_in1k`. The model's own preprocessing stays.
+    /// Weights that initialise a timm image tower, without their classifier: a file, a folder, or a name such as
+    /// `hf-hub:timm/mobilenetv4_conv_small.e2400_r224_in1k`. The student keeps its own preprocessing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     image_weights: Option<String>,
     /// Input size in pixels. Default: the model's.
@@ -130,7 +130,7 @@ impl TryFrom<Keys> for Student {
         }
         if keys.image_weights.is_some() && (continues || (inherit.is_some() && !keys.inherit_tokens)) {
             return Err(
-                "student.image_weights replaces the weights of the image tower: remove it, or student.run and student.inherit",
+                "student.image_weights excludes student.run and student.inherit, which also set the image tower: remove one of them",
             );
         }
         let lock = |locked, unlocked_groups| TowerLock { locked, unlocked_groups };

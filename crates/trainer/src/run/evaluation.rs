@@ -56,7 +56,7 @@ impl Session<'_> {
         self.metrics.evaluation(self.train.step, &student)?;
         // The final model also competes with a best model from an earlier session.
         if self.recipe.eval.is_repeated() || self.state.best.is_some() {
-            // Scores on a part and on the whole set do not compare.
+            // Scores on a part and on the whole set are not comparable.
             let limited = self.sets.iter().any(OpenSet::is_limited);
             let part = limited.then(|| self.with_final_weights(|session| session.evaluate())).transpose()?;
             self.save_if_best(part.as_ref().unwrap_or(&student))?;

@@ -72,7 +72,7 @@ pub struct Results {
 pub struct Best {
     /// The step after which it was evaluated; the last step if the final student is the best.
     pub step: u64,
-    /// Mean of the main metrics ([`zeroshot_eval::SetScore::main`]) over the data sets, 0 to 1. Sets with a `limit` count
-    /// with their part.
+    /// Mean of the main metrics ([`zeroshot_eval::SetScore::main`]) over the data sets, 0 to 1. A set with a `limit`
+    /// contributes the score on its part.
     pub score: f64,
 }

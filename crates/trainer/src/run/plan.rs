@@ -46,7 +46,7 @@ pub struct Plan {
     pub device: String,
     /// Precision of matrix products: `float32` or `bfloat16`.
     pub precision: String,
-    /// What the run needs but this machine lacks, with the reasons: evaluation sets, teachers, stores.
+    /// Evaluation sets, teachers and stores that are missing on this machine, with the reasons.
     pub absent: Vec<String>,
     /// Estimated bytes for weights, gradients, moments, averages and the teachers.
     pub model_bytes: u64,
@@ -131,9 +131,10 @@ impl Plan {
     /// given in the recipe, and a missing teacher has the architecture `arch`.
     ///
     /// # Errors
-    /// [`Error::NoDevice`] for a device that is not visible, [`Error::Data`] if a source cannot be opened and the recipe does not give its number of samples,
-    /// [`Error::Model`] if a model's configuration cannot be read, [`Error::Recipe`] if the settings do not match the
-    /// data or the models, [`Error::Eval`] for an invalid prompt template.
+    /// [`Error::NoDevice`] for a device that is not visible; [`Error::Data`] if a source cannot be opened and the
+    /// recipe does not give its number of samples; [`Error::Model`] if a model's configuration cannot be read,
+    /// [`Error::Recipe`] if the settings do not match the data or the models, [`Error::Eval`] for an invalid prompt
+    /// template.
     pub fn new(recipe: &Recipe, job: &Job) -> Result<Self> {
         Self::of(&PreparedRun::open(recipe, &mut SourcePool::default())?, job)
     }
@@ -291,7 +292,8 @@ fn teacher_cost(teacher: &TeacherConfig, model: &ModelRef, job: &Job) -> Result<
 /// Lists the teachers and stores that are not on this machine.
 ///
 /// # Errors
-/// The errors of [`teachers::check`] that no file can mend: a preset as teacher, or a store of another recipe.
+/// The errors of [`teachers::check`] that do not come from missing files: a preset as teacher, or a store of another
+/// recipe.
 fn absent_teachers(recipe: &Recipe) -> Result<Vec<String>> {
     let mut absent = Vec::new();
     match teachers::check(recipe) {
@@ -360,7 +362,7 @@ impl Display for Plan {
         }
         writeln!(f, "  device      {}, {}", self.device, self.precision)?;
         for missing in &self.absent {
-            writeln!(f, "  (not here)  {missing}")?;
+            writeln!(f, "  (missing)  {missing}")?;
         }
         writeln!(f, "  compute     {:.3e} FLOPs", self.flops)?;
         writeln!(
@@ -412,7 +414,7 @@ mod tests {
             Plan::new(&job.runs[0], &job)
         };
         let text = plan("model = 'nowhere', arch = 'ViT-micro-32px'").unwrap().to_string();
-        assert!(text.contains("(not here)  teacher `nowhere`"), "{text}");
+        assert!(text.contains("(missing)  teacher `nowhere`"), "{text}");
         assert!(matches!(plan("model = 'ViT-micro-32px'").unwrap_err(), Error::NoWeights { .. }));
     }
 }

@@ -65,8 +65,8 @@ impl<'a> PreparedRun<'a> {
         Ok(PreparedRun { data: self.data.complete()?, ..self })
     }
 
-    /// Reads and decodes the images of the evaluation sets once, so that damage is found before the training and not after
-    /// it. `checked` lists the sources that earlier runs checked.
+    /// Reads and decodes the images of the evaluation sets once, so that damage is found before the training. `checked`
+    /// lists the sources that earlier runs have checked.
     ///
     /// # Errors
     /// [`Error::Images`] or [`Error::Data`] if the recipe's policy does not allow the damage.

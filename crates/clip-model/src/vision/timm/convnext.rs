@@ -11,7 +11,7 @@ use crate::params::{Init, ParamBuilder};
 use crate::tape::Tape;
 
 const EPS: f64 = 1e-6;
-/// Side of a patch of the stem.
+/// Patch size of the stem.
 const PATCH: i64 = 4;
 /// MLP inner channels as a multiple of the channels.
 const MLP_RATIO: i64 = 4;

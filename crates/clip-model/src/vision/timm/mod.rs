@@ -137,8 +137,8 @@ impl Trunk {
         }
     }
 
-    /// Whether timm counts the features before the last layers of the head, so that Python's open_clip can only use
-    /// the classifier as the projection.
+    /// Whether timm reports the number of features before the last layers of the head, so that Python's open_clip can
+    /// only use the classifier as the projection.
     pub(crate) fn needs_classifier(&self) -> bool {
         matches!(self, Trunk::MobileNetV3Small | Trunk::MobileNetV4(_) | Trunk::EfficientVit(_))
     }

@@ -14,7 +14,7 @@ pub(super) struct SqueezeConfig {
     pub(super) names: [&'static str; 2],
     /// Activation after the first convolution.
     pub(super) activation: Activation,
-    /// Function of the factors.
+    /// Activation that yields the channel scales.
     pub(super) gate: Activation,
     /// Initialisation of the convolutions.
     pub(super) init: ConvInit,

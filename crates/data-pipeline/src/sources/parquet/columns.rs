@@ -19,11 +19,11 @@ const IMAGES: [&str; 9] =
 /// Common names of class columns.
 const LABELS: [&str; 6] = ["label", "labels", "fine_label", "class", "cls", "target"];
 
-/// The columns of a file, by their number among its leaves.
+/// Indices of the leaf columns that a source reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Columns {
     pub(super) image: usize,
-    /// Path of the image, which names samples and explains missing bytes.
+    /// Path of the image, for the message about an image without bytes.
     pub(super) image_path: Option<usize>,
     pub(super) caption: Option<usize>,
     pub(super) label: Option<usize>,
@@ -76,18 +76,16 @@ fn missing(setting: &str, wanted: &str, names: &[&str]) -> String {
     let more = if names.len() > LISTED { ", ..." } else { "" };
     let shown = names.iter().take(LISTED).copied().collect::<Vec<_>>().join("`, `");
     let hint = if setting == "image" && names.contains(&"url") {
-        "; it holds addresses of images: download them with img2dataset"
+        "; it contains the URLs of images: download them with img2dataset"
     } else {
         ""
     };
-    format!(
-        "it has no column `{wanted}`, only `{shown}`{more}{hint}; name the column with `{setting} = \"COLUMN\"`"
-    )
+    format!("it has no column `{wanted}`, only `{shown}`{more}{hint}; set `{setting} = \"COLUMN\"`")
 }
 
 type Leaves = [std::sync::Arc<ColumnDescriptor>];
 
-/// Returns the leaves of the image's bytes and path.
+/// Returns the leaf columns of the image's bytes and path.
 fn image_columns(leaves: &Leaves, name: &str) -> Result<(usize, Option<usize>), String> {
     let path = |parts: &[&str]| leaves.iter().position(|leaf| leaf.path().parts() == parts);
     if let Some(bytes) = path(&[name, "bytes"]) {
@@ -102,14 +100,14 @@ fn image_columns(leaves: &Leaves, name: &str) -> Result<(usize, Option<usize>), 
     check_type(leaf, Type::BYTE_ARRAY, 0, "bytes")?;
     if is_text(leaf) {
         return Err(format!(
-            "its column `{name}` holds texts, not images: name the column of the images with `image = \"COLUMN\"`, or \
-             write paths and captions to a table and read that with `source = \"csv\"`"
+            "its column `{name}` holds texts, not images: set the column of the images with `image = \"COLUMN\"`, or \
+             write paths and captions to a table and read it with `source = \"csv\"`"
         ));
     }
     Ok((bytes, None))
 }
 
-/// Returns the leaf of a text or of a list of texts.
+/// Returns the leaf column of a text or of a list of texts.
 fn text_column(leaves: &Leaves, name: &str) -> Result<usize, String> {
     let leaf = single_leaf(leaves, name, "a text or a list of texts")?;
     let rank = leaves[leaf].max_rep_level();
@@ -117,7 +115,7 @@ fn text_column(leaves: &Leaves, name: &str) -> Result<usize, String> {
     Ok(leaf)
 }
 
-/// Returns the leaf of whole numbers.
+/// Returns the leaf column of integers.
 fn number_column(leaves: &Leaves, name: &str) -> Result<usize, String> {
     let leaf = single_leaf(leaves, name, "whole numbers")?;
     if leaves[leaf].physical_type() == Type::INT32 {

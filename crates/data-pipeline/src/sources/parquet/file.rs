@@ -43,7 +43,7 @@ impl ChunkReader for ReopenedFile {
         let end = start.checked_add(length as u64).filter(|end| *end <= self.length);
         if end.is_none() {
             return Err(ParquetError::EOF(format!(
-                "{length} bytes at byte {start} are behind the end of the file"
+                "{length} bytes at byte {start} are beyond the end of the file"
             )));
         }
         let mut bytes = vec![0; length];

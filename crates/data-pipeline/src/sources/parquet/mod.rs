@@ -30,14 +30,15 @@ pub struct ParquetConfig {
     /// `::`.
     pub path: String,
     /// Column of the images: a struct with `bytes`, or bytes. If the files lack the default column, another common name
-    /// such as `jpg` is used, and logged.
+    /// such as `jpg` is used and logged.
     #[serde(default = "default_image_column")]
     pub image: String,
     /// Column of the captions: a text or a list of texts. Default: a column with a common name such as `caption` or
     /// `text`, else the class name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caption: Option<String>,
-    /// Column of the classes, whole numbers. Default: `label`, if its class names are known.
+    /// Column of the class labels (integers). Default: a column with a common name such as `label`, if its class names
+    /// are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     /// Names of the classes: a text file with one name per line, the first for class 0. Default: the names in the files'

@@ -21,7 +21,7 @@ use crate::{DamageKind, Error, Result, notice};
 const FILES: Files = Files { setting: "path", extension: "parquet" };
 /// Maximum number of files whose metadata stays in memory.
 const OPEN_FILES: usize = 64;
-/// Maximum number of row groups in which readers keep their place, and of the bytes that they may hold.
+/// Maximum number of readers that keep their position in a row group, and of the bytes that they may hold.
 const CURSORS: usize = 32;
 const CURSOR_BYTES: u64 = 256 << 20;
 
@@ -105,7 +105,7 @@ impl Parquet {
                     names = found;
                 } else if found != names {
                     return Err(format(format!(
-                        "its class names of `{column}` differ from those of the first file"
+                        "its class names of `{column}` differ from those of the first file: set `classes`, or read the files as separate sources"
                     )));
                 }
             }
@@ -138,7 +138,7 @@ impl Parquet {
         if let (None, Some(column), None) = (first.columns.caption, &first.columns.label_name, &self.classes)
         {
             let reason = format!(
-                "it has no column of captions, and the class names of `{column}` are unknown: name one with `caption = \
+                "it has no column of captions, and the class names of `{column}` are unknown: set a column of captions with `caption = \
                  \"COLUMN\"`, or the class names with `classes = \"FILE\"`"
             );
             return Err(Error::Format { path: first.path.clone(), format: FileFormat::Parquet, reason });
@@ -146,7 +146,7 @@ impl Parquet {
         Ok(())
     }
 
-    /// Logs the columns that the settings do not state.
+    /// Logs the inferred columns.
     fn log_columns(&self, config: &ParquetConfig) {
         let Some(Columns { image_name, caption_name, label_name, .. }) =
             self.files.first().map(|f| &f.columns)
@@ -190,7 +190,7 @@ impl Parquet {
         Ok(reader)
     }
 
-    /// Takes the cursor of a row group that is nearest before a row, or starts a new one.
+    /// Takes the cursor that is closest before a row of a row group, or creates one at its start.
     fn cursor(&self, file: usize, group: usize, row: usize) -> Result<Cursor, String> {
         {
             let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
@@ -319,7 +319,7 @@ impl Cursor {
         })
     }
 
-    /// Reads a row at or behind the current place.
+    /// Reads a row at or after the current position.
     fn read(&mut self, row: usize) -> Result<RowValues, ParquetError> {
         let skipped = row - self.next;
         let columns =
@@ -339,7 +339,8 @@ impl Cursor {
     }
 }
 
-/// Finds the files of a pattern. A folder must hold one split, because a test split would join the training data.
+/// Finds the files of a pattern. A folder must contain a single split; otherwise a test split would become part of the
+/// training data.
 fn find(base: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
     // Hugging Face's repositories keep their files in `data`.
     let folder = resolve(base, pattern);
@@ -365,7 +366,7 @@ fn find(base: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
         splits.dedup();
         if splits.len() > 1 && splits.iter().any(|split| known.contains(&split.as_str())) {
             let reason = format!(
-                "the folder `{}` holds the splits `{}`: name one, for example `path = \"{pattern}/{}-*.parquet\"`",
+                "the folder `{}` contains the splits `{}`: choose one, for example `path = \"{pattern}/{}-*.parquet\"`",
                 folder.display(),
                 splits.join("`, `"),
                 splits[0]
