@@ -27,7 +27,10 @@ fn train(folder: &Path, losses: &[Loss], settings: &str) -> (Vec<StepLine>, Hash
     // With a large epsilon, AdamW's updates are proportional to the gradients, so rounding errors stay small.
     let overrides =
         ["optimizer.eps=1.0", "train.warmup_steps=0"].into_iter().chain(settings.split_whitespace());
-    let overrides = overrides.map(String::from).collect::<Vec<_>>();
+    let mut overrides = overrides.map(String::from).collect::<Vec<_>>();
+    if losses.iter().any(|loss| loss.reads_tokens()) {
+        overrides.push("student.patch_dropout=0.0".into());
+    }
     let mut recipe = parse(&text, &overrides, "micro").unwrap().runs.remove(0);
     recipe.losses = losses
         .iter()
