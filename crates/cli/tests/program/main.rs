@@ -5,6 +5,7 @@ mod commands;
 mod common;
 mod compare;
 mod data;
+mod inference;
 mod machine;
 mod models;
 mod settings;
