@@ -13,11 +13,11 @@ fn main() {
     let include = Path::new(&libraries).join("../include");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).warnings(false);
-    build.include(include.join("torch/csrc/api/include")).include(include).file("src/cpp/gradient.cpp");
+    build.include(include.join("torch/csrc/api/include")).include(include).file("src/cpp/all.cpp");
     // The wheels of other platforms do not export oneDNN's wrappers.
     if target("OS") == "linux" && target("ARCH") == "x86_64" {
         println!("cargo:rustc-cfg=onednn");
-        build.file("src/cpp/linear.cpp");
+        build.define("TORCH_EXT_ONEDNN", None);
     }
     build.compile("torch_ext");
 }

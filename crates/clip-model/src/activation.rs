@@ -1,6 +1,7 @@
 //! Activation functions, by the names that published configurations use.
 
 use tch::Tensor;
+use torch_ext::linear::{Front, Function};
 
 use crate::names::named_enum;
 
@@ -42,6 +43,21 @@ impl Activation {
             Activation::Sigmoid => xs.sigmoid(),
             Activation::Identity => xs,
         }
+    }
+
+    /// Returns the function as the front of a linear layer, which computes it again in the backward pass; `None` if the
+    /// layer does not know it.
+    pub(crate) fn front(self) -> Option<Front<'static>> {
+        let function = match self {
+            Activation::Gelu => Function::Gelu,
+            Activation::GeluTanh => Function::GeluTanh,
+            Activation::QuickGelu => Function::QuickGelu,
+            Activation::Relu => Function::Relu,
+            Activation::Silu => Function::Silu,
+            Activation::HardSwish | Activation::HardSigmoid | Activation::Sigmoid => return None,
+            Activation::Identity => return Some(Front::Nothing),
+        };
+        Some(Front::Activation(function))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Multi-head self-attention with query, key and value in one matrix.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
+use torch_ext::attention::attention;
+use torch_ext::linear::{Front, linear};
 
 use crate::Result;
 use crate::layers::Linear;
@@ -70,27 +72,42 @@ impl Attention {
     /// Applies self-attention with an optional attention bias `[batch or 1, heads, seq, seq]`. Input and output are
     /// `[batch, seq, width]`.
     pub(crate) fn forward_with_bias(&self, xs: &Tensor, bias: Option<&Tensor>) -> Tensor {
-        self.forward_gated(xs, bias, None)
+        let qkv = self.queries_keys_values(xs, Front::Nothing);
+        self.out_proj.forward(&self.mixed(&qkv, bias))
     }
 
-    /// Applies self-attention with an optional attention bias and an optional gate per head, `[heads]`.
-    pub(crate) fn forward_gated(&self, xs: &Tensor, bias: Option<&Tensor>, gates: Option<&Tensor>) -> Tensor {
-        let (batch, seq) = (xs.size()[0], xs.size()[1]);
+    /// Applies self-attention to the output of a norm, with an optional gate per head, `[heads]`. Input and output are
+    /// `[batch, seq, width]`.
+    pub(crate) fn forward_behind(&self, xs: &Tensor, front: Front<'_>, gates: Option<&Tensor>) -> Tensor {
         let AttentionConfig { heads, head_width, causal, .. } = self.config;
-        let operand = |tensor: &Tensor| self.mode.operand(tensor);
-        let qkv = self
-            .mode
-            .linear(xs, &self.in_proj_weight, Some(&self.in_proj_bias))
-            .view([batch, seq, 3, heads, head_width])
-            .permute([2, 0, 3, 1, 4]); // [3, batch, heads, seq, head width]
-        let (query, key, value) = (qkv.select(0, 0), qkv.select(0, 1), qkv.select(0, 2));
-        let bias = bias.map(operand);
-        let mixed =
-            Tensor::scaled_dot_product_attention(&query, &key, &value, bias, 0.0, causal, None, false);
+        let qkv = self.queries_keys_values(xs, front);
+        let mixed = match qkv.device() {
+            Device::Cpu if qkv.numel() > 0 => attention(&qkv, heads, causal),
+            _ => self.mixed(&qkv, None),
+        };
         let mixed = match gates {
-            Some(gates) => mixed * gates.view([1, heads, 1, 1]),
+            Some(gates) => {
+                let shape = [mixed.size()[0], mixed.size()[1], heads, head_width];
+                (mixed.view(shape) * gates.view([heads, 1])).flatten(2, 3)
+            }
             None => mixed,
         };
-        self.out_proj.forward(&mixed.transpose(1, 2).reshape([batch, seq, heads * head_width]))
+        self.out_proj.forward(&mixed)
+    }
+
+    /// Returns queries, keys and values, `[batch, seq, 3 * heads * head width]`.
+    fn queries_keys_values(&self, xs: &Tensor, front: Front<'_>) -> Tensor {
+        linear(xs, front, &self.in_proj_weight, Some(&self.in_proj_bias), self.mode.operand_kind())
+    }
+
+    /// Returns the attention's output before its last product, `[batch, seq, heads * head width]`.
+    fn mixed(&self, qkv: &Tensor, bias: Option<&Tensor>) -> Tensor {
+        let (batch, seq) = (qkv.size()[0], qkv.size()[1]);
+        let AttentionConfig { heads, head_width, causal, .. } = self.config;
+        let parts = qkv.view([batch, seq, 3, heads, head_width]).permute([2, 0, 3, 1, 4]).unbind(0);
+        let bias = bias.map(|bias| self.mode.operand(bias));
+        Tensor::scaled_dot_product_attention(&parts[0], &parts[1], &parts[2], bias, 0.0, causal, None, false)
+            .transpose(1, 2)
+            .reshape([batch, seq, heads * head_width])
     }
 }

@@ -1,6 +1,7 @@
 //! Residual attention blocks and the transformer that stacks them.
 
 use tch::Tensor;
+use torch_ext::linear::Front;
 
 use crate::Result;
 use crate::activation::Activation;
@@ -82,9 +83,12 @@ impl<T> Branch<T> {
         xs: &Tensor,
         kept: Option<&Tensor>,
         factors: Option<Tensor>,
-        forward: impl Fn(&T, &Tensor) -> Tensor,
+        forward: impl Fn(&T, &Tensor, Front<'_>) -> Tensor,
     ) -> Tensor {
-        let mixed = forward(&self.layer, &self.norm.forward_channels(xs, kept));
+        let mixed = match kept {
+            Some(_) => forward(&self.layer, &self.norm.forward_channels(xs, kept), Front::Nothing),
+            None => forward(&self.layer, xs, self.norm.front()),
+        };
         let mixed = match &self.scale {
             Some(scale) => scale.forward(mixed),
             None => mixed,
@@ -155,8 +159,8 @@ impl ResidualAttentionBlock {
         let xs = match &self.attention {
             Some(branch) => {
                 let head_gates = block_gates(Part::Heads);
-                branch.add(xs, kept, factors(Part::Attention), |attention, xs| {
-                    attention.forward_gated(xs, None, head_gates.as_ref())
+                branch.add(xs, kept, factors(Part::Attention), |attention, xs, front| {
+                    attention.forward_behind(xs, front, head_gates.as_ref())
                 })
             }
             None => xs.shallow_clone(),
@@ -164,9 +168,8 @@ impl ResidualAttentionBlock {
         match &self.mlp {
             Some(branch) => {
                 let channel_gates = block_gates(Part::Mlp);
-                branch.add(&xs, kept, factors(Part::WholeMlp), |mlp, xs| match &channel_gates {
-                    Some(gates) => mlp.forward_gated(xs, gates),
-                    None => mlp.forward(xs),
+                branch.add(&xs, kept, factors(Part::WholeMlp), |mlp, xs, front| {
+                    mlp.forward_behind(xs, front, channel_gates.as_ref())
                 })
             }
             None => xs,

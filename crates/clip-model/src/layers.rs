@@ -1,6 +1,7 @@
 //! Basic layers of transformer towers: linear layers, norms, MLPs, layer scale and dropout.
 
 use tch::{Kind, Tensor};
+use torch_ext::linear::{Front, linear};
 
 use crate::Result;
 use crate::activation::Activation;
@@ -38,7 +39,13 @@ impl Linear {
 
     /// Maps `[.., in]` to `[.., out]`.
     pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
-        self.mode.linear(xs, &self.weight, self.bias.as_ref())
+        self.forward_behind(xs, Front::Nothing)
+    }
+
+    /// Maps the output of a norm or an activation of `xs` to `[.., out]`, without storing that output for the backward
+    /// pass.
+    pub(crate) fn forward_behind(&self, xs: &Tensor, front: Front<'_>) -> Tensor {
+        linear(xs, front, &self.weight, self.bias.as_ref(), self.mode.operand_kind())
     }
 }
 
@@ -62,6 +69,11 @@ impl LayerNorm {
     /// Normalises the last axis; the shape stays, and the output is float32.
     pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
         xs.to_kind(Kind::Float).layer_norm([self.width], Some(&self.weight), Some(&self.bias), self.eps, true)
+    }
+
+    /// Returns the norm as the front of a linear layer.
+    pub(crate) fn front(&self) -> Front<'_> {
+        Front::Norm { weight: &self.weight, bias: &self.bias, eps: self.eps }
     }
 
     /// Normalises only the `kept` channels and computes the statistics over them; the other channels become 0.
@@ -116,12 +128,17 @@ impl Mlp {
 
     /// Applies the MLP; the shape stays.
     pub(crate) fn forward(&self, xs: &Tensor) -> Tensor {
-        self.proj.forward(&self.activation.forward(self.fc.forward(xs)))
+        self.forward_behind(xs, Front::Nothing, None)
     }
 
-    /// Applies the MLP with a gate per inner channel, `[inner]`.
-    pub(crate) fn forward_gated(&self, xs: &Tensor, gates: &Tensor) -> Tensor {
-        self.proj.forward(&(self.activation.forward(self.fc.forward(xs)) * gates))
+    /// Applies the MLP to the output of a norm, with an optional gate per inner channel, `[inner]`.
+    pub(crate) fn forward_behind(&self, xs: &Tensor, front: Front<'_>, gates: Option<&Tensor>) -> Tensor {
+        let inner = self.fc.forward_behind(xs, front);
+        match (gates, self.activation.front()) {
+            (Some(gates), _) => self.proj.forward(&(self.activation.forward(inner) * gates)),
+            (None, Some(activation)) => self.proj.forward_behind(&inner, activation),
+            (None, None) => self.proj.forward(&self.activation.forward(inner)),
+        }
     }
 }
 

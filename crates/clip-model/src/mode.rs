@@ -95,17 +95,15 @@ impl Mode {
 
     /// Converts an operand of a matrix product or convolution to the current precision.
     pub(crate) fn operand(&self, tensor: &Tensor) -> Tensor {
-        if self.0.low_precision.load(Ordering::Relaxed) {
-            tensor.to_kind(Kind::BFloat16)
-        } else {
-            tensor.shallow_clone()
+        match self.operand_kind() {
+            Kind::BFloat16 => tensor.to_kind(Kind::BFloat16),
+            _ => tensor.shallow_clone(),
         }
     }
 
-    /// Maps `[.., in]` to `[.., out]` by a linear layer in the current precision, with a weight `[out, in]`.
-    pub(crate) fn linear(&self, xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
-        let bias = bias.map(|bias| self.operand(bias));
-        torch_ext::products::linear(&self.operand(xs), &self.operand(weight), bias.as_ref())
+    /// Returns the type of the operands of matrix products.
+    pub(crate) fn operand_kind(&self) -> Kind {
+        if self.0.low_precision.load(Ordering::Relaxed) { Kind::BFloat16 } else { Kind::Float }
     }
 
     /// Runs `f` in training mode with the last seed, to repeat an earlier pass. Running statistics of BatchNorm are not

@@ -1,7 +1,10 @@
-//! Parts of libtorch that the `tch` binding does not reach: the CUDA library at run time, and the choice of the library for
-//! matrix products.
+//! Parts of libtorch that the `tch` binding does not reach: the CUDA library at run time, the choice of the library for
+//! matrix products, and layers with a backward pass of their own.
 #![doc = include_str!("../README.md")]
 
+pub mod attention;
+mod call;
 pub mod cuda;
 pub mod gradient;
+pub mod linear;
 pub mod products;

@@ -1,10 +1,8 @@
-//! Matrix products of linear layers on the CPU: the choice between libtorch's two libraries, MKL and oneDNN.
+//! The library for matrix products on the CPU: the choice between libtorch's two, MKL and oneDNN.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
-
-use tch::{Device, Kind, TchError, Tensor};
 
 /// Environment variable that selects the library: `mkl` or `onednn`.
 pub const VARIABLE: &str = "CLIP_DISTILL_PRODUCTS";
@@ -19,6 +17,17 @@ pub enum Library {
     Mkl,
     /// oneDNN.
     OneDnn,
+}
+
+impl Library {
+    /// All libraries.
+    pub const ALL: [Library; 2] = [Library::Mkl, Library::OneDnn];
+
+    /// Whether this machine has the library for such products. libtorch's wrapper of oneDNN needs Linux on x86-64 with
+    /// AVX-512.
+    pub fn is_available(self) -> bool {
+        self == Library::Mkl || onednn_runs()
+    }
 }
 
 impl fmt::Display for Library {
@@ -61,134 +70,66 @@ pub fn library() -> Library {
 /// Selects the library that [`VARIABLE`] names, if it is set.
 ///
 /// # Errors
-/// The message for an unknown name.
+/// The message for an unknown name, and for a library that is not available.
 pub fn choose_from_environment() -> Result<(), String> {
-    match std::env::var(VARIABLE) {
-        Ok(name) => name.parse().map(choose),
-        Err(_) => Ok(()),
+    let Ok(name) = std::env::var(VARIABLE) else { return Ok(()) };
+    let library = name.parse::<Library>()?;
+    if !library.is_available() {
+        return Err(format!(
+            "{VARIABLE} = `{name}`: products in {library} need Linux on an x86-64 processor with AVX-512; use `mkl`"
+        ));
     }
+    choose(library);
+    Ok(())
 }
 
 /// Selects the library for this process.
+///
+/// # Panics
+/// If it is not available.
 pub fn choose(library: Library) {
+    assert!(library.is_available(), "{library} is not available on this machine");
     CHOICE.store(if library == Library::Mkl { 1 } else { 2 }, Ordering::Relaxed);
 }
 
 /// Returns the faster library for this processor.
-fn fastest() -> Library {
-    #[cfg(all(onednn, target_arch = "x86_64"))]
-    if std::arch::is_x86_feature_detected!("avx512f") && !is_intel() {
-        return Library::OneDnn;
-    }
-    Library::Mkl
+pub(crate) fn fastest() -> Library {
+    if onednn_runs() && !is_intel() { Library::OneDnn } else { Library::Mkl }
+}
+
+#[cfg(onednn)]
+fn onednn_runs() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has!("avx512bw") && has!("avx512vl") && has!("avx512dq")
+}
+
+#[cfg(not(onednn))]
+fn onednn_runs() -> bool {
+    false
 }
 
 /// Whether the processor's maker is Intel.
-#[cfg(all(onednn, target_arch = "x86_64"))]
+#[cfg(onednn)]
 fn is_intel() -> bool {
     let maker = std::arch::x86_64::__cpuid(0);
     [maker.ebx, maker.edx, maker.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
 }
 
-/// Returns what [`f_linear`] does.
-///
-/// # Panics
-/// If shapes do not match or memory runs out, like tch's functions without `f_`.
-pub fn linear(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
-    f_linear(input, weight, bias).unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// Returns `input` `[.., in]` times the transpose of `weight` `[out, in]`, plus `bias` `[out]`, like torch's `linear`.
-///
-/// # Errors
-/// [`TchError`] if shapes do not match or memory runs out.
-pub fn f_linear(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, TchError> {
-    #[cfg(onednn)]
-    {
-        let is_plain = |tensor: &Tensor| tensor.kind() == Kind::Float && tensor.device() == Device::Cpu;
-        if library() == Library::OneDnn && is_plain(input) && is_plain(weight) && input.numel() > 0 {
-            return onednn::linear(input, weight, bias);
-        }
-    }
-    input.f_linear(weight, bias)
-}
-
-/// Calls of the C++ part.
-#[cfg(onednn)]
-mod onednn {
-    use std::ffi::{CStr, c_char, c_void};
-
-    use tch::{TchError, Tensor};
-
-    #[expect(unsafe_code, reason = "the only calls of the C++ part")]
-    pub(super) fn linear(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, TchError> {
-        unsafe extern "C" {
-            fn torch_ext_linear(
-                input: *const c_void,
-                weight: *const c_void,
-                bias: *const c_void,
-                error: *mut *mut c_char,
-            ) -> *mut c_void;
-            fn free(pointer: *mut c_void);
-        }
-        let mut error = std::ptr::null_mut();
-        let pointer = |tensor: &Tensor| tensor.as_ptr().cast::<c_void>();
-        // SAFETY: the pointers are those of live tensors, which C++ only reads. The result is a new tensor that `from_ptr`
-        // owns. The message is a string of C's `strdup`, freed once.
-        unsafe {
-            let bias = bias.map_or(std::ptr::null(), pointer);
-            let result = torch_ext_linear(pointer(input), pointer(weight), bias, &mut error);
-            if error.is_null() {
-                return Ok(Tensor::from_ptr(result.cast()));
-            }
-            let message = CStr::from_ptr(error).to_string_lossy().into_owned();
-            free(error.cast());
-            Err(TchError::Torch(message))
-        }
-    }
+#[cfg(not(onednn))]
+fn is_intel() -> bool {
+    false
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Returns the output and the gradients of a linear layer.
-    fn pass(library: Library, shape: &[i64], with_bias: bool) -> Vec<Tensor> {
-        choose(library);
-        let values = |shape: &[i64], offset: f64| {
-            let count = shape.iter().product::<i64>();
-            (Tensor::arange(count, (Kind::Float, Device::Cpu)) + offset)
-                .sin()
-                .view(shape)
-                .set_requires_grad(true)
-        };
-        let (input, weight, bias) = (values(shape, 0.5), values(&[24, 16], 7.0), values(&[24], 3.0));
-        let output = linear(&input, &weight, with_bias.then_some(&bias));
-        (output.sin() * 2.0).sum(Kind::Float).backward();
-        let gradient = |tensor: &Tensor| tensor.grad();
-        let mut all = vec![output.detach(), gradient(&input), gradient(&weight)];
-        all.extend(with_bias.then(|| gradient(&bias)));
-        all
-    }
-
     #[test]
-    fn both_libraries_give_the_same_outputs_and_gradients() {
-        for shape in [&[5, 16][..], &[2, 3, 16], &[1, 16], &[2, 7, 3, 16]] {
-            for with_bias in [true, false] {
-                let [mkl, onednn] =
-                    [Library::Mkl, Library::OneDnn].map(|library| pass(library, shape, with_bias));
-                for (expected, found) in mkl.iter().zip(&onednn) {
-                    let error = (expected - found).abs().max().double_value(&[]);
-                    assert!(expected.size() == found.size() && error < 1e-5, "{shape:?}: {error}");
-                }
-            }
+    fn a_library_that_is_not_available_cannot_be_chosen() {
+        for library in Library::ALL {
+            let chosen = std::panic::catch_unwind(|| choose(library)).is_ok();
+            assert_eq!(chosen, library.is_available(), "{library}");
         }
-        choose(Library::OneDnn);
-        let (input, weight) = (
-            Tensor::zeros([2, 3], (Kind::Float, Device::Cpu)),
-            Tensor::zeros([4, 5], (Kind::Float, Device::Cpu)),
-        );
-        assert!(f_linear(&input, &weight, None).is_err());
         choose(fastest());
     }
 

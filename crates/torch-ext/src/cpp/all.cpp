@@ -1,0 +1,5 @@
+// One unit, because reading libtorch's headers takes longer than compiling the functions.
+
+#include "attention.cpp"
+#include "gradient.cpp"
+#include "linear.cpp"
