@@ -174,7 +174,7 @@ mod tests {
             None => Front::Nothing,
         };
         let output = run(&input, front, &weight, with_bias.then_some(&bias));
-        (output.to_kind(Kind::Float).sin() * 2.0).sum(Kind::Float).backward();
+        (output.to_kind(Kind::Float) * values(&output.size(), 9.0)).sum(Kind::Float).backward();
         let mut leaves = vec![&input, &weight];
         leaves.extend(with_bias.then_some(&bias));
         leaves.extend(with_norm.then_some([&norm_weight, &norm_bias]).into_iter().flatten());
