@@ -1,14 +1,18 @@
 //! Retrieval: recall@k of images by texts and of texts by images.
 
-use ndarray::{ArrayView2, Axis, s};
+use std::collections::BTreeMap;
+
+use ndarray::{Array2, ArrayView2, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::rows::check_image_of;
 use crate::{Error, Result};
 
-/// Number of queries in a block; the whole similarity matrix need not fit into memory.
-const CHUNK: usize = 128;
+/// Numbers of queries and answers in a block of similarities. A block of 2 MiB stays in the cache, and memory does not
+/// grow with the number of answers.
+const QUERIES: usize = 128;
+const ANSWERS: usize = 4096;
 
 /// Fractions of queries with a correct answer among the best 1, 5 and 10, 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,27 +100,50 @@ fn ranks<'a>(
     answers: ArrayView2<'_, f32>,
     right: impl Fn(usize) -> &'a Vec<usize> + Sync,
 ) -> Vec<usize> {
-    (0..queries.nrows().div_ceil(CHUNK))
+    (0..queries.nrows().div_ceil(QUERIES))
         .into_par_iter()
         .flat_map_iter(|chunk| {
-            let start = chunk * CHUNK;
-            let end = (start + CHUNK).min(queries.nrows());
-            let scores = queries.slice(s![start..end, ..]).dot(&answers.t());
-            let rank = |(row, scores): (usize, ndarray::ArrayView1<'_, f32>)| {
-                let right = right(start + row);
-                let best = right.iter().map(|&answer| scores[answer]).fold(f32::NEG_INFINITY, f32::max);
-                let above = scores.iter().filter(|score| **score >= best).count();
-                above - right.iter().filter(|&&answer| scores[answer] >= best).count()
-            };
-            scores.axis_iter(Axis(0)).enumerate().map(rank).collect::<Vec<_>>()
+            let first = chunk * QUERIES;
+            let queries = queries.slice(s![first..(first + QUERIES).min(queries.nrows()), ..]);
+            // The best correct score is read from the same product that the other scores are compared in, so that equal
+            // embeddings get equal scores.
+            let own = queries.rows().into_iter().enumerate().flat_map(|(row, _)| {
+                right(first + row).iter().map(move |&answer| (answer / ANSWERS, (row, answer % ANSWERS)))
+            });
+            let mut own_blocks = BTreeMap::<usize, Vec<(usize, usize)>>::new();
+            own.for_each(|(block, place)| own_blocks.entry(block).or_default().push(place));
+            let mut best = vec![f32::NEG_INFINITY; queries.nrows()];
+            for (&block, places) in &own_blocks {
+                let scores = block_scores(queries, answers, block);
+                for &(row, answer) in places {
+                    best[row] = best[row].max(scores[[row, answer]]);
+                }
+            }
+            let mut above = vec![0; queries.nrows()];
+            for block in 0..answers.nrows().div_ceil(ANSWERS) {
+                let scores = block_scores(queries, answers, block);
+                for ((above, best), scores) in above.iter_mut().zip(&best).zip(scores.rows()) {
+                    *above += scores.iter().filter(|score| *score >= best).count();
+                }
+                for &(row, answer) in own_blocks.get(&block).into_iter().flatten() {
+                    above[row] -= usize::from(scores[[row, answer]] >= best[row]);
+                }
+            }
+            above
         })
         .collect()
+}
+
+/// Returns the scores of queries with a block of answers, `[queries, answers of the block]`.
+fn block_scores(queries: ArrayView2<'_, f32>, answers: ArrayView2<'_, f32>, block: usize) -> Array2<f32> {
+    let first = block * ANSWERS;
+    queries.dot(&answers.slice(s![first..(first + ANSWERS).min(answers.nrows()), ..]).t())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::{Array2, array};
+    use ndarray::array;
     use proptest::prelude::*;
 
     #[test]
@@ -129,6 +156,31 @@ mod tests {
         assert_eq!(found.image_to_text, Recall { at_1: 0.5, at_5: 1.0, at_10: 1.0 });
         // Text 0 finds image 1 (wrong), text 1 image 0 and text 2 image 1 (right).
         assert_eq!(found.text_to_image.at_1, 2.0 / 3.0);
+    }
+
+    #[test]
+    fn blocks_of_answers_give_the_ranks_of_all_scores_at_once() {
+        let rows = |count: usize, step: f32| {
+            let mut rows =
+                Array2::from_shape_fn((count, 3), |(row, axis)| ((row * 3 + axis) as f32 * step).sin());
+            crate::normalize_rows(&mut rows);
+            rows
+        };
+        // More queries and answers than a block has. Image 7 has texts in both blocks.
+        let (images, texts) = (rows(QUERIES + 9, 0.7), rows(ANSWERS + 1000, 0.3));
+        let own = (0..images.nrows())
+            .map(|image| if image == 7 { vec![2, ANSWERS + 50] } else { vec![ANSWERS - 30 + image] })
+            .collect::<Vec<_>>();
+        let scores = images.dot(&texts.t());
+        let expected = (0..images.nrows()).map(|image| {
+            let best = own[image].iter().map(|&text| scores[[image, text]]).fold(f32::MIN, f32::max);
+            (0..texts.nrows())
+                .filter(|text| scores[[image, *text]] >= best && !own[image].contains(text))
+                .count()
+        });
+        let expected = expected.collect::<Vec<_>>();
+        assert_eq!(ranks(images.view(), texts.view(), |image| &own[image]), expected);
+        assert!(expected.iter().any(|rank| *rank > 0));
     }
 
     #[test]
