@@ -7,4 +7,5 @@ mod call;
 pub mod cuda;
 pub mod gradient;
 pub mod linear;
+pub mod lists;
 pub mod products;

@@ -3,3 +3,4 @@
 #include "attention.cpp"
 #include "gradient.cpp"
 #include "linear.cpp"
+#include "lists.cpp"

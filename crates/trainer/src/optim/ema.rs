@@ -35,12 +35,16 @@ impl Ema {
     }
 
     /// Updates the averages: average ← decay · average + (1 − decay) · parameter.
-    pub fn update(&mut self) {
-        tch::no_grad(|| {
-            for (_, parameter, average) in &mut self.shadows {
-                let _ = average.lerp_(parameter, 1.0 - self.decay);
-            }
-        });
+    ///
+    /// # Errors
+    /// [`Error::Torch`] if memory runs out.
+    pub fn update(&mut self) -> Result<()> {
+        let (averages, parameters): (Vec<_>, Vec<_>) = self
+            .shadows
+            .iter()
+            .map(|(_, parameter, average)| (average.shallow_clone(), parameter.shallow_clone()))
+            .unzip();
+        Ok(torch_ext::lists::lerp(&averages, &parameters, 1.0 - self.decay)?)
     }
 
     /// Returns the averages with the parameters' names.
@@ -91,7 +95,7 @@ mod tests {
         let weight = Tensor::from_slice(&[1.0f32]);
         let mut ema = Ema::new(0.75, [("w".to_string(), weight.shallow_clone())]).unwrap();
         let _ = weight.shallow_clone().fill_(5.0);
-        ema.update();
+        ema.update().unwrap();
         assert_eq!(ema.with_averages(|| weight.double_value(&[0])), 2.0);
         assert_eq!(weight.double_value(&[0]), 5.0);
         assert!(Ema::new(1.0, []).is_err());

@@ -267,7 +267,7 @@ impl TrainState {
         self.student.clamp_logit_scale();
         self.cross_modal.iter().for_each(CrossModal::clamp_logit_scale);
         if let Some(ema) = &mut self.ema {
-            ema.update();
+            ema.update()?;
         }
         self.pruner.iter_mut().for_each(|pruner| pruner.update(self.step));
         self.step += 1;
