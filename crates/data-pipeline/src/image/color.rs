@@ -119,6 +119,55 @@ mod tests {
         }
     }
 
+    /// The hue shift by its definition, with the remainders and the rounding of the standard library.
+    fn plainly_shifted(pixel: [u8; 3], shift: f64) -> [u8; 3] {
+        let [r, g, b] = pixel.map(|v| f64::from(v) / 255.0);
+        let (high, low) = (r.max(g).max(b), r.min(g).min(b));
+        let chroma = high - low;
+        if chroma == 0.0 {
+            return pixel;
+        }
+        let hue = if high == r {
+            (g - b) / chroma
+        } else if high == g {
+            2.0 + (b - r) / chroma
+        } else {
+            4.0 + (r - g) / chroma
+        };
+        let hue = (hue / 6.0 + shift).rem_euclid(1.0) * 6.0;
+        [5.0, 3.0, 1.0].map(|offset: f64| {
+            let k = (offset + hue) % 6.0;
+            let fraction = k.min(4.0 - k).clamp(0.0, 1.0);
+            ((high - chroma * fraction) * 255.0).round() as u8
+        })
+    }
+
+    #[test]
+    fn vectors_equal_single_pixels() {
+        let mut random = file_ext::SplitMix64::new(5);
+        for length in [1, 2, 63, 64, 65, 20_000] {
+            let mut bytes = (0..3 * length).map(|_| random.below(256) as u8).collect::<Vec<_>>();
+            // Grey pixels, and pixels with two equal channels.
+            bytes.chunks_exact_mut(3).step_by(5).for_each(|pixel| pixel.fill(pixel[0]));
+            bytes.chunks_exact_mut(3).step_by(7).for_each(|pixel| pixel[1] = pixel[2]);
+            let original = bytes.as_chunks::<3>().0;
+            for shift in [-0.5, -0.1, 0.0, 1.0 / 6.0, random.between(-0.5, 0.5), 0.5] {
+                let mut pixels = original.to_vec();
+                apply(pixels.as_flattened_mut(), ColorChange::Hue(shift));
+                let wanted = original.iter().map(|pixel| plainly_shifted(*pixel, shift)).collect::<Vec<_>>();
+                assert_eq!(pixels, wanted, "{shift}");
+            }
+            for factor in [0.0, 0.3, 1.0, random.between(0.0, 2.0), 10.0] {
+                let mut pixels = original.to_vec();
+                apply(pixels.as_flattened_mut(), ColorChange::Saturation(factor));
+                for (found, pixel) in pixels.iter().zip(original) {
+                    let grey = f64::from(luma(*pixel));
+                    assert_eq!(*found, pixel.map(|v| blend(grey, f64::from(v), factor)), "{factor}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn changes_match_values_computed_by_hand() {
         let mut pixels = vec![200, 100, 0];
