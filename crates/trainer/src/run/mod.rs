@@ -244,6 +244,7 @@ impl<'a> Session<'a> {
             self.state.position = batch.position;
             let teachers = self.teachers.inputs(&batch)?;
             batches.push(MicroBatch { student: self.processor.tensors(&batch.views[0], device)?, teachers });
+            self.loader.recycle(batch);
         }
         Ok(batches)
     }
