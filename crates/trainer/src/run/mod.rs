@@ -235,7 +235,10 @@ impl<'a> Session<'a> {
         let seconds = self.state.seconds - seconds_before;
         if seconds > 0.0 {
             let share = 100.0 * waited / seconds;
-            tracing::info!("{}: waited for data {share:.1} % of {seconds:.0} s of training", self.recipe.name);
+            tracing::info!(
+                "{}: waited for data {share:.1} % of {seconds:.0} s of training",
+                self.recipe.name
+            );
         }
         Ok(true)
     }
