@@ -3,8 +3,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use data_pipeline::image::{AugmentConfig, decode, eval_pixels};
-use data_pipeline::sources::EmojiConfig;
+use data_pipeline::image::{AugmentConfig, AugmentParams, ColorJitter, augment_into, decode, eval_into};
+use data_pipeline::sources::{EmojiConfig, Source, WebDataset, WebDatasetConfig};
 use data_pipeline::{
     ClipTokenizer, ErrorPolicy, InputSpec, Loader, LoaderConfig, Mixture, Position, Preprocess, SourceConfig,
     Tokenizer,
@@ -53,8 +53,57 @@ fn images(c: &mut Criterion) {
     group.bench_function("decode jpeg", |b| b.iter(|| decode(black_box(&bytes))));
     for size in [224, 32] {
         let wanted = Preprocess::new(size);
+        let mut planes = vec![0f32; 3 * size * size];
         group.bench_function(format!("evaluation transform to {size}"), |b| {
-            b.iter(|| eval_pixels(black_box(&decoded), &wanted));
+            b.iter(|| eval_into(black_box(&decoded), &wanted, &mut planes));
+        });
+    }
+    let wanted = Preprocess::new(224);
+    let mut planes = vec![0f32; 3 * 224 * 224];
+    let jitter = ColorJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1, probability: 1.0 };
+    for (name, jitter) in
+        [("training transform", None), ("training transform with colour jitter", Some(jitter))]
+    {
+        let config = AugmentConfig::default().with_flip(0.5).with_color_jitter(jitter);
+        let params = AugmentParams::draw(&config, 7, decoded.width(), decoded.height());
+        group.bench_function(format!("{name} to 224"), |b| {
+            b.iter(|| augment_into(black_box(&decoded), &params, &wanted, &mut planes));
+        });
+    }
+    group.finish();
+}
+
+/// Reads samples of a WebDataset without decoding them, in order and shuffled. The shards are in the page cache.
+fn shards(c: &mut Criterion) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut random = 1u64;
+    let photo = std::iter::repeat_with(|| {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (random >> 56) as u8
+    });
+    let photo = photo.take(100 << 10).collect::<Vec<_>>();
+    for shard in 0..4 {
+        let file = std::fs::File::create(folder.path().join(format!("{shard:05}.tar"))).expect("a new file");
+        let mut tar = tar::Builder::new(file);
+        for sample in 0..160 {
+            for (ending, content) in [("jpg", &photo[..]), ("txt", b"a brown dog runs along the beach")] {
+                let mut header = tar::Header::new_ustar();
+                header.set_size(content.len() as u64);
+                header.set_mode(0o644);
+                let name = format!("{shard:05}{sample:04}.{ending}");
+                tar.append_data(&mut header, name, content).expect("space for the shards");
+            }
+        }
+        tar.finish().expect("space for the shards");
+    }
+    let source = WebDataset::open(&WebDatasetConfig::new("."), folder.path()).expect("what was written");
+    let mut group = c.benchmark_group("read 64 MB of shards without decoding");
+    group.throughput(Throughput::Bytes((source.len() * photo.len()) as u64)).sample_size(20);
+    for (name, step) in [("in order", 1), ("shuffled", 257)] {
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                (0..source.len()).for_each(|i| drop(black_box(source.read(i * step % source.len(), 0))));
+            });
         });
     }
     group.finish();
@@ -77,5 +126,5 @@ fn batches(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, tokenizer, images, batches);
+criterion_group!(benches, tokenizer, images, shards, batches);
 criterion_main!(benches);

@@ -273,18 +273,20 @@ fn draw_erase(random: &mut SplitMix64) -> Option<[f64; 4]> {
 /// ```
 pub fn augment_into(image: &Decoded, params: &AugmentParams, preprocess: &Preprocess, out: &mut [f32]) {
     let size = preprocess.size;
-    let part = crop_of(image, params);
+    let mut pixels = Vec::with_capacity(size * size * 3);
     let all = Rect { x: 0, y: 0, width: size, height: size };
-    let mut pixels = resized(image, part, size, size, all, preprocess.interpolation);
-    if params.flip {
-        for row in pixels.chunks_exact_mut(size * 3) {
-            mirror(row);
+    let part = crop_of(image, params);
+    resized(image, part, (size, size), all, preprocess.interpolation, |row| {
+        let start = pixels.len();
+        pixels.extend_from_slice(row);
+        if params.flip {
+            pixels[start..].as_chunks_mut::<3>().0.reverse();
         }
-    }
+    });
     for change in &params.jitter {
         color::apply(&mut pixels, *change);
     }
-    normalize_into(&pixels, preprocess, out);
+    normalize_into(&pixels, preprocess, 0, out);
     if let Some([x, y, width, height]) = params.erase {
         let side = size as f64;
         let start = |share: f64| ((share * side) as usize).min(size - 1);
@@ -310,16 +312,6 @@ fn crop_of(image: &Decoded, params: &AugmentParams) -> Rect {
     let [x, y, width, height] = params.crop;
     let (x, y) = (x.min(image.width - 1), y.min(image.height - 1));
     Rect { x, y, width: width.clamp(1, image.width - x), height: height.clamp(1, image.height - y) }
-}
-
-fn mirror(row: &mut [u8]) {
-    let pixels = row.len() / 3;
-    for left in 0..pixels / 2 {
-        let right = pixels - 1 - left;
-        for channel in 0..3 {
-            row.swap(left * 3 + channel, right * 3 + channel);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Colour changes of 8-bit RGB, equal to PIL's `ImageEnhance`.
 
+use multiversion::multiversion;
+
 use crate::image::augment::ColorChange;
 
 /// Applies a colour change to interleaved RGB pixels in place.
@@ -10,51 +12,90 @@ pub(crate) fn apply(pixels: &mut [u8], change: ColorChange) {
             pixels.iter_mut().for_each(|v| *v = table[usize::from(*v)]);
         }
         ColorChange::Contrast(factor) => {
-            let sum: u64 = pixels.chunks_exact(3).map(|p| u64::from(luma(p))).sum();
-            let mean = (sum as f64 / (pixels.len() / 3).max(1) as f64 + 0.5).floor();
+            let (pixels_of_three, _) = pixels.as_chunks::<3>();
+            let mean = (luma_sum(pixels_of_three) as f64 / pixels_of_three.len().max(1) as f64 + 0.5).floor();
             let table: [u8; 256] = std::array::from_fn(|v| blend(mean, v as f64, factor));
             pixels.iter_mut().for_each(|v| *v = table[usize::from(*v)]);
         }
-        ColorChange::Saturation(factor) => {
-            for pixel in pixels.chunks_exact_mut(3) {
-                let grey = f64::from(luma(pixel));
-                pixel.iter_mut().for_each(|v| *v = blend(grey, f64::from(*v), factor));
-            }
-        }
-        ColorChange::Hue(shift) => pixels.chunks_exact_mut(3).for_each(|pixel| shift_hue(pixel, shift)),
+        ColorChange::Saturation(factor) => saturate(pixels.as_chunks_mut().0, factor),
+        ColorChange::Hue(shift) => shift_hue(pixels.as_chunks_mut().0, shift),
     }
 }
 
+#[inline(always)]
 fn blend(from: f64, to: f64, factor: f64) -> u8 {
     (from + (to - from) * factor).clamp(0.0, 255.0) as u8
 }
 
 /// Returns the ITU-R 601 luma, computed in 16-bit fixed point.
-fn luma(pixel: &[u8]) -> u8 {
-    ((u32::from(pixel[0]) * 19595 + u32::from(pixel[1]) * 38470 + u32::from(pixel[2]) * 7471 + 0x8000) >> 16)
-        as u8
+#[inline(always)]
+fn luma([r, g, b]: [u8; 3]) -> u8 {
+    ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
 }
 
-fn shift_hue(pixel: &mut [u8], shift: f64) {
-    let [r, g, b] = [0, 1, 2].map(|c: usize| f64::from(pixel[c]) / 255.0);
-    let (high, low) = (r.max(g).max(b), r.min(g).min(b));
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
+fn luma_sum(pixels: &[[u8; 3]]) -> u64 {
+    pixels.iter().map(|&pixel| u64::from(luma(pixel))).sum()
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
+fn saturate(pixels: &mut [[u8; 3]], factor: f64) {
+    change(pixels, |pixel| {
+        let grey = f64::from(luma(pixel));
+        pixel.map(|v| blend(grey, f64::from(v), factor))
+    });
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
+fn shift_hue(pixels: &mut [[u8; 3]], shift: f64) {
+    change(pixels, |pixel| shifted(pixel, shift));
+}
+
+/// Shifts the hue of a pixel.
+///
+/// The function has no branches and calls no function of the C library, so that loops around it can be vectorised.
+#[inline(always)]
+fn shifted(pixel: [u8; 3], shift: f64) -> [u8; 3] {
+    let [r, g, b] = pixel.map(|v| f64::from(v) / 255.0);
+    let larger = |a: f64, b: f64| if a > b { a } else { b };
+    let smaller = |a: f64, b: f64| if a < b { a } else { b };
+    let (high, low) = (larger(larger(r, g), b), smaller(smaller(r, g), b));
     let chroma = high - low;
-    if chroma == 0.0 {
-        return;
-    }
-    let hue = if high == r {
-        (g - b) / chroma
-    } else if high == g {
-        2.0 + (b - r) / chroma
-    } else {
-        4.0 + (r - g) / chroma
+    let choose = |red, green, blue| {
+        let others = if high == g { green } else { blue };
+        if high == r { red } else { others }
     };
-    let hue = (hue / 6.0 + shift).rem_euclid(1.0) * 6.0;
+    let turn = (choose(0.0, 2.0, 4.0) + choose(g - b, b - r, r - g) / chroma) / 6.0 + shift;
+    let fraction = turn - turn.trunc();
+    let hue = (if fraction < 0.0 { fraction + 1.0 } else { fraction }) * 6.0;
     // Each channel is a function of its distance from the hue on the six-part circle.
-    for (channel, offset) in pixel.iter_mut().zip([5.0, 3.0, 1.0]) {
-        let k: f64 = (offset + hue) % 6.0;
-        let fraction = k.min(4.0 - k).clamp(0.0, 1.0);
-        *channel = ((high - chroma * fraction) * 255.0).round() as u8;
+    let channel = |old: u8, offset: f64| {
+        let k = offset + hue;
+        let k = if k < 6.0 { k } else { k - 6.0 };
+        let part = larger(smaller(smaller(k, 4.0 - k), 1.0), 0.0);
+        let value = (high - chroma * part) * 255.0;
+        let whole = value.trunc();
+        let rounded = whole + if value - whole < 0.5 { 0.0 } else { 1.0 };
+        // A grey pixel has no hue.
+        if chroma == 0.0 { old } else { rounded as u8 }
+    };
+    [channel(pixel[0], 5.0), channel(pixel[1], 3.0), channel(pixel[2], 1.0)]
+}
+
+/// Replaces pixels. Works on planes of some pixels, which the compiler can vectorise.
+#[inline(always)]
+fn change(pixels: &mut [[u8; 3]], changed: impl Fn([u8; 3]) -> [u8; 3]) {
+    for block in pixels.chunks_mut(64) {
+        let [mut reds, mut greens, mut blues] = [[0; 64]; 3];
+        for (place, pixel) in block.iter().enumerate() {
+            [reds[place], greens[place], blues[place]] = *pixel;
+        }
+        for ((r, g), b) in reds.iter_mut().zip(&mut greens).zip(&mut blues) {
+            [*r, *g, *b] = changed([*r, *g, *b]);
+        }
+        for (place, pixel) in block.iter_mut().enumerate() {
+            *pixel = [reds[place], greens[place], blues[place]];
+        }
     }
 }
 
@@ -75,6 +116,55 @@ mod tests {
             let mut pixels = original.clone();
             apply(&mut pixels, change);
             assert_eq!(pixels, original, "{change:?}");
+        }
+    }
+
+    /// The hue shift by its definition, with the remainders and the rounding of the standard library.
+    fn plainly_shifted(pixel: [u8; 3], shift: f64) -> [u8; 3] {
+        let [r, g, b] = pixel.map(|v| f64::from(v) / 255.0);
+        let (high, low) = (r.max(g).max(b), r.min(g).min(b));
+        let chroma = high - low;
+        if chroma == 0.0 {
+            return pixel;
+        }
+        let hue = if high == r {
+            (g - b) / chroma
+        } else if high == g {
+            2.0 + (b - r) / chroma
+        } else {
+            4.0 + (r - g) / chroma
+        };
+        let hue = (hue / 6.0 + shift).rem_euclid(1.0) * 6.0;
+        [5.0, 3.0, 1.0].map(|offset: f64| {
+            let k = (offset + hue) % 6.0;
+            let fraction = k.min(4.0 - k).clamp(0.0, 1.0);
+            ((high - chroma * fraction) * 255.0).round() as u8
+        })
+    }
+
+    #[test]
+    fn vectors_equal_single_pixels() {
+        let mut random = file_ext::SplitMix64::new(5);
+        for length in [1, 2, 63, 64, 65, 20_000] {
+            let mut bytes = (0..3 * length).map(|_| random.below(256) as u8).collect::<Vec<_>>();
+            // Grey pixels, and pixels with two equal channels.
+            bytes.chunks_exact_mut(3).step_by(5).for_each(|pixel| pixel.fill(pixel[0]));
+            bytes.chunks_exact_mut(3).step_by(7).for_each(|pixel| pixel[1] = pixel[2]);
+            let original = bytes.as_chunks::<3>().0;
+            for shift in [-0.5, -0.1, 0.0, 1.0 / 6.0, random.between(-0.5, 0.5), 0.5] {
+                let mut pixels = original.to_vec();
+                apply(pixels.as_flattened_mut(), ColorChange::Hue(shift));
+                let wanted = original.iter().map(|pixel| plainly_shifted(*pixel, shift)).collect::<Vec<_>>();
+                assert_eq!(pixels, wanted, "{shift}");
+            }
+            for factor in [0.0, 0.3, 1.0, random.between(0.0, 2.0), 10.0] {
+                let mut pixels = original.to_vec();
+                apply(pixels.as_flattened_mut(), ColorChange::Saturation(factor));
+                for (found, pixel) in pixels.iter().zip(original) {
+                    let grey = f64::from(luma(*pixel));
+                    assert_eq!(*found, pixel.map(|v| blend(grey, f64::from(v), factor)), "{factor}");
+                }
+            }
         }
     }
 

@@ -1,9 +1,10 @@
 //! Resampling equal to PIL's `Image.resize` bit for bit: antialiased, 8-bit fixed point, rows first.
 
-use crate::image::Interpolation;
+use std::cell::RefCell;
+use std::ops::Range;
 
-/// Fixed-point bits of a weight: 32 bits minus 8 for the pixel and 2 of headroom.
-const PRECISION_BITS: u32 = 32 - 8 - 2;
+use crate::image::Interpolation;
+use crate::image::kernel::{COLUMNS, PRECISION_BITS, across, down};
 
 /// A rectangle of whole pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,14 +27,15 @@ pub(crate) struct Pixels<'a> {
 }
 
 impl Pixels<'_> {
-    fn row(&self, y: usize) -> &[u8] {
-        let start = ((self.part.y + y) * self.stride + self.part.x) * self.channels;
-        &self.data[start..start + self.part.width * self.channels]
+    /// Returns columns of a row of the part.
+    fn row(&self, y: usize, columns: &Range<usize>) -> &[u8] {
+        let start = ((self.part.y + y) * self.stride + self.part.x + columns.start) * self.channels;
+        &self.data[start..start + columns.len() * self.channels]
     }
 }
 
-/// Weights of all output positions along one axis.
-struct Weights {
+/// Weights of the output positions along one axis.
+pub(super) struct Weights {
     /// First input position and number of weights, for each output position.
     spans: Vec<(usize, usize)>,
     /// `taps` weights for each output position.
@@ -70,9 +72,21 @@ impl Weights {
         Weights { spans, values, taps }
     }
 
-    fn at(&self, index: usize) -> (usize, &[i32]) {
-        let (start, length) = self.spans[index];
-        (start, &self.values[index * self.taps..index * self.taps + length])
+    /// Number of output positions.
+    pub(super) fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Returns, for each output position, its first input position and its weights.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
+        let values = self.values.chunks_exact(self.taps);
+        self.spans.iter().zip(values).map(|(&(start, length), values)| (start, &values[..length]))
+    }
+
+    /// Returns the input positions from the first to the last that has a weight.
+    pub(super) fn inputs(&self) -> Range<usize> {
+        let start = self.spans.iter().map(|(start, _)| *start).min().unwrap_or(0);
+        start..self.spans.iter().map(|(start, length)| start + length).max().unwrap_or(start)
     }
 }
 
@@ -101,77 +115,64 @@ fn filter_value(filter: Interpolation, x: f64) -> f64 {
     }
 }
 
-fn clip8(sum: i32) -> u8 {
-    (sum >> PRECISION_BITS).clamp(0, 255) as u8
+/// Memory that the images of one thread share.
+#[derive(Default)]
+struct Scratch {
+    /// Rows after the horizontal pass.
+    rows: Vec<u8>,
+    tiles: [Vec<[u8; COLUMNS]>; 2],
+    /// One row of output.
+    line: Vec<[u8; COLUMNS]>,
 }
 
-/// Resizes to `width` x `height` and returns the rectangle `wanted` of the result.
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Resizes to `width` x `height` and passes the rows of the rectangle `wanted` of the result to `emit`, from the top.
+///
+/// `emit` must not resize an image.
 pub(crate) fn resize(
     source: &Pixels<'_>,
-    width: usize,
-    height: usize,
+    (width, height): (usize, usize),
     wanted: Rect,
     filter: Interpolation,
-) -> Vec<u8> {
+    mut emit: impl FnMut(&[u8]),
+) {
     let (channels, part) = (source.channels, source.part);
     let vertical =
         (part.height != height).then(|| Weights::new(part.height, height, wanted.y, wanted.height, filter));
     let horizontal =
         (part.width != width).then(|| Weights::new(part.width, width, wanted.x, wanted.width, filter));
     // Resample only input rows that a wanted output row depends on.
-    let (first_row, last_row) = match &vertical {
-        Some(weights) => (
-            weights.spans[0].0,
-            weights.spans.iter().map(|(start, length)| start + length).max().unwrap_or(0),
-        ),
-        None => (wanted.y, wanted.y + wanted.height),
-    };
-    let row_bytes = wanted.width * channels;
-    let mut rows = vec![0u8; (last_row - first_row) * row_bytes];
-    for (y, row) in rows.chunks_exact_mut(row_bytes).enumerate() {
-        let input = source.row(first_row + y);
+    let input_rows = vertical.as_ref().map_or(wanted.y..wanted.y + wanted.height, Weights::inputs);
+    let input_columns = horizontal.as_ref().map_or(wanted.x..wanted.x + wanted.width, Weights::inputs);
+    let first_row = input_rows.start;
+    let inputs = input_rows.map(|y| source.row(y, &input_columns)).collect::<Vec<_>>();
+    if horizontal.is_none() && vertical.is_none() {
+        return inputs.into_iter().for_each(emit);
+    }
+    SCRATCH.with_borrow_mut(|Scratch { rows, tiles: [tile, narrow], line }| {
+        let row_bytes = wanted.width * channels;
+        let stride = (row_bytes + 1).next_multiple_of(COLUMNS);
+        rows.resize(inputs.len() * stride, 0);
         match &horizontal {
-            None => row.copy_from_slice(&input[wanted.x * channels..][..row_bytes]),
-            Some(weights) => match channels {
-                1 => resample_row::<1>(input, weights, row),
-                2 => resample_row::<2>(input, weights, row),
-                3 => resample_row::<3>(input, weights, row),
-                _ => resample_row::<4>(input, weights, row),
-            },
-        }
-    }
-    let Some(weights) = vertical else { return rows };
-    let mut output = vec![0u8; wanted.height * row_bytes];
-    let mut sums = vec![0i32; row_bytes];
-    for (index, out) in output.chunks_exact_mut(row_bytes).enumerate() {
-        let (start, taps) = weights.at(index);
-        sums.fill(1 << (PRECISION_BITS - 1));
-        for (tap, &weight) in taps.iter().enumerate() {
-            let row = &rows[(start - first_row + tap) * row_bytes..][..row_bytes];
-            for (sum, &value) in sums.iter_mut().zip(row) {
-                *sum += i32::from(value) * weight;
+            Some(weights) => across(&inputs, channels, weights, rows, stride, [tile, narrow]),
+            None => {
+                for (row, input) in rows.chunks_exact_mut(stride).zip(&inputs) {
+                    row[..row_bytes].copy_from_slice(input);
+                }
             }
         }
-        for (out, &sum) in out.iter_mut().zip(&sums) {
-            *out = clip8(sum);
+        let Some(weights) = &vertical else {
+            return rows.chunks_exact(stride).for_each(|row| emit(&row[..row_bytes]));
+        };
+        line.resize(stride / COLUMNS, [0; COLUMNS]);
+        for (start, weights) in weights.iter() {
+            down(&rows[(start - first_row) * stride..], stride, weights, line);
+            emit(&line.as_flattened()[..row_bytes]);
         }
-    }
-    output
-}
-
-fn resample_row<const CHANNELS: usize>(input: &[u8], weights: &Weights, row: &mut [u8]) {
-    for (index, out) in row.chunks_exact_mut(CHANNELS).enumerate() {
-        let (start, taps) = weights.at(index);
-        let mut sums = [1i32 << (PRECISION_BITS - 1); CHANNELS];
-        for (pixel, &weight) in input[start * CHANNELS..].chunks_exact(CHANNELS).zip(taps) {
-            for (sum, &value) in sums.iter_mut().zip(pixel) {
-                *sum += i32::from(value) * weight;
-            }
-        }
-        for (out, sum) in out.iter_mut().zip(sums) {
-            *out = clip8(sum);
-        }
-    }
+    });
 }
 
 #[cfg(test)]
@@ -183,7 +184,95 @@ mod tests {
         Pixels { data, stride: width, channels, part: Rect { x: 0, y: 0, width, height } }
     }
 
+    fn resize(
+        source: &Pixels<'_>,
+        width: usize,
+        height: usize,
+        wanted: Rect,
+        filter: Interpolation,
+    ) -> Vec<u8> {
+        let mut out = Vec::new();
+        super::resize(source, (width, height), wanted, filter, |row| out.extend_from_slice(row));
+        out
+    }
+
+    /// Resizes a part of an image in one direction, a pixel at a time. `at` reads a byte of the image.
+    fn plain_pass(at: impl Fn(usize) -> u8, input: usize, output: usize, filter: Interpolation) -> Vec<u8> {
+        if input == output {
+            return (0..input).map(at).collect();
+        }
+        let round = |sum: i32| (sum >> PRECISION_BITS).clamp(0, 255) as u8;
+        Weights::new(input, output, 0, output, filter)
+            .iter()
+            .map(|(start, weights)| {
+                let terms = weights.iter().enumerate().map(|(i, weight)| i32::from(at(start + i)) * weight);
+                round(terms.fold(1 << (PRECISION_BITS - 1), |sum, term| sum + term))
+            })
+            .collect()
+    }
+
+    /// Resizes like [`resize`] with one sum per pixel: all rows first, then all columns, and the crop last.
+    fn plain_resize(
+        source: &Pixels<'_>,
+        width: usize,
+        height: usize,
+        wanted: Rect,
+        filter: Interpolation,
+    ) -> Vec<u8> {
+        let (channels, part) = (source.channels, source.part);
+        let byte = |x: usize, y: usize, c: usize| source.data[(y * source.stride + x) * channels + c];
+        let mut out = vec![0; wanted.width * wanted.height * channels];
+        for c in 0..channels {
+            let rows = (0..part.height)
+                .map(|y| plain_pass(|x| byte(part.x + x, part.y + y, c), part.width, width, filter))
+                .collect::<Vec<_>>();
+            for x in 0..wanted.width {
+                let column = plain_pass(|y| rows[y][wanted.x + x], part.height, height, filter);
+                for y in 0..wanted.height {
+                    out[(y * wanted.width + x) * channels + c] = column[wanted.y + y];
+                }
+            }
+        }
+        out
+    }
+
+    /// A part of `0..size`, chosen by two numbers: its start and its length.
+    fn part_of(size: usize, [start, length]: [usize; 2]) -> (usize, usize) {
+        let start = start % size;
+        (start, 1 + length % (size - start))
+    }
+
     proptest! {
+        /// Sizes on both sides of the number of columns and rows that are processed at once; black and white pixels
+        /// reach the limits of a byte.
+        #[test]
+        fn equals_sums_per_pixel(
+            seed: u64, channels in 1usize..5, size in [1usize..90, 1usize..90], to in [1usize..90, 1usize..90],
+            parts: [[usize; 2]; 4], keeps: [bool; 2], bilinear: bool,
+        ) {
+            let mut random = file_ext::SplitMix64::new(seed);
+            let bytes = (0..size[0] * size[1] * channels).map(|_| match random.below(4) {
+                0 => 0,
+                1 => 255,
+                _ => random.below(256) as u8,
+            });
+            let data = bytes.collect::<Vec<_>>();
+            let rect = |size: [usize; 2], parts: [[usize; 2]; 2]| {
+                let ((x, width), (y, height)) = (part_of(size[0], parts[0]), part_of(size[1], parts[1]));
+                Rect { x, y, width, height }
+            };
+            let part = rect(size, [parts[0], parts[1]]);
+            let width = if keeps[0] { part.width } else { to[0] };
+            let height = if keeps[1] { part.height } else { to[1] };
+            let wanted = rect([width, height], [parts[2], parts[3]]);
+            let source = Pixels { data: &data, stride: size[0], channels, part };
+            let filter = if bilinear { Interpolation::Bilinear } else { Interpolation::Bicubic };
+            prop_assert_eq!(
+                resize(&source, width, height, wanted, filter),
+                plain_resize(&source, width, height, wanted, filter)
+            );
+        }
+
         #[test]
         fn constant_image_stays_constant(value: u8, w in 1usize..40, h in 1usize..40, ow in 1usize..40, oh in 1usize..40) {
             let data = vec![value; w * h * 3];

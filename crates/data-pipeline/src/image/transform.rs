@@ -1,5 +1,7 @@
 //! The evaluation transform, normalization, and resizing in an image's own colour mode.
 
+use multiversion::multiversion;
+
 use crate::boxes::Frame;
 use crate::image::decode::{Decoded, Mode, multiply, to_rgb};
 use crate::image::resize::{Pixels, Rect, resize};
@@ -17,20 +19,28 @@ use crate::image::{Interpolation, Preprocess, ResizeMode, RgbImage};
 /// ```
 pub fn eval_pixels(image: &Decoded, preprocess: &Preprocess) -> RgbImage {
     let size = preprocess.size;
-    let whole = Rect { x: 0, y: 0, width: image.width, height: image.height };
-    let filter = preprocess.interpolation;
-    let (width, height) = eval_size(image.width, image.height, preprocess);
-    let pixels = match preprocess.resize_mode {
-        ResizeMode::Squash | ResizeMode::Shortest => {
-            let wanted = Rect { x: centre(width, size), y: centre(height, size), width: size, height: size };
-            resized(image, whole, width, height, wanted, filter)
-        }
-        ResizeMode::Longest => {
-            let inner = resized(image, whole, width, height, Rect { x: 0, y: 0, width, height }, filter);
-            padded(&inner, width, height, size)
-        }
-    };
+    let mut pixels = vec![0u8; size * size * 3];
+    eval_rows(image, preprocess, |x, y, row| pixels[(y * size + x) * 3..][..row.len()].copy_from_slice(row));
     RgbImage { width: size, height: size, pixels }
+}
+
+/// Applies the evaluation transform and passes each RGB row to `emit`, with the position of its first pixel. Other pixels
+/// are padding.
+fn eval_rows(image: &Decoded, preprocess: &Preprocess, mut emit: impl FnMut(usize, usize, &[u8])) {
+    let size = preprocess.size;
+    let whole = Rect { x: 0, y: 0, width: image.width, height: image.height };
+    let (width, height) = eval_size(image.width, image.height, preprocess);
+    let (wanted, left, top) = match preprocess.resize_mode {
+        ResizeMode::Squash | ResizeMode::Shortest => {
+            (Rect { x: centre(width, size), y: centre(height, size), width: size, height: size }, 0, 0)
+        }
+        ResizeMode::Longest => (Rect { x: 0, y: 0, width, height }, (size - width) / 2, (size - height) / 2),
+    };
+    let mut rows = top..;
+    resized(image, whole, (width, height), wanted, preprocess.interpolation, |row| {
+        let y = rows.next();
+        emit(left, y.unwrap_or(0), row);
+    });
 }
 
 /// Returns width and height after resizing, before the crop or padding.
@@ -76,7 +86,11 @@ pub(crate) fn eval_frame(image: &Decoded, preprocess: &Preprocess) -> Frame {
 /// assert!(out.iter().all(|value| *value == 1.0));
 /// ```
 pub fn eval_into(image: &Decoded, preprocess: &Preprocess, out: &mut [f32]) {
-    normalize_into(&eval_pixels(image, preprocess).pixels, preprocess, out);
+    let size = preprocess.size;
+    if preprocess.resize_mode == ResizeMode::Longest {
+        normalize_into(&vec![0; size * size * 3], preprocess, 0, out);
+    }
+    eval_rows(image, preprocess, |x, y, row| normalize_into(row, preprocess, y * size + x, out));
 }
 
 /// Returns width and height after resizing the shortest side to `size`. torchvision rounds the other side down.
@@ -91,25 +105,18 @@ fn centre(side: usize, size: usize) -> usize {
     ((side - size) as f64 / 2.0).round_ties_even() as usize
 }
 
-fn padded(inner: &[u8], width: usize, height: usize, size: usize) -> Vec<u8> {
-    let mut out = vec![0u8; size * size * 3];
-    let (left, top) = ((size - width) / 2, (size - height) / 2);
-    for (y, row) in inner.chunks_exact(width * 3).enumerate() {
-        out[((top + y) * size + left) * 3..][..width * 3].copy_from_slice(row);
-    }
-    debug_assert!(top + height <= size);
-    out
-}
-
-/// Resizes a part of an image like PIL in the image's mode, and returns the rectangle `wanted` of the result as RGB.
+/// Resizes a part of an image like PIL in the image's mode, and passes the rows of the rectangle `wanted` of the result to
+/// `emit` as RGB, from the top.
+///
+/// `emit` must not resize an image.
 pub(crate) fn resized(
     image: &Decoded,
     part: Rect,
-    width: usize,
-    height: usize,
+    (width, height): (usize, usize),
     wanted: Rect,
     filter: Interpolation,
-) -> Vec<u8> {
+    mut emit: impl FnMut(&[u8]),
+) {
     let channels = image.mode.channels();
     let pixels = |data| Pixels { data, stride: image.width, channels, part };
     let unchanged = part.width == width && part.height == height;
@@ -125,32 +132,47 @@ pub(crate) fn resized(
                         .map(|(i, &v)| if i + 1 == channels { v } else { multiply(v, p[channels - 1]) })
                 })
                 .collect::<Vec<_>>();
-            let mut out = resize(&pixels(&premultiplied), width, height, wanted, filter);
-            for pixel in out.chunks_exact_mut(channels) {
-                let alpha = u32::from(pixel[channels - 1]);
-                if alpha != 0 && alpha != 255 {
-                    for value in &mut pixel[..channels - 1] {
-                        *value = (255 * u32::from(*value) / alpha).min(255) as u8;
-                    }
-                }
-            }
-            to_rgb(image.mode, &out)
+            let mut row = vec![0; wanted.width * channels];
+            resize(&pixels(&premultiplied), (width, height), wanted, filter, |resized| {
+                row.copy_from_slice(resized);
+                divide_by_alpha(&mut row, channels);
+                emit(&to_rgb(image.mode, &row));
+            });
         }
-        Mode::Rgb => resize(&pixels(&image.pixels), width, height, wanted, filter),
-        mode => to_rgb(mode, &resize(&pixels(&image.pixels), width, height, wanted, filter)),
+        Mode::Rgb => resize(&pixels(&image.pixels), (width, height), wanted, filter, emit),
+        mode => {
+            resize(&pixels(&image.pixels), (width, height), wanted, filter, |row| emit(&to_rgb(mode, row)))
+        }
     }
 }
 
-/// Converts 8-bit RGB to normalized channel planes: (value / 255 − mean) / std.
-pub(crate) fn normalize_into(pixels: &[u8], preprocess: &Preprocess, out: &mut [f32]) {
-    let plane = pixels.len() / 3;
-    // One table per channel: 256 divisions instead of one per pixel.
-    for (channel, out) in out.chunks_exact_mut(plane).take(3).enumerate() {
-        let (mean, std) = (preprocess.mean[channel], preprocess.std[channel]);
-        let table: [f32; 256] = std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
-        for (out, pixel) in out.iter_mut().zip(pixels.chunks_exact(3)) {
-            *out = table[usize::from(pixel[channel])];
+fn divide_by_alpha(row: &mut [u8], channels: usize) {
+    for pixel in row.chunks_exact_mut(channels) {
+        let alpha = u32::from(pixel[channels - 1]);
+        if alpha != 0 && alpha != 255 {
+            for value in &mut pixel[..channels - 1] {
+                *value = (255 * u32::from(*value) / alpha).min(255) as u8;
+            }
         }
+    }
+}
+
+/// Writes 8-bit RGB pixels as normalized values, (value / 255 − mean) / std, into the planes `[3, ...]` of `out`, from the
+/// place `start` of each plane.
+pub(crate) fn normalize_into(pixels: &[u8], preprocess: &Preprocess, start: usize, out: &mut [f32]) {
+    let (pixels, _) = pixels.as_chunks::<3>();
+    let plane = out.len() / 3;
+    let (red, rest) = out.split_at_mut(plane);
+    let (green, blue) = rest.split_at_mut(plane);
+    let planes = [red, green, blue].map(|plane| &mut plane[start..][..pixels.len()]);
+    normalize(pixels, preprocess.mean, preprocess.std, planes);
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
+fn normalize(pixels: &[[u8; 3]], mean: [f32; 3], std: [f32; 3], [red, green, blue]: [&mut [f32]; 3]) {
+    let value = |byte: u8, channel: usize| (f32::from(byte) / 255.0 - mean[channel]) / std[channel];
+    for (((&[r, g, b], red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
+        (*red, *green, *blue) = (value(r, 0), value(g, 1), value(b, 2));
     }
 }
 

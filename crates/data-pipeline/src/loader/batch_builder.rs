@@ -1,7 +1,7 @@
 //! The loader's thread: builds one batch after the other. All worker threads write the samples into the final arrays.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{Receiver, SyncSender};
 
 use file_ext::random::mix;
 use ndarray::{Array2, Array4};
@@ -18,6 +18,8 @@ pub(super) struct BatchBuilder {
     config: LoaderConfig,
     pool: rayon::ThreadPool,
     counts: SkipCounts,
+    /// Arrays of images of batches that are no longer needed.
+    spares: Receiver<Vec<f32>>,
     /// Whether the epoch has had a batch.
     has_batch: bool,
 }
@@ -56,8 +58,9 @@ impl BatchBuilder {
         config: LoaderConfig,
         pool: rayon::ThreadPool,
         counts: SkipCounts,
+        spares: Receiver<Vec<f32>>,
     ) -> Self {
-        BatchBuilder { mixture, config, pool, counts, has_batch: false }
+        BatchBuilder { mixture, config, pool, counts, spares, has_batch: false }
     }
 
     pub(super) fn run(mut self, mut position: Position, sender: &SyncSender<Result<Delivery>>) {
@@ -92,11 +95,16 @@ impl BatchBuilder {
             .views
             .iter()
             .map(|view| {
-                let side = view.image.size;
-                ViewArrays {
-                    images: vec![0f32; size * 3 * side * side],
-                    tokens: vec![0i64; size * view.context_length],
-                }
+                let length = size * 3 * view.image.size.pow(2);
+                // Every value is overwritten, so that the values of an earlier batch need not be cleared.
+                let images = self.spares.try_recv().map_or_else(
+                    |_| vec![0f32; length],
+                    |mut spare| {
+                        spare.resize(length, 0.0);
+                        spare
+                    },
+                );
+                ViewArrays { images, tokens: vec![0i64; size * view.context_length] }
             })
             .collect::<Vec<_>>();
         let mut slots = split(&mut arrays, size);

@@ -1,7 +1,7 @@
 //! The loader: reads, decodes and transforms samples on threads, and prefetches a bounded number of batches.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use ndarray::{Array2, Array4};
@@ -296,6 +296,8 @@ impl LoaderConfig {
 /// ```
 pub struct Loader {
     batches: Option<Receiver<Result<Delivery>>>,
+    /// Arrays of images for later batches.
+    spares: SyncSender<Vec<f32>>,
     counts: SkipCounts,
     thread: Option<JoinHandle<()>>,
 }
@@ -324,12 +326,13 @@ impl Loader {
             .map_err(|e| Error::Thread(format!("cannot start the loader's threads: {e}")))?;
         // The batch under construction counts as prefetched.
         let (sender, batches) = sync_channel(config.prefetch.max(1) - 1);
-        let builder = batch_builder::BatchBuilder::new(mixture, config, pool, counts.clone());
+        let (spares, returned) = sync_channel(config.views.len() * (config.prefetch.max(1) + 1));
+        let builder = batch_builder::BatchBuilder::new(mixture, config, pool, counts.clone(), returned);
         let thread = std::thread::Builder::new()
             .name("loader".into())
             .spawn(move || builder.run(position, &sender))
             .map_err(|e| Error::Thread(format!("cannot start the loader's thread: {e}")))?;
-        Ok(Loader { batches: Some(batches), counts, thread: Some(thread) })
+        Ok(Loader { batches: Some(batches), spares, counts, thread: Some(thread) })
     }
 
     /// Returns the next batch, or `None` after the last epoch. A batch never spans two epochs.
@@ -350,6 +353,16 @@ impl Loader {
                 self.batches = None;
                 Err(error)
             }
+        }
+    }
+
+    /// Gives back a batch that is no longer needed. Later batches use the memory of its images, which saves the time for
+    /// getting and clearing new memory.
+    pub fn recycle(&self, batch: Batch) {
+        for view in batch.views {
+            let (images, _) = view.images.into_raw_vec_and_offset();
+            // Arrays beyond those of the prefetched batches are freed.
+            let _ = self.spares.try_send(images);
         }
     }
 

@@ -89,6 +89,28 @@ fn each_sample_occurs_once_for_any_number_of_threads() {
 }
 
 #[test]
+fn batches_in_recycled_memory_are_the_same() {
+    let (_folder, source) = shard(30, &[3, 17]);
+    // Padding, incomplete and damaged batches, and views of two sizes.
+    let padded = Preprocess::new(6).with_resize_mode(ResizeMode::Longest);
+    let mut base = config().with_policy(ErrorPolicy::Skip { max_fraction: 0.2 }).with_epochs(3);
+    base.views.push(InputSpec::new("teacher", padded).with_tokenizer(Arc::new(Bytes)));
+    for config in [base.clone(), base.with_augment(Some(AugmentConfig::default()))] {
+        let wanted = all(&source, &config, Position::default());
+        let mixture = Mixture::single(source.clone()).unwrap();
+        let mut loader = Loader::new(mixture, config, Position::default()).unwrap();
+        let mut found = Vec::new();
+        while let Some(batch) = loader.next_batch().unwrap() {
+            found.push(batch.clone());
+            let mut used = batch;
+            used.views.iter_mut().for_each(|view| view.images.fill(f32::NAN));
+            loader.recycle(used);
+        }
+        assert_eq!(found, wanted);
+    }
+}
+
+#[test]
 fn last_batch_is_kept_or_dropped() {
     let (_folder, source) = shard(10, &[]);
     let sizes = |drop_last| {

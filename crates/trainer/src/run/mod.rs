@@ -189,7 +189,7 @@ impl<'a> Session<'a> {
         let steps = self.schedule.total_steps;
         let first = self.train.step;
         let progress = Progress::new(&self.recipe.name, (first, steps), self.state.seconds, options.progress);
-        let mut meter = ThroughputMeter::new();
+        let (mut meter, mut waited, seconds_before) = (ThroughputMeter::new(), 0.0, self.state.seconds);
         while self.train.step < steps {
             let reached_limit = options.stop_after.is_some_and(|last| self.train.step >= last);
             if reached_limit || options.stop.load(Ordering::Relaxed) {
@@ -202,6 +202,7 @@ impl<'a> Session<'a> {
             let started = Instant::now();
             let batches = self.next_batches()?;
             meter.waited += started.elapsed().as_secs_f64();
+            waited += started.elapsed().as_secs_f64();
             let lr = self.schedule.lr_at(self.train.step);
             let report = self.train.step(&batches, &self.teachers.signals, self.recipe.targets, lr)?;
             self.state.seconds += started.elapsed().as_secs_f64();
@@ -231,6 +232,14 @@ impl<'a> Session<'a> {
             }
         }
         progress.finish();
+        let seconds = self.state.seconds - seconds_before;
+        if seconds > 0.0 {
+            let share = 100.0 * waited / seconds;
+            tracing::info!(
+                "{}: waited for data {share:.1} % of {seconds:.0} s of training",
+                self.recipe.name
+            );
+        }
         Ok(true)
     }
 
@@ -244,6 +253,7 @@ impl<'a> Session<'a> {
             self.state.position = batch.position;
             let teachers = self.teachers.inputs(&batch)?;
             batches.push(MicroBatch { student: self.processor.tensors(&batch.views[0], device)?, teachers });
+            self.loader.recycle(batch);
         }
         Ok(batches)
     }
