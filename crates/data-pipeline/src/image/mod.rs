@@ -10,6 +10,7 @@ use crate::Error;
 pub mod augment;
 mod color;
 pub mod decode;
+mod jpeg;
 pub mod orientation;
 #[cfg(feature = "formats")]
 mod png;

@@ -1,0 +1,57 @@
+//! Conversion of colours, with libjpeg's fixed-point arithmetic (16 fractional bits, ITU-R 601).
+
+// The factors, times 2^16, less the whole number that is added apart: 1.402 - 1, 1.772 - 2, -0.34414, 1 - 0.71414.
+const RED_CR: i32 = 91881 - 65536;
+const BLUE_CB: i32 = 116_130 - 131_072;
+const GREEN_CB: i32 = -22554;
+const GREEN_CR: i32 = 65536 - 46802;
+const HALF: i32 = 1 << 15;
+
+/// Returns red, green and blue.
+#[inline(always)]
+fn pixel(y: u8, cb: u8, cr: u8) -> [u8; 3] {
+    let (y, cb, cr) = (i16::from(y), i16::from(cb) - 128, i16::from(cr) - 128);
+    let (wide_cb, wide_cr) = (i32::from(cb), i32::from(cr));
+    let red = y + cr + ((wide_cr * RED_CR + HALF) >> 16) as i16;
+    let green = y - cr + ((wide_cb * GREEN_CB + wide_cr * GREEN_CR + HALF) >> 16) as i16;
+    let blue = y + 2 * cb + ((wide_cb * BLUE_CB + HALF) >> 16) as i16;
+    [red, green, blue].map(|value| value.clamp(0, 255) as u8)
+}
+
+/// Converts YCbCr to interleaved RGB.
+#[inline(always)]
+pub(super) fn rgb(y: &[u8], cb: &[u8], cr: &[u8], target: &mut [u8]) {
+    for (((pixels, &y), &cb), &cr) in target.chunks_exact_mut(3).zip(y).zip(cb).zip(cr) {
+        let [red, green, blue] = pixel(y, cb, cr);
+        pixels[0] = red;
+        pixels[1] = green;
+        pixels[2] = blue;
+    }
+}
+
+/// Interleaves components.
+#[inline(always)]
+pub(super) fn interleave(lines: [&[u8]; 3], target: &mut [u8]) {
+    for (((pixel, &a), &b), &c) in target.chunks_exact_mut(3).zip(lines[0]).zip(lines[1]).zip(lines[2]) {
+        pixel.copy_from_slice(&[a, b, c]);
+    }
+}
+
+/// Interleaves inverted components: PIL takes all files to store full ink as 0, like Adobe's programs.
+#[inline(always)]
+pub(super) fn inverted_cmyk(lines: [&[u8]; 4], target: &mut [u8]) {
+    let [c, m, y, k] = lines;
+    for ((((pixel, &c), &m), &y), &k) in target.chunks_exact_mut(4).zip(c).zip(m).zip(y).zip(k) {
+        pixel.copy_from_slice(&[!c, !m, !y, !k]);
+    }
+}
+
+/// Converts YCCK, the inverted CMYK whose first three components became YCbCr. The two inversions cancel out but for K.
+#[inline(always)]
+pub(super) fn inverted_ycck(lines: [&[u8]; 4], target: &mut [u8]) {
+    let [y, cb, cr, k] = lines;
+    for ((((pixels, &y), &cb), &cr), &k) in target.chunks_exact_mut(4).zip(y).zip(cb).zip(cr).zip(k) {
+        let [c, m, y] = pixel(y, cb, cr);
+        pixels.copy_from_slice(&[c, m, y, !k]);
+    }
+}
