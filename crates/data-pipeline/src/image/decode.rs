@@ -7,9 +7,9 @@ use std::io::Cursor;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
 
 use crate::DamageKind;
-use crate::image::{RgbImage, jpeg};
 #[cfg(feature = "formats")]
 use crate::image::png;
+use crate::image::{RgbImage, jpeg};
 #[cfg(feature = "formats")]
 use crate::sources::foreign_format;
 use crate::sources::other_image_format;

@@ -88,3 +88,46 @@ impl<'a> Bits<'a> {
         unread < 8 * (PADDING + self.beyond)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stuffed_and_fill_bytes_are_removed() {
+        let mut segment = Segment::default();
+        let bytes = b"..\x12\xFF\0\x34\xFF\xFF\0\xFF\xFF\xD9more";
+        assert_eq!(segment.read(bytes, 2), Some(10));
+        assert_eq!(segment.data[..4], [0x12, 0xFF, 0x34, 0xFF]);
+        assert_eq!(bytes[10..12], [0xFF, 0xD9]);
+        for bytes in [&b""[..], b"abc", b"abc\xFF", b"abc\xFF\0", b"abc\xFF\xFF"] {
+            assert_eq!(segment.read(bytes, 0), None);
+        }
+    }
+
+    #[test]
+    fn bits_are_read_in_order_and_zeros_follow() {
+        let mut segment = Segment::default();
+        let bytes = (1..=40).collect::<Vec<u8>>();
+        segment.read(&[&bytes[..], b"\xFF\xD9"].concat(), 0).unwrap();
+        let mut bits = Bits::new(&segment);
+        let mut place = 0u32;
+        for length in (1..=16u32).cycle().take(37) {
+            let expected = (place..place + length).fold(0, |value, bit| {
+                let byte = u32::from(bytes[bit as usize / 8]);
+                value << 1 | (byte >> (7 - bit % 8)) & 1
+            });
+            assert_eq!(bits.take(length), expected, "{length} bits at {place}");
+            place += length;
+        }
+        while place < 8 * bytes.len() as u32 {
+            bits.take(1);
+            place += 1;
+        }
+        assert!(!bits.overran());
+        for _ in 0..20 {
+            assert_eq!(bits.take(16), 0);
+            assert!(bits.overran());
+        }
+    }
+}

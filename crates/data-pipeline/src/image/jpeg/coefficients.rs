@@ -133,7 +133,8 @@ fn read(
     let band = Band { start: scan.start, end: scan.end, low: scan.low };
     let interleaved = scan.components.len() > 1;
     let first = &stores[scan.components[0].index];
-    let (width, height) = if interleaved { (frame.groups_x, frame.groups_y) } else { (first.width, first.height) };
+    let (width, height) =
+        if interleaved { (frame.groups_x, frame.groups_y) } else { (first.width, first.height) };
     let kind = match (frame.progressive, is_mean, is_first) {
         (false, ..) => Kind::Sequential,
         (_, true, true) => Kind::FirstMean,

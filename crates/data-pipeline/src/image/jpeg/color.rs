@@ -55,3 +55,41 @@ pub(super) fn inverted_ycck(lines: [&[u8]; 4], target: &mut [u8]) {
         pixels.copy_from_slice(&[c, m, y, !k]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_those_of_the_formula() {
+        for y in (0..=255).step_by(15) {
+            for cb in (0..=255).step_by(15) {
+                for cr in (0..=255).step_by(15) {
+                    let found = pixel(y, cb, cr);
+                    let (y, cb, cr) = (f64::from(y), f64::from(cb) - 128.0, f64::from(cr) - 128.0);
+                    let expected = [y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb];
+                    for (found, expected) in found.into_iter().zip(expected) {
+                        assert!(
+                            (f64::from(found) - expected.clamp(0.0, 255.0)).abs() <= 0.51,
+                            "{found} {expected}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_interleaved() {
+        let mut pixels = [0; 6];
+        rgb(&[76, 255], &[85, 128], &[255, 128], &mut pixels);
+        assert_eq!(pixels, [254, 0, 0, 255, 255, 255]);
+        interleave([&[1, 4], &[2, 5], &[3, 6]], &mut pixels);
+        assert_eq!(pixels, [1, 2, 3, 4, 5, 6]);
+        let mut pixels = [0; 4];
+        inverted_cmyk([&[0], &[255], &[1], &[100]], &mut pixels);
+        assert_eq!(pixels, [255, 0, 254, 155]);
+        inverted_ycck([&[76], &[85], &[255], &[100]], &mut pixels);
+        assert_eq!(pixels, [254, 0, 0, 155]);
+    }
+}

@@ -132,7 +132,9 @@ impl Header {
                     _ => return Err(damaged("a restart interval with an invalid length")),
                 },
                 0xE0 => self.is_jfif |= content.len() >= 12 && content.starts_with(b"JFIF\0"),
-                0xEE if content.len() >= 12 && content.starts_with(b"Adobe") => self.adobe = Some(content[11]),
+                0xEE if content.len() >= 12 && content.starts_with(b"Adobe") => {
+                    self.adobe = Some(content[11])
+                }
                 _ => {}
             }
         }
@@ -185,7 +187,8 @@ impl Header {
 
     fn read_huffman(&mut self, mut content: &[u8]) -> Result<(), DecodeError> {
         while let [kind, rest @ ..] = content {
-            let (counts, rest) = rest.split_first_chunk::<16>().ok_or_else(|| damaged("a short Huffman table"))?;
+            let (counts, rest) =
+                rest.split_first_chunk::<16>().ok_or_else(|| damaged("a short Huffman table"))?;
             let total = counts.iter().map(|&count| usize::from(count)).sum::<usize>();
             let table = rest.get(..total).and_then(|symbols| Table::new(counts, symbols));
             let table = table.ok_or_else(|| damaged("an invalid Huffman table"))?;
@@ -226,7 +229,8 @@ impl Header {
         }
         let mut components: Vec<ScanComponent> = Vec::new();
         for row in rest[..2 * count].chunks_exact(2) {
-            let index = frame.components.iter().position(|component| component.id == row[0]).ok_or_else(invalid)?;
+            let index =
+                frame.components.iter().position(|component| component.id == row[0]).ok_or_else(invalid)?;
             let (dc, ac) = (usize::from(row[1] >> 4), usize::from(row[1] & 15));
             if dc > 3 || ac > 3 || components.iter().any(|other| other.index == index) {
                 return Err(invalid());

@@ -123,3 +123,41 @@ const AC_CHROMA: [u8; 162] = [
     0xE2, 0xE3, 0xE4, 0xE5, 0xE6, 0xE7, 0xE8, 0xE9, 0xEA, 0xF2, 0xF3, 0xF4, 0xF5, 0xF6, 0xF7, 0xF8,
     0xF9, 0xFA,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_of_a_table_is_found() {
+        let counts = [0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 0x7D];
+        let table = Table::new(&counts, &AC_LUMA).unwrap();
+        let (mut code, mut symbols) = (0u32, AC_LUMA.iter());
+        for length in 1..=16u32 {
+            for _ in 0..counts[length as usize - 1] {
+                let next = code << (16 - length);
+                let found = match table.lookup[(next >> (16 - LOOKUP_BITS)) as usize] {
+                    LONG => table.long_code(next).unwrap(),
+                    short => short,
+                };
+                assert_eq!(found, entry(*symbols.next().unwrap(), length));
+                code += 1;
+            }
+            code <<= 1;
+        }
+        assert_eq!(table.long_code(0xFFFF), None);
+    }
+
+    #[test]
+    fn codes_that_do_not_fit_are_refused() {
+        let mut counts = [0; 16];
+        counts[0] = 2;
+        assert!(Table::new(&counts, &[1, 2]).is_some());
+        assert!(Table::new(&counts, &[1]).is_none());
+        counts[1] = 1;
+        assert!(Table::new(&counts, &[1, 2, 3]).is_none());
+        counts = [0; 16];
+        counts[15] = 255;
+        assert!(Table::new(&counts, &[0; 255]).is_some());
+    }
+}

@@ -27,7 +27,6 @@ const C_2_562: i32 = 20995;
 const C_2_053_MINUS_2_562: i32 = 16819 - 20995;
 const C_3_072_MINUS_2_562: i32 = 25172 - 20995;
 
-
 /// Divides by 2^SHIFT with rounding, and saturates to 16 bits.
 #[inline(always)]
 fn descaled<const SHIFT: i32>(value: i32) -> i16 {
@@ -149,9 +148,62 @@ pub(super) fn block(coefficients: &[i16; 64], quant: &[i16; 64], target: &mut [u
 #[inline(always)]
 pub(super) fn flat_block(mean: i16, target: &mut [u8], stride: usize) {
     let kept = i32::from(mean << PASS1_BITS);
-    let value = (descaled::<{ CONST_BITS + PASS1_BITS + 3 }>(kept << CONST_BITS).clamp(-128, 127) + 128) as u8;
+    let value =
+        (descaled::<{ CONST_BITS + PASS1_BITS + 3 }>(kept << CONST_BITS).clamp(-128, 127) + 128) as u8;
     let target = &mut target[..7 * stride + 8];
     for r in 0..8 {
         target[r * stride..r * stride + 8].fill(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The definition (ITU T.81, A.3.3), in f64.
+    fn reference(coefficients: &[i16; 64]) -> [f64; 64] {
+        let scale = |k: usize| if k == 0 { 0.5f64.sqrt() } else { 1.0 };
+        let wave = |x: usize, k: usize| {
+            scale(k) * ((2 * x + 1) as f64 * k as f64 * std::f64::consts::PI / 16.0).cos()
+        };
+        std::array::from_fn(|place| {
+            let (y, x) = (place / 8, place % 8);
+            let term = |k: usize| f64::from(coefficients[k]) * wave(y, k / 8) * wave(x, k % 8);
+            ((0..64).map(term).sum::<f64>() / 4.0 + 128.0).clamp(0.0, 255.0)
+        })
+    }
+
+    #[test]
+    fn samples_are_within_one_level_of_the_definition() {
+        let mut state = 1u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 16
+        };
+        for count in 0..400 {
+            let (mut coefficients, mut quant) = ([0; 64], [1; 64]);
+            for _ in 0..count % 40 {
+                let place = random() as usize % 64;
+                quant[place] = 1 + (random() % 8) as i16;
+                coefficients[place] = (random() % 61) as i16 - 30;
+            }
+            let products = std::array::from_fn(|i| coefficients[i] * quant[i]);
+            let mut samples = [0; 64];
+            block(&coefficients, &quant, &mut samples, 8);
+            for (found, expected) in samples.iter().zip(reference(&products)) {
+                assert!((f64::from(*found) - expected).abs() <= 1.0, "{found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_flat_block_equals_a_block_with_a_mean_only() {
+        for mean in (i16::MIN..=i16::MAX).step_by(7) {
+            let (mut coefficients, mut flat, mut full) = ([0; 64], [0; 64], [0; 64]);
+            coefficients[0] = mean;
+            flat_block(mean, &mut flat, 8);
+            block(&coefficients, &[1; 64], &mut full, 8);
+            assert_eq!(flat, full, "{mean}");
+        }
     }
 }

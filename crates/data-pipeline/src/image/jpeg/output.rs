@@ -67,7 +67,10 @@ enum Method {
     Vertical,
     /// Interpolates to twice the size.
     Both,
-    Repeat { h: usize, v: usize },
+    Repeat {
+        h: usize,
+        v: usize,
+    },
 }
 
 /// Turns planes into pixels while they are decoded.
@@ -89,7 +92,8 @@ pub(super) struct Output {
 
 impl Output {
     pub(super) fn new(frame: &Frame, colors: Colors) -> Result<Self, DecodeError> {
-        let planes = frame.components.iter().map(|component| Plane::new(component, frame)).collect::<Vec<_>>();
+        let planes =
+            frame.components.iter().map(|component| Plane::new(component, frame)).collect::<Vec<_>>();
         let is_delayed = planes.iter().any(|plane| matches!(plane.method, Method::Vertical | Method::Both));
         let mut pixels = Vec::new();
         pixels

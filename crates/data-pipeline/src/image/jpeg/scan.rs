@@ -28,9 +28,12 @@ pub(super) struct Part<'a> {
     v: usize,
 }
 
-
 /// Returns a component's Huffman tables. Files without tables have the standard ones.
-pub(super) fn table<'a>(tables: &'a [Option<Table>; 4], index: usize, is_ac: bool) -> Result<&'a Table, DecodeError> {
+pub(super) fn table<'a>(
+    tables: &'a [Option<Table>; 4],
+    index: usize,
+    is_ac: bool,
+) -> Result<&'a Table, DecodeError> {
     let standard = || STANDARD.get(index).map(|pair| &pair[usize::from(is_ac)]);
     tables[index].as_ref().or_else(standard).ok_or_else(|| damaged("no Huffman table"))
 }
@@ -102,7 +105,12 @@ fn groups(
     // A function of its own, so that the compiler keeps the reader in registers.
     #[inherit_target]
     #[inline(never)]
-    fn decode(bits: &mut Bits<'_>, part: &Part<'_>, mean: &mut i16, block: &mut Block) -> Result<bool, BadCode> {
+    fn decode(
+        bits: &mut Bits<'_>,
+        part: &Part<'_>,
+        mean: &mut i16,
+        block: &mut Block,
+    ) -> Result<bool, BadCode> {
         match part.pairs {
             Some(pairs) => sequential::block_in_pairs(bits, (part.dc, part.ac, pairs), mean, block),
             None => sequential::block(bits, (part.dc, part.ac), mean, block),
@@ -126,7 +134,12 @@ fn groups(
                         idct::flat_block(block[0].wrapping_mul(part.quant[0]), target, plane.stride);
                         block[0] = 0;
                     } else {
-                        idct::block(block.first_chunk().expect("64 coefficients"), &part.quant, target, plane.stride);
+                        idct::block(
+                            block.first_chunk().expect("64 coefficients"),
+                            &part.quant,
+                            target,
+                            plane.stride,
+                        );
                         block[..64].fill(0);
                     }
                 }

@@ -190,3 +190,48 @@ pub(super) fn block_in_pairs(
     *place = bits;
     is_flat(index)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::image::jpeg::bits::Segment;
+    use crate::image::jpeg::huffman::STANDARD;
+
+    #[test]
+    fn pairs_of_codes_give_the_same_blocks() {
+        let [[dc, ac], _] = &*STANDARD;
+        let pairs = Pairs::new(ac);
+        let (mut state, mut full, mut errors) = (1u32, 0, 0);
+        for _ in 0..300 {
+            let mut bytes = (0..2000)
+                .map(|_| {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (state >> 24) as u8 & 0xFE
+                })
+                .collect::<Vec<_>>();
+            bytes.extend(b"\xFF\xD9");
+            let mut segment = Segment::default();
+            segment.read(&bytes, 0).unwrap();
+            let (mut bits, mut mean) = ([Bits::new(&segment); 2], [0; 2]);
+            loop {
+                let mut blocks = [[0; 256]; 2];
+                let found = block(&mut bits[0], (dc, ac), &mut mean[0], &mut blocks[0]);
+                let paired = block_in_pairs(&mut bits[1], (dc, ac, &pairs), &mut mean[1], &mut blocks[1]);
+                assert_eq!(found.is_err(), paired.is_err());
+                if found.is_err() {
+                    errors += 1;
+                    break;
+                }
+                assert_eq!((found.unwrap(), mean[0]), (paired.unwrap(), mean[1]));
+                assert_eq!(blocks[0][..64], blocks[1][..64]);
+                assert_eq!(bits[0].take(16), bits[1].take(16));
+                full += usize::from(blocks[0][63] != 0);
+                if bits[0].overran() {
+                    break;
+                }
+            }
+        }
+        assert!(full > 0 && errors > 0, "{full} blocks have a last coefficient, {errors} are invalid");
+    }
+}

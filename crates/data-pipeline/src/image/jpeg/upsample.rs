@@ -48,3 +48,26 @@ pub(super) fn repeat(row: &[u8], times: usize, line: &mut [u8]) {
         samples.fill(sample);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_those_computed_by_hand() {
+        let mut line = [0; 6];
+        let mut sums = [0; 16];
+        horizontal(&[0, 10, 255], &mut sums, &mut line);
+        // (3 * 0 + 10 + 2) / 4, (3 * 10 + 0 + 1) / 4, (3 * 10 + 255 + 2) / 4, (3 * 255 + 10 + 1) / 4.
+        assert_eq!(line, [0, 3, 7, 71, 194, 255]);
+        vertical(&[0, 10, 255], &[4, 11, 0], 1, &mut line);
+        assert_eq!(line[..3], [1, 10, 191]);
+        vertical(&[0, 10, 255], &[6, 12, 0], 2, &mut line);
+        assert_eq!(line[..3], [2, 11, 191]);
+        both(&[0, 10, 255], &[4, 10, 255], &mut sums, &mut line);
+        // Sums 4, 40, 1020: (4 * 4 + 8) / 16, (3 * 4 + 40 + 7) / 16, (3 * 40 + 4 + 8) / 16 and so on.
+        assert_eq!(line, [1, 3, 8, 71, 194, 255]);
+        repeat(&[7, 9], 3, &mut line);
+        assert_eq!(line, [7, 7, 7, 9, 9, 9]);
+    }
+}
