@@ -135,12 +135,10 @@ fn read(
     let first = &stores[scan.components[0].index];
     let (width, height) =
         if interleaved { (frame.groups_x, frame.groups_y) } else { (first.width, first.height) };
-    let kind = match (frame.progressive, is_mean, is_first) {
-        (false, ..) => Kind::Sequential,
-        (_, true, true) => Kind::FirstMean,
-        (_, true, false) => Kind::RefineMean,
-        (_, false, true) => Kind::First,
-        (_, false, false) => Kind::Refine,
+    let kind = match (frame.progressive, is_first) {
+        (false, _) => Kind::Sequential,
+        (true, true) => Kind::FirstMean,
+        (true, false) => Kind::RefineMean,
     };
     let (mut next, total) = (0usize, width * height);
     loop {
@@ -149,8 +147,23 @@ fn read(
         while next < end {
             let (y, x) = (next / width, next % width);
             let count = (end - next).min(width - x);
-            groups((kind, band, interleaved), &mut bits, &tables, &mut state, stores, y, x..x + count)
-                .map_err(|BadCode| damaged("an invalid code"))?;
+            let decoded = match tables[..] {
+                [(index, None, Some(ac))] => {
+                    let store = &mut stores[index];
+                    let blocks = &mut store.blocks[y * store.stride + x..][..count];
+                    details(is_first, &mut bits, ac, &mut state.ended, band, blocks)
+                }
+                _ => groups(
+                    (kind, band.low, interleaved),
+                    &mut bits,
+                    &tables,
+                    &mut state.means,
+                    stores,
+                    y,
+                    x..x + count,
+                ),
+            };
+            decoded.map_err(|BadCode| damaged("an invalid code"))?;
             check(&bits)?;
             next += count;
         }
@@ -170,38 +183,35 @@ struct State {
     ended: u32,
 }
 
-/// What a scan contains.
+/// What a scan of means, or of all coefficients, contains.
 #[derive(Clone, Copy)]
 enum Kind {
     Sequential,
     FirstMean,
     RefineMean,
-    First,
-    Refine,
 }
 
 /// The component of a scan, with its tables.
 type Part<'a> = (usize, Option<&'a Table>, Option<&'a Table>);
 
-/// Decodes the groups `columns` of row `y`.
+/// Decodes the groups `columns` of row `y` in a scan of means, or of all coefficients.
 #[multiversion(targets("x86_64+avx+avx2+bmi1+bmi2+lzcnt+popcnt+movbe+sse3+ssse3+sse4.1+sse4.2+fma"))]
 fn groups(
-    (kind, band, interleaved): (Kind, Band, bool),
+    (kind, low, interleaved): (Kind, u32, bool),
     place: &mut Bits<'_>,
     parts: &[Part<'_>],
-    state: &mut State,
+    means: &mut [i16; 4],
     stores: &mut [Store],
     y: usize,
     columns: Range<usize>,
 ) -> Result<(), BadCode> {
     let mut bits = *place;
     for x in columns {
-        for (&(index, dc, ac), mean) in parts.iter().zip(&mut state.means) {
+        for (&(index, dc, ac), mean) in parts.iter().zip(&mut *means) {
             let store = &mut stores[index];
             let (h, v) = if interleaved { (store.h, store.v) } else { (1, 1) };
             for row in y * v..(y + 1) * v {
-                let blocks = &mut store.blocks[row * store.stride + x * h..][..h];
-                for block in blocks {
+                for block in &mut store.blocks[row * store.stride + x * h..][..h] {
                     match (kind, dc, ac) {
                         (Kind::Sequential, Some(dc), Some(ac)) => {
                             let mut values = [0; 256];
@@ -209,15 +219,9 @@ fn groups(
                             block.copy_from_slice(&values[..64]);
                         }
                         (Kind::FirstMean, Some(dc), _) => {
-                            progressive::first_mean(&mut bits, dc, mean, band.low, block)?;
+                            progressive::first_mean(&mut bits, dc, mean, low, block)?;
                         }
-                        (Kind::First, _, Some(ac)) => {
-                            progressive::first(&mut bits, ac, &mut state.ended, band, block)?;
-                        }
-                        (Kind::Refine, _, Some(ac)) => {
-                            progressive::refine(&mut bits, ac, &mut state.ended, band, block)?;
-                        }
-                        (Kind::RefineMean, ..) => block[0] |= (bits.take(1) << band.low) as i16,
+                        (Kind::RefineMean, ..) => block[0] |= (bits.take(1) << low) as i16,
                         _ => return Err(BadCode),
                     }
                 }
@@ -225,6 +229,31 @@ fn groups(
         }
     }
     *place = bits;
+    Ok(())
+}
+
+/// Decodes blocks of a row in a scan of other coefficients, which has one component.
+#[multiversion(targets("x86_64+avx+avx2+bmi1+bmi2+lzcnt+popcnt+movbe+sse3+ssse3+sse4.1+sse4.2+fma"))]
+fn details(
+    is_first: bool,
+    place: &mut Bits<'_>,
+    ac: &Table,
+    ended: &mut u32,
+    band: Band,
+    blocks: &mut [[i16; 64]],
+) -> Result<(), BadCode> {
+    let mut bits = *place;
+    let mut left = *ended;
+    if is_first {
+        for block in blocks {
+            progressive::first(&mut bits, ac, &mut left, band, block)?;
+        }
+    } else {
+        for block in blocks {
+            progressive::refine(&mut bits, ac, &mut left, band, block)?;
+        }
+    }
+    (*place, *ended) = (bits, left);
     Ok(())
 }
 

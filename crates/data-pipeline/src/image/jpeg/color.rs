@@ -7,14 +7,20 @@ const GREEN_CB: i32 = -22554;
 const GREEN_CR: i32 = 65536 - 46802;
 const HALF: i32 = 1 << 15;
 
+/// Returns `(value * factor + HALF) >> 16`, from the high half of a product of 16 bits, which vectors compute at once.
+#[inline(always)]
+fn rounded(value: i16, factor: i32) -> i16 {
+    let high = ((i32::from(2 * value) * factor) >> 16) as i16;
+    (high + 1) >> 1
+}
+
 /// Returns red, green and blue.
 #[inline(always)]
 fn pixel(y: u8, cb: u8, cr: u8) -> [u8; 3] {
     let (y, cb, cr) = (i16::from(y), i16::from(cb) - 128, i16::from(cr) - 128);
-    let (wide_cb, wide_cr) = (i32::from(cb), i32::from(cr));
-    let red = y + cr + ((wide_cr * RED_CR + HALF) >> 16) as i16;
-    let green = y - cr + ((wide_cb * GREEN_CB + wide_cr * GREEN_CR + HALF) >> 16) as i16;
-    let blue = y + 2 * cb + ((wide_cb * BLUE_CB + HALF) >> 16) as i16;
+    let red = y + cr + rounded(cr, RED_CR);
+    let green = y - cr + ((i32::from(cb) * GREEN_CB + i32::from(cr) * GREEN_CR + HALF) >> 16) as i16;
+    let blue = y + 2 * cb + rounded(cb, BLUE_CB);
     [red, green, blue].map(|value| value.clamp(0, 255) as u8)
 }
 
@@ -75,6 +81,16 @@ mod tests {
                         );
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_16_bits_round_like_those_of_32() {
+        for value in -128..128 {
+            for factor in [RED_CR, BLUE_CB] {
+                let expected = (i32::from(value) * factor + HALF) >> 16;
+                assert_eq!(i32::from(rounded(value, factor)), expected, "{value} {factor}");
             }
         }
     }

@@ -52,7 +52,7 @@ impl Plane {
     #[inline(always)]
     fn neighbours(&self, y: usize) -> (&[u8], &[u8]) {
         let near = y / 2;
-        let far = if y % 2 == 0 { near.saturating_sub(1) } else { (near + 1).min(self.height - 1) };
+        let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(self.height - 1) };
         (self.row(near), self.row(far))
     }
 }

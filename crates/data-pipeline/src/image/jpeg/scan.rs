@@ -29,11 +29,7 @@ pub(super) struct Part<'a> {
 }
 
 /// Returns a component's Huffman tables. Files without tables have the standard ones.
-pub(super) fn table<'a>(
-    tables: &'a [Option<Table>; 4],
-    index: usize,
-    is_ac: bool,
-) -> Result<&'a Table, DecodeError> {
+pub(super) fn table(tables: &[Option<Table>; 4], index: usize, is_ac: bool) -> Result<&Table, DecodeError> {
     let standard = || STANDARD.get(index).map(|pair| &pair[usize::from(is_ac)]);
     tables[index].as_ref().or_else(standard).ok_or_else(|| damaged("no Huffman table"))
 }
