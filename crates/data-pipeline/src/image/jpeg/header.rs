@@ -109,6 +109,9 @@ impl Header {
             if marker == 0xD9 {
                 return Ok(Stop::EndOfImage);
             }
+            if marker == 0xD8 {
+                return Err(damaged("a second start of an image"));
+            }
             // Markers without content: TEM and restarts.
             if marker == 0x01 || (0xD0..=0xD7).contains(&marker) {
                 continue;
@@ -131,7 +134,7 @@ impl Header {
                     [high, low] => self.restart_interval = usize::from(u16::from_be_bytes([*high, *low])),
                     _ => return Err(damaged("a restart interval with an invalid length")),
                 },
-                0xE0 => self.is_jfif |= content.len() >= 12 && content.starts_with(b"JFIF\0"),
+                0xE0 => self.is_jfif |= content.len() >= 14 && content.starts_with(b"JFIF\0"),
                 0xEE if content.len() >= 12 && content.starts_with(b"Adobe") => {
                     self.adobe = Some(content[11])
                 }
