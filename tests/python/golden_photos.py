@@ -28,8 +28,7 @@ IMAGES = {
     "thumbnail-120x90.jpg": (120, 90, 50, dict(subsampling=2)),
     "odd-251x179.jpg": (251, 179, 80, dict(subsampling=2)),
 }
-# PIL decodes with libjpeg, whose inverse transform and upsampling round otherwise than other decoders.
-TOLERANCE = dict(compare=True, max_abs=3, mean_abs=0.5)
+TOLERANCE = dict(compare=True, max_abs=0, mean_abs=0)
 
 
 def picture(seed, width, height):

@@ -1,4 +1,4 @@
-//! Preprocessing: the evaluation transform against the reference's crops, with a tolerance for each image.
+//! Preprocessing: the evaluation transform gives the reference's crops, without any difference.
 
 use clip_distill_tests::golden::{Coverage, Golden, folders};
 use data_pipeline::image::{Preprocess, decode, eval_pixels};
@@ -73,9 +73,8 @@ fn compare(folder: &Golden, coverage: &mut Coverage) -> Vec<String> {
             let largest = differences.clone().max().unwrap();
             let mean = differences.map(f64::from).sum::<f64>() / found.len() as f64;
             println!("{name}: max {largest}, mean {mean:.4}");
-            if f64::from(largest) > row["max_abs"].as_f64().unwrap()
-                || mean > row["mean_abs"].as_f64().unwrap()
-            {
+            // The lists state limits for other decoders of JPEG and WebP; the crops are equal.
+            if largest > 0 {
                 failures.push(format!("{name}: max {largest}, mean {mean:.4}"));
             }
             coverage.add(folder, format!("{}/{name}", folder.name));

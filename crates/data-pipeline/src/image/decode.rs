@@ -5,14 +5,11 @@ use std::io::Cursor;
 
 #[cfg(feature = "formats")]
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
-use zune_jpeg::zune_core::bytestream::ZCursor;
-use zune_jpeg::zune_core::colorspace::ColorSpace;
-use zune_jpeg::zune_core::options::DecoderOptions;
 
 use crate::DamageKind;
-use crate::image::RgbImage;
 #[cfg(feature = "formats")]
 use crate::image::png;
+use crate::image::{RgbImage, jpeg};
 #[cfg(feature = "formats")]
 use crate::sources::foreign_format;
 use crate::sources::other_image_format;
@@ -31,7 +28,7 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    fn new(kind: DamageKind, reason: impl ToString) -> Self {
+    pub(super) fn new(kind: DamageKind, reason: impl ToString) -> Self {
         DecodeError { kind, reason: reason.to_string() }
     }
 }
@@ -128,6 +125,9 @@ pub(crate) fn multiply(a: u8, b: u8) -> u8 {
 /// palette images become grey or RGB. open_clip differs for these files only: PIL resizes palette indices and 1-bit
 /// pixels without interpolation, which aliases, and its conversion of 16-bit grey depends on its version.
 ///
+/// The pixels of a JPEG file are those of libjpeg-turbo, and so of PIL, bit for bit. Baseline and progressive files with 8
+/// bits per sample are read. A file with invalid codes or missing parts is an error, even if libjpeg-turbo fills them.
+///
 /// EXIF orientation is not applied, as in open_clip; [`super::orientation::upright`] applies it.
 ///
 /// ```
@@ -155,115 +155,7 @@ fn decode_any(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::new(DamageKind::EmptyFile, "the file is empty"));
     }
-    if bytes.starts_with(&[0xFF, 0xD8]) { decode_jpeg(bytes) } else { decode_other(bytes) }
-}
-
-fn decode_jpeg(bytes: &[u8]) -> Result<Decoded, DecodeError> {
-    let header = JpegHeader::read(bytes)?;
-    check_size(header.width as u64, header.height as u64)?;
-    let (mode, pixels) = if header.halves_chroma { decode_halved(bytes)? } else { decode_plain(bytes)? };
-    if pixels.len() != header.width * header.height * mode.channels() {
-        return Err(DecodeError::new(DamageKind::DamagedJpeg, "the image is shorter than its header states"));
-    }
-    if !ends_properly(bytes) {
-        return Err(DecodeError::new(DamageKind::TruncatedJpeg, "the file ends before the image does"));
-    }
-    let mut decoded = Decoded { width: header.width, height: header.height, mode, pixels };
-    if mode == Mode::Cmyk && header.is_adobe {
-        // Adobe's files store white as 255.
-        decoded.pixels.iter_mut().for_each(|ink| *ink = 255 - *ink);
-    }
-    Ok(decoded)
-}
-
-/// Decodes with the faster decoder. If chroma is halved both ways, its colours differ from libjpeg's by a rounding step
-/// (a mean of 0.3 of 255 on such photos), so [`decode_halved`] decodes those files.
-fn decode_plain(bytes: &[u8]) -> Result<(Mode, Vec<u8>), DecodeError> {
-    let broken = |e: zune_jpeg::errors::DecodeErrors| DecodeError::new(DamageKind::DamagedJpeg, e);
-    let options =
-        DecoderOptions::default().set_strict_mode(false).set_max_width(1 << 16).set_max_height(1 << 16);
-    let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    decoder.decode_headers().map_err(broken)?;
-    let (mode, output) = match decoder.input_colorspace() {
-        Some(ColorSpace::Luma | ColorSpace::LumaA) => (Mode::L, ColorSpace::Luma),
-        Some(ColorSpace::CMYK) => (Mode::Cmyk, ColorSpace::CMYK),
-        _ => (Mode::Rgb, ColorSpace::RGB),
-    };
-    decoder.set_options(options.jpeg_set_out_colorspace(output));
-    Ok((mode, decoder.decode().map_err(broken)?))
-}
-
-/// Decodes with the decoder that rounds the interpolated chroma once, like libjpeg.
-fn decode_halved(bytes: &[u8]) -> Result<(Mode, Vec<u8>), DecodeError> {
-    let mut decoder = jpeg_decoder::Decoder::new(bytes);
-    let pixels = decoder.decode().map_err(|e| DecodeError::new(DamageKind::DamagedJpeg, e))?;
-    match decoder.info().map(|info| info.pixel_format) {
-        Some(jpeg_decoder::PixelFormat::RGB24) => Ok((Mode::Rgb, pixels)),
-        other => Err(DecodeError::new(DamageKind::DamagedJpeg, format!("unexpected pixel format {other:?}"))),
-    }
-}
-
-/// Facts from the markers before the first scan.
-struct JpegHeader {
-    width: usize,
-    height: usize,
-    /// Whether both chroma components have half the width and half the height.
-    halves_chroma: bool,
-    is_adobe: bool,
-}
-
-impl JpegHeader {
-    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut is_adobe = false;
-        let mut frame = None;
-        // Segments: FF, marker, length (2 bytes, itself included), content.
-        let mut at = 2;
-        while let [0xFF, marker, high, low, ref content @ ..] = bytes[at.min(bytes.len())..] {
-            match marker {
-                0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => return Err(unsupported_jpeg(marker)),
-                0xFF => {
-                    at += 1; // fill byte
-                    continue;
-                }
-                0xDA => break,
-                0xEE if content.starts_with(b"Adobe") => is_adobe = true,
-                // Start of frame: precision, height, width, components, then (id, sampling, table) each.
-                0xC0..=0xC2 => frame = Some(content),
-                _ => {}
-            }
-            at += 2 + usize::from(u16::from_be_bytes([high, low])).max(2);
-        }
-        let Some([_, h1, h0, w1, w0, components, rows @ ..]) = frame else {
-            return Err(DecodeError::new(DamageKind::DamagedJpeg, "no frame header"));
-        };
-        let sampling =
-            rows.chunks_exact(3).take(usize::from(*components)).map(|row| row[1]).collect::<Vec<_>>();
-        Ok(JpegHeader {
-            width: usize::from(u16::from_be_bytes([*w1, *w0])),
-            height: usize::from(u16::from_be_bytes([*h1, *h0])),
-            halves_chroma: sampling == [0x22, 0x11, 0x11],
-            is_adobe,
-        })
-    }
-}
-
-/// Returns the error for a JPEG variant that is not supported, from its start-of-frame marker.
-fn unsupported_jpeg(marker: u8) -> DecodeError {
-    let variant = match marker {
-        0xC3 => "lossless",
-        0xC5..=0xC7 => "hierarchical",
-        _ => "arithmetic",
-    };
-    let reason =
-        format!("JPEG with {variant} coding is not supported: save it as baseline or progressive JPEG");
-    DecodeError::new(DamageKind::UnsupportedImage, reason)
-}
-
-/// Whether an end-of-image marker follows the last scan. Decoders fill missing parts with grey, which would be learned.
-fn ends_properly(bytes: &[u8]) -> bool {
-    // Some cameras append padding or notes, so the marker may be anywhere behind the start of the last scan.
-    let scan = bytes.windows(2).rposition(|pair| pair == [0xFF, 0xDA]).unwrap_or(0);
-    bytes[scan..].windows(2).any(|pair| pair == [0xFF, 0xD9])
+    if bytes.starts_with(&[0xFF, 0xD8]) { jpeg::decode(bytes) } else { decode_other(bytes) }
 }
 
 #[cfg(feature = "formats")]
@@ -336,7 +228,8 @@ fn decode_other(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     Err(DecodeError::new(DamageKind::NotAnImage, "not a JPEG file"))
 }
 
-fn check_size(width: u64, height: u64) -> Result<(), DecodeError> {
+/// Checks that an image has pixels, and at most [`MAX_PIXELS`].
+pub(super) fn check_size(width: u64, height: u64) -> Result<(), DecodeError> {
     if width == 0 || height == 0 {
         return Err(DecodeError::new(
             DamageKind::EmptyImage,

@@ -11,6 +11,7 @@ pub mod augment;
 mod color;
 pub mod decode;
 mod kernel;
+mod jpeg;
 pub mod orientation;
 #[cfg(feature = "formats")]
 mod png;

@@ -6,6 +6,7 @@ mod download;
 mod hostile_images;
 mod hub;
 mod image_variants;
+mod jpeg;
 mod loader;
 mod log;
 mod nothing_lost;
