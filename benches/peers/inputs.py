@@ -132,10 +132,10 @@ def batches(folder, count, side, context, lengths):
     save_file(dict(images=images, tokens=tokens), folder / "batches.safetensors")
 
 
-def class_image(generator, label, patterns):
+def class_image(generator, label, patterns, contrast):
     """An image of a class: the pattern of the class, shifted, in strong noise."""
     shift = tuple(int(value) for value in generator.integers(-1, 2, 2))
-    pixels = 128 + 30 * np.roll(patterns[label], shift, (0, 1)) + 42 * generator.standard_normal((SIDE, SIDE, 3))
+    pixels = 128 + contrast * np.roll(patterns[label], shift, (0, 1)) + 42 * generator.standard_normal((SIDE, SIDE, 3))
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
@@ -153,7 +153,7 @@ def zero_shot(folder):
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
     for _ in range(120):
         labels = generator.integers(0, len(names), 32)
-        images = torch.stack([torch.from_numpy(class_image(generator, label, patterns)) for label in labels])
+        images = torch.stack([torch.from_numpy(class_image(generator, label, patterns, 30)) for label in labels])
         images = (images.permute(0, 3, 1, 2) / 255 - mean) / std
         logits = clip.logit_scale.exp() * clip.encode_image(images, True) @ clip.encode_text(texts, True).T
         optimizer.zero_grad()
@@ -164,7 +164,9 @@ def zero_shot(folder):
     for label, name in enumerate(names):
         (folder / "images" / name).mkdir(parents=True)
         for index in range(IMAGES // len(names)):
-            Image.fromarray(class_image(generator, label, patterns)).save(folder / "images" / name / f"{index:04}.png")
+            # Less contrast than in the training, so that some images are taken for another class.
+            pixels = class_image(generator, label, patterns, 8)
+            Image.fromarray(pixels).save(folder / "images" / name / f"{index:04}.png")
 
 
 MAKERS = {

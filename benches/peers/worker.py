@@ -16,13 +16,29 @@ import numpy as np
 import torch
 
 
+# Names in the paths of the libraries for GPUs, which the registry's torch for Linux loads even on a machine without one.
+CUDA = ("/nvidia/", "cuda", "triton")
+
+
 def peak_memory():
-    """Returns the peak of the resident memory in bytes, or None if the system does not report it."""
+    """Returns the peak of the resident memory in bytes, or None if the system does not report it.
+
+    The pages of these libraries do not count: torch's CPU build, which the registry does not have, would not load them.
+    """
     try:
-        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+        status = pathlib.Path("/proc/self/status").read_text().splitlines()
+        maps = pathlib.Path("/proc/self/smaps").read_text().splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), None)
+    is_cuda, cuda = False, 0
+    for line in maps:
+        # A mapping starts with its addresses and ends with the path of its file; its properties follow.
+        if not line.split()[0].endswith(":"):
+            is_cuda = any(name in line for name in CUDA)
+        elif is_cuda and line.startswith("Rss:"):
+            cuda += int(line.split()[1])
+    peak = next((int(line.split()[1]) for line in status if line.startswith("VmHWM:")), None)
+    return None if peak is None else (peak - cuda) << 10
 
 
 def opened(case):
