@@ -27,6 +27,8 @@ CAPTIONS = 20_000
 # The zero-shot data set: images, their side in pixels, and the model that is trained on such images.
 IMAGES, SIDE, ZERO_SHOT_MODEL = 10_000, 32, "ViT-micro-32px"
 START, END = 49406, 49407
+# File in each input: the version of this script that made it.
+VERSION = "version"
 WORDS = (
     "a the of in on with and two three some old young small large red blue green white black brown wooden stone metal "
     "man woman boy girl child dog cat horse bird sheep cow bear train bus car bicycle boat plane street road bridge "
@@ -181,23 +183,24 @@ MAKERS = {
 
 def main():
     root = pathlib.Path(sys.argv[1])
-    version, wanted = root / "version", hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest()
-    if not version.exists() or version.read_text() != wanted:
-        shutil.rmtree(root, ignore_errors=True)
-        root.mkdir(parents=True)
-        version.write_text(wanted)
+    wanted = hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest()
     for name in sys.argv[2:]:
         folder = root / name
-        if folder.exists():
+        version = folder / VERSION
+        if version.exists() and version.read_text() == wanted:
             continue
+        if folder.exists() and not version.exists():
+            sys.exit(f"error: `{folder}` was not made by this script: move it")
         print(f"making {name}", file=sys.stderr)
         partial = folder.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        for old in (partial, folder):
+            shutil.rmtree(old, ignore_errors=True)
         partial.mkdir(parents=True)
         if name.startswith("models/"):
             model(partial, name.removeprefix("models/"))
         else:
             MAKERS[name](partial)
+        (partial / VERSION).write_text(wanted)
         partial.rename(folder)
 
 

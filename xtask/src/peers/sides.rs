@@ -147,7 +147,7 @@ pub(super) fn commands(row: &Row, places: &Places, threads: usize, rounds: usize
 
 /// Returns the top-1 accuracy in the output of either side, as a fraction.
 fn accuracy(found: &Value) -> Option<f64> {
-    found["top1"].as_f64().or_else(|| found["sets"][0]["metrics"]["top1"].as_f64())
+    found["top1"].as_f64().or_else(|| found["sets"][0]["top1"].as_f64())
 }
 
 fn program(places: &Places, args: &[&str]) -> Command {
@@ -200,6 +200,14 @@ done
             command.args(["-c", script]);
             assert!(Worker::start(&mut command, Path::new("nowhere")).is_err(), "{script}");
         }
+    }
+
+    #[test]
+    fn both_sides_report_an_accuracy() {
+        let of = |text: &str| accuracy(&serde_json::from_str(text).unwrap());
+        assert_eq!(of(r#"{"top1": 0.5, "images": 4}"#), Some(0.5));
+        assert_eq!(of(r#"{"model": "m", "sets": [{"set": "s", "top1": 0.25}]}"#), Some(0.25));
+        assert_eq!(of(r#"{"sets": []}"#), None);
     }
 
     #[test]
