@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: sweeps that compare methods, and micro-benchmarks of the hot paths.
+//! `cargo xtask bench`: sweeps that compare methods, micro-benchmarks of the hot paths, and the comparison with Python.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::program::{self, with_libtorch};
 use crate::shell::{cargo, root, run as run_program, say};
-use crate::{setup, train};
+use crate::{peers, setup, train};
 
 /// Folder of the sweep files.
 const SWEEPS: &str = "configs/sweeps";
@@ -23,9 +23,10 @@ pub(crate) fn run(rest: &[String]) -> Result<()> {
         }
         Some((kind, rest)) if kind == "sweep" => sweep(rest.to_vec()),
         Some((kind, rest)) if kind == "micro" => micro(rest),
+        Some((kind, rest)) if kind == "peers" => peers::run(rest),
         Some((other, _)) => {
             bail!(
-                "unknown benchmark `{other}`: use `sweep FILE`, `micro [FILTER]`, or no argument to list the sweeps and run a small one"
+                "unknown benchmark `{other}`: use `sweep FILE`, `micro [FILTER]`, `peers`, or no argument to list the sweeps and run a small one"
             )
         }
     }
@@ -49,6 +50,7 @@ fn list() -> Result<()> {
         ));
     }
     say("micro-benchmarks: cargo xtask bench micro [FILTER]");
+    say("comparison with Python's open_clip: cargo xtask bench peers");
     Ok(())
 }
 

@@ -5,6 +5,7 @@ mod check;
 mod disk;
 mod doctor;
 mod install;
+mod peers;
 mod program;
 mod python;
 mod setup;
@@ -41,7 +42,8 @@ enum Command {
     Test(Test),
     /// Set up and check format, repository rules, lints and documentation.
     Check,
-    /// Set up, build and run a sweep (`sweep FILE`) or the micro-benchmarks (`micro [FILTER]`).
+    /// Set up, build and run a sweep (`sweep FILE`), the micro-benchmarks (`micro [FILTER]`), or the comparison with
+    /// Python's open_clip (`peers`, see `peers --help`).
     ///
     /// Without arguments, lists the sweeps and runs a small one on the embedded emoji.
     Bench(Forwarded),

@@ -1,4 +1,4 @@
-//! `cargo xtask test --python`: tests against Python's open_clip and transformers.
+//! The Python environment with open_clip and transformers, and `cargo xtask test --python`, the tests against them.
 //!
 //! These tests are separate from the others, because their downloads are far larger.
 
@@ -13,8 +13,8 @@ use crate::shell::{root, run as run_program, say};
 use crate::{program, setup};
 
 /// Packages that the scripts may import, besides their dependencies.
-const PACKAGES: [&str; 4] =
-    ["open_clip_torch==3.3.0", "transformers", "torch==2.11.0", "torchvision==0.26.0"];
+pub(crate) const PACKAGES: [&str; 5] =
+    ["open_clip_torch==3.3.0", "transformers", "torch==2.11.0", "torchvision==0.26.0", "pillow"];
 /// File inside the environment that lists the packages of a complete installation.
 const STAMP: &str = "clip-distill-packages";
 /// Environment variable with the path of `clip-distill`, for the scripts.
@@ -24,7 +24,7 @@ const PROGRAM: &str = "CLIP_DISTILL_BIN";
 pub(crate) fn run(words: &[String]) -> Result<()> {
     // First, because without scripts nothing needs to be installed or built.
     let scripts = scripts(&root().join("tests/python"), words)?;
-    let python = environment(&["python3".into(), "python".into()], &root().join(".venv"), free_kib)?;
+    let python = environment()?;
     let libtorch = setup::run(false)?;
     say("building clip-distill");
     // The scripts must not inherit the library path: Python's torch would load this libtorch.
@@ -50,8 +50,12 @@ fn scripts(folder: &Path, words: &[String]) -> Result<Vec<PathBuf>> {
     Ok(scripts)
 }
 
-/// Creates the virtual environment with the packages unless it is complete; returns its Python.
-fn environment(pythons: &[PathBuf], folder: &Path, free: FreeKib) -> Result<PathBuf> {
+/// Creates the workspace's virtual environment with the packages unless it is complete; returns its Python.
+pub(crate) fn environment() -> Result<PathBuf> {
+    create(&["python3".into(), "python".into()], &root().join(".venv"), free_kib)
+}
+
+fn create(pythons: &[PathBuf], folder: &Path, free: FreeKib) -> Result<PathBuf> {
     let own = folder.join("bin/python");
     let (stamp, packages) = (folder.join(STAMP), PACKAGES.join("\n"));
     if own.exists() && fs::read_to_string(&stamp).is_ok_and(|text| text == packages) {
@@ -68,9 +72,10 @@ fn environment(pythons: &[PathBuf], folder: &Path, free: FreeKib) -> Result<Path
     ));
     let has_venv =
         |python: &&PathBuf| crate::shell::output(python, &["-c", "import ensurepip, venv"]).is_some();
-    let python = pythons.iter().find(has_venv).context(
-        "python3 with venv is needed for --python: install it (such as the packages python3 and python3-venv)",
-    )?;
+    let python = pythons
+        .iter()
+        .find(has_venv)
+        .context("python3 with venv is needed: install it (such as the packages python3 and python3-venv)")?;
     // An interrupted installation is completed; packages that are already installed are kept.
     run_program(Command::new(python).args(["-m", "venv"]).arg(folder))?;
     // On the disk whose free space was checked, as in `setup`.
@@ -81,7 +86,9 @@ fn environment(pythons: &[PathBuf], folder: &Path, free: FreeKib) -> Result<Path
     let result = run_program(pip.args(PACKAGES).env("TMPDIR", &temporary));
     // A killed pip leaves files behind, too.
     let _ = fs::remove_dir_all(&temporary);
-    result.context("the packages could not be installed: check the connection and the disk, then run `cargo xtask test --python` again")?;
+    result.context(
+        "the packages could not be installed: check the connection and the disk, then run the command again",
+    )?;
     fs::write(&stamp, packages).with_context(|| format!("cannot write `{}`", stamp.display()))?;
     Ok(own)
 }
@@ -123,7 +130,7 @@ esac
         let python = FakePython::new(PYTHON);
         let folder = tempfile::tempdir().unwrap();
         let venv = folder.path().join(".venv");
-        let make = || environment(&["no-such-python".into(), python.program.clone()], &venv, |_| None);
+        let make = || create(&["no-such-python".into(), python.program.clone()], &venv, |_| None);
         python.set_mode("cut");
         assert!(format!("{:#}", make().unwrap_err()).contains("could not be installed"));
         python.set_mode("whole");
@@ -144,7 +151,7 @@ esac
     fn too_little_disk_space_fails_before_anything_is_written() {
         let python = FakePython::new(PYTHON);
         let venv = python.folder.path().join(".venv");
-        let error = environment(std::slice::from_ref(&python.program), &venv, |_| Some(7 << 10)).unwrap_err();
+        let error = create(std::slice::from_ref(&python.program), &venv, |_| Some(7 << 10)).unwrap_err();
         assert!(error.to_string().contains("7 MB free"), "{error}");
         assert!(python.log().is_empty() && !venv.exists());
     }

@@ -196,6 +196,9 @@ pub(crate) struct Bench {
     /// Measure one case, given as JSON, in this process.
     #[arg(long, value_name = "JSON", hide = true)]
     pub case: Option<String>,
+    /// Measure rounds of the case in a JSON file, one for each line of standard input, and write its results to a file.
+    #[arg(long, value_names = ["CASE", "RESULTS"], num_args = 2, hide = true)]
+    pub rounds: Vec<PathBuf>,
 }
 
 /// Precision of matrix products and convolutions.

@@ -1,12 +1,14 @@
 //! Measures the training step on random data: time, throughput, memory, and the share of the device's peak.
 
 mod memory;
+mod rounds;
 mod step;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
+pub(crate) use rounds::serve;
 use serde::{Deserialize, Serialize};
 pub(crate) use step::measure;
 use trainer::recipe::{DeviceSetting, PrecisionConfig};

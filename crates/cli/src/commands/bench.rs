@@ -7,7 +7,7 @@ use tch::Device;
 use trainer::model::device;
 
 use crate::args::{Bench, ProductPrecision};
-use crate::bench::{Case, in_process, measure, table};
+use crate::bench::{Case, in_process, measure, serve, table};
 use crate::commands::train::VERSION;
 use crate::exit::Code;
 use crate::output;
@@ -21,6 +21,10 @@ pub(crate) fn run(args: Bench) -> anyhow::Result<Code> {
     if let Some(case) = &args.case {
         let case = serde_json::from_str::<Case>(case).context("--case")?;
         output::json(&measure(&case)?)?;
+        return Ok(Code::Done);
+    }
+    if let [case, results] = &args.rounds[..] {
+        serve(case, results)?;
         return Ok(Code::Done);
     }
     let device = args.device.resolve()?;

@@ -8,5 +8,6 @@ mod data;
 mod inference;
 mod machine;
 mod models;
+mod rounds;
 mod settings;
 mod teacher_tokenizer;

@@ -268,7 +268,10 @@ impl Processor {
 
     /// Converts ids of `context_length` each to a tensor `[texts, length]`, trimmed to the longest text if the tower
     /// allows it.
-    fn token_tensor(&self, ids: &[i64], device: Device) -> Result<Tensor> {
+    ///
+    /// # Errors
+    /// [`Error::Torch`] if memory runs out.
+    pub fn token_tensor(&self, ids: &[i64], device: Device) -> Result<Tensor> {
         let context = self.context_length;
         let length = ids.chunks_exact(context).map(|row| self.trim.length(row)).max().unwrap_or(context);
         let trimmed =
