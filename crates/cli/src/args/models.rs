@@ -185,6 +185,15 @@ pub(crate) struct Bench {
     /// Pairs per batch [default: chosen for the device].
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub batch: Vec<u64>,
+    /// Pairs per pass of the student, like `train.micro_batch` [default: the whole batch].
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub micro_batch: Option<NonZeroUsize>,
+    /// Sides of the student's images in pixels, multiples of the patch size [default: the preset's].
+    #[arg(long, value_name = "PX", value_delimiter = ',', value_parser = clap::value_parser!(i64).range(1..))]
+    pub image_size: Vec<i64>,
+    /// Measure training steps only, no distillation steps.
+    #[arg(long, conflicts_with = "teacher")]
+    pub no_teacher: bool,
     /// Precisions [default: fp32, and bf16 if the device has instructions for it].
     #[arg(long, value_name = "PRECISION", value_delimiter = ',')]
     pub precision: Vec<ProductPrecision>,

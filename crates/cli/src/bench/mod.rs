@@ -23,6 +23,12 @@ pub(crate) struct Case {
     pub teacher: Option<String>,
     /// Pairs per batch.
     pub batch: u64,
+    /// Pairs per pass of the student, `train.micro_batch`; `None` for the whole batch.
+    #[serde(default)]
+    pub micro_batch: Option<usize>,
+    /// Side of the student's images in pixels, if not the preset's.
+    #[serde(default)]
+    pub image_size: Option<i64>,
     /// Precision of matrix products.
     pub precision: PrecisionConfig,
     /// Device to measure.
@@ -88,13 +94,29 @@ fn failure(errors: &str, status: &str) -> String {
 
 /// Returns the measurements as a table.
 pub(crate) fn table(rows: &[Row]) -> Table {
-    let numbers = ["batch", "step, ms", "samples/s", "TFLOP/s", "of peak, %", "memory, MiB"];
+    let numbers = [
+        "image, px",
+        "batch",
+        "micro-batch",
+        "step, ms",
+        "samples/s",
+        "TFLOP/s",
+        "of peak, %",
+        "memory, MiB",
+    ];
     let mut table = Table::new(["student", "teacher", "precision"]).with_numbers(numbers);
     for Row { case, measured, error } in rows {
         let teacher = case.teacher.as_deref().map_or(Cell::Missing, Cell::from);
         let precision = format!("{:?}", case.precision).to_lowercase();
-        let mut cells =
-            vec![case.student.as_str().into(), teacher, precision.as_str().into(), Cell::Count(case.batch)];
+        let count = |number: Option<u64>| number.map_or(Cell::Missing, Cell::Count);
+        let mut cells = vec![
+            case.student.as_str().into(),
+            teacher,
+            precision.as_str().into(),
+            count(case.image_size.map(i64::unsigned_abs)),
+            Cell::Count(case.batch),
+            count(case.micro_batch.map(|size| size as u64)),
+        ];
         match measured {
             Some(found) => cells.extend([
                 Cell::number(found.step_seconds * 1e3, 1),
@@ -131,6 +153,8 @@ mod tests {
             student: "ViT-T-16".into(),
             teacher: Some("ViT-B-16".into()),
             batch: 16,
+            micro_batch: Some(4),
+            image_size: Some(160),
             precision: PrecisionConfig::Bf16,
             device: DeviceSetting::Cpu,
             steps: 3,
@@ -145,7 +169,7 @@ mod tests {
         };
         let failed = Row { case: case.clone(), measured: None, error: Some("out of memory".into()) };
         let text = table(&[Row { case, measured: Some(measured), error: None }, failed]).to_string();
-        for part in ["ViT-B-16", "bf16", "500.0", "32.0", "2.000", "25.0", "out of memory"] {
+        for part in ["ViT-B-16", "bf16", "500.0", "32.0", "2.000", "25.0", "160", "out of memory"] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }

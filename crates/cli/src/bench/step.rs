@@ -33,7 +33,8 @@ pub(crate) fn measure(case: &Case) -> anyhow::Result<Measured> {
     let precision = case.precision.on(device);
     let peak_flops = peak(device, precision)?;
     tch::manual_seed(0);
-    let config = presets::get(&case.student)?;
+    let mut config = presets::get(&case.student)?;
+    config.vision_cfg.image_size = case.image_size.unwrap_or(config.vision_cfg.image_size);
     let teacher_config = case.teacher.as_deref().map(presets::get).transpose()?;
     let student_input = input(&config, case.batch, device)?;
     let mut signals = Vec::new();
@@ -46,7 +47,7 @@ pub(crate) fn measure(case: &Case) -> anyhow::Result<Measured> {
     }
     let widths = signals.iter().map(TeacherSignal::width).collect::<Vec<_>>();
     let objective = Objective::new(&terms(!signals.is_empty()), config.embed_dim, &widths, device)?;
-    let settings = StepSettings { precision, ..StepSettings::default() };
+    let settings = StepSettings { precision, micro_batch: case.micro_batch, ..StepSettings::default() };
     let student = Clip::new(&config, device, 0)?;
     let mut state =
         TrainState::new(student, objective, &OptimizerConfig::default(), None)?.with_settings(settings);

@@ -1,5 +1,7 @@
 //! `clip-distill bench`: speed and memory of training and distillation steps.
 
+use std::num::NonZeroUsize;
+
 use anyhow::{Context, bail};
 use clip_model::{Precision, presets};
 use serde_json::json;
@@ -87,17 +89,25 @@ fn cases(args: &Bench, device: Device) -> anyhow::Result<Vec<Case>> {
     };
     let mut cases = Vec::new();
     for (student, batches) in &students {
-        let small = presets::get(student)?.vision_cfg.image_size < 64;
+        let preset = presets::get(student)?.vision_cfg.image_size;
+        let small = preset < 64;
+        let sizes = if args.image_size.is_empty() { &vec![preset] } else { &args.image_size };
         let teacher =
             args.teacher.clone().unwrap_or_else(|| if small { "ViT-micro-32px" } else { "ViT-B-16" }.into());
         presets::get(&teacher)?;
-        for batch in batches {
+        for (image_size, batch) in
+            sizes.iter().flat_map(|size| batches.iter().map(move |batch| (size, batch)))
+        {
             for precision in &precisions {
-                for teacher in [None, Some(teacher.clone())] {
+                for teacher in
+                    [None, Some(teacher.clone())].into_iter().filter(|t| t.is_none() || !args.no_teacher)
+                {
                     cases.push(Case {
                         student: student.clone(),
                         teacher,
                         batch: *batch,
+                        micro_batch: args.micro_batch.map(NonZeroUsize::get),
+                        image_size: Some(*image_size),
                         precision: (*precision).into(),
                         device: args.device.chosen.unwrap_or_default(),
                         steps: args.steps.get(),

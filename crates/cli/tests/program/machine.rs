@@ -74,6 +74,15 @@ fn bench_measures_a_step_without_and_with_a_teacher() {
         assert!(cfg!(not(target_os = "linux")) || case["memory"].as_u64().unwrap() > 1 << 20);
         assert!(case["error"].is_null());
     }
+    let sizes = "bench --device cpu --preset ViT-pico-32px --batch 4 --micro-batch 2 --image-size 16,32 --no-teacher --steps 1";
+    let said = done(&[&sizes.split(' ').collect::<Vec<_>>()[..], &["--json"]].concat());
+    let found = serde_json::from_str::<Value>(&said).unwrap();
+    let cases = found["cases"].as_array().unwrap();
+    assert_eq!(
+        cases.iter().map(|case| case["image_size"].as_i64()).collect::<Vec<_>>(),
+        [Some(16), Some(32)]
+    );
+    assert!(cases.iter().all(|case| case["micro_batch"] == 2 && case["error"].is_null()), "{said}");
     assert!(failed(&["bench", "--device", "cpu", "--preset", "ViT-nothing"]).contains("ViT-nothing"));
     assert!(failed(&["bench", "--device", "cpu", "--batch", "0"]).contains("--batch"));
 }

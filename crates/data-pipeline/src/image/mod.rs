@@ -10,8 +10,8 @@ use crate::Error;
 pub mod augment;
 mod color;
 pub mod decode;
-mod kernel;
 mod jpeg;
+mod kernel;
 pub mod orientation;
 #[cfg(feature = "formats")]
 mod png;
