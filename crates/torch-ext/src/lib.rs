@@ -6,6 +6,7 @@ pub mod attention;
 mod call;
 pub mod cuda;
 pub mod gradient;
+pub mod layout;
 pub mod linear;
 pub mod lists;
 pub mod products;

@@ -6,6 +6,7 @@ pub(crate) mod timm;
 pub(crate) mod vit;
 
 use tch::Tensor;
+use torch_ext::layout::channels_last;
 
 use crate::activation::Activation;
 use crate::config::{TowerKind, VisionConfig};
@@ -56,7 +57,10 @@ impl ImageTower {
         self.check_shape(images)?;
         let embedding = match &self.architecture {
             Architecture::Vit(tower) => tower.forward(images, tape),
-            Architecture::ResNet(tower) => tower.forward(images, tape),
+            Architecture::ResNet(tower) => tower.forward(&channels_last(images), tape),
+            Architecture::Timm(tower) if tower.is_convolutional() => {
+                tower.forward(&channels_last(images), tape)
+            }
             Architecture::Timm(tower) => tower.forward(images, tape),
         };
         Ok(embedding.to_kind(tch::Kind::Float))

@@ -2,5 +2,6 @@
 
 #include "attention.cpp"
 #include "gradient.cpp"
+#include "layout.cpp"
 #include "linear.cpp"
 #include "lists.cpp"

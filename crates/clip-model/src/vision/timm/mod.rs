@@ -246,6 +246,11 @@ impl TimmTower {
         Ok(TimmTower { trunk: model, drop: Dropout::new(path, config.timm_drop), proj })
     }
 
+    /// Whether most of the tower's layers are convolutions.
+    pub(crate) fn is_convolutional(&self) -> bool {
+        !matches!(self.trunk, Model::Swin(_) | Model::Siglip(_))
+    }
+
     /// Encodes normalised images `[batch, 3, size, size]` to embeddings `[batch, embed]`.
     pub(crate) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
         let features = match &self.trunk {
