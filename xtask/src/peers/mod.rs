@@ -98,9 +98,10 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     for (index, row) in rows.iter().enumerate() {
         say(&format!("{} of {}: {}", index + 1, rows.len(), row.name));
         let outcome = measure(row, &places, threads, rounds);
-        if let Err(error) = &outcome {
-            say(&format!("error: {}: {error:#}", row.name));
-        }
+        say(&match &outcome {
+            Ok(found) => table::line(found),
+            Err(error) => format!("error: {}: {error:#}", row.name),
+        });
         outcomes.push(outcome);
     }
     let report = table::Report { args, machine, threads, rows: &rows, outcomes: &outcomes };

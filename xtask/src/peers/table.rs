@@ -142,6 +142,14 @@ fn cells(row: &Row, outcome: &Outcome) -> Vec<String> {
     vec![value(Side::Peer), value(Side::Here), median, range, bar(row), met.into()]
 }
 
+/// Returns the ratio of a row on one line, for progress.
+pub(super) fn line(outcome: &Outcome) -> String {
+    match outcome.ratio() {
+        Some(ratio) => format!("  ratio {:.2} ({:.2}..{:.2})", ratio.median, ratio.low, ratio.high),
+        None => "  no ratio".into(),
+    }
+}
+
 /// Whether the median ratio reaches the bar, if the row has one.
 fn is_met(row: &Row, ratio: Option<Spread>) -> Option<bool> {
     Some(row.bar?.is_met(ratio?.median))
