@@ -253,7 +253,8 @@ fn commands_turn_images_upright_on_request() {
     let mut jpeg = Vec::new();
     picture.write_to(&mut std::io::Cursor::new(&mut jpeg), image::ImageFormat::Jpeg).unwrap();
     let exif = b"\xFF\xE1\0\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x03\0\0\0\0\0\0";
-    let decoded = image::load_from_memory(&jpeg).unwrap().to_rgb8();
+    let decoded = data_pipeline::image::decode(&jpeg).unwrap().to_rgb().pixels;
+    let decoded = image::RgbImage::from_raw(32, 32, decoded).unwrap();
     for folder in ["turned/a", "upright/a"] {
         fs::create_dir_all(place.path(folder)).unwrap();
     }
