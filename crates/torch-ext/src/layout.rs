@@ -7,8 +7,7 @@ use tch::Tensor;
 use crate::call;
 
 /// Returns `images` `[batch, channels, height, width]` in PyTorch's format `channels_last`: the channels of a pixel lie
-/// side by side in memory. Convolutions, norms and activations keep the format, and are faster in it on GPUs with tensor
-/// cores and in oneDNN.
+/// side by side in memory. Convolutions, norms and activations keep the format.
 ///
 /// # Panics
 /// If the tensor does not have four axes or memory runs out, like tch's functions without `f_`.

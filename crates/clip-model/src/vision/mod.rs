@@ -55,13 +55,15 @@ impl ImageTower {
     /// [`Error::Shape`] if the images have another shape.
     pub(crate) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
         self.check_shape(images)?;
+        let images = match self.is_convolutional() && images.device().is_cuda() {
+            // Tensor cores read this layout; in the other one, cuDNN copies the operands of each convolution.
+            true => channels_last(images),
+            false => images.shallow_clone(),
+        };
         let embedding = match &self.architecture {
-            Architecture::Vit(tower) => tower.forward(images, tape),
-            Architecture::ResNet(tower) => tower.forward(&channels_last(images), tape),
-            Architecture::Timm(tower) if tower.is_convolutional() => {
-                tower.forward(&channels_last(images), tape)
-            }
-            Architecture::Timm(tower) => tower.forward(images, tape),
+            Architecture::Vit(tower) => tower.forward(&images, tape),
+            Architecture::ResNet(tower) => tower.forward(&images, tape),
+            Architecture::Timm(tower) => tower.forward(&images, tape),
         };
         Ok(embedding.to_kind(tch::Kind::Float))
     }
@@ -122,6 +124,15 @@ impl ImageTower {
             }
         }
         Ok(())
+    }
+
+    /// Whether most layers are convolutions.
+    fn is_convolutional(&self) -> bool {
+        match &self.architecture {
+            Architecture::Vit(_) => false,
+            Architecture::ResNet(_) => true,
+            Architecture::Timm(tower) => tower.is_convolutional(),
+        }
     }
 
     fn check_shape(&self, images: &Tensor) -> Result<()> {
