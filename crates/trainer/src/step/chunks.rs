@@ -88,10 +88,10 @@ impl TrainState {
             parts.push(Part { losses, scale: scale.detach(), share });
         }
 
-        if let (Some(drawn), Some(leaf)) = (&classes, &class_leaf) {
-            if let Some(sum) = dot(&drawn.weights, &leaf.grad()) {
-                sum.f_backward()?;
-            }
+        if let (Some(drawn), Some(leaf)) = (&classes, &class_leaf)
+            && let Some(sum) = dot(&drawn.weights, &leaf.grad())
+        {
+            sum.f_backward()?;
         }
         class_tape.backward(mode)?;
         for (start, count) in spans(rows, size) {
