@@ -39,7 +39,7 @@ fn classes(c: &mut Criterion) {
     group.finish();
 }
 
-/// A million texts take half a minute on two cores and a gigabyte.
+/// A million texts need a gigabyte.
 fn galleries(c: &mut Criterion) {
     let mut group = c.benchmark_group("retrieval with 1,000 images");
     group.sample_size(10);

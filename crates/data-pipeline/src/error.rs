@@ -87,7 +87,7 @@ pub enum Error {
         path: PathBuf,
         /// The line and the likely encoding.
         problem: crate::text::NotUtf8,
-        /// A remedy in addition to a conversion; empty if there is none.
+        /// Another remedy besides converting the file, or an empty text.
         remedy: &'static str,
     },
     /// A source without samples.

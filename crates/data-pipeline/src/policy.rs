@@ -52,8 +52,8 @@ impl ErrorPolicy {
     }
 
     /// Whether an evaluation may leave out `damaged` of `samples` images. A set with fewer than 1000 images may lose as
-    /// many as a set with 1000, so that one damaged file does not stop the evaluation of a small set. Training applies
-    /// the same rule to its first samples.
+    /// many as a set with 1000, so that one damaged file does not stop the evaluation of a small set. Training counts
+    /// its first 1000 samples in this way too.
     pub fn allows(self, damaged: usize, samples: usize) -> bool {
         match self {
             ErrorPolicy::Fail => damaged == 0,

@@ -1,8 +1,7 @@
 //! Linear layers with the layer norm or the activation in front of them.
 //!
 //! A norm or an activation and the layer behind it are one step of the graph. The step keeps its input for the backward
-//! pass and computes the output of the norm or the activation again, which is cheap next to the products. A transformer
-//! keeps about a third fewer activations so.
+//! pass, and computes the output of the norm or the activation again, which is cheap next to the products.
 
 use std::ffi::{c_char, c_void};
 

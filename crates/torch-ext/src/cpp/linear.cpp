@@ -1,7 +1,7 @@
 // Linear layers with the layer norm or the activation in front of them, with their gradient.
 //
-// The output of the norm or the activation is not kept for the backward pass but computed again from its input, which is
-// cheap next to the products and saves about a third of a transformer's activations.
+// The backward pass computes the output of the norm or the activation again from its input. This is cheap next to the
+// products and needs less memory.
 //
 // libtorch multiplies float32 matrices with MKL, which uses AVX2 at most on processors of other makers than Intel. oneDNN,
 // in the same library, uses AVX-512 there. `mkldnn_matmul` and `mkldnn_linear_pointwise` are libtorch's own wrappers of

@@ -12,7 +12,8 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// Reads the data from `start` to the next marker. Returns the place of that marker, or `None` if there is none.
+    /// Reads the data from `start` to the next marker. Returns the offset of that marker, or `None` at
+    /// the end of the file.
     pub(super) fn read(&mut self, bytes: &[u8], start: usize) -> Option<usize> {
         self.data.clear();
         let mut at = start;
