@@ -1,5 +1,7 @@
 //! Multi-head self-attention with query, key and value in one matrix.
 
+use std::ops::Range;
+
 use tch::{Device, Tensor};
 use torch_ext::attention::attention;
 use torch_ext::linear::{Front, linear};
@@ -8,6 +10,7 @@ use crate::Result;
 use crate::layers::Linear;
 use crate::mode::Mode;
 use crate::params::{Init, ParamBuilder};
+use crate::pooled_token::PooledToken;
 
 /// Dimensions and initialisation of a self-attention layer.
 #[derive(Clone, Copy, Debug)]
@@ -79,20 +82,52 @@ impl Attention {
     /// Applies self-attention to the output of a norm, with an optional gate per head, `[heads]`. Input and output are
     /// `[batch, seq, width]`.
     pub(crate) fn forward_behind(&self, xs: &Tensor, front: Front<'_>, gates: Option<&Tensor>) -> Tensor {
-        let AttentionConfig { heads, head_width, causal, .. } = self.config;
+        let AttentionConfig { heads, causal, .. } = self.config;
         let qkv = self.queries_keys_values(xs, front);
         let mixed = match qkv.device() {
             Device::Cpu if qkv.numel() > 0 => attention(&qkv, heads, causal),
             _ => self.mixed(&qkv, None),
         };
-        let mixed = match gates {
+        self.out_proj.forward(&self.gated(mixed, gates))
+    }
+
+    /// Returns what [`Attention::forward_behind`] returns for the pooled token, `[batch, 1, width]`.
+    pub(crate) fn forward_token(
+        &self,
+        xs: &Tensor,
+        front: Front<'_>,
+        token: &PooledToken,
+        gates: Option<&Tensor>,
+    ) -> Tensor {
+        let AttentionConfig { heads, head_width, causal, .. } = self.config;
+        let (batch, seq, inner) = (xs.size()[0], xs.size()[1], heads * head_width);
+        let project = |xs: &Tensor, parts: Range<i64>| {
+            let [start, rows] = [parts.start * inner, (parts.end - parts.start) * inner];
+            let [weight, bias] =
+                [&self.in_proj_weight, &self.in_proj_bias].map(|all| all.narrow(0, start, rows));
+            linear(xs, front, &weight, Some(&bias), self.mode.operand_kind())
+        };
+        let query = project(&token.select(xs), 0..1).view([batch, 1, heads, head_width]).transpose(1, 2);
+        let keys_values = project(xs, 1..3).view([batch, seq, 2, heads, head_width]);
+        let parts = keys_values.permute([2, 0, 3, 1, 4]).unbind(0); // [batch, heads, seq, head width]
+        let mask = if causal { token.causal_mask(seq, xs.device()) } else { None };
+        let mixed =
+            Tensor::scaled_dot_product_attention(&query, &parts[0], &parts[1], mask, 0.0, false, None, false) // [batch, heads, 1, head width]
+                .transpose(1, 2)
+                .reshape([batch, 1, inner]);
+        self.out_proj.forward(&self.gated(mixed, gates))
+    }
+
+    /// Scales the output of each head, `[batch, seq, heads * head width]`.
+    fn gated(&self, mixed: Tensor, gates: Option<&Tensor>) -> Tensor {
+        let AttentionConfig { heads, head_width, .. } = self.config;
+        match gates {
             Some(gates) => {
                 let shape = [mixed.size()[0], mixed.size()[1], heads, head_width];
                 (mixed.view(shape) * gates.view([heads, 1])).flatten(2, 3)
             }
             None => mixed,
-        };
-        self.out_proj.forward(&mixed)
+        }
     }
 
     /// Returns queries, keys and values, `[batch, seq, 3 * heads * head width]`.

@@ -10,6 +10,7 @@ use crate::config::PrunedBlock;
 use crate::gates::{Part, TowerGates};
 use crate::layers::{CLIP_MLP, DropPath, LayerNorm, LayerScale, Mlp, MlpNames, TIMM_MLP};
 use crate::params::{Init, ParamBuilder};
+use crate::pooled_token::PooledToken;
 use crate::tape::Tape;
 
 /// Dimensions of a residual attention block.
@@ -76,10 +77,11 @@ struct Branch<T> {
 }
 
 impl<T> Branch<T> {
-    /// Adds the output of the branch to the residual stream. With gates, the norm uses only the `kept` channels, and
-    /// `factors` scale the output per channel.
+    /// Adds the output of the branch for `xs` to the residual stream `residual`. With gates, the norm uses only the
+    /// `kept` channels, and `factors` scale the output per channel.
     fn add(
         &self,
+        residual: &Tensor,
         xs: &Tensor,
         kept: Option<&Tensor>,
         factors: Option<Tensor>,
@@ -97,7 +99,7 @@ impl<T> Branch<T> {
             Some(factors) => mixed * factors,
             None => mixed,
         };
-        xs + self.drop_path.forward(mixed)
+        residual + self.drop_path.forward(mixed)
     }
 }
 
@@ -153,22 +155,51 @@ impl ResidualAttentionBlock {
 
     /// Applies the block with the gates of its tower; `layer` is its index in the tower.
     pub(crate) fn forward_gated(&self, xs: &Tensor, gates: Option<&TowerGates>, layer: usize) -> Tensor {
+        self.forward_for(xs, None, gates, layer)
+    }
+
+    /// Computes the block's output for the pooled token only: `[batch, seq, width]` to `[batch, 1, width]`.
+    fn forward_token(
+        &self,
+        xs: &Tensor,
+        token: &PooledToken,
+        gates: Option<&TowerGates>,
+        layer: usize,
+    ) -> Tensor {
+        self.forward_for(xs, Some(token), gates, layer)
+    }
+
+    fn forward_for(
+        &self,
+        xs: &Tensor,
+        token: Option<&PooledToken>,
+        gates: Option<&TowerGates>,
+        layer: usize,
+    ) -> Tensor {
         let kept = gates.and_then(TowerGates::kept_channels);
         let block_gates = |part| gates.map(|gates| gates.block(part, layer));
         let factors = |part| gates.map(|gates| gates.branch(part, layer));
-        let xs = match &self.attention {
-            Some(branch) => {
-                let head_gates = block_gates(Part::Heads);
-                branch.add(xs, kept, factors(Part::Attention), |attention, xs, front| {
-                    attention.forward_behind(xs, front, head_gates.as_ref())
-                })
-            }
+        let residual = match token {
+            Some(token) => token.select(xs),
             None => xs.shallow_clone(),
         };
+        let xs =
+            match &self.attention {
+                Some(branch) => {
+                    let head_gates = block_gates(Part::Heads);
+                    branch.add(&residual, xs, kept, factors(Part::Attention), |attention, xs, front| {
+                        match token {
+                            Some(token) => attention.forward_token(xs, front, token, head_gates.as_ref()),
+                            None => attention.forward_behind(xs, front, head_gates.as_ref()),
+                        }
+                    })
+                }
+                None => residual,
+            };
         match &self.mlp {
             Some(branch) => {
                 let channel_gates = block_gates(Part::Mlp);
-                branch.add(&xs, kept, factors(Part::WholeMlp), |mlp, xs, front| {
+                branch.add(&xs, &xs, kept, factors(Part::WholeMlp), |mlp, xs, front| {
                     mlp.forward_behind(xs, front, channel_gates.as_ref())
                 })
             }
@@ -218,6 +249,25 @@ impl Transformer {
             visit(layer, &xs);
             xs
         })
+    }
+
+    /// Applies all blocks and returns the state of the pooled token, `[batch, seq, width]` to `[batch, width]`. The last
+    /// block computes this token only.
+    pub(crate) fn forward_token<'a>(
+        &'a self,
+        xs: Tensor,
+        token: PooledToken,
+        gates: Option<&'a TowerGates>,
+        tape: &mut Tape<'a>,
+    ) -> Tensor {
+        let Some((last, blocks)) = self.resblocks.split_last() else {
+            return token.select(&xs).squeeze_dim(1);
+        };
+        let xs = blocks
+            .iter()
+            .enumerate()
+            .fold(xs, |xs, (layer, block)| tape.run(xs, move |xs| block.forward_gated(xs, gates, layer)));
+        tape.run(xs, move |xs| last.forward_token(xs, &token, gates, blocks.len())).squeeze_dim(1)
     }
 
     /// Returns the number of blocks.

@@ -19,6 +19,7 @@ mod lock;
 mod mode;
 mod names;
 mod params;
+mod pooled_token;
 pub mod presets;
 pub mod prune;
 pub mod resize;

@@ -9,6 +9,7 @@ use crate::gates::TowerGates;
 use crate::layers::{LayerNorm, Linear};
 use crate::lock::Tower;
 use crate::params::{Init, ParamBuilder};
+use crate::pooled_token::PooledToken;
 use crate::states::{BlockOutputs, TextStates};
 use crate::tape::Tape;
 use crate::text_groups::TextGroups;
@@ -117,8 +118,10 @@ impl TextTransformer {
 
     /// Encodes the whole batch at its full length.
     pub(crate) fn forward_ungrouped<'a>(&'a self, tokens: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
-        let states = self.residual_stream(tokens, tape, |_, _| {})?;
-        Ok(self.embed(&states, tokens))
+        let embedded = self.embedded(tokens)?;
+        let pooled =
+            self.transformer.forward_token(embedded, self.pooled_token(tokens), self.gates.as_ref(), tape);
+        Ok(self.project(&pooled))
     }
 
     /// Groups a batch by length. Returns `None` on a GPU, where reading the ids back costs more than the padding.
@@ -143,7 +146,9 @@ impl TextTransformer {
         tape: &mut Tape<'a>,
     ) -> Result<TextStates> {
         let mut outputs = BlockOutputs::new(blocks, self.depth(), Tower::Text)?;
-        let states = self.residual_stream(tokens, tape, |block, xs| outputs.record(block, xs))?;
+        let embedded = self.embedded(tokens)?;
+        let record = |block: usize, xs: &Tensor| outputs.record(block, xs);
+        let states = self.transformer.forward(embedded, self.gates.as_ref(), tape, record); // [batch, length, width]
         let mask = match self.end_positions(tokens) {
             Some(end) => {
                 let positions = Tensor::arange(tokens.size()[1], (Kind::Int64, tokens.device()));
@@ -152,7 +157,7 @@ impl TextTransformer {
             None => tokens.ones_like().to_kind(Kind::Bool),
         };
         Ok(TextStates {
-            embedding: self.embed(&states, tokens),
+            embedding: self.project(&self.pooled_token(tokens).select(&states).squeeze_dim(1)),
             tokens: self.final_norm(&states),
             mask,
             blocks: outputs.into_vec(),
@@ -164,13 +169,8 @@ impl TextTransformer {
         self.transformer.depth()
     }
 
-    /// Returns the residual stream `[batch, length, width]` after the last block.
-    fn residual_stream<'a>(
-        &'a self,
-        tokens: &Tensor,
-        tape: &mut Tape<'a>,
-        visit: impl FnMut(usize, &Tensor),
-    ) -> Result<Tensor> {
+    /// Returns the input of the first block, `[batch, length, width]`.
+    fn embedded(&self, tokens: &Tensor) -> Result<Tensor> {
         let (context, shape) = (self.config.context_length, tokens.size());
         let shortest = if self.config.can_trim() { 1 } else { context };
         if shape.len() != 2 || tokens.kind() != Kind::Int64 || !(shortest..=context).contains(&shape[1]) {
@@ -183,12 +183,10 @@ impl TextTransformer {
         let positions = self.positional_embedding.narrow(0, 0, shape[1]);
         // The fallible form, since the data may contain ids outside the vocabulary.
         let embedded = Tensor::f_embedding(&self.token_embedding, tokens, -1, false, false)? + positions; // [batch, length, width]
-        let gates = self.gates.as_ref();
-        let embedded = match gates {
+        Ok(match &self.gates {
             Some(gates) => gates.apply_hidden(embedded),
             None => embedded,
-        };
-        Ok(self.transformer.forward(embedded, gates, tape, visit))
+        })
     }
 
     /// Applies the last norm, over the channels that the gates keep.
@@ -196,10 +194,9 @@ impl TextTransformer {
         self.ln_final.forward_channels(states, self.gates.as_ref().and_then(TowerGates::kept_channels))
     }
 
-    /// Pools and projects the residual stream: `[batch, length, width]` to embeddings `[batch, embed]`.
-    fn embed(&self, states: &Tensor, tokens: &Tensor) -> Tensor {
-        // Pooling before the norm gives the same values and normalises only one token per text.
-        let pooled = self.final_norm(&self.pool(states, tokens)); // [batch, width]
+    /// Maps the pooled states `[batch, width]` to embeddings `[batch, embed]`.
+    fn project(&self, pooled: &Tensor) -> Tensor {
+        let pooled = self.final_norm(pooled);
         match &self.projection {
             Projection::Matrix(matrix) => pooled.matmul(matrix),
             Projection::Affine(layer) => layer.forward(&pooled).to_kind(Kind::Float),
@@ -207,13 +204,13 @@ impl TextTransformer {
         }
     }
 
-    /// Selects one state per text: `[batch, length, width]` to `[batch, width]`.
-    fn pool(&self, states: &Tensor, tokens: &Tensor) -> Tensor {
-        let Some(end) = self.end_positions(tokens) else {
-            return states.select(1, if self.config.pool_type == TextPool::First { 0 } else { -1 });
-        };
-        let index = end.view([-1, 1, 1]).expand([-1, 1, self.config.width], false);
-        states.gather(1, &index, false).squeeze_dim(1)
+    /// Returns the token whose state becomes the embedding.
+    fn pooled_token(&self, tokens: &Tensor) -> PooledToken {
+        match (self.end_positions(tokens), self.config.pool_type) {
+            (Some(ends), _) => PooledToken::At(ends),
+            (None, TextPool::First) => PooledToken::First,
+            (None, _) => PooledToken::Last,
+        }
     }
 
     /// Returns the position `[batch]` of each text's end token; `None` if the tower pools a fixed position.

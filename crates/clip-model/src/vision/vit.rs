@@ -11,6 +11,7 @@ use crate::layers::LayerNorm;
 use crate::lock::Tower;
 use crate::mode::Mode;
 use crate::params::{Init, ParamBuilder};
+use crate::pooled_token::PooledToken;
 use crate::states::{BlockOutputs, ImageStates};
 use crate::tape::Tape;
 use crate::{Error, Result};
@@ -99,9 +100,7 @@ impl VisionTransformer {
 
     /// Encodes normalised images `[batch, 3, size, size]` to embeddings `[batch, embed]`.
     pub(crate) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Tensor {
-        let stream =
-            self.residual_stream(images, |tokens| self.patch_dropout.forward(tokens), tape, |_, _| {});
-        self.pool(&stream)
+        self.encode(images, |tokens| self.patch_dropout.forward(tokens), tape)
     }
 
     /// Encodes images with a fraction of the patches left out, in training and in evaluation mode.
@@ -111,8 +110,23 @@ impl VisionTransformer {
         fraction: f64,
         tape: &mut Tape<'a>,
     ) -> Tensor {
-        let mask = |tokens| self.patch_dropout.mask(tokens, fraction);
-        self.pool(&self.residual_stream(images, mask, tape, |_, _| {}))
+        self.encode(images, |tokens| self.patch_dropout.mask(tokens, fraction), tape)
+    }
+
+    fn encode<'a>(
+        &'a self,
+        images: &Tensor,
+        drop_patches: impl FnOnce(Tensor) -> Tensor,
+        tape: &mut Tape<'a>,
+    ) -> Tensor {
+        let (embedded, gates) = (self.embedded(images, drop_patches), self.gates.as_ref());
+        match self.pool {
+            VisionPool::Tok => {
+                let class = self.transformer.forward_token(embedded, PooledToken::First, gates, tape);
+                self.final_norm(&class).matmul(&self.proj)
+            }
+            VisionPool::Avg => self.pool(&self.transformer.forward(embedded, gates, tape, |_, _| {})),
+        }
     }
 
     /// Returns embeddings, patch tokens and the outputs of `blocks` (indices from 0).
@@ -131,7 +145,8 @@ impl VisionTransformer {
         }
         let mut outputs = BlockOutputs::new(blocks, self.depth(), Tower::Image)?;
         let record = |block: usize, xs: &Tensor| outputs.record(block, xs);
-        let stream = self.residual_stream(images, |tokens| tokens, tape, record);
+        let embedded = self.embedded(images, |tokens| tokens);
+        let stream = self.transformer.forward(embedded, self.gates.as_ref(), tape, record);
         let patches = stream.narrow(1, 1, stream.size()[1] - 1);
         Ok(ImageStates {
             embedding: self.pool(&stream),
@@ -145,14 +160,8 @@ impl VisionTransformer {
         self.transformer.depth()
     }
 
-    /// Returns the residual stream `[batch, 1 + patches, width]` after the last block.
-    fn residual_stream<'a>(
-        &'a self,
-        images: &Tensor,
-        drop_patches: impl FnOnce(Tensor) -> Tensor,
-        tape: &mut Tape<'a>,
-        visit: impl FnMut(usize, &Tensor),
-    ) -> Tensor {
+    /// Returns the input of the first block, `[batch, 1 + kept patches, width]`.
+    fn embedded(&self, images: &Tensor, drop_patches: impl FnOnce(Tensor) -> Tensor) -> Tensor {
         let (batch, patch, width) = (images.size()[0], self.patch, self.class_embedding.size()[0]);
         let operand = |tensor: &Tensor| self.mode.operand(tensor);
         let patches = operand(images)
@@ -169,11 +178,10 @@ impl VisionTransformer {
             Some(norm) => norm.forward_channels(&tokens, kept),
             None => tokens,
         };
-        let tokens = match gates {
+        match gates {
             Some(gates) => gates.apply_hidden(tokens),
             None => tokens,
-        };
-        self.transformer.forward(tokens, gates, tape, visit)
+        }
     }
 
     /// Applies the last norm, over the channels that the gates keep.
