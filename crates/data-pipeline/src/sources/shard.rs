@@ -198,8 +198,8 @@ impl Index {
 }
 
 impl Groups {
-    /// Opens the group of a key unless it is open, and passes the group that this closes to `finish`. Returns whether
-    /// the key's group was closed before.
+    /// Opens the group of a key unless it is open already, and passes the group that it replaces to `finish`. Returns
+    /// whether the key's group was closed before.
     fn start(&mut self, key: &str, text: &str, finish: impl FnOnce(Group<Span>)) -> bool {
         match self {
             Groups::Consecutive { current, .. } if current.key() == key => false,
