@@ -281,7 +281,7 @@ pub enum StoreProblem {
 pub enum DownloadProblem {
     /// A server that cannot be reached, or a broken connection.
     Network,
-    /// A file with another length or checksum than expected.
+    /// A file with an unexpected length or checksum.
     Checksum,
     /// A file that another process downloads.
     Busy,

@@ -29,7 +29,7 @@ pub struct EvalBatch {
 
 /// Maximum number of damaged samples that a message names.
 const NAMED: usize = 100;
-/// Number of samples that a search for damage reads at once.
+/// Number of samples per batch in a search for damage.
 const SEARCH_BATCH: usize = 256;
 
 /// A sample that cannot be read or decoded.

@@ -185,7 +185,7 @@ registry! {
     /// Structure transfer: images to texts and back.
     GramImageText = Entry::pair("gram-image-text", "the image-text block of gram", THIS_PROJECT,
         |pair, settings| pair.gram(Block::ImageText, settings)).has(Kind::Gram);
-    /// Structure transfer: a bank of teacher embeddings beyond the batch, of both modalities at once.
+    /// Structure transfer: a bank of teacher embeddings beyond the batch, of both modalities together.
     Anchors = Entry::pair("anchors", "KL of similarities to teacher embeddings beyond the batch", THIS_PROJECT,
         |pair, settings| pair.anchors(Loss::Anchors, AnchorScope::Joint, settings))
         .reads(&[Input::Anchors]).learns(&[Part::Projections]).has(Kind::Anchors).by_rows();

@@ -163,7 +163,7 @@ fn decode_any(bytes: &[u8]) -> Result<Decoded, DecodeError> {
 fn decode_other(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     match decode_whole(bytes) {
         Err(error) if bytes.starts_with(png::SIGNATURE) && error.kind == DamageKind::DamagedImage => {
-            // PIL reads a PNG whose pixels are complete, even if the chunks behind them are cut off.
+            // PIL reads a PNG with complete pixels, even if the chunks after them are truncated.
             png::complete(bytes).and_then(|whole| decode_whole(&whole).ok()).ok_or(error)
         }
         decoded => decoded,
