@@ -73,7 +73,7 @@ fn images(c: &mut Criterion) {
     group.finish();
 }
 
-/// Reads samples of a WebDataset without decoding them, in order and shuffled. The shards are in the page cache.
+/// Measures reading of WebDataset samples without decoding, in order and shuffled. The shards are in the page cache.
 fn shards(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut random = 1u64;

@@ -1,4 +1,4 @@
-//! Evaluation of stored embeddings: classification by the number of classes, retrieval by the size of the gallery.
+//! Evaluation of stored embeddings: classification by number of classes, retrieval by gallery size.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
@@ -8,7 +8,7 @@ use zeroshot_eval::{Accuracy, Classifier, retrieval};
 const WIDTH: usize = 256;
 const IMAGES: usize = 1000;
 
-/// Returns unit rows that follow from their position.
+/// Returns `count` deterministic pseudo-random rows of unit length, `[count, WIDTH]`.
 fn rows(count: usize) -> Array2<f32> {
     let mut state = 1u64;
     let mut rows = Array2::from_shape_simple_fn((count, WIDTH), || {
@@ -39,7 +39,7 @@ fn classes(c: &mut Criterion) {
     group.finish();
 }
 
-/// A million texts need a gigabyte.
+/// Measures retrieval with up to a million texts, whose embeddings take 1 GB.
 fn galleries(c: &mut Criterion) {
     let mut group = c.benchmark_group("retrieval with 1,000 images");
     group.sample_size(10);

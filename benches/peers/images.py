@@ -1,4 +1,4 @@
-"""Decoding and transforming JPEG images, as open_clip does it: Pillow and torchvision."""
+"""Decodes and transforms JPEG images with Pillow and torchvision, as open_clip does."""
 
 import io
 import json
@@ -11,12 +11,12 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-# Images whose pixels are compared.
+# Number of images whose pixels are compared.
 COMPARED = 8
 
 
 class Images:
-    """One round decodes and transforms every photo once, from its bytes in memory."""
+    """Photos in memory. A round decodes and transforms each of them once."""
 
     def __init__(self, case):
         folder = pathlib.Path(case["folder"])
@@ -31,7 +31,7 @@ class Images:
         files = self.files[:COMPARED]
         if not self.training:
             return torch.stack([self.transform(Image.open(io.BytesIO(file))) for file in files]).flatten()
-        # The two sides draw other random crops, so given ones are compared.
+        # The two sides draw different random crops, so the comparison uses given crops.
         return torch.stack([self.cropped(file, crop) for file, crop in zip(files, self.crops)]).flatten()
 
     def cropped(self, file, crop):

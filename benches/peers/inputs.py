@@ -1,9 +1,9 @@
-"""Makes the inputs that both sides of `cargo xtask bench peers` read: photos, captions, models, batches, a data set.
+"""Creates the inputs that both sides of `cargo xtask bench peers` read: photos, captions, models, batches, a data set.
 
     python inputs.py FOLDER NAME...
 
-The names are those of `MAKERS`, or `models/PRESET`. Everything is computed from fixed seeds, so that the project needs no
-photos. An input that is already in the folder is kept, unless this script changed; an input that was cut off is made again.
+NAME is a key of `MAKERS`, or `models/PRESET`. All inputs are computed from fixed seeds, so the project needs no photos. An
+existing input is kept unless this script has changed; an incomplete input is created again.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 PRESETS = pathlib.Path(__file__).resolve().parents[2] / "crates" / "clip-model" / "configs"
-# Photos: count, width and height in pixels, and the size of a file in bytes.
+# Photos: count, width and height in pixels, target file size in bytes.
 PHOTOS, WIDTH, HEIGHT, BYTES = 48, 500, 375, 106_000
 CAPTIONS = 20_000
-# The zero-shot data set: images, their side in pixels, and the model that is trained on such images.
+# Zero-shot data set: number of images, their side in pixels, and the preset of the model.
 IMAGES, SIDE, ZERO_SHOT_MODEL = 10_000, 32, "ViT-micro-32px"
 START, END = 49406, 49407
-# File in each input: the version of this script that made it.
+# File in each input folder with the SHA-256 of the script that created it.
 VERSION = "version"
 WORDS = (
     "a the of in on with and two three some old young small large red blue green white black brown wooden stone metal "
@@ -41,7 +41,7 @@ SYLLABLES = "ka ro mi ten sol bar vel ist um nor pha dre lin gor esk ura ty pel"
 
 
 def picture(seed, width, height):
-    """Noise with the spectrum of photos (1/f) whose channels share most of their brightness, and shapes with edges."""
+    """Returns an RGB image of noise with the 1/f spectrum of photos and correlated channels, and of shapes with edges."""
     generator = np.random.default_rng(seed)
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(width), np.fft.fftfreq(height)))
     amplitude = 1 / np.maximum(frequency, 1 / max(width, height))
@@ -64,7 +64,7 @@ def picture(seed, width, height):
 
 
 def photos(folder):
-    """JPEG files (4:2:0) of about `BYTES` bytes, by the choice of the quality, and a crop box for each."""
+    """Writes 4:2:0 JPEG files, each with the quality that gives about `BYTES` bytes, and a crop box for each."""
     generator = random.Random(0)
     crops = []
     for index in range(PHOTOS):
@@ -81,7 +81,7 @@ def photos(folder):
 
 
 def captions(folder):
-    """Captions of 5 to 16 words: most from a list, some rare ones, with capitals, numbers and punctuation."""
+    """Writes captions of 5 to 16 words: mostly from `WORDS`, some rare words, with capitals, numbers and punctuation."""
     generator = random.Random(0)
     weights = [1 / (rank + 2) for rank in range(len(WORDS))]
 
@@ -122,8 +122,8 @@ def model(folder, preset):
 
 
 def batches(folder, count, side, context, lengths):
-    """Images [count, 3, side, side] with the statistics of normalised photos, and tokens [count, context] of texts whose
-    lengths, with start and end token, are in the range `lengths`."""
+    """Writes random images [count, 3, side, side] with mean 0 and standard deviation 1, and tokens [count, context] of texts
+    whose lengths, including start and end token, are in the range `lengths`."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, 3, side, side, generator=generator)
     tokens = torch.zeros(count, context, dtype=torch.int64)
@@ -135,15 +135,15 @@ def batches(folder, count, side, context, lengths):
 
 
 def class_image(generator, label, patterns, contrast):
-    """An image of a class: the pattern of the class, shifted, in strong noise."""
+    """Returns an image of a class: the pattern of the class, shifted, in strong noise."""
     shift = tuple(int(value) for value in generator.integers(-1, 2, 2))
     pixels = 128 + contrast * np.roll(patterns[label], shift, (0, 1)) + 42 * generator.standard_normal((SIDE, SIDE, 3))
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
 def zero_shot(folder):
-    """A folder per class, and a model that has seen other images of these classes for some steps: with random weights,
-    scores would be equal by chance."""
+    """Writes a folder of images per class, and a model trained for 120 steps on other images of these classes. With random
+    weights, both sides could agree by chance."""
     names = ["apple", "bird", "car", "dog", "engine", "flower", "guitar", "house", "island", "jacket"]
     generator = np.random.default_rng(0)
     coarse = generator.standard_normal((len(names), 4, 4, 3)) + generator.standard_normal((len(names), 1, 1, 3))
@@ -166,7 +166,7 @@ def zero_shot(folder):
     for label, name in enumerate(names):
         (folder / "images" / name).mkdir(parents=True)
         for index in range(IMAGES // len(names)):
-            # Less contrast than in the training, so that some images are taken for another class.
+            # Less contrast than in training, so that some images are misclassified.
             pixels = class_image(generator, label, patterns, 8)
             Image.fromarray(pixels).save(folder / "images" / name / f"{index:04}.png")
 

@@ -1,4 +1,4 @@
-"""CLIP's contrastive loss, and the losses of CLIP-KD (Yang et al. 2024) with a live teacher.
+"""CLIP's contrastive loss, and CLIP-KD's losses (Yang et al. 2024) with a live teacher.
 
 Written from the formulas in docs/methods.md: CRD, FD with weight 2000, and ICL.
 """
@@ -23,12 +23,12 @@ def divergence(logits, target):
 
 
 class Distillation(torch.nn.Module):
-    """The sum of the task loss, CRD, 2000 FD and ICL, with the teacher's embeddings of the batch. Both models have the same
-    embedding width, so no projection is needed. The scale of ICL is learned and used without an exponential."""
+    """Sum of the task loss, CRD, 2000 FD and ICL, given a teacher. Both models have the same embed dim, so no projection is
+    needed. The scale of ICL is learned and applied without exp."""
 
     def __init__(self, teacher):
         super().__init__()
-        # A frozen model is not a parameter of the loss.
+        # The list keeps the frozen teacher out of the module's parameters.
         self.teacher = [teacher.eval().requires_grad_(False)]
         self.cross_logit_scale = torch.nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 

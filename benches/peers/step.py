@@ -1,4 +1,4 @@
-"""Training and distillation steps on tensors in memory, as open_clip's training loop computes them."""
+"""Training and distillation steps like those of open_clip's training loop, on tensors in memory."""
 
 import contextlib
 import json
@@ -10,12 +10,12 @@ import torch
 from losses import Distillation, contrastive
 from safetensors.torch import load_file
 
-# open_clip's settings of AdamW for ViT.
+# open_clip's AdamW settings for ViT.
 BETAS, EPSILON, WEIGHT_DECAY = (0.9, 0.98), 1e-6, 0.2
 
 
 def load(folder):
-    """Returns the model of a folder in open_clip's format."""
+    """Loads a model folder in open_clip's format."""
     folder = pathlib.Path(folder)
     model = open_clip.CLIP(**json.loads((folder / "open_clip_config.json").read_text())["model_cfg"])
     model.load_state_dict(load_file(folder / "open_clip_model.safetensors"))
@@ -23,7 +23,7 @@ def load(folder):
 
 
 def parameter_groups(named):
-    """Splits parameters into those without and with weight decay, by open_clip's rule."""
+    """Splits parameters into groups without and with weight decay by open_clip's rule."""
     plain, decayed = [], []
     for name, parameter in named:
         is_plain = parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
@@ -32,7 +32,7 @@ def parameter_groups(named):
 
 
 class Step:
-    """One round trains for `round_steps` steps. The teacher, if there is one, encodes each batch."""
+    """Training steps, with a live teacher if the case has one. A round trains for `round_steps` steps."""
 
     def __init__(self, case):
         self.case = case
@@ -53,7 +53,7 @@ class Step:
         return contextlib.nullcontext()
 
     def step(self):
-        """Trains for one step and returns its loss, from before the update."""
+        """Runs one training step and returns the loss before the update."""
         images, tokens = self.batches[self.done % len(self.batches)]
         self.done += 1
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""Tokenising captions with open_clip's tokenizer."""
+"""Tokenises captions with open_clip's tokenizer."""
 
 import pathlib
 
@@ -6,7 +6,7 @@ from open_clip import SimpleTokenizer
 
 
 class Tokens:
-    """One round tokenises every caption once. Words that occurred before are in the tokenizer's cache, as in a training."""
+    """Captions in memory. A round tokenises each of them once; the tokenizer caches words across rounds, as in training."""
 
     def __init__(self, case):
         self.captions = pathlib.Path(case["file"]).read_text(encoding="utf-8").splitlines()

@@ -2,9 +2,9 @@
 
     python worker.py CASE CHECK
 
-CASE is the JSON file that `clip-distill bench --rounds` reads, too. The process prepares the work, writes the results to be
-compared to CHECK (little-endian float32), prints a line, and then answers each line of its input with a round: a JSON
-object with its seconds, its number of items, and the peak of the resident memory in bytes.
+CASE is the JSON file that `clip-distill bench --rounds` also reads. The process prepares the work, writes the results to
+compare to the file CHECK (little-endian float32) and prints a line. It then measures a round for each line of its input and
+prints a JSON object with its seconds, its number of items and the peak resident memory in bytes.
 """
 
 import json
@@ -16,14 +16,15 @@ import numpy as np
 import torch
 
 
-# Names in the paths of the libraries for GPUs, which the registry's torch for Linux loads even on a machine without one.
+# Substrings in the paths of GPU libraries, which PyPI's torch for Linux loads even on a machine without a GPU.
 CUDA = ("/nvidia/", "cuda", "triton")
 
 
 def peak_memory():
-    """Returns the peak of the resident memory in bytes, or None if the system does not report it.
+    """Returns the peak resident memory in bytes, or None if the system does not report it.
 
-    The pages of these libraries do not count: torch's CPU build, which the registry does not have, would not load them.
+    Resident pages of the GPU libraries are subtracted, because torch's CPU build, which PyPI does not offer, would not load
+    them.
     """
     try:
         status = pathlib.Path("/proc/self/status").read_text().splitlines()
@@ -32,7 +33,7 @@ def peak_memory():
         return None
     is_cuda, cuda = False, 0
     for line in maps:
-        # A mapping starts with its addresses and ends with the path of its file; its properties follow.
+        # The first line of a mapping ends with the path of its file; lines with its properties follow.
         if not line.split()[0].endswith(":"):
             is_cuda = any(name in line for name in CUDA)
         elif is_cuda and line.startswith("Rss:"):

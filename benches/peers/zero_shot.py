@@ -1,9 +1,9 @@
-"""Zero-shot evaluation with open_clip, as a whole command: prints the accuracy as JSON.
+"""Evaluates a model zero-shot with open_clip and prints the top-1 accuracy as JSON.
 
     python zero_shot.py MODEL IMAGES THREADS
 
-MODEL is a folder in open_clip's format, IMAGES a folder with one folder of images per class. The data loader has as many
-processes as the models have threads.
+MODEL is a folder in open_clip's format, IMAGES a folder with one subfolder per class. THREADS is the number of torch threads
+and of data loader processes.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""JPEG files of many kinds and the pixels that PIL decodes: `crates/data-pipeline/tests/jpeg`.
+"""Writes and checks the JPEG files in `crates/data-pipeline/tests/jpeg` and the pixels that PIL decodes from them.
 
-The images are computed. PIL writes the common kinds; the program `cjpeg` of libjpeg-turbo writes those with unusual
-sampling factors and scans. `pixels.json` holds size, mode and SHA-256 of the pixels, after the conversion to RGB.
+The images are synthetic. PIL encodes the common variants; `cjpeg` of libjpeg-turbo encodes unusual sampling factors and
+scans. `pixels.json` contains width, height and SHA-256 of the pixels after conversion to RGB.
 
     python tests/python/golden_jpeg.py            decode the stored files and compare
     python tests/python/golden_jpeg.py --write    write files and pixels
@@ -68,7 +68,7 @@ BY_CJPEG = {
 
 
 def picture(seed, width, height, mode, noise):
-    """Waves of every colour, with noise."""
+    """Returns an image with a sine wave and noise in each channel."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     channels = []
@@ -80,7 +80,7 @@ def picture(seed, width, height, mode, noise):
 
 
 def segments(file):
-    """Start and end of every segment before the first scan, with its marker."""
+    """Yields start, end and marker of each segment before the first scan."""
     at = 2
     while file[at + 1] != 0xDA:
         end = at + 2 + int.from_bytes(file[at + 2 : at + 4], "big")
@@ -89,7 +89,7 @@ def segments(file):
 
 
 def without(file, marker):
-    """The file without the segments of a marker."""
+    """Returns the file without the segments of a marker."""
     for start, end, found in reversed(list(segments(file))):
         if found == marker:
             file = file[:start] + file[end:]
@@ -102,13 +102,13 @@ def with_adobe_transform(file, transform):
 
 
 def with_fill_bytes(file):
-    """The file with more bytes of 255 before each marker, as the format allows."""
+    """Returns the file with fill bytes (0xFF) before each marker, which the format allows."""
     for start, _, _ in reversed(list(segments(file))):
         file = file[:start] + b"\xff\xff" + file[start:]
     return file
 
 
-# Name: the file that is changed, and the change.
+# Name: original file and change.
 CHANGED = {
     "ycck": ("cmyk", lambda file: with_adobe_transform(file, 2)),
     "cmyk-without-adobe": ("cmyk", lambda file: without(file, 0xEE)),

@@ -36,7 +36,7 @@ enum Command {
     /// The paths of the recipe and of --out are relative to the current folder. Paths inside the recipe, paths in
     /// --set and the default output folder are relative to the workspace.
     Train(Forwarded),
-    /// Set up, build and download a data set of `datasets/` (`download NAME`); without a name, list all.
+    /// Set up, build, and download a data set (`download NAME`) or list all data sets.
     Download(Forwarded),
     /// Set up and run all tests of the workspace, or the tests against Python's packages (--python).
     Test(Test),

@@ -49,8 +49,8 @@ fn build() -> Result<PathBuf> {
     build_with(&mut cargo(&["build", "--package", "clip-distill", "--bin", "clip-distill", MESSAGES]))
 }
 
-/// Sets up libtorch, builds `clip-distill` and replaces this process by it, so that it receives signals directly. The
-/// program runs in `folder`.
+/// Sets up libtorch, builds `clip-distill` and replaces this process with it, so that it receives signals directly. The
+/// program runs in `folder`. Returns only on an error.
 pub(crate) fn become_program(command: &str, args: &[String], folder: &Path) -> Result<()> {
     let libtorch = setup::run(false)?;
     say("building clip-distill");

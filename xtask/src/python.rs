@@ -84,7 +84,7 @@ fn create(pythons: &[PathBuf], folder: &Path, free: FreeKib) -> Result<PathBuf> 
     let mut pip = Command::new(&own);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "10"]);
     let result = run_program(pip.args(PACKAGES).env("TMPDIR", &temporary));
-    // A killed pip leaves files behind, too.
+    // A killed pip also leaves files behind.
     let _ = fs::remove_dir_all(&temporary);
     result.context(
         "the packages could not be installed: check the connection and the disk, then run the command again",

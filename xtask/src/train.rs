@@ -23,7 +23,7 @@ pub(crate) fn run(args: Vec<String>) -> Result<()> {
 
 /// Returns the current folder.
 pub(crate) fn caller() -> Result<PathBuf> {
-    std::env::current_dir().context("the current folder is gone: change to another one")
+    std::env::current_dir().context("the current folder no longer exists: change to another one")
 }
 
 /// Prints that paths are relative to the root, if the caller is in another folder.

@@ -1,5 +1,5 @@
-//! Environment variables of libtorch's libraries that the program sets for itself: how long OpenMP's threads spin while
-//! they wait for work, and how the C library's allocator keeps memory.
+//! Environment variables that the program sets for itself: how long OpenMP's threads spin while they wait for work, and
+//! how the C library's allocator keeps memory.
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
@@ -9,20 +9,21 @@ use std::process::Command;
 /// Environment variable for the number of iterations that a waiting thread of GNU OpenMP spins before it sleeps.
 pub(crate) const SPIN: &str = "GOMP_SPINCOUNT";
 
-/// Variables of one purpose.
+/// Variables with a common purpose.
 struct Group {
-    /// Variables with which users choose for themselves; if one is set, the program sets none of this purpose.
+    /// Variables that take precedence: if the user sets one of them, the program does not set the group.
     choices: &'static [&'static str],
     settings: &'static [(&'static str, &'static str)],
 }
 
 const GROUPS: [Group; 2] = [
-    // By default, GNU OpenMP's threads spin for 300,000 iterations. This takes the cores from other programs and, on a busy
-    // machine, from the training itself. On an idle machine, a shorter spin has no measurable cost (docs/performance.md).
+    // By default, GNU OpenMP's threads spin for 300,000 iterations. This takes the cores from other programs and, on a
+    // busy machine, from the training itself. On an idle machine, a shorter spin has no measurable cost
+    // (docs/performance.md).
     Group { choices: &[SPIN, "OMP_WAIT_POLICY", "KMP_BLOCKTIME"], settings: &[(SPIN, "20000")] },
-    // Each training step allocates its activations anew. By default, the C library returns large blocks to the kernel, which
-    // clears them again for the next step. These settings keep the memory, in huge pages if the kernel grants them on
-    // request.
+    // Each training step allocates its activations. By default, the C library returns large blocks to the kernel after
+    // their use, and the kernel clears them again for the next step. These settings keep the memory, in huge pages if
+    // the kernel grants them on request.
     Group {
         choices: &["MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"],
         settings: &[
@@ -34,7 +35,7 @@ const GROUPS: [Group; 2] = [
     },
 ];
 
-/// Restarts the program with the settings that the user has not chosen, if there are any.
+/// Restarts the program with the missing settings, unless all are set or the user chose others.
 ///
 /// OpenMP and the C library read their settings before `main`, so they must be in the environment when the process
 /// starts. The process keeps its id, arguments and open files.
@@ -54,18 +55,18 @@ pub(crate) fn set_up() {
         command.arg0(name);
     }
     let error = command.args(arguments).envs(settings).exec();
-    // Without the restart, the program is only slower.
+    // Without the restart, the program is slower but works.
     tracing::debug!("cannot restart `{}` with other settings: {error}", program.display());
 }
 
-/// Returns the settings of the groups in which the user has chosen nothing.
+/// Returns the settings of the groups that the user has not configured.
 fn missing(is_set: impl Fn(&str) -> bool) -> Vec<(&'static str, &'static str)> {
     let open = GROUPS.iter().filter(|group| !group.choices.iter().any(|name| is_set(name)));
     open.flat_map(|group| group.settings).copied().collect()
 }
 
-/// Whether the program was started through the system's loader (`ld-linux-x86-64.so.2 clip-distill …`). On a restart,
-/// the loader would take the arguments as its own.
+/// Whether the program was started through the dynamic loader (`ld-linux-x86-64.so.2 clip-distill …`). On a restart,
+/// the loader would interpret the program's arguments.
 fn is_loader(program: &Path) -> bool {
     program.file_name().map(OsStr::as_encoded_bytes).is_some_and(|name| name.starts_with(b"ld-"))
 }
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn choices_of_the_user_replace_a_whole_group_and_a_restart_needs_no_other() {
+    fn a_user_setting_disables_its_group_and_a_restart_is_not_repeated() {
         let names =
             |is_set: &dyn Fn(&str) -> bool| missing(is_set).iter().map(|(name, _)| *name).collect::<Vec<_>>();
         let all = names(&|_| false);

@@ -1,4 +1,4 @@
-//! Batches of the images that the arguments name, without damaged ones.
+//! Batches of the images that the arguments name; damaged images are left out.
 
 use std::path::PathBuf;
 use std::sync::Arc;

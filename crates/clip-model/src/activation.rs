@@ -45,8 +45,8 @@ impl Activation {
         }
     }
 
-    /// Returns the function as the front of a linear layer, which computes it again in the backward pass; `None` if the
-    /// layer does not know it.
+    /// Returns the activation for fusion with the following linear layer, which recomputes it in the backward pass.
+    /// Returns `None` if the layer does not support it.
     pub(crate) fn front(self) -> Option<Front<'static>> {
         let function = match self {
             Activation::Gelu => Function::Gelu,

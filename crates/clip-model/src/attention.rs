@@ -79,7 +79,7 @@ impl Attention {
         self.out_proj.forward(&self.mixed(&qkv, bias))
     }
 
-    /// Applies self-attention to the output of a norm, with an optional gate per head, `[heads]`. Input and output are
+    /// Applies self-attention to `front(xs)`, with an optional gate per head, `[heads]`. Input and output are
     /// `[batch, seq, width]`.
     pub(crate) fn forward_behind(&self, xs: &Tensor, front: Front<'_>, gates: Option<&Tensor>) -> Tensor {
         let AttentionConfig { heads, causal, .. } = self.config;
@@ -130,12 +130,12 @@ impl Attention {
         }
     }
 
-    /// Returns queries, keys and values, `[batch, seq, 3 * heads * head width]`.
+    /// Returns the packed QKV tensor of `front(xs)`, `[batch, seq, 3 * heads * head width]`.
     fn queries_keys_values(&self, xs: &Tensor, front: Front<'_>) -> Tensor {
         linear(xs, front, &self.in_proj_weight, Some(&self.in_proj_bias), self.mode.operand_kind())
     }
 
-    /// Returns the attention's output before its last product, `[batch, seq, heads * head width]`.
+    /// Returns the attention's output before the output projection, `[batch, seq, heads * head width]`.
     fn mixed(&self, qkv: &Tensor, bias: Option<&Tensor>) -> Tensor {
         let (batch, seq) = (qkv.size()[0], qkv.size()[1]);
         let AttentionConfig { heads, head_width, causal, .. } = self.config;

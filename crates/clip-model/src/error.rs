@@ -130,7 +130,7 @@ pub enum Error {
         report: crate::weights::LoadReport,
     },
     /// Weights of one tower where both are needed.
-    #[error("`{origin}` holds the {tower} tower only: use a model with both towers")]
+    #[error("`{origin}` contains only the {tower} tower: use a model with both towers")]
     OneTower {
         /// The model.
         origin: String,

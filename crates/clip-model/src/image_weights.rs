@@ -13,7 +13,7 @@ use crate::{Clip, Error, PreprocessConfig, Result, resize, weights};
 
 /// Prefix of the tower in a model of this crate and of open_clip.
 const TRUNK: &str = "visual.trunk.";
-/// Weight files in a folder of timm, by priority.
+/// Weight files in a timm folder, by priority.
 const WEIGHT_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 /// Name of the configuration in a folder of timm.
 const CONFIG_FILE: &str = "config.json";
@@ -123,7 +123,7 @@ fn weight_file(path: &Path) -> Result<PathBuf> {
     })
 }
 
-/// Reads timm's configuration. Returns `None` if the folder has none, or one of another kind.
+/// Reads timm's configuration. Returns `None` if the folder has no such file, or one in a different format.
 fn read_config(folder: &Path) -> Option<TimmConfig> {
     serde_json::from_str(&std::fs::read_to_string(folder.join(CONFIG_FILE)).ok()?).ok()
 }
@@ -157,7 +157,7 @@ fn tower_tensors(tensors: HashMap<String, Tensor>) -> HashMap<String, Tensor> {
     for (name, tensor) in tensors {
         named.insert(layout::unwrapped(&name, &mut Default::default()), tensor);
     }
-    // A whole CLIP model also has other parts; a training class stores the tower as an attribute.
+    // The tower may be part of a CLIP model or an attribute of a training class.
     let prefixes = [TRUNK, "trunk.", "model.", "backbone.", "encoder."];
     let prefix = prefixes.iter().find(|prefix| {
         let below = named.keys().filter(|name| name.starts_with(**prefix)).count();

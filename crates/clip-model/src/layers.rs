@@ -42,8 +42,7 @@ impl Linear {
         self.forward_behind(xs, Front::Nothing)
     }
 
-    /// Maps the output of a norm or an activation of `xs` to `[.., out]`, without storing that output for the backward
-    /// pass.
+    /// Maps `front(xs)` to `[.., out]`, without storing `front(xs)` for the backward pass.
     pub(crate) fn forward_behind(&self, xs: &Tensor, front: Front<'_>) -> Tensor {
         linear(xs, front, &self.weight, self.bias.as_ref(), self.mode.operand_kind())
     }
@@ -71,7 +70,7 @@ impl LayerNorm {
         xs.to_kind(Kind::Float).layer_norm([self.width], Some(&self.weight), Some(&self.bias), self.eps, true)
     }
 
-    /// Returns the norm as the front of a linear layer.
+    /// Returns the norm for fusion with the following linear layer.
     pub(crate) fn front(&self) -> Front<'_> {
         Front::Norm { weight: &self.weight, bias: &self.bias, eps: self.eps }
     }
@@ -131,7 +130,7 @@ impl Mlp {
         self.forward_behind(xs, Front::Nothing, None)
     }
 
-    /// Applies the MLP to the output of a norm, with an optional gate per inner channel, `[inner]`.
+    /// Applies the MLP to `front(xs)`, with an optional gate per inner channel, `[inner]`.
     pub(crate) fn forward_behind(&self, xs: &Tensor, front: Front<'_>, gates: Option<&Tensor>) -> Tensor {
         let inner = self.fc.forward_behind(xs, front);
         match (gates, self.activation.front()) {
@@ -216,7 +215,7 @@ impl Dropout {
     }
 }
 
-/// Returns `per_row` factors for each row: 0 with probability `rate`, `1 / (1 - rate)` otherwise.
+/// Returns `rows * per_row` dropout factors: 0 with probability `rate`, `1 / (1 - rate)` otherwise.
 fn keep_mask(mode: &Mode, layer: u64, [rows, per_row]: [usize; 2], rate: f64) -> Tensor {
     let keep = 1.0 / (1.0 - rate);
     let mask = mode

@@ -82,8 +82,8 @@ impl Mode {
         self.0.training.store(false, Ordering::Relaxed);
     }
 
-    /// Sets the row of the batch at which the following passes start, if each encodes only some rows. Chunks of a batch
-    /// then drop the same elements as a pass over the whole batch. [`Mode::train`] resets it to 0.
+    /// Sets the batch row at which the following passes start, for passes over parts of a batch. The parts then drop
+    /// the same elements as a pass over the whole batch. [`Mode::train`] resets the row to 0.
     pub fn set_first_row(&self, row: u64) {
         self.0.first_row.store(row, Ordering::Relaxed);
     }
@@ -101,7 +101,7 @@ impl Mode {
         }
     }
 
-    /// Returns the type of the operands of matrix products.
+    /// Returns the type of matrix-product operands.
     pub(crate) fn operand_kind(&self) -> Kind {
         if self.0.low_precision.load(Ordering::Relaxed) { Kind::BFloat16 } else { Kind::Float }
     }
@@ -132,14 +132,14 @@ impl Mode {
         self.draw(layer, 0, count)
     }
 
-    /// Returns `per_row` uniform random numbers in 0..1 for each of `rows` rows of the batch, for a layer and the current
-    /// pass.
+    /// Returns `rows * per_row` uniform random numbers in 0..1 for a layer and the current pass: `per_row` for each
+    /// batch row from the one that [`Mode::set_first_row`] set.
     pub fn uniform_rows(&self, layer: u64, rows: usize, per_row: usize) -> Vec<f32> {
         let first = self.0.first_row.load(Ordering::Relaxed);
         self.draw(layer, first * per_row as u64, rows * per_row)
     }
 
-    /// Returns the numbers `first..first + count` of a layer.
+    /// Returns the random numbers with the indices `first..first + count` of a layer.
     fn draw(&self, layer: u64, first: u64, count: usize) -> Vec<f32> {
         let seed = self.0.seed.load(Ordering::Relaxed);
         let start = finalize(seed.wrapping_mul(GOLDEN_GAMMA) ^ layer);
@@ -167,9 +167,8 @@ pub(crate) fn name_hash(seed: u64, name: &str) -> u64 {
     hash
 }
 
-/// Seeds torch's global generator and runs `draw` while no other call of this function can draw from it. Two models
-/// that are created at the same time in one process therefore get the same weights as either would alone. Code that
-/// draws from the generator outside this function can still disturb them.
+/// Seeds torch's global generator and runs `draw` while holding a lock, so that concurrent calls of this function do
+/// not affect each other. Code that draws from the generator outside this function can still interfere.
 pub fn seeded<T>(seed: u64, draw: impl FnOnce() -> T) -> T {
     static GENERATOR: Mutex<()> = Mutex::new(());
     let _turn = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);

@@ -26,7 +26,7 @@ pub enum DamageKind {
     NotUtf8,
     /// A row of a table with more fields than the header.
     ExtraFields,
-    /// A class label that is not the index of a class name.
+    /// A class label outside the list of class names, or not a number.
     Label,
     /// Malformed object boxes.
     Boxes,

@@ -281,7 +281,7 @@ pub enum StoreProblem {
 pub enum DownloadProblem {
     /// A server that cannot be reached, or a broken connection.
     Network,
-    /// A file with another length or checksum than expected.
+    /// A file with an unexpected length or checksum.
     Checksum,
     /// A file that another process downloads.
     Busy,
@@ -309,7 +309,7 @@ pub enum HubProblem {
     MissingFile,
 }
 
-/// Returns the smallest whole percentage above a fraction, as a fraction: a limit that allows it.
+/// Returns the smallest whole percentage above `fraction`, at most 100 %, as a fraction: a limit that allows it.
 fn enough(fraction: f64) -> f64 {
     ((fraction * 100.0).floor() + 1.0).min(100.0) / 100.0
 }

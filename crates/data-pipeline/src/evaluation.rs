@@ -1,5 +1,5 @@
-//! Batches for evaluation: each sample once and in order, with all its captions. Damaged samples are an error, or are left
-//! out and named.
+//! Batches for evaluation: each sample once and in order, with all its captions. Damaged samples are an error, or are
+//! left out and named.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,7 +29,7 @@ pub struct EvalBatch {
 
 /// Maximum number of damaged samples that a message names.
 const NAMED: usize = 100;
-/// Number of samples that a search for damage reads at once.
+/// Number of samples per batch in a search for damage.
 const SEARCH_BATCH: usize = 256;
 
 /// A sample that cannot be read or decoded.
@@ -95,8 +95,8 @@ impl fmt::Display for DamagedSamples {
     }
 }
 
-/// Reads and decodes all samples of a source, and returns the damaged ones. `on_progress` receives the number of samples
-/// read since its last call.
+/// Reads and decodes all samples of a source, and returns the damaged ones. `on_progress` receives the number of
+/// samples read since its last call.
 ///
 /// # Errors
 /// The errors of [`Source::read`] except [`Error::Sample`].
@@ -244,7 +244,7 @@ impl Iterator for EvalBatches {
             }
             let batch = self.read(start, end);
             self.next = if batch.is_ok() { end } else { self.source.len() };
-            // Skips a batch in which all samples are damaged.
+            // A batch without valid samples is skipped.
             if !batch.as_ref().is_ok_and(|batch| batch.keys.is_empty()) {
                 return Some(batch);
             }

@@ -46,19 +46,19 @@ impl Embeddings {
         Embeddings { image: normalize(&self.image), text: normalize(&self.text) }
     }
 
-    /// Applies `f` to the embeddings of each modality; it must keep their shapes equal.
+    /// Applies `f` to the embeddings of each modality. Both results must have the same shape `[rows, width]`.
     #[must_use]
     pub fn map(&self, f: impl Fn(&Tensor) -> Tensor) -> Self {
         Embeddings { image: f(&self.image), text: f(&self.text) }
     }
 
-    /// Returns the pairs `start..start + count`.
+    /// Returns the pairs (rows) `start..start + count`.
     #[must_use]
     pub fn narrow(&self, start: i64, count: i64) -> Self {
         self.map(|rows| rows.narrow(0, start, count))
     }
 
-    /// Joins the pairs of several batches.
+    /// Concatenates the pairs of several batches.
     ///
     /// # Errors
     /// [`Error::Torch`] if the widths differ or memory runs out.

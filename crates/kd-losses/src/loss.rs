@@ -73,7 +73,7 @@ impl Entry {
         self
     }
 
-    /// Marks a loss that is a mean over the rows of the batch.
+    /// Marks a loss that is a mean over the rows of the batch; see [`Loss::is_mean_over_rows`].
     const fn by_rows(mut self) -> Self {
         self.by_rows = true;
         self
@@ -185,7 +185,7 @@ registry! {
     /// Structure transfer: images to texts and back.
     GramImageText = Entry::pair("gram-image-text", "the image-text block of gram", THIS_PROJECT,
         |pair, settings| pair.gram(Block::ImageText, settings)).has(Kind::Gram);
-    /// Structure transfer: a bank of teacher embeddings beyond the batch, of both modalities at once.
+    /// Structure transfer: a bank of teacher embeddings beyond the batch, of both modalities together.
     Anchors = Entry::pair("anchors", "KL of similarities to teacher embeddings beyond the batch", THIS_PROJECT,
         |pair, settings| pair.anchors(Loss::Anchors, AnchorScope::Joint, settings))
         .reads(&[Input::Anchors]).learns(&[Part::Projections]).has(Kind::Anchors).by_rows();
@@ -247,8 +247,9 @@ impl Loss {
         self.entry().inputs.contains(&Input::Anchors)
     }
 
-    /// Whether the loss is a mean over the rows of a batch, each compared with the whole batch at most. Such a loss can be
-    /// computed in blocks of rows ([`crate::ModelOutputs::local`]), whose values and gradients add up.
+    /// Whether the loss is a mean over the rows of a batch, where each row may be compared with the whole batch. Such a
+    /// loss can be computed in blocks of rows ([`crate::ModelOutputs::local`]): the values and gradients of the blocks,
+    /// weighted by their share of the rows, add up to those of the batch.
     pub fn is_mean_over_rows(self) -> bool {
         self.entry().by_rows
     }
@@ -297,7 +298,8 @@ impl Loss {
         self.kind().deserialize(from)
     }
 
-    /// Returns the JSON schema of the loss's own settings. Does not include aliases, which [`Loss::setting_keys`] lists.
+    /// Returns the JSON schema of the loss's own settings. Does not include aliases, which [`Loss::setting_keys`]
+    /// lists.
     #[cfg(feature = "schema")]
     pub fn settings_schema(self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
         self.kind().schema(generator)

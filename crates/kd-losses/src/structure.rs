@@ -33,7 +33,7 @@ pub enum Block {
 /// The anchors to compare a row with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnchorScope {
-    /// The anchors of both modalities at once.
+    /// The anchors of both modalities together.
     Joint,
     /// The anchors of its own modality.
     Within,

@@ -19,7 +19,7 @@ pub struct TokenStates {
 }
 
 impl TokenStates {
-    /// Applies `f` to the states; the mask of text tokens stays.
+    /// Applies `f` to all states except the mask of text tokens.
     #[must_use]
     pub fn map(&self, f: impl Fn(&Tensor) -> Tensor) -> Self {
         TokenStates {
@@ -37,7 +37,7 @@ impl TokenStates {
         TokenStates { text_counts: self.text_counts.as_ref().map(narrow), ..self.map(narrow) }
     }
 
-    /// Joins the states of several batches, which must hold the same kinds of states.
+    /// Concatenates the states of several batches, which must contain the same kinds of states.
     ///
     /// # Errors
     /// [`Error::Torch`] if shapes differ or memory runs out.

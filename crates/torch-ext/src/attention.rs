@@ -1,4 +1,4 @@
-//! Attention from one tensor of queries, keys and values.
+//! Softmax attention on a packed tensor of queries, keys and values (QKV).
 
 use std::ffi::{c_char, c_void};
 
@@ -6,9 +6,9 @@ use tch::{TchError, Tensor};
 
 use crate::call;
 
-/// Returns the softmax attention of `qkv` `[batch, seq, 3 * heads * width]`, a tensor on the CPU that holds queries, keys
-/// and values: `[batch, seq, heads * width]`. With `causal`, a token attends only to itself and to earlier tokens. The
-/// backward pass writes the gradients of the three parts into one tensor.
+/// Returns the softmax attention `[batch, seq, heads * width]` of the packed `qkv` `[batch, seq, 3 * heads * width]`, a
+/// CPU tensor. With `causal`, a token attends only to itself and to earlier tokens. The backward pass writes one packed
+/// gradient.
 ///
 /// # Panics
 /// If shapes do not match or memory runs out, like tch's functions without `f_`.
@@ -16,7 +16,7 @@ pub fn attention(qkv: &Tensor, heads: i64, causal: bool) -> Tensor {
     f_attention(qkv, heads, causal).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Returns what [`attention`] does.
+/// Computes [`attention`] and returns errors instead of panicking.
 ///
 /// # Errors
 /// [`TchError`] if shapes do not match or memory runs out.
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
     use tch::{Device, Kind};
 
-    /// Computes attention step by step.
+    /// Computes attention with separate operations.
     fn reference(qkv: &Tensor, heads: i64, causal: bool) -> Tensor {
         let (batch, seq, width) = (qkv.size()[0], qkv.size()[1], qkv.size()[2] / 3 / heads);
         let parts = qkv.view([batch, seq, 3, heads, width]).permute([2, 0, 3, 1, 4]);

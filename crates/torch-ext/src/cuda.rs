@@ -99,7 +99,7 @@ pub fn driver_version() -> Option<String> {
 }
 
 /// Returns the product name of the machine's GPUs, such as `NVIDIA H200`. Returns `None` if the driver reports none, or
-/// several products: CUDA may number devices in another order than the driver.
+/// several products: CUDA may number devices in a different order than the driver.
 pub fn product_name() -> Option<String> {
     let folders = std::fs::read_dir(DEVICES_FOLDER).ok()?;
     let texts =

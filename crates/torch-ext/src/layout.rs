@@ -6,11 +6,11 @@ use tch::Tensor;
 
 use crate::call;
 
-/// Returns `images` `[batch, channels, height, width]` in PyTorch's format `channels_last`: the channels of a pixel lie
-/// side by side in memory. Convolutions, norms and activations keep the format.
+/// Returns `images` `[batch, channels, height, width]` in PyTorch's memory format `channels_last`: the channels of a
+/// pixel are adjacent in memory. Convolutions, norms and activations keep the format.
 ///
 /// # Panics
-/// If the tensor does not have four axes or memory runs out, like tch's functions without `f_`.
+/// If the tensor does not have four dimensions or memory runs out, like tch's functions without `f_`.
 #[expect(unsafe_code, reason = "a call of the C++ part")]
 pub fn channels_last(images: &Tensor) -> Tensor {
     unsafe extern "C" {
@@ -28,7 +28,7 @@ mod tests {
     use tch::{Device, Kind};
 
     #[test]
-    fn values_stay_and_channels_lie_side_by_side() {
+    fn values_are_kept_and_channels_are_adjacent() {
         let images = Tensor::arange(2 * 3 * 4 * 5, (Kind::Float, Device::Cpu)).view([2, 3, 4, 5]);
         let last = channels_last(&images);
         assert!(last.equal(&images));

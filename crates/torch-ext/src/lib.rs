@@ -1,5 +1,5 @@
-//! Parts of libtorch that the `tch` binding does not reach: the CUDA library at run time, the choice of the library for
-//! matrix products, and layers with a backward pass of their own.
+//! Parts of libtorch that the `tch` binding does not expose: CUDA at run time, the choice of the library for matrix
+//! products, layers with custom backward passes, and multi-tensor operations.
 #![doc = include_str!("../README.md")]
 
 pub mod attention;

@@ -1,7 +1,7 @@
-//! Linear layers with the layer norm or the activation in front of them.
+//! Linear layers fused with the preceding layer norm or activation.
 //!
-//! A norm or an activation and the layer behind it are one step of the graph. The step keeps its input for the backward
-//! pass, and computes the output of the norm or the activation again, which is cheap next to the products.
+//! The norm or activation and the linear layer form one node of the autograd graph. The node saves its input for the
+//! backward pass and recomputes the output of the norm or activation.
 
 use std::ffi::{c_char, c_void};
 
@@ -10,7 +10,7 @@ use tch::{Kind, TchError, Tensor};
 use crate::call;
 use crate::products::{self, Library};
 
-/// An element-wise function in front of a linear layer.
+/// An element-wise activation before a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Function {
     /// The exact GELU (erf).
@@ -25,12 +25,12 @@ pub enum Function {
     Silu,
 }
 
-/// What is applied to the input of a linear layer.
+/// The operation applied to the input of a linear layer.
 #[derive(Clone, Copy, Debug)]
 pub enum Front<'a> {
     /// Nothing.
     Nothing,
-    /// A layer norm of the last axis in float32.
+    /// A layer norm over the last axis, in float32.
     Norm {
         /// Scale, `[in]`.
         weight: &'a Tensor,
@@ -44,7 +44,7 @@ pub enum Front<'a> {
 }
 
 impl Front<'_> {
-    /// The number of the function in C++.
+    /// The value of `Front` in linear.cpp.
     fn code(self) -> i64 {
         match self {
             Front::Nothing => 0,
@@ -58,7 +58,7 @@ impl Front<'_> {
     }
 }
 
-/// Returns what [`f_linear`] does.
+/// Computes [`f_linear`] and panics on an error.
 ///
 /// # Panics
 /// If shapes do not match or memory runs out, like tch's functions without `f_`.
@@ -72,9 +72,9 @@ pub fn linear(
     f_linear(input, front, weight, bias, kind).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Returns `front(input)` `[.., in]` times the transpose of `weight` `[out, in]`, plus `bias` `[out]`. The product runs
-/// in `kind`, [`Kind::BFloat16`] or [`Kind::Float`], which is also that of the output. On the CPU, float32 products run
-/// in [`products::library`].
+/// Returns `front(input)` `[.., in]` times the transpose of `weight` `[out, in]`, plus `bias` `[out]`: `[.., out]` of
+/// type `kind`. The matrix product uses operands of type `kind`, [`Kind::BFloat16`] or [`Kind::Float`]. On the CPU,
+/// float32 products run in [`products::library`].
 ///
 /// # Errors
 /// [`TchError`] if shapes do not match or memory runs out.
@@ -142,7 +142,7 @@ mod tests {
         (Tensor::arange(count, (Kind::Float, Device::Cpu)) + offset).sin().view(shape)
     }
 
-    /// Applies the layer with libtorch's own functions.
+    /// Computes the layer with separate libtorch functions.
     fn reference(
         input: &Tensor,
         front: Front<'_>,
@@ -191,7 +191,7 @@ mod tests {
         [output.detach().to_kind(Kind::Float)].into_iter().chain(gradients).collect()
     }
 
-    /// Compares the largest difference with the largest value.
+    /// Asserts that the largest difference, relative to the largest value, is below `tolerance`.
     fn assert_close(expected: &[Tensor], found: &[Tensor], tolerance: f64, what: &str) {
         assert_eq!(expected.len(), found.len());
         for (expected, found) in expected.iter().zip(found) {
@@ -214,7 +214,7 @@ mod tests {
                     choose(library);
                     assert_close(&pass(Kind::Float, reference), &pass(Kind::Float, linear), 1e-5, &what);
                 }
-                // bfloat16 has 8 bits. The gradient of an activation is computed in another order.
+                // bfloat16 has 8 significant bits, and the gradient of an activation is computed in a different order.
                 assert_close(&pass(Kind::BFloat16, reference), &pass(Kind::BFloat16, linear), 0.02, &what);
             }
         }

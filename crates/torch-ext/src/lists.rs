@@ -1,4 +1,5 @@
-//! Operations on many tensors at once: norm, interpolation and AdamW. On a GPU, each starts one kernel for all tensors.
+//! Multi-tensor operations: norm, interpolation and AdamW. On a GPU, libtorch's kernels process many tensors per
+//! launch.
 
 use std::ffi::{c_char, c_void};
 
@@ -6,10 +7,10 @@ use tch::{TchError, Tensor};
 
 use crate::call;
 
-/// The coefficients of an update with AdamW (Loshchilov and Hutter 2019), named as in PyTorch.
+/// Hyperparameters of an AdamW update (Loshchilov and Hutter 2019), named as in PyTorch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
-    /// Number of this update, from 1.
+    /// Number of the update, starting at 1.
     pub step: i64,
     /// Learning rate.
     pub lr: f64,
@@ -25,8 +26,8 @@ pub struct AdamW {
     pub clip: f64,
 }
 
-/// Tensors of one update, at the same positions of the lists. All have the shape of the parameter; the moments also have
-/// its memory layout.
+/// Tensors of an AdamW update; entries with the same index belong together. Gradients and moments have the shape of
+/// their parameter; the moments also have its memory layout.
 #[derive(Debug, Default)]
 pub struct AdamWTensors {
     /// Parameters; they may require gradients.
@@ -39,12 +40,12 @@ pub struct AdamWTensors {
     pub exp_avg_sqs: Vec<Tensor>,
 }
 
-/// Pointers of a list of tensors.
+/// Returns the pointers of a list of tensors.
 fn pointers(tensors: &[Tensor]) -> Vec<*const c_void> {
     tensors.iter().map(|tensor| call::pointer(Some(tensor))).collect()
 }
 
-/// Returns the L2 norm over all elements, a scalar on the device of the tensors.
+/// Returns the L2 norm over all elements of the tensors, a scalar on their device.
 ///
 /// # Errors
 /// [`TchError`] if the list is empty, the tensors are on several devices, or memory runs out.
@@ -62,7 +63,7 @@ pub fn norm(tensors: &[Tensor]) -> Result<Tensor, TchError> {
     call::tensor(|error| unsafe { torch_ext_norm(pointers.as_ptr(), pointers.len(), error) })
 }
 
-/// Moves each target in place towards the source at its position: `target + weight * (source - target)`.
+/// Interpolates each target in place towards the source with the same index: `target + weight * (source - target)`.
 ///
 /// # Errors
 /// [`TchError`] if the shapes differ.
@@ -92,14 +93,15 @@ pub fn lerp(targets: &[Tensor], sources: &[Tensor], weight: f64) -> Result<(), T
     Ok(())
 }
 
-/// Updates the parameters and moments in place, as `torch.optim.AdamW(fused=True)` does. If gradients are clipped, they
-/// are scaled in place.
+/// Updates parameters and moments in place, like `torch.optim.AdamW(fused=True)`. Gradients are scaled in place if they
+/// are clipped.
 ///
 /// # Errors
 /// [`TchError`] if memory runs out.
 ///
 /// # Panics
-/// If the lists have different lengths, or a tensor does not have its parameter's shape.
+/// If the lists have different lengths, a tensor does not have its parameter's shape, or a moment not its memory
+/// layout.
 #[expect(unsafe_code, reason = "a call of the C++ part")]
 pub fn adamw(tensors: &AdamWTensors, update: &AdamW) -> Result<(), TchError> {
     unsafe extern "C" {
@@ -121,7 +123,7 @@ pub fn adamw(tensors: &AdamWTensors, update: &AdamW) -> Result<(), TchError> {
     }
     let AdamWTensors { parameters, gradients, exp_avgs, exp_avg_sqs } = tensors;
     for list in [gradients, exp_avgs, exp_avg_sqs] {
-        // The kernel checks neither.
+        // The kernel checks neither lengths nor shapes.
         assert_eq!(list.len(), parameters.len(), "tensors of an update");
         for (tensor, parameter) in list.iter().zip(parameters) {
             assert_eq!(tensor.size(), parameter.size(), "shape of a tensor of an update");

@@ -1,4 +1,4 @@
-//! The library for matrix products on the CPU: the choice between libtorch's two, MKL and oneDNN.
+//! The choice of the library for matrix products on the CPU: MKL or oneDNN, which libtorch both contains.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// Environment variable that selects the library: `mkl` or `onednn`.
 pub const VARIABLE: &str = "CLIP_DISTILL_PRODUCTS";
 
-/// The library that computes float32 products on the CPU.
+/// The library that computes float32 matrix products of linear layers on the CPU.
 ///
-/// On processors of other makers than Intel, MKL uses AVX2 at most, and oneDNN also AVX-512. Both round differently, so a
-/// run resumes bit for bit only with the library of its start.
+/// On non-Intel processors, MKL is limited to AVX2, while oneDNN also uses AVX-512. The two round differently, so a run
+/// resumes bit for bit only with the library it started with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Library {
-    /// Intel's Math Kernel Library, libtorch's default.
+    /// Intel's Math Kernel Library, the default of libtorch.
     Mkl,
     /// oneDNN.
     OneDnn,
@@ -23,8 +23,7 @@ impl Library {
     /// All libraries.
     pub const ALL: [Library; 2] = [Library::Mkl, Library::OneDnn];
 
-    /// Whether this machine has the library for such products. libtorch's wrapper of oneDNN needs Linux on x86-64 with
-    /// AVX-512.
+    /// Whether the library is available on this machine. oneDNN requires Linux on x86-64 with AVX-512.
     pub fn is_available(self) -> bool {
         self == Library::Mkl || onednn_runs()
     }
@@ -51,10 +50,10 @@ impl FromStr for Library {
     }
 }
 
-/// The library in use: 0 if not chosen yet, 1 for MKL, 2 for oneDNN.
+/// The library in use: 0 before the choice, 1 for MKL, 2 for oneDNN.
 static CHOICE: AtomicU8 = AtomicU8::new(0);
 
-/// Returns the library in use: that of [`choose`], or the faster one for this processor.
+/// Returns the library in use: the one that [`choose`] selected, or the default for this processor.
 pub fn library() -> Library {
     match CHOICE.load(Ordering::Relaxed) {
         1 => Library::Mkl,
@@ -70,13 +69,13 @@ pub fn library() -> Library {
 /// Selects the library that [`VARIABLE`] names, if it is set.
 ///
 /// # Errors
-/// The message for an unknown name, and for a library that is not available.
+/// An error message if the name is unknown or the library is not available on this machine.
 pub fn choose_from_environment() -> Result<(), String> {
     let Ok(name) = std::env::var(VARIABLE) else { return Ok(()) };
     let library = name.parse::<Library>()?;
     if !library.is_available() {
         return Err(format!(
-            "{VARIABLE} = `{name}`: products in {library} need Linux on an x86-64 processor with AVX-512; use `mkl`"
+            "{VARIABLE} = `{name}`: {library} needs Linux on an x86-64 processor with AVX-512; use `mkl`"
         ));
     }
     choose(library);
@@ -86,13 +85,13 @@ pub fn choose_from_environment() -> Result<(), String> {
 /// Selects the library for this process.
 ///
 /// # Panics
-/// If it is not available.
+/// If the library is not available on this machine.
 pub fn choose(library: Library) {
     assert!(library.is_available(), "{library} is not available on this machine");
     CHOICE.store(if library == Library::Mkl { 1 } else { 2 }, Ordering::Relaxed);
 }
 
-/// Returns the faster library for this processor.
+/// Returns the default for this processor: oneDNN if MKL would be limited to AVX2 and oneDNN can use AVX-512, else MKL.
 pub(crate) fn fastest() -> Library {
     if onednn_runs() && !is_intel() { Library::OneDnn } else { Library::Mkl }
 }
@@ -108,7 +107,7 @@ fn onednn_runs() -> bool {
     false
 }
 
-/// Whether the processor's maker is Intel.
+/// Whether the processor is made by Intel.
 #[cfg(onednn)]
 fn is_intel() -> bool {
     let maker = std::arch::x86_64::__cpuid(0);

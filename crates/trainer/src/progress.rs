@@ -168,11 +168,11 @@ impl Pace {
     }
 }
 
-/// Progress of downloads: a bar on a terminal, otherwise a line every ten seconds.
+/// Progress of downloads: a bar on a terminal, otherwise a log line per file and every ten seconds.
 #[derive(Debug)]
 pub struct Downloads {
     bar: Option<ProgressBar>,
-    /// The file of the last line, and when that line was logged.
+    /// File and time of the last log line.
     logged: Option<(String, Instant)>,
 }
 
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn download_lines_state_the_part_if_the_length_is_known() {
+    fn download_lines_state_the_total_if_it_is_known() {
         let line = download_line("train.tar", 1_500_000, Some(170_498_071));
         assert_eq!(line, "train.tar: 1.5 of 170.5 MB");
         assert_eq!(download_line("train.tar", 1_500_000, None), "train.tar: 1.5 MB");

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::rows::check_image_of;
 use crate::{Error, Result};
 
-/// Numbers of queries and answers in a block of similarities. A block of 2 MiB stays in the cache, and memory does not
-/// grow with the number of answers.
+/// Size of a block of the similarity matrix, in queries and answers: 2 MiB of float32 values, small enough for the
+/// cache. With blocks, memory does not grow with the number of answers.
 const QUERIES: usize = 128;
 const ANSWERS: usize = 4096;
 
@@ -105,8 +105,8 @@ fn ranks<'a>(
         .flat_map_iter(|chunk| {
             let first = chunk * QUERIES;
             let queries = queries.slice(s![first..(first + QUERIES).min(queries.nrows()), ..]);
-            // The best correct score is read from the same product that the other scores are compared in, so that equal
-            // embeddings get equal scores.
+            // The best correct scores come from the same block products as all other scores, so that equal embeddings
+            // get equal scores.
             let own = queries.rows().into_iter().enumerate().flat_map(|(row, _)| {
                 right(first + row).iter().map(move |&answer| (answer / ANSWERS, (row, answer % ANSWERS)))
             });
@@ -134,7 +134,7 @@ fn ranks<'a>(
         .collect()
 }
 
-/// Returns the scores of queries with a block of answers, `[queries, answers of the block]`.
+/// Returns the similarities of queries and a block of answers, `[queries, answers of the block]`.
 fn block_scores(queries: ArrayView2<'_, f32>, answers: ArrayView2<'_, f32>, block: usize) -> Array2<f32> {
     let first = block * ANSWERS;
     queries.dot(&answers.slice(s![first..(first + ANSWERS).min(answers.nrows()), ..]).t())
@@ -159,14 +159,14 @@ mod tests {
     }
 
     #[test]
-    fn blocks_of_answers_give_the_ranks_of_all_scores_at_once() {
+    fn ranks_in_blocks_equal_ranks_from_the_whole_matrix() {
         let rows = |count: usize, step: f32| {
             let mut rows =
                 Array2::from_shape_fn((count, 3), |(row, axis)| ((row * 3 + axis) as f32 * step).sin());
             crate::normalize_rows(&mut rows);
             rows
         };
-        // More queries and answers than a block has. Image 7 has texts in both blocks.
+        // More queries and answers than one block holds. Image 7 has texts in both blocks.
         let (images, texts) = (rows(QUERIES + 9, 0.7), rows(ANSWERS + 1000, 0.3));
         let own = (0..images.nrows())
             .map(|image| if image == 7 { vec![2, ANSWERS + 50] } else { vec![ANSWERS - 30 + image] })

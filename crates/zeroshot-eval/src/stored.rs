@@ -21,7 +21,7 @@ use crate::{Accuracy, Classification, Error, Result, Retrieval, retrieval};
 #[cfg(feature = "knn")]
 use crate::{Knn, KnnOptions};
 
-/// Number of images whose class scores are in memory at once.
+/// Number of images whose class scores are in memory together.
 const BLOCK: usize = 1024;
 
 /// A data set: its name, labels and captions, which do not depend on the model.

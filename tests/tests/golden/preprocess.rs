@@ -1,4 +1,4 @@
-//! Preprocessing: the evaluation transform gives the reference's crops, without any difference.
+//! Preprocessing: the evaluation transform's crops are identical to the reference's.
 
 use clip_distill_tests::golden::{Coverage, Golden, folders};
 use data_pipeline::image::{Preprocess, decode, eval_pixels};
@@ -73,7 +73,7 @@ fn compare(folder: &Golden, coverage: &mut Coverage) -> Vec<String> {
             let largest = differences.clone().max().unwrap();
             let mean = differences.map(f64::from).sum::<f64>() / found.len() as f64;
             println!("{name}: max {largest}, mean {mean:.4}");
-            // The lists state limits for other decoders of JPEG and WebP; the crops are equal.
+            // The tolerances in the files are for other JPEG and WebP decoders; this project's crops are identical.
             if largest > 0 {
                 failures.push(format!("{name}: max {largest}, mean {mean:.4}"));
             }

@@ -61,7 +61,7 @@ fn learn(folder: &Path, name: &str, losses: &BTreeMap<Loss, LossConfig>) -> Path
     out
 }
 
-/// A loss with weight 1 and what it needs besides.
+/// A loss with weight 1 and the other settings it needs.
 fn entry(loss: Loss) -> LossConfig {
     // AdamW divides the weight out again, except for its epsilon: a gradient has to be well above 1e-8.
     let weight = if loss == Loss::Gd { 1e6 } else { 1.0 };
@@ -74,7 +74,7 @@ fn entry(loss: Loss) -> LossConfig {
 
 /// The value that a loss has to reach alone, within [`LEARNING`] steps on 8 pairs.
 ///
-/// Except for those with a reason of their own, it is at most a third of the value at the start, and a perfect student
+/// Unless a comment states otherwise, it is at most a third of the initial value, and a perfect student
 /// has 0. With the opposite sign, every loss ends above its start.
 fn to_reach(loss: Loss) -> f64 {
     match loss {

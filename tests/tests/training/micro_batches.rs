@@ -1,4 +1,4 @@
-//! Batches in micro-batches: losses, gradients and weights are those of whole batches.
+//! Training in micro-batches: losses, gradients and weights equal those of whole batches.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -18,7 +18,7 @@ use super::no_models;
 /// Samples per contrastive batch of the tiny recipe.
 const BATCH: usize = 8;
 
-/// Trains a student on the emoji for two steps, with every loss in `losses`. Returns its steps and its weights.
+/// Trains a student on the emoji for two steps with `losses`. Returns its steps and its weights.
 fn train(folder: &Path, losses: &[Loss], settings: &str) -> (Vec<StepLine>, HashMap<String, Tensor>) {
     let mut text = tiny::recipe(&folder.join("student"), 2);
     if losses.iter().any(|loss| loss.needs_teacher()) {
@@ -51,7 +51,7 @@ fn train(folder: &Path, losses: &[Loss], settings: &str) -> (Vec<StepLine>, Hash
     (read_steps(out.path()).unwrap(), weights)
 }
 
-/// Describes the largest difference between two runs that exceeds `tolerance` times the value.
+/// Describes the first difference between two runs that exceeds `tolerance` times the value.
 fn difference(folder: &Path, losses: &[Loss], [left, right]: [&str; 2], tolerance: f64) -> Option<String> {
     let ((whole, expected), (parts, found)) = (train(folder, losses, left), train(folder, losses, right));
     let far = |name: &str, expected: f64, found: f64| {
@@ -84,7 +84,7 @@ fn models(folder: &Path) {
 }
 
 #[test]
-fn every_loss_is_that_of_the_whole_batch() {
+fn every_loss_equals_that_of_the_whole_batch() {
     let folder = tempfile::tempdir().unwrap();
     models(folder.path());
     let failures = Loss::all()
@@ -106,7 +106,7 @@ fn losses_combine_and_settings_apply_in_micro_batches() {
             let found = difference(folder.path(), losses, [settings, &parts], 1e-4);
             assert_eq!(found, None, "{settings}");
         }
-        // A micro-batch that is no smaller than the batch changes nothing.
+        // A micro-batch as large as the batch changes nothing.
         let large = format!("train.micro_batch={BATCH}");
         assert_eq!(difference(folder.path(), losses, ["", &large], 0.0), None);
     }

@@ -177,7 +177,7 @@ fn students_are_compared_with_the_teacher_behind_a_store() {
     let again: trainer::run::Results = serde_json::from_str(&text).unwrap();
     assert_ne!(again.details[0].fidelity, first.details[0].fidelity);
     assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 4);
-    // A file of class names that was edited in place is encoded again, too.
+    // A file of class names that was edited in place is also encoded again.
     let names = bed.path("names.txt");
     let mut listed = recipe.clone();
     listed.eval.sets.truncate(1);

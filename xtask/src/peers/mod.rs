@@ -1,6 +1,6 @@
 //! `cargo xtask bench peers`: compares the program with Python's open_clip on the same inputs, threads and precision.
 //!
-//! The Python side is in `benches/peers`, the program's side is `clip-distill bench --rounds`.
+//! The Python side is in `benches/peers`; the program's side is `clip-distill bench --rounds`.
 
 mod results;
 mod rows;
@@ -22,18 +22,18 @@ use sides::{Side, alternating};
 
 /// Compare the program with Python's open_clip: same inputs, threads and precision, results checked first.
 ///
-/// Installs open_clip into `.venv`, like `cargo xtask test --python`, and builds the program in release mode. The rounds of
-/// both sides alternate. Prints a table in Markdown with the median and the range of the ratios.
+/// Installs open_clip into `.venv`, like `cargo xtask test --python`, and builds the program in release mode. The
+/// rounds of both sides alternate. Prints a table in Markdown with the median and the range of the ratios.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench peers", no_binary_name = true)]
 struct Peers {
-    /// Rows to measure [default: all, without bf16 if the processor has no instructions for it].
+    /// Rows to measure [default: all; bf16 rows only on processors with bf16 instructions].
     #[arg(long, value_name = "ROW", value_delimiter = ',')]
     only: Vec<String>,
-    /// Rounds of each side.
+    /// Number of rounds per side.
     #[arg(long, value_name = "N", default_value = "5")]
     rounds: NonZeroUsize,
-    /// Threads of each side, except in rows for one core [default: all cores].
+    /// Threads per side, except in single-core rows [default: number of cores].
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
     /// Print the result as JSON.
@@ -41,7 +41,7 @@ struct Peers {
     json: bool,
 }
 
-/// Where a comparison finds its programs and files.
+/// Programs and folders of a comparison.
 struct Places {
     python: PathBuf,
     program: PathBuf,
@@ -70,7 +70,7 @@ impl Places {
     fn script(&self, name: &str) -> Command {
         let mut command = Command::new(&self.python);
         command.arg(root().join("benches/peers").join(name));
-        // The program's libtorch must not replace that of Python's torch.
+        // Python's torch must not load the program's libtorch.
         command.env_remove(program::SEARCH_PATH).env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
@@ -116,7 +116,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
 }
 
-/// Returns the rows that `only` names, or all. Rows in bf16 are left out on a processor without bf16 unless named.
+/// Returns the rows that `only` names, or all. Without bf16 instructions, bf16 rows are left out unless named.
 fn selected(rows: Vec<Row>, only: &[String], has_bf16: bool) -> Result<Vec<Row>> {
     if let Some(unknown) = only.iter().find(|name| !rows.iter().any(|row| row.name == **name)) {
         let known = rows.iter().map(|row| row.name).collect::<Vec<_>>().join(", ");
@@ -128,13 +128,13 @@ fn selected(rows: Vec<Row>, only: &[String], has_bf16: bool) -> Result<Vec<Row>>
     Ok(rows.into_iter().filter(|row| only.iter().any(|name| row.name == name)).collect())
 }
 
-/// Compares the results of both sides of a row, then measures its rounds.
+/// Compares the results of both sides of a row, then measures the rounds.
 fn measure(row: &Row, places: &Places, threads: usize, rounds: usize) -> Result<Outcome> {
     let case = row.case(&places.inputs, threads).map(|case| case_file(places, row, &case)).transpose()?;
     match (&row.work, case) {
         (Work::ZeroShot, _) | (_, None) => sides::commands(row, places, threads, rounds),
         (Work::Memory(_), Some(case)) => {
-            // The peak belongs to a process, so each round has its own.
+            // Peak memory is a property of a process, so each round starts new processes.
             let mut outcome = Outcome::new(row);
             for round in 0..rounds {
                 let mut pair = sides::start(places, row, &case, threads)?;
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_selected_by_name_and_bf16_only_where_it_is_fast() {
+    fn rows_are_selected_by_name_and_bf16_needs_instructions() {
         assert_eq!(names(&["train", "captions"], false), ["captions", "train"]);
         assert_eq!(names(&["train-bf16"], false), ["train-bf16"]);
         assert_eq!(names(&[], true).len(), rows::all().len());

@@ -42,14 +42,14 @@ impl Spread {
     }
 }
 
-/// The measured rounds of a row whose results agree.
+/// The measured rounds of a row, and the deviation of its results.
 pub(super) struct Outcome {
     tolerance: Tolerance,
     is_memory: bool,
     is_command: bool,
-    /// The largest deviation so far.
+    /// Largest deviation of all comparisons.
     pub deviation: Deviation,
-    /// Rounds of the peer and of the program.
+    /// Rounds of the peer, then of the program.
     rounds: [Vec<Round>; 2],
 }
 
@@ -64,12 +64,12 @@ impl Outcome {
         }
     }
 
-    /// Compares the results of both sides.
+    /// Compares the results of both workers. An error names the deviation if it exceeds the tolerance.
     pub(super) fn check(&mut self, [peer, here]: &[Worker; 2]) -> Result<()> {
         self.compare(&peer.results, &here.results)
     }
 
-    /// Compares results. An error names the deviation if it is too large.
+    /// Compares results. An error names the deviation if it exceeds the tolerance.
     pub(super) fn compare(&mut self, peer: &[f32], here: &[f32]) -> Result<()> {
         let found = compare(peer, here, self.tolerance)?;
         if found.largest >= self.deviation.largest {
@@ -92,7 +92,7 @@ impl Outcome {
         Spread::of(self.rounds[side as usize].iter().map(value).collect::<Option<_>>()?)
     }
 
-    /// Returns the ratios of program to peer, round by round: of speed, or of memory.
+    /// Returns median and range of the ratios program / peer of speed or memory, one per round.
     pub(super) fn ratio(&self) -> Option<Spread> {
         let [peer, here] = &self.rounds;
         let ratio = |(peer, here): (&Round, &Round)| match self.is_memory {
@@ -127,7 +127,7 @@ fn compare(peer: &[f32], here: &[f32], tolerance: Tolerance) -> Result<Deviation
         }
     });
     let deviations = deviations.collect::<Vec<_>>();
-    // A result that is not a number exceeds every tolerance.
+    // NaN exceeds every tolerance.
     let is_bad = |value: f64| value.is_nan();
     let largest =
         deviations.iter().fold(0.0, |a: f64, b| if is_bad(*b) || is_bad(a) { f64::NAN } else { a.max(*b) });
@@ -152,7 +152,7 @@ pub(super) fn read_results(file: &Path) -> Result<Vec<f32>> {
         std::fs::read(file).with_context(|| format!("cannot read the results `{}`", file.display()))?;
     let (values, rest) = bytes.as_chunks::<4>();
     if !rest.is_empty() {
-        bail!("the results `{}` are cut off", file.display());
+        bail!("the results `{}` are truncated", file.display());
     }
     Ok(values.iter().map(|value| f32::from_le_bytes(*value)).collect())
 }
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_those_of_the_rounds() {
+    fn ratios_are_computed_per_round() {
         let rounds = [[(4.0, 100.0), (8.0, 100.0), (2.0, 100.0)], [(2.0, 50.0), (2.0, 60.0), (2.0, 40.0)]];
         let speed = outcome("train", rounds);
         assert_eq!(speed.ratio(), Some(Spread { median: 2.0, low: 1.0, high: 4.0 }));
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_is_met_from_its_side() {
+    fn speed_bars_are_lower_bounds_and_memory_bars_upper_bounds() {
         assert!(Bar::AtLeast(2.0).is_met(2.0) && !Bar::AtLeast(2.0).is_met(1.9));
         assert!(Bar::AtMost(0.6).is_met(0.6) && !Bar::AtMost(0.6).is_met(0.7));
     }

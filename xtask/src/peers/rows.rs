@@ -1,4 +1,4 @@
-//! The rows of the comparison: what is measured, its inputs, its bar, and how closely the results must agree.
+//! The rows of the comparison: work, inputs, target ratio, and tolerance of the results.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 pub(super) struct Row {
     /// Name for `--only`.
     pub name: &'static str,
-    /// What is measured.
+    /// Description in the table.
     pub title: &'static str,
     pub bar: Option<Bar>,
     pub tolerance: Tolerance,
     pub work: Work,
 }
 
-/// The ratio of the program to the peer that this project wants to reach.
+/// Target ratio of the program to the peer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Bar {
     /// Ratio of speeds.
@@ -24,12 +24,12 @@ pub(super) enum Bar {
     AtMost(f64),
 }
 
-/// The largest deviation of the program's results from the peer's.
+/// Tolerance for the deviation of the program's results from the peer's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Tolerance {
-    /// Of each value.
+    /// Maximum deviation of each value.
     pub largest: f64,
-    /// Of the mean over all values.
+    /// Maximum of the mean deviation.
     pub mean: f64,
     /// Whether deviations are divided by the peer's value.
     pub is_relative: bool,
@@ -37,19 +37,19 @@ pub(super) struct Tolerance {
 
 /// A level of an 8-bit channel after normalisation by CLIP's smallest standard deviation.
 const LEVEL: f64 = 1.0 / 255.0 / 0.261_302_6;
-/// Pillow decodes with libjpeg, whose inverse transform and upsampling round otherwise than other decoders: 3 levels at most,
-/// half a level on average.
+/// Pixels: at most 3 levels per value and half a level on average, because libjpeg implementations round the inverse
+/// DCT and the upsampling differently.
 const PIXELS: Tolerance = Tolerance { largest: 3.0 * LEVEL, mean: 0.5 * LEVEL, is_relative: false };
-/// Token ids are equal.
+/// Token ids must be equal.
 const IDS: Tolerance = Tolerance { largest: 0.0, mean: 0.0, is_relative: false };
-/// Losses of the first steps in float32; sums are added in another order.
+/// Losses of the first steps in float32, which differ because sums are added in a different order.
 const LOSSES: Tolerance = Tolerance { largest: 1e-4, mean: 1e-4, is_relative: true };
-/// Losses in bfloat16, whose values have 8 bits: autocast rounds other intermediate results than the program.
+/// Losses in bfloat16 (8 significant bits), which differ because autocast rounds different intermediate results.
 const LOSSES_BF16: Tolerance = Tolerance { largest: 2e-2, mean: 2e-2, is_relative: true };
-/// Accuracy as a fraction: scores that are equal but for rounding may change a few of 10,000 predictions.
+/// Accuracy as a fraction: rounding may flip near-ties, that is, up to 5 of 10,000 predictions.
 const ACCURACY: Tolerance = Tolerance { largest: 5e-4, mean: 5e-4, is_relative: false };
 
-/// What is measured.
+/// The measured work.
 pub(super) enum Work {
     /// Decoding and transforming photos on one core.
     Images { training: bool },
@@ -57,7 +57,7 @@ pub(super) enum Work {
     Tokens,
     /// Training or distillation steps.
     Step(Step),
-    /// Peak memory of such steps.
+    /// Peak memory of training or distillation steps.
     Memory(Step),
     /// Zero-shot evaluation as a whole command.
     ZeroShot,
@@ -73,7 +73,7 @@ pub(super) struct Step {
     batches: &'static str,
     batch: u64,
     precision: &'static str,
-    /// Steps per round, so that a round takes seconds.
+    /// Steps per round, chosen so that a round takes seconds.
     round_steps: u64,
 }
 
@@ -95,7 +95,7 @@ const SMALL: Step =
 const SMALL_DISTIL: Step = Step { teacher: Some("ViT-micro-32px"), ..SMALL };
 
 impl Step {
-    /// Emulated bf16 takes many times as long, so a round has one step.
+    /// Returns the step in bf16. Emulated bf16 is slow, so a round has a single step.
     const fn in_bf16(self) -> Self {
         Step { precision: "bf16", round_steps: 1, ..self }
     }
@@ -140,7 +140,7 @@ pub(super) fn all() -> Vec<Row> {
         step("distil-bf16", "distil ViT-T/16 from ViT-B/16, batch 16, bf16", least(1.6), DISTIL.in_bf16()),
         step(
             "distil-stored",
-            "the same in fp32 from stored embeddings, peer with live teacher",
+            "distil ViT-T/16 from stored embeddings, batch 16, fp32; the peer runs ViT-B/16",
             least(7.0),
             Step { stored: true, ..DISTIL },
         ),
@@ -185,12 +185,12 @@ impl Row {
         }
     }
 
-    /// Returns the threads of the row.
+    /// Returns the thread count of the row: 1 in single-core rows, else `threads`.
     pub(super) fn threads(&self, threads: usize) -> usize {
         if matches!(self.work, Work::Images { .. } | Work::Tokens) { 1 } else { threads }
     }
 
-    /// Returns the names of the inputs that `inputs.py` makes for the row.
+    /// Returns the names of the row's inputs, which `inputs.py` creates.
     pub(super) fn inputs(&self) -> Vec<String> {
         match &self.work {
             Work::Images { .. } => vec!["photos".into()],
@@ -203,7 +203,7 @@ impl Row {
         }
     }
 
-    /// Returns the case that both sides read, or `None` for a whole command.
+    /// Returns the case that both sides read, or `None` for rows that measure whole commands.
     pub(super) fn case(&self, inputs: &Path, threads: usize) -> Option<Value> {
         let threads = self.threads(threads);
         Some(match &self.work {

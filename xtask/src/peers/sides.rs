@@ -28,12 +28,12 @@ impl Side {
     }
 }
 
-/// Returns the order of the sides in a round. Each side is first in every second round.
+/// Returns the order of the sides in a round; it alternates between rounds.
 pub(super) fn alternating(round: usize) -> [Side; 2] {
     if round.is_multiple_of(2) { [Side::Peer, Side::Here] } else { [Side::Here, Side::Peer] }
 }
 
-/// A side that has prepared its work and measures rounds on request. Dropping it ends its process.
+/// A process that has prepared the work of a side and measures rounds on request. Dropping it ends the process.
 pub(super) struct Worker {
     child: Child,
     requests: Option<ChildStdin>,
@@ -83,14 +83,14 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // The end of its input ends the process, too, but later.
+        // Closing its input ends the process only after the current round.
         self.requests = None;
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Starts both sides of a row, one after the other: the peer first.
+/// Starts both sides of a row, the peer first.
 pub(super) fn start(places: &Places, row: &Row, case: &Path, threads: usize) -> Result<[Worker; 2]> {
     let threads = row.threads(threads);
     let start = |side: Side| {
@@ -100,12 +100,12 @@ pub(super) fn start(places: &Places, row: &Row, case: &Path, threads: usize) -> 
             Side::Here => program(places, &["bench", "--rounds"]),
         };
         Worker::start(limited(command.arg(case).arg(&results), threads), &results)
-            .with_context(|| format!("the {}'s side", side.name()))
+            .with_context(|| format!("the side `{}` failed", side.name()))
     };
     Ok([start(Side::Peer)?, start(Side::Here)?])
 }
 
-/// Measures whole commands of a zero-shot evaluation.
+/// Measures zero-shot evaluations as whole commands, and compares their accuracies.
 pub(super) fn commands(row: &Row, places: &Places, threads: usize, rounds: usize) -> Result<Outcome> {
     let (model, images) = (places.inputs.join("zero-shot/model"), places.inputs.join("zero-shot/images"));
     let mut outcome = Outcome::new(row);
@@ -145,7 +145,7 @@ pub(super) fn commands(row: &Row, places: &Places, threads: usize, rounds: usize
     Ok(outcome)
 }
 
-/// Returns the top-1 accuracy in the output of either side, as a fraction.
+/// Returns the top-1 accuracy (0 to 1) in the output of either side.
 fn accuracy(found: &Value) -> Option<f64> {
     found["top1"].as_f64().or_else(|| found["sets"][0]["top1"].as_f64())
 }
@@ -156,7 +156,7 @@ fn program(places: &Places, args: &[&str]) -> Command {
     command
 }
 
-/// Limits the threads of all libraries of a process.
+/// Limits the threads of OpenMP, MKL and rayon in a process.
 fn limited(command: &mut Command, threads: usize) -> &mut Command {
     let variables = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"];
     command.envs(variables.map(|name| (name, threads.to_string())))
@@ -211,7 +211,7 @@ done
     }
 
     #[test]
-    fn sides_take_turns_in_being_first() {
+    fn the_order_of_the_sides_alternates() {
         assert_eq!([0, 1].map(|round| alternating(round)[0]), [Side::Peer, Side::Here]);
     }
 }

@@ -18,7 +18,7 @@ const INSTRUCTIONS: [&str; 4] = ["avx2", "avx512f", "avx512_bf16", "amx_bf16"];
 pub(super) struct Machine {
     /// Processor, cores and instruction sets.
     description: String,
-    /// Whether the processor multiplies bfloat16 values.
+    /// Whether the processor has bf16 instructions.
     pub has_bf16: bool,
 }
 
@@ -77,7 +77,7 @@ impl Report<'_> {
         text
     }
 
-    /// Returns a paragraph on machine, versions and date.
+    /// Returns a line with date, commit, machine and the peer's packages.
     fn context(&self) -> String {
         let mut text = format!(
             "{}, commit {}, {}, {} threads. Peer: {}.",
@@ -89,8 +89,8 @@ impl Report<'_> {
         );
         if self.rows.iter().any(Row::is_bf16) && !self.machine.has_bf16 {
             text.push_str(
-                "\nThis processor has no instructions for bf16: both sides emulate it, so the times of the bf16 rows have no \
-                 meaning in absolute terms.",
+                "\nThis processor has no instructions for bf16: both sides emulate it, so the absolute times of bf16 rows are not \
+                 representative.",
             );
         }
         text
@@ -167,7 +167,7 @@ fn spread(values: Spread) -> Value {
     json!({ "median": values.median, "min": values.low, "max": values.high })
 }
 
-/// Returns a value with three significant digits, or as a whole number.
+/// Formats a value with three significant digits, or as an integer from 100.
 fn rounded(value: f64) -> String {
     match value {
         value if value < 10.0 => format!("{value:.2}"),

@@ -88,9 +88,9 @@ pub(crate) enum Command {
     Tokenize(Tokenize),
     /// Print the size, cost and configuration of a model, or list all presets.
     Inspect(Inspect),
-    /// Download a published data set and verify its checksums, or list all.
+    /// Download a published data set and verify its checksums, or list all data sets.
     ///
-    /// Resumes a download that was cut off. Data sets whose terms require a manual download come with instructions.
+    /// An interrupted download resumes. For data sets whose terms require a manual download, instructions are printed.
     Download(Download),
     /// Check this machine: libtorch, its speed, CUDA devices, threads and the tokenizer.
     ///
@@ -98,8 +98,8 @@ pub(crate) enum Command {
     Doctor,
     /// Compare this machine's results with reference values.
     ///
-    /// Checks towers, losses, a short training and a resumed run, in float32 and bfloat16. Run it first on a new machine or
-    /// GPU. Exits with 1 if a result differs by more than its tolerance.
+    /// Checks towers, losses, a short training and a resumed run, in float32 and bfloat16. Run it first on a new
+    /// machine or GPU. Exits with 1 if a result differs by more than its tolerance.
     SelfCheck(SelfCheck),
     /// Measure training and distillation steps: time, samples per second, share of the device's peak, memory.
     ///
@@ -108,7 +108,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether the command runs long enough for the settings of OpenMP and the allocator to matter, or reports them.
+    /// Whether the OpenMP and allocator settings apply: the command runs long enough for them, or reports them.
     pub(crate) fn runs_long(&self) -> bool {
         use Command::{Bench, Doctor, Embed, Evaluate, Reinforce, SelfCheck, Sweep, Train};
         matches!(
@@ -259,9 +259,9 @@ Examples:
   clip-distill download cifar10
   clip-distill evaluate MODEL --data datasets/cifar10.toml")]
 pub(crate) struct Download {
-    /// Name of a data set, or a manifest (TOML) that describes one; without it, lists all names.
+    /// Name of a data set, or a manifest (TOML) that describes one; without it, all data sets are listed.
     pub data: Option<String>,
-    /// Output folder, in which the data set gets a subfolder with its name.
+    /// Output folder; the data set is stored in a subfolder with its name.
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub to: PathBuf,
 }

@@ -185,13 +185,13 @@ pub(crate) struct Bench {
     /// Pairs per batch [default: chosen for the device].
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub batch: Vec<u64>,
-    /// Pairs per pass of the student, like `train.micro_batch` [default: the whole batch].
+    /// Pairs per forward and backward pass of the student, as in `train.micro_batch` [default: the whole batch].
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub micro_batch: Option<NonZeroUsize>,
-    /// Sides of the student's images in pixels, multiples of the patch size [default: the preset's].
+    /// Image sizes of the student in pixels, multiples of the patch size [default: the preset's].
     #[arg(long, value_name = "PX", value_delimiter = ',', value_parser = clap::value_parser!(i64).range(1..))]
     pub image_size: Vec<i64>,
-    /// Measure training steps only, no distillation steps.
+    /// Measure training steps only, without distillation steps.
     #[arg(long, conflicts_with = "teacher")]
     pub no_teacher: bool,
     /// Precisions [default: fp32, and bf16 if the device has instructions for it].
@@ -205,7 +205,7 @@ pub(crate) struct Bench {
     /// Measure one case, given as JSON, in this process.
     #[arg(long, value_name = "JSON", hide = true)]
     pub case: Option<String>,
-    /// Measure rounds of the case in a JSON file, one for each line of standard input, and write its results to a file.
+    /// Measure rounds of the case in a JSON file, one per line of standard input, and write its results to a file.
     #[arg(long, value_names = ["CASE", "RESULTS"], num_args = 2, hide = true)]
     pub rounds: Vec<PathBuf>,
 }

@@ -23,10 +23,10 @@ pub(crate) struct Case {
     pub teacher: Option<String>,
     /// Pairs per batch.
     pub batch: u64,
-    /// Pairs per pass of the student, `train.micro_batch`; `None` for the whole batch.
+    /// Pairs per forward and backward pass of the student (`train.micro_batch`); `None` for the whole batch.
     #[serde(default)]
     pub micro_batch: Option<usize>,
-    /// Side of the student's images in pixels, if not the preset's.
+    /// Image size of the student in pixels, if not the preset's.
     #[serde(default)]
     pub image_size: Option<i64>,
     /// Precision of matrix products.
@@ -64,7 +64,7 @@ pub(crate) struct Row {
     pub error: Option<String>,
 }
 
-/// Measures a case in a separate process, so that the memory of other cases does not count and a case that runs out of
+/// Measures a case in a separate process, so that its peak memory excludes other cases and a case that runs out of
 /// memory does not end the others.
 ///
 /// # Errors

@@ -83,7 +83,7 @@ pub(crate) fn measure(case: &Case) -> anyhow::Result<Measured> {
     })
 }
 
-/// Returns CLIP's loss, and with a teacher also those of CLIP-KD.
+/// Returns CLIP's loss, and with a teacher also CLIP-KD's losses.
 pub(super) fn terms(with_teacher: bool) -> Vec<Term> {
     let mut terms = vec![Term::new(Loss::Task, 1.0)];
     if with_teacher {

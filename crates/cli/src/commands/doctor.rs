@@ -37,7 +37,7 @@ pub(crate) fn run() -> anyhow::Result<Code> {
         (
             "libtorch",
             format!(
-                "{:.0} GFLOP/s in a matrix product, linear layers by {}{}",
+                "{:.0} GFLOP/s in a matrix product, linear layers use {}{}",
                 2e-9 * (SIDE as f64).powi(3) / seconds,
                 torch_ext::products::library(),
                 if finite {

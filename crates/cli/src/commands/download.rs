@@ -1,4 +1,4 @@
-//! `clip-distill download`: published data sets, by the manifests of `datasets/` or by a manifest of the user.
+//! `clip-distill download`: downloads of published data sets that a built-in manifest or a manifest file describes.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::args::Download;
 use crate::exit::Code;
 use crate::output;
 
-/// The manifests of `datasets/`: file name and content.
+/// Built-in manifests: file name and content.
 const MANIFESTS: [(&str, &str); 7] = [
     ("cifar10.toml", include_str!("../../../../datasets/cifar10.toml")),
     ("cifar100.toml", include_str!("../../../../datasets/cifar100.toml")),
@@ -40,7 +40,7 @@ pub(crate) fn run(args: Download) -> anyhow::Result<Code> {
     Ok(Code::Done)
 }
 
-/// Returns the manifests of the program.
+/// Parses the built-in manifests.
 fn built_in() -> anyhow::Result<Vec<Manifest>> {
     MANIFESTS.iter().map(|(file, text)| Ok(Manifest::parse(text, file)?)).collect()
 }

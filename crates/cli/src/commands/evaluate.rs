@@ -67,7 +67,7 @@ pub(crate) fn run(args: Evaluate) -> anyhow::Result<Code> {
         let rows = teacher.as_ref().map(|(_, rows)| rows.as_slice());
         match evaluate(&args, name, &sets, rows, &options, &root) {
             Ok(found) => evaluated.push(found),
-            // Otherwise the results of the other models would be lost.
+            // An error would discard the results of the other models.
             Err(error) if args.models.len() > 1 => {
                 output::note(format!(
                     "warning: `{name}` is left out, because its evaluation failed: {error:#}"

@@ -36,7 +36,7 @@ fn evaluate_reads_class_folders_and_tars() {
 }
 
 #[test]
-fn a_model_with_a_logit_bias_judges_each_label_alone() {
+fn a_model_with_a_logit_bias_scores_each_label_independently() {
     let place = Place::new();
     let json = r#"{"embed_dim": 8, "init_logit_bias": -20.0, "vision_cfg": {"image_size": 16, "layers": 1, "width": 8,
         "patch_size": 8, "head_width": 8}, "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 1,

@@ -378,12 +378,12 @@ fn a_file_of_one_tower_embeds_its_own_inputs() {
     assert!(embedded(&text_tower, "--texts", &texts) == embedded(&model, "--texts", &texts));
     assert!(embedded(&image, "--images", &pictures) == embedded(&model, "--images", &pictures));
     let wrong = failed(&["embed", &text_tower, "--images", &pictures, "--out", &out, "--force"]);
-    assert!(wrong.contains("holds the text tower only"), "{wrong}");
+    assert!(wrong.contains("contains only the text tower"), "{wrong}");
     let picture = place.name("pictures/red/0.png");
     let wrong = failed(&["classify", &image, &picture, "--labels", "a,b"]);
-    assert!(wrong.contains("holds the image tower only"), "{wrong}");
+    assert!(wrong.contains("contains only the image tower"), "{wrong}");
     let wrong = failed(&["convert", &image, "--to", "open-clip", &place.name("out")]);
-    assert!(wrong.contains("holds the image tower only"), "{wrong}");
+    assert!(wrong.contains("contains only the image tower"), "{wrong}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::common::{Place, failed, program, text};
 
-/// Runs a case with two rounds. Returns the results and the answers to the rounds.
+/// Runs a case with two rounds. Returns its results and the answer to each round.
 fn run(place: &Place, case: &Value) -> (Vec<f32>, Vec<Value>) {
     std::fs::write(place.path("case.json"), case.to_string()).unwrap();
     let mut command = program();
@@ -47,7 +47,7 @@ fn captions_are_tokenised_in_rounds() {
 }
 
 #[test]
-fn photos_are_transformed_in_rounds_with_given_crops_for_the_comparison() {
+fn photos_are_transformed_in_rounds_and_compared_with_given_crops() {
     let place = Place::new();
     std::fs::create_dir(place.path("photos")).unwrap();
     let picture = image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([6 * x as u8, 8 * y as u8, 90]));
@@ -72,7 +72,7 @@ fn photos_are_transformed_in_rounds_with_given_crops_for_the_comparison() {
 }
 
 #[test]
-fn steps_use_the_same_teacher_live_and_stored() {
+fn losses_with_a_live_and_a_stored_teacher_are_equal() {
     let place = Place::new();
     let model = place.model();
     let images =
@@ -100,7 +100,7 @@ fn steps_use_the_same_teacher_live_and_stored() {
         live.iter().zip(&stored).all(|(live, stored)| (live - stored).abs() < 1e-4 * live),
         "{live:?}, {stored:?}"
     );
-    // The two batches take turns: without training, the third step repeats the first.
+    // The two batches alternate: with a learning rate of 0, the third step repeats the first.
     let (constant, plain) = (losses(None, false, 0.0), losses(None, false, 1e-3));
     assert!(constant[0] == constant[2] && constant[0] != constant[1], "{constant:?}");
     assert!(plain[0] == constant[0] && plain[2] != plain[0], "{plain:?}");

@@ -309,7 +309,7 @@ fn with_weights(
     let mut model = Clip::new(&config, device, 0)?;
     let mut named = weight_files::layout::with_text_prefix(named, config.custom_text);
     if let Some(tower) = weight_files::infer::only_tower(&named) {
-        notes.push(format!("the file holds the {tower} tower only"));
+        notes.push(format!("the file contains only the {tower} tower"));
         fill_other_tower(&model, &mut named, tower);
         model.set_only_tower(Some(tower));
     }

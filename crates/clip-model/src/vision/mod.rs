@@ -56,7 +56,7 @@ impl ImageTower {
     pub(crate) fn forward<'a>(&'a self, images: &Tensor, tape: &mut Tape<'a>) -> Result<Tensor> {
         self.check_shape(images)?;
         let images = match self.is_convolutional() && images.device().is_cuda() {
-            // Tensor cores read this layout; in the other one, cuDNN copies the operands of each convolution.
+            // cuDNN's tensor-core kernels read this layout; otherwise cuDNN converts the operands of each convolution.
             true => channels_last(images),
             false => images.shallow_clone(),
         };

@@ -40,7 +40,7 @@ impl fmt::Display for Layout {
 /// and Lightning.
 const WRAPPERS: [&str; 5] =
     ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"];
-/// First parts of a model's parameter names in all layouts. Anything before them is an attribute of a training
+/// First components of a model's parameter names in all layouts. A prefix before them is an attribute of a training
 /// framework's module, such as `model.` or `clip.` in Lightning.
 const ROOTS: [&str; 9] = [
     "visual.",
@@ -153,7 +153,7 @@ pub(crate) fn unwrapped(name: &str, removed: &mut std::collections::BTreeSet<Str
 fn is_image_tower<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {
     const STARTS: [&str; 4] = ["class_embedding", "attnpool.positional_embedding", "trunk.", "head.proj."];
     let mut own = false;
-    // Both a ViT and the text tower have this name.
+    // A ViT and the text tower both have parameters with this root.
     let of_both = |root: &str| root == "transformer.resblocks.";
     let has_root = |name: &str| ROOTS.iter().any(|root| !of_both(root) && name.starts_with(root));
     let whole = names.any(|name| {

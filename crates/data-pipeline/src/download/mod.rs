@@ -280,8 +280,9 @@ impl Download {
         let mut body = response.body_mut().as_reader();
         let mut buffer = vec![0; 1 << 16];
         loop {
-            let count =
-                body.read(&mut buffer).map_err(|e| failed(format!("cut off after {done} bytes: {e}")))?;
+            let count = body
+                .read(&mut buffer)
+                .map_err(|e| failed(format!("the connection failed after {done} bytes: {e}")))?;
             if count == 0 {
                 break;
             }
@@ -291,7 +292,9 @@ impl Download {
         }
         out.sync_all().map_err(|e| Error::io(partial, e))?;
         match total {
-            Some(total) if done < total => Err(failed(format!("cut off after {done} of {total} bytes"))),
+            Some(total) if done < total => {
+                Err(failed(format!("the connection closed after {done} of {total} bytes")))
+            }
             _ => Ok(()),
         }
     }

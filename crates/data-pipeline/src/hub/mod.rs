@@ -339,7 +339,7 @@ impl Hub {
         }
         let mut json = Vec::new();
         let mut body = response.body_mut().as_reader().take(MAX_LISTING);
-        body.read_to_end(&mut json).map_err(|e| unreachable(format!("cut off: {e}")))?;
+        body.read_to_end(&mut json).map_err(|e| unreachable(format!("the connection failed: {e}")))?;
         Listing::read(&json)
             .map_err(|reason| NoListing::Refused(hub_error(repo, HubProblem::BadAnswer, reason)))
     }

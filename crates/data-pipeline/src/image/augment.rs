@@ -436,7 +436,7 @@ mod tests {
                 // PIL truncates to an integer.
                 let pixel = (value * factor).min(255.0).floor() as f32;
                 let wanted = (pixel / 255.0 - 0.5) / 0.25;
-                // Hue and saturation without a change may round once more.
+                // An identity change of hue or saturation may add a rounding.
                 let step = 1.0 / 255.0 / 0.25;
                 assert!(
                     plane.iter().all(|found| (found - wanted).abs() <= step * 1.01),

@@ -53,7 +53,7 @@ fn shift_hue(pixels: &mut [[u8; 3]], shift: f64) {
 
 /// Shifts the hue of a pixel.
 ///
-/// The function has no branches and calls no function of the C library, so that loops around it can be vectorised.
+/// The function has no branches or calls into the C library, so that loops around it can be vectorised.
 #[inline(always)]
 fn shifted(pixel: [u8; 3], shift: f64) -> [u8; 3] {
     let [r, g, b] = pixel.map(|v| f64::from(v) / 255.0);
@@ -82,7 +82,8 @@ fn shifted(pixel: [u8; 3], shift: f64) -> [u8; 3] {
     [channel(pixel[0], 5.0), channel(pixel[1], 3.0), channel(pixel[2], 1.0)]
 }
 
-/// Replaces pixels. Works on planes of some pixels, which the compiler can vectorise.
+/// Applies `changed` to all pixels. Works on blocks of 64 pixels with one array per channel, so that the compiler can
+/// vectorise it.
 #[inline(always)]
 fn change(pixels: &mut [[u8; 3]], changed: impl Fn([u8; 3]) -> [u8; 3]) {
     for block in pixels.chunks_mut(64) {
@@ -119,7 +120,7 @@ mod tests {
         }
     }
 
-    /// The hue shift by its definition, with the remainders and the rounding of the standard library.
+    /// Computes the hue shift by definition, with the standard library's remainder and rounding.
     fn plainly_shifted(pixel: [u8; 3], shift: f64) -> [u8; 3] {
         let [r, g, b] = pixel.map(|v| f64::from(v) / 255.0);
         let (high, low) = (r.max(g).max(b), r.min(g).min(b));
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn vectors_equal_single_pixels() {
+    fn vectorised_changes_equal_changes_of_single_pixels() {
         let mut random = file_ext::SplitMix64::new(5);
         for length in [1, 2, 63, 64, 65, 20_000] {
             let mut bytes = (0..3 * length).map(|_| random.below(256) as u8).collect::<Vec<_>>();

@@ -125,8 +125,9 @@ pub(crate) fn multiply(a: u8, b: u8) -> u8 {
 /// palette images become grey or RGB. open_clip differs for these files only: PIL resizes palette indices and 1-bit
 /// pixels without interpolation, which aliases, and its conversion of 16-bit grey depends on its version.
 ///
-/// The pixels of a JPEG file are those of libjpeg-turbo, and so of PIL, bit for bit. Baseline and progressive files with 8
-/// bits per sample are read. A file with invalid codes or missing parts is an error, even if libjpeg-turbo fills them.
+/// JPEG pixels are bit-identical to libjpeg-turbo's, and therefore to PIL's. Baseline, extended sequential and
+/// progressive files with 8 bits per sample are supported. A file with invalid codes or missing parts is an error, even
+/// where libjpeg-turbo would fill the gaps.
 ///
 /// EXIF orientation is not applied, as in open_clip; [`super::orientation::upright`] applies it.
 ///
@@ -162,7 +163,7 @@ fn decode_any(bytes: &[u8]) -> Result<Decoded, DecodeError> {
 fn decode_other(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     match decode_whole(bytes) {
         Err(error) if bytes.starts_with(png::SIGNATURE) && error.kind == DamageKind::DamagedImage => {
-            // PIL reads a PNG whose pixels are complete, even if the chunks behind them are cut off.
+            // PIL reads a PNG with complete pixels, even if the chunks after them are truncated.
             png::complete(bytes).and_then(|whole| decode_whole(&whole).ok()).ok_or(error)
         }
         decoded => decoded,

@@ -1,10 +1,10 @@
-//! The loops of resampling, on vectors of 32 columns.
+//! Inner loops of resampling, on vectors of 32 columns.
 //!
-//! Both passes are the same operation: a weighted sum of rows of bytes. For the horizontal pass, [`across`] first
-//! transposes a few image rows into a tile: one row of the tile has the pixels of one image column.
+//! Both passes compute weighted sums of byte rows. For the horizontal pass, [`across`] first transposes a few image
+//! rows into a tile; a row of the tile contains the pixels of one image column.
 //!
-//! The loops are plain array code, which `multiversion` compiles for several instruction sets. The arithmetic is exact
-//! in integers, so every instruction set gives the same bytes.
+//! The loops are plain array code, which `multiversion` compiles for several instruction sets. The arithmetic uses
+//! integers, so every instruction set gives the same bytes.
 
 use multiversion::multiversion;
 
@@ -12,14 +12,14 @@ use super::resize::Weights;
 
 /// Fixed-point bits of a weight: 32 bits minus 8 for the pixel and 2 of headroom.
 pub(super) const PRECISION_BITS: u32 = 32 - 8 - 2;
-/// Columns of a vector, in bytes. Buffers of rows have a multiple of this as their stride.
+/// Length of a vector in bytes. The stride of row buffers is a multiple of it.
 pub(super) const COLUMNS: usize = 32;
-/// Pixels that are moved at once into or out of a tile.
+/// Number of pixels moved into or out of a tile per iteration.
 const BLOCK: usize = 8;
 
 type Vector = [u8; COLUMNS];
 
-/// Computes a row of output from the rows of `rows` that have a weight; `stride` is the number of bytes of a row.
+/// Vertical pass: computes an output row as the weighted sum of `rows`, which are `stride` bytes apart.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
 pub(super) fn down(rows: &[u8], stride: usize, weights: &[i32], out: &mut [Vector]) {
     for (place, out) in out.iter_mut().enumerate() {
@@ -27,10 +27,11 @@ pub(super) fn down(rows: &[u8], stride: usize, weights: &[i32], out: &mut [Vecto
     }
 }
 
-/// Computes the rows `out`, of `stride` bytes each, from rows of an image. `tile` and `narrow` are scratch memory.
+/// Horizontal pass: computes the rows `out`, of `stride` bytes each, from image rows. `tile` and `narrow` are scratch
+/// buffers.
 ///
-/// The rows have to begin at the first pixel that has a weight, and to end with the last. A row of `out` has room for
-/// one byte more than its pixels.
+/// `rows` must start at the first pixel with a weight and end at the last. A row of `out` needs room for one byte more
+/// than its pixels.
 pub(super) fn across(
     rows: &[&[u8]],
     channels: usize,
@@ -39,7 +40,8 @@ pub(super) fn across(
     stride: usize,
     [tile, narrow]: [&mut Vec<Vector>; 2],
 ) {
-    // Moving 4 bytes is faster than moving 3. The extra byte is overwritten by the next pixel, or is never read.
+    // A copy of 4 bytes is one instruction, a copy of 3 is not. The next pixel overwrites the extra byte, or it is
+    // never read.
     let (into_tile, out_of_tile) = match channels {
         1 => (
             gather::<1, 1> as fn(&[&[u8]], &mut [Vector]),
@@ -59,7 +61,8 @@ pub(super) fn across(
     }
 }
 
-/// `stride` is [`COLUMNS`]. With a stride that the compiler knows, it would vectorise over the weights instead.
+/// Resamples a tile. `stride` is [`COLUMNS`]; it is a parameter because the compiler would vectorise over the weights
+/// if it knew the value.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
 fn resample_tile(tile: &[u8], stride: usize, weights: &Weights, narrow: &mut [Vector]) {
     let first = weights.inputs().start;
@@ -68,7 +71,7 @@ fn resample_tile(tile: &[u8], stride: usize, weights: &Weights, narrow: &mut [Ve
     }
 }
 
-/// Returns the weighted sum of the first columns of rows, rounded to the nearest byte.
+/// Returns the weighted sum of the first [`COLUMNS`] bytes of each row, rounded and clamped to bytes.
 #[inline(always)]
 fn weighted_sum(rows: &[u8], stride: usize, weights: &[i32]) -> Vector {
     let mut sums = [1i32 << (PRECISION_BITS - 1); COLUMNS];
@@ -84,9 +87,9 @@ fn weighted_sum(rows: &[u8], stride: usize, weights: &[i32]) -> Vector {
     bytes
 }
 
-/// Transposes rows of pixels of `C` bytes, moving `MOVED` bytes for each pixel.
+/// Transposes rows of `C`-byte pixels into a tile, copying `MOVED` bytes per pixel.
 fn gather<const C: usize, const MOVED: usize>(rows: &[&[u8]], tile: &mut [Vector]) {
-    // The last pixel has no bytes after it.
+    // No byte follows the last pixel, so it is not in a block.
     let in_blocks = (tile.len() - 1) / BLOCK * BLOCK;
     let (blocks, rest) = tile.split_at_mut(in_blocks);
     for (index, block) in blocks.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
@@ -104,7 +107,7 @@ fn gather<const C: usize, const MOVED: usize>(rows: &[&[u8]], tile: &mut [Vector
     }
 }
 
-/// Transposes a tile back into rows of `stride` bytes.
+/// Transposes a tile back into rows of `stride` bytes, copying `MOVED` bytes per pixel.
 fn scatter<const C: usize, const MOVED: usize>(tile: &[Vector], rows: &mut [u8], stride: usize) {
     let (blocks, rest) = tile.as_chunks::<BLOCK>();
     for (index, block) in blocks.iter().enumerate() {

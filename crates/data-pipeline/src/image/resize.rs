@@ -27,7 +27,7 @@ pub(crate) struct Pixels<'a> {
 }
 
 impl Pixels<'_> {
-    /// Returns columns of a row of the part.
+    /// Returns the bytes of `columns` in row `y` of the part.
     fn row(&self, y: usize, columns: &Range<usize>) -> &[u8] {
         let start = ((self.part.y + y) * self.stride + self.part.x + columns.start) * self.channels;
         &self.data[start..start + columns.len() * self.channels]
@@ -72,18 +72,18 @@ impl Weights {
         Weights { spans, values, taps }
     }
 
-    /// Number of output positions.
+    /// Returns the number of output positions.
     pub(super) fn len(&self) -> usize {
         self.spans.len()
     }
 
-    /// Returns, for each output position, its first input position and its weights.
+    /// Iterates over the output positions: first input position and weights.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
         let values = self.values.chunks_exact(self.taps);
         self.spans.iter().zip(values).map(|(&(start, length), values)| (start, &values[..length]))
     }
 
-    /// Returns the input positions from the first to the last that has a weight.
+    /// Returns the smallest range that contains all input positions with a weight.
     pub(super) fn inputs(&self) -> Range<usize> {
         let start = self.spans.iter().map(|(start, _)| *start).min().unwrap_or(0);
         start..self.spans.iter().map(|(start, length)| start + length).max().unwrap_or(start)
@@ -115,13 +115,13 @@ fn filter_value(filter: Interpolation, x: f64) -> f64 {
     }
 }
 
-/// Memory that the images of one thread share.
+/// Scratch buffers of a thread.
 #[derive(Default)]
 struct Scratch {
     /// Rows after the horizontal pass.
     rows: Vec<u8>,
     tiles: [Vec<[u8; COLUMNS]>; 2],
-    /// One row of output.
+    /// An output row.
     line: Vec<[u8; COLUMNS]>,
 }
 
@@ -129,9 +129,9 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Resizes to `width` x `height` and passes the rows of the rectangle `wanted` of the result to `emit`, from the top.
+/// Resizes to `width` x `height` and passes the rows of the rectangle `wanted` of the result to `emit`, top to bottom.
 ///
-/// `emit` must not resize an image.
+/// `emit` must not resize an image, because the scratch buffers are in use.
 pub(crate) fn resize(
     source: &Pixels<'_>,
     (width, height): (usize, usize),
@@ -196,7 +196,7 @@ mod tests {
         out
     }
 
-    /// Resizes a part of an image in one direction, a pixel at a time. `at` reads a byte of the image.
+    /// Resizes one row or column, one pixel at a time. `at` returns its bytes.
     fn plain_pass(at: impl Fn(usize) -> u8, input: usize, output: usize, filter: Interpolation) -> Vec<u8> {
         if input == output {
             return (0..input).map(at).collect();
@@ -211,7 +211,7 @@ mod tests {
             .collect()
     }
 
-    /// Resizes like [`resize`] with one sum per pixel: all rows first, then all columns, and the crop last.
+    /// Resizes like [`resize`] with one sum per pixel: first all rows, then the wanted columns.
     fn plain_resize(
         source: &Pixels<'_>,
         width: usize,
@@ -236,15 +236,14 @@ mod tests {
         out
     }
 
-    /// A part of `0..size`, chosen by two numbers: its start and its length.
+    /// Maps two numbers to a nonempty part of `0..size`: start and length.
     fn part_of(size: usize, [start, length]: [usize; 2]) -> (usize, usize) {
         let start = start % size;
         (start, 1 + length % (size - start))
     }
 
     proptest! {
-        /// Sizes on both sides of the number of columns and rows that are processed at once; black and white pixels
-        /// reach the limits of a byte.
+        /// Covers sizes below and above the vector length. Black and white pixels reach the limits of a byte.
         #[test]
         fn equals_sums_per_pixel(
             seed: u64, channels in 1usize..5, size in [1usize..90, 1usize..90], to in [1usize..90, 1usize..90],

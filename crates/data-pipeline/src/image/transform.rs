@@ -24,8 +24,8 @@ pub fn eval_pixels(image: &Decoded, preprocess: &Preprocess) -> RgbImage {
     RgbImage { width: size, height: size, pixels }
 }
 
-/// Applies the evaluation transform and passes each RGB row to `emit`, with the position of its first pixel. Other pixels
-/// are padding.
+/// Applies the evaluation transform and passes each RGB row to `emit`, with the column and row of its first pixel.
+/// Pixels that are not emitted are padding.
 fn eval_rows(image: &Decoded, preprocess: &Preprocess, mut emit: impl FnMut(usize, usize, &[u8])) {
     let size = preprocess.size;
     let whole = Rect { x: 0, y: 0, width: image.width, height: image.height };
@@ -105,10 +105,10 @@ fn centre(side: usize, size: usize) -> usize {
     ((side - size) as f64 / 2.0).round_ties_even() as usize
 }
 
-/// Resizes a part of an image like PIL in the image's mode, and passes the rows of the rectangle `wanted` of the result to
-/// `emit` as RGB, from the top.
+/// Resizes a part of an image in its own mode, like PIL, and passes the rows of the rectangle `wanted` of the result to
+/// `emit` as RGB, top to bottom.
 ///
-/// `emit` must not resize an image.
+/// `emit` must not resize an image, because the scratch buffers are in use.
 pub(crate) fn resized(
     image: &Decoded,
     part: Rect,
@@ -157,8 +157,8 @@ fn divide_by_alpha(row: &mut [u8], channels: usize) {
     }
 }
 
-/// Writes 8-bit RGB pixels as normalized values, (value / 255 − mean) / std, into the planes `[3, ...]` of `out`, from the
-/// place `start` of each plane.
+/// Normalizes 8-bit RGB pixels, (value / 255 − mean) / std, and writes them to the three planes of `out`, starting at
+/// index `start` of each plane.
 pub(crate) fn normalize_into(pixels: &[u8], preprocess: &Preprocess, start: usize, out: &mut [f32]) {
     let (pixels, _) = pixels.as_chunks::<3>();
     let plane = out.len() / 3;

@@ -18,7 +18,7 @@ pub(super) struct BatchBuilder {
     config: LoaderConfig,
     pool: rayon::ThreadPool,
     counts: SkipCounts,
-    /// Arrays of images of batches that are no longer needed.
+    /// Image buffers of used batches.
     spares: Receiver<Vec<f32>>,
     /// Whether the epoch has had a batch.
     has_batch: bool,
@@ -96,7 +96,7 @@ impl BatchBuilder {
             .iter()
             .map(|view| {
                 let length = size * 3 * view.image.size.pow(2);
-                // Every value is overwritten, so that the values of an earlier batch need not be cleared.
+                // Every value is overwritten, so a reused buffer need not be cleared.
                 let images = self.spares.try_recv().map_or_else(
                     |_| vec![0f32; length],
                     |mut spare| {

@@ -296,7 +296,7 @@ impl LoaderConfig {
 /// ```
 pub struct Loader {
     batches: Option<Receiver<Result<Delivery>>>,
-    /// Arrays of images for later batches.
+    /// Image buffers for later batches.
     spares: SyncSender<Vec<f32>>,
     counts: SkipCounts,
     thread: Option<JoinHandle<()>>,
@@ -356,12 +356,11 @@ impl Loader {
         }
     }
 
-    /// Gives back a batch that is no longer needed. Later batches use the memory of its images, which saves the time for
-    /// getting and clearing new memory.
+    /// Takes back a used batch. Later batches reuse its image buffers, which saves allocating and clearing them.
     pub fn recycle(&self, batch: Batch) {
         for view in batch.views {
             let (images, _) = view.images.into_raw_vec_and_offset();
-            // Arrays beyond those of the prefetched batches are freed.
+            // If the channel is full, the buffer is freed.
             let _ = self.spares.try_send(images);
         }
     }

@@ -1,4 +1,4 @@
-//! Classes of `.cls` files: their numbers, and the list of names in `classnames.txt`.
+//! Class labels in `.cls` files, and class names in `classnames.txt`.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +6,10 @@ use crate::error::FileFormat;
 use crate::sources::captions::Problem;
 use crate::{DamageKind, Error, Result, text};
 
-/// List of class names beside the shards or in the parent folder, as CLIP_benchmark writes it.
+/// File of class names beside the shards or in the parent folder, as CLIP_benchmark writes it.
 pub(super) const CLASS_NAMES: &str = "classnames.txt";
 
-/// Names of classes, and the templates of their captions.
+/// Class names and caption templates.
 pub(super) struct Classes {
     pub(super) names: Vec<String>,
     pub(super) templates: Vec<String>,
@@ -50,7 +50,7 @@ impl Classes {
 /// Reads a list of class names, one per line, the first for class 0.
 pub(super) fn read_names(path: &Path) -> Result<Vec<String>> {
     let text = text::read(path)?;
-    // The place of a name is its class, so an empty line is not skipped.
+    // The line number of a name is its class, so an empty line cannot be skipped.
     let names = text.trim_end().lines().map(|line| line.trim().to_string()).collect::<Vec<_>>();
     match names.iter().position(String::is_empty) {
         Some(place) => {
@@ -61,7 +61,7 @@ pub(super) fn read_names(path: &Path) -> Result<Vec<String>> {
     }
 }
 
-/// Parses the content of a `.cls` file, the number of a class.
+/// Parses the content of a `.cls` file, a class number.
 pub(super) fn parse(content: &[u8]) -> Result<i64, String> {
     let text = String::from_utf8_lossy(content);
     text.trim().parse().map_err(|_| {

@@ -291,7 +291,7 @@ fn templates_of(folder: &Path) -> Result<Option<Vec<String>>> {
     Ok(Some(templates).filter(|templates| !templates.is_empty()))
 }
 
-/// Parses the content of a `.cls` file as an index.
+/// Parses the content of a `.cls` file as a class index.
 fn label(content: &[u8]) -> Result<usize, String> {
     let class = classes::parse(content)?;
     usize::try_from(class).map_err(|_| format!("its .cls file contains the class {class}"))

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Extensions of images that can be decoded; `jpe`, `jif` and `jfif` also stand for JPEG.
+/// Extensions of images that can be decoded; `jpe`, `jif` and `jfif` are also JPEG.
 const READ: [&str; 11] = ["jpg", "jpeg", "jpe", "jif", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
 /// Extensions of image formats that cannot be decoded.

@@ -46,7 +46,7 @@ impl FilesConfig {
         FilesConfig { root: root.into(), caption: None, boxes: None }
     }
 
-    /// Sets the place of the captions.
+    /// Sets the source of the captions.
     #[must_use]
     pub fn with_caption(mut self, caption: impl Into<String>) -> Self {
         self.caption = Some(caption.into());

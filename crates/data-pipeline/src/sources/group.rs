@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use crate::sources::file_kind::is_image;
 use crate::sources::skipped::SkippedItems;
 
-/// Image extensions by priority, as in open_clip, if a key has several images. Others follow in the tar's order.
+/// Image extensions by priority, as in open_clip, for keys with several images. Other extensions follow in tar order.
 const PREFERRED: [&str; 4] = ["jpg", "png", "jpeg", "webp"];
 
 /// The files of one sample; `P` locates a file.

@@ -13,9 +13,9 @@ use crate::sources::group::{Group, Members, split_key};
 use crate::sources::skipped::SkippedItems;
 use crate::{Error, Result};
 
-/// Size of a tar block in bytes. Headers, end mark and padding consist of blocks.
+/// Size of a tar block in bytes. Headers, end-of-archive marker and padding consist of blocks.
 const BLOCK: u64 = 512;
-/// Maximum number of zero bytes that writers append to the end mark.
+/// Maximum number of zero bytes that writers append to the end-of-archive marker.
 const MAX_PADDING: u64 = 1 << 20;
 
 /// A range of bytes in a shard.
@@ -85,7 +85,7 @@ impl Index {
         Ok(index)
     }
 
-    /// Collects the samples up to the end mark or the first damage.
+    /// Collects the samples up to the end-of-archive marker or the first damage.
     fn members(path: &Path, file: &File, length: u64, text: &str, mut groups: Groups) -> Self {
         let (samples, skipped) = (Vec::new(), SkippedItems::default());
         let mut index = Index { samples, skipped, length, whole: 0, corruption: None, is_scattered: false };
@@ -190,7 +190,7 @@ impl Index {
         let mut tail = vec![0; behind.min(MAX_PADDING) as usize];
         file.read_exact_at(&mut tail, self.whole)?;
         if behind > MAX_PADDING || tail.iter().any(|byte| *byte != 0) {
-            let reason = format!("{behind} bytes follow the tar's end mark and cannot be read");
+            let reason = format!("{behind} bytes follow the tar's end-of-archive marker and cannot be read");
             return Ok(Some(Corruption { reason, cut_from: None }));
         }
         Ok(None)
@@ -198,8 +198,8 @@ impl Index {
 }
 
 impl Groups {
-    /// Opens the group of a key unless it is open, and passes the group that this closes to `finish`. Returns whether
-    /// the key's group was closed before.
+    /// Opens the group of a key unless it is open already, and passes the group that it replaces to `finish`. Returns
+    /// whether the key's group was closed before.
     fn start(&mut self, key: &str, text: &str, finish: impl FnOnce(Group<Span>)) -> bool {
         match self {
             Groups::Consecutive { current, .. } if current.key() == key => false,

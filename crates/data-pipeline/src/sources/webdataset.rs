@@ -65,7 +65,7 @@ impl WebDatasetConfig {
         }
     }
 
-    /// Sets the place of the captions.
+    /// Sets the source of the captions.
     #[must_use]
     pub fn with_caption(mut self, key: impl Into<String>) -> Self {
         self.caption = Some(key.into());

@@ -175,7 +175,7 @@ fn an_evaluation_leaves_out_damaged_images_under_a_policy() {
     // Without a policy, the first damaged sample is the error.
     let error = batches(&source, ErrorPolicy::Fail).find_map(Result::err).unwrap();
     assert!(matches!(&error, Error::Sample { key, .. } if key.contains("s001")), "{error}");
-    // Too many damaged images: the error names all of them, also those behind the first batches.
+    // Too many damaged images: the error names all of them, including those after the first batches.
     let many = (0..12).chain([298]).collect::<Vec<_>>();
     let error = batches(&shard("b.tar", &many), ErrorPolicy::default()).find_map(Result::err).unwrap();
     let Error::TooManyDamaged { skipped, seen, summary, .. } = &error else { panic!("{error}") };

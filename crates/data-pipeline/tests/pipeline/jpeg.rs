@@ -1,4 +1,4 @@
-//! JPEG files of all kinds have PIL's pixels; damaged ones are errors.
+//! JPEG files of all supported variants give PIL's pixels; damaged files are errors.
 //!
 //! `tests/python/golden_jpeg.py` writes the files and the checksums of the pixels that PIL decodes.
 
@@ -14,7 +14,7 @@ fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/jpeg"))
 }
 
-/// All files by name, without extension.
+/// Returns all files by name, without extension.
 fn files() -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
     entries
@@ -31,7 +31,7 @@ fn kind(bytes: &[u8]) -> Option<DamageKind> {
     decode(bytes).err().map(|error| error.kind)
 }
 
-/// The place of the first segment of a marker.
+/// Returns the offset of the first segment with a marker.
 fn place(bytes: &[u8], marker: u8) -> usize {
     bytes.windows(2).position(|pair| pair == [0xFF, marker]).unwrap()
 }
@@ -81,7 +81,7 @@ fn progressive_files_without_their_last_scans_are_truncated() {
 }
 
 #[test]
-fn variants_without_support_are_named() {
+fn unsupported_variants_are_named() {
     let bytes = file("422");
     let frame = place(&bytes, 0xC0);
     for (offset, value, words) in [
@@ -123,7 +123,7 @@ fn stated_sizes_are_checked_before_memory_is_used() {
 }
 
 #[test]
-fn lost_and_exchanged_restart_markers_are_errors() {
+fn missing_and_wrong_restart_markers_are_errors() {
     let bytes = file("420-restart-blocks");
     let at = bytes.windows(2).position(|pair| pair == [0xFF, 0xD1]).unwrap();
     for value in [0xD2, 0xD9] {
@@ -135,7 +135,7 @@ fn lost_and_exchanged_restart_markers_are_errors() {
     assert_eq!(kind(&shorter), Some(DamageKind::DamagedJpeg));
 }
 
-/// A grey progressive file of one block, whose scans add a bit to one coefficient each.
+/// Returns a grey progressive file of one block, in which each scan adds one bit to one coefficient.
 fn many_scans(count: usize) -> Vec<u8> {
     let mut bytes = b"\xFF\xD8\xFF\xDB\0\x43\0".to_vec();
     bytes.extend([1; 64]);
@@ -157,7 +157,7 @@ fn many_scans(count: usize) -> Vec<u8> {
 
 #[test]
 fn the_number_of_scans_is_limited() {
-    // Bits are still missing after so few scans.
+    // 199 AC scans stay within the limit but leave bits missing.
     assert_eq!(kind(&many_scans(199)), Some(DamageKind::TruncatedJpeg));
     let error = decode(&many_scans(200)).unwrap_err();
     assert!(error.kind == DamageKind::DamagedJpeg && error.reason.contains("too many scans"), "{error}");
@@ -189,7 +189,7 @@ proptest! {
     fn mutated_files_never_panic(index in 0..40usize, changes in prop::collection::vec(change(), 1..6)) {
         let mut bytes = files().into_values().nth(index).unwrap();
         for (share, in_header, change) in changes {
-            // Half of the changes are in the first bytes, which most others never reach.
+            // Half of the changes are in the header, which changes anywhere in the file would rarely hit.
             let length = if in_header { bytes.len().min(700) } else { bytes.len() };
             let at = (share * length as f64) as usize;
             match change {

@@ -89,7 +89,7 @@ fn each_sample_occurs_once_for_any_number_of_threads() {
 }
 
 #[test]
-fn batches_in_recycled_memory_are_the_same() {
+fn batches_in_recycled_buffers_are_equal() {
     let (_folder, source) = shard(30, &[3, 17]);
     // Padding, incomplete and damaged batches, and views of two sizes.
     let padded = Preprocess::new(6).with_resize_mode(ResizeMode::Longest);

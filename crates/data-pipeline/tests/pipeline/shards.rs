@@ -48,7 +48,7 @@ fn truncated_shard_gives_its_complete_samples_and_reports_the_loss() {
     assert!(open("a.tar", folder.path()).unwrap().corrupt_shards().is_none());
     let mut readable = Vec::new();
     let ends = member_ends(&whole);
-    // All lengths below the end mark, including those between two members.
+    // All lengths below the end-of-archive marker, including those between two members.
     for length in (0..whole.len() - 1024).step_by(128) {
         std::fs::write(&path, &whole[..length]).unwrap();
         // A file that ends between two members can be read completely.
@@ -91,7 +91,7 @@ fn each_kind_of_damage_is_named_with_its_byte() {
         (good[..1030].to_vec(), 1024, "ends inside a header"),
         (good[..600].to_vec(), 0, "ends inside `0.png`"),
         (header, 1024, "the header is broken"),
-        (twice, good.len() as u64 - 1024, "follow the tar's end mark"),
+        (twice, good.len() as u64 - 1024, "follow the tar's end-of-archive marker"),
     ] {
         std::fs::write(at("bad.tar"), &bytes).unwrap();
         let source = open("{good,bad}.tar", folder.path()).unwrap();
@@ -115,7 +115,7 @@ fn missing_end_mark_loses_nothing() {
     let path = folder.path().join("a.tar");
     write_shard(&path);
     let whole = std::fs::read(&path).unwrap();
-    // Without the end mark, with a part of it, and without the padding of the last member.
+    // Without the end-of-archive marker, with a part of it, and without the padding of the last member.
     for length in [whole.len() - 1024, whole.len() - 512, whole.len() - 1024 - 504] {
         cut(&path, length);
         let source = open("a.tar", folder.path()).unwrap();

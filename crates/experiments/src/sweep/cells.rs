@@ -35,7 +35,7 @@ pub enum Ended {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Limits<'a> {
-    /// Number of cells to run at once.
+    /// Number of cells to run in parallel.
     pub jobs: usize,
     /// Devices that cells use in turn; if empty, the recipe's device.
     pub devices: Vec<DeviceSetting>,
@@ -51,7 +51,7 @@ impl<'a> Limits<'a> {
         Limits { jobs: 1, devices: Vec::new(), cells: None, stop }
     }
 
-    /// Sets the number of cells to run at once.
+    /// Sets the number of cells to run in parallel.
     pub fn with_jobs(mut self, jobs: usize) -> Self {
         self.jobs = jobs;
         self

@@ -1,4 +1,4 @@
-// One unit, because reading libtorch's headers takes longer than compiling the functions.
+// A single translation unit, because parsing libtorch's headers takes longer than compiling the functions.
 
 #include "attention.cpp"
 #include "gradient.cpp"

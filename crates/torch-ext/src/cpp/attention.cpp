@@ -1,6 +1,6 @@
-// Attention from one tensor of queries, keys and values, with its gradient in one tensor.
+// Softmax attention on a packed QKV tensor, with a packed gradient.
 //
-// libtorch's graph of the same pass fills a tensor of zeros for each of the three parts and adds them.
+// libtorch's autograd would scatter the gradient of each part into a zero-filled tensor and add the three tensors.
 
 #include "shared.h"
 
@@ -12,7 +12,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
-// The part 0 (queries), 1 (keys) or 2 (values) of [batch, seq, 3 * heads * width] as [batch, heads, seq, width].
+// Returns part 0 (queries), 1 (keys) or 2 (values) of [batch, seq, 3 * heads * width] as [batch, heads, seq, width].
 at::Tensor part(const at::Tensor& qkv, int64_t heads, int64_t index) {
   const auto width = qkv.size(2) / (3 * heads);
   return qkv.view({qkv.size(0), qkv.size(1), 3, heads, width}).select(2, index).transpose(1, 2);

@@ -1,11 +1,10 @@
-// Linear layers with the layer norm or the activation in front of them, with their gradient.
+// Linear layers fused with the preceding layer norm or activation.
 //
-// The backward pass computes the output of the norm or the activation again from its input. This is cheap next to the
-// products and needs less memory.
+// To save memory, the backward pass recomputes the output of the norm or activation from its input.
 //
-// libtorch multiplies float32 matrices with MKL, which uses AVX2 at most on processors of other makers than Intel. oneDNN,
-// in the same library, uses AVX-512 there. `mkldnn_matmul` and `mkldnn_linear_pointwise` are libtorch's own wrappers of
-// oneDNN; libtorch exports them and declares them in headers that its wheel lacks.
+// libtorch multiplies float32 matrices with MKL, which is limited to AVX2 on non-Intel processors. libtorch also
+// contains oneDNN, which uses AVX-512 there. `mkldnn_matmul` and `mkldnn_linear_pointwise` are libtorch's wrappers of
+// oneDNN. It exports them, but its wheel lacks the headers that declare them.
 
 #include "shared.h"
 
@@ -30,7 +29,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
-// The function in front of the product; the values are those of `Function` in linear.rs.
+// The function before the matrix product; the values match `Front::code` in linear.rs.
 enum Front : int64_t { NONE, NORM, GELU, GELU_TANH, QUICK_GELU, RELU, SILU };
 
 constexpr double QUICK_GELU_FACTOR = 1.702;
@@ -68,7 +67,7 @@ at::Tensor product(const at::Tensor& left, const at::Tensor& right, bool onednn)
   return at::mm(left, right);
 }
 
-// The norm of the last axis: output, mean and reciprocal of the deviation.
+// Layer norm over the last axis: output, mean and reciprocal standard deviation.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> normed(
     const at::Tensor& input,
     const at::Tensor& weight,
@@ -157,7 +156,7 @@ struct Linear : torch::autograd::Function<Linear> {
       x = x.to(kind).reshape({-1, weight.size(1)});
       results[WEIGHT] = product(gradient.t(), x, onednn).to(at::kFloat);
     }
-    // `needs_input_grad` counts only the tensors that are given.
+    // `needs_input_grad` does not count absent optional tensors.
     const auto has_bias = context->saved_data["has_bias"].toBool();
     if (has_bias && context->needs_input_grad(front == NORM ? BIAS : NORM_WEIGHT)) {
       results[BIAS] = gradient.sum(0, /*keepdim=*/false, at::kFloat);
@@ -184,8 +183,8 @@ struct Linear : torch::autograd::Function<Linear> {
 
 } // namespace
 
-// Returns front(input) [.., in] times weight [out, in] transposed, plus bias [out] unless it is null. The tensors of the
-// norm are null unless `front` is NORM.
+// Returns front(input) [.., in] times the transpose of weight [out, in], plus bias [out] unless it is null: [.., out].
+// `norm_weight` and `norm_bias` [in] are null unless `front` is NORM.
 extern "C" at::Tensor* torch_ext_linear(
     const at::Tensor* input,
     const at::Tensor* norm_weight,

@@ -1,4 +1,4 @@
-// Operations on many tensors at once. On a GPU, libtorch starts one kernel for all of them.
+// Multi-tensor operations: on a GPU, libtorch's kernels process many tensors per launch.
 
 #include "shared.h"
 
@@ -19,7 +19,7 @@ std::vector<at::Tensor> list(const at::Tensor* const* tensors, size_t count) {
 
 } // namespace
 
-// Returns the L2 norm over all elements of at least one tensor.
+// Returns the L2 norm over all elements of the tensors. The list must not be empty.
 extern "C" at::Tensor* torch_ext_norm(const at::Tensor* const* tensors, size_t count, char** error) {
   return guarded(error, [&] { return at::stack(at::_foreach_norm(list(tensors, count))).norm(); });
 }
@@ -58,14 +58,14 @@ extern "C" at::Tensor* torch_ext_adamw(
     const auto weights = list(parameters, count);
     auto slopes = list(gradients, count);
     for (size_t index = 0; index < count; ++index) {
-      // The kernel walks all memory in order, so a gradient needs its parameter's layout.
+      // The fused kernel ignores strides, so a gradient must have the layout of its parameter.
       if (slopes[index].strides() != weights[index].strides()) {
         slopes[index] = at::empty_like(weights[index]).copy_(slopes[index]);
       }
     }
     const auto options = weights[0].options();
     const std::vector<at::Tensor> steps(count, at::scalar_tensor(step, options));
-    // The kernel divides by `grad_scale`.
+    // The kernel divides gradients by `grad_scale`.
     const auto scale = clip == 1 ? std::nullopt : std::optional<at::Tensor>(at::scalar_tensor(1 / clip, options));
     at::_fused_adamw_(
         weights, slopes, list(exp_avgs, count), list(exp_avg_sqs, count), {}, steps, lr, beta1, beta2, weight_decay, eps,

@@ -1,4 +1,4 @@
-// What the functions for Rust share: optional tensors, and errors as messages.
+// Helpers of the functions that Rust calls: optional tensors, and exceptions as error messages.
 
 #pragma once
 
@@ -11,7 +11,8 @@ inline std::optional<at::Tensor> optional(const at::Tensor* tensor) {
   return tensor == nullptr ? std::nullopt : std::optional<at::Tensor>(*tensor);
 }
 
-// Returns a new tensor with the result of `compute`. On an error, returns null and writes a message for `free` to `error`.
+// Returns a new tensor with the result of `compute`. On an exception, returns null and stores a message in `error`,
+// which the caller frees with `free`.
 template <typename Compute>
 at::Tensor* guarded(char** error, Compute compute) {
   try {

@@ -1,9 +1,9 @@
 //! Published models by open_clip's names, `ARCHITECTURE:TAG`, and their repositories on the Hugging Face hub.
 //!
 //! Source: all entries of the registry of pretrained weights in open_clip 3.3 (`open_clip/pretrained.py`) that are on
-//! the hub and whose architecture this project builds. The model card of a repository states its licence, which can
-//! restrict use: among them are research licences (Apple's DFN, MobileCLIP) and non-commercial ones (MetaCLIP). The
-//! weights of LAION, OpenAI and Google have permissive licences.
+//! the hub and whose architecture this project builds. The model card of a repository states its licence. Some licences
+//! restrict use to research (Apple's DFN, MobileCLIP) or to non-commercial purposes (MetaCLIP); the weights of LAION,
+//! OpenAI and Google have permissive licences.
 
 /// Architecture, tag and repository. Names with `-quickgelu` have the same repositories as those without.
 const MODELS: &[[&str; 3]] = &[

@@ -84,7 +84,7 @@ fn start_image_tower(name: &str, student: &LoadedModel, progress: bool) -> Resul
         report.loaded,
         if report.left_out.is_empty() { "nothing".into() } else { list(&report.left_out) }
     );
-    // The text tower has dozens of tensors, so only their number is logged.
+    // The text tower has dozens of tensors, so the log gives only their number.
     let (visual, rest) =
         report.initial.iter().cloned().partition::<Vec<_>, _>(|name| name.starts_with("visual."));
     let (scalars, text) = rest.into_iter().partition::<Vec<_>, _>(|name| name.starts_with("logit_"));

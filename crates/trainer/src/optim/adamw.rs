@@ -1,7 +1,7 @@
 //! AdamW with open_clip's parameter groups, whose state can be saved and restored completely.
 //!
-//! tch's optimiser does not expose its moments, so a resumed run could not equal an uninterrupted one. The arithmetic
-//! is that of `torch.optim.AdamW`.
+//! tch's optimiser does not expose its moments, so a resumed run could not equal an uninterrupted one. Updates run in
+//! libtorch's fused kernel, that of `torch.optim.AdamW(fused=True)`.
 
 use std::collections::HashMap;
 
@@ -102,8 +102,8 @@ impl AdamW {
         Ok(lists::norm(&gradients)?)
     }
 
-    /// Updates every parameter that has a gradient. `norm` is the value of [`AdamW::gradient_norm`]; if it exceeds `clip_norm`, the
-    /// gradients are scaled down.
+    /// Updates every parameter that has a gradient. `norm` is the value of [`AdamW::gradient_norm`]; if it exceeds
+    /// `clip_norm`, the gradients are scaled down.
     ///
     /// # Errors
     /// [`Error::Torch`] if memory runs out.

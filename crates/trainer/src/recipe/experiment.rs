@@ -11,8 +11,8 @@ use crate::{Error, Result};
 /// Maximum number of characters of a value in a message.
 const MAX_CHARACTERS: usize = 80;
 
-/// The device in the identity of every experiment. The default was `cpu` before it was `auto`; this constant keeps the
-/// identities of older runs.
+/// The device in the identity of every experiment, whatever the setting. It is `cpu` because this was the setting's
+/// first default, so that runs of that time keep their identities.
 const IDENTITY_DEVICE: DeviceSetting = DeviceSetting::Cpu;
 
 /// The settings of a recipe that do not affect the trained weights: machine, checkpoints, logs and evaluations.

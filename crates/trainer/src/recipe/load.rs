@@ -251,7 +251,7 @@ fn setting(text: &str, error: &toml::de::Error) -> String {
         Some(table) => path.push(table),
         None => {
             path.extend(text[..line_start].lines().rev().find_map(head));
-            // An error of a whole table is at its first key, or at the brace of an inline table.
+            // The error of a missing field points to the first key of its table, or to the brace of an inline table.
             let is_inline = text[line_start..start].contains('=');
             let key = line.split_once('=').filter(|_| missing.is_none() || is_inline);
             path.extend(key.map(|(key, _)| key.trim().to_string()));

@@ -164,7 +164,7 @@ impl Recipe {
             )
         })?;
         require(train.micro_batch != Some(0), || {
-            "train.micro_batch = 0: leave it out to pass whole batches".into()
+            "train.micro_batch = 0: set it to at least 1, or remove it to encode whole batches".into()
         })?;
         require((0..=MAX_THREADS).contains(&train.threads), || {
             format!("train.threads = {} is outside 0..={MAX_THREADS}", train.threads)

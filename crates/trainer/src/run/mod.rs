@@ -236,7 +236,7 @@ impl<'a> Session<'a> {
         if seconds > 0.0 {
             let share = 100.0 * waited / seconds;
             tracing::info!(
-                "{}: waited for data {share:.1} % of {seconds:.0} s of training",
+                "{}: {share:.1} % of the training time ({seconds:.0} s) was spent waiting for data",
                 self.recipe.name
             );
         }

@@ -176,7 +176,7 @@ impl Plan {
         // A CLIP with a cross-modal head has no backward pass, and the cost of the head is small.
         let trained = match &recipe.cross_modal {
             Some(head) => with_crops(student.clone(), head).macs(),
-            // Micro-batches are encoded twice.
+            // Micro-batches have a second forward pass.
             None if samples_per_pass(&recipe.train) < recipe.train.batch_size as u64 => 4.0 * student.macs(),
             None => 3.0 * student.macs(),
         };
@@ -207,7 +207,7 @@ impl Plan {
     }
 }
 
-/// Returns the largest number of samples whose activations are in memory at once.
+/// Returns the largest number of samples whose activations are in memory together.
 fn samples_per_pass(train: &Train) -> u64 {
     train.micro_batch.unwrap_or(train.batch_size).min(train.batch_size) as u64
 }

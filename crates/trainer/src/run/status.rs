@@ -24,7 +24,7 @@ pub enum RunStatus {
     Open,
     /// Finished.
     Finished(Results),
-    /// Finished, but evaluated on other sets or compared with another teacher than in the current recipe.
+    /// Finished, but the sets or the teacher of its evaluation differ from the current recipe.
     EvaluatedOtherwise(Results),
 }
 

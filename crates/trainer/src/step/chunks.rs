@@ -1,12 +1,12 @@
-//! Contrastive batches whose activations do not fit into memory: forward and backward pass in chunks of samples
-//! (GradCache, Gao et al. 2021).
+//! Gradient caching (GradCache, Gao et al. 2021): forward and backward pass of a contrastive batch in chunks of
+//! samples, for batches whose activations do not fit into memory.
 //!
-//! 1. The student encodes the chunks without a graph. Only their outputs (embeddings and token states) remain.
-//! 2. The loss of the whole batch gives the gradients of the outputs.
-//! 3. The student encodes each chunk again, with a graph, and propagates the gradients to the weights.
+//! 1. The student encodes the chunks without a graph. Only the outputs (embeddings and token states) are kept.
+//! 2. The loss of the whole batch is computed from the outputs, and its gradient with respect to them.
+//! 3. The student encodes each chunk again, with a graph, and backpropagates these gradients to the weights.
 //!
-//! Chunks drop the same elements as the whole batch, so loss and gradients are those of one pass. Only BatchNorm differs:
-//! its statistics are those of a chunk.
+//! Chunks drop the same elements as the whole batch, so loss and gradients equal those of a single pass, up to
+//! rounding. BatchNorm is the exception: it uses the statistics of each chunk.
 
 use clip_model::Tape;
 use kd_losses::{AuxOutputs, Embeddings, Loss, ModelOutputs, TokenStates};
@@ -114,20 +114,21 @@ impl TrainState {
     }
 }
 
-/// Returns the sum of an output's products with its gradient, or `None` if either has no gradient.
+/// Returns the dot product of an output with its gradient, whose backward pass propagates that gradient. Returns `None`
+/// if the output does not require a gradient, or its gradient is undefined.
 fn dot(output: &Tensor, gradient: &Tensor) -> Option<Tensor> {
     (output.requires_grad() && gradient.defined()).then(|| (output * gradient).sum(Kind::Float))
 }
 
 impl Features {
-    /// Returns the outputs that can have a gradient, in a fixed order.
+    /// Returns the outputs that may have a gradient, in a fixed order.
     fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         let TokenStates { patches, image_blocks, text_blocks, .. } = &self.tokens;
         let Embeddings { image, text, .. } = &self.embeddings;
         [image, text].into_iter().chain(&self.masked).chain(patches).chain(image_blocks).chain(text_blocks)
     }
 
-    /// Applies `f` to each output that can have a gradient.
+    /// Applies `f` to each output that may have a gradient.
     fn map(self, f: impl Fn(&Tensor) -> Tensor) -> Self {
         Features {
             embeddings: self.embeddings.map(&f),
@@ -136,7 +137,7 @@ impl Features {
         }
     }
 
-    /// Returns the rows of a chunk.
+    /// Returns the outputs of the rows `start..start + count`.
     fn narrow(&self, start: i64, count: i64) -> Self {
         Features {
             embeddings: self.embeddings.narrow(start, count),
@@ -145,7 +146,7 @@ impl Features {
         }
     }
 
-    /// Joins chunks.
+    /// Concatenates the outputs of chunks.
     fn cat(parts: &[Self]) -> Result<Self> {
         let masked = parts.iter().filter_map(|part| part.masked.as_ref()).collect::<Vec<_>>();
         Ok(Features {

@@ -58,7 +58,7 @@ pub struct StepSettings {
     pub masked_share: f64,
     /// The student's features that losses on tokens read.
     pub hooks: FeatureHooks,
-    /// Samples per forward and backward pass, if they are fewer than a contrastive batch.
+    /// Samples per forward and backward pass, if smaller than a contrastive batch.
     pub micro_batch: Option<usize>,
 }
 
@@ -191,8 +191,8 @@ impl TrainState {
         Ok(report)
     }
 
-    /// Runs the forward and backward pass of a micro-batch, whose loss counts as `share` of the step, and adds its losses
-    /// to `parts`.
+    /// Runs the forward and backward pass of a micro-batch, whose loss counts as `share` of the step, and adds its
+    /// losses to `parts`.
     fn backward(
         &mut self,
         batch: &MicroBatch,
@@ -219,7 +219,7 @@ impl TrainState {
         Ok(())
     }
 
-    /// Runs the forward and backward pass of all samples together.
+    /// Runs the forward and backward pass of a micro-batch without chunks.
     fn backward_at_once(
         &self,
         batch: &MicroBatch,
@@ -283,7 +283,7 @@ impl TrainState {
         parts.chain(self.cross_modal.iter().flat_map(cross_modal::named))
     }
 
-    /// Runs the student on samples and returns the features that the active losses read.
+    /// Runs the student and returns the features that the active losses read.
     fn features<'a>(&'a self, input: &ViewTensors, active: &[Loss], tape: &mut Tape<'a>) -> Result<Features> {
         let (embeddings, tokens) = match &self.cross_modal {
             Some(head) => cross_modal::enriched(&self.student, head, input, &self.settings.hooks)?,
@@ -321,7 +321,7 @@ impl TrainState {
     }
 }
 
-/// The student's outputs for samples.
+/// Outputs of the student.
 struct Features {
     /// Raw embeddings.
     embeddings: Embeddings,
@@ -338,7 +338,7 @@ struct DrawnClasses {
     indices: Tensor,
 }
 
-/// The losses of a part of a step, whose values are still on the device.
+/// The losses of a part of a step, with values on the device.
 struct Part {
     losses: LossReport,
     /// exp(logit scale).
@@ -348,7 +348,7 @@ struct Part {
 }
 
 impl Part {
-    /// Returns the scalars of the part: the loss, the logit scale and the terms.
+    /// Returns the scalars of the part: total loss, exp(logit scale) and the terms.
     fn scalars(&self) -> impl Iterator<Item = Tensor> {
         let terms = self.losses.terms.iter().map(|term| &term.value);
         [&self.losses.total, &self.scale].into_iter().chain(terms).map(|scalar| scalar.detach().view(SCALAR))
@@ -356,8 +356,8 @@ impl Part {
 }
 
 impl StepReport {
-    /// Adds the values of all parts, and returns the value of `last`. All values are read from the device at once, because
-    /// each reading waits for it.
+    /// Adds the values of all parts and returns the value of `last`. All values are copied from the device in one
+    /// transfer, because each transfer waits for the device.
     fn read(&mut self, parts: &[Part], last: Tensor) -> Result<f64> {
         let scalars = parts.iter().flat_map(Part::scalars).chain([last.view(SCALAR)]).collect::<Vec<_>>();
         let values = Vec::<f64>::try_from(Tensor::f_stack(&scalars, 0)?.f_to_kind(Kind::Double)?)?;
@@ -376,7 +376,7 @@ impl StepReport {
     }
 }
 
-/// Returns the targets of the rows `start..start + count` against the whole batch.
+/// Returns the targets of the rows `start..start + count` with respect to the whole batch.
 fn targets(rule: TargetRule, input: &ViewTensors, start: i64, count: i64) -> Result<Targets> {
     Ok(match rule {
         TargetRule::Diagonal => Targets::Diagonal { offset: start },

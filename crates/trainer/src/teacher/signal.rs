@@ -106,7 +106,7 @@ impl TeacherSignal {
         Ok(TeacherOutputs { embeddings, classes, tokens })
     }
 
-    /// Returns what [`TeacherSignal::read`] does; a model in memory embeds the rows of each span on its own.
+    /// Like [`TeacherSignal::read`], but a live teacher embeds one span `(first row, rows)` at a time.
     pub(crate) fn read_in_chunks(
         &self,
         student: &ViewTensors,
@@ -132,7 +132,7 @@ impl TeacherSignal {
         })
     }
 
-    /// Returns the outputs of some rows in the form that the objective takes, with those of the whole batch.
+    /// Returns the outputs of `rows`, with those of the `whole` batch as columns, in the form that the objective takes.
     pub(crate) fn model_outputs_of_rows<'a>(
         &'a self,
         rows: &'a TeacherOutputs,

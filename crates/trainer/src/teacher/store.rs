@@ -230,7 +230,7 @@ pub(crate) fn check(
             let stored = manifest.teachers.iter().map(|teacher| teacher.name.as_str()).collect::<Vec<_>>();
             let stored = stored.join(", ");
             return fail(format!(
-                "it holds embeddings of another teacher ({stored}) or with another preprocessing than `{}`: choose another store",
+                "it contains embeddings of another teacher ({stored}) or with different preprocessing than `{}`: choose another store",
                 described.name
             ));
         }
@@ -239,7 +239,7 @@ pub(crate) fn check(
     let sources = describe(data)?;
     if manifest.sources != sources {
         return fail(format!(
-            "it holds embeddings of other data ({}) than the recipe's ({}): use the same data, or write another store",
+            "it contains embeddings of other data ({}) than the recipe's ({}): use the same data, or write another store",
             show_sources(&manifest.sources),
             show_sources(&sources)
         ));
@@ -263,7 +263,7 @@ pub(crate) fn check_settings(manifest: &Manifest, recipe: &Recipe) -> Result<()>
     if named > 0 && named != manifest.teachers.len() {
         let count = manifest.teachers.len();
         return fail(format!(
-            "it holds {count} teachers, but the recipe names {named}: remove them from the recipe to use all that are stored"
+            "it contains {count} teachers, but the recipe names {named}: remove them from the recipe to use all stored teachers"
         ));
     }
     let (Variants { count, seed }, data) = (manifest.variants, &recipe.data);
@@ -277,7 +277,7 @@ pub(crate) fn check_settings(manifest: &Manifest, recipe: &Recipe) -> Result<()>
     if manifest.augment != recipe.data.augment {
         let text = serde_json::to_string(&manifest.augment).unwrap_or_default();
         return fail(format!(
-            "it holds embeddings for data.augment = {text}: use the same setting, or write another store"
+            "it contains embeddings for data.augment = {text}: use the same setting, or write another store"
         ));
     }
     Ok(())

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::Work;
 
-/// Images whose pixels are compared.
+/// Number of images whose pixels are compared.
 const COMPARED: usize = 8;
 
 /// Photos to decode and transform.
@@ -29,7 +29,7 @@ pub(super) struct Images {
     crops: Vec<[usize; 4]>,
     preprocess: Preprocess,
     training: bool,
-    /// Images that were augmented, the seed of the next crop.
+    /// Number of augmented images, which is the seed of the next crop.
     seen: u64,
 }
 

@@ -1,7 +1,7 @@
 //! Rounds of a benchmark, measured on request: this program's side of `cargo xtask bench peers`.
 //!
-//! `benches/peers/worker.py` is the other side. Both read the same case and the same input files, and answer in the same
-//! way, so that their rounds can alternate.
+//! `benches/peers/worker.py` is the other side. Both read the same case and input files and use the same protocol, so
+//! that their rounds can alternate.
 
 mod images;
 mod step;
@@ -18,7 +18,7 @@ use serde_json::json;
 use super::memory;
 use crate::output;
 
-/// What to measure.
+/// The work to measure.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
 enum Case {
@@ -30,7 +30,7 @@ enum Case {
     Step(step::Case),
 }
 
-/// The threads of a case.
+/// Thread count of a case.
 #[derive(Debug, Deserialize)]
 struct Threads {
     threads: i32,
@@ -45,9 +45,9 @@ trait Work {
     fn round(&mut self) -> anyhow::Result<usize>;
 }
 
-/// Prepares the work of a case file (JSON), writes its results to `check` (little-endian f32), prints a line, and then answers
-/// each line of standard input with a round: a JSON object with its seconds, its number of items, and the peak of the
-/// resident memory in bytes.
+/// Prepares the work of a case file (JSON), writes its results to `check` (little-endian f32) and prints a line. It
+/// then measures a round for each line of standard input and prints a JSON object with its seconds, its number of items
+/// and the peak resident memory in bytes.
 ///
 /// # Errors
 /// If the case or one of its inputs cannot be read, or the work fails.

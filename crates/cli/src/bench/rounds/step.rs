@@ -23,7 +23,7 @@ use crate::bench::step::terms;
 pub(super) struct Case {
     /// Model folder of the student, with its initial weights.
     student: PathBuf,
-    /// Model folder of the teacher. The losses are then those of CLIP-KD, otherwise CLIP's loss.
+    /// Model folder of the teacher. With a teacher, the losses are CLIP-KD's, otherwise CLIP's.
     teacher: Option<PathBuf>,
     /// Whether the teacher's embeddings of all batches are computed before the first step.
     stored: bool,
@@ -44,7 +44,7 @@ pub(super) struct Step {
     case: Case,
     state: TrainState,
     signals: Vec<TeacherSignal>,
-    /// The batches, which the steps use in turn.
+    /// Batches, used in rotation.
     batches: Vec<[MicroBatch; 1]>,
 }
 
@@ -70,7 +70,7 @@ impl Step {
             .map(|view| Ok([MicroBatch { teachers: inputs(&case, &signals, &view)?, student: view }]))
             .collect::<anyhow::Result<Vec<_>>>()?;
         if case.stored {
-            // As in a run from a store, no model of a teacher is in memory.
+            // As in a run from a store, the teacher's model is not in memory.
             let scales =
                 signals.iter().filter_map(TeacherSignal::teacher).map(|t| t.scale().double_value(&[]));
             signals = scales
@@ -86,7 +86,7 @@ impl Step {
         Ok(Step { case, state: state.with_settings(settings), signals, batches })
     }
 
-    /// Trains for one step and returns its loss, from before the update.
+    /// Runs one training step and returns the loss before the update.
     fn step(&mut self) -> anyhow::Result<f64> {
         let batch = &self.batches[self.state.step as usize % self.batches.len()];
         Ok(self.state.step(batch, &self.signals, TargetRule::Diagonal, self.case.lr)?.loss)
@@ -115,7 +115,7 @@ fn inputs(case: &Case, signals: &[TeacherSignal], view: &ViewTensors) -> anyhow:
     inputs.collect()
 }
 
-/// Reads the batches of the case in the form in which a run passes them to the student.
+/// Reads the batches of the case and prepares them as a run does for the student.
 fn views(case: &Case, student: &LoadedModel) -> anyhow::Result<Vec<ViewTensors>> {
     let name = || format!("cannot read the batches in `{}`", case.batches.display());
     let bytes = std::fs::read(&case.batches).with_context(name)?;

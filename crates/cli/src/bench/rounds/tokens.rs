@@ -31,7 +31,7 @@ impl Tokens {
         Ok(Tokens { captions, context: case.context, tokenizer: ClipTokenizer::new() })
     }
 
-    /// Returns the ids of all captions, one row after the other.
+    /// Returns the ids of all captions, `[captions * context]`.
     fn ids(&self) -> Vec<i64> {
         let mut ids = vec![0; self.captions.len() * self.context];
         for (row, caption) in ids.chunks_exact_mut(self.context).zip(&self.captions) {

@@ -368,7 +368,7 @@ fn files_of_one_tower_open_and_encode_with_it_alone() {
         write("bare.safetensors", &|name| name.strip_prefix("visual.").map(String::from)),
     ] {
         let opened = folder::open(&path, Device::Cpu, 0).unwrap();
-        assert!(opened.notes.iter().any(|note| note.contains("image tower only")), "{:?}", opened.notes);
+        assert!(opened.notes.iter().any(|note| note.contains("only the image tower")), "{:?}", opened.notes);
         assert_eq!(opened.model.only_tower(), Some(Tower::Image));
         assert!(matches!(opened.model.encode_text(&tokens), Err(Error::OneTower { .. })));
         // Heads of 64 channels are assumed, and the tower has heads of 8: only the shapes agree.

@@ -1,11 +1,11 @@
-//! The bits of a scan: removal of stuffed bytes, and a reader.
+//! Bit reader of entropy-coded data, and removal of stuffed bytes.
 
 use memchr::memchr;
 
-/// Zero bytes after the data, so that every byte can be read as the first of eight.
+/// Number of zero bytes after the data, so that eight bytes can be read from every byte of the data on.
 const PADDING: usize = 8;
 
-/// The data between two markers without stuffed bytes.
+/// The entropy-coded data between two markers, without stuffed bytes.
 #[derive(Default)]
 pub(super) struct Segment {
     data: Vec<u8>,
@@ -37,13 +37,13 @@ impl Segment {
 /// A reader of a [`Segment`]'s bits.
 #[derive(Clone, Copy)]
 pub(super) struct Bits<'a> {
-    /// The next bits, the first at the top. Bits behind the valid ones are 0 or equal to the next byte's.
+    /// The next bits, most significant first. Bits after the valid ones are 0 or equal to those of the next bytes.
     pub(super) buffer: u64,
-    /// Number of valid bits in `buffer`, in the lowest six bits; the others have no meaning.
+    /// Number of valid bits in `buffer`, in the lowest six bits; the higher bits are unused.
     count: u32,
-    /// Bytes that are not completely in `buffer`.
+    /// Bytes that `buffer` does not contain completely.
     rest: &'a [u8],
-    /// Bytes that were read behind the end of the data and its padding.
+    /// Number of bytes read past the end of the data and its padding.
     beyond: usize,
 }
 
@@ -52,7 +52,7 @@ impl<'a> Bits<'a> {
         Bits { buffer: 0, count: 0, rest: &segment.data, beyond: 0 }
     }
 
-    /// Fills the buffer to at least 56 bits. Zeros follow the data.
+    /// Fills the buffer to at least 56 bits, with zeros after the end of the data.
     #[inline(always)]
     pub(super) fn refill(&mut self) {
         let read = ((!self.count >> 3) & 7) as usize;
@@ -65,14 +65,14 @@ impl<'a> Bits<'a> {
         self.count |= 56;
     }
 
-    /// Removes the number of bits in the lowest six bits of `length`, which must be in the buffer.
+    /// Skips as many bits as the lowest six bits of `length` state; the buffer must contain them.
     #[inline(always)]
     pub(super) fn skip(&mut self, length: u32) {
         self.buffer <<= length & 63;
         self.count = self.count.wrapping_sub(length);
     }
 
-    /// Takes up to 16 bits.
+    /// Reads `length` bits, at most 16.
     #[inline(always)]
     pub(super) fn take(&mut self, length: u32) -> u32 {
         if self.count & 63 < 16 {
@@ -83,7 +83,7 @@ impl<'a> Bits<'a> {
         value
     }
 
-    /// Whether more bits were read than the data has.
+    /// Whether more bits were read than the data contains.
     pub(super) fn overran(&self) -> bool {
         let unread = 8 * self.rest.len() + (self.count & 63) as usize;
         unread < 8 * (PADDING + self.beyond)

@@ -1,4 +1,4 @@
-//! Files with several scans: progressive ones, and sequential ones whose components are not interleaved.
+//! Files with several scans: progressive files, and sequential files whose components are not interleaved.
 
 use std::ops::Range;
 
@@ -15,16 +15,17 @@ use super::sequential::{self, BadCode};
 use super::{damaged, idct, truncated};
 use crate::image::decode::DecodeError;
 
-/// Maximum number of scans. Encoders write about ten; each costs time in proportion to the image.
+/// Maximum number of scans, which bounds the decoding time. Encoders write about ten.
 const MAX_SCANS: usize = 200;
 
-/// Coefficients that a file must have completely. libjpeg estimates these from neighbouring blocks if bits are missing.
+/// Number of leading coefficients that a file must contain with all bits. libjpeg estimates these from neighbouring
+/// blocks if bits are missing.
 const NEEDED: usize = 10;
 
 /// The coefficients of a component.
 pub(super) struct Store {
     blocks: Vec<[i16; 64]>,
-    /// Blocks per row, with those that fill up groups.
+    /// Blocks per row, including those that pad the last MCU.
     stride: usize,
     /// Blocks that contain samples of the image, horizontally and vertically.
     width: usize,
@@ -32,11 +33,11 @@ pub(super) struct Store {
     h: usize,
     v: usize,
     quant: Option<[i16; 64]>,
-    /// Per coefficient: bits that are missing, or `None` before its first scan.
+    /// Number of missing low bits of each coefficient, or `None` before its first scan.
     missing: [Option<u32>; 64],
 }
 
-/// Decodes all scans, of which the first is given, and turns them to pixels.
+/// Decodes all scans, starting with the given one, and converts the coefficients to pixels.
 pub(super) fn decode(
     header: &mut Header,
     frame: &Frame,
@@ -70,7 +71,7 @@ pub(super) fn decode(
         for part in &scan.components {
             let store = &mut stores[part.index];
             if store.quant.is_none() {
-                // As in libjpeg, the table that is valid at the first scan.
+                // As in libjpeg, the table at the component's first scan applies.
                 store.quant = Some(header.quant(&frame.components[part.index])?);
             }
             store.begin(&scan, frame.progressive)?;
@@ -97,10 +98,10 @@ pub(super) fn decode(
 }
 
 impl Store {
-    /// Notes which bits a scan adds.
+    /// Checks that a scan continues the earlier ones, and records the bits that it adds.
     fn begin(&mut self, scan: &Scan, progressive: bool) -> Result<(), DecodeError> {
         if progressive && scan.start > 0 && self.missing[0].is_none() {
-            return Err(damaged("a scan of details before that of the means"));
+            return Err(damaged("an AC scan before the first DC scan"));
         }
         for missing in &mut self.missing[scan.start..=scan.end] {
             let expected = if scan.high == 0 { None } else { Some(scan.high) };
@@ -113,7 +114,7 @@ impl Store {
     }
 }
 
-/// Reads the data of a scan. Returns the place of the marker behind it.
+/// Reads the data of a scan. Returns the offset of the marker after it.
 fn read(
     header: &Header,
     frame: &Frame,
@@ -121,7 +122,7 @@ fn read(
     (bytes, start): (&[u8], usize),
     stores: &mut [Store],
 ) -> Result<usize, DecodeError> {
-    // Only the scans that have codes need tables: the first of the means, and all of the details.
+    // DC refinement scans contain raw bits only and need no tables.
     let (is_mean, is_first) = (scan.start == 0, scan.high == 0);
     let mut tables = Vec::new();
     for part in &scan.components {
@@ -177,13 +178,13 @@ fn read(
 /// State of a scan that a restart resets.
 #[derive(Default)]
 struct State {
-    /// The last mean of each component.
+    /// The last DC coefficient of each component.
     means: [i16; 4],
-    /// Blocks that end before they have a coefficient.
+    /// Remaining length of the end-of-band run, in blocks.
     ended: u32,
 }
 
-/// What a scan of means, or of all coefficients, contains.
+/// The content of a DC or sequential scan.
 #[derive(Clone, Copy)]
 enum Kind {
     Sequential,
@@ -191,10 +192,10 @@ enum Kind {
     RefineMean,
 }
 
-/// The component of a scan, with its tables.
+/// Index of a component, with its DC and AC tables.
 type Part<'a> = (usize, Option<&'a Table>, Option<&'a Table>);
 
-/// Decodes the groups `columns` of row `y` in a scan of means, or of all coefficients.
+/// Decodes the MCUs `columns` of row `y` in a DC or sequential scan.
 #[multiversion(targets("x86_64+avx+avx2+bmi1+bmi2+lzcnt+popcnt+movbe+sse3+ssse3+sse4.1+sse4.2+fma"))]
 fn groups(
     (kind, low, interleaved): (Kind, u32, bool),
@@ -232,7 +233,7 @@ fn groups(
     Ok(())
 }
 
-/// Decodes blocks of a row in a scan of other coefficients, which has one component.
+/// Decodes blocks of a row in an AC scan, which has a single component.
 #[multiversion(targets("x86_64+avx+avx2+bmi1+bmi2+lzcnt+popcnt+movbe+sse3+ssse3+sse4.1+sse4.2+fma"))]
 fn details(
     is_first: bool,
@@ -257,7 +258,7 @@ fn details(
     Ok(())
 }
 
-/// Transforms a row of blocks to samples.
+/// Applies the inverse DCT to a row of blocks.
 #[multiversion(targets("x86_64+avx+avx2+bmi1+bmi2+lzcnt+popcnt+movbe+sse3+ssse3+sse4.1+sse4.2+fma"))]
 fn transform(blocks: &[[i16; 64]], quant: &[i16; 64], plane: &mut Plane, row: usize) {
     let start = plane.start(8 * row);

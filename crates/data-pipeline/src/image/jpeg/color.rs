@@ -1,20 +1,20 @@
-//! Conversion of colours, with libjpeg's fixed-point arithmetic (16 fractional bits, ITU-R 601).
+//! Colour conversion (ITU-R 601) in libjpeg's fixed-point arithmetic with 16 fractional bits.
 
-// The factors, times 2^16, less the whole number that is added apart: 1.402 - 1, 1.772 - 2, -0.34414, 1 - 0.71414.
+// The factors 1.402 - 1, 1.772 - 2, -0.34414 and 1 - 0.71414, times 2^16. `pixel` adds the integer parts separately.
 const RED_CR: i32 = 91881 - 65536;
 const BLUE_CB: i32 = 116_130 - 131_072;
 const GREEN_CB: i32 = -22554;
 const GREEN_CR: i32 = 65536 - 46802;
 const HALF: i32 = 1 << 15;
 
-/// Returns `(value * factor + HALF) >> 16`, from the high half of a product of 16 bits, which vectors compute at once.
+/// Returns `(value * factor + HALF) >> 16`, computed from the high half of a 16-bit product, a single SIMD instruction.
 #[inline(always)]
 fn rounded(value: i16, factor: i32) -> i16 {
     let high = ((i32::from(2 * value) * factor) >> 16) as i16;
     (high + 1) >> 1
 }
 
-/// Returns red, green and blue.
+/// Converts a pixel from YCbCr to RGB.
 #[inline(always)]
 fn pixel(y: u8, cb: u8, cr: u8) -> [u8; 3] {
     let (y, cb, cr) = (i16::from(y), i16::from(cb) - 128, i16::from(cr) - 128);
@@ -35,7 +35,7 @@ pub(super) fn rgb(y: &[u8], cb: &[u8], cr: &[u8], target: &mut [u8]) {
     }
 }
 
-/// Interleaves components.
+/// Interleaves three components without conversion.
 #[inline(always)]
 pub(super) fn interleave(lines: [&[u8]; 3], target: &mut [u8]) {
     for (((pixel, &a), &b), &c) in target.chunks_exact_mut(3).zip(lines[0]).zip(lines[1]).zip(lines[2]) {
@@ -43,7 +43,7 @@ pub(super) fn interleave(lines: [&[u8]; 3], target: &mut [u8]) {
     }
 }
 
-/// Interleaves inverted components: PIL takes all files to store full ink as 0, like Adobe's programs.
+/// Interleaves and inverts CMYK components: like PIL, it assumes that full ink is stored as 0, as Adobe's programs do.
 #[inline(always)]
 pub(super) fn inverted_cmyk(lines: [&[u8]; 4], target: &mut [u8]) {
     let [c, m, y, k] = lines;
@@ -52,7 +52,8 @@ pub(super) fn inverted_cmyk(lines: [&[u8]; 4], target: &mut [u8]) {
     }
 }
 
-/// Converts YCCK, the inverted CMYK whose first three components became YCbCr. The two inversions cancel out but for K.
+/// Converts YCCK, which is inverted CMYK with the first three components converted to YCbCr. The two inversions cancel
+/// out except for K.
 #[inline(always)]
 pub(super) fn inverted_ycck(lines: [&[u8]; 4], target: &mut [u8]) {
     let [y, cb, cr, k] = lines;
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colours_are_those_of_the_formula() {
+    fn colours_follow_the_formula() {
         for y in (0..=255).step_by(15) {
             for cb in (0..=255).step_by(15) {
                 for cr in (0..=255).step_by(15) {

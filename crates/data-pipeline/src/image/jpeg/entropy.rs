@@ -8,9 +8,9 @@ use crate::image::decode::DecodeError;
 pub(super) struct Entropy<'a> {
     bytes: &'a [u8],
     segment: Segment,
-    /// Place of the marker behind the segment.
+    /// Offset of the marker after the segment.
     pub(super) end: usize,
-    /// Groups between restart markers, 0 for none.
+    /// MCUs between restart markers, 0 without restart markers.
     interval: usize,
     next_restart: u8,
 }
@@ -23,7 +23,7 @@ impl<'a> Entropy<'a> {
         Ok(Entropy { bytes, segment, end, interval, next_restart: 0 })
     }
 
-    /// Number of groups before the next restart marker.
+    /// Returns the number of MCUs before the next restart marker.
     pub(super) fn groups(&self) -> usize {
         if self.interval == 0 { usize::MAX } else { self.interval }
     }
@@ -33,7 +33,7 @@ impl<'a> Entropy<'a> {
         Bits::new(&self.segment)
     }
 
-    /// Reads the restart marker and the data behind it.
+    /// Reads the restart marker and the data after it.
     pub(super) fn restart(&mut self) -> Result<(), DecodeError> {
         if self.bytes.get(self.end + 1) != Some(&(0xD0 + self.next_restart)) {
             return Err(damaged("a restart marker is missing"));
@@ -44,7 +44,7 @@ impl<'a> Entropy<'a> {
     }
 }
 
-/// Checks that the data suffices for what was read.
+/// Returns an error if more bits were read than the segment contains.
 pub(super) fn check(bits: &Bits<'_>) -> Result<(), DecodeError> {
     if bits.overran() {
         return Err(damaged("a scan ends before its blocks do"));

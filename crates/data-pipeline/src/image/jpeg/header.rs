@@ -1,11 +1,11 @@
-//! Markers: frame and scan headers, tables, and the segments that state the colours.
+//! Markers: frame and scan headers, tables, and the segments that define the colour space.
 
 use super::damaged;
 use super::huffman::Table;
 use crate::DamageKind;
 use crate::image::decode::{DecodeError, check_size};
 
-/// Order of a block's coefficients in a file.
+/// Zigzag order: position in the block, in row-major order, of each coefficient in the file.
 #[rustfmt::skip]
 pub(super) const ZIGZAG: [u8; 64] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
@@ -13,14 +13,14 @@ pub(super) const ZIGZAG: [u8; 64] = [
     62, 63,
 ];
 
-/// Largest number of blocks in a group of an interleaved scan.
+/// Largest number of blocks in an MCU of an interleaved scan.
 const MAX_BLOCKS_PER_GROUP: usize = 10;
 
 /// A component of the frame.
 #[derive(Clone, Debug)]
 pub(super) struct Component {
     pub(super) id: u8,
-    /// Samples per group, horizontally and vertically, in blocks.
+    /// Sampling factors: blocks per MCU, horizontally and vertically.
     pub(super) h: usize,
     pub(super) v: usize,
     /// Index of its quantization table.
@@ -39,7 +39,7 @@ pub(super) struct Frame {
     pub(super) components: Vec<Component>,
     pub(super) max_h: usize,
     pub(super) max_v: usize,
-    /// Groups of blocks ("MCUs") per row and column in interleaved scans.
+    /// MCUs per row and column in interleaved scans.
     pub(super) groups_x: usize,
     pub(super) groups_y: usize,
 }
@@ -56,16 +56,16 @@ pub(super) struct ScanComponent {
 #[derive(Clone, Debug)]
 pub(super) struct Scan {
     pub(super) components: Vec<ScanComponent>,
-    /// First and last coefficient.
+    /// First and last coefficient, in zigzag order.
     pub(super) start: usize,
     pub(super) end: usize,
-    /// Bits that this scan's coefficients lacked before, 0 if this is their first scan.
+    /// Low bits that the coefficients lack before this scan, 0 if this is their first scan.
     pub(super) high: u32,
-    /// Bits that they lack after it.
+    /// Low bits that the coefficients lack after this scan.
     pub(super) low: u32,
 }
 
-/// How the components of the file encode colours.
+/// Colour space of the components.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colors {
     Grey,
@@ -79,20 +79,20 @@ pub(super) enum Colors {
 #[derive(Default)]
 pub(super) struct Header {
     pub(super) frame: Option<Frame>,
-    /// In a block's row order.
+    /// Quantization tables in row-major order.
     quant: [Option<[i16; 64]>; 4],
     pub(super) dc: [Option<Table>; 4],
     pub(super) ac: [Option<Table>; 4],
-    /// Groups between restart markers, 0 for none.
+    /// MCUs between restart markers, 0 without restart markers.
     pub(super) restart_interval: usize,
     is_jfif: bool,
-    /// The transform that an Adobe segment states.
+    /// The colour transform in the Adobe segment.
     adobe: Option<u8>,
 }
 
-/// The event at which reading of markers stops.
+/// The marker that ends a call of [`Header::read`].
 pub(super) enum Stop {
-    /// A scan, and the place of its data.
+    /// A scan, and the offset of its data.
     Scan(Scan, usize),
     EndOfImage,
 }
@@ -110,7 +110,7 @@ impl Header {
                 return Ok(Stop::EndOfImage);
             }
             if marker == 0xD8 {
-                return Err(damaged("a second start of an image"));
+                return Err(damaged("a second start-of-image marker"));
             }
             // Markers without content: TEM and restarts.
             if marker == 0x01 || (0xD0..=0xD7).contains(&marker) {
@@ -129,7 +129,7 @@ impl Header {
                 0xC3 | 0xC5..=0xCF | 0xDE | 0xDF => return Err(unsupported(variant(marker))),
                 0xDA => return Ok(Stop::Scan(self.read_scan(content)?, at)),
                 0xDB => self.read_quant(content)?,
-                0xDC => return Err(unsupported("a height behind its pixels (DNL)")),
+                0xDC => return Err(unsupported("a height after the pixels (DNL)")),
                 0xDD => match content {
                     [high, low] => self.restart_interval = usize::from(u16::from_be_bytes([*high, *low])),
                     _ => return Err(damaged("a restart interval with an invalid length")),
@@ -171,7 +171,7 @@ impl Header {
             components.push(Component { id: row[0], h, v, table: usize::from(row[2]), width: 0, height: 0 });
         }
         if let [only] = &mut components[..] {
-            // A single component is never interleaved, so its factors have no effect.
+            // A single component is never interleaved, so its sampling factors have no effect.
             (only.h, only.v) = (1, 1);
         }
         let max_h = components.iter().map(|c| c.h).max().unwrap_or(1);
@@ -263,7 +263,7 @@ impl Header {
         self.quant[component.table].ok_or_else(|| damaged("no quantization table"))
     }
 
-    /// Returns how the file encodes colours: as libjpeg, by its segments, else by the components' names.
+    /// Returns the colour space. Like libjpeg, it uses the JFIF and Adobe segments, or else the component ids.
     pub(super) fn colors(&self, frame: &Frame) -> Colors {
         let ids = frame.components.iter().map(|component| component.id).collect::<Vec<_>>();
         match (ids.len(), self.adobe) {
@@ -278,7 +278,7 @@ impl Header {
     }
 }
 
-/// Returns the next marker, and the number of bytes to its end.
+/// Returns the next marker, preceded by the number of bytes up to its end.
 fn marker(bytes: &[u8]) -> Option<(usize, u8)> {
     let mut at = 0;
     loop {

@@ -1,34 +1,37 @@
-//! Huffman tables: lookup by the next bits of a scan.
+//! Huffman tables, indexed by the next bits of a scan.
 
 use std::sync::LazyLock;
 
-/// Bits that one lookup resolves. Longer codes are rare and take a second step.
+/// Number of bits that index the lookup table. Longer codes, which are rare, need a second step.
 pub(super) const LOOKUP_BITS: u32 = 10;
 
-/// A table for codes of up to 16 bits.
+/// A Huffman table with codes of up to 16 bits.
 #[derive(Clone)]
 pub(super) struct Table {
-    /// The entry of each value of the next bits, or [`LONG`].
+    /// The [`entry`] for each value of the next bits, or [`LONG`].
     pub(super) lookup: Box<[u32; 1 << LOOKUP_BITS]>,
-    /// Per length: the first code that is larger, aligned to 16 bits.
+    /// For each code length, an upper bound (exclusive) of its codes, left-aligned to 16 bits.
     limits: [u32; 17],
-    /// Per length: index of a symbol less its code.
+    /// For each code length, the index of a symbol minus its code.
     offsets: [i32; 17],
     symbols: Vec<u8>,
 }
 
-/// Entry of codes that are longer than a lookup.
+/// Entry of codes that are longer than [`LOOKUP_BITS`].
 pub(super) const LONG: u32 = 0;
 
-/// Advance that ends a block.
+/// Advance of an end-of-block symbol.
 pub(super) const END: u32 = 128;
 
-/// Returns the entry of a symbol: a run of zeros (high half) and the size of a value in bits (low half).
+/// Returns the table entry of a symbol. A symbol holds a run of zeros (high four bits) and the size of a value in bits
+/// (low four bits).
 ///
-/// Bits 0 to 7 are the length of the code and of the value behind it, so that both can be skipped at once; bits 8 to 15,
-/// 63 less the size; bits 16 to 23, the length of the code; bits 24 to 31, by how many coefficients the symbol advances in a
-/// sequential scan: the run and one more; for
-/// the end of a block, the run and [`END`].
+/// | bits | content |
+/// |---|---|
+/// | 0 to 7 | length of the code plus size of the value, so that one shift skips both |
+/// | 8 to 15 | 63 minus the size of the value |
+/// | 16 to 23 | length of the code |
+/// | 24 to 31 | number of coefficients to advance in a sequential scan: run + 1, or run + [`END`] at the end of a block |
 fn entry(symbol: u8, length: u32) -> u32 {
     let (run, size) = (u32::from(symbol >> 4), u32::from(symbol & 15));
     let advance = if size == 0 && run != 15 { END + run } else { run + 1 };
@@ -37,7 +40,7 @@ fn entry(symbol: u8, length: u32) -> u32 {
 
 impl Table {
     /// Makes a table from the number of codes of each length (1 to 16) and the symbols in the order of their codes.
-    /// Returns `None` if the codes do not fit their lengths.
+    /// Returns `None` if a length has too many codes or a symbol is missing.
     pub(super) fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Table> {
         let mut lookup = Box::new([LONG; 1 << LOOKUP_BITS]);
         let (mut limits, mut offsets) = ([0; 17], [0; 17]);
@@ -63,7 +66,7 @@ impl Table {
         Some(Table { lookup, limits, offsets, symbols: symbols[..index].to_vec() })
     }
 
-    /// Resolves a code that is longer than a lookup, from the next 16 bits. Returns `None` if there is no such code.
+    /// Decodes a code that is longer than [`LOOKUP_BITS`] from the next 16 bits. Returns `None` for an unknown code.
     #[cold]
     #[inline(never)]
     pub(super) fn long_code(&self, next: u32) -> Option<u32> {
@@ -72,14 +75,14 @@ impl Table {
         self.symbols.get(index as usize).map(|&symbol| entry(symbol, length as u32))
     }
 
-    /// Whether all symbols are sizes of a mean's difference.
+    /// Whether all symbols are valid sizes of DC differences.
     pub(super) fn fits_dc(&self) -> bool {
         self.symbols.iter().all(|&symbol| symbol < 16)
     }
 }
 
-/// Tables of files that have none, such as the frames of Motion JPEG: the DC and AC tables of luma, then of chroma, from
-/// ITU T.81, Annex K.3.
+/// Default tables for files without Huffman tables, such as Motion JPEG frames: DC and AC tables of luma, then of
+/// chroma (ITU T.81, Annex K.3).
 pub(super) static STANDARD: LazyLock<[[Table; 2]; 2]> = LazyLock::new(|| {
     let dc = |counts| Table::new(&counts, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]).expect("a valid table");
     let ac = |counts, symbols: &[u8]| Table::new(&counts, symbols).expect("a valid table");
@@ -149,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_that_do_not_fit_are_refused() {
+    fn invalid_code_lengths_are_refused() {
         let mut counts = [0; 16];
         counts[0] = 2;
         assert!(Table::new(&counts, &[1, 2]).is_some());

@@ -1,19 +1,18 @@
-//! Inverse DCT with the integer arithmetic of libjpeg's accurate method ("islow").
+//! Inverse DCT in the integer arithmetic of libjpeg's accurate method ("islow").
 //!
-//! The method is that of Loeffler, Ligtenberg and Moschytz (ICASSP 1989) with 12 multiplications per row; the constants
-//! have 13 fractional bits. Sums of two inputs wrap at 16 bits and results saturate, as in the vector code of
-//! libjpeg-turbo, so that even coefficients that no encoder writes give its pixels.
+//! The algorithm is that of Loeffler, Ligtenberg and Moschytz (ICASSP 1989) with 12 multiplications per row. Constants
+//! have 13 fractional bits. Sums of two inputs wrap at 16 bits and results saturate, as in libjpeg-turbo's SIMD code,
+//! so the pixels are equal even for out-of-range coefficients.
 //!
-//! The loop of a pass runs over the columns, then over the rows, so that the compiler turns each operation into one on
-//! eight of them. Each iteration joins its results to longer integers with shifts, so that exchanging rows and columns
-//! moves 32 bits at a time.
+//! The first pass loops over the columns and the second over the rows, so the compiler vectorises each operation over
+//! eight of them. Each iteration packs its results into wider integers, so the transposition moves 32 bits at a time.
 
 /// Fractional bits that the first pass keeps.
 const PASS1_BITS: i32 = 2;
 /// Fractional bits of the constants.
 const CONST_BITS: i32 = 13;
 
-// The method's constants, times 2^13, as sums that fit 16 bits.
+// The algorithm's constants, times 2^13, combined into sums that fit 16 bits.
 const C_0_541: i32 = 4433;
 const C_0_541_PLUS_0_765: i32 = 4433 + 6270;
 const C_0_541_MINUS_1_847: i32 = 4433 - 15137;
@@ -27,13 +26,13 @@ const C_2_562: i32 = 20995;
 const C_2_053_MINUS_2_562: i32 = 16819 - 20995;
 const C_3_072_MINUS_2_562: i32 = 25172 - 20995;
 
-/// Divides by 2^SHIFT with rounding.
+/// Divides by 2^SHIFT and rounds to nearest.
 #[inline(always)]
 fn descaled<const SHIFT: i32>(value: i32) -> i32 {
     value.wrapping_add(1 << (SHIFT - 1)) >> SHIFT
 }
 
-/// Transforms eight values. The results are not saturated.
+/// Applies the one-dimensional inverse DCT to eight values, without saturation.
 #[inline(always)]
 fn transformed<const SHIFT: i32>([r0, r1, r2, r3, r4, r5, r6, r7]: [i16; 8]) -> [i32; 8] {
     // Even rows.
@@ -66,29 +65,29 @@ fn transformed<const SHIFT: i32>([r0, r1, r2, r3, r4, r5, r6, r7]: [i16; 8]) -> 
     .map(descaled::<SHIFT>)
 }
 
-/// Saturates two values to 16 bits, and joins them in the order of memory.
+/// Saturates two values to 16 bits and packs them, the first in the low half.
 #[inline(always)]
 fn pair(values: [i32; 2]) -> u32 {
     let [first, second] = values.map(|value| value.clamp(i32::from(i16::MIN), i32::from(i16::MAX)) as u32);
     (first & 0xFFFF) | second << 16
 }
 
-/// Saturates four values to 8 bits with sign, centres them at 128, and joins them in the order of memory.
+/// Saturates four values to signed 8 bits, adds 128 to each, and packs them, the first in the lowest byte.
 #[inline(always)]
 fn samples(values: [i32; 4]) -> u32 {
     let [a, b, c, d] = values.map(|value| value.clamp(-128, 127) as u32);
     ((a & 0xFF) | (b & 0xFF) << 8 | (c & 0xFF) << 16 | d << 24) ^ 0x8080_8080
 }
 
-/// Transforms the coefficients of a block, multiplied by the quantization table, to samples.
+/// Dequantizes the coefficients of a block and transforms them to samples.
 ///
-/// `target` starts at the block's first sample; its rows are `stride` apart.
+/// `target` starts at the block's first sample; consecutive rows are `stride` samples apart.
 #[inline(always)]
 pub(super) fn block(coefficients: &[i16; 64], quant: &[i16; 64], target: &mut [u8], stride: usize) {
     let product = |i: usize| coefficients[i].wrapping_mul(quant[i]);
     let mut columns = [[0; 4]; 8];
     if coefficients[8..].iter().fold(0, |all, value| all | value) == 0 {
-        // Without coefficients below the first row, the sums wrap instead of saturating.
+        // As in libjpeg-turbo, a block without coefficients below the first row wraps instead of saturating.
         for (c, column) in columns.iter_mut().enumerate() {
             let kept = i32::from(product(c) << PASS1_BITS);
             *column = [pair([kept; 2]); 4];
@@ -100,7 +99,7 @@ pub(super) fn block(coefficients: &[i16; 64], quant: &[i16; 64], target: &mut [u
             *column = [pair([a, b]), pair([c, d]), pair([e, f]), pair([g, h])];
         }
     }
-    // The same memory, read as 16-bit values.
+    // Reinterprets the packed pairs as 16-bit values.
     let mut bytes = [0; 128];
     for (bytes, pair) in bytes.chunks_exact_mut(4).zip(columns.as_flattened()) {
         bytes.copy_from_slice(&pair.to_le_bytes());
@@ -121,7 +120,7 @@ pub(super) fn block(coefficients: &[i16; 64], quant: &[i16; 64], target: &mut [u
     }
 }
 
-/// Writes a block whose only coefficient is the mean, multiplied by the quantization table.
+/// Writes a block whose only nonzero coefficient is the dequantized DC coefficient `mean`.
 #[inline(always)]
 pub(super) fn flat_block(mean: i16, target: &mut [u8], stride: usize) {
     let kept = i32::from(mean << PASS1_BITS);

@@ -1,7 +1,9 @@
-//! JPEG decoder whose pixels equal those of libjpeg-turbo, and so of PIL, bit for bit.
+//! JPEG decoder that is bit-identical to libjpeg-turbo, and therefore to PIL.
 //!
-//! It reads baseline, extended sequential and progressive files of 8 bits per sample with 1, 3 or 4 components (ITU T.81),
-//! and converts, interpolates and rounds like libjpeg-turbo with its default settings.
+//! It reads baseline, extended sequential and progressive files (ITU T.81) with 8 bits per sample and 1, 3 or 4
+//! components. Colour conversion, upsampling and rounding follow libjpeg-turbo's default settings.
+//!
+//! In names, `mean` is a DC coefficient, `details` are AC coefficients, and `group` is an MCU.
 
 mod bits;
 mod coefficients;

@@ -1,4 +1,4 @@
-//! Samples of a few rows of blocks, and their way to pixels.
+//! Conversion of decoded samples to pixels: upsampling and colour conversion.
 
 use std::ops::Range;
 
@@ -9,12 +9,13 @@ use super::{color, upsample};
 use crate::DamageKind;
 use crate::image::decode::DecodeError;
 
-/// Rows of a component's samples. The rows of two rows of groups are kept: interpolation needs the rows around a group.
+/// Ring buffer of a component's sample rows. It holds two rows of MCUs, because upsampling reads the rows above and
+/// below.
 pub(super) struct Plane {
     pub(super) samples: Vec<u8>,
     /// Samples per row.
     pub(super) stride: usize,
-    /// Number of rows kept.
+    /// Number of rows in the buffer.
     rows: usize,
     width: usize,
     height: usize,
@@ -25,7 +26,7 @@ impl Plane {
     fn new(component: &Component, frame: &Frame) -> Self {
         let (stride, rows) = (frame.groups_x * component.h * 8, 2 * component.v * 8);
         let (h, v) = (frame.max_h / component.h, frame.max_v / component.v);
-        // As in libjpeg, very narrow components are not interpolated horizontally.
+        // As in libjpeg, components of at most two samples per row are not interpolated horizontally.
         let method = match (h, v) {
             (1, 1) => Method::Copy,
             (2, 1) if component.width > 2 => Method::Horizontal,
@@ -37,7 +38,7 @@ impl Plane {
         Plane { samples: vec![0; stride * rows], stride, rows, width, height, method }
     }
 
-    /// Index of the first sample of row `y`.
+    /// Returns the index of the first sample of row `y`.
     #[inline(always)]
     pub(super) fn start(&self, y: usize) -> usize {
         y % self.rows * self.stride
@@ -48,7 +49,7 @@ impl Plane {
         &self.samples[self.start(y)..][..self.width]
     }
 
-    /// Returns the rows that are interpolated for row `y` of twice as many: the nearer and the farther one.
+    /// Returns the two rows, the nearer one first, from which row `y` of the upsampled component is interpolated.
     #[inline(always)]
     fn neighbours(&self, y: usize) -> (&[u8], &[u8]) {
         let near = y / 2;
@@ -73,17 +74,17 @@ enum Method {
     },
 }
 
-/// Turns planes into pixels while they are decoded.
+/// Converts planes to pixels while they are decoded.
 pub(super) struct Output {
     pub(super) planes: Vec<Plane>,
     colors: Colors,
     width: usize,
     height: usize,
-    /// Rows of the image per row of groups.
+    /// Image rows per row of MCUs.
     step: usize,
-    /// Rows at the end of a row of groups that need the next row of groups.
+    /// Image rows at the end of a row of MCUs whose upsampling needs the next row of MCUs.
     delay: usize,
-    /// Rows that are finished.
+    /// Number of finished image rows.
     done: usize,
     lines: Vec<Vec<u8>>,
     sums: Vec<i16>,
@@ -114,7 +115,7 @@ impl Output {
         })
     }
 
-    /// Turns samples into pixels as far as the first `groups` rows of groups allow.
+    /// Converts samples to pixels, as far as the first `groups` rows of MCUs allow.
     pub(super) fn advance(&mut self, groups: usize) {
         let decoded = groups * self.step;
         let end = if decoded >= self.height { self.height } else { decoded - self.delay };

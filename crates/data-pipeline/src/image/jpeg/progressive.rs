@@ -1,11 +1,11 @@
-//! Blocks of progressive scans (ITU T.81, Annex G).
+//! Decoding of blocks in progressive scans (ITU T.81, Annex G).
 
 use super::bits::Bits;
 use super::header::ZIGZAG;
 use super::huffman::{END, Table};
 use super::sequential::{BadCode, next_entry, value};
 
-/// The coefficients of a scan, in the file's order, and the number of bits that they lack after it.
+/// First and last coefficient of a scan in zigzag order, and the number of low bits that they lack after it.
 #[derive(Clone, Copy)]
 pub(super) struct Band {
     pub(super) start: usize,
@@ -20,13 +20,13 @@ fn size_and_run(entry: u32) -> (u32, u32) {
     (size, if advance >= END { advance - END } else { advance - 1 })
 }
 
-/// Reads the number of blocks without further coefficients, this one included.
+/// Reads the length of an end-of-band run in blocks, including the current one.
 #[inline(always)]
 fn ended_blocks(bits: &mut Bits<'_>, run: u32) -> u32 {
     (1 << run) + bits.take(run)
 }
 
-/// Decodes the first scan of a mean.
+/// Decodes a DC coefficient in its first scan.
 #[inline(always)]
 pub(super) fn first_mean(
     bits: &mut Bits<'_>,
@@ -43,7 +43,7 @@ pub(super) fn first_mean(
     Ok(())
 }
 
-/// Decodes the first scan of the other coefficients. `ended` blocks have none.
+/// Decodes the AC coefficients of a block in their first scan. `ended` is the remaining end-of-band run.
 #[inline(always)]
 pub(super) fn first(
     bits: &mut Bits<'_>,
@@ -79,7 +79,7 @@ pub(super) fn first(
     Ok(())
 }
 
-/// Adds a bit to a coefficient that is not zero.
+/// Reads a correction bit for a nonzero coefficient.
 #[inline(always)]
 fn refine_one(bits: &mut Bits<'_>, bit: i16, coefficient: &mut i16) {
     if bits.take(1) == 1 && *coefficient & bit == 0 {
@@ -87,7 +87,7 @@ fn refine_one(bits: &mut Bits<'_>, bit: i16, coefficient: &mut i16) {
     }
 }
 
-/// Decodes a scan that adds a bit to the coefficients.
+/// Decodes the AC coefficients of a block in a refinement scan, which adds one bit to each.
 #[inline(always)]
 pub(super) fn refine(
     bits: &mut Bits<'_>,

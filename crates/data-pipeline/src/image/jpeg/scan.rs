@@ -1,4 +1,4 @@
-//! Decoding of a sequential file with one scan, row of groups by row of groups.
+//! Decoding of a sequential file with a single scan, one row of MCUs at a time.
 
 use std::ops::Range;
 
@@ -13,10 +13,10 @@ use super::sequential::{self, BadCode, Block, Pairs};
 use super::{damaged, idct};
 use crate::image::decode::DecodeError;
 
-/// Size of files in bytes from which [`Pairs`] are made.
+/// Scan size in bytes above which [`Pairs`] are built.
 const PAIRS_FROM: usize = 8192;
 
-/// What the blocks of a component need.
+/// Tables and layout of a component.
 pub(super) struct Part<'a> {
     pub(super) dc: &'a Table,
     pub(super) ac: &'a Table,
@@ -28,13 +28,13 @@ pub(super) struct Part<'a> {
     v: usize,
 }
 
-/// Returns a component's Huffman tables. Files without tables have the standard ones.
+/// Returns a Huffman table of the file, or else the default table.
 pub(super) fn table(tables: &[Option<Table>; 4], index: usize, is_ac: bool) -> Result<&Table, DecodeError> {
     let standard = || STANDARD.get(index).map(|pair| &pair[usize::from(is_ac)]);
     tables[index].as_ref().or_else(standard).ok_or_else(|| damaged("no Huffman table"))
 }
 
-/// Decodes a scan that has all components. Returns the place of the marker behind it.
+/// Decodes a scan that contains all components. Returns the offset of the marker after it.
 pub(super) fn whole(
     header: &Header,
     frame: &Frame,
@@ -43,7 +43,7 @@ pub(super) fn whole(
     output: &mut Output,
 ) -> Result<usize, DecodeError> {
     let mut pairs = [const { None }; 4];
-    // Small files take less time than these tables.
+    // Decoding a small scan takes less time than building these tables.
     if bytes.len() - start > PAIRS_FROM {
         for part in &scan.components {
             if pairs[part.ac].is_none() {
@@ -88,7 +88,7 @@ pub(super) fn whole(
     }
 }
 
-/// Decodes groups of one row of groups.
+/// Decodes the MCUs `columns` of row `y`.
 #[multiversion(targets("x86_64+avx+avx2+bmi1+bmi2+lzcnt+popcnt+movbe+sse3+ssse3+sse4.1+sse4.2+fma"))]
 fn groups(
     bits: &mut Bits<'_>,
@@ -98,7 +98,7 @@ fn groups(
     y: usize,
     columns: Range<usize>,
 ) -> Result<(), BadCode> {
-    // A function of its own, so that the compiler keeps the reader in registers.
+    // A separate function, so that the compiler keeps the reader in registers.
     #[inherit_target]
     #[inline(never)]
     fn decode(

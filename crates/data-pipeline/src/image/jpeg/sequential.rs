@@ -1,10 +1,11 @@
-//! Blocks of baseline and extended sequential scans.
+//! Decoding of blocks in baseline and extended sequential scans.
 
 use super::bits::Bits;
 use super::header::ZIGZAG;
 use super::huffman::{END, LONG, LOOKUP_BITS, Table};
 
-/// Place of each coefficient in a block's row order. Runs of a damaged file, and the end of a block, lead past the last.
+/// Position of each coefficient in row-major order. Indices past the last coefficient, which ends of blocks and damaged
+/// files reach, map to [`SPARE`].
 static PLACES: [u8; 256] = {
     let mut places = [SPARE; 256];
     let mut i = 0;
@@ -15,17 +16,17 @@ static PLACES: [u8; 256] = {
     places
 };
 
-/// Index behind a block's coefficients, for values that do not belong to it.
+/// Index after a block's coefficients, for values that are discarded.
 const SPARE: u8 = 64;
 
-/// The 64 coefficients of a block, and [`SPARE`]; the length makes every place of [`PLACES`] valid.
+/// The 64 coefficients of a block, then [`SPARE`]. The length lets the compiler omit bounds checks for `u8` indices.
 pub(super) type Block = [i16; 256];
 
-/// A code that the table does not have, or a run past the last coefficient.
+/// A code that the table does not contain, or a run past the last coefficient.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BadCode;
 
-/// Returns the entry of the next code. The buffer must have [`LOOKUP_BITS`]; it is filled for longer codes.
+/// Returns the entry of the next code. The buffer must contain [`LOOKUP_BITS`] bits; it is refilled for longer codes.
 #[inline(always)]
 pub(super) fn next_entry(bits: &mut Bits<'_>, table: &Table) -> Result<u32, BadCode> {
     let entry = table.lookup[(bits.buffer >> (64 - LOOKUP_BITS)) as usize];
@@ -36,36 +37,41 @@ pub(super) fn next_entry(bits: &mut Bits<'_>, table: &Table) -> Result<u32, BadC
     table.long_code((bits.buffer >> 48) as u32).ok_or(BadCode)
 }
 
-/// Returns the value behind a code: the bits of its size, of which the first is 0 for negative values.
+/// Returns the value after a code. Its size is in the entry; its first bit is 0 for negative values.
 #[inline(always)]
 pub(super) fn value(buffer: u64, entry: u32) -> i32 {
     let bits = buffer << ((entry >> 16) & 63);
-    // One more shift, since the size may be 0.
+    // Shifts in two steps, because a size of 0 needs a shift by 64.
     let unused = (entry >> 8) & 63;
     let (magnitude, ones) = (bits >> 1 >> unused, u64::MAX >> 1 >> unused);
     let offset = if (bits as i64) < 0 { 0 } else { ones };
     magnitude.wrapping_sub(offset) as i32
 }
 
-/// Bits that one lookup of [`Pairs`] resolves.
+/// Number of bits that index [`Pairs`].
 const PAIR_BITS: u32 = 10;
 
-/// A table of up to two codes with their values, for the coefficients of sequential scans.
+/// A lookup table of up to two codes with their values, for the AC coefficients of sequential scans.
 ///
-/// Most codes are short, so that two of them and their values often fit the bits of one lookup.
+/// Most codes are short, so two codes with their values often fit into one lookup.
 pub(super) struct Pairs(Box<[Pair; 1 << PAIR_BITS]>);
 
 /// An entry of [`Pairs`]; 0 if the first code and its value do not fit.
 ///
-/// Bits 0 to 7 are the length of both codes and their values; bits 8 to 15, that of the first; bits 16 to 31 and 32 to 47,
-/// the values; bits 48 to 55 and 56 to 63, by how many coefficients the symbols advance. An entry with one symbol
-/// advances by 0 to its second, which repeats the value of the first.
+/// | bits | content |
+/// |---|---|
+/// | 0 to 7 | length of both codes with their values |
+/// | 8 to 15 | length of the first code with its value |
+/// | 16 to 31, 32 to 47 | the two values |
+/// | 48 to 55, 56 to 63 | number of coefficients that each symbol advances |
+///
+/// In an entry with one symbol, the second repeats the value of the first and advances by 0.
 type Pair = u64;
 
 impl Pairs {
     pub(super) fn new(table: &Table) -> Self {
         let mut pairs = Box::new([0; 1 << PAIR_BITS]);
-        // Length, value and advance of the first code in `buffer` if it fits `available` bits.
+        // Returns length, value and advance of the first code in `buffer` if code and value fit into `available` bits.
         let first = |buffer: u64, available: u32| {
             let entry = table.lookup[(buffer >> (64 - LOOKUP_BITS)) as usize];
             let fits = entry != LONG && entry & 0xFF <= available;
@@ -84,7 +90,7 @@ impl Pairs {
     }
 }
 
-/// Decodes the mean of a block.
+/// Decodes the DC coefficient of a block.
 #[inline(always)]
 fn mean_of(bits: &mut Bits<'_>, dc: &Table, mean: &mut i16, block: &mut Block) -> Result<(), BadCode> {
     bits.refill();
@@ -95,7 +101,7 @@ fn mean_of(bits: &mut Bits<'_>, dc: &Table, mean: &mut i16, block: &mut Block) -
     Ok(())
 }
 
-/// Whether a block whose last coefficient or end is at `index` has no coefficient but the mean.
+/// Whether a block that ended at `index` has no AC coefficients.
 #[inline(always)]
 fn is_flat(index: u32) -> Result<bool, BadCode> {
     match index {
@@ -105,18 +111,18 @@ fn is_flat(index: u32) -> Result<bool, BadCode> {
     }
 }
 
-/// Decodes one code and its value. Returns the index of its coefficient.
+/// Decodes one AC code and its value. Returns the index of its coefficient.
 #[inline(always)]
 fn coefficient(bits: &mut Bits<'_>, ac: &Table, index: u32, block: &mut Block) -> Result<u32, BadCode> {
     let entry = next_entry(bits, ac)?;
     let index = index + (entry >> 24);
-    // A run of 16 zeros, and the end of a block, have the value 0.
+    // For a run of 16 zeros and for the end of a block, the value is 0.
     block[usize::from(PLACES[(index & 0xFF) as usize])] = value(bits.buffer, entry) as i16;
     bits.skip(entry);
     Ok(index)
 }
 
-/// Decodes a block into `block`, which must be zero. Returns whether it has no coefficient but the mean.
+/// Decodes a block into `block`, which must contain zeros. Returns whether it has no AC coefficients.
 #[inline(always)]
 pub(super) fn block(
     place: &mut Bits<'_>,
@@ -129,7 +135,7 @@ pub(super) fn block(
     let mut index = 0;
     while index < 63 {
         bits.refill();
-        // 56 bits suffice for a long code and one of the lookup, with their values.
+        // 56 bits suffice for one long code and one short code with their values.
         index = coefficient(&mut bits, ac, index, block)?;
         if index >= 63 {
             break;
@@ -140,7 +146,7 @@ pub(super) fn block(
     is_flat(index)
 }
 
-/// Decodes a block like [`block`], with two codes at a time.
+/// Decodes a block like [`block`], up to two codes per lookup.
 #[inline(always)]
 pub(super) fn block_in_pairs(
     place: &mut Bits<'_>,

@@ -1,6 +1,6 @@
-//! Upsampling of components, as libjpeg's "fancy" interpolation: weights of 3/4 and 1/4, with its rounding.
+//! Upsampling of components like libjpeg's "fancy upsampling": weights of 3/4 and 1/4, with the same rounding.
 
-/// Interpolates horizontally: `line` gets twice the samples of `row`.
+/// Interpolates horizontally: writes two samples to `line` for each sample of `row`.
 #[inline(always)]
 pub(super) fn horizontal(row: &[u8], sums: &mut [i16], line: &mut [u8]) {
     let padded = &mut sums[..row.len() + 2];
@@ -10,7 +10,7 @@ pub(super) fn horizontal(row: &[u8], sums: &mut [i16], line: &mut [u8]) {
     widen::<2, 1, 2>(padded, line);
 }
 
-/// Interpolates vertically. `bias` alternates between 1 and 2, so that rounding has no direction.
+/// Interpolates vertically. `bias` alternates between 1 and 2, so that rounding errors cancel out on average.
 #[inline(always)]
 pub(super) fn vertical(near: &[u8], far: &[u8], bias: u16, line: &mut [u8]) {
     for ((sample, &near), &far) in line.iter_mut().zip(near).zip(far) {
@@ -18,7 +18,7 @@ pub(super) fn vertical(near: &[u8], far: &[u8], bias: u16, line: &mut [u8]) {
     }
 }
 
-/// Interpolates in both directions, with one rounding.
+/// Interpolates in both directions and rounds once.
 #[inline(always)]
 pub(super) fn both(near: &[u8], far: &[u8], sums: &mut [i16], line: &mut [u8]) {
     let padded = &mut sums[..near.len() + 2];
@@ -28,11 +28,11 @@ pub(super) fn both(near: &[u8], far: &[u8], sums: &mut [i16], line: &mut [u8]) {
     widen::<4, 8, 7>(padded, line);
 }
 
-/// Interpolates a row with one place of padding at both ends, and divides by 2^SHIFT.
+/// Interpolates a row that has one padding element at each end, and divides by 2^SHIFT.
 #[inline(always)]
 fn widen<const SHIFT: i32, const LEFT: i16, const RIGHT: i16>(padded: &mut [i16], line: &mut [u8]) {
     let n = padded.len() - 2;
-    // The outermost samples have no neighbour and stand for it themselves.
+    // The outermost samples are replicated into the padding.
     (padded[0], padded[n + 1]) = (padded[1], padded[n]);
     let (left, middle, right) = (&padded[..n], &padded[1..=n], &padded[2..]);
     for (((pair, &middle), &left), &right) in line.chunks_exact_mut(2).zip(middle).zip(left).zip(right) {
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samples_are_those_computed_by_hand() {
+    fn samples_equal_values_computed_by_hand() {
         let mut line = [0; 6];
         let mut sums = [0; 16];
         horizontal(&[0, 10, 255], &mut sums, &mut line);
