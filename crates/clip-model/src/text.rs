@@ -1,6 +1,7 @@
 //! CLIP's text transformer: token ids to embeddings.
 
 use tch::{Device, Kind, Tensor};
+use torch_ext::embedding::f_embedding;
 
 use crate::activation::Activation;
 use crate::block::{BlockConfig, BlockInit, Transformer};
@@ -182,7 +183,7 @@ impl TextTransformer {
         }
         let positions = self.positional_embedding.narrow(0, 0, shape[1]);
         // The fallible form, since the data may contain ids outside the vocabulary.
-        let embedded = Tensor::f_embedding(&self.token_embedding, tokens, -1, false, false)? + positions; // [batch, length, width]
+        let embedded = f_embedding(&self.token_embedding, tokens)? + positions; // [batch, length, width]
         Ok(match &self.gates {
             Some(gates) => gates.apply_hidden(embedded),
             None => embedded,

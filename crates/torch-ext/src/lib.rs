@@ -5,6 +5,7 @@
 pub mod attention;
 mod call;
 pub mod cuda;
+pub mod embedding;
 pub mod gradient;
 pub mod layout;
 pub mod linear;
