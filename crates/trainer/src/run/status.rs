@@ -136,7 +136,8 @@ pub(crate) fn check_own(folder: &Path) -> Result<()> {
         // A run replaces its own damaged file.
         let text = read(RUN_FILE);
         let is_damaged = serde_json::from_str::<serde_json::Value>(&text).is_err();
-        (!is_info(&text) && !(is_damaged && resolved())).then_some(RUN_FILE)
+        let is_own = is_info(&text) || is_damaged && resolved();
+        (!is_own).then_some(RUN_FILE)
     } else if exists(&RECIPE_FILE) {
         // If a run stops between writing these two files, it leaves only the recipe.
         (!resolved()).then_some(RECIPE_FILE)
