@@ -374,7 +374,8 @@ fn convert(config: &ClipConfig, preprocess: &PreprocessConfig) -> Result<Preproc
     Ok(Preprocess::new(size as usize)
         .with_normalization(preprocess.mean, preprocess.std)
         .with_interpolation(interpolation)
-        .with_resize_mode(resize_mode))
+        .with_resize_mode(resize_mode)
+        .with_convert_rgb(preprocess.do_convert_rgb == Some(true)))
 }
 
 /// Converts images to a float32 tensor.
