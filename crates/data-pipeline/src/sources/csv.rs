@@ -332,7 +332,7 @@ fn missing_column(config: &CsvConfig, text: &str, columns: &[String]) -> String 
         ""
     };
     format!(
-        "it has no column `{wanted}`, only `{shown}`{separator}{hint}: rename a column, or set `{key} = \"COLUMN\"` {IN_FILE}"
+        "it has no column `{wanted}`, only `{shown}`{separator}{hint}; rename a column, or set `{key} = \"COLUMN\"` {IN_FILE}"
     )
 }
 

@@ -252,10 +252,14 @@ impl Groups {
 
 /// Returns the number of bytes before the members of a tar: GNU tar's volume label occupies the first block.
 fn label_length(file: &File) -> u64 {
-    let mut header = [0; BLOCK as usize];
-    let is_label =
-        file.read_exact_at(&mut header, 0).is_ok() && header[156] == b'V' && &header[257..262] == b"ustar";
-    if is_label { BLOCK } else { 0 }
+    let mut header = tar::Header::new_old();
+    // Labels have no magic number, so the checksum has to be right.
+    let stored = match file.read_exact_at(header.as_mut_bytes(), 0) {
+        Ok(()) if header.as_bytes()[156] == b'V' => header.cksum().ok(),
+        _ => None,
+    };
+    header.set_cksum();
+    if stored.is_some() && stored == header.cksum().ok() { BLOCK } else { 0 }
 }
 
 /// The part of a file from a byte on.

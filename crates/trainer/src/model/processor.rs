@@ -486,6 +486,11 @@ mod tests {
     fn unsupported_preprocessing_is_an_error() {
         let config = presets::get("ViT-nano-32px").unwrap();
         let plain = PreprocessConfig::default();
+        for (convert, expected) in [(None, false), (Some(false), false), (Some(true), true)] {
+            let preprocess = plain.clone().with_do_convert_rgb(convert);
+            let processor = Processor::new(&config, &preprocess, None).unwrap();
+            assert_eq!(processor.preprocess().convert_rgb, expected);
+        }
         let error = |preprocess: PreprocessConfig| match Processor::new(&config, &preprocess, None) {
             Err(error) => error.to_string(),
             Ok(_) => panic!("no error"),

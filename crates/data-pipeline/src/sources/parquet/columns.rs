@@ -76,9 +76,10 @@ impl Columns {
         if caption.is_none() && label.is_none() {
             return Err(match unused {
                 Some((name, reason)) => {
-                    let column = if is_text_column(leaves, &name) { name } else { "COLUMN".into() };
+                    let column = if is_text_column(leaves, &name) { name.as_str() } else { "COLUMN" };
+                    let number = if LABELS.contains(&name.as_str()) { "number the classes, or " } else { "" };
                     format!(
-                        "{reason}; captions can be in another column: set `caption = \"{column}\"` {IN_FILE}"
+                        "{reason}: {number}set the column of the captions with `caption = \"{column}\"` {IN_FILE}"
                     )
                 }
                 None => missing("caption", "caption", &names),
