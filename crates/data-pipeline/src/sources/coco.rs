@@ -4,16 +4,14 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-/// Converts COCO's captions to samples with the keys `image` and `caption`, one per annotation. Also returns a warning
-/// about images without captions. Returns `None` for an object without images and annotations.
+/// Samples with the keys `image` and `caption`, and a warning about images without captions.
+type Captions = (Vec<Value>, Option<String>);
+
+/// Converts COCO's captions to samples, one per annotation. Returns `None` for an object without images and annotations.
 ///
 /// # Errors
 /// The problem, if the annotations are not captions.
-pub(super) fn captions(
-    object: &Value,
-    image: &str,
-    caption: &str,
-) -> Option<Result<(Vec<Value>, Option<String>), String>> {
+pub(super) fn captions(object: &Value, image: &str, caption: &str) -> Option<Result<Captions, String>> {
     let list = |key: &str| object.get(key).and_then(Value::as_array);
     let (images, annotations) = (list("images")?, list("annotations")?);
     if !images.iter().any(|image| image.get("id").is_some() && image.get("file_name").is_some()) {
