@@ -34,7 +34,7 @@ pub(crate) fn run() -> Result<()> {
     if facts.iter().any(|fact| fact.is_missing) {
         bail!("some requirements are missing");
     }
-    say("the program makes the remaining checks; if it is not built yet, it is built first");
+    say("the program runs the remaining checks; cargo builds it first if necessary");
     let mut doctor = cargo(&["run", "--package", "clip-distill", "--", "doctor"]);
     if let Ok(libtorch) = &found.libtorch {
         program::with_libtorch(&mut doctor, libtorch)?;

@@ -1,4 +1,4 @@
-//! Names the variant of a TIFF file that the decoder does not support.
+//! Tags of TIFF structures, and the names of TIFF variants that the decoder does not support.
 
 /// Tags of the first directory.
 #[cfg(feature = "formats")]
@@ -10,8 +10,8 @@ const PHOTOMETRIC: u16 = 262;
 #[cfg(feature = "formats")]
 const SAMPLE_FORMAT: u16 = 339;
 
-#[cfg(feature = "formats")]
 /// Describes an unsupported TIFF file by the property that is not supported.
+#[cfg(feature = "formats")]
 pub(super) fn describe(bytes: &[u8]) -> String {
     let tag = |tag| short_tag(bytes, tag);
     let compression = match tag(COMPRESSION) {

@@ -105,8 +105,8 @@ fn centre(side: usize, size: usize) -> usize {
     ((side - size) as f64 / 2.0).round_ties_even() as usize
 }
 
-/// Resizes a part of an image like PIL, in its own mode unless the model converts it first, and passes the rows of the rectangle `wanted` of the result to
-/// `emit` as RGB, top to bottom.
+/// Resizes a part of an image like PIL, in its own mode unless the model converts it first. Passes the rows of the
+/// rectangle `wanted` of the result to `emit` as RGB, top to bottom.
 ///
 /// `emit` must not resize an image, because the scratch buffers are in use.
 pub(crate) fn resized(
