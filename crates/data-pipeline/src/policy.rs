@@ -21,8 +21,8 @@ use crate::{DamageKind, Error, Result};
 pub enum ErrorPolicy {
     /// Stops at the first damaged sample.
     Fail,
-    /// Replaces a damaged sample by the next one in training, and leaves it out in an evaluation, up to `max_fraction`
-    /// of the samples, and of the bytes in broken shards.
+    /// Leaves out damaged samples; in training, the next sample takes the place of a damaged one. Stops if more than
+    /// `max_fraction` of the samples are damaged, or if broken shards lose more than this fraction of the bytes.
     Skip {
         /// Largest fraction of damaged samples, 0..=1.
         max_fraction: f64,
@@ -51,9 +51,9 @@ impl ErrorPolicy {
         }
     }
 
-    /// Whether an evaluation may leave out `damaged` of `samples` images. A set with fewer than 1000 images may lose as
-    /// many as a set with 1000, so that one damaged file does not stop the evaluation of a small set. Training counts
-    /// its first 1000 samples in this way too.
+    /// Whether an evaluation may leave out `damaged` of `samples` images. A set with fewer than 1000 images counts as one
+    /// with 1000, so that one damaged file does not stop the evaluation of a small set. Training counts its first 1000
+    /// samples in this way too.
     pub fn allows(self, damaged: usize, samples: usize) -> bool {
         match self {
             ErrorPolicy::Fail => damaged == 0,

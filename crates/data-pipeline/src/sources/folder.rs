@@ -40,10 +40,10 @@ pub struct FolderConfig {
     /// Caption templates, with `{}` for the class name.
     #[serde(default = "super::default_templates")]
     pub templates: Vec<String>,
-    /// Number n for `subset`; the two keys require each other.
+    /// The n of `subset`; required with `"rest"` and `"every"`, and not allowed with `"all"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every: Option<usize>,
-    /// Images of each class to select.
+    /// Images to read, which splits one folder into a training set (`"rest"`) and a test set (`"every"`).
     #[serde(default)]
     pub subset: FolderSubset,
     /// Classes to leave out, by folder or name; each must exist.
@@ -110,9 +110,9 @@ pub enum FolderSubset {
     /// All images.
     #[default]
     All,
-    /// All images except every n-th of a class.
+    /// All images that `"every"` does not select.
     Rest,
-    /// Every n-th image of a class.
+    /// Every n-th image of each class, from the first one by name.
     Every,
 }
 

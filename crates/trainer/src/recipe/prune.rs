@@ -16,11 +16,11 @@ pub struct PruneConfig {
     pub start: u64,
     /// Steps over which the target sparsity rises from 0; `start + warmup_steps` is at most `at_step`.
     pub warmup_steps: u64,
-    /// Number of steps before the cut, after which training continues without masks: more than `start`, fewer than the
-    /// run has.
+    /// Number of steps with the whole model. The parts with low scores are then removed (the cut), and the smaller model
+    /// trains for the rest of the run. More than `start`, and fewer than the steps of the run.
     pub at_step: u64,
-    /// Maximum change of a mask score per step; `lr` × (`at_step` − `start`) has to be well above 12, because scores start
-    /// at 10, and a part is likely to be removed below −1.6.
+    /// Maximum change of a mask score per step. Scores start at 10; below −1.6, a part is more likely to be removed than
+    /// kept. `lr` × (`at_step` − `start`) therefore has to be well above 12.
     #[serde(default = "rate")]
     pub lr: f64,
     /// Maximum change per step of the two multipliers λ of the sparsity constraint, which start at 10.

@@ -61,7 +61,7 @@ pub(super) struct Keys {
     /// Architecture to train from scratch, or model to continue from; this or `run` is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     model: Option<String>,
-    /// Earlier run of the recipe file whose model the student continues from.
+    /// Earlier run of the recipe file whose final model is trained further.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     run: Option<String>,
     /// Weights that initialise a timm image tower, without their classifier: a file, a folder, or a name such as
