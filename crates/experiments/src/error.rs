@@ -44,6 +44,12 @@ pub enum Error {
         /// The metric.
         metric: Metric,
     },
+    /// A sweep without a finished run, which has nothing to report.
+    #[error("no finished run of the sweep `{sweep}`, so no report is written")]
+    NoFinishedRun {
+        /// Name of the sweep.
+        sweep: String,
+    },
     /// A report that cannot be written as JSON.
     #[error("cannot write the report as JSON")]
     Json(#[from] serde_json::Error),

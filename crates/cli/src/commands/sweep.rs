@@ -44,6 +44,11 @@ pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
     }
     let report = SweepReport::read(&sweep, &provenance())?;
     let folder = args.out.join(&sweep.name);
+    // A stopped or failed sweep keeps its exit code.
+    if report.is_empty() && !args.report {
+        output::note("no finished run, so no report is written");
+        return Ok(code);
+    }
     write_reports(&report, &folder)?;
     match args.output.json {
         true => output::json(&report)?,

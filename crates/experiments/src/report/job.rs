@@ -1,5 +1,6 @@
 //! The reports of a job: a Markdown table of its runs, an HTML page with charts, and an SVG chart of the main metrics.
 
+use std::fmt;
 use std::path::Path;
 
 use file_ext::write_atomic;
@@ -8,12 +9,13 @@ use trainer::run::job::{REPORTS, folder};
 use trainer::run::metrics::{StepLine, read_steps};
 use trainer::run::{BEST_FOLDER, Best, Results};
 use zeroshot_eval::table::{Cell, Number};
-use zeroshot_eval::{Evaluation, Table};
+use zeroshot_eval::{Evaluation, Report, Table};
 
-use super::charts::{bars, curves, escape, html_table, page, standalone};
-use crate::Result;
+use super::charts::{Axes, Series, bars, curves, escape, html_table, page, standalone};
+use crate::{Error, Result};
 
 /// Writes `report.md`, `report.html` and `report.svg` (the main metrics) of finished runs into `out`, the job's folder.
+/// Without evaluation sets, there is no `report.svg`.
 ///
 /// ```no_run
 /// use experiments::job;
@@ -35,16 +37,30 @@ pub fn write(job: &Job, out: impl AsRef<Path>, finished: &[(String, Results)]) -
         Ok((recipe.name.clone(), steps))
     });
     let (table, best) = (table(job, finished), best_table(job, finished));
-    let html = html(&job.name, &table, &best, finished, &curves.collect::<Result<Vec<_>>>()?);
-    let texts = [markdown(job, finished), html, picture(finished)];
+    let metrics = main_metrics(&reports(job, finished).0);
+    let tables = [&table, &best];
+    let html = html(&job.name, tables, &metrics, finished, &curves.collect::<Result<Vec<_>>>()?);
+    let texts = [markdown(job, finished), html, standalone(&metrics)];
     for (name, text) in REPORTS.iter().zip(texts) {
-        write_atomic(out.join(name), text.as_bytes())?;
+        let path = out.join(name);
+        match text.is_empty() {
+            false => write_atomic(path, text.as_bytes())?,
+            // An earlier report, before the recipe lost its evaluation sets, would be out of date.
+            true if path.exists() => std::fs::remove_file(&path).map_err(|e| Error::io(&path, e))?,
+            true => {}
+        }
     }
     Ok(())
 }
 
 /// Returns a table with the results of all runs, and of the teacher if it is not one of them.
 pub fn table(job: &Job, finished: &[(String, Results)]) -> Table {
+    let (reports, teacher) = reports(job, finished);
+    zeroshot_eval::report::compare(&reports, teacher)
+}
+
+/// Returns the results of all runs, with those of the teacher, and the index of the teacher.
+fn reports(job: &Job, finished: &[(String, Results)]) -> (Vec<Report>, Option<usize>) {
     let mut reports = finished.iter().map(|(_, results)| results.student.clone()).collect::<Vec<_>>();
     let teacher_run = job.runs.iter().find_map(|recipe| recipe.teachers.first()?.model.as_ref()?.run());
     let mut teacher = teacher_run.and_then(|name| job.runs.iter().position(|recipe| recipe.name == name));
@@ -54,7 +70,7 @@ pub fn table(job: &Job, finished: &[(String, Results)]) -> Table {
         reports.insert(0, external);
         teacher = Some(0);
     }
-    zeroshot_eval::report::compare(&reports, teacher)
+    (reports, teacher)
 }
 
 /// Returns a line for each evaluated set with its numbers of images, classes, prompts and texts.
@@ -112,12 +128,12 @@ const POINTS: usize = 300;
 /// The caption of the table of best models.
 pub(crate) const BEST: &str = "Best model of the evaluations during and after training; score: mean over the data sets of their main metrics.";
 
-/// Returns the HTML page: the tables of results and of best models (may be empty), bars of the main metrics, and the
-/// loss curves of each run.
+/// Returns the HTML page: the tables of results and of best models (may be empty), the chart of the main metrics (may
+/// be empty), the loss curves of all runs, and the loss terms of each run with several.
 fn html(
     name: &str,
-    table: &Table,
-    best: &Table,
+    [table, best]: [&Table; 2],
+    metrics: &str,
     results: &[(String, Results)],
     curves_of: &[(String, Vec<StepLine>)],
 ) -> String {
@@ -128,43 +144,90 @@ fn html(
     for line in counts(results).lines() {
         body.push_str(&format!("<p>{}</p>", escape(line)));
     }
-    body.push_str("<h2>Main metric of each data set</h2>");
-    body.push_str(&main_metrics(results));
-    for (title, term) in [("Task loss", Some("task")), ("Total loss", None)] {
-        let lines =
-            curves_of.iter().map(|(run, steps)| (run.clone(), points(steps, term))).collect::<Vec<_>>();
-        if lines.iter().any(|(_, points)| points.len() > 1) {
-            body.push_str(&format!("<h2>{title} by samples seen</h2>{}", curves(&lines)));
-        }
+    if !metrics.is_empty() {
+        body.push_str(&format!("<h2>Main metric of each data set</h2>{metrics}"));
+    }
+    for curve in [Curve::Raw("task"), Curve::Total] {
+        let lines = curves_of.iter().map(|(run, steps)| (run.clone(), points(steps, curve)));
+        push_curves(&mut body, &curve.to_string(), &lines.collect::<Vec<_>>());
+    }
+    for (run, steps) in curves_of {
+        push_curves(&mut body, &format!("Weighted terms of the loss: {run}"), &term_curves(steps));
     }
     page(name, &body)
 }
 
-/// Draws one group of bars per data set, with one bar per run.
-fn main_metrics(results: &[(String, Results)]) -> String {
-    let Some((_, first)) = results.first() else { return String::new() };
-    let names = results.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-    let groups = first.student.sets.iter().map(|set| {
-        let value = |(_, result): &(String, Results)| {
-            let found = result.student.sets.iter().find(|other| other.set == set.set)?;
+/// Adds a chart of curves, if one of them has several points.
+pub(super) fn push_curves(body: &mut String, title: &str, lines: &[Series]) {
+    if lines.iter().any(|(_, points)| points.len() > 1) {
+        let axes = Axes { x: "samples seen", y: "loss" };
+        body.push_str(&format!("<h2>{}</h2>{}", escape(title), curves(lines, axes)));
+    }
+}
+
+/// Draws one group of bars per data set, with one bar per model; empty without a data set.
+fn main_metrics(reports: &[Report]) -> String {
+    let mut sets = Vec::new();
+    for set in reports.iter().flat_map(|report| &report.sets) {
+        if !sets.contains(&&set.set) {
+            sets.push(&set.set);
+        }
+    }
+    let names = reports.iter().map(|report| report.model.clone()).collect::<Vec<_>>();
+    let groups = sets.into_iter().map(|name| {
+        let value = |report: &Report| {
+            let found = report.sets.iter().find(|set| set.set == *name)?;
             Some((found.main() * 100.0, 0.0))
         };
-        (set.set.clone(), results.iter().map(value).collect())
+        (name.clone(), reports.iter().map(value).collect())
     });
-    bars(&names, &groups.collect::<Vec<_>>())
+    bars(&names, &groups.collect::<Vec<_>>(), "percent")
 }
 
-/// Returns the main metrics as a standalone SVG, for pages that show only images.
-fn picture(results: &[(String, Results)]) -> String {
-    standalone(&main_metrics(results))
+/// A loss, as a curve shows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Curve<'a> {
+    /// The weighted sum of all terms.
+    Total,
+    /// A term without its weight.
+    Raw(&'a str),
+    /// A term times its weight.
+    Weighted(&'a str),
 }
 
-/// Returns the points of a loss curve: samples seen, and the unweighted value of `term`, or the total loss for `None`.
-pub(crate) fn points(steps: &[StepLine], term: Option<&str>) -> Vec<(f64, f64)> {
+impl fmt::Display for Curve<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Curve::Total => out.write_str("Total loss"),
+            Curve::Raw("task") => out.write_str("Task loss"),
+            Curve::Raw(name) => write!(out, "{name} without its weight"),
+            Curve::Weighted(name) => out.write_str(name),
+        }
+    }
+}
+
+/// Returns the curves of a run's weighted loss terms, and of their sum; empty for a single term.
+fn term_curves(steps: &[StepLine]) -> Vec<Series> {
+    let mut names = Vec::new();
+    for term in steps.iter().flat_map(|step| &step.terms) {
+        if !names.contains(&term.name.as_str()) {
+            names.push(&term.name);
+        }
+    }
+    if names.len() < 2 {
+        return Vec::new();
+    }
+    let terms = names.into_iter().map(|name| (name.to_string(), points(steps, Curve::Weighted(name))));
+    terms.chain([("total".into(), points(steps, Curve::Total))]).collect()
+}
+
+/// Returns the points of a loss curve: samples seen, and the loss.
+pub(super) fn points(steps: &[StepLine], curve: Curve<'_>) -> Vec<(f64, f64)> {
     let value = |line: &StepLine| {
-        let loss = match term {
-            Some(name) => line.term(name)?.raw,
-            None => line.loss,
+        let loss = match curve {
+            Curve::Raw(name) => line.term(name)?.raw,
+            Curve::Weighted(name) => line.term(name)?.weighted,
+            Curve::Total => line.loss,
         };
         Some((line.at.samples as f64, loss))
     };
@@ -195,44 +258,84 @@ mod tests {
         results.push([Cell::from("x"), "y".into(), Cell::number(1.5, 1)]);
         let mut best = Table::new(["run", "best model"]).with_numbers(["step"]);
         best.push([Cell::from("x"), "best".into(), 7u64.into()]);
-        let page = html("a <job>", &results, &best, &[], &[("run".into(), steps.collect())]);
+        let page = html("a <job>", [&results, &best], "", &[], &[("run".into(), steps.collect())]);
         assert!(page.contains(BEST) && page.contains("<td class=\"n\">7</td>"));
         assert!(page.contains("a &lt;job&gt;") && page.contains("<td class=\"n\">1.5</td>"));
         assert_eq!(page.matches("<polyline").count(), 2);
-        assert!(!page.contains("http") && !page.contains("NaN"));
+        assert!(!page.contains("http") && !page.contains("NaN") && !page.contains("Main metric"));
     }
 
     #[test]
-    fn the_svg_is_a_standalone_file() {
-        let score = zeroshot_eval::Score::Classification(zeroshot_eval::Classification {
-            top1: 0.25,
-            top5: None,
-            mean_per_class_recall: 0.25,
-            samples: 4,
-            per_class: vec![],
-        });
-        let sets = vec![zeroshot_eval::SetScore::new("<toys>", score)];
-        let student = zeroshot_eval::Report { model: "m".into(), sets };
-        let results = Results {
+    fn a_run_with_several_loss_terms_has_a_chart_of_them() {
+        let terms = r#""task": {"raw": 4.0, "weighted": 4.0}, "fd": {"raw": 0.001, "weighted": 2.0}"#;
+        let steps = (1..=3).map(|i| step(i * 8, 6.0, terms)).collect::<Vec<_>>();
+        let curves = term_curves(&steps);
+        assert_eq!(curves.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["task", "fd", "total"]);
+        assert_eq!((curves[1].1[0], curves[2].1[2]), ((8.0, 2.0), (24.0, 6.0)));
+        let runs = [("one".into(), vec![step(8, 4.0, terms)]), ("a & b".into(), steps)];
+        let page = html("job", [&Table::default(), &Table::default()], "", &[], &runs);
+        assert!(page.contains("<h2>Weighted terms of the loss: a &amp; b</h2>"), "{page}");
+        // A single step is no curve, and a single term equals the task loss.
+        assert!(!page.contains("loss: one<") && page.contains(">fd<"), "{page}");
+        assert!(term_curves(&[step(8, 4.0, r#""task": {"raw": 4.0, "weighted": 4.0}"#)]).is_empty());
+    }
+
+    fn scores(model: &str, sets: &[(&str, f64)]) -> Report {
+        let set = |(name, top1): &(&str, f64)| {
+            let found = zeroshot_eval::Classification {
+                top1: *top1,
+                top5: None,
+                mean_per_class_recall: *top1,
+                samples: 4,
+                per_class: vec![],
+            };
+            zeroshot_eval::SetScore::new(*name, zeroshot_eval::Score::Classification(found))
+        };
+        Report { model: model.into(), sets: sets.iter().map(set).collect() }
+    }
+
+    fn results(student: Report, teacher: Option<Report>) -> Results {
+        Results {
             student,
-            teacher: None,
+            teacher,
             details: Vec::new(),
             seconds: 1.0,
             parameters: (1, 1),
             damaged: Default::default(),
             best: None,
-        };
-        let svg = picture(&[("run".into(), results)]);
-        assert!(
-            svg.starts_with("<svg xmlns=") && svg.contains("&lt;toys&gt;") && svg.contains(">25.0<"),
-            "{svg}"
-        );
-        assert!(picture(&[]).is_empty());
+        }
+    }
+
+    #[test]
+    fn the_svg_is_a_standalone_file_with_the_teacher() {
+        let folder = tempfile::tempdir().unwrap();
+        let job = Job { name: "job".into(), runs: Vec::new() };
+        let teacher = scores("teacher", &[("<toys>", 0.5)]);
+        let finished = [("run".to_string(), results(scores("run", &[("<toys>", 0.25)]), Some(teacher)))];
+        write(&job, folder.path(), &finished).unwrap();
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        let [svg, page] = ["report.svg", "report.html"].map(read);
+        assert!(svg.starts_with("<svg xmlns="), "{svg}");
+        for part in ["&lt;toys&gt;", ">25.0<", ">run<", ">50.0<", ">teacher<", ">percent<"] {
+            assert!(svg.contains(part) && page.contains(part), "{part}: {svg}");
+        }
+        // Without evaluation sets, there is no chart, and none of an earlier report.
+        write(&job, folder.path(), &[("run".into(), results(scores("run", &[]), None))]).unwrap();
+        assert!(!folder.path().join("report.svg").exists());
+        assert!(!read("report.html").contains("<svg") && read("report.md").contains("run"));
+    }
+
+    #[test]
+    fn a_set_of_one_model_only_has_a_group_of_bars() {
+        let reports = [scores("a", &[("x", 0.5)]), scores("b", &[("x", 0.25), ("y", 0.125)])];
+        let svg = main_metrics(&reports);
+        assert_eq!((svg.matches("<rect").count(), svg.matches(">b<").count()), (3, 2), "{svg}");
+        assert_eq!(main_metrics(&[scores("a", &[])]), "");
     }
 
     #[test]
     fn long_curves_are_averaged_to_few_points() {
         let steps = (0..10_000).map(|i| step(i, 1.0, "")).collect::<Vec<_>>();
-        assert!(points(&steps, None).len() <= POINTS);
+        assert!(points(&steps, Curve::Total).len() <= POINTS);
     }
 }

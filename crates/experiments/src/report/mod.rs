@@ -6,3 +6,4 @@ mod page;
 pub(crate) mod results;
 pub(crate) mod stats;
 mod tables;
+mod teachers;

@@ -1,7 +1,7 @@
 //! The HTML page of a sweep, with its tables and charts.
 
-use super::charts::{Bars, bars, curves, escape, html_table, page, scatter, standalone};
-use super::job;
+use super::charts::{Axes, Bars, bars, escape, html_table, page, scatter, standalone};
+use super::job::{Curve, points, push_curves};
 use super::results::{BySeed, CellResults, Predictor, SweepReport, keys, main_names, paired};
 use super::stats::Summary;
 use crate::Result;
@@ -27,49 +27,58 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
         show(&mut body, first);
     }
     let mean = sweep.mean_name();
-    let main = [mean.to_string()];
-    let chart = grouped(&all, &main, CellResults::main_metric);
-    body.push_str(&format!("<h2>Main metric ({mean}), in percent</h2>{chart}"));
+    push_chart(
+        &mut body,
+        &format!("Main metric ({mean}), in percent"),
+        &grouped(&all, &[mean.to_string()], CellResults::main_metric),
+    );
     tables.for_each(|table| show(&mut body, table));
 
     let sets = keys(&all, |cell| &cell.retained);
-    if !sets.is_empty() {
-        let chart = grouped(&all, &sets, |cell, set| cell.retained.get(set));
-        body.push_str(&format!("<h2>Retained of the teacher by set, in percent</h2>{chart}"));
-    }
-    for (title, axis, cost) in [
+    push_chart(
+        &mut body,
+        "Retained of the teacher by set, in percent",
+        &grouped(&all, &sets, |cell, set| cell.retained.get(set)),
+    );
+    let y = &format!("{mean}, percent");
+    for (title, x, cost) in [
         (
             "Main metric against parameters",
-            "parameters",
+            "parameters of both towers",
             (|cell| cell.parameters as f64) as fn(&CellResults) -> f64,
         ),
         ("Main metric against multiply-accumulates", "MACs of an image and a text", |cell| cell.macs as f64),
     ] {
-        let points = all.iter().filter_map(|cell| {
+        let points = all.iter().filter(|cell| cell.parameters > 0).filter_map(|cell| {
             let value = Summary::by_seed(cell.main_metric(mean)?)?.mean;
             Some((cell.name.clone(), vec![(cost(cell), value * 100.0)]))
         });
-        let chart = scatter(&points.collect::<Vec<_>>(), true, axis);
-        body.push_str(&format!("<h2>{title}</h2>{chart}"));
+        push_chart(&mut body, title, &scatter(&points.collect::<Vec<_>>(), true, Axes { x, y }));
     }
     if let Some(Predictor { metric, correlation }) = sweep.predictors.first() {
         let points = cells.iter().map(|cell| {
             let pairs = paired(cell.fidelity.get(metric), cell.main_metric(mean));
             (cell.name.clone(), pairs.into_iter().map(|(x, y)| (x, y * 100.0)).collect())
         });
-        let chart = scatter(&points.collect::<Vec<_>>(), false, &metric.to_string());
-        body.push_str(&format!(
-            "<h2>Main metric against the fidelity with the highest correlation ({correlation:.2})</h2>{chart}"
-        ));
+        let axes = Axes { x: &metric.to_string(), y };
+        push_chart(
+            &mut body,
+            &format!("Main metric against the fidelity with the highest correlation ({correlation:.2})"),
+            &scatter(&points.collect::<Vec<_>>(), false, axes),
+        );
     }
-    for (title, term) in [("Task loss", Some("task")), ("Total loss", None)] {
-        let lines = all.iter().map(|cell| Ok((cell.name.clone(), mean_curve(cell, term)?)));
-        let lines = lines.collect::<Result<Vec<_>>>()?;
-        if lines.iter().any(|(_, points)| points.len() > 1) {
-            body.push_str(&format!("<h2>{title} by samples seen, mean over seeds</h2>{}", curves(&lines)));
-        }
+    for curve in [Curve::Raw("task"), Curve::Total] {
+        let lines = all.iter().map(|cell| Ok((cell.name.clone(), mean_curve(cell, curve)?)));
+        push_curves(&mut body, &format!("{curve}, mean over seeds"), &lines.collect::<Result<Vec<_>>>()?);
     }
     Ok(page(&sweep.title, &body))
+}
+
+/// Adds a chart with its heading, unless it is empty.
+fn push_chart(body: &mut String, title: &str, chart: &str) {
+    if !chart.is_empty() {
+        body.push_str(&format!("<h2>{}</h2>{chart}", escape(title)));
+    }
 }
 
 /// Returns the main metrics of all cells as a standalone SVG.
@@ -92,12 +101,16 @@ fn grouped<'a>(
         (metric.clone(), cells.iter().map(value).collect())
     };
     let names = cells.iter().map(|cell| cell.name.clone()).collect::<Vec<_>>();
-    bars(&names, &metrics.iter().map(group).collect::<Vec<_>>())
+    let groups = metrics.iter().map(group).collect::<Vec<_>>();
+    let has_spread =
+        groups.iter().flat_map(|group| group.1.iter().flatten()).any(|(_, spread)| *spread > 0.0);
+    let axis = if has_spread { "percent (lines: ± standard deviation over seeds)" } else { "percent" };
+    bars(&names, &groups, axis)
 }
 
 /// Averages the loss curves of all seeds, up to the length of the shortest one.
-fn mean_curve(cell: &CellResults, term: Option<&str>) -> Result<Vec<(f64, f64)>> {
-    let curves = cell.folders.iter().map(|folder| Ok(job::points(&metrics::read_steps(folder)?, term)));
+fn mean_curve(cell: &CellResults, curve: Curve<'_>) -> Result<Vec<(f64, f64)>> {
+    let curves = cell.folders.iter().map(|folder| Ok(points(&metrics::read_steps(folder)?, curve)));
     let curves = curves.collect::<Result<Vec<_>>>()?;
     let length = curves.iter().map(Vec::len).min().unwrap_or(0);
     let mean = |index: usize| {
@@ -105,4 +118,71 @@ fn mean_curve(cell: &CellResults, term: Option<&str>) -> Result<Vec<(f64, f64)>>
         (curves[0][index].0, values / curves.len() as f64)
     };
     Ok((0..length).map(mean).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::MainMetric;
+    use super::*;
+    use crate::{Error, write_reports};
+
+    fn cell(name: &str, seeds: &[(u64, f64)], parameters: u64) -> CellResults {
+        let values = seeds.iter().copied().collect();
+        let main = vec![MainMetric { name: "toys".into(), values }];
+        CellResults { main, parameters, macs: parameters, ..CellResults::unknown(name) }
+    }
+
+    fn report(shared: Vec<CellResults>, cells: Vec<CellResults>) -> SweepReport {
+        SweepReport {
+            name: "small".into(),
+            title: "Small & quick".into(),
+            made: String::new(),
+            trained: Vec::new(),
+            mean: Vec::new(),
+            baseline: None,
+            shared,
+            cells,
+            comparisons: Vec::new(),
+            predictors: Vec::new(),
+            missing: vec!["student (seed 0)".into()],
+        }
+    }
+
+    #[test]
+    fn a_teacher_that_is_no_run_has_bars_but_no_cost() {
+        let mut student = cell("student", &[(0, 0.2), (1, 0.3)], 7_000_000);
+        student.seeds = vec![0, 1];
+        student
+            .main
+            .push(MainMetric { name: "mean of the sets".into(), values: [(0, 0.2), (1, 0.3)].into() });
+        let report = report(vec![cell("teacher", &[(0, 0.5)], 0)], vec![student]);
+        let picture = picture(&report);
+        for part in [">teacher<", ">50.0<", ">student<", ">25.0<", "standard deviation"] {
+            assert!(picture.contains(part), "{part}: {picture}");
+        }
+        let page = html(&report).unwrap();
+        // One model is no comparison of costs, and a run without steps has no curve.
+        assert!(!page.contains("against parameters") && !page.contains("loss"), "{page}");
+        let tables = report.markdown();
+        assert!(tables.contains("| teacher | -     |"), "{tables}");
+        let cost = tables.split("## Cost").nth(1).unwrap();
+        assert!(cost.contains("student") && !cost.contains("teacher"), "{cost}");
+    }
+
+    #[test]
+    fn a_chart_of_one_seed_does_not_speak_of_a_spread() {
+        let picture = picture(&report(vec![], vec![cell("a", &[(0, 0.5)], 1)]));
+        assert!(picture.contains(">percent<") && !picture.contains("deviation"), "{picture}");
+    }
+
+    #[test]
+    fn a_sweep_without_a_finished_run_writes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("small");
+        let error = write_reports(&report(vec![], vec![]), &out).unwrap_err();
+        assert!(
+            matches!(error, Error::NoFinishedRun { .. }) && error.to_string().contains("no finished run")
+        );
+        assert!(!out.exists());
+    }
 }

@@ -12,6 +12,7 @@ use zeroshot_eval::{Evaluation, Metric, MetricName, MetricValue, Report, Score};
 
 use super::page;
 use super::stats::{Difference, Summary, correlation};
+use super::teachers::Teachers;
 use crate::sweep::file::{Cell, CellState, MeanPart, Sweep};
 use crate::{Error, Result};
 use trainer::model::loaded;
@@ -34,7 +35,7 @@ pub type BySeed = BTreeMap<u64, f64>;
 pub struct CellResults {
     /// Name of the cell.
     pub name: String,
-    /// The finished seeds.
+    /// The finished seeds; none for a teacher that is not a run of the sweep.
     pub seeds: Vec<u64>,
     /// The mean and the main metric of each set.
     pub main: Vec<MainMetric>,
@@ -48,9 +49,9 @@ pub struct CellResults {
     pub fidelity: BTreeMap<Metric, BySeed>,
     /// For each set, the fraction of the teacher's main metric, one value per seed.
     pub retained: BTreeMap<String, BySeed>,
-    /// Parameters of both towers.
+    /// Parameters of both towers; 0 if unknown.
     pub parameters: u64,
-    /// Multiply-accumulates of one image and one text.
+    /// Multiply-accumulates of one image and one text; 0 if unknown.
     pub macs: u64,
     /// Seconds of training, one value per seed.
     pub seconds: BySeed,
@@ -161,7 +162,7 @@ pub struct SweepReport {
     pub mean: Vec<MeanPart>,
     /// The baseline of the differences in tables.
     pub baseline: Option<String>,
-    /// The shared runs, in the order of the file.
+    /// The teachers that are not runs of the sweep, and the shared runs in the order of the file.
     pub shared: Vec<CellResults>,
     /// The cells, in the order of the file.
     pub cells: Vec<CellResults>,
@@ -197,6 +198,7 @@ impl SweepReport {
         // A shared run may have been evaluated on more sets.
         let sets = sweep.cells.iter().flat_map(|cell| &cell.recipe.eval.sets);
         let sets = sets.map(|set| set.name.as_str()).collect::<HashSet<_>>();
+        let mut teachers = Teachers::new(sweep);
         let mut collect = |cells: &[Cell], needs_mean: bool| -> Result<Vec<CellResults>> {
             let mut all = Vec::<CellResults>::new();
             for cell in cells {
@@ -205,7 +207,10 @@ impl SweepReport {
                     continue;
                 }
                 let mut results = read_results(&cell.folder)?;
-                results.student.sets.retain(|set| sets.contains(set.set.as_str()));
+                for report in [Some(&mut results.student), results.teacher.as_mut()].into_iter().flatten() {
+                    report.sets.retain(|set| sets.contains(set.set.as_str()));
+                }
+                teachers.add(cell, &results)?;
                 results.details.retain(|found| sets.contains(found.set.as_str()));
                 let existing = all.iter().position(|results| results.name == cell.name);
                 let index = match existing {
@@ -223,6 +228,7 @@ impl SweepReport {
             sweep.shared.iter().chain(&sweep.cells).filter(|cell| cell.state() == CellState::Finished);
         let trained = trained_by(&finished.map(|cell| cell.folder.as_path()).collect());
         let (shared, cells) = (collect(&sweep.shared, false)?, collect(&sweep.cells, true)?);
+        let shared = teachers.into_results().into_iter().chain(shared).collect();
         let comparisons = comparisons(&cells);
         let predictors = predictors(&cells, mean_name(&sweep.mean));
         Ok(SweepReport {
@@ -244,8 +250,12 @@ impl SweepReport {
 /// Writes `report.md`, `report.json`, `report.csv`, `report.html` and `report.svg` (the main metrics) into a folder.
 ///
 /// # Errors
-/// [`Error::Io`] if a file cannot be written, [`Error::Trainer`] if the metrics of a run cannot be read.
+/// [`Error::NoFinishedRun`] if there is nothing to report, [`Error::Io`] if a file cannot be written, [`Error::Trainer`]
+/// if the metrics of a run cannot be read.
 pub fn write_reports(report: &SweepReport, folder: impl AsRef<Path>) -> Result<()> {
+    if report.is_empty() {
+        return Err(Error::NoFinishedRun { sweep: report.name.clone() });
+    }
     let folder = folder.as_ref();
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let json = serde_json::to_string_pretty(report)?;
@@ -256,12 +266,20 @@ pub fn write_reports(report: &SweepReport, folder: impl AsRef<Path>) -> Result<(
         ("report.html", page::html(report)?),
         ("report.svg", page::picture(report)),
     ] {
-        write_atomic(folder.join(file), text.as_bytes())?;
+        // Runs without evaluation sets have no chart.
+        if !text.is_empty() {
+            write_atomic(folder.join(file), text.as_bytes())?;
+        }
     }
     Ok(())
 }
 
 impl SweepReport {
+    /// Whether no run of the sweep is finished.
+    pub fn is_empty(&self) -> bool {
+        self.shared.iter().chain(&self.cells).all(|cell| cell.seeds.is_empty())
+    }
+
     /// Name of the main metric.
     pub(super) fn mean_name(&self) -> &'static str {
         mean_name(&self.mean)
@@ -279,24 +297,36 @@ impl CellResults {
         let config = loaded::config(&cell.folder.join(MODEL_FOLDER).display().to_string())?;
         let cost = cost::cost(&config)?;
         let (image, text) = results.parameters;
-        Ok(CellResults {
-            name: cell.name.clone(),
+        let macs = cost.image.macs + cost.text.macs;
+        Ok(CellResults { parameters: image + text, macs, ..CellResults::unknown(&cell.name) })
+    }
+
+    /// Creates results without a seed and of unknown cost.
+    pub(super) fn unknown(name: &str) -> Self {
+        CellResults {
+            name: name.into(),
             seeds: Vec::new(),
             main: Vec::new(),
             metrics: BTreeMap::new(),
             per_class: BTreeMap::new(),
             fidelity: BTreeMap::new(),
             retained: BTreeMap::new(),
-            parameters: image + text,
-            macs: cost.image.macs + cost.text.macs,
+            parameters: 0,
+            macs: 0,
             seconds: BySeed::new(),
             folders: Vec::new(),
-        })
+        }
     }
 
-    /// Adds the results of a seed. With `needs_mean`, they must have every part of the mean.
-    fn add(&mut self, cell: &Cell, results: &Results, mean: &[MeanPart], needs_mean: bool) -> Result<()> {
-        for set in &results.student.sets {
+    /// Adds the scores of a seed. Without every part of the mean, the mean is an error if it is needed, else missing.
+    pub(super) fn add_scores(
+        &mut self,
+        scores: &Report,
+        cell: &Cell,
+        mean: &[MeanPart],
+        needs_mean: bool,
+    ) -> Result<()> {
+        for set in &scores.sets {
             for MetricValue { name, value, .. } in set.score.metrics() {
                 self.metrics.entry(Metric::new(&set.set, name)).or_default().insert(cell.seed, value);
             }
@@ -308,11 +338,11 @@ impl CellResults {
             }
         }
         let name = mean_name(mean);
-        let mean = match main_value(&results.student, mean, &cell.label()) {
+        let mean = match main_value(scores, mean, &cell.label()) {
             Err(_) if !needs_mean => None,
             found => found?.map(|value| (name, value)),
         };
-        let sets = results.student.sets.iter().map(|set| (set.set.as_str(), set.main()));
+        let sets = scores.sets.iter().map(|set| (set.set.as_str(), set.main()));
         for (name, value) in mean.into_iter().chain(sets) {
             match self.main.iter_mut().find(|metric| metric.name == name) {
                 Some(metric) => drop(metric.values.insert(cell.seed, value)),
@@ -322,6 +352,12 @@ impl CellResults {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Adds the results of a seed. With `needs_mean`, they must have every part of the mean.
+    fn add(&mut self, cell: &Cell, results: &Results, mean: &[MeanPart], needs_mean: bool) -> Result<()> {
+        self.add_scores(&results.student, cell, mean, needs_mean)?;
         if let Some(teacher) = &results.teacher {
             for set in zeroshot_eval::retention(&results.student, teacher).sets {
                 if let Some(share) = set.retained {

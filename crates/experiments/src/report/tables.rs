@@ -134,9 +134,10 @@ impl SweepReport {
     }
 }
 
-/// Returns the first two cells of a row: the name and the number of seeds.
+/// Returns the first two cells of a row: the name and the number of seeds, if it is a run.
 fn head(cell: &CellResults) -> [Cell; 2] {
-    [cell.name.as_str().into(), cell.seeds.len().into()]
+    let seeds = (!cell.seeds.is_empty()).then_some(cell.seeds.len());
+    [cell.name.as_str().into(), seeds.into()]
 }
 
 /// Returns a table with a row per data set and metric, and a column per cell.
@@ -160,7 +161,7 @@ fn by_set<K: Ord + Clone>(
 fn cost_table(all: &[&CellResults]) -> Table {
     let columns = ["parameters, M", "MACs, G", "training, s"];
     let mut table = Table::new(["cell", "seeds"]).with_numbers(columns).with_title("Cost");
-    for cell in all {
+    for cell in all.iter().filter(|cell| cell.parameters > 0) {
         let costs = [
             Cell::number(cell.parameters as f64 / 1e6, 2),
             Cell::number(cell.macs as f64 / 1e9, 3),
