@@ -186,6 +186,9 @@ fn a_sweep_trains_each_run_once_and_reports_all_of_them() {
         "{plan}"
     );
 
+    let error = failed(&["sweep", &file, "--out", &out, "--report"]);
+    assert!(error.contains("no finished run") && !place.path("sweeps/two").exists(), "{error}");
+
     // The first session runs the teacher and one cell.
     let first = clip_distill(&["sweep", &file, "--out", &out, "--limit", "2"]);
     assert_eq!(first.status.code(), Some(130), "{}", text(&first.stderr));

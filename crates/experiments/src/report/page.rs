@@ -41,6 +41,12 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
         &grouped(&all, &sets, |cell, set| cell.retained.get(set)),
     );
     let y = &format!("{mean}, percent");
+    // A teacher of unknown cost is a line.
+    let levels = all.iter().filter(|cell| cell.parameters == 0).filter_map(|cell| {
+        let value = Summary::by_seed(cell.main_metric(mean)?)?.mean;
+        Some((cell.name.clone(), value * 100.0))
+    });
+    let levels = levels.collect::<Vec<_>>();
     for (title, x, cost) in [
         (
             "Main metric against parameters",
@@ -53,7 +59,8 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
             let value = Summary::by_seed(cell.main_metric(mean)?)?.mean;
             Some((cell.name.clone(), vec![(cost(cell), value * 100.0)]))
         });
-        push_chart(&mut body, title, &scatter(&points.collect::<Vec<_>>(), true, Axes { x, y }));
+        let chart = scatter(&points.collect::<Vec<_>>(), &levels, true, Axes { x, y });
+        push_chart(&mut body, title, &chart);
     }
     if let Some(Predictor { metric, correlation }) = sweep.predictors.first() {
         let points = cells.iter().map(|cell| {
@@ -64,7 +71,7 @@ pub(super) fn html(sweep: &SweepReport) -> Result<String> {
         push_chart(
             &mut body,
             &format!("Main metric against the fidelity with the highest correlation ({correlation:.2})"),
-            &scatter(&points.collect::<Vec<_>>(), false, axes),
+            &scatter(&points.collect::<Vec<_>>(), &[], false, axes),
         );
     }
     for curve in [Curve::Raw("task"), Curve::Total] {
@@ -167,6 +174,22 @@ mod tests {
         assert!(tables.contains("| teacher | -     |"), "{tables}");
         let cost = tables.split("## Cost").nth(1).unwrap();
         assert!(cost.contains("student") && !cost.contains("teacher"), "{cost}");
+    }
+
+    #[test]
+    fn a_teacher_of_unknown_cost_is_a_line_beside_the_costs_of_the_cells() {
+        let mean = |name: &str, value: f64, parameters| {
+            let main = vec![MainMetric { name: "mean of the sets".into(), values: [(0, value)].into() }];
+            CellResults { main, ..cell(name, &[], parameters) }
+        };
+        let cells = vec![mean("a", 0.2, 7_000_000), mean("b", 0.3, 8_000_000)];
+        let page = html(&report(vec![mean("the teacher", 0.48, 0)], cells)).unwrap();
+        let chart = page.split("against parameters</h2>").nth(1).unwrap().split("</svg>").next().unwrap();
+        assert_eq!(
+            (chart.matches("<circle").count(), chart.matches(">the teacher<").count()),
+            (2, 1),
+            "{chart}"
+        );
     }
 
     #[test]

@@ -10,6 +10,9 @@ const HEIGHT: f64 = 220.0;
 /// The style of a line that is no series.
 const DASHED: &str = "stroke=\"currentColor\" stroke-dasharray=\"4 4\" opacity=\"0.6\"";
 
+/// The style of a level.
+const DOTTED: &str = "stroke=\"currentColor\" stroke-width=\"2\" stroke-dasharray=\"2 3\"";
+
 /// Names of the axes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Axes<'a> {
@@ -114,14 +117,15 @@ pub(crate) fn curves(lines: &[Series], axes: Axes<'_>) -> String {
     plot.finish(axes, &entries)
 }
 
-/// Draws named groups of points; empty with fewer than two points. With `front`, also draws a line through the Pareto
-/// front: the points whose y no point with a smaller x exceeds.
-pub(crate) fn scatter(groups: &[Series], front: bool, axes: Axes<'_>) -> String {
+/// Draws named groups of points, and horizontal lines at the named `levels`; empty with fewer than two points. With
+/// `front`, also draws a line through the Pareto front: the points whose y no point with a smaller x exceeds.
+pub(crate) fn scatter(groups: &[Series], levels: &[(String, f64)], front: bool, axes: Axes<'_>) -> String {
     let all = groups.iter().flat_map(|(_, points)| points.iter().copied()).collect::<Vec<_>>();
     if all.len() < 2 {
         return String::new();
     }
-    let mut plot = Plot::new(Axis::over(all.iter().map(|p| p.0)), Axis::over(all.iter().map(|p| p.1)), axes);
+    let y = Axis::over(all.iter().map(|p| p.1).chain(levels.iter().map(|level| level.1)));
+    let mut plot = Plot::new(Axis::over(all.iter().map(|p| p.0)), y, axes);
     let mut entries = Vec::new();
     for (index, (name, points)) in groups.iter().enumerate().filter(|(_, (_, points))| !points.is_empty()) {
         for (x, y) in points {
@@ -135,6 +139,11 @@ pub(crate) fn scatter(groups: &[Series], front: bool, axes: Axes<'_>) -> String 
             plot.svg.push_str(&dot);
         }
         entries.push((format!("stroke=\"{}\" stroke-width=\"10\"", color(index)), name.as_str()));
+    }
+    for (name, level) in levels {
+        let ends = [(plot.x.low, *level), (plot.x.high, *level)];
+        plot.line(&ends, DOTTED);
+        entries.push((DOTTED.into(), name.as_str()));
     }
     if front {
         plot.line(&pareto(&all), DASHED);
@@ -191,21 +200,25 @@ mod tests {
     fn a_scatter_names_its_groups_and_its_front() {
         let groups =
             [("a".to_string(), vec![(7.38e6, 20.0)]), ("b".into(), vec![(7.56e6, 30.0), (7.5e6, 10.0)])];
-        let svg = scatter(&groups, true, AXES);
+        let svg = scatter(&groups, &[], true, AXES);
         assert_eq!(svg.matches("<circle").count(), 3);
         for text in [">7.40 M<", ">7.55 M<", ">10<", ">30<", ">a<", ">b<", ">Pareto front<"] {
             assert!(svg.contains(text), "{text}: {svg}");
         }
-        assert!(!scatter(&groups, false, AXES).contains("Pareto"));
+        assert!(!scatter(&groups, &[], false, AXES).contains("Pareto"));
+        // The axis includes a level above all points.
+        let svg = scatter(&groups, &[("teacher".into(), 48.0)], true, AXES);
+        assert!(svg.contains(">teacher<") && svg.contains(">50<"), "{svg}");
+        assert_eq!(svg.matches("<polyline").count(), 2);
     }
 
     #[test]
     fn charts_without_data_are_empty_and_those_with_little_data_complete() {
         assert_eq!(curves(&[("a".into(), vec![])], AXES), "");
-        assert_eq!(scatter(&[("a".into(), vec![(1.0, 1.0)])], true, AXES), "");
+        assert_eq!(scatter(&[("a".into(), vec![(1.0, 1.0)])], &[], true, AXES), "");
         for svg in [
             curves(&[("a".into(), vec![(8.0, 2.0)])], AXES),
-            scatter(&[("a".into(), vec![(5.0, 5.0), (5.0, 5.0)])], true, AXES),
+            scatter(&[("a".into(), vec![(5.0, 5.0), (5.0, 5.0)])], &[], true, AXES),
         ] {
             assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>"), "{svg}");
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
