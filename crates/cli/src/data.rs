@@ -86,6 +86,11 @@ impl Data {
         let open = source.open("")?;
         let task = if open.class_count().is_some() { EvalTask::Classification } else { EvalTask::Retrieval };
         let prompts = open.templates().is_none().then(|| "plain".to_string());
+        if prompts.is_some() && task == EvalTask::Classification {
+            tracing::info!(
+                "`{path}` has no `zeroshot_classification_templates.txt`: the prompt is `a photo of a {{}}.`, unless --prompts names others"
+            );
+        }
         Ok(Data { prompts, ..Data::new(source, task) })
     }
 
@@ -195,9 +200,16 @@ fn data_source(args: &Evaluate, path: &Path, name: &str) -> anyhow::Result<Data>
         ending if ending == "parquet" || (!holds("tar") && (holds("parquet") || holds_in_data(path))) => {
             let mut config = ParquetConfig::new(name);
             config.classes = args.class_names.as_ref().map(std::path::absolute).transpose()?;
-            let task = match Parquet::open(&config, ".")?.has_only_classes() {
-                true => EvalTask::Classification,
-                false => EvalTask::Retrieval,
+            let task = match Parquet::open(&config, ".") {
+                Ok(parquet) if parquet.has_only_classes() => EvalTask::Classification,
+                Ok(_) => EvalTask::Retrieval,
+                // The layout `files` of img2dataset: the images lie beside a table with their URLs and captions.
+                Err(data_pipeline::Error::Format { .. })
+                    if path.is_dir() && FilesConfig::new(path).has_captions(".")? =>
+                {
+                    return Ok(Data::new(SourceConfig::Files(FilesConfig::new(path)), EvalTask::Retrieval));
+                }
+                Err(error) => return Err(error.into()),
             };
             Data::new(SourceConfig::Parquet(config), task)
         }

@@ -55,7 +55,10 @@ impl OpenSet {
                 let prompts = config.templates.prompts(&names, source.templates())?;
                 (names, prompts)
             }
-            EvalTask::Retrieval => (Vec::new(), Vec::new()),
+            EvalTask::Retrieval => {
+                check_captions(&config.source, source.as_ref())?;
+                (Vec::new(), Vec::new())
+            }
         };
         if config.metric == Some(MetricName::Top5) && class_names.len() <= TOP5_CLASSES {
             let count = class_names.len();
@@ -168,6 +171,33 @@ fn with_causes(error: &Error) -> String {
     text
 }
 
+/// Refuses the retrieval of captions from data with class labels only, whether its samples are damaged or not.
+fn check_captions(config: &SourceConfig, source: &dyn Source) -> Result<()> {
+    /// Number of samples to look at.
+    const SAMPLES: usize = 64;
+    if source.class_count().is_none() {
+        return Ok(());
+    }
+    // The captions of these sources are the class names in templates.
+    let has_no_captions = matches!(
+        config,
+        SourceConfig::Folder(_)
+            | SourceConfig::Cifar10(_)
+            | SourceConfig::Cifar100(_)
+            | SourceConfig::ClipBenchmark(_)
+    );
+    let has_captions = |index: usize| match source.read(index, 0) {
+        Ok(sample) => !sample.captions.is_empty(),
+        Err(error) => !matches!(error, data_pipeline::Error::Sample { .. }),
+    };
+    if has_no_captions || !(0..source.len().min(SAMPLES)).any(has_captions) {
+        let reason = "these images have class labels instead of captions: use --task classification, or \
+                      task = \"classification\" in a file";
+        return Err(Error::recipe(source.name(), reason));
+    }
+    Ok(())
+}
+
 fn class_names(set: &EvalSet, source: &dyn Source, root: &Path) -> Result<Vec<String>> {
     let fail = |reason: String| Error::recipe(source.name(), reason);
     let count = source.class_count().ok_or_else(|| {
@@ -197,8 +227,8 @@ fn class_names(set: &EvalSet, source: &dyn Source, root: &Path) -> Result<Vec<St
         }
         (None, None) => {
             return Err(fail(format!(
-                "its {count} classes have no names: add a classnames.txt with one name per line, or set class_names \
-                 (--class-names) to such a file"
+                "its {count} classes have no names, because `classnames.txt` is missing: add this file with one name per \
+                 line, or set class_names (--class-names) to such a file"
             )));
         }
     };
@@ -209,4 +239,60 @@ fn class_names(set: &EvalSet, source: &dyn Source, root: &Path) -> Result<Vec<St
         ));
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use data_pipeline::sources::{ClipBenchmarkConfig, FolderConfig};
+
+    use super::*;
+
+    fn error(task: EvalTask, source: SourceConfig) -> String {
+        let set = EvalSet::new("a", task, source);
+        OpenSet::open(&set, Path::new(""), &mut SourcePool::default()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn class_data_is_not_retrieved() {
+        let folder = tempfile::tempdir().unwrap();
+        for class in ["cat", "dog"] {
+            std::fs::create_dir(folder.path().join(class)).unwrap();
+            std::fs::write(folder.path().join(class).join("a.png"), "damaged").unwrap();
+        }
+        let source = SourceConfig::Folder(FolderConfig::new(folder.path()));
+        let found = error(EvalTask::Retrieval, source);
+        assert!(found.contains("class labels") && found.contains("--task classification"), "{found}");
+    }
+
+    #[test]
+    fn missing_class_names_are_a_missing_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tar = vec![0; 1024];
+        tar[..9].copy_from_slice(b"s0000.cls");
+        tar[100..107].copy_from_slice(b"0000644");
+        tar[124..135].copy_from_slice(b"00000000001");
+        tar[156] = b'0';
+        tar[257..263].copy_from_slice(b"ustar\0");
+        tar[263..265].copy_from_slice(b"00");
+        tar[148..156].copy_from_slice(b"        ");
+        let sum: u32 = tar[..512].iter().map(|byte| u32::from(*byte)).sum();
+        tar[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        tar[512] = b'1';
+        let mut png = tar.clone();
+        png[..9].copy_from_slice(b"s0000.png");
+        png[148..156].copy_from_slice(b"        ");
+        let sum: u32 = png[..512].iter().map(|byte| u32::from(*byte)).sum();
+        png[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        std::fs::create_dir(folder.path().join("test")).unwrap();
+        let shard = [tar, png, vec![0; 1024]].concat();
+        std::fs::write(folder.path().join("test/0.tar"), shard).unwrap();
+        let source =
+            || SourceConfig::ClipBenchmark(ClipBenchmarkConfig::new(folder.path().display().to_string()));
+        let found = error(EvalTask::Classification, source());
+        assert!(found.contains("2 classes") && found.contains("`classnames.txt` is missing"), "{found}");
+        assert!(error(EvalTask::Retrieval, source()).contains("--task classification"));
+        std::fs::write(folder.path().join("classnames.txt"), "cat\ndog\n").unwrap();
+        let found = error(EvalTask::Classification, source());
+        assert!(found.contains("zeroshot_classification_templates.txt"), "{found}");
+    }
 }
