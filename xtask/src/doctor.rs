@@ -34,7 +34,8 @@ pub(crate) fn run() -> Result<()> {
     if facts.iter().any(|fact| fact.is_missing) {
         bail!("some requirements are missing");
     }
-    let mut doctor = cargo(&["run", "--quiet", "--package", "clip-distill", "--", "doctor"]);
+    say("the program runs the remaining checks; cargo builds it first if necessary");
+    let mut doctor = cargo(&["run", "--package", "clip-distill", "--", "doctor"]);
     if let Ok(libtorch) = &found.libtorch {
         program::with_libtorch(&mut doctor, libtorch)?;
     }

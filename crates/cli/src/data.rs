@@ -7,7 +7,7 @@ use clip_model::Tower;
 use data_pipeline::manifest::Manifest;
 use data_pipeline::sources::{
     CifarConfig, ClipBenchmark, ClipBenchmarkConfig, CsvConfig, EmojiConfig, FilesConfig, FolderConfig,
-    Parquet, ParquetConfig, Paths, RecordsConfig, SourceConfig, Split, WebDatasetConfig,
+    Parquet, ParquetConfig, Paths, RecordsConfig, SourceConfig, Split, WebDatasetConfig, other_file,
 };
 use tch::Device;
 use trainer::model::loaded::{LoadOptions, LoadedModel};
@@ -212,6 +212,14 @@ fn data_source(args: &Evaluate, path: &Path, name: &str) -> anyhow::Result<Data>
                 Err(error) => return Err(error.into()),
             };
             Data::new(SourceConfig::Parquet(config), task)
+        }
+        ending if ending != "tar" && path.is_file() && other_file(path).is_some() => {
+            bail!(
+                "`{name}` is {}, not a data set: --data accepts a table (.csv, .tsv) or list (.json, .jsonl) of image paths and \
+                 captions, .tar and .parquet files or patterns, a folder, an archive of CIFAR, a manifest (.toml), and \
+                 `hf-hub:datasets/OWNER/NAME`",
+                other_file(path).unwrap_or_default()
+            )
         }
         ending
             if ending == "tar"

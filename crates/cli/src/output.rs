@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use data_pipeline::notice::printable;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
@@ -24,7 +25,7 @@ pub(crate) fn one_line_panics() {
             note(format!(
                 "error: internal error at {location}: {}; please report it with your command and its output with \
                  RUST_BACKTRACE=full",
-                reason.replace('\n', " ")
+                printable(&reason.replace('\n', " "))
             ));
         }));
     }
@@ -66,5 +67,5 @@ pub(crate) fn error(error: &anyhow::Error) {
             line.push_str(&cause);
         }
     }
-    note(line);
+    note(printable(&line));
 }

@@ -82,8 +82,8 @@ impl Mode {
         self.0.training.store(false, Ordering::Relaxed);
     }
 
-    /// Sets the batch row at which the following passes start, for passes over parts of a batch. The parts then drop
-    /// the same elements as a pass over the whole batch. [`Mode::train`] resets the row to 0.
+    /// Sets the batch row at which the following passes start, for passes over parts of a batch. Dropped elements then
+    /// equal those of one pass over the whole batch. [`Mode::train`] resets the row to 0.
     pub fn set_first_row(&self, row: u64) {
         self.0.first_row.store(row, Ordering::Relaxed);
     }

@@ -74,15 +74,17 @@ fn special() -> impl Strategy<Value = Value> {
 
 fn preprocess() -> impl Strategy<Value = PreprocessConfig> {
     let three = || prop::array::uniform3(0.01f32..1.0);
-    (three(), three(), any::<bool>(), any::<bool>()).prop_map(|(mean, std, bilinear, squash)| {
-        PreprocessConfig {
+    let convert = any::<Option<bool>>();
+    (three(), three(), any::<bool>(), any::<bool>(), convert).prop_map(
+        |(mean, std, bilinear, squash, convert)| PreprocessConfig {
             mean,
             std,
             interpolation: if bilinear { "bilinear" } else { "bicubic" }.into(),
             resize_mode: if squash { "squash" } else { "shortest" }.into(),
+            do_convert_rgb: convert,
             ..PreprocessConfig::default()
-        }
-    })
+        },
+    )
 }
 
 fn model(json: &Value, seed: u64) -> Clip {
@@ -171,7 +173,9 @@ proptest! {
         let opened = open(dir.path());
         prop_assert_eq!(opened.model.config(), model.config());
         assert_same_weights(&opened.model, &model);
-        assert_same_preprocess(&opened.preprocess, &preprocess);
+        // transformers needs the conversion for grey images, so it is written unless the model disables it.
+        let convert = Some(preprocess.do_convert_rgb.unwrap_or(true));
+        assert_same_preprocess(&opened.preprocess, &preprocess.with_do_convert_rgb(convert));
 
         let size = model.config().vision_cfg.image_size;
         let images = seeded(5, || Tensor::randn([2, 3, size, size], (Kind::Float, Device::Cpu)));

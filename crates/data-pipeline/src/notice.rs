@@ -1,5 +1,6 @@
 //! Log lines about skipped items. Each line is logged once per process, however often its source is opened.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
@@ -13,7 +14,7 @@ static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 /// ```
 pub fn warn_once(line: &str) {
     if is_new(line) {
-        tracing::warn!("{line}");
+        tracing::warn!("{}", printable(line));
     }
 }
 
@@ -24,8 +25,30 @@ pub fn warn_once(line: &str) {
 /// ```
 pub fn info_once(line: &str) {
     if is_new(line) {
-        tracing::info!("{line}");
+        tracing::info!("{}", printable(line));
     }
+}
+
+/// Escapes control characters, such as those of a file name, so that a message is safe to print and stays on one line.
+///
+/// ```
+/// use data_pipeline::notice::printable;
+/// assert_eq!(printable("a\nb\u{1b}[31m"), "a\\nb\\u{1b}[31m");
+/// ```
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unsafe) {
+        return text.into();
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_unsafe(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown.into()
+}
+
+/// Whether a character controls a terminal, breaks a line or changes the direction of text.
+fn is_unsafe(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 fn is_new(line: &str) -> bool {
@@ -35,6 +58,12 @@ fn is_new(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(printable("caf\u{e9} `x`"), "caf\u{e9} `x`");
+        assert_eq!(printable("a\0b\r\n\u{9b}1m\u{202e}"), "a\\u{0}b\\r\\n\\u{9b}1m\\u{202e}");
+    }
 
     #[test]
     fn line_is_new_only_once() {

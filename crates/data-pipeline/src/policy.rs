@@ -124,7 +124,9 @@ impl SkipCounts {
     pub(crate) fn record_shards(&mut self, source: &dyn Source, policy: ErrorPolicy) -> Result<()> {
         policy.check_shards(source)?;
         for shard in source.corrupt_shards().iter().flat_map(|corrupt| &corrupt.broken) {
-            tracing::warn!("broken shard {shard}; about {} bytes are lost: fetch it again", shard.lost_bytes);
+            let line =
+                format!("broken shard {shard}; about {} bytes are lost: fetch it again", shard.lost_bytes);
+            tracing::warn!("{}", crate::notice::printable(&line));
             self.count(DAMAGED_SHARD, || shard.to_string());
         }
         Ok(())

@@ -26,6 +26,8 @@ pub enum Encoding {
     Western,
     /// UTF-16, recognised by its byte order mark or by its zero bytes.
     Utf16,
+    /// UTF-32, recognised by its byte order mark or by its zero bytes.
+    Utf32,
     /// UTF-8 that ends inside a character.
     Cut,
     /// An encoding that the bytes do not show.
@@ -40,6 +42,7 @@ impl fmt::Display for NotUtf8 {
                 "it is probably Latin-1 or Windows-1252; convert it with `iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW`"
             }
             Encoding::Utf16 => "it is probably UTF-16; convert it with `iconv -f UTF-16 -t UTF-8 FILE > NEW`",
+            Encoding::Utf32 => "it is probably UTF-32; convert it with `iconv -f UTF-32 -t UTF-8 FILE > NEW`",
             Encoding::Cut => "it ends inside a character; copy or write the file again",
             Encoding::Unknown => {
                 "its bytes do not show the encoding; convert it with `iconv -f ENCODING -t UTF-8 FILE > NEW`"
@@ -61,6 +64,9 @@ impl std::error::Error for NotUtf8 {}
 /// # Errors
 /// [`NotUtf8`] with the first line that is not UTF-8.
 pub fn decode(bytes: &[u8]) -> Result<&str, NotUtf8> {
+    if is_utf32(bytes) {
+        return Err(NotUtf8 { line: 1, likely: Encoding::Utf32 });
+    }
     if is_utf16(bytes) {
         return Err(NotUtf8 { line: 1, likely: Encoding::Utf16 });
     }
@@ -127,13 +133,14 @@ pub(crate) fn read_as(path: &Path, encoding: Option<TextEncoding>) -> Result<(St
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     let encoding = match encoding {
         Some(encoding) => encoding,
-        None if is_utf16(&bytes) => TextEncoding::Utf16,
+        // UTF-32 is an error of `decode`.
+        None if is_utf16(&bytes) && !is_utf32(&bytes) => TextEncoding::Utf16,
         None => TextEncoding::Utf8,
     };
     let text = match encoding {
         TextEncoding::Utf8 => decode(&bytes).map(str::to_string).map_err(|problem| {
             let remedy = match problem.likely {
-                Encoding::Western => ", or set `encoding = \"latin-1\"`",
+                Encoding::Western => ", or set `encoding = \"latin-1\"` in a recipe or suite file",
                 _ => "",
             };
             Error::NotUtf8 { path: path.into(), problem, remedy }
@@ -191,6 +198,15 @@ fn is_utf16(bytes: &[u8]) -> bool {
     }
 }
 
+/// Detects a byte order mark of UTF-32, or ASCII letters of four bytes each.
+fn is_utf32(bytes: &[u8]) -> bool {
+    match bytes {
+        [0xFF, 0xFE, 0, 0, ..] | [0, 0, 0xFE, 0xFF, ..] => true,
+        [a, 0, 0, 0, b, 0, 0, 0, ..] | [0, 0, 0, a, 0, 0, 0, b, ..] => *a != 0 && *b != 0,
+        _ => false,
+    }
+}
+
 /// Detects Western texts, which are ASCII with isolated non-ASCII letters. Cyrillic and East Asian texts have runs of
 /// non-ASCII bytes.
 fn western_or_unknown(bytes: &[u8]) -> Encoding {
@@ -223,6 +239,11 @@ mod tests {
         assert_eq!(found(b"\xFF\xFEa\0\n\0"), Err((1, Encoding::Utf16)));
         assert_eq!(found(b"\xFE\xFF\0a\0\n"), Err((1, Encoding::Utf16)));
         assert_eq!(found(b"a\0b\0\n\0"), Err((1, Encoding::Utf16)));
+        for bytes in
+            [&b"\xFF\xFE\0\0a\0\0\0"[..], b"\0\0\xFE\xFF\0\0\0a", b"a\0\0\0b\0\0\0", b"\0\0\0a\0\0\0b"]
+        {
+            assert_eq!(found(bytes), Err((1, Encoding::Utf32)), "{bytes:?}");
+        }
         // Windows-1251 and Shift-JIS.
         assert_eq!(
             found(b"x\n\xEA\xEE\xF8\xEA\xE0 \xE8 \xF1\xEE\xE1\xE0\xEA\xE0"),
@@ -270,6 +291,8 @@ mod tests {
             assert_eq!(found(&bytes, None).unwrap(), (text.clone(), TextEncoding::Utf16));
         }
         assert_eq!(found("\u{FEFF}a,é😀\n".as_bytes(), None).unwrap(), (text, TextEncoding::Utf8));
+        let error = found(b"\xFF\xFE\0\0a\0\0\0", None).unwrap_err();
+        assert!(error.contains("UTF-32") && !error.contains('\0'), "{error}");
         let western = b"caf\xE9 \x93x\x94 \x80";
         let error = found(western, None).unwrap_err();
         assert!(error.contains("line 1") && error.contains("encoding = \"latin-1\""), "{error}");

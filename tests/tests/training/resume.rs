@@ -376,13 +376,35 @@ fn a_finished_run_is_evaluated_on_new_sets_and_restores_a_lost_model() {
     assert_eq!(train(&more, &out, None), Outcome::Finished(measured.clone()));
 
     let model = out.join("model/open_clip_model.safetensors");
-    let bytes = fs::read(&model).unwrap();
-    fs::remove_dir_all(out.join("model")).unwrap();
-    let Outcome::Finished(again) = train(&more, &out, None) else { panic!("not finished") };
-    assert_eq!(again.student, measured.student);
-    assert!(fs::read(&model).unwrap() == bytes);
+    let config = out.join("model/open_clip_config.json");
+    let bytes = [&model, &config].map(|file| fs::read(file).unwrap());
+    let damages: [&dyn Fn(); 4] = [
+        &|| fs::remove_dir_all(out.join("model")).unwrap(),
+        &|| fs::write(&model, &bytes[0][..100]).unwrap(),
+        &|| fs::write(&model, &bytes[0][..bytes[0].len() - 1]).unwrap(),
+        &|| fs::write(&config, &bytes[1][..10]).unwrap(),
+    ];
+    for damage in damages {
+        damage();
+        let Outcome::Finished(again) = train(&more, &out, None) else { panic!("not finished") };
+        assert_eq!(again.student, measured.student);
+        assert!([&model, &config].map(|file| fs::read(file).unwrap()) == bytes);
+    }
     let lines = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     assert_eq!(lines.matches("\"eval\"").count(), 1, "{lines}");
+}
+
+#[test]
+fn a_run_replaces_its_damaged_run_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let student = tiny::model(folder.path(), "student", &tiny::config(16, 8), 1);
+    let (recipe, out) = (tiny::recipe(&student, 3), folder.path().join("run"));
+    train(&recipe, &out, Some(1));
+    let file = out.join("run.json");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, &text[..text.len() / 2]).unwrap();
+    assert!(matches!(train(&recipe, &out, None), Outcome::Finished(_)));
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
 }
 
 #[test]

@@ -103,7 +103,9 @@ pub(crate) enum Command {
     SelfCheck(SelfCheck),
     /// Measure training and distillation steps: time, samples per second, share of the device's peak, memory.
     ///
-    /// Trains on random data, so neither data nor weights are needed. Each case runs in its own process.
+    /// Trains on random data, so neither data nor weights are needed. Each case runs in its own process. The share of the
+    /// peak counts the multiply-adds of the whole model (model FLOPs utilization), although the last block of a tower
+    /// may compute one token only.
     Bench(Bench),
 }
 

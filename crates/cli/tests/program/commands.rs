@@ -364,6 +364,16 @@ fn invalid_input_gives_one_line_that_names_the_input_or_remedy() {
         failed(&["evaluate", &model, "--data", "../../datasets/cifar10.toml", "--root", &place.name("none")]);
     assert!(described.contains("--root") && described.contains("clip-distill download"), "{described}");
     assert!(failed(&["evaluate", &model, "--data", &place.name("empty")]).contains("no sample"));
+    for (bytes, words) in [
+        (&b"a dog\na cat\n"[..], "a text file"),
+        (b"\x89PNG\r\n\x1A\n\0\0\0\rIHDR", "an image (PNG)"),
+        (b"", "an empty file"),
+    ] {
+        std::fs::write(place.path("other.txt"), bytes).unwrap();
+        let said = failed(&["evaluate", &model, "--data", &place.name("other.txt")]);
+        assert!(said.contains(words) && said.contains("--data accepts"), "{said}");
+        assert!(!said.contains("dog") && !said.trim_end().contains(char::is_control), "{said}");
+    }
     assert!(failed(&["evaluate", &model, "--data", "emoji", "--prompts", "best"]).contains("openai-80"));
     let weights = Path::new(&model).join("open_clip_model.safetensors");
     let whole = fs::read(&weights).unwrap();

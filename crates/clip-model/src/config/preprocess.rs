@@ -29,6 +29,10 @@ pub struct PreprocessConfig {
     /// Fill colour of padded pixels (resize mode `longest`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fill_color: Option<serde_json::Value>,
+    /// Whether images are converted to RGB before they are resized, with transparent parts on white (transformers). If
+    /// absent, images are resized in their own mode (open_clip, which ignores this key).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub do_convert_rgb: Option<bool>,
 }
 
 impl Default for PreprocessConfig {
@@ -41,6 +45,7 @@ impl Default for PreprocessConfig {
             size: None,
             mode: None,
             fill_color: None,
+            do_convert_rgb: None,
         }
     }
 }
@@ -61,6 +66,12 @@ impl PreprocessConfig {
     /// Sets the resize mode.
     pub fn with_resize_mode(mut self, resize_mode: impl Into<String>) -> Self {
         self.resize_mode = resize_mode.into();
+        self
+    }
+
+    /// Sets whether images are converted to RGB before they are resized.
+    pub fn with_do_convert_rgb(mut self, convert: Option<bool>) -> Self {
+        self.do_convert_rgb = convert;
         self
     }
 

@@ -165,7 +165,8 @@ fn preprocess_json(config: &PreprocessConfig, size: i64) -> std::result::Result<
     };
     Ok(json!({
         "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": true,
+        // Without the conversion, transformers refuses grey images and images with alpha.
+        "do_convert_rgb": config.do_convert_rgb.unwrap_or(true),
         "do_resize": true,
         "size": target,
         "resample": resample,

@@ -49,7 +49,8 @@ pub(super) fn resolve_config(path: &Path, checkpoint: &WeightFile) -> Result<Res
     let mut config = checkpoint.infer_config()?;
     // QuickGELU is the default of that class, and OpenAI's models use it.
     config.quick_gelu |= checkpoint.layout == Layout::HuggingFaceClip;
-    let preprocess = default_preprocess(&config);
+    let is_transformers = matches!(checkpoint.layout, Layout::HuggingFaceClip | Layout::HuggingFaceSiglip);
+    let preprocess = default_preprocess(&config).with_do_convert_rgb(is_transformers.then_some(true));
     let note = format!(
         "the file does not state its configuration. It is inferred from the tensor shapes, assuming heads of 64 channels, \
          {} and {}. If that is wrong, put its {CONFIG_FILE} beside it, or name its preset as `arch`",
@@ -65,8 +66,9 @@ pub(super) fn resolve_config(path: &Path, checkpoint: &WeightFile) -> Result<Res
 /// Describes the image preprocessing for a message.
 fn describe_preprocess(preprocess: &PreprocessConfig) -> String {
     let PreprocessConfig { mean, std, interpolation, resize_mode, .. } = preprocess;
+    let first = if preprocess.do_convert_rgb == Some(true) { "converted to RGB, then " } else { "" };
     format!(
-        "images resized by {interpolation} interpolation (mode `{resize_mode}`), with mean {mean:?} and std {std:?}"
+        "images {first}resized by {interpolation} interpolation (mode `{resize_mode}`), with mean {mean:?} and std {std:?}"
     )
 }
 

@@ -7,7 +7,7 @@ mod export;
 mod file;
 mod hugging_face;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use export::{SpecialTokens, save_hugging_face, save_hugging_face_with};
 pub use file::{config_folder, open_file, save_file};
@@ -189,11 +189,26 @@ pub fn open_with(
     Ok(OpenedModel { model, preprocess, has_weights: false, notes: Vec::new() })
 }
 
+/// Checks that a folder has a readable configuration and a complete weight file. Reads the list of the tensors, not the
+/// weights.
+///
+/// # Errors
+/// [`Error::Io`] if a file is missing; [`Error::Json`], [`Error::Config`] or [`Error::Damaged`] if one is damaged.
+pub fn check(folder: impl AsRef<Path>) -> Result<()> {
+    let folder = folder.as_ref();
+    folder_config(folder)?;
+    WeightFile::check(&weight_file(folder))
+}
+
+/// Returns the weight file of a folder. If there is no file, returns the path of the usual one, which errors then name.
+fn weight_file(folder: &Path) -> PathBuf {
+    let file = WEIGHT_FILES.iter().map(|file| folder.join(file)).find(|path| path.is_file());
+    file.unwrap_or_else(|| folder.join(WEIGHTS_FILE))
+}
+
 fn open_folder(folder: &Path, device: Device, overrides: &ConfigOverrides) -> Result<OpenedModel> {
     let file::ResolvedConfig { config, mut preprocess, mut notes } = folder_config(folder)?;
-    let file = WEIGHT_FILES.iter().map(|file| folder.join(file)).find(|path| path.is_file());
-    // If no weight file exists, the error names the usual one.
-    let file = file.unwrap_or_else(|| folder.join(WEIGHTS_FILE));
+    let file = weight_file(folder);
     let (model, more) = with_weights(&config, WeightFile::open(&file)?, &file, device, overrides)?;
     notes.extend(more);
     if overrides.image_size.is_some() {

@@ -76,6 +76,11 @@ impl WeightFile {
         finish(container::open(path)?).map_err(|error| error.at(path))
     }
 
+    /// Checks that a checkpoint lists its tensors and contains their bytes, without reading them.
+    pub(crate) fn check(path: &Path) -> Result<()> {
+        container::open(path).map(drop)
+    }
+
     /// Reads a checkpoint from the bytes of one file.
     ///
     /// # Errors

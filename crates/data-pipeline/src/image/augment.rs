@@ -276,7 +276,7 @@ pub fn augment_into(image: &Decoded, params: &AugmentParams, preprocess: &Prepro
     let mut pixels = Vec::with_capacity(size * size * 3);
     let all = Rect { x: 0, y: 0, width: size, height: size };
     let part = crop_of(image, params);
-    resized(image, part, (size, size), all, preprocess.interpolation, |row| {
+    resized(image, part, (size, size), all, preprocess, |row| {
         let start = pixels.len();
         pixels.extend_from_slice(row);
         if params.flip {
@@ -345,7 +345,7 @@ mod tests {
             prop_assert_eq!(&params, &AugmentParams::draw(&busy(), seed, width, height));
             let image = Decoded::from(RgbImage { width, height, pixels: vec![77; width * height * 3] });
             let preprocess = Preprocess {
-                size: 8, mean: [0.5; 3], std: [0.5; 3], interpolation: Interpolation::Bicubic, resize_mode: ResizeMode::Shortest,
+                size: 8, mean: [0.5; 3], std: [0.5; 3], interpolation: Interpolation::Bicubic, resize_mode: ResizeMode::Shortest, convert_rgb: false,
             };
             let mut out = vec![f32::NAN; 3 * 64];
             augment_into(&image, &params, &preprocess, &mut out);
@@ -363,6 +363,7 @@ mod tests {
             std: [0.5; 3],
             interpolation: Interpolation::Bicubic,
             resize_mode: ResizeMode::Squash,
+            convert_rgb: false,
         };
         let mut params = AugmentParams { crop: [0, 0, 6, 6], flip: false, jitter: vec![], erase: None };
         let (mut plain, mut other) = (vec![0f32; 48], vec![0f32; 48]);
@@ -395,6 +396,7 @@ mod tests {
             std: [0.25; 3],
             interpolation: Interpolation::Bicubic,
             resize_mode: ResizeMode::Squash,
+            convert_rgb: false,
         }
     }
 

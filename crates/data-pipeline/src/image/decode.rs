@@ -4,12 +4,14 @@
 use std::io::Cursor;
 
 #[cfg(feature = "formats")]
-use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
+use image::error::ImageFormatHint;
+#[cfg(feature = "formats")]
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
 use crate::DamageKind;
-#[cfg(feature = "formats")]
-use crate::image::png;
 use crate::image::{RgbImage, jpeg};
+#[cfg(feature = "formats")]
+use crate::image::{png, tiff};
 #[cfg(feature = "formats")]
 use crate::sources::foreign_format;
 use crate::sources::other_image_format;
@@ -63,6 +65,8 @@ pub struct Decoded {
     pub(crate) height: usize,
     pub(crate) mode: Mode,
     pub(crate) pixels: Vec<u8>,
+    /// Whether alpha marks a transparent colour. PIL drops such alpha before it resizes.
+    pub(crate) has_color_key: bool,
 }
 
 impl Decoded {
@@ -74,6 +78,10 @@ impl Decoded {
     /// Returns the height in pixels.
     pub fn height(&self) -> usize {
         self.height
+    }
+
+    pub(crate) fn new((width, height): (usize, usize), mode: Mode, pixels: Vec<u8>) -> Self {
+        Decoded { width, height, mode, pixels, has_color_key: false }
     }
 
     /// Returns RGBA pixels; images without alpha are opaque.
@@ -89,11 +97,34 @@ impl Decoded {
     pub fn to_rgb(&self) -> RgbImage {
         RgbImage { width: self.width, height: self.height, pixels: to_rgb(self.mode, &self.pixels) }
     }
+
+    /// Returns the pixels that replace those of the image before it is resized, if any: RGB pixels for a model that
+    /// converts first, with alpha on white as in transformers, and opaque pixels for an image with a transparent colour.
+    pub(crate) fn converted_first(&self, convert_rgb: bool) -> Option<Decoded> {
+        let size = (self.width, self.height);
+        let rgb = |pixels| Decoded::new(size, Mode::Rgb, pixels);
+        match self.mode {
+            Mode::L | Mode::Rgb => None,
+            Mode::Cmyk => convert_rgb.then(|| rgb(to_rgb(self.mode, &self.pixels))),
+            Mode::La if convert_rgb => {
+                Some(rgb(self.pixels.chunks_exact(2).flat_map(|p| [onto_white(p[0], p[1]); 3]).collect()))
+            }
+            Mode::Rgba if convert_rgb => {
+                let on_white = |p: &[u8]| [p[0], p[1], p[2]].map(|value| onto_white(value, p[3]));
+                Some(rgb(self.pixels.chunks_exact(4).flat_map(on_white).collect()))
+            }
+            Mode::La if self.has_color_key => {
+                Some(Decoded::new(size, Mode::L, self.pixels.iter().step_by(2).copied().collect()))
+            }
+            Mode::Rgba if self.has_color_key => Some(rgb(to_rgb(self.mode, &self.pixels))),
+            Mode::La | Mode::Rgba => None,
+        }
+    }
 }
 
 impl From<RgbImage> for Decoded {
     fn from(image: RgbImage) -> Self {
-        Decoded { width: image.width, height: image.height, mode: Mode::Rgb, pixels: image.pixels }
+        Decoded::new((image.width, image.height), Mode::Rgb, image.pixels)
     }
 }
 
@@ -113,6 +144,14 @@ fn cmyk_to_rgb([c, m, y, k]: [u8; 4]) -> [u8; 3] {
     [c, m, y].map(|ink| white - multiply(ink, white))
 }
 
+/// Returns a value composited onto white, rounded like PIL's `alpha_composite`.
+fn onto_white(value: u8, alpha: u8) -> u8 {
+    let (value, alpha) = (u32::from(value), u32::from(alpha));
+    // PIL keeps 7 more bits.
+    let sum = ((value * alpha + 255 * (255 - alpha)) << 7) + (128 << 7);
+    ((((sum >> 8) + sum) >> 8) >> 7) as u8
+}
+
 /// Returns a · b / 255, rounded like PIL's integer arithmetic.
 pub(crate) fn multiply(a: u8, b: u8) -> u8 {
     let product = u32::from(a) * u32::from(b) + 128;
@@ -124,6 +163,10 @@ pub(crate) fn multiply(a: u8, b: u8) -> u8 {
 /// All images have 8 bits per channel before they are resized: 16-bit values are divided by 257 and rounded, 1-bit and
 /// palette images become grey or RGB. open_clip differs for these files only: PIL resizes palette indices and 1-bit
 /// pixels without interpolation, which aliases, and its conversion of 16-bit grey depends on its version.
+///
+/// An alpha channel is kept. The transparent colour of a PNG or GIF file (also of a palette) does not count as one: as in
+/// PIL, it is opaque when the image is resized, except for models that convert images to RGB first
+/// ([`super::Preprocess::convert_rgb`]).
 ///
 /// JPEG pixels are bit-identical to libjpeg-turbo's, and therefore to PIL's. Baseline, extended sequential and
 /// progressive files with 8 bits per sample are supported. A file with invalid codes or missing parts is an error, even
@@ -163,8 +206,9 @@ fn decode_any(bytes: &[u8]) -> Result<Decoded, DecodeError> {
 fn decode_other(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     match decode_whole(bytes) {
         Err(error) if bytes.starts_with(png::SIGNATURE) && error.kind == DamageKind::DamagedImage => {
-            // PIL reads a PNG with complete pixels, even if the chunks after them are truncated.
-            png::complete(bytes).and_then(|whole| decode_whole(&whole).ok()).ok_or(error)
+            // PIL reads a PNG with complete pixels, even if the chunks after them are truncated or checksums of pixels
+            // are wrong.
+            png::mended(bytes).and_then(|whole| decode_whole(&whole).ok()).ok_or(error)
         }
         decoded => decoded,
     }
@@ -186,6 +230,7 @@ fn decode_whole(bytes: &[u8]) -> Result<Decoded, DecodeError> {
         };
         return Err(DecodeError::new(DamageKind::NotAnImage, reason));
     }
+    let damaged = |error| damaged(error, bytes);
     let mut decoder = reader.into_decoder().map_err(damaged)?;
     let (width, height) = decoder.dimensions();
     check_size(u64::from(width), u64::from(height))?;
@@ -195,24 +240,30 @@ fn decode_whole(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     decoder.set_limits(limits).map_err(|e| DecodeError::new(DamageKind::TooLarge, e))?;
     let original = decoder.color_type();
     let image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
-    let (width, height) = (width as usize, height as usize);
     let (mode, pixels) = match (original, image) {
         (ColorType::L8, DynamicImage::ImageLuma8(image)) => (Mode::L, image.into_raw()),
-        (ColorType::La8, DynamicImage::ImageLumaA8(image)) => (Mode::La, image.into_raw()),
-        (ColorType::Rgba8, DynamicImage::ImageRgba8(image)) => (Mode::Rgba, image.into_raw()),
+        (ColorType::La8 | ColorType::La16, image) => (Mode::La, image.into_luma_alpha8().into_raw()),
+        (ColorType::Rgba8 | ColorType::Rgba16, image) => (Mode::Rgba, image.into_rgba8().into_raw()),
         (_, image) => (Mode::Rgb, image.into_rgb8().into_raw()),
     };
-    Ok(Decoded { width, height, mode, pixels })
+    let has_color_key = matches!(mode, Mode::La | Mode::Rgba)
+        && (bytes.starts_with(b"GIF8") || png::has_no_alpha_channel(bytes));
+    Ok(Decoded { has_color_key, ..Decoded::new((width as usize, height as usize), mode, pixels) })
 }
 
 /// Distinguishes damaged files from variants of a format that the decoder does not support.
 #[cfg(feature = "formats")]
-fn damaged(error: ImageError) -> DecodeError {
-    let kind = match error {
-        ImageError::Unsupported(_) => DamageKind::UnsupportedImage,
-        _ => DamageKind::DamagedImage,
+fn damaged(error: ImageError, bytes: &[u8]) -> DecodeError {
+    let ImageError::Unsupported(error) = error else {
+        return DecodeError::new(DamageKind::DamagedImage, error);
     };
-    DecodeError::new(kind, error)
+    let variant = match error.format_hint() {
+        ImageFormatHint::Exact(ImageFormat::Tiff) => tiff::describe(bytes),
+        ImageFormatHint::Exact(format) => format!("this variant of {format:?}"),
+        _ => "this variant of its format".into(),
+    };
+    let reason = format!("{variant} is not supported: convert it to JPEG or PNG with 8 bits per sample");
+    DecodeError::new(DamageKind::UnsupportedImage, reason)
 }
 
 #[cfg(not(feature = "formats"))]

@@ -16,6 +16,7 @@ pub mod orientation;
 #[cfg(feature = "formats")]
 mod png;
 mod resize;
+mod tiff;
 pub mod transform;
 
 pub(crate) use augment::augment_frame;
@@ -47,6 +48,10 @@ pub struct Preprocess {
     pub interpolation: Interpolation,
     /// Handling of the aspect ratio.
     pub resize_mode: ResizeMode,
+    /// Whether images are converted to RGB before they are resized, and transparent parts become white (transformers'
+    /// `do_convert_rgb`). open_clip resizes in the image's own mode, then drops alpha.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub convert_rgb: bool,
 }
 
 impl Default for Preprocess {
@@ -57,6 +62,7 @@ impl Default for Preprocess {
             std: OPENAI_STD,
             interpolation: Interpolation::Bicubic,
             resize_mode: ResizeMode::Shortest,
+            convert_rgb: false,
         }
     }
 }
@@ -92,6 +98,13 @@ impl Preprocess {
     #[must_use]
     pub fn with_resize_mode(mut self, resize_mode: ResizeMode) -> Self {
         self.resize_mode = resize_mode;
+        self
+    }
+
+    /// Sets whether images are converted to RGB before they are resized.
+    #[must_use]
+    pub fn with_convert_rgb(mut self, convert: bool) -> Self {
+        self.convert_rgb = convert;
         self
     }
 }

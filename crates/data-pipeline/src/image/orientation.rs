@@ -1,6 +1,7 @@
 //! EXIF orientation: how a camera was held when it took a photo.
 
 use crate::image::RgbImage;
+use crate::image::tiff::short_tag;
 
 /// EXIF tag of the orientation.
 const TAG: u16 = 0x0112;
@@ -66,21 +67,7 @@ fn chunk<'a>(
 
 /// Returns the orientation of the first directory of a TIFF structure.
 fn tiff(bytes: &[u8]) -> Option<u8> {
-    let little = match bytes.get(..4)? {
-        b"II*\0" => true,
-        b"MM\0*" => false,
-        _ => return None,
-    };
-    let short = |at: usize| {
-        let pair = [*bytes.get(at)?, *bytes.get(at + 1)?];
-        Some(if little { u16::from_le_bytes(pair) } else { u16::from_be_bytes(pair) })
-    };
-    let (low, high) = if little { (short(4)?, short(6)?) } else { (short(6)?, short(4)?) };
-    let directory = usize::from(high) << 16 | usize::from(low);
-    let entries = usize::from(short(directory)?);
-    // Entries: tag, type, count (4 bytes), value.
-    let entry = (0..entries).map(|number| directory + 2 + 12 * number).find(|at| short(*at) == Some(TAG))?;
-    u8::try_from(short(entry + 8)?).ok()
+    u8::try_from(short_tag(bytes, TAG)?).ok()
 }
 
 /// Rotates and mirrors an image upright, as PIL's `ImageOps.exif_transpose` does.

@@ -5,7 +5,7 @@ use multiversion::multiversion;
 use crate::boxes::Frame;
 use crate::image::decode::{Decoded, Mode, multiply, to_rgb};
 use crate::image::resize::{Pixels, Rect, resize};
-use crate::image::{Interpolation, Preprocess, ResizeMode, RgbImage};
+use crate::image::{Preprocess, ResizeMode, RgbImage};
 
 /// Applies the evaluation transform up to 8-bit RGB `[size, size]`: resizing and centre crop equal to PIL and
 /// torchvision.
@@ -37,7 +37,7 @@ fn eval_rows(image: &Decoded, preprocess: &Preprocess, mut emit: impl FnMut(usiz
         ResizeMode::Longest => (Rect { x: 0, y: 0, width, height }, (size - width) / 2, (size - height) / 2),
     };
     let mut rows = top..;
-    resized(image, whole, (width, height), wanted, preprocess.interpolation, |row| {
+    resized(image, whole, (width, height), wanted, preprocess, |row| {
         let y = rows.next();
         emit(left, y.unwrap_or(0), row);
     });
@@ -105,8 +105,8 @@ fn centre(side: usize, size: usize) -> usize {
     ((side - size) as f64 / 2.0).round_ties_even() as usize
 }
 
-/// Resizes a part of an image in its own mode, like PIL, and passes the rows of the rectangle `wanted` of the result to
-/// `emit` as RGB, top to bottom.
+/// Resizes a part of an image like PIL, in its own mode unless the model converts it first. Passes the rows of the
+/// rectangle `wanted` of the result to `emit` as RGB, top to bottom.
 ///
 /// `emit` must not resize an image, because the scratch buffers are in use.
 pub(crate) fn resized(
@@ -114,9 +114,12 @@ pub(crate) fn resized(
     part: Rect,
     (width, height): (usize, usize),
     wanted: Rect,
-    filter: Interpolation,
+    preprocess: &Preprocess,
     mut emit: impl FnMut(&[u8]),
 ) {
+    let converted = image.converted_first(preprocess.convert_rgb);
+    let image = converted.as_ref().unwrap_or(image);
+    let filter = preprocess.interpolation;
     let channels = image.mode.channels();
     let pixels = |data| Pixels { data, stride: image.width, channels, part };
     let unchanged = part.width == width && part.height == height;
@@ -179,6 +182,7 @@ fn normalize(pixels: &[[u8; 3]], mean: [f32; 3], std: [f32; 3], [red, green, blu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Interpolation;
 
     fn preprocess(size: usize, resize_mode: ResizeMode) -> Preprocess {
         Preprocess {
@@ -187,6 +191,7 @@ mod tests {
             std: [0.25; 3],
             interpolation: Interpolation::Bicubic,
             resize_mode,
+            convert_rgb: false,
         }
     }
 

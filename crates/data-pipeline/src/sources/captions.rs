@@ -4,7 +4,7 @@ use crate::sample::{RawImage, RawSample};
 use crate::sources::caption_problems::CaptionProblems;
 use crate::sources::classes::{self, Classes};
 use crate::sources::group::Members;
-use crate::sources::json;
+use crate::sources::{IN_FILE, json};
 use crate::{DamageKind, Error, Result, boxes, text};
 
 /// The reason why a sample is damaged.
@@ -169,7 +169,7 @@ impl SampleReader {
             (None, _) if wants_text => format!("the sample has no {ending} file"),
             (_, Some(Err(problem))) => return Err(problem),
             (None, None) if members.cls.is_some() => {
-                "the sample has a class (.cls) and no caption: set the file of class names with `classes = \"FILE\"`".into()
+                "the sample has a class (.cls) and no caption: set the file of class names with `classes = \"FILE\"` in a recipe or suite file".into()
             }
             (None, None) => "the sample has neither a .txt file nor a .json file".into(),
             (Some(key), None) => format!("the sample has no .json file with `{key}`"),
@@ -179,7 +179,10 @@ impl SampleReader {
                     |key| format!("the sample has no text under `{key}`"),
                 );
                 let keys = json::describe(&value);
-                format!("{what}; {keys}: set the key of the captions with `caption = \"KEY\"`")
+                let tried = wanted.map_or(vec!["captions", "caption"], |key| vec![key]);
+                let other = tried.iter().find_map(|key| json::other_value(&value, key));
+                let what = other.unwrap_or(what);
+                format!("{what}; {keys}: set the key of the captions with `caption = \"KEY\"` {IN_FILE}")
             }
         };
         Err(Problem::new(DamageKind::NoCaption, reason))

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::FileFormat;
 use crate::sample::RawSample;
-use crate::sources::Source;
 use crate::sources::captions::Problem;
-use crate::sources::file_kind::{foreign_format, is_image};
+use crate::sources::file_kind::{is_image, refuse_binary};
 use crate::sources::pairs::{CAPTIONS, IMAGES, Pair, PairFile, Pairs, find_column};
 use crate::sources::paths::Paths;
+use crate::sources::{IN_FILE, Source};
 use crate::text::TextEncoding;
 use crate::{DamageKind, Error, Result, notice, text};
 
@@ -169,11 +169,15 @@ impl Source for Csv {
 /// Adds the rows of a table.
 fn read_table(config: &CsvConfig, path: &Path, file: u32, pairs: &mut Vec<Pair>) -> Result<()> {
     let format = |reason: String| Error::Format { path: path.into(), format: FileFormat::Table, reason };
-    check_format(path).map_err(format)?;
+    refuse_binary(path).map_err(format)?;
     let (text, encoding) = text::read_as(path, config.encoding)?;
-    let layout = Layout::find(config, path, &text).map_err(format)?;
+    if text.trim().is_empty() {
+        return Err(format("the file is empty".into()));
+    }
+    let (text, named) = after_separator_line(&text);
+    let layout = Layout::find(config, named, path, text).map_err(format)?;
     layout.log_guesses(config, path, encoding);
-    check_quotes(&text, layout.separator as u8).map_err(format)?;
+    check_quotes(text, layout.separator as u8).map_err(format)?;
     let mut reader = builder(layout.separator).from_reader(text.as_bytes());
     let columns = reader.headers().map_err(|e| format(e.to_string()))?.len();
     let remedy =
@@ -198,6 +202,12 @@ fn read_table(config: &CsvConfig, path: &Path, file: u32, pairs: &mut Vec<Pair>)
             let reason = format!("line {line} has {} fields, the header {columns}: {remedy}", record.len());
             Box::new(Problem::new(DamageKind::ExtraFields, reason))
         });
+        // A line with white space only, or the end mark of DOS.
+        let is_blank =
+            |field: &str| field.trim_matches(|c: char| c.is_whitespace() || c == '\u{1A}').is_empty();
+        if columns > 1 && record.len() == 1 && record.iter().all(is_blank) {
+            continue;
+        }
         let (image, captions) = (field(layout.image), vec![field(layout.caption)]);
         pairs.push(Pair { file, row: pairs.len() - first + 1, image, captions, problem });
     }
@@ -217,15 +227,19 @@ fn builder(separator: char) -> csv::ReaderBuilder {
     builder
 }
 
-/// Refuses a file in another known format.
-fn check_format(path: &Path) -> Result<(), String> {
-    use std::io::Read;
-    let mut start = Vec::new();
-    // An unreadable file is an error later.
-    if std::fs::File::open(path).and_then(|file| file.take(64).read_to_end(&mut start)).is_err() {
-        return Ok(());
+/// Returns the text after Excel's first line `sep=;`, and the separator that it names. The line's end is kept, so that
+/// lines keep their numbers.
+fn after_separator_line(text: &str) -> (&str, Option<char>) {
+    let end = text.find(['\r', '\n']).unwrap_or(text.len());
+    let line = text[..end].trim_matches('"');
+    let Some((key, value)) = line.split_at_checked("sep=".len()) else { return (text, None) };
+    let mut value = value.chars();
+    match (value.next(), value.next()) {
+        (Some(separator), None) if key.eq_ignore_ascii_case("sep=") && separator.is_ascii() => {
+            (&text[end..], Some(separator))
+        }
+        _ => (text, None),
     }
-    foreign_format(&start).map_or(Ok(()), Err)
 }
 
 /// The separator and the columns of a table.
@@ -238,10 +252,11 @@ struct Layout {
 }
 
 impl Layout {
-    fn find(config: &CsvConfig, path: &Path, text: &str) -> Result<Self, String> {
+    /// Finds the columns. `named` is the separator that the table names.
+    fn find(config: &CsvConfig, named: Option<char>, path: &Path, text: &str) -> Result<Self, String> {
         let tab = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tsv"));
         let usual = if tab { '\t' } else { ',' };
-        let candidates = match config.separator {
+        let candidates = match config.separator.or(named) {
             Some(separator) => vec![separator],
             None => [usual].into_iter().chain(SEPARATORS.into_iter().filter(|c| *c != usual)).collect(),
         };
@@ -293,7 +308,9 @@ impl Layout {
 fn missing_column(config: &CsvConfig, text: &str, columns: &[String]) -> String {
     let shown = columns.join("`, `");
     if text.trim_start().starts_with(['[', '{']) {
-        return "it is JSON: read it with `source = \"json\"`".into();
+        return format!(
+            "it is JSON: name it `.json` or `.jsonl`, or read it with `source = \"json\"` {IN_FILE}"
+        );
     }
     let first = columns.first().map(String::as_str).unwrap_or_default();
     if columns.iter().any(|column| is_image(column)) {
@@ -308,7 +325,15 @@ fn missing_column(config: &CsvConfig, text: &str, columns: &[String]) -> String 
         Some(separator) => format!("; `separator` is `{}`", separator.escape_default()),
         None => String::new(),
     };
-    format!("it has no column `{wanted}`, only `{shown}`{separator}: set `{key} = \"COLUMN\"`")
+    let url = columns.iter().any(|column| column.eq_ignore_ascii_case("url"));
+    let hint = if !has_image && url {
+        "; it contains the URLs of images: download them with img2dataset"
+    } else {
+        ""
+    };
+    format!(
+        "it has no column `{wanted}`, only `{shown}`{separator}{hint}; rename a column, or set `{key} = \"COLUMN\"` {IN_FILE}"
+    )
 }
 
 /// State of the quote checker within a row.

@@ -67,20 +67,27 @@ pub(super) fn file_kind(path: &Path) -> FileKind {
 
 /// Whether the first 32 bytes are those of a JPEG, PNG, GIF, WebP, BMP or TIFF file.
 fn is_decoded(start: &[u8]) -> bool {
+    decoded_format(start).is_some()
+}
+
+/// Returns the name of an image format that can be decoded, from the first 32 bytes of a file.
+fn decoded_format(start: &[u8]) -> Option<&'static str> {
     let bmp = |start: &[u8]| {
         // A text may start with `BM`. In a bitmap, the two reserved fields are 0, and the length of a header follows.
         start.starts_with(b"BM")
             && start.get(6..10) == Some(&[0; 4])
             && matches!(start.get(14..18), Some([12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0]))
     };
-    start.starts_with(&[0xFF, 0xD8, 0xFF])
-        || start.starts_with(b"\x89PNG\r\n\x1A\n")
-        || start.starts_with(b"GIF87a")
-        || start.starts_with(b"GIF89a")
-        || start.starts_with(b"II*\0")
-        || start.starts_with(b"MM\0*")
-        || (start.starts_with(b"RIFF") && start.get(8..12) == Some(b"WEBP"))
-        || bmp(start)
+    let found = match start {
+        [0xFF, 0xD8, 0xFF, ..] => "JPEG",
+        _ if start.starts_with(b"\x89PNG\r\n\x1A\n") => "PNG",
+        _ if start.starts_with(b"GIF87a") || start.starts_with(b"GIF89a") => "GIF",
+        _ if start.starts_with(b"II*\0") || start.starts_with(b"MM\0*") => "TIFF",
+        _ if start.starts_with(b"RIFF") && start.get(8..12) == Some(b"WEBP") => "WebP",
+        _ if bmp(start) => "BMP",
+        _ => return None,
+    };
+    Some(found)
 }
 
 /// Returns the name of an image format that cannot be decoded, from the first bytes of a file.
@@ -115,7 +122,9 @@ pub(crate) fn foreign_format(start: &[u8]) -> Option<String> {
         [b'B', b'Z', b'h', b'1'..=b'9', ..] => "it is compressed with bzip2: unpack it with `bunzip2`",
         [b'P', b'K', 3, 4, ..] => "it is a zip archive: unpack it",
         [b'7', b'z', 0xBC, 0xAF, ..] => "it is a 7z archive: unpack it",
-        _ if start.starts_with(b"PAR1") => "it is a Parquet file: read it with `source = \"parquet\"`",
+        _ if start.starts_with(b"PAR1") => {
+            "it is a Parquet file: name it `.parquet`, or read it with `source = \"parquet\"` in a recipe or suite file"
+        }
         _ if start.starts_with(b"version https://git-lfs") => {
             "it is a pointer of Git LFS, not the file: fetch it with `git lfs pull`"
         }
@@ -129,6 +138,74 @@ pub(crate) fn foreign_format(start: &[u8]) -> Option<String> {
     Some(found.into())
 }
 
+/// Describes a file that is not in the expected binary format, from its first bytes: [`foreign_format`], an image, or a
+/// text.
+pub(super) fn describe(start: &[u8]) -> Option<String> {
+    let image = || decoded_format(start).or_else(|| other_image_format(start));
+    foreign_format(start)
+        .or_else(|| image().map(|format| format!("it is an image ({format})")))
+        .or_else(|| Some(format!("it is {}", other_content(start)?)))
+}
+
+/// Returns the kind of a file that is neither an image nor packed, from its first bytes.
+fn other_content(start: &[u8]) -> Option<&'static str> {
+    let found = match start {
+        _ if start.starts_with(b"%PDF") => "a PDF file",
+        _ if start.starts_with(b"\x93NUMPY") => "a NumPy array",
+        _ if start.starts_with(b"\x89HDF") => "an HDF5 file",
+        _ if start.starts_with(b"SQLite format 3") => "an SQLite database",
+        _ if is_text(start) => match start.trim_ascii_start().first() {
+            Some(b'{' | b'[') => "a JSON file",
+            _ => "a text file",
+        },
+        _ => return None,
+    };
+    Some(found)
+}
+
+/// Whether the first bytes of a file are a text in UTF-8, or in an encoding of single bytes.
+fn is_text(start: &[u8]) -> bool {
+    let is_control = |byte: &u8| *byte < 0x20 && !matches!(byte, b'\t' | b'\n' | b'\r' | 0x0C);
+    let ascii = start.iter().filter(|byte| byte.is_ascii()).count();
+    let is_utf8 = match std::str::from_utf8(start) {
+        Ok(_) => true,
+        // The first bytes may end inside a character.
+        Err(error) => error.error_len().is_none(),
+    };
+    !start.is_empty() && !start.iter().any(is_control) && (is_utf8 || 4 * ascii > 3 * start.len())
+}
+
+/// Describes a file that no source reads, such as a text or an image, in words such as `a text file`. Returns `None` for
+/// any other file, and for packed files, whose errors say how to unpack them.
+///
+/// ```no_run
+/// assert_eq!(data_pipeline::sources::other_file("captions.txt").as_deref(), Some("a text file"));
+/// ```
+pub fn other_file(path: impl AsRef<Path>) -> Option<String> {
+    let mut start = Vec::new();
+    File::open(path).and_then(|file| file.take(512).read_to_end(&mut start)).ok()?;
+    if start.is_empty() {
+        return Some("an empty file".into());
+    }
+    if foreign_format(&start).is_some() {
+        return None;
+    }
+    let image = decoded_format(&start).or_else(|| other_image_format(&start));
+    image.map(|format| format!("an image ({format})")).or_else(|| Some(other_content(&start)?.into()))
+}
+
+/// Refuses a table or list of another known format. An unreadable file is an error later.
+pub(super) fn refuse_binary(path: &Path) -> Result<(), String> {
+    let mut start = Vec::new();
+    if File::open(path).and_then(|file| file.take(512).read_to_end(&mut start)).is_err() {
+        return Ok(());
+    }
+    match describe(&start) {
+        Some(reason) if !is_text(&start) || foreign_format(&start).is_some() => Err(reason),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +217,35 @@ mod tests {
         );
         assert!(!["jpg", ".jpg", "a.avif", "a.jpg.txt", "a."].iter().any(|name| is_image(name)));
         assert_eq!(ending("a.seg.PNG").as_deref(), Some("png"));
+    }
+
+    #[test]
+    fn files_of_other_kinds_are_described() {
+        for (bytes, words) in [
+            (&b"\x89PNG\r\n\x1A\n\0\0"[..], "an image (PNG)"),
+            (b"\0\0\0\x1Cftypavif", "an image (AVIF)"),
+            (b"a photo of a cat\na dog\n", "a text file"),
+            ("schön, ein Bär".as_bytes(), "a text file"),
+            (&"schön, ein Bär".as_bytes()[..13], "a text file"),
+            (b"caf\xE9 au lait, one more cup", "a text file"),
+            (b" {\"a\": 1}", "a JSON file"),
+            (b"%PDF-1.7\n\0", "a PDF file"),
+            (b"\x1F\x8B\x08", "gunzip"),
+        ] {
+            assert!(describe(bytes).is_some_and(|found| found.contains(words)), "{words}");
+        }
+        assert_eq!(describe(b"00001.jpg\0\0\0\0"), None);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        for (bytes, found) in [
+            (&b""[..], Some("an empty file")),
+            (b"a\nb", Some("a text file")),
+            (b"\x1F\x8B", None),
+            (b"\0\x01", None),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(other_file(&path).as_deref(), found);
+        }
     }
 
     #[test]

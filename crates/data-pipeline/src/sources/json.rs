@@ -76,6 +76,20 @@ pub(super) fn texts(json: &Value, key: &str) -> (Vec<String>, u64) {
     }
 }
 
+/// Describes the value of a key that is neither a text nor a list with a text, or returns `None` if the key is missing.
+pub(super) fn other_value(json: &Value, key: &str) -> Option<String> {
+    let found = match json.get(key)? {
+        Value::Null => "null".into(),
+        Value::Bool(value) => format!("the truth value {value}"),
+        Value::Number(value) => format!("the number {value}"),
+        Value::String(_) => "an empty text".into(),
+        Value::Array(list) if list.is_empty() => "an empty list".into(),
+        Value::Array(_) => "a list without texts".into(),
+        Value::Object(_) => "an object".into(),
+    };
+    Some(format!("the value of `{key}` is {found}, not a text"))
+}
+
 /// Describes the content of a `.json` file for a message.
 pub(super) fn describe(json: &Value) -> String {
     let Some(object) = json.as_object() else { return "the .json file is not an object".into() };

@@ -10,6 +10,7 @@ mod captions;
 mod cifar;
 mod classes;
 mod clip_benchmark;
+mod coco;
 mod config;
 mod corruption;
 mod csv;
@@ -35,6 +36,7 @@ mod webdataset;
 
 #[cfg(feature = "formats")]
 pub(crate) use file_kind::foreign_format;
+pub use file_kind::other_file;
 pub(crate) use file_kind::other_image_format;
 
 pub use cifar::{Cifar, CifarConfig, CifarLabels};
@@ -56,6 +58,9 @@ pub use records::{Records, RecordsConfig};
 pub use subset::Subset;
 pub use upright::Upright;
 pub use webdataset::{WebDataset, WebDatasetConfig};
+
+/// The files whose settings name columns and keys; messages of all commands refer to them.
+const IN_FILE: &str = "in a recipe or suite file";
 
 /// A data set whose samples can be read in any order.
 ///

@@ -24,7 +24,7 @@ pub(super) const IMAGES: [&str; 12] = [
     "image_name",
 ];
 /// Common names of columns and keys with captions, most common first.
-pub(super) const CAPTIONS: [&str; 10] = [
+pub(super) const CAPTIONS: [&str; 11] = [
     "title",
     "caption",
     "text",
@@ -35,6 +35,7 @@ pub(super) const CAPTIONS: [&str; 10] = [
     "sentences",
     "raw",
     "comment",
+    "txt",
 ];
 
 /// Finds the column `wanted`. If it is missing and `wanted` is the default, finds a column with another common name.

@@ -1,4 +1,5 @@
-//! JSON lists and JSON lines of samples, each an object with an image path and one or several captions.
+//! JSON lists and JSON lines of samples, each an object with an image path and one or several captions; and COCO's
+//! captions.
 
 use std::path::{Path, PathBuf};
 
@@ -8,9 +9,11 @@ use serde_json::Value;
 use crate::error::FileFormat;
 use crate::sample::RawSample;
 use crate::sources::captions::{Problem, is_blank};
+use crate::sources::coco;
+use crate::sources::file_kind::{is_image, refuse_binary};
 use crate::sources::pairs::{CAPTIONS, IMAGES, Pair, PairFile, Pairs, find_column};
 use crate::sources::paths::Paths;
-use crate::sources::{Source, json};
+use crate::sources::{IN_FILE, Source, json};
 use crate::{DamageKind, Error, Result, notice, text};
 
 const IMAGE: &str = "image";
@@ -28,7 +31,7 @@ const CAPTION: &str = "caption";
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RecordsConfig {
-    /// JSON file with a list of objects, or JSON lines with one object per line; or a list of such files.
+    /// JSON file with a list of objects, JSON lines with one object per line, or COCO's captions; or a list of such files.
     pub path: Paths,
     /// Folder of the images, or a list with one folder for each file. Default: the folder of each file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,8 +125,12 @@ impl Records {
         for (number, file) in files.iter().enumerate() {
             let format =
                 |reason| Error::Format { path: file.path.clone(), format: FileFormat::Records, reason };
+            refuse_binary(&file.path).map_err(format)?;
             let text = text::read(&file.path)?;
-            let records = parse(&text).map_err(format)?;
+            let (records, note) = parse(&text, config).map_err(format)?;
+            if let Some(note) = note {
+                notice::warn_once(&format!("`{}`: {note}", file.path.display()));
+            }
             let keys = Keys::find(config, &records).map_err(format)?;
             if keys.image != config.image || keys.caption != config.caption {
                 let (path, Keys { image, caption }) = (file.path.display(), &keys);
@@ -162,19 +169,26 @@ impl Source for Records {
     }
 }
 
-/// Parses a list of objects, or one object per line.
-fn parse(text: &str) -> Result<Vec<Value>, String> {
+/// Parses a list of objects, one object per line, or COCO's captions. Also returns a warning, if any.
+fn parse(text: &str, config: &RecordsConfig) -> Result<(Vec<Value>, Option<String>), String> {
     let syntax = |broken| match broken {
         json::Broken::Encoding(problem) => problem.to_string(),
         json::Broken::Syntax(reason) => reason,
     };
     let trimmed = text.trim_start();
+    if trimmed.is_empty() {
+        return Err("the file is empty".into());
+    }
     if trimmed.starts_with('[') {
         return match json::parse(text.as_bytes()).map_err(syntax)? {
-            Value::Array(records) => Ok(records),
+            Value::Array(records) => Ok((records, None)),
             _ => Err("it is not a list".into()),
         };
     }
+    let object = |object: &Value| match coco::captions(object, &config.image, &config.caption) {
+        Some(found) => found,
+        None => Err(not_a_list(object)),
+    };
     if !trimmed.starts_with('{') {
         return Err("it is neither a JSON list `[...]` nor JSON lines `{...}`".into());
     }
@@ -184,22 +198,37 @@ fn parse(text: &str) -> Result<Vec<Value>, String> {
             Ok(record) => records.push(record),
             // The whole file may be one object, such as COCO's annotations.
             Err(broken) => match json::parse(text.as_bytes()) {
-                Ok(object) => return Err(not_a_list(&object)),
-                Err(_) => return Err(format!("line {}: {}", number + 1, syntax(broken))),
+                Ok(whole) => return object(&whole),
+                Err(_) => return Err(in_line(number + 1, &syntax(broken))),
             },
         }
     }
     match &records[..] {
-        [object] if object.as_object().is_some_and(|object| object.values().any(Value::is_array)) => {
-            // One line with one sample has texts in its lists.
-            let has_objects = |value: &Value| value.get(0).is_some_and(Value::is_object);
-            match object.as_object().is_some_and(|object| object.values().any(has_objects)) {
-                true => Err(not_a_list(object)),
-                false => Ok(records),
-            }
+        // One line with one sample has texts, and texts in its lists.
+        [Value::Object(keys)] if keys.values().any(|value| value.get(0).is_some_and(Value::is_object)) => {
+            object(&records[0])
         }
-        _ => Ok(records),
+        [Value::Object(keys)] if by_column(keys) || by_path(keys) => Err(not_a_list(&records[0])),
+        _ => Ok((records, None)),
     }
+}
+
+/// Adds the line to an error of serde_json, which states the place within the line.
+fn in_line(line: usize, reason: &str) -> String {
+    match reason.rsplit_once(" at line 1 column ") {
+        Some((reason, column)) => format!("line {line}, column {column}: {reason}"),
+        None => format!("line {line}: {reason}"),
+    }
+}
+
+/// Whether an object holds the images of all samples under one key, as pandas' `to_json` writes them.
+fn by_column(object: &serde_json::Map<String, Value>) -> bool {
+    IMAGES.iter().filter_map(|key| object.get(*key)).any(|value| value.is_array() || value.is_object())
+}
+
+/// Whether the keys of an object are image paths.
+fn by_path(object: &serde_json::Map<String, Value>) -> bool {
+    !object.is_empty() && object.keys().all(|key| is_image(key))
 }
 
 fn not_a_list(object: &Value) -> String {
@@ -208,7 +237,21 @@ fn not_a_list(object: &Value) -> String {
         .get("images")
         .and_then(|images| images.get(0))
         .is_some_and(|image| image.get("sentences").is_some());
-    let hint = if karpathy { ": read it with `source = \"karpathy\"`" } else { "" };
+    let list = object.as_object().and_then(|object| {
+        let is_list = |value: &Value| value.get(0).is_some_and(Value::is_object);
+        object.iter().find(|(_, value)| is_list(value)).map(|(key, _)| key)
+    });
+    let hint = match (object.as_object(), list) {
+        _ if karpathy => format!(": read it with `source = \"karpathy\"` {IN_FILE}"),
+        (Some(keys), _) if by_column(keys) => {
+            ": it is stored by column; write one object per sample, in pandas with `to_json(FILE, orient=\"records\")`".into()
+        }
+        (Some(keys), _) if by_path(keys) => {
+            ": write a list of objects such as `{\"image\": \"a.jpg\", \"caption\": \"a dog\"}`".into()
+        }
+        (_, Some(key)) => format!(": write the list under `{}` as a file of its own", key.escape_debug()),
+        _ => String::new(),
+    };
     format!("it is one object, not a list of samples; {keys}{hint}")
 }
 
@@ -237,7 +280,7 @@ impl Keys {
             }
             find_column(&names, wanted, default, common).map(|at| names[at].to_string()).ok_or_else(|| {
                 let keys = json::describe(first).replace("the .json file", "the first sample");
-                format!("no sample has the key `{wanted}`; {keys}: set `{setting} = \"KEY\"`")
+                format!("no sample has the key `{wanted}`; {keys}: set `{setting} = \"KEY\"` {IN_FILE}")
             })
         };
         Ok(Keys {
@@ -255,7 +298,9 @@ impl Keys {
         others += (texts - captions.len()) as u64;
         let keys = || json::describe(record).replace("the .json file", "the sample");
         let missing = |kind, key: &str| {
-            Some(Box::new(Problem::new(kind, format!("the sample has no text under `{key}`; {}", keys()))))
+            let what = json::other_value(record, key);
+            let what = what.unwrap_or_else(|| format!("the sample has no text under `{key}`"));
+            Some(Box::new(Problem::new(kind, format!("{what}; {}", keys()))))
         };
         let problem = match (image.is_empty(), captions.is_empty()) {
             (true, _) => missing(DamageKind::NoImage, &self.image),

@@ -3,12 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::error::FileFormat;
 use crate::notice;
-use crate::sources::file_kind::foreign_format;
+use crate::sources::file_kind::{describe, foreign_format};
 use crate::sources::group::{Group, Members, split_key};
 use crate::sources::skipped::SkippedItems;
 use crate::{Error, Result};
@@ -44,6 +45,8 @@ pub(super) struct Corruption {
     pub(super) reason: String,
     /// Minimum original length of a truncated shard.
     pub(super) cut_from: Option<u64>,
+    /// What the file is instead of a tar, if that is known.
+    pub(super) foreign: Option<String>,
 }
 
 /// The groups of a shard while its headers are read.
@@ -64,10 +67,12 @@ impl Index {
     pub(super) fn read(path: &Path, text: &str) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
-        let mut start = [0; 64];
+        let mut start = [0; BLOCK as usize];
         let read = file.read_at(&mut start, 0).map_err(|e| Error::io(path, e))?;
-        if let Some(reason) = foreign_format(&start[..read]) {
-            return Err(Error::Format { path: path.into(), format: FileFormat::Shard, reason });
+        let start = &start[..read];
+        let format = |reason| Error::Format { path: path.into(), format: FileFormat::Shard, reason };
+        if let Some(reason) = foreign_format(start) {
+            return Err(format(reason));
         }
         let consecutive = Groups::Consecutive { current: Group::new("", text), finished: HashSet::new() };
         let mut index = Index::members(path, &file, length, text, consecutive);
@@ -79,6 +84,14 @@ impl Index {
             let scattered = Groups::Scattered { groups: Vec::new(), places: HashMap::new() };
             index = Index::members(path, &file, length, text, scattered);
         }
+        // A tar may start with a member whose name looks like another file.
+        if let Some(corruption) = &mut index.corruption
+            && index.whole == 0
+            && let Some(reason) = describe(start)
+        {
+            let reason_here = format!("it is not a tar: {reason}");
+            *corruption = Corruption { reason: reason_here, cut_from: None, foreign: Some(reason) };
+        }
         if index.corruption.is_none() {
             index.corruption = index.corruption_at_end(path, &file).map_err(|e| Error::io(path, e))?;
         }
@@ -89,10 +102,11 @@ impl Index {
     fn members(path: &Path, file: &File, length: u64, text: &str, mut groups: Groups) -> Self {
         let (samples, skipped) = (Vec::new(), SkippedItems::default());
         let mut index = Index { samples, skipped, length, whole: 0, corruption: None, is_scattered: false };
+        let label = label_length(file);
+        let mut members = Behind { file, first: label };
         // The second pass starts at the beginning again.
-        let mut start = file;
-        let mut archive = match std::io::Seek::rewind(&mut start) {
-            Ok(()) => tar::Archive::new(file),
+        let mut archive = match members.rewind() {
+            Ok(()) => tar::Archive::new(members),
             Err(e) => {
                 index.corruption = Some(index.broken_header(&e));
                 return index;
@@ -113,7 +127,7 @@ impl Index {
                     break;
                 }
             };
-            let (start, size) = (entry.raw_file_position(), entry.size());
+            let (start, size) = (label + entry.raw_file_position(), entry.size());
             let end = start.saturating_add(size);
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             if end > length {
@@ -121,7 +135,7 @@ impl Index {
                     group.cut(&name);
                 }
                 let reason = format!("the shard ends inside `{name}`");
-                index.corruption = Some(Corruption { reason, cut_from: Some(end) });
+                index.corruption = Some(Corruption { reason, cut_from: Some(end), foreign: None });
                 break;
             }
             // A sparse member occupies fewer bytes than its size. Such members are not part of samples.
@@ -163,11 +177,15 @@ impl Index {
 
     fn broken_header(&self, error: &std::io::Error) -> Corruption {
         if self.length < self.whole + BLOCK {
-            let reason = format!("the shard ends inside a header ({error})");
-            return Corruption { reason, cut_from: Some(self.whole + BLOCK) };
+            let reason = "the shard ends inside a header".to_string();
+            return Corruption { reason, cut_from: Some(self.whole + BLOCK), foreign: None };
         }
         let what = if self.whole == 0 { "it is not a tar" } else { "the header is broken" };
-        Corruption { reason: format!("{what} ({error})"), cut_from: None }
+        // The error of a text or of random bytes quotes them.
+        let error = error.to_string();
+        let has_words = error.len() < 200 && !error.contains(|c: char| c.is_control() || c == '\u{FFFD}');
+        let detail = if has_words { format!(" ({error})") } else { String::new() };
+        Corruption { reason: format!("{what}{detail}"), cut_from: None, foreign: None }
     }
 
     /// Checks the end-of-archive marker, two blocks of zeros. Bytes after it would be ignored.
@@ -176,7 +194,11 @@ impl Index {
     /// of its members are complete, so this is only a warning.
     fn corruption_at_end(&mut self, path: &Path, file: &File) -> std::io::Result<Option<Corruption>> {
         if self.length == 0 {
-            return Ok(Some(Corruption { reason: "the file is empty".into(), cut_from: Some(1) }));
+            return Ok(Some(Corruption {
+                reason: "the file is empty".into(),
+                cut_from: Some(1),
+                foreign: None,
+            }));
         }
         if self.length < self.whole + BLOCK {
             self.whole = self.whole.min(self.length);
@@ -191,7 +213,7 @@ impl Index {
         file.read_exact_at(&mut tail, self.whole)?;
         if behind > MAX_PADDING || tail.iter().any(|byte| *byte != 0) {
             let reason = format!("{behind} bytes follow the tar's end-of-archive marker and cannot be read");
-            return Ok(Some(Corruption { reason, cut_from: None }));
+            return Ok(Some(Corruption { reason, cut_from: None, foreign: None }));
         }
         Ok(None)
     }
@@ -225,6 +247,40 @@ impl Groups {
             Groups::Consecutive { current, .. } => (current.key() == key).then_some(current),
             Groups::Scattered { groups, places } => places.get(key).map(|place| &mut groups[*place]),
         }
+    }
+}
+
+/// Returns the number of bytes before the members of a tar: GNU tar's volume label occupies the first block.
+fn label_length(file: &File) -> u64 {
+    let mut header = tar::Header::new_old();
+    // Labels have no magic number, so the checksum has to be right.
+    let stored = match file.read_exact_at(header.as_mut_bytes(), 0) {
+        Ok(()) if header.as_bytes()[156] == b'V' => header.cksum().ok(),
+        _ => None,
+    };
+    header.set_cksum();
+    if stored.is_some() && stored == header.cksum().ok() { BLOCK } else { 0 }
+}
+
+/// The part of a file from a byte on.
+struct Behind<'a> {
+    file: &'a File,
+    first: u64,
+}
+
+impl Read for Behind<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.file.read(buffer)
+    }
+}
+
+impl Seek for Behind<'_> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let to = match to {
+            SeekFrom::Start(at) => SeekFrom::Start(at.saturating_add(self.first)),
+            other => other,
+        };
+        Ok(self.file.seek(to)?.saturating_sub(self.first))
     }
 }
 

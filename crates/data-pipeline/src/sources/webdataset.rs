@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::FileFormat;
 use crate::sample::RawSample;
 use crate::sources::captions::SampleReader;
 use crate::sources::classes::Classes;
@@ -13,7 +14,7 @@ use crate::sources::group::Members;
 use crate::sources::paths::{Files, resolve};
 use crate::sources::shard::{Index, Span};
 use crate::sources::skipped::SkippedItems;
-use crate::sources::{CorruptShards, Source, check_templates};
+use crate::sources::{CorruptShards, IN_FILE, Source, check_templates};
 use crate::{DamageKind, Error, Result, notice};
 
 /// Shards that [`WebDataset`] reads.
@@ -147,6 +148,13 @@ impl WebDataset {
             let index = Index::read(&path, &text)?;
             indexed.push((path, index));
         }
+        if let Some((path, index)) = indexed.first()
+            && let Some(found) = index.corruption.as_ref().and_then(|corruption| corruption.foreign.as_ref())
+            && indexed.iter().all(|(_, index)| index.corruption.as_ref().is_some_and(|c| c.foreign.is_some()))
+        {
+            let reason = format!("{found}: name the tar files of the samples");
+            return Err(Error::Format { path: path.clone(), format: FileFormat::Shard, reason });
+        }
         let corrupt_shards = CorruptShards::estimate(&indexed);
         let (mut shards, mut samples, mut skipped) = (Vec::new(), Vec::new(), SkippedItems::default());
         for (number, (path, index)) in indexed.into_iter().enumerate() {
@@ -158,7 +166,7 @@ impl WebDataset {
         if !skipped.is_empty() {
             notice::warn_once(&format!(
                 "`{name}`: left out members that belong to no sample: {skipped}; a sample is an image with a .txt, .json or \
-                 .cls file, and `caption = \".EXTENSION\"` names another extension of captions"
+                 .cls file, and `caption = \".EXTENSION\"` names another extension of captions {IN_FILE}"
             ));
         }
         let mut reader = SampleReader::new(&name, config.caption.as_deref(), config.boxes.as_deref());

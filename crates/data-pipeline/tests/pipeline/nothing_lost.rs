@@ -96,8 +96,26 @@ fn entries_that_are_not_captions_are_logged() {
     read(source.as_ref(), 0).unwrap();
     assert_eq!(log.lines().len(), 1);
     assert!(log.lines()[0].contains("first 2 of") && log.lines()[0].contains("s.tar:a"), "{:?}", log.lines());
+    // The line about one sample states all there is.
     drop(source);
-    assert!(log.lines()[1].contains("4 entries"), "{:?}", log.lines());
+    assert_eq!(log.lines().len(), 1, "{:?}", log.lines());
+    let image = png([1; 3], 2, 2);
+    let captions: &[u8] = br#"{"captions": [1, "a", null]}"#;
+    let members = [("a.png", &image[..]), ("a.json", captions), ("b.png", &image), ("b.json", captions)];
+    tar(&folder.path().join("two.tar"), &members);
+    let config = serde_json::json!({"source": "webdataset", "shards": "two.tar"});
+    let source = open(config, folder.path()).unwrap();
+    let log = Log::start();
+    for index in [0, 1, 0, 1] {
+        read(source.as_ref(), index).unwrap();
+    }
+    drop(source);
+    assert_eq!(log.lines().len(), 2, "{:?}", log.lines());
+    assert!(
+        log.lines()[1].contains("4 entries") && log.lines()[1].contains("2 samples"),
+        "{:?}",
+        log.lines()
+    );
 }
 
 #[test]

@@ -277,7 +277,7 @@ fn missing_columns_are_named_with_those_that_exist() {
     write(&path, schema, Compression::SNAPPY, None, vec![vec![one(b"x"), Column::Numbers(vec![1], vec![5])]]);
     let mut named = config;
     named["caption"] = "text".into();
-    assert!(error(named, folder.path()).contains("`text` holds INT64, not text"));
+    assert!(error(named, folder.path()).contains("`text` holds whole numbers (INT64), not text"));
 }
 
 #[test]
@@ -324,5 +324,74 @@ fn damaged_and_foreign_files_are_errors() {
                 Err(other) => panic!("byte {place}: {other}"),
             }
         }
+    }
+}
+
+/// A file with a picture and one other column of one row.
+fn with_column(path: &Path, column: &str, value: Column, compression: Compression) {
+    let picture = png([1; 3], 4, 4);
+    let schema = format!("optional binary jpg; {column};");
+    write(path, &schema, compression, None, vec![vec![bytes(1, &[Some(&picture)]), value]]);
+}
+
+#[test]
+fn columns_of_another_type_are_named_with_their_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let config = json!({"source": "parquet", "path": "x.parquet"});
+    let number = || Column::Numbers(vec![1], vec![7]);
+    let text = || bytes(1, &[Some(b"dog")]);
+    for (column, value, parts) in [
+        (
+            "optional int64 caption",
+            number(),
+            ["`caption` holds whole numbers (INT64), not text", "`caption = \"COLUMN\"`"],
+        ),
+        (
+            "optional binary label (UTF8)",
+            text(),
+            ["`label` holds texts, not whole numbers", "`caption = \"label\"`"],
+        ),
+        ("optional binary class (UTF8)", text(), ["`class` holds texts", "recipe or suite file"]),
+    ] {
+        with_column(&path, column, value, Compression::SNAPPY);
+        let said = error(config.clone(), folder.path());
+        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+    }
+    with_column(&path, "optional binary txt (UTF8)", text(), Compression::SNAPPY);
+    assert_eq!(open(config, folder.path()).unwrap().read(0, 0).unwrap().captions, ["dog"]);
+    // A common name with another type does not hide a later one.
+    let picture = png([1; 3], 4, 4);
+    let schema = "optional binary jpg; optional int64 title; optional binary text (UTF8);";
+    let columns = vec![bytes(1, &[Some(&picture)]), number(), text()];
+    write(&path, schema, Compression::SNAPPY, None, vec![columns]);
+    let source = open(json!({"source": "parquet", "path": "x.parquet"}), folder.path()).unwrap();
+    assert_eq!(source.read(0, 0).unwrap().captions, ["dog"]);
+}
+
+#[test]
+fn unsupported_compression_refuses_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    captions_file(&path, Compression::UNCOMPRESSED);
+    let metadata = |bytes: &[u8]| {
+        let length = u32::from_le_bytes(bytes[bytes.len() - 8..bytes.len() - 4].try_into().unwrap()) as usize;
+        bytes.len() - 8 - length
+    };
+    let whole = std::fs::read(&path).unwrap();
+    // In the metadata of a column, the codec follows its path: a list of texts, then field 4 (zigzag 0: uncompressed).
+    let start = metadata(&whole);
+    let mark = [b"\x04text".as_slice(), &[0x15, 0]].concat();
+    let places =
+        (start..whole.len() - mark.len()).filter(|at| whole[*at..].starts_with(&mark)).collect::<Vec<_>>();
+    assert!(!places.is_empty());
+    for (codec, name) in [(4u8, "Brotli"), (5, "LZ4"), (7, "LZ4"), (3, "LZO")] {
+        let mut bytes = whole.clone();
+        for place in &places {
+            bytes[place + mark.len() - 1] = 2 * codec;
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let said = error(json!({"source": "parquet", "path": "x.parquet"}), folder.path());
+        assert!(said.contains(name) && said.contains("zstd or snappy"), "{said}");
     }
 }

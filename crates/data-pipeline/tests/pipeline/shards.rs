@@ -86,8 +86,9 @@ fn each_kind_of_damage_is_named_with_its_byte() {
     let twice = [good.clone(), good.clone()].concat();
     for (bytes, offset, words) in [
         (Vec::new(), 0, "the file is empty"),
-        (vec![b'x'; 5000], 0, "it is not a tar"),
-        (vec![b'x'; 100], 0, "ends inside a header"),
+        (vec![b'x'; 5000], 0, "it is a text file"),
+        (vec![b'x'; 100], 0, "it is a text file"),
+        (vec![0xAA; 5000], 0, "it is not a tar"),
         (good[..1030].to_vec(), 1024, "ends inside a header"),
         (good[..600].to_vec(), 0, "ends inside `0.png`"),
         (header, 1024, "the header is broken"),
@@ -227,4 +228,62 @@ fn more_shards_than_open_files_can_be_read() {
     }
     let source = open("{100..199}.tar", folder.path()).unwrap();
     assert_eq!((0..source.len()).filter(|i| source.read(*i, 0).is_ok()).count(), 100);
+}
+
+#[test]
+fn volume_label_of_gnu_tar_is_skipped() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tar");
+    write_shard(&path);
+    let plain = open("a.tar", folder.path()).unwrap();
+    // GNU tar writes neither a magic number nor a size.
+    let mut label = tar::Header::new_old();
+    label.as_mut_bytes()[..5].copy_from_slice(b"LABEL");
+    label.set_entry_type(tar::EntryType::new(b'V'));
+    label.set_cksum();
+    let labelled = [label.as_bytes(), &std::fs::read(&path).unwrap()[..]].concat();
+    std::fs::write(folder.path().join("b.tar"), &labelled).unwrap();
+    let source = open("b.tar", folder.path()).unwrap();
+    assert!(source.corrupt_shards().is_none());
+    assert_eq!(source.len(), plain.len());
+    for index in 0..plain.len() {
+        let [a, b] = [&plain, &source].map(|source| source.read(index, 0).unwrap());
+        assert!(matches!((a.image, b.image), (RawImage::Encoded(a), RawImage::Encoded(b)) if a == b));
+        assert_eq!(a.captions, b.captions);
+    }
+    // The offset of damage counts the label.
+    std::fs::write(folder.path().join("b.tar"), &labelled[..512 + 700]).unwrap();
+    let error = open("b.tar", folder.path()).err().unwrap().to_string();
+    assert!(error.contains("at byte"), "{error}");
+}
+
+#[test]
+fn files_that_are_no_tars_are_described_without_their_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "a photo of a cat\na photo of a dog\n".repeat(40);
+    for (bytes, words) in [
+        (text.as_bytes(), "a text file"),
+        (&text.as_bytes()[..30], "a text file"),
+        (&png([1; 3], 4, 4), "an image (PNG)"),
+        (b"{\"image\": \"a.jpg\"}", "a JSON file"),
+    ] {
+        std::fs::write(folder.path().join("a.tar"), bytes).unwrap();
+        let error = open("a.tar", folder.path()).err().unwrap();
+        assert!(matches!(error, Error::Format { .. }), "{error}");
+        let said = error.to_string();
+        assert!(
+            said.contains(words) && !said.contains(char::is_control) && !said.contains("photo"),
+            "{said}"
+        );
+    }
+    // Random bytes have no description and are not quoted.
+    let noise = (0..4096u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect::<Vec<_>>();
+    std::fs::write(folder.path().join("a.tar"), noise).unwrap();
+    let said = open("a.tar", folder.path()).err().unwrap().to_string();
+    assert!(!said.contains(char::is_control) && !said.contains('\u{FFFD}'), "{said}");
+    // Among good shards, such a file is one broken shard.
+    write_shard(&folder.path().join("b.tar"));
+    std::fs::write(folder.path().join("a.tar"), &text).unwrap();
+    let source = open("{a,b}.tar", folder.path()).unwrap();
+    assert_eq!(source.corrupt_shards().unwrap().broken.len(), 1);
 }

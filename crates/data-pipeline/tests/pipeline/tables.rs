@@ -223,3 +223,106 @@ fn json_lists_and_lines_are_read() {
         assert!(said.contains(words) && said.contains("bad.json"), "{text}: {said}");
     }
 }
+
+#[test]
+fn objects_that_are_not_lists_are_read_as_coco_or_explained() {
+    let folder = images();
+    let coco = json!({
+        "info": {"year": 2014},
+        "images": [
+            {"id": 7, "file_name": "imgs/0.png"}, {"id": 8, "file_name": "imgs/1.png"}, {"id": 9, "file_name": "x.png"}
+        ],
+        "annotations": [
+            {"image_id": 8, "id": 1, "caption": "a"}, {"image_id": 7, "id": 2, "caption": "b"},
+            {"image_id": 8, "id": 3, "caption": "c"}, {"image_id": 99, "id": 4, "caption": "d"}
+        ],
+    });
+    for text in [coco.to_string(), format!("{coco:#}")] {
+        std::fs::write(folder.path().join("coco.json"), text).unwrap();
+        let config = json!({"source": "json", "path": "coco.json", "group_by_image": true});
+        let source = open(config, folder.path()).unwrap();
+        assert_eq!(source.len(), 3);
+        assert_eq!(source.read(0, 0).unwrap().captions, ["a", "c"]);
+        assert_eq!(source.read(1, 0).unwrap().captions, ["b"]);
+        assert_eq!(damage(source.as_ref(), 2).0, DamageKind::NoImage);
+    }
+    for (text, words) in [
+        (
+            r#"{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "bbox": []}]}"#,
+            "no `caption`",
+        ),
+        (r#"{"data": [{"image": "a.jpg", "caption": "c"}], "n": 1}"#, "the list under `data`"),
+        (r#"{"image": ["a.jpg", "b.jpg"], "caption": ["c", "d"]}"#, "stored by column"),
+        (r#"{"image": {"0": "a.jpg"}, "caption": {"0": "c"}}"#, "stored by column"),
+        (r#"{"a.jpg": "c", "d/b.png": "d"}"#, "list of objects"),
+        ("", "the file is empty"),
+        (" \n\n", "the file is empty"),
+    ] {
+        std::fs::write(folder.path().join("bad.json"), text).unwrap();
+        let said = error(json!({"source": "json", "path": "bad.json"}), folder.path());
+        assert!(said.contains(words), "{text}: {said}");
+    }
+    let lines = "{\"image\": \"x\", \"caption\": \"a\"}\n\n{\"image\": \"x\", \"capt";
+    std::fs::write(folder.path().join("cut.jsonl"), lines).unwrap();
+    let said = error(json!({"source": "json", "path": "cut.jsonl"}), folder.path());
+    assert!(said.contains("line 3, column 20") && said.matches("line").count() == 1, "{said}");
+}
+
+#[test]
+fn values_that_are_not_texts_are_named() {
+    let folder = images();
+    let values = [json!(5), json!(null), json!(true), json!({"en": "a"}), json!([]), json!([1]), json!(" ")];
+    let records =
+        values.iter().map(|value| json!({"image": "imgs/0.png", "caption": value})).collect::<Vec<_>>();
+    std::fs::write(folder.path().join("t.json"), json!(records).to_string()).unwrap();
+    let source = open(json!({"source": "json", "path": "t.json"}), folder.path()).unwrap();
+    let expected = [
+        "the number 5",
+        "null",
+        "true",
+        "an object",
+        "an empty list",
+        "a list without texts",
+        "an empty text",
+    ];
+    for (index, words) in expected.iter().enumerate() {
+        let (kind, reason) = damage(source.as_ref(), index);
+        assert!(kind == DamageKind::NoCaption && reason.contains(words), "{reason}");
+        assert!(reason.contains("`caption`"), "{reason}");
+    }
+}
+
+#[test]
+fn tables_of_spreadsheets_and_files_that_are_no_tables() {
+    let folder = images();
+    for text in [
+        "sep=;\nfilepath;title\nimgs/0.png;a, b\n",
+        "\u{FEFF}SEP=\t\r\nfilepath\ttitle\r\nimgs/0.png\ta, b\r\n",
+        "\"sep=|\"\nfilepath|title\nimgs/0.png|a, b\n",
+        // White space and the end mark of DOS are not rows.
+        "filepath;title\n   \nimgs/0.png;a, b\n\t\n\n \u{1A}",
+    ] {
+        std::fs::write(folder.path().join("t.csv"), text).unwrap();
+        let source = open(json!({"source": "csv", "path": "t.csv"}), folder.path()).unwrap();
+        assert_eq!(captions(source.as_ref()), [["a, b"]], "{text:?}");
+    }
+    // Lines keep their numbers.
+    std::fs::write(folder.path().join("t.csv"), "sep=,\nfilepath,title\nimgs/0.png,a,b\n").unwrap();
+    let source = open(json!({"source": "csv", "path": "t.csv"}), folder.path()).unwrap();
+    assert!(damage(source.as_ref(), 0).1.contains("line 3"));
+    for (bytes, words) in [
+        (&b""[..], "is empty"),
+        (b" \r\n\n", "is empty"),
+        (b"\xEF\xBB\xBF", "is empty"),
+        (b"\xFF\xFE\0\0f\0\0\0", "UTF-32"),
+        (b"f\0\0\0i\0\0\0", "UTF-32"),
+        (b"\x89PNG\r\n\x1A\n\0\0\0\rIHDR", "an image (PNG)"),
+        (b"%PDF-1.4\n\0\xFF", "a PDF file"),
+        (b"url,caption\nhttps://a/b.jpg,c\n", "img2dataset"),
+        (b"a,b\n1,2\n", "in a recipe or suite file"),
+    ] {
+        std::fs::write(folder.path().join("t.csv"), bytes).unwrap();
+        let said = error(json!({"source": "csv", "path": "t.csv"}), folder.path());
+        assert!(said.contains(words) && !said.contains(char::is_control), "{said}");
+    }
+}

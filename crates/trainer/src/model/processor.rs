@@ -374,7 +374,8 @@ fn convert(config: &ClipConfig, preprocess: &PreprocessConfig) -> Result<Preproc
     Ok(Preprocess::new(size as usize)
         .with_normalization(preprocess.mean, preprocess.std)
         .with_interpolation(interpolation)
-        .with_resize_mode(resize_mode))
+        .with_resize_mode(resize_mode)
+        .with_convert_rgb(preprocess.do_convert_rgb == Some(true)))
 }
 
 /// Converts images to a float32 tensor.
@@ -485,6 +486,11 @@ mod tests {
     fn unsupported_preprocessing_is_an_error() {
         let config = presets::get("ViT-nano-32px").unwrap();
         let plain = PreprocessConfig::default();
+        for (convert, expected) in [(None, false), (Some(false), false), (Some(true), true)] {
+            let preprocess = plain.clone().with_do_convert_rgb(convert);
+            let processor = Processor::new(&config, &preprocess, None).unwrap();
+            assert_eq!(processor.preprocess().convert_rgb, expected);
+        }
         let error = |preprocess: PreprocessConfig| match Processor::new(&config, &preprocess, None) {
             Err(error) => error.to_string(),
             Ok(_) => panic!("no error"),

@@ -53,7 +53,12 @@ pub(crate) fn lock(folder: &Path) -> Result<File> {
 pub(crate) fn status(recipe: &Recipe, folder: &Path, resume: bool) -> Result<RunStatus> {
     check_own(folder)?;
     // A finished run without its model is useless. Its last checkpoint restores the model.
-    found(recipe, folder, resume, has_model(folder))
+    let model = clip_model::folder::check(folder.join(MODEL_FOLDER));
+    let status = found(recipe, folder, resume, model.is_ok())?;
+    if let (Err(error), RunStatus::Open, Ok(Some(_))) = (&model, &status, results_of(folder)) {
+        tracing::warn!("the model of the finished run is written again from its checkpoint: {error}");
+    }
+    Ok(status)
 }
 
 /// Determines the status of a run from its results alone; its model may be missing.
@@ -122,14 +127,20 @@ fn read_if_present(file: &Path) -> Result<Option<String>> {
 pub(crate) fn check_own(folder: &Path) -> Result<()> {
     let exists = |name: &&str| folder.join(name).exists();
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
-    let found = if exists(&RUN_FILE) {
-        (!is_info(&read(RUN_FILE))).then_some(RUN_FILE)
-    } else if exists(&RECIPE_FILE) {
-        // If a run stops between writing these two files, it leaves a recipe in this program's format.
+    // A recipe in this program's format.
+    let resolved = || {
         let text = read(RECIPE_FILE);
-        let resolved =
-            toml::from_str::<Recipe>(&text).is_ok_and(|r| r.to_toml().is_ok_and(|resolved| resolved == text));
-        (!resolved).then_some(RECIPE_FILE)
+        toml::from_str::<Recipe>(&text).is_ok_and(|r| r.to_toml().is_ok_and(|resolved| resolved == text))
+    };
+    let found = if exists(&RUN_FILE) {
+        // A run replaces its own damaged file.
+        let text = read(RUN_FILE);
+        let is_damaged = serde_json::from_str::<serde_json::Value>(&text).is_err();
+        let is_own = is_info(&text) || is_damaged && resolved();
+        (!is_own).then_some(RUN_FILE)
+    } else if exists(&RECIPE_FILE) {
+        // If a run stops between writing these two files, it leaves only the recipe.
+        (!resolved()).then_some(RECIPE_FILE)
     } else {
         OWN_FOLDERS.into_iter().chain(OWN_FILES).find(exists)
     };
@@ -161,10 +172,9 @@ fn damaged(file: &Path, reason: &str) -> Error {
     Error::DamagedFile { path: file.into(), reason: reason.trim().into() }
 }
 
-/// Whether a run folder contains the finished model.
+/// Whether a run folder contains the finished model with a readable configuration and a complete weight file.
 pub fn has_model(folder: &Path) -> bool {
-    use clip_model::folder::{CONFIG_FILE, WEIGHTS_FILE};
-    [CONFIG_FILE, WEIGHTS_FILE].iter().all(|file| folder.join(MODEL_FOLDER).join(file).is_file())
+    clip_model::folder::check(folder.join(MODEL_FOLDER)).is_ok()
 }
 
 /// Writes `recipe.toml`, the resolved recipe.

@@ -60,7 +60,7 @@ pub(super) fn load_config(folder: &Path) -> Result<ResolvedConfig> {
             .map_err(|problem| problem.of(&path.display().to_string()))?
     } else {
         notes.push(format!("{PREPROCESS_FILE} is missing; images are prepared as usual for the model type"));
-        super::default_preprocess(&config)
+        super::default_preprocess(&config).with_do_convert_rgb(Some(true))
     };
     Ok(ResolvedConfig { config, preprocess, notes })
 }
@@ -103,6 +103,7 @@ mod tests {
         assert_eq!((config.embed_dim, config.text_cfg.context_length, config.custom_text), (768, 64, true));
         assert_eq!(config.text_cfg.eps(), 1e-6);
         assert_eq!(found.preprocess.resize_mode, "squash");
+        assert_eq!(found.preprocess.do_convert_rgb, Some(true));
     }
 
     #[test]
@@ -146,6 +147,11 @@ mod tests {
         assert_eq!((found.interpolation.as_str(), found.resize_mode.as_str()), ("bilinear", "shortest"));
         let squash = json!({"size": {"height": 224, "width": 224}, "do_center_crop": false});
         assert_eq!(load_both(&clip, Some(&squash)).unwrap().preprocess.resize_mode, "squash");
+        for (value, expected) in [(json!(false), false), (json!(true), true), (Value::Null, true)] {
+            let given = json!({"do_convert_rgb": value});
+            let found = load_both(&clip, Some(&given)).unwrap().preprocess;
+            assert_eq!(found.do_convert_rgb, Some(expected), "{given}");
+        }
         for (key, value, word) in [
             ("resample", json!(0), "resample"),
             ("do_normalize", json!(false), "do_normalize"),

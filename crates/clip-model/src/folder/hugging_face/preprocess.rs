@@ -39,6 +39,7 @@ pub(super) fn preprocess(
         .with_normalization(channels(json, "image_mean", mean)?, channels(json, "image_std", std)?)
         .with_interpolation(interpolation)
         .with_resize_mode(if squash { "squash" } else { "shortest" })
+        .with_do_convert_rgb(Some(flag("do_convert_rgb", true)))
         .with_size(Some(image_size)))
 }
 

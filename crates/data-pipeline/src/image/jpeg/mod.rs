@@ -62,5 +62,5 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
             return Err(truncated());
         }
     }
-    Ok(Decoded { width: frame.width, height: frame.height, mode: colors.mode(), pixels: output.finish() })
+    Ok(Decoded::new((frame.width, frame.height), colors.mode(), output.finish()))
 }

@@ -1,6 +1,6 @@
 //! Columns of a Parquet file: the images, captions and classes that a source reads, and the class names.
 
-use ::parquet::basic::{ConvertedType, LogicalType, Type};
+use ::parquet::basic::{Compression, ConvertedType, LogicalType, Type};
 use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use ::parquet::data_type::{ByteArray, DataType};
 use ::parquet::errors::ParquetError;
@@ -9,6 +9,7 @@ use ::parquet::schema::types::ColumnDescriptor;
 use serde_json::Value;
 
 use super::ParquetConfig;
+use crate::sources::IN_FILE;
 use crate::sources::pairs::{CAPTIONS, find_column};
 
 /// Maximum number of columns that a message lists.
@@ -51,23 +52,41 @@ impl Columns {
         };
         let image_name = column("image", &config.image, "image", &IMAGES)?;
         let (image, image_path) = image_columns(leaves, &image_name)?;
+        // The first reason why a column with a common name is not used.
+        let mut unused = None;
+        let mut usual = |common: &[&str], check: fn(&Leaves, &str) -> Result<usize, String>| {
+            let present = common.iter().filter_map(|name| find_column(&names, "", "", &[name]));
+            let present = present.map(|at| names[at]).collect::<Vec<_>>();
+            let found = present.iter().find(|name| check(leaves, name).is_ok()).map(ToString::to_string);
+            if let (None, None, Some(first)) = (&found, &unused, present.first()) {
+                unused = check(leaves, first).err().map(|reason| (first.to_string(), reason));
+            }
+            found
+        };
         let caption_name = match &config.caption {
             Some(name) => Some(column("caption", name, "", &[])?),
-            None => find_column(&names, "", "", &CAPTIONS)
-                .map(|at| names[at].to_string())
-                .filter(|name| text_column(leaves, name).is_ok()),
+            None => usual(&CAPTIONS, text_column),
         };
         let caption = caption_name.as_deref().map(|name| text_column(leaves, name)).transpose()?;
         let label_name = match &config.label {
             Some(name) => Some(column("label", name, "", &[])?),
-            None => find_column(&names, "", "", &LABELS)
-                .map(|at| names[at].to_string())
-                .filter(|name| number_column(leaves, name).is_ok()),
+            None => usual(&LABELS, number_column),
         };
         let label = label_name.as_deref().map(|name| number_column(leaves, name)).transpose()?;
         if caption.is_none() && label.is_none() {
-            return Err(missing("caption", "caption", &names));
+            return Err(match unused {
+                Some((name, reason)) => {
+                    let column = if is_text_column(leaves, &name) { name.as_str() } else { "COLUMN" };
+                    let number = if LABELS.contains(&name.as_str()) { "number the classes, or " } else { "" };
+                    format!(
+                        "{reason}: {number}set the column of the captions with `caption = \"{column}\"` {IN_FILE}"
+                    )
+                }
+                None => missing("caption", "caption", &names),
+            });
         }
+        let used = [Some(image), caption, label].into_iter().flatten();
+        check_compression(metadata, used)?;
         Ok(Columns { image, image_path, caption, label, image_name, caption_name, label_name })
     }
 }
@@ -80,7 +99,7 @@ fn missing(setting: &str, wanted: &str, names: &[&str]) -> String {
     } else {
         ""
     };
-    format!("it has no column `{wanted}`, only `{shown}`{more}{hint}; set `{setting} = \"COLUMN\"`")
+    format!("it has no column `{wanted}`, only `{shown}`{more}{hint}; set `{setting} = \"COLUMN\"` {IN_FILE}")
 }
 
 type Leaves = [std::sync::Arc<ColumnDescriptor>];
@@ -100,8 +119,8 @@ fn image_columns(leaves: &Leaves, name: &str) -> Result<(usize, Option<usize>), 
     check_type(leaf, Type::BYTE_ARRAY, 0, "bytes")?;
     if is_text(leaf) {
         return Err(format!(
-            "its column `{name}` holds texts, not images: set the column of the images with `image = \"COLUMN\"`, or \
-             write paths and captions to a table and read it with `source = \"csv\"`"
+            "its column `{name}` holds texts, not images: set the column of the images with `image = \"COLUMN\"` {IN_FILE}, or \
+             write paths and captions to a table (`.csv`)"
         ));
     }
     Ok((bytes, None))
@@ -139,7 +158,47 @@ fn check_type(leaf: &ColumnDescriptor, wanted: Type, rank: i16, what: &str) -> R
         return Ok(());
     }
     let (path, list) = (leaf.path().string(), if leaf.max_rep_level() > rank { "lists of " } else { "" });
-    Err(format!("its column `{path}` holds {list}{}, not {what}", leaf.physical_type()))
+    Err(format!("its column `{path}` holds {list}{}, not {what}", type_words(leaf)))
+}
+
+/// Describes the values of a column, with the type's name in the file.
+fn type_words(leaf: &ColumnDescriptor) -> String {
+    let words = match leaf.physical_type() {
+        Type::BYTE_ARRAY if is_text(leaf) => return "texts".into(),
+        Type::BYTE_ARRAY | Type::FIXED_LEN_BYTE_ARRAY => "bytes",
+        Type::BOOLEAN => "truth values",
+        Type::INT32 | Type::INT64 => "whole numbers",
+        Type::INT96 => "times",
+        Type::FLOAT | Type::DOUBLE => "decimal numbers",
+    };
+    format!("{words} ({})", leaf.physical_type())
+}
+
+fn is_text_column(leaves: &Leaves, name: &str) -> bool {
+    text_column(leaves, name).is_ok_and(|at| is_text(&leaves[at]))
+}
+
+/// Refuses columns whose compression this build cannot read.
+fn check_compression(
+    metadata: &ParquetMetaData,
+    leaves: impl Iterator<Item = usize> + Clone,
+) -> Result<(), String> {
+    for group in metadata.row_groups() {
+        for column in leaves.clone().filter_map(|leaf| group.columns().get(leaf)) {
+            let codec = match column.compression() {
+                Compression::LZ4 | Compression::LZ4_RAW => "LZ4",
+                Compression::BROTLI(_) => "Brotli",
+                Compression::LZO => "LZO",
+                _ => continue,
+            };
+            return Err(format!(
+                "its column `{}` is compressed with {codec}, which is not supported: write the file again with zstd or snappy, \
+                 in Python with `pq.write_table(pq.read_table(FILE), NEW, compression=\"zstd\")` of `pyarrow.parquet`",
+                column.column_path().string()
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn is_text(leaf: &ColumnDescriptor) -> bool {

@@ -10,7 +10,7 @@ use ::parquet::file::reader::{ChunkReader, Length, SerializedFileReader};
 use bytes::Bytes;
 
 use crate::error::FileFormat;
-use crate::sources::file_kind::foreign_format;
+use crate::sources::file_kind::describe;
 use crate::{Error, Result};
 
 /// Marks at the start and end of a Parquet file; the second one ends a file with an encrypted footer.
@@ -71,8 +71,12 @@ pub(super) fn open(path: &Path) -> Result<SerializedFileReader<ReopenedFile>> {
         return Err(format("it is encrypted, which is not supported".into()));
     }
     if !start.starts_with(MARK) {
-        let reason = if length == 0 { Some("the file is empty".into()) } else { foreign_format(&start) };
-        return Err(format(reason.unwrap_or_else(|| "it does not start with `PAR1`".into())));
+        let reason = match describe(&start) {
+            _ if length == 0 => "the file is empty".into(),
+            Some(other) => format!("it does not start with `PAR1`: {other}"),
+            None => "it does not start with `PAR1`".into(),
+        };
+        return Err(format(reason));
     }
     if end != MARK {
         return Err(format(format!(

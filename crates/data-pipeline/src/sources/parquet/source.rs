@@ -15,7 +15,7 @@ use crate::sources::caption_problems::CaptionProblems;
 use crate::sources::captions::{Problem, is_blank};
 use crate::sources::classes::Classes;
 use crate::sources::paths::{Files, resolve};
-use crate::sources::{Source, check_templates};
+use crate::sources::{IN_FILE, Source, check_templates};
 use crate::{DamageKind, Error, Result, notice};
 
 const FILES: Files = Files { setting: "path", extension: "parquet" };
@@ -105,7 +105,7 @@ impl Parquet {
                     names = found;
                 } else if found != names {
                     return Err(format(format!(
-                        "its class names of `{column}` differ from those of the first file: set `classes`, or read the files as separate sources"
+                        "its class names of `{column}` differ from those of the first file: set `classes` in a recipe or suite file, or read the files as separate sources"
                     )));
                 }
             }
@@ -139,7 +139,7 @@ impl Parquet {
         {
             let reason = format!(
                 "it has no column of captions, and the class names of `{column}` are unknown: set a column of captions with `caption = \
-                 \"COLUMN\"`, or the class names with `classes = \"FILE\"`"
+                 \"COLUMN\"` or the class names with `classes = \"FILE\"` {IN_FILE}, or pass --class-names to `evaluate`"
             );
             return Err(Error::Format { path: first.path.clone(), format: FileFormat::Parquet, reason });
         }
