@@ -14,6 +14,8 @@ use prefixes::Cleaned;
 
 /// Maximum number of keys that a message lists.
 const LISTED: usize = 5;
+/// Maximum number of characters of a value in a message.
+const MAX_SHOWN: usize = 60;
 
 /// Prompts read from a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,6 +175,7 @@ fn json(path: &Path, text: &str) -> Result<Option<Value>> {
 
 /// Returns the names of a JSON class list.
 fn names_of(json: &Value) -> Result<Vec<String>, String> {
+    check_notebook(json)?;
     match json {
         Value::Array(list) if is_templates(list) => {
             Err("it is a list of prompt templates: pass it with --prompts".into())
@@ -220,6 +223,7 @@ fn prompts_of(json: &Value) -> Result<Prompts, String> {
         Value::Array(list) => list.iter().map(|entry| Ok(braces(&text_of(entry, of)?))).collect(),
         other => Ok::<_, String>(vec![braces(&text_of(other, of)?)]),
     };
+    check_notebook(json)?;
     match json {
         Value::Array(list) if list.is_empty() => Err("the list has no prompt".into()),
         Value::Array(_) => Ok(Prompts::Templates(texts(json, "the list")?)),
@@ -244,7 +248,22 @@ fn text_of(value: &Value, place: &str) -> Result<String, String> {
     match value.as_str().map(str::trim) {
         Some(text) if !text.is_empty() => Ok(text.to_string()),
         Some(_) => Err(format!("an entry of `{place}` is empty")),
-        None => Err(format!("an entry of `{place}` is not a text but `{value}`: put it in double quotes")),
+        None => {
+            let shown = value.to_string().chars().take(MAX_SHOWN).collect::<String>();
+            let remedy = if value.is_number() { "put it in double quotes" } else { "write one text for it" };
+            Err(format!("an entry of `{place}` is not a text but `{}`: {remedy}", shown.escape_debug()))
+        }
+    }
+}
+
+/// Refuses a Jupyter notebook, which is JSON too.
+fn check_notebook(json: &Value) -> Result<(), String> {
+    match json.get("cells").is_some() && json.get("nbformat").is_some() {
+        true => {
+            Err("it is a Jupyter notebook: copy the list in it into a file of its own, such as names.py"
+                .into())
+        }
+        false => Ok(()),
     }
 }
 
@@ -310,7 +329,9 @@ mod tests {
             ("a.py", "a = ['x']\nb = ['y']", "(`a`, `b`)"),
             ("a.py", "a = ['a {}']", "--prompts"),
             ("a.json", r#"{"bird": ["a bird"], "cat": ["a cat"]}"#, "the keys `bird`, `cat`"),
-            ("a.json", r#"["bird", 5]"#, "not a text"),
+            ("a.json", r#"["bird", 5]"#, "not a text but `5`: put it in double quotes"),
+            ("a.json", r#"[["bird", "fowl"]]"#, "write one text"),
+            ("a.ipynb", r#"{"cells": [], "nbformat": 4}"#, "Jupyter notebook"),
             ("a.json", r#"["bird", ""]"#, "empty"),
             ("a.json", r#"{"0": "bird", "2": "cat"}"#, "the class 1 is missing"),
             ("a.json", "[\"bird\"", "EOF"),
@@ -353,6 +374,11 @@ mod tests {
             ("a.py", "lambda c: g(c)", ["a.py", "Python source", "line 1"]),
             ("a.txt", "def f(c):\n  return f'{c}'", ["a.txt", "Python source", "line 1"]),
             ("a.txt", "\n", ["a.txt", "no template", "a photo of a {}"]),
+            (
+                "a.ipynb",
+                r#"{"cells": [{"source": []}], "nbformat": 4}"#,
+                ["a.ipynb", "Jupyter", "copy the list"],
+            ),
         ] {
             let error = prompts(name, text).unwrap_err();
             assert!(parts.iter().all(|part| error.contains(part)), "{text}: {error}");

@@ -17,9 +17,16 @@ pub(super) struct Variable {
 /// functions or imports.
 pub(super) fn is_source(text: &str) -> bool {
     let text = text.trim();
-    let bracketed = [('[', ']'), ('(', ')'), ('{', '}')];
-    let is_list = bracketed.iter().any(|(open, close)| text.starts_with(*open) && text.ends_with(*close))
-        && text[1..].trim_start().starts_with(|c: char| c == '"' || c == '\'' || c.is_ascii_digit());
+    // A line of a class list may begin with `(1)`, but not with `{0:`.
+    let is_list =
+        [('[', ']', false), ('(', ')', false), ('{', '}', true)].iter().any(|(open, close, number)| {
+            let inner = text.strip_prefix(*open).and_then(|rest| rest.strip_suffix(*close));
+            inner.map(str::trim_start).is_some_and(|inner| {
+                inner.starts_with(['"', '\''])
+                    || inner.starts_with("lambda ")
+                    || (*number && inner.starts_with(|c: char| c.is_ascii_digit()))
+            })
+        });
     let rest_of = |line: &str, word: &str| {
         line.strip_prefix(word).filter(|rest| rest.starts_with(' ')).map(|rest| rest.trim().to_string())
     };
@@ -69,6 +76,9 @@ pub(super) fn read(text: &str) -> Result<Vec<Variable>, String> {
         reader.skip_lines();
         if reader.rest().is_empty() {
             return Ok(variables);
+        }
+        if reader.skip_import() {
+            continue;
         }
         let name = reader.assigned();
         let value = reader.value(0)?;
@@ -134,6 +144,15 @@ impl<'a> Reader<'a> {
             self.at += 1;
             self.skip_spaces();
         }
+    }
+
+    /// Skips a line that imports modules, which defines no list.
+    fn skip_import(&mut self) -> bool {
+        let line = self.rest().lines().next().unwrap_or_default();
+        let is_import =
+            line.starts_with("import ") || (line.starts_with("from ") && line.contains(" import "));
+        self.at += if is_import { line.len() } else { 0 };
+        is_import
     }
 
     fn take(&mut self, c: char) -> bool {
@@ -223,9 +242,10 @@ impl<'a> Reader<'a> {
             if !comma {
                 return Err(self.fail("an entry without a comma before it, or code in the dictionary"));
             }
-            let key = match self.value(MAX_DEPTH)? {
+            let key = match self.value(depth + 1)? {
                 Value::String(key) => key,
-                other => other.to_string(),
+                Value::Number(key) => key.to_string(),
+                _ => return Err(self.fail("a key that is neither a text nor a number")),
             };
             self.skip_lines();
             if !self.take(':') {
@@ -240,7 +260,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads one or more adjacent strings, within brackets also those of the next lines, and `.format(VARIABLE)` after them. The variable of a lambda becomes `{}`.
+    /// Reads one or more adjacent strings, within brackets also those of the next lines, and `.format(VARIABLE)` after
+    /// them. The variable of a lambda becomes `{}`.
     fn text_of(&mut self, variable: Option<&str>, in_brackets: bool) -> Result<Value, String> {
         let mut whole = String::new();
         let mut count = 0;
@@ -371,7 +392,7 @@ mod tests {
             assert_eq!(values(text), Ok(vec![(String::new(), templates.clone())]), "{text}");
             assert!(is_source(text) || text.starts_with('\''), "{text}");
         }
-        let both = "\"\"\"Doc.\"\"\"\n# c\nclasses = [\"cat\", 'jack-o\\'-lantern', \"caf\\xe9\"\n]\n\nT = (\n  lambda c: f'{c}{{}}',\n)\n";
+        let both = "\"\"\"Doc.\"\"\"\nimport os\nfrom a import b\n# c\nclasses = [\"cat\", 'jack-o\\'-lantern', \"caf\\xe9\"\n]\n\nT = (\n  lambda c: f'{c}{{}}',\n)\n";
         let expected = vec![
             ("classes".to_string(), json!(["cat", "jack-o'-lantern", "café"])),
             ("T".into(), json!(["{}{}"])),
@@ -388,7 +409,7 @@ mod tests {
     #[test]
     fn other_code_is_refused_with_its_line() {
         for (text, line) in [
-            ("import os", "line 1"),
+            ("import os; os.remove('x')\nx = y", "line 2"),
             ("x = [\n  'a',\n  name,\n]", "line 3"),
             ("x = ['a'] + y", "line 1"),
             ("x = [f'a {b}' for b in c]", "line 1"),
@@ -420,6 +441,7 @@ mod tests {
             "def",
             "x = (a)",
             "5",
+            "(1) cat\n(2) dog (pet)",
         ] {
             assert!(!is_source(text), "{text}");
         }
