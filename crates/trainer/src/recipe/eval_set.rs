@@ -24,12 +24,12 @@ pub struct EvalSet {
     #[schemars(default = "schema::classification")]
     pub task: EvalTask,
     /// Prompt templates of a classification: `"plain"` (1), `"cifar"` (18), `"simple-7"`, `"openai-80"`, `"dataset"`
-    /// (the data set's own templates, the default for `clip-benchmark`), a list of texts with `{}` for the class name,
-    /// or a table with the prompts of each class.
+    /// (the data set's own templates, the default for `clip-benchmark`, which uses `"plain"` if it has none), a list of
+    /// texts with `{}` for the class name, or a table with the prompts of each class.
     #[schemars(rename = "prompts", default = "schema::plain")]
     pub templates: Templates,
-    /// Class names of a classification: a list, or a file (one name per line, or JSON); one for each class of the source.
-    /// Duplicates are allowed. Default: the source's.
+    /// Class names of a classification: a list, or a file (one name per line, JSON, or a list in Python); one for each
+    /// class of the source. Duplicates are allowed. Default: the source's.
     pub class_names: Option<Classes>,
     /// Main metric in comparisons, means and the choice of the best model: `"top-1"`, `"top-5"` or `"mean per-class
     /// recall"` for classification; `"mean recall"`, `"text recall@1"`, `"image recall@5"` and so on for retrieval.
@@ -133,8 +133,7 @@ impl Templates {
             (Templates::Named(name), Some(own)) if name == DATASET_TEMPLATES => own.to_vec(),
             (Templates::Named(name), None) if name == DATASET_TEMPLATES => {
                 return fail(
-                    "the data set comes without prompt templates (`zeroshot_classification_templates.txt` of CLIP_benchmark): \
-                     add the file, or set `prompts` to a list or a built-in name"
+                    "the data set comes without prompt templates: set `prompts` to a list or a built-in name"
                         .into(),
                 );
             }
