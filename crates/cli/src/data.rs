@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clip_model::Tower;
 use data_pipeline::manifest::Manifest;
+use data_pipeline::notice;
 use data_pipeline::sources::{
     CifarConfig, ClipBenchmark, ClipBenchmarkConfig, CsvConfig, EmojiConfig, FilesConfig, FolderConfig,
     Parquet, ParquetConfig, Paths, RecordsConfig, SourceConfig, Split, WebDatasetConfig, other_file,
@@ -85,8 +86,7 @@ impl Data {
         let source = SourceConfig::ClipBenchmark(config);
         let open = source.open("")?;
         let task = if open.class_count().is_some() { EvalTask::Classification } else { EvalTask::Retrieval };
-        let prompts = open.templates().is_none().then(|| "plain".to_string());
-        Ok(Data { prompts, ..Data::new(source, task) })
+        Ok(Data::new(source, task))
     }
 
     fn manifest(path: &Path, root: Option<&Path>) -> anyhow::Result<Self> {
@@ -195,9 +195,19 @@ fn data_source(args: &Evaluate, path: &Path, name: &str) -> anyhow::Result<Data>
         ending if ending == "parquet" || (!holds("tar") && (holds("parquet") || holds_in_data(path))) => {
             let mut config = ParquetConfig::new(name);
             config.classes = args.class_names.as_ref().map(std::path::absolute).transpose()?;
-            let task = match Parquet::open(&config, ".")?.has_only_classes() {
-                true => EvalTask::Classification,
-                false => EvalTask::Retrieval,
+            let task = match Parquet::open(&config, ".") {
+                Ok(parquet) if parquet.has_only_classes() => EvalTask::Classification,
+                Ok(_) => EvalTask::Retrieval,
+                // The layout `files` of img2dataset: the images lie beside a table with their URLs and captions.
+                Err(data_pipeline::Error::Format { reason, .. })
+                    if path.is_dir() && FilesConfig::new(path).has_captions(".")? =>
+                {
+                    notice::info_once(&format!(
+                        "`{name}`: read the images with the captions beside them, not the Parquet files ({reason})"
+                    ));
+                    return Ok(Data::new(SourceConfig::Files(FilesConfig::new(path)), EvalTask::Retrieval));
+                }
+                Err(error) => return Err(error.into()),
             };
             Data::new(SourceConfig::Parquet(config), task)
         }

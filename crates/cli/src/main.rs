@@ -13,6 +13,7 @@ mod images;
 mod output;
 mod processes;
 mod signals;
+mod staged;
 
 use std::process::ExitCode;
 

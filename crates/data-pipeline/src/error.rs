@@ -214,8 +214,10 @@ pub enum FileFormat {
     Cifar,
     /// Data set in the layout of CLIP_benchmark.
     ClipBenchmark,
-    /// Class list or prompts in JSON.
+    /// Class list, or prompts of each class.
     Names,
+    /// Prompt templates.
+    Templates,
     /// List of class names, one per line.
     ClassNames,
     /// Manifest of a data set.
@@ -247,6 +249,7 @@ impl fmt::Display for FileFormat {
             FileFormat::Cifar => "CIFAR binary archive",
             FileFormat::ClipBenchmark => "CLIP_benchmark data set",
             FileFormat::Names => "list of names or prompts",
+            FileFormat::Templates => "list of prompt templates",
             FileFormat::Manifest => "manifest",
             FileFormat::TarGz => "gzipped tar",
             FileFormat::Zip => "zip",

@@ -123,7 +123,8 @@ pub(crate) fn encode_texts(encoder: &impl Encoder, texts: &[String]) -> Result<A
         }
         append(&mut rows, found)?;
     }
-    let mut rows = rows.ok_or_else(|| Error::Input("no text to encode".into()))?;
+    let mut rows = rows
+        .ok_or_else(|| Error::Input("no text to encode: the data has no class names or captions".into()))?;
     normalize_rows(&mut rows);
     Ok(rows)
 }

@@ -10,8 +10,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// An error of the encoder or of its batches.
-    #[error("the encoder or its data failed")]
-    Encoder(#[source] EncodeError),
+    #[error(transparent)]
+    Encoder(EncodeError),
     /// An array with a wrong size.
     #[error("{what}: expected {expected}, found {found}")]
     Shape {
@@ -31,6 +31,16 @@ pub enum Error {
         name: String,
         /// The known names.
         known: String,
+    },
+    /// Classes without prompts among prompts per class.
+    #[error(
+        "the prompts per class lack {} of the classes, such as `{}`: add their prompts, under the names of the class list",
+        classes.len(),
+        classes.iter().take(5).map(String::as_str).collect::<Vec<_>>().join("`, `")
+    )]
+    MissingPrompts {
+        /// The classes.
+        classes: Vec<String>,
     },
     /// Input that is empty, not finite or out of range.
     #[error("{0}")]

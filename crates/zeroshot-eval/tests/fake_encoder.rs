@@ -77,6 +77,8 @@ fn errors_of_encoder_and_batches_are_returned() {
     let classes = strings(&["broken"]);
     let error = Classifier::new(&Colors::default(), &classes, &strings(&["{}"])).unwrap_err();
     assert!(matches!(error, Error::Encoder(_)));
+    // The message is that of the encoder.
+    assert_eq!(error.to_string(), "a broken text");
     let classes = strings(&["red"]);
     assert!(matches!(
         Classifier::new(&Colors::default(), &classes, &strings(&["no braces"])),

@@ -219,7 +219,8 @@ impl Tokenizer {
 pub(crate) struct Prompts {
     /// Prompt templates: plain, cifar, simple-7, openai-80, or a file with one per line.
     ///
-    /// A JSON file may also contain a list of templates, or an object with the prompts of each class.
+    /// A JSON file may also contain a list of templates, or an object with the prompts of each class. Lists of templates in
+    /// Python are read too.
     #[arg(long, value_name = "NAME|FILE")]
     pub prompts: Option<String>,
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use serde_json::json;
 use trainer::eval::encoder::ModelEncoder;
 use zeroshot_eval::{Classifier, Encoder};
@@ -17,7 +17,8 @@ const BATCH: usize = 64;
 
 pub(crate) fn run(args: Classify) -> anyhow::Result<Code> {
     let labels = labels(&args)?;
-    let prompts = templates(args.prompts.prompts.as_deref().unwrap_or("plain"))?.prompts(&labels, None)?;
+    let named = args.prompts.prompts.as_deref().unwrap_or("plain");
+    let prompts = templates(named)?.prompts(&labels, None).with_context(|| format!("`{named}`"))?;
     let loaded =
         open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref(), args.device.resolve()?)?;
     let encoder = ModelEncoder::from(&loaded);

@@ -14,6 +14,7 @@ use trainer::run::card::{Card, Library};
 use crate::args::{Convert, Format};
 use crate::data::open_model;
 use crate::exit::Code;
+use crate::staged::Staged;
 use crate::{destination, output};
 
 pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
@@ -36,13 +37,17 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
     }
     let loaded = open_model(&args.model, args.arch.as_deref(), args.tokenizer.as_deref(), tch::Device::Cpu)?;
     let (model, preprocess, processor) = (&loaded.model, &loaded.preprocess, &loaded.processor);
+    let unwritten = || format!("cannot write the model to `{}`, where nothing changed", args.out.display());
+    let staged = Staged::new(&args.out)?;
     let library = if args.to == Format::OpenClip {
-        folder::save_with(&args.out, model, preprocess, processor.foreign_tokenizer())?;
-        processor.save_tokenizer(&args.out)?;
+        folder::save_with(staged.folder(), model, preprocess, processor.foreign_tokenizer())
+            .with_context(unwritten)?;
+        processor.save_tokenizer(staged.folder()).with_context(unwritten)?;
         Library::OpenClip
     } else {
-        folder::save_hugging_face_with(&args.out, model, preprocess, processor.special_tokens())?;
-        processor.save_for_transformers(&args.out)?;
+        folder::save_hugging_face_with(staged.folder(), model, preprocess, processor.special_tokens())
+            .with_context(unwritten)?;
+        processor.save_for_transformers(staged.folder()).with_context(unwritten)?;
         Library::Transformers
     };
     let name =
@@ -57,9 +62,8 @@ pub(crate) fn run(args: Convert) -> anyhow::Result<Code> {
         // The parent of a run's model folder is the run's folder, which describes the training.
         run: Path::new(&args.model).parent().map(trainer::run::card::RunFacts::read).transpose()?.flatten(),
     };
-    let file = args.out.join("README.md");
-    write_atomic(&file, card.markdown().as_bytes())
-        .with_context(|| format!("cannot write `{}`", file.display()))?;
+    write_atomic(staged.folder().join("README.md"), card.markdown().as_bytes()).with_context(unwritten)?;
+    staged.publish()?;
     output::note(format!("wrote {}", args.out.display()));
     Ok(Code::Done)
 }

@@ -102,6 +102,10 @@ fn evaluate(
 /// Adds the root folder of the data, and the remedy, to an error of a file that cannot be read.
 fn missing_data(error: trainer::Error, args: &Evaluate, root: &Path) -> anyhow::Error {
     let io = matches!(&error, trainer::Error::Data(data_pipeline::Error::Io { .. }));
+    let lacks_prompts = matches!(&error, trainer::Error::Eval(zeroshot_eval::Error::MissingPrompts { .. }));
+    if let (true, Some(file)) = (lacks_prompts, &args.prompts.prompts) {
+        return anyhow::Error::from(error).context(format!("`{file}`"));
+    }
     let several = matches!(&error, trainer::Error::Sets(_));
     let error = anyhow::Error::from(error);
     if several {

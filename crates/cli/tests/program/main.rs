@@ -6,6 +6,7 @@ mod common;
 mod compare;
 mod data;
 mod inference;
+mod lists;
 mod machine;
 mod models;
 mod rounds;

@@ -122,6 +122,29 @@ fn convert_replaces_only_models() {
 }
 
 #[test]
+fn convert_leaves_nothing_if_a_file_cannot_be_written() {
+    let place = Place::new();
+    let model = place.model();
+    done(&["convert", &model, "--to", "open-clip", &place.name("old")]);
+    let old = fs::read(place.path("old/open_clip_model.safetensors")).unwrap();
+    for (format, out) in [("open-clip", "new/below"), ("huggingface", "new"), ("open-clip", "old")] {
+        // The largest file may have 100 blocks, fewer than the weights.
+        let limited = "trap '' XFSZ; ulimit -f 100; exec \"$@\"";
+        let output = Command::new("sh")
+            .args(["-c", limited, "sh", env!("CARGO_BIN_EXE_clip-distill")])
+            .args(["convert", &model, "--to", format, &place.name(out), "--force"])
+            .output()
+            .unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("cannot write the model to `{}`", place.name(out))), "{said}");
+        assert!(!place.path("new").exists());
+    }
+    assert!(fs::read(place.path("old/open_clip_model.safetensors")).unwrap() == old);
+    assert_eq!(fs::read_dir(place.path("old")).unwrap().count(), 3);
+}
+
+#[test]
 fn a_foreign_layout_is_reported() {
     let place = Place::new();
     let (model, face) = (place.model(), place.name("face"));

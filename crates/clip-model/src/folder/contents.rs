@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{CONFIG_FILE, WEIGHT_FILES, hugging_face};
-use crate::Error;
+use crate::{Error, weight_files};
 
 /// Depth of the search for a model folder inside another.
 const DEPTH: usize = 4;
@@ -13,6 +13,9 @@ const MOST_ENTRIES: usize = 1000;
 const MOST_NAMED: usize = 5;
 /// Extensions of weight files.
 const EXTENSIONS: [&str; 6] = ["safetensors", "pt", "pth", "bin", "ckpt", "th"];
+/// Beginnings of the names of files with the state of a training, which contain no model.
+const STATES: [&str; 8] =
+    ["optimizer", "scheduler", "scaler", "learned", "masks", "rng_state", "random_states", "training_args"];
 
 /// Returns the error for a folder without a configuration. It names the model folder inside, the weight files, or the
 /// kind of the folder.
@@ -73,13 +76,17 @@ fn is_model(folder: &Path) -> bool {
     has_weights && (config(CONFIG_FILE) || config(hugging_face::CONFIG_FILE))
 }
 
+/// Returns the files of a folder that can contain a model.
 fn weight_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = entries(folder);
     files.retain(|path| {
         let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
-        path.is_file() && extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        path.is_file()
+            && extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
+            && !STATES.iter().any(|state| name.starts_with(state))
     });
-    files
+    files.into_iter().filter(|path| weight_files::may_hold_model(path)).take(MOST_NAMED + 1).collect()
 }
 
 #[cfg(test)]
@@ -101,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_message_names_what_to_use_instead() {
-        let cases: [(&[&str], &str); 7] = [
+        let cases: [(&[&str], &str); 8] = [
             (&["modules.json", "0_CLIPModel/config.json", "0_CLIPModel/model.safetensors"], "0_CLIPModel`"),
             (
                 &[
@@ -116,6 +123,7 @@ mod tests {
             (&["snapshots/0a/config.json", "snapshots/0a/pytorch_model.bin", "refs/main"], "snapshots/0a`"),
             (&["adapter_config.json", "adapter_model.safetensors"], "LoRA"),
             (&["epoch_1.pt"], "its weight file: `"),
+            (&["model.safetensors", "optimizer.safetensors", "learned.safetensors"], "its weight file: `"),
             (&["epoch_1.pt", "epoch_2.safetensors", "notes.txt"], "epoch_2.safetensors`"),
             (&["notes.txt"], "neither open_clip_config.json nor config.json"),
         ];
@@ -124,5 +132,17 @@ mod tests {
             assert!(message.contains(word), "{files:?}: {message}");
             assert!(!message.contains("notes"), "{message}");
         }
+    }
+
+    #[test]
+    fn files_without_a_parameter_of_a_model_are_not_offered() {
+        let folder = tempfile::tempdir().unwrap();
+        let tensor = tch::Tensor::from_slice(&[1f32]);
+        for (file, name) in [("head.safetensors", "head.weight"), ("net.safetensors", "model.visual.proj")] {
+            let path = folder.path().join(file);
+            crate::weights::write_safetensors(path, [(name, &tensor)]).unwrap();
+        }
+        let message = not_a_model_folder(folder.path()).to_string();
+        assert!(message.contains("its weight file: `") && message.contains("net.safetensors"), "{message}");
     }
 }

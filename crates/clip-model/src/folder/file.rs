@@ -46,7 +46,13 @@ pub(super) fn resolve_config(path: &Path, checkpoint: &WeightFile) -> Result<Res
         let FolderConfig { model_cfg, preprocess_cfg } = FolderConfig::parse(&name, json)?;
         return Ok(ResolvedConfig { config: model_cfg, preprocess: preprocess_cfg, notes: Vec::new() });
     }
-    let mut config = checkpoint.infer_config()?;
+    checkpoint.check_model(path)?;
+    let mut config = checkpoint.infer_config().map_err(|error| match error {
+        Error::Config { name, reason } => {
+            Error::Config { name: format!("of {}, {name}", path.display()), reason }
+        }
+        other => other,
+    })?;
     // QuickGELU is the default of that class, and OpenAI's models use it.
     config.quick_gelu |= checkpoint.layout == Layout::HuggingFaceClip;
     let is_transformers = matches!(checkpoint.layout, Layout::HuggingFaceClip | Layout::HuggingFaceSiglip);

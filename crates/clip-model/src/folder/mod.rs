@@ -293,6 +293,7 @@ fn with_weights(
     overrides: &ConfigOverrides,
 ) -> Result<(Clip, Vec<String>)> {
     let origin = file.display().to_string();
+    checkpoint.check_model(file)?;
     // With the wrong activation, the embeddings look plausible but spoil every result.
     if checkpoint.layout == Layout::OpenAi && !config.quick_gelu {
         let reason = format!(

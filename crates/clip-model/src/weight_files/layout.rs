@@ -1,7 +1,7 @@
 //! Layouts of weights: detection by the tensor names, and the plan to strip prefixes, drop tensors and rename the
 //! rest.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use tch::Tensor;
@@ -53,10 +53,12 @@ const ROOTS: [&str; 9] = [
     "_text_encoder.",
     "logit_scale",
 ];
+/// Beginnings of the names of open_clip's image tower, saved without `visual.`.
+const IMAGE_TOWER: [&str; 4] = ["class_embedding", "attnpool.positional_embedding", "trunk.", "head.proj."];
 /// Prefixes to prefer if a file has several models.
 const FRAMEWORKS: [&str; 5] = ["model.", "clip.", "clip_model.", "net.", "ema_model."];
 /// Prefixes of the teacher in files that also contain the student.
-const TEACHERS: [&str; 4] = ["t_model.", "teacher.", "teacher_model.", "model_t."];
+pub(crate) const TEACHERS: [&str; 4] = ["t_model.", "teacher.", "teacher_model.", "model_t."];
 /// Prefixes of the student in such files.
 const STUDENTS: [&str; 4] = ["student.", "student_model.", "s_model.", "model_s."];
 /// Learned parts of distillation losses: CLIP-KD's projections and logit scales, TinyCLIP's mask module.
@@ -88,8 +90,33 @@ pub(crate) struct RenamePlan {
     pub(crate) notes: Vec<String>,
 }
 
+/// Whether a name is that of a model's parameter in any layout, with or without a prefix.
+pub(crate) fn has_model_name(name: &str) -> bool {
+    is_root(name) || name.match_indices('.').any(|(at, _)| is_root(&name[at + 1..]))
+}
+
+/// Whether a name begins with the first component of a model's parameter names.
+pub(crate) fn is_root(name: &str) -> bool {
+    ROOTS.iter().any(|root| name.starts_with(root))
+}
+
+/// Whether a name is that of an image tower saved without `visual.`.
+pub(crate) fn is_image_tower_name(name: &str) -> bool {
+    IMAGE_TOWER.iter().any(|start| name.starts_with(start))
+}
+
+fn is_teacher(name: &str) -> bool {
+    TEACHERS.iter().any(|teacher| name.starts_with(teacher))
+}
+
 /// Detects the layout of tensor names and plans their renaming. `script` states whether they come from TorchScript.
-pub(crate) fn plan_renames<'a>(names: impl Iterator<Item = &'a str>, script: bool) -> RenamePlan {
+///
+/// # Errors
+/// The prefixes of several models, if there is no reason to prefer one of them.
+pub(crate) fn plan_renames<'a>(
+    names: impl Iterator<Item = &'a str>,
+    script: bool,
+) -> Result<RenamePlan, String> {
     let mut notes = Vec::new();
     let mut dropped = Vec::new();
     let mut bare = Vec::new();
@@ -97,7 +124,9 @@ pub(crate) fn plan_renames<'a>(names: impl Iterator<Item = &'a str>, script: boo
     for (index, name) in names.enumerate() {
         bare.push((index, name, unwrapped(name, &mut removed)));
     }
-    if let Some(prefix) = framework_prefix(bare.iter().map(|(_, _, name)| name.as_str())) {
+    drop_teachers(&mut bare, &mut dropped);
+    let prefixes = Prefixes::of(bare.iter().map(|(_, _, name)| name.as_str()));
+    if let Some(prefix) = prefixes.choose(&mut notes)? {
         bare.retain_mut(|(_, name, own)| match own.strip_prefix(prefix.as_str()) {
             Some(rest) => {
                 *own = rest.to_string();
@@ -110,17 +139,14 @@ pub(crate) fn plan_renames<'a>(names: impl Iterator<Item = &'a str>, script: boo
         });
         removed.insert(prefix);
     }
-    bare.retain_mut(|(_, name, own)| {
-        if TEACHERS.iter().any(|teacher| own.starts_with(teacher)) {
-            dropped.push(name.to_string());
-            return false;
-        }
-        while let Some((prefix, rest)) = STUDENTS.iter().find_map(|p| Some((*p, own.strip_prefix(p)?))) {
+    drop_teachers(&mut bare, &mut dropped);
+    for (_, _, own) in &mut bare {
+        let prefix = |own: &str| STUDENTS.iter().chain(&TEACHERS).find(|p| own.starts_with(*p)).copied();
+        while let Some(prefix) = prefix(own) {
             removed.insert(prefix.to_string());
-            *own = rest.to_string();
+            *own = own[prefix.len()..].to_string();
         }
-        true
-    });
+    }
     if is_image_tower(bare.iter().map(|(_, _, name)| name.as_str())) {
         for (_, _, name) in &mut bare {
             name.insert_str(0, "visual.");
@@ -139,7 +165,26 @@ pub(crate) fn plan_renames<'a>(names: impl Iterator<Item = &'a str>, script: boo
         }
     }
     dropped.sort();
-    RenamePlan { layout, kept, dropped, notes }
+    Ok(RenamePlan { layout, kept, dropped, notes })
+}
+
+/// Drops the tensors of a teacher beside a model. A teacher alone is the model. A tensor has its index, its name, and its
+/// name without prefixes.
+fn drop_teachers(tensors: &mut Vec<(usize, &str, String)>, dropped: &mut Vec<String>) {
+    let is_model = |name: &str| {
+        has_model_name(name)
+            || is_image_tower_name(name)
+            || STUDENTS.iter().any(|student| name.starts_with(student))
+    };
+    if !tensors.iter().any(|(_, _, own)| !is_teacher(own) && is_model(own)) {
+        return;
+    }
+    tensors.retain(|(_, name, own)| {
+        if is_teacher(own) {
+            dropped.push(name.to_string());
+        }
+        !is_teacher(own)
+    });
 }
 
 /// Removes the parts of a name that wrappers insert.
@@ -151,37 +196,90 @@ pub(crate) fn unwrapped(name: &str, removed: &mut std::collections::BTreeSet<Str
 
 /// Whether names are those of open_clip's image tower alone, saved without `visual.`.
 fn is_image_tower<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {
-    const STARTS: [&str; 4] = ["class_embedding", "attnpool.positional_embedding", "trunk.", "head.proj."];
     let mut own = false;
     // A ViT and the text tower both have parameters with this root.
     let of_both = |root: &str| root == "transformer.resblocks.";
     let has_root = |name: &str| ROOTS.iter().any(|root| !of_both(root) && name.starts_with(root));
     let whole = names.any(|name| {
-        own |= STARTS.iter().any(|start| name.starts_with(start));
+        own |= is_image_tower_name(name);
         has_root(name)
     });
     own && !whole
 }
 
-/// Finds the prefix that a training framework puts before the parameter names of a model, or of its student and
-/// teacher. Returns `None` if any of these names has no prefix.
-fn framework_prefix<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
-    let mut prefixes = std::collections::BTreeMap::<&str, usize>::new();
-    for name in names {
+/// Prefixes that training frameworks put before the parameter names of a model, or of its student and teacher.
+#[derive(Default)]
+struct Prefixes<'a>(BTreeMap<&'a str, Found>);
+
+/// The parameters of a prefix.
+#[derive(Default)]
+struct Found {
+    count: usize,
+    /// Whether they have names of an image tower, and of a text tower.
+    image: bool,
+    text: bool,
+}
+
+impl<'a> Prefixes<'a> {
+    /// Finds the prefixes of names. None if any name of a model has no prefix.
+    fn of(names: impl Iterator<Item = &'a str>) -> Self {
+        let mut prefixes = Prefixes::default();
+        // A teacher alone is the model, below its prefix.
         let starts =
-            |rest: &str| ROOTS.iter().chain(&STUDENTS).chain(&TEACHERS).any(|root| rest.starts_with(root));
-        if starts(name) {
-            return None;
+            |rest: &str| is_root(rest) || is_teacher(rest) || STUDENTS.iter().any(|p| rest.starts_with(p));
+        for name in names {
+            if is_root(name) || STUDENTS.iter().any(|p| name.starts_with(p)) {
+                return Prefixes::default();
+            }
+            let mut ends = name.match_indices('.').map(|(at, _)| at + 1);
+            let Some(end) = ends.find(|end| starts(&name[*end..])) else { continue };
+            let found = prefixes.0.entry(&name[..end]).or_default();
+            found.count += 1;
+            let is_image =
+                ["visual.", "vision_model.", "_image_encoder."].iter().any(|p| name[end..].starts_with(p));
+            found.image |= is_image;
+            found.text |= !is_image && !name[end..].starts_with("logit_scale");
         }
-        let ends = name.match_indices('.').map(|(at, _)| at + 1);
-        if let Some(end) = ends.into_iter().find(|end| starts(&name[*end..])) {
-            *prefixes.entry(&name[..end]).or_default() += 1;
-        }
+        prefixes
     }
-    let preferred = FRAMEWORKS.iter().find(|prefix| prefixes.contains_key(*prefix)).copied();
-    preferred
-        .or_else(|| prefixes.into_iter().max_by_key(|(_, count)| *count).map(|(prefix, _)| prefix))
-        .map(String::from)
+
+    /// Chooses the prefix of the model, and notes the others that have both towers.
+    ///
+    /// # Errors
+    /// The prefixes, if there is no reason to prefer one of them.
+    fn choose(&self, notes: &mut Vec<String>) -> Result<Option<String>, String> {
+        let whole = self.0.iter().filter(|(_, found)| found.image && found.text);
+        let whole = whole.map(|(prefix, _)| *prefix).collect::<Vec<_>>();
+        let is_usable =
+            |prefix: &&&str| whole.contains(*prefix) || (whole.is_empty() && self.0.contains_key(**prefix));
+        let preferred = FRAMEWORKS.iter().find(is_usable).copied();
+        let largest = || self.0.iter().max_by_key(|(_, found)| found.count).map(|(prefix, _)| *prefix);
+        // Plain weights come before averaged ones.
+        let of_student = |prefix: &&&str| !prefix.contains("teacher") && !prefix.contains("ema");
+        let mut plain = whole.iter().filter(of_student);
+        let chosen = match (preferred, whole.as_slice(), plain.next(), plain.next()) {
+            (Some(prefix), ..) => Some(prefix),
+            (None, [] | [_], ..) => whole.first().copied().or_else(largest),
+            (None, _, Some(only), None) => Some(*only),
+            (None, ..) => {
+                return Err(format!(
+                    "it contains the weights of several models, below {}: save the tensors of the one to use in a file of \
+                     its own, under their names without the prefix",
+                    quoted(&whole)
+                ));
+            }
+        };
+        let others = whole.into_iter().filter(|prefix| Some(*prefix) != chosen).collect::<Vec<_>>();
+        if let (Some(chosen), false) = (chosen, others.is_empty()) {
+            notes.push(format!("used the weights below `{chosen}`, not those below {}", quoted(&others)));
+        }
+        Ok(chosen.map(String::from))
+    }
+}
+
+/// Lists prefixes for a message.
+fn quoted(prefixes: &[&str]) -> String {
+    prefixes.iter().map(|prefix| format!("`{}`", prefix.escape_debug())).collect::<Vec<_>>().join(", ")
 }
 
 fn detect<'a>(names: impl Iterator<Item = &'a str>, script: bool) -> Layout {

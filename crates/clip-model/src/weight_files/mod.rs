@@ -35,12 +35,15 @@ use tch::Tensor;
 pub use infer::{infer_config, infer_pruned_config};
 pub use layout::Layout;
 
-use crate::{ClipConfig, Result};
+use crate::{ClipConfig, Error, Result};
 use container::Container;
-use read_error::ReadResult;
+use read_error::{ReadError, ReadResult};
 
 /// Metadata key of the model's configuration in a safetensors file, in the format of `open_clip_config.json`.
 pub const CONFIG_ENTRY: &str = "open_clip_config";
+
+/// Maximum number of names in a message.
+const MAX_LISTED: usize = 4;
 
 /// Weights of a checkpoint under open_clip's names.
 ///
@@ -92,6 +95,31 @@ impl WeightFile {
             .map_err(|error| error.at(Path::new("bytes")))
     }
 
+    /// Checks that a file has weights of a model that this crate can build, before an error names all that it lacks.
+    pub(crate) fn check_model(&self, path: &Path) -> Result<()> {
+        if self.weights.keys().any(|name| layout::is_root(name)) {
+            return Ok(());
+        }
+        let kind = match self.layout {
+            Layout::OpenAi => "it is a TorchScript archive of another model",
+            _ => "it contains another model",
+        };
+        let mut names = self.weights.keys().chain(&self.dropped).collect::<Vec<_>>();
+        if names.is_empty() {
+            let reason = "it contains no tensors: save the model again".into();
+            return Err(Error::UnsupportedFormat { path: path.into(), reason });
+        }
+        names.sort();
+        let shown = names.iter().take(MAX_LISTED).map(|name| format!("`{}`", name.escape_debug()));
+        let shown = shown.collect::<Vec<_>>().join(", ");
+        let reason = format!(
+            "{kind}, or a part of one: none of its {} entries has a name of CLIP's towers, such as `visual.conv1.weight`; \
+             the first ones are {shown}. Use a CLIP model in the layout of open_clip, OpenAI or transformers",
+            names.len()
+        );
+        Err(Error::UnsupportedFormat { path: path.into(), reason })
+    }
+
     /// Infers the configuration from the shapes of the weights; see [`infer_config`].
     ///
     /// # Errors
@@ -100,6 +128,14 @@ impl WeightFile {
         let config = infer_config(&self.weights)?;
         Ok(ClipConfig { quick_gelu: self.layout == Layout::OpenAi, ..config })
     }
+}
+
+/// Whether a file can contain a model: it lists a parameter of one, or its tensors cannot be listed.
+pub(crate) fn may_hold_model(path: &Path) -> bool {
+    container::open(path).map_or(true, |container| {
+        let mut names = container.tensors.iter().map(|tensor| tensor.name.as_str());
+        names.any(|name| layout::has_model_name(name) || layout::is_image_tower_name(name))
+    })
 }
 
 /// Returns the configuration stored in a file ([`CONFIG_ENTRY`]); `None` if the file has none or cannot be read.
@@ -119,7 +155,8 @@ pub(crate) fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>> {
 }
 
 fn finish(mut container: Container) -> ReadResult<WeightFile> {
-    let plan = layout::plan_renames(container.tensors.iter().map(|t| t.name.as_str()), container.script);
+    let plan = layout::plan_renames(container.tensors.iter().map(|t| t.name.as_str()), container.script)
+        .map_err(ReadError::Unsupported)?;
     let (indices, targets): (Vec<_>, Vec<_>) = plan.kept.into_iter().unzip();
     let tensors = container.load(&indices)?;
     let weights = keymap::apply(targets.into_iter().zip(tensors).collect())?;

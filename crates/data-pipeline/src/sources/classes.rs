@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::FileFormat;
 use crate::sources::captions::Problem;
-use crate::{DamageKind, Error, Result, text};
+use crate::{DamageKind, Error, Result, names};
 
 /// File of class names beside the shards or in the parent folder, as CLIP_benchmark writes it.
 pub(super) const CLASS_NAMES: &str = "classnames.txt";
@@ -47,11 +47,11 @@ impl Classes {
     }
 }
 
-/// Reads a list of class names, one per line, the first for class 0.
+/// Reads a list of class names, the first for class 0: one per line, or another form of [`names::read_names`].
 pub(super) fn read_names(path: &Path) -> Result<Vec<String>> {
-    let text = text::read(path)?;
     // The line number of a name is its class, so an empty line cannot be skipped.
-    let names = text.trim_end().lines().map(|line| line.trim().to_string()).collect::<Vec<_>>();
+    let lines = |text: &str| text.trim_end().lines().map(|line| line.trim().to_string()).collect();
+    let names = names::read_list(path, lines)?;
     match names.iter().position(String::is_empty) {
         Some(place) => {
             let reason = format!("line {} is empty, but each line names a class", place + 1);
@@ -79,6 +79,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(CLASS_NAMES);
         std::fs::write(&path, " cat\ndog\n\n").unwrap();
+        assert_eq!(read_names(&path).unwrap(), ["cat", "dog"]);
+        std::fs::write(&path, "n01440764 cat\nn01443537 dog\n").unwrap();
         assert_eq!(read_names(&path).unwrap(), ["cat", "dog"]);
         std::fs::write(&path, "cat\n\ndog\n").unwrap();
         let error = read_names(&path).unwrap_err().to_string();

@@ -158,11 +158,11 @@ impl ClipBenchmark {
     pub fn is_here(folder: impl AsRef<Path>) -> bool {
         let folder = folder.as_ref();
         let has = |file: &str| folder.join(file).is_file();
-        let has_split =
+        let in_split =
             |file: &str| ["test", "train"].iter().any(|split| folder.join(split).join(file).is_file());
         [SHARD_COUNT, TEMPLATES, DATASET_TYPE].into_iter().any(has)
-            || has_split(SHARD_COUNT)
-            || (has(CLASS_NAMES) && has_split("0.tar"))
+            || in_split(SHARD_COUNT)
+            || in_split("0.tar")
     }
 }
 
@@ -189,9 +189,19 @@ impl Place {
     fn in_folder(folder: &Path, config: &ClipBenchmarkConfig) -> Result<Self> {
         let split = folder.join(&config.split);
         if split.is_dir() {
-            return Ok(Place { shards: shards_in(&split)?, folders: vec![folder.into()] });
+            let shards = present_shards(&split)?;
+            if shards.is_empty() {
+                let reason = format!(
+                    "the split `{}` of `{}` has no tar file: download its shards into `{}`",
+                    config.split,
+                    config.path,
+                    split.display()
+                );
+                return Err(Error::setting("split", reason));
+            }
+            return Ok(Place { shards, folders: vec![folder.into()] });
         }
-        let shards = shards_in(folder)?;
+        let shards = present_shards(folder)?;
         if shards.is_empty() {
             let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?.flatten();
             let mut splits = entries
@@ -247,6 +257,20 @@ fn shards_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let number = |path: &PathBuf| path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
     shards.sort_by_key(|path| (number(path), path.clone()));
     Ok(shards)
+}
+
+/// Lists the shards of a folder like [`shards_in`], and checks that they exist.
+fn present_shards(folder: &Path) -> Result<Vec<PathBuf>> {
+    let shards = shards_in(folder)?;
+    let missing = shards.iter().filter(|path| !path.is_file()).collect::<Vec<_>>();
+    let Some(first) = missing.first() else { return Ok(shards) };
+    let reason = format!(
+        "it counts {} shards, but {} of them are missing, the first one is `{}`: download them, or correct the number",
+        shards.len(),
+        missing.len(),
+        first.display()
+    );
+    Err(Error::Format { path: folder.join(SHARD_COUNT), format: FileFormat::ClipBenchmark, reason })
 }
 
 /// Reads `nshards.txt`.

@@ -62,6 +62,9 @@ fn classes_names_and_templates_of_all_shards_are_read() {
     }
     let source = open(folder.path(), "test").unwrap();
     assert!(source.read(13, 0).unwrap().key.contains("11.tar"));
+    fs::remove_file(folder.path().join("classnames.txt")).unwrap();
+    fs::remove_file(folder.path().join("zeroshot_classification_templates.txt")).unwrap();
+    assert_eq!(open(folder.path(), "test").unwrap().class_count(), Some(2));
     assert!(ClipBenchmark::is_here(folder.path()) && !ClipBenchmark::is_here(folder.path().join("none")));
 }
 
@@ -116,12 +119,22 @@ fn malformed_and_missing_files_are_named() {
         }
     };
     type Change<'a> = &'a dyn Fn(&Path);
-    let cases: [(Change<'_>, &[&str]); 8] = [
+    let cases: [(Change<'_>, &[&str]); 9] = [
         (&|f| write(&f.join("classnames.txt"), "cat\n"), &["class 1", "1 names"]),
         (&|f| write(&f.join("classnames.txt"), "cat\n\ndog\n"), &["classnames.txt", "line 2 is empty"]),
         (&|f| write(&f.join("zeroshot_classification_templates.txt"), "a cat\n"), &["`a cat`", "{c}"]),
         (&|f| write(&f.join("test/nshards.txt"), "two"), &["nshards.txt", "`two`"]),
-        (&|f| write(&f.join("test/nshards.txt"), "3"), &["2.tar"]),
+        (
+            &|f| write(&f.join("test/nshards.txt"), "3"),
+            &["nshards.txt", "counts 3 shards", "2.tar", "download"],
+        ),
+        (
+            &|f| {
+                fs::remove_dir_all(f.join("test")).unwrap();
+                fs::create_dir(f.join("test")).unwrap();
+            },
+            &["split `test`", "no tar file", "download"],
+        ),
         (&|f| write(&f.join("dataset_type.txt"), "multilabel"), &["multilabel"]),
         (&|f| labelled(&f.join("test/1.tar"), 3, &["cat", "1"]), &["1 no label", "s0000003", "`cat`"]),
         (

@@ -9,7 +9,7 @@ use data_pipeline::sources::{Source, SourceConfig, Subset, fingerprint};
 use zeroshot_eval::MetricName;
 
 use crate::recipe::sources::{SourcePool, upright};
-use crate::recipe::{EvalSet, EvalTask, warn_of_repeated};
+use crate::recipe::{DATASET_TEMPLATES, EvalSet, EvalTask, Templates, warn_of_repeated};
 use crate::{Error, Result};
 
 /// Largest number of classes without a top-5 accuracy, because every class would be among the best five.
@@ -52,10 +52,13 @@ impl OpenSet {
         let (class_names, prompts) = match config.task {
             EvalTask::Classification => {
                 let names = class_names(config, source.as_ref(), root)?;
-                let prompts = config.templates.prompts(&names, source.templates())?;
+                let prompts = templates(config, source.as_ref()).prompts(&names, source.templates())?;
                 (names, prompts)
             }
-            EvalTask::Retrieval => (Vec::new(), Vec::new()),
+            EvalTask::Retrieval => {
+                check_captions(&config.source, source.as_ref())?;
+                (Vec::new(), Vec::new())
+            }
         };
         if config.metric == Some(MetricName::Top5) && class_names.len() <= TOP5_CLASSES {
             let count = class_names.len();
@@ -168,6 +171,49 @@ fn with_causes(error: &Error) -> String {
     text
 }
 
+/// Refuses the retrieval of captions from data with class labels only, whether its samples are damaged or not.
+fn check_captions(config: &SourceConfig, source: &dyn Source) -> Result<()> {
+    /// Number of samples to look at.
+    const SAMPLES: usize = 64;
+    if source.class_count().is_none() {
+        return Ok(());
+    }
+    // The captions of these sources are the class names in templates.
+    let has_no_captions = matches!(
+        config,
+        SourceConfig::Folder(_)
+            | SourceConfig::Cifar10(_)
+            | SourceConfig::Cifar100(_)
+            | SourceConfig::ClipBenchmark(_)
+    );
+    let has_captions = |index: usize| match source.read(index, 0) {
+        Ok(sample) => !sample.captions.is_empty(),
+        Err(error) => !matches!(error, data_pipeline::Error::Sample { .. }),
+    };
+    if has_no_captions || !(0..source.len().min(SAMPLES)).any(has_captions) {
+        let reason = "its images have classes and no captions, so there is nothing to retrieve: use --task classification, \
+                      or task = \"classification\" in a file";
+        return Err(Error::recipe(source.name(), reason));
+    }
+    Ok(())
+}
+
+/// Returns the prompt templates of a set. A data set of CLIP_benchmark without its own uses `plain`, with a log line.
+fn templates(set: &EvalSet, source: &dyn Source) -> Templates {
+    let is_missing = matches!(set.source, SourceConfig::ClipBenchmark(_))
+        && set.templates == Templates::Named(DATASET_TEMPLATES.into())
+        && source.templates().is_none();
+    if !is_missing {
+        return set.templates.clone();
+    }
+    notice::warn_once(&format!(
+        "`{}` has no zeroshot_classification_templates.txt (its prompt templates, one per line, with {{c}} for the class \
+         name): `a photo of a {{}}.` is used; add the file, or set prompts (--prompts)",
+        source.name()
+    ));
+    Templates::Named("plain".into())
+}
+
 fn class_names(set: &EvalSet, source: &dyn Source, root: &Path) -> Result<Vec<String>> {
     let fail = |reason: String| Error::recipe(source.name(), reason);
     let count = source.class_count().ok_or_else(|| {
@@ -197,8 +243,8 @@ fn class_names(set: &EvalSet, source: &dyn Source, root: &Path) -> Result<Vec<St
         }
         (None, None) => {
             return Err(fail(format!(
-                "its {count} classes have no names: add a classnames.txt with one name per line, or set class_names \
-                 (--class-names) to such a file"
+                "its {count} classes have no names, because it has no classnames.txt (one name per line, the first for class \
+                 0): add this file, or set class_names (--class-names) to such a file"
             )));
         }
     };
@@ -209,4 +255,80 @@ fn class_names(set: &EvalSet, source: &dyn Source, root: &Path) -> Result<Vec<St
         ));
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use data_pipeline::sources::{ClipBenchmarkConfig, FolderConfig};
+
+    use super::*;
+
+    fn error(task: EvalTask, source: SourceConfig) -> String {
+        let set = EvalSet::new("a", task, source);
+        OpenSet::open(&set, Path::new(""), &mut SourcePool::default()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn class_data_is_not_retrieved() {
+        let folder = tempfile::tempdir().unwrap();
+        for class in ["cat", "dog"] {
+            std::fs::create_dir(folder.path().join(class)).unwrap();
+            std::fs::write(folder.path().join(class).join("a.png"), "damaged").unwrap();
+        }
+        let source = SourceConfig::Folder(FolderConfig::new(folder.path()));
+        let found = error(EvalTask::Retrieval, source);
+        for part in ["classes and no captions", "--task classification"] {
+            assert!(found.contains(part), "{found}");
+        }
+    }
+
+    /// Returns a member of a tar with one byte of content.
+    fn member(name: &str, content: u8) -> Vec<u8> {
+        let mut block = vec![0; 1024];
+        for (at, bytes) in [
+            (0, name.as_bytes()),
+            (100, b"0000644"),
+            (124, b"00000000001"),
+            // The sum is computed with spaces in its own field.
+            (148, b"        "),
+            (156, b"0"),
+            (257, b"ustar\0"),
+            (263, b"00"),
+        ] {
+            block[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        let sum = block.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        block[512] = content;
+        block
+    }
+
+    #[test]
+    fn missing_class_names_and_templates_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("test")).unwrap();
+        let shard = [member("s0.cls", b'1'), member("s0.png", b'x'), vec![0; 1024]].concat();
+        std::fs::write(folder.path().join("test/0.tar"), shard).unwrap();
+        let source =
+            || SourceConfig::ClipBenchmark(ClipBenchmarkConfig::new(folder.path().display().to_string()));
+        let found = error(EvalTask::Classification, source());
+        for part in ["2 classes", "no classnames.txt", "one name per line", "--class-names"] {
+            assert!(found.contains(part), "{part}: {found}");
+        }
+        assert!(error(EvalTask::Retrieval, source()).contains("--task classification"));
+        std::fs::write(folder.path().join("classnames.txt"), "cat\ndog\n").unwrap();
+        let set = EvalSet::new("a", EvalTask::Classification, source());
+        let prompts = |set: &EvalSet| {
+            OpenSet::open(set, Path::new(""), &mut SourcePool::default()).map(|open| open.prompts)
+        };
+        assert_eq!(prompts(&set).unwrap(), [["a photo of a cat."], ["a photo of a dog."]]);
+        let templates = folder.path().join("zeroshot_classification_templates.txt");
+        std::fs::write(&templates, "{c}!\n").unwrap();
+        assert_eq!(prompts(&set).unwrap(), [["cat!"], ["dog!"]]);
+        std::fs::write(&templates, "{c}!\na thing\n").unwrap();
+        let error = prompts(&set).unwrap_err().to_string();
+        for part in ["templates.txt", "line 2", "`a thing`"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
 }

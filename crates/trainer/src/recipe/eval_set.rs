@@ -24,12 +24,12 @@ pub struct EvalSet {
     #[schemars(default = "schema::classification")]
     pub task: EvalTask,
     /// Prompt templates of a classification: `"plain"` (1), `"cifar"` (18), `"simple-7"`, `"openai-80"`, `"dataset"`
-    /// (the data set's own templates, the default for `clip-benchmark`), a list of texts with `{}` for the class name,
-    /// or a table with the prompts of each class.
+    /// (the data set's own templates, the default for `clip-benchmark`, which uses `"plain"` if it has none), a list of
+    /// texts with `{}` for the class name, or a table with the prompts of each class.
     #[schemars(rename = "prompts", default = "schema::plain")]
     pub templates: Templates,
-    /// Class names of a classification: a list, or a file (one name per line, or JSON); one for each class of the source.
-    /// Duplicates are allowed. Default: the source's.
+    /// Class names of a classification: a list, or a file (one name per line, JSON, or a list in Python); one for each
+    /// class of the source. Duplicates are allowed. Default: the source's.
     pub class_names: Option<Classes>,
     /// Main metric in comparisons, means and the choice of the best model: `"top-1"`, `"top-5"` or `"mean per-class
     /// recall"` for classification; `"mean recall"`, `"text recall@1"`, `"image recall@5"` and so on for retrieval.
@@ -111,20 +111,23 @@ impl Templates {
     /// Returns the prompts of each class. `own` are the data set's own templates.
     ///
     /// # Errors
-    /// The errors of [`Templates::check`]; [`crate::Error::Eval`] if the data set has no templates, or a class no prompts.
+    /// The errors of [`Templates::check`]; [`crate::Error::Eval`] if the data set has no templates, or classes no prompts.
     pub fn prompts(&self, classes: &[String], own: Option<&[String]>) -> Result<Vec<Vec<String>>> {
         let fail = |reason: String| Err(zeroshot_eval::Error::Input(reason).into());
         if let Templates::PerClass(table) = self {
             let key = |name: &str| name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
             let by_key = table.iter().map(|(name, prompts)| (key(name), prompts)).collect::<BTreeMap<_, _>>();
-            let mut all = Vec::new();
+            let (mut all, mut missing) = (Vec::new(), Vec::new());
             for class in classes {
-                let Some(prompts) = table.get(class).or_else(|| by_key.get(&key(class)).copied()) else {
-                    return fail(format!("the prompts per class lack the class `{class}`: add its prompts"));
-                };
-                all.push(prompts.iter().map(|prompt| fill(prompt, class)).collect());
+                match table.get(class).or_else(|| by_key.get(&key(class)).copied()) {
+                    Some(prompts) => all.push(prompts.iter().map(|prompt| fill(prompt, class)).collect()),
+                    None => missing.push(class.clone()),
+                }
             }
-            return Ok(all);
+            return match missing.is_empty() {
+                true => Ok(all),
+                false => Err(zeroshot_eval::Error::MissingPrompts { classes: missing }.into()),
+            };
         }
         let texts = match (self, own) {
             (Templates::Named(name), Some(own)) if name == DATASET_TEMPLATES => own.to_vec(),
@@ -304,6 +307,8 @@ mod tests {
         assert_eq!(found, [["a cat", "furry"], ["a Great Dane", "furry"]]);
         let error = table(["cat", "dog"]).prompts(&classes, None).unwrap_err().to_string();
         assert!(error.contains("`Great Dane`"), "{error}");
+        let error = table(["pig", "dog"]).prompts(&classes, None).unwrap_err().to_string();
+        assert!(error.contains("2 of the classes") && error.contains("`cat`, `Great Dane`"), "{error}");
         assert!(table(["cat", "dog"]).texts().is_err());
         let parsed: EvalSet = toml::from_str(
             "name = 'a'\nsource = 'emoji'\nprompts = { cat = ['a cat'], dog = ['a dog', 'x'] }",

@@ -217,7 +217,10 @@ fn other_files_are_refused_with_a_reason() {
         (zip_with(&[("run/data.pkl", pickle.clone())], 8), "compressed entry `data.pkl`"),
         (zip(&[("run/data.pkl", pickle)]), "is missing"),
         (archive(empty, &[]), "no named tensors, but `epoch`"),
-        (archive(PickleWriter::new().int(3).stop(), &[]), "no dictionary"),
+        (
+            archive(PickleWriter::new().int(3).stop(), &[]),
+            "no dictionary of named tensors: save the model's weights",
+        ),
     ] {
         let message = refusal(&bytes);
         assert!(message.contains(word), "{message}");

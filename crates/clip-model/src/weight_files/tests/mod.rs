@@ -4,6 +4,7 @@ mod containers;
 mod hostile;
 mod layouts;
 mod memory;
+mod models;
 mod mutations;
 mod write;
 
