@@ -7,6 +7,7 @@ mod compare;
 mod data;
 mod inference;
 mod machine;
+mod messages;
 mod models;
 mod rounds;
 mod settings;
