@@ -2,7 +2,7 @@
 
 use file_ext::random::mix;
 
-use crate::boxes::in_view;
+use crate::annotations::{Annotations, ViewAnnotations};
 use crate::image::{
     AugmentConfig, AugmentParams, Decoded, Preprocess, augment_frame, augment_into, eval_frame, eval_into,
 };
@@ -15,7 +15,7 @@ pub(crate) struct AugmentedSample {
     pub label: Option<usize>,
     /// Captions, at least one.
     pub captions: Vec<String>,
-    boxes: Vec<[f32; 4]>,
+    annotations: Annotations,
     image: Decoded,
     params: Option<AugmentParams>,
 }
@@ -37,20 +37,16 @@ impl AugmentedSample {
         let image = sample.image.into_pixels(&sample.key)?;
         let params = augment
             .map(|augment| AugmentParams::draw(augment, mix(&[draw, 2]), image.width(), image.height()));
-        let (key, label, captions, boxes) = (sample.key, sample.label, sample.captions, sample.boxes);
-        Ok(AugmentedSample { key, label, captions, boxes, image, params })
+        let (key, label, captions) = (sample.key, sample.label, sample.captions);
+        Ok(AugmentedSample { key, label, captions, annotations: sample.annotations, image, params })
     }
 
-    /// Returns the object boxes that are visible in a view: left, top, right and bottom as fractions of its side.
-    pub(crate) fn boxes(&self, view: &Preprocess) -> Vec<[f32; 4]> {
-        if self.boxes.is_empty() {
-            return Vec::new();
-        }
-        let frame = match &self.params {
+    /// Returns the annotations in a view.
+    pub(crate) fn annotations(&self, view: &Preprocess) -> ViewAnnotations {
+        self.annotations.in_view(|| match &self.params {
             Some(params) => augment_frame(&self.image, params, view.size),
             None => eval_frame(&self.image, view),
-        };
-        in_view(&self.boxes, &frame)
+        })
     }
 
     /// Writes the normalized pixels `[3, side, side]` of a view.

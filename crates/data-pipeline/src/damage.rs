@@ -28,8 +28,8 @@ pub enum DamageKind {
     ExtraFields,
     /// A class label outside the list of class names, or not a number.
     Label,
-    /// Malformed object boxes.
-    Boxes,
+    /// Malformed annotations, such as object boxes.
+    Annotations,
     /// An image file of 0 bytes.
     EmptyFile,
     /// A file in no known image format.
@@ -61,7 +61,7 @@ impl DamageKind {
         DamageKind::NotUtf8,
         DamageKind::ExtraFields,
         DamageKind::Label,
-        DamageKind::Boxes,
+        DamageKind::Annotations,
         DamageKind::EmptyFile,
         DamageKind::NotAnImage,
         DamageKind::FormatNotBuilt,
@@ -84,7 +84,7 @@ impl DamageKind {
             DamageKind::NotUtf8 => "not UTF-8",
             DamageKind::ExtraFields => "extra fields",
             DamageKind::Label => "invalid label",
-            DamageKind::Boxes => "boxes",
+            DamageKind::Annotations => "boxes",
             DamageKind::EmptyFile => "empty file",
             DamageKind::NotAnImage => "not an image",
             DamageKind::FormatNotBuilt => "image format not built in",

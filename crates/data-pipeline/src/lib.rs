@@ -1,8 +1,8 @@
 //! Image-text data for CLIP training: sources, CLIP's tokenizer, transforms and a deterministic loader.
 #![doc = include_str!("../README.md")]
 
+pub mod annotations;
 mod augmented;
-mod boxes;
 pub mod damage;
 #[cfg(feature = "download")]
 pub mod download;
@@ -27,6 +27,7 @@ pub mod text;
 pub mod tokenizer;
 pub mod variants;
 
+pub use annotations::{Annotations, ViewAnnotations};
 pub use damage::DamageKind;
 pub use error::{Error, Result};
 pub use evaluation::{DamagedSample, DamagedSamples, EvalBatch, EvalBatches, find_damaged};

@@ -1,7 +1,7 @@
-//! A sample before decoding: image, captions, class and object boxes.
+//! A sample before decoding: image, captions, class and annotations.
 
 use crate::image::{Decoded, RgbImage, decode};
-use crate::{Error, Result};
+use crate::{Annotations, Error, Result};
 
 /// An image with its captions, before decoding.
 ///
@@ -24,14 +24,15 @@ pub struct RawSample {
     pub captions: Vec<String>,
     /// Index into [`crate::Source::class_names`].
     pub label: Option<usize>,
-    /// Object boxes `[x, y, width, height]` in pixels of the image.
-    pub boxes: Vec<[f32; 4]>,
+    /// Further data that some methods read.
+    pub annotations: Annotations,
 }
 
 impl RawSample {
-    /// Creates a sample without captions, class and boxes.
+    /// Creates a sample without captions, class and annotations.
     pub fn new(key: impl Into<String>, image: RawImage) -> Self {
-        RawSample { key: key.into(), image, captions: Vec::new(), label: None, boxes: Vec::new() }
+        let annotations = Annotations::default();
+        RawSample { key: key.into(), image, captions: Vec::new(), label: None, annotations }
     }
 
     /// Sets the captions.
@@ -48,10 +49,10 @@ impl RawSample {
         self
     }
 
-    /// Sets the object boxes.
+    /// Sets the annotations.
     #[must_use]
-    pub fn with_boxes(mut self, boxes: Vec<[f32; 4]>) -> Self {
-        self.boxes = boxes;
+    pub fn with_annotations(mut self, annotations: Annotations) -> Self {
+        self.annotations = annotations;
         self
     }
 }

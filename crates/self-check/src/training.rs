@@ -73,7 +73,7 @@ impl Reference {
             let images =
                 (fill::unit(&format!("{tag}{step}"), &[batch, 3, size, size]) * 2.0).f_to_device(device)?;
             let tokens = self.tokens(step, context)?.f_to_device(device)?;
-            let student = ViewTensors { images, tokens, boxes: Vec::new() };
+            let student = ViewTensors::new(images, tokens);
             let inputs = teachers.iter().map(|_| TeacherInput::AsStudent).collect();
             let micro = MicroBatch { student, teachers: inputs };
             let report = state.step(&[micro], &teachers, TargetRule::Diagonal, schedule.lr_at(step))?;

@@ -103,7 +103,7 @@ fn batch(seed: u64, scale: f64) -> MicroBatch {
         let images = Tensor::randn([4, 3, 16, 16], (Kind::Float, Device::Cpu)) * scale;
         (images, Tensor::randint(1000, [4, 6], (Kind::Int64, Device::Cpu)))
     });
-    MicroBatch { student: ViewTensors { images, tokens, boxes: Vec::new() }, teachers: Vec::new() }
+    MicroBatch { student: ViewTensors::new(images, tokens), teachers: Vec::new() }
 }
 
 #[test]

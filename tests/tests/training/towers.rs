@@ -18,7 +18,7 @@ fn batch(size: i64) -> MicroBatch {
     let images = fill::unit("towers.images", &[4, 3, size, size]) * 2.0;
     let tokens =
         Tensor::from_slice(&(0..32).map(|place| 1 + place * 7 % 60).collect::<Vec<i64>>()).view([4, 8]);
-    MicroBatch { student: ViewTensors { images, tokens, boxes: Vec::new() }, teachers: Vec::new() }
+    MicroBatch { student: ViewTensors::new(images, tokens), teachers: Vec::new() }
 }
 
 /// Steps on the same batch.

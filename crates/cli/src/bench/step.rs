@@ -102,7 +102,7 @@ fn input(config: &ClipConfig, batch: u64, device: Device) -> anyhow::Result<View
     // The text tower reads the position of the largest id, the end token.
     let _ = tokens.f_select(1, context - 1)?.f_fill_(vocabulary - 1)?;
     let (images, tokens) = (images.f_to_device(device)?, tokens.f_to_device(device)?);
-    Ok(ViewTensors { images, tokens, boxes: Vec::new() })
+    Ok(ViewTensors::new(images, tokens))
 }
 
 /// Returns the operations per second of the fastest of five products of two large square matrices.

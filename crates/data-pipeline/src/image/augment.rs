@@ -4,8 +4,8 @@
 use file_ext::SplitMix64;
 use serde::{Deserialize, Serialize};
 
-use crate::boxes::Frame;
 use crate::image::decode::Decoded;
+use crate::image::frame::ViewFrame;
 use crate::image::resize::Rect;
 use crate::image::transform::{normalize_into, resized};
 use crate::image::{Preprocess, color};
@@ -300,11 +300,11 @@ pub fn augment_into(image: &Decoded, params: &AugmentParams, preprocess: &Prepro
 }
 
 /// Returns the position of an augmented view in the image.
-pub(crate) fn augment_frame(image: &Decoded, params: &AugmentParams, side: usize) -> Frame {
+pub(crate) fn augment_frame(image: &Decoded, params: &AugmentParams, side: usize) -> ViewFrame {
     let part = crop_of(image, params);
     let scale = [side as f64 / part.width as f64, side as f64 / part.height as f64];
     let corner = [part.x as f64 * scale[0], part.y as f64 * scale[1]];
-    Frame { scale, corner, flip: params.flip, side }
+    ViewFrame { scale, corner, flip: params.flip, side }
 }
 
 /// Returns the crop, clamped to the image.

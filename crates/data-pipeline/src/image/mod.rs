@@ -10,6 +10,7 @@ use crate::Error;
 pub mod augment;
 mod color;
 pub mod decode;
+mod frame;
 mod jpeg;
 mod kernel;
 pub mod orientation;
@@ -22,6 +23,7 @@ pub mod transform;
 pub(crate) use augment::augment_frame;
 pub use augment::{AugmentConfig, AugmentParams, ColorJitter, augment_into};
 pub use decode::{DecodeError, Decoded, decode};
+pub(crate) use frame::ViewFrame;
 pub(crate) use transform::eval_frame;
 pub use transform::{eval_into, eval_pixels};
 

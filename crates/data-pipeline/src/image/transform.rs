@@ -2,8 +2,8 @@
 
 use multiversion::multiversion;
 
-use crate::boxes::Frame;
 use crate::image::decode::{Decoded, Mode, multiply, to_rgb};
+use crate::image::frame::ViewFrame;
 use crate::image::resize::{Pixels, Rect, resize};
 use crate::image::{Preprocess, ResizeMode, RgbImage};
 
@@ -61,13 +61,13 @@ fn eval_size(width: usize, height: usize, preprocess: &Preprocess) -> (usize, us
 }
 
 /// Returns the position of the evaluation view in the image.
-pub(crate) fn eval_frame(image: &Decoded, preprocess: &Preprocess) -> Frame {
+pub(crate) fn eval_frame(image: &Decoded, preprocess: &Preprocess) -> ViewFrame {
     let size = preprocess.size;
     let (width, height) = eval_size(image.width, image.height, preprocess);
     let corner = |scaled: usize| {
         if scaled < size { -(((size - scaled) / 2) as f64) } else { centre(scaled, size) as f64 }
     };
-    Frame {
+    ViewFrame {
         scale: [width as f64 / image.width as f64, height as f64 / image.height as f64],
         corner: [corner(width), corner(height)],
         flip: false,

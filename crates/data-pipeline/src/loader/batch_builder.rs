@@ -8,6 +8,7 @@ use ndarray::{Array2, Array4};
 use rayon::prelude::*;
 
 use super::{Batch, CaptionChoice, Delivery, LoaderConfig, Position, ViewBatch};
+use crate::annotations::ViewAnnotations;
 use crate::augmented::AugmentedSample;
 use crate::mixture::Mixture;
 use crate::policy::SkipCounts;
@@ -48,8 +49,8 @@ struct SampleFacts {
     label: Option<usize>,
     caption: String,
     store_row: Option<u64>,
-    /// Object boxes in each view.
-    boxes: Vec<Vec<[f32; 4]>>,
+    /// Annotations in each view.
+    annotations: Vec<ViewAnnotations>,
 }
 
 impl BatchBuilder {
@@ -187,18 +188,18 @@ impl BatchBuilder {
                 name: view.name.clone(),
                 images: Array4::from_shape_vec((rows, 3, side, side), images)?,
                 tokens: Array2::from_shape_vec((rows, context), tokens)?,
-                boxes: Vec::with_capacity(rows),
+                annotations: Vec::with_capacity(rows),
             });
         }
         let (keys, labels, captions, store_rows) = Default::default();
         let mut batch = Batch { views, keys, labels, captions, store_rows, position };
-        for SampleFacts { key, label, caption, store_row, boxes } in facts.into_iter().flatten() {
+        for SampleFacts { key, label, caption, store_row, annotations } in facts.into_iter().flatten() {
             batch.keys.push(key);
             batch.labels.push(label);
             batch.captions.push(caption);
             batch.store_rows.extend(store_row);
-            for (view, boxes) in batch.views.iter_mut().zip(boxes) {
-                view.boxes.push(boxes);
+            for (view, annotations) in batch.views.iter_mut().zip(annotations) {
+                view.annotations.push(annotations);
             }
         }
         Ok(batch)
@@ -257,7 +258,7 @@ fn fill(
         sample.view_into(&view.image, slot.pixels);
         view.tokenizer.encode_into(&caption, slot.tokens);
     }
-    let boxes = config.views.iter().map(|view| sample.boxes(&view.image)).collect();
+    let annotations = config.views.iter().map(|view| sample.annotations(&view.image)).collect();
     let store_row = variant.map(|(row, _)| row);
-    Ok(SampleFacts { key: sample.key, label: sample.label, caption, store_row, boxes })
+    Ok(SampleFacts { key: sample.key, label: sample.label, caption, store_row, annotations })
 }

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use ndarray::{Array2, Array4};
 use serde::{Deserialize, Serialize};
 
+use crate::annotations::ViewAnnotations;
 use crate::image::{AugmentConfig, Preprocess};
 use crate::mixture::Mixture;
 use crate::policy::{ErrorPolicy, SkipCounts};
@@ -72,8 +73,8 @@ pub struct ViewBatch {
     pub images: Array4<f32>,
     /// Token ids `[batch, context]`.
     pub tokens: Array2<i64>,
-    /// Object boxes of each image, if the source has them: left, top, right and bottom as fractions of the view's side.
-    pub boxes: Vec<Vec<[f32; 4]>>,
+    /// Annotations of each image.
+    pub annotations: Vec<ViewAnnotations>,
 }
 
 /// A batch of samples, with one view per model.

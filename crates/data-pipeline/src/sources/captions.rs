@@ -1,11 +1,12 @@
-//! Captions and classes of the files of a sample: `.txt`, `.json` and `.cls`.
+//! Captions, classes and annotations of the files of a sample: `.txt`, `.json` and `.cls`.
 
+use crate::annotations::{AnnotationKeys, Annotations};
 use crate::sample::{RawImage, RawSample};
 use crate::sources::caption_problems::CaptionProblems;
 use crate::sources::classes::{self, Classes};
 use crate::sources::group::Members;
 use crate::sources::{IN_FILE, json};
-use crate::{DamageKind, Error, Result, boxes, text};
+use crate::{DamageKind, Error, Result, text};
 
 /// The reason why a sample is damaged.
 pub(super) struct Problem {
@@ -39,24 +40,19 @@ impl From<json::Broken> for Problem {
     }
 }
 
-/// Reads the captions, boxes and class of a sample from its files.
+/// Reads the captions, annotations and class of a sample from its files.
 pub(super) struct SampleReader {
     /// `txt`, an extension after a dot, or a key of the `.json` file.
     caption: Option<String>,
-    boxes: Option<String>,
+    annotations: AnnotationKeys,
     pub(super) classes: Option<Classes>,
     problems: CaptionProblems,
 }
 
 impl SampleReader {
-    pub(super) fn new(source: &str, caption: Option<&str>, boxes: Option<&str>) -> Self {
+    pub(super) fn new(source: &str, caption: Option<&str>, annotations: AnnotationKeys) -> Self {
         let problems = CaptionProblems::new(source);
-        SampleReader {
-            caption: caption.map(str::to_string),
-            boxes: boxes.map(str::to_string),
-            classes: None,
-            problems,
-        }
+        SampleReader { caption: caption.map(str::to_string), annotations, classes: None, problems }
     }
 
     /// Returns the extension of caption files for a `caption` setting.
@@ -89,9 +85,9 @@ impl SampleReader {
             }
             (captions, ..) => captions?,
         };
-        let boxes = self.boxes(members, &read)?;
+        let annotations = self.annotations(members, &read)?;
         let image = RawImage::Encoded(read(image)?);
-        let mut sample = RawSample::new(key, image).with_captions(captions).with_boxes(boxes);
+        let mut sample = RawSample::new(key, image).with_captions(captions).with_annotations(annotations);
         sample.label = label;
         Ok(sample)
     }
@@ -107,16 +103,16 @@ impl SampleReader {
         classes.label(class).map(Some)
     }
 
-    fn boxes<P: Copy>(
+    fn annotations<P: Copy>(
         &self,
         members: &Members<P>,
         read: impl Fn(P) -> std::io::Result<Vec<u8>>,
-    ) -> Result<Vec<[f32; 4]>, Problem> {
-        let (Some(key), Some(place)) = (&self.boxes, members.json) else { return Ok(Vec::new()) };
+    ) -> Result<Annotations, Problem> {
+        let json = members.json.filter(|_| !self.annotations.is_empty());
+        let Some(place) = json else { return Ok(Annotations::default()) };
         let value = json::parse(&read(place)?)
-            .map_err(|broken| Problem { kind: DamageKind::Boxes, ..broken.into() })?;
-        let boxes = value.get(key).map_or_else(|| Ok(Vec::new()), boxes::from_json);
-        boxes.map_err(|reason| Problem::new(DamageKind::Boxes, reason))
+            .map_err(|broken| Problem { kind: DamageKind::Annotations, ..broken.into() })?;
+        self.annotations.read(&value).map_err(|reason| Problem::new(DamageKind::Annotations, reason))
     }
 
     /// Returns the captions of a sample. `name` identifies the sample in warnings.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::annotations::AnnotationKeys;
 use crate::error::FileFormat;
 use crate::sample::RawSample;
 use crate::sources::Source;
@@ -156,7 +157,11 @@ impl ImageFiles {
                 "`{name}`: left out texts without an image of the same name: {lonely}"
             ));
         }
-        let reader = SampleReader::new(&name, config.caption.as_deref(), config.boxes.as_deref());
+        let reader = SampleReader::new(
+            &name,
+            config.caption.as_deref(),
+            AnnotationKeys { boxes: config.boxes.clone() },
+        );
         Ok(ImageFiles { name, reader, paths, samples })
     }
 }

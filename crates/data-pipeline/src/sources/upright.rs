@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::Result;
-use crate::image::orientation::{of_file, upright, upright_box};
+use crate::image::orientation::{of_file, upright};
 use crate::sample::{RawImage, RawSample};
 use crate::sources::{CorruptShards, Source};
 
 /// A source that rotates images by their EXIF orientation, as PIL's `ImageOps.exif_transpose` does.
 ///
-/// open_clip and all other sources ignore the orientation. Object boxes are rotated with their images.
+/// open_clip and all other sources ignore the orientation. Annotations are rotated with their images.
 ///
 /// ```no_run
 /// use data_pipeline::sources::Upright;
@@ -45,8 +45,7 @@ impl Source for Upright {
             return Ok(sample);
         }
         let pixels = sample.image.into_pixels(&sample.key)?.to_rgb();
-        let (width, height) = (pixels.width as f32, pixels.height as f32);
-        sample.boxes.iter_mut().for_each(|found| *found = upright_box(*found, width, height, orientation));
+        sample.annotations.rotate(pixels.width, pixels.height, orientation);
         sample.image = RawImage::Rgb(upright(pixels, orientation));
         Ok(sample)
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::annotations::AnnotationKeys;
 use crate::error::FileFormat;
 use crate::sample::RawSample;
 use crate::sources::captions::SampleReader;
@@ -169,7 +170,11 @@ impl WebDataset {
                  .cls file, and `caption = \".EXTENSION\"` names another extension of captions {IN_FILE}"
             ));
         }
-        let mut reader = SampleReader::new(&name, config.caption.as_deref(), config.boxes.as_deref());
+        let mut reader = SampleReader::new(
+            &name,
+            config.caption.as_deref(),
+            AnnotationKeys { boxes: config.boxes.clone() },
+        );
         let labelled = samples.iter().find(|entry: &&Entry| entry.members.cls.is_some());
         let beside = labelled.and_then(|entry| Classes::beside(&shards[entry.shard]));
         if let Some(path) = config.classes.as_ref().map(|path| resolve(base, path)).or(beside) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::common::{png, tar};
 use data_pipeline::Error;
+use data_pipeline::annotations::ViewAnnotations;
 use data_pipeline::image::{AugmentConfig, Preprocess, ResizeMode};
 use data_pipeline::loader::{Batch, InputSpec, Loader, LoaderConfig, Position};
 use data_pipeline::mixture::Mixture;
@@ -344,7 +345,7 @@ fn object_boxes_match_the_objects_in_the_view() {
         for augment in [None, Some(AugmentConfig::default().with_scale([0.3, 1.0]).with_flip(0.5))] {
             for batch in all(&source, &config.clone().with_augment(augment), Position::default()) {
                 for view in &batch.views {
-                    for (row, boxes) in view.boxes.iter().enumerate() {
+                    for (row, ViewAnnotations { boxes, .. }) in view.annotations.iter().enumerate() {
                         if batch.captions[row] == "none" {
                             assert!(boxes.is_empty());
                             continue;
@@ -384,7 +385,7 @@ fn object_boxes_match_the_objects_in_the_view() {
     assert!(shown > 150 && hidden > 0, "{shown} {hidden}");
     // Without the setting, boxes are not read.
     for batch in all(&open(""), &config, Position::default()) {
-        assert!(batch.views.iter().all(|view| view.boxes.iter().all(Vec::is_empty)));
+        assert!(batch.views.iter().all(|view| view.annotations.iter().all(|own| own.boxes.is_empty())));
     }
     // A malformed list of boxes makes the sample damaged.
     tar(

@@ -25,8 +25,9 @@ pub(crate) fn enriched(
     hooks: &FeatureHooks,
 ) -> Result<(Embeddings, TokenStates)> {
     clip.mode().eval();
+    let boxes = input.annotations.iter().map(|own| own.boxes.clone()).collect::<Vec<_>>();
     let (image, text) = tch::no_grad(|| -> Result<_> {
-        let image = head.forward(clip, &input.images, &input.boxes, &hooks.image_blocks)?;
+        let image = head.forward(clip, &input.images, &boxes, &hooks.image_blocks)?;
         Ok((image, clip.text_states(&input.tokens, &hooks.text_blocks, &mut Tape::off())?))
     })?;
     let enriched = head.enrich(&image, &text)?;

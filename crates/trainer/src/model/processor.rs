@@ -263,7 +263,7 @@ impl Processor {
             None => self.token_tensor(&view.tokens.iter().copied().collect::<Vec<_>>(), device)?,
         };
         let images = image_tensor(view.images.view(), device)?;
-        Ok(ViewTensors { images, tokens, boxes: view.boxes.clone() })
+        Ok(ViewTensors { images, tokens, annotations: view.annotations.clone() })
     }
 
     /// Converts ids of `context_length` each to a tensor `[texts, length]`, trimmed to the longest text if the tower

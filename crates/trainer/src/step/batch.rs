@@ -1,5 +1,6 @@
 //! The input of a training step: micro-batches, with the samples in each model's format.
 
+use data_pipeline::ViewAnnotations;
 use kd_losses::Embeddings;
 use tch::Tensor;
 
@@ -10,11 +11,16 @@ pub struct ViewTensors {
     pub images: Tensor,
     /// i64 token ids, trimmed to the longest text.
     pub tokens: Tensor,
-    /// Object boxes of each image, as [`clip_model::cross_modal::Boxes`]; empty if the data has none.
-    pub boxes: Vec<Vec<[f32; 4]>>,
+    /// Annotations of each image; empty if the data has none.
+    pub annotations: Vec<ViewAnnotations>,
 }
 
 impl ViewTensors {
+    /// Creates an input without annotations.
+    pub fn new(images: Tensor, tokens: Tensor) -> Self {
+        ViewTensors { images, tokens, annotations: Vec::new() }
+    }
+
     /// Returns the number of samples.
     pub fn rows(&self) -> i64 {
         self.images.size()[0]
@@ -26,7 +32,7 @@ impl ViewTensors {
         ViewTensors {
             images: self.images.narrow(0, start, count),
             tokens: self.tokens.narrow(0, start, count),
-            boxes: self.boxes.iter().skip(start as usize).take(count as usize).cloned().collect(),
+            annotations: self.annotations.iter().skip(start as usize).take(count as usize).cloned().collect(),
         }
     }
 }

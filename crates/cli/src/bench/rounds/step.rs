@@ -127,7 +127,7 @@ fn views(case: &Case, student: &LoadedModel) -> anyhow::Result<Vec<ViewTensors>>
         .map(|(images, tokens)| {
             let ids = Vec::<i64>::try_from(tokens.f_reshape([-1])?)?;
             let tokens = student.processor.token_tensor(&ids, Device::Cpu)?;
-            Ok(ViewTensors { images: images.f_contiguous()?, tokens, boxes: Vec::new() })
+            Ok(ViewTensors::new(images.f_contiguous()?, tokens))
         })
         .collect()
 }

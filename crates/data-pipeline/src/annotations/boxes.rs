@@ -1,26 +1,15 @@
-//! Object boxes of a sample, and their positions in a view.
+//! Object boxes: `[x, y, width, height]` in an image, and fractions of the side in a view.
 
 use serde_json::Value;
+
+use crate::image::ViewFrame;
 
 /// Minimum visible fraction of a box's area. A view leaves out boxes with less.
 const MIN_VISIBLE: f64 = 0.25;
 
-/// The position of a view in an image: a point p of the image is at p · scale − corner in pixels of the view.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Frame {
-    /// Scale along x and y.
-    pub scale: [f64; 2],
-    /// The view's corner in the scaled image; negative if the view is padded.
-    pub corner: [f64; 2],
-    /// Whether the view is mirrored.
-    pub flip: bool,
-    /// Side of the view in pixels.
-    pub side: usize,
-}
-
 /// Parses a list of boxes `[x, y, width, height]` in pixels of the stored image (COCO's form). Boxes without an area are
 /// left out.
-pub(crate) fn from_json(value: &Value) -> Result<Vec<[f32; 4]>, String> {
+pub(super) fn from_json(value: &Value) -> Result<Vec<[f32; 4]>, String> {
     let wrong = || "the value is not a list of boxes [x, y, width, height] in pixels".to_string();
     let mut boxes = Vec::new();
     for own in value.as_array().ok_or_else(wrong)? {
@@ -35,11 +24,26 @@ pub(crate) fn from_json(value: &Value) -> Result<Vec<[f32; 4]>, String> {
     Ok(boxes)
 }
 
+/// Applies an EXIF orientation to a box in an image of `width` by `height` pixels.
+pub(super) fn upright([x, y, w, h]: [f32; 4], width: f32, height: f32, orientation: u8) -> [f32; 4] {
+    let (right, bottom) = (width - x - w, height - y - h);
+    match orientation {
+        2 => [right, y, w, h],
+        3 => [right, bottom, w, h],
+        4 => [x, bottom, w, h],
+        5 => [y, x, h, w],
+        6 => [bottom, x, h, w],
+        7 => [bottom, right, h, w],
+        8 => [y, right, h, w],
+        _ => [x, y, w, h],
+    }
+}
+
 /// Returns the boxes that are visible in a view: left, top, right and bottom as fractions of its side, clipped at its
 /// edges.
 ///
 /// Boxes with less than a quarter or less than a pixel visible are left out.
-pub(crate) fn in_view(boxes: &[[f32; 4]], frame: &Frame) -> Vec<[f32; 4]> {
+pub(super) fn in_view(boxes: &[[f32; 4]], frame: &ViewFrame) -> Vec<[f32; 4]> {
     let side = frame.side as f64;
     let visible = |[x, y, width, height]: &[f32; 4]| {
         // Start and end along an axis as fractions of the view, before and after clipping.
@@ -62,6 +66,7 @@ pub(crate) fn in_view(boxes: &[[f32; 4]], frame: &Frame) -> Vec<[f32; 4]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::{RgbImage, orientation};
     use serde_json::json;
 
     #[test]
@@ -82,13 +87,27 @@ mod tests {
     #[test]
     fn boxes_follow_the_crop_and_the_flip() {
         // The right half of an image of 40 x 20, in a view of 10 x 10 at half scale.
-        let frame = Frame { scale: [0.5, 0.5], corner: [10.0, 0.0], flip: false, side: 10 };
+        let frame = ViewFrame { scale: [0.5, 0.5], corner: [10.0, 0.0], flip: false, side: 10 };
         let boxes =
             [[20.0, 0.0, 10.0, 20.0], [0.0, 0.0, 19.0, 20.0], [10.0, 4.0, 20.0, 8.0], [30.0, 0.0, 1.0, 20.0]];
         assert_eq!(in_view(&boxes, &frame), [[0.0, 0.0, 0.5, 1.0], [0.0, 0.2, 0.5, 0.6]]);
-        let mirrored = in_view(&boxes, &Frame { flip: true, ..frame });
+        let mirrored = in_view(&boxes, &ViewFrame { flip: true, ..frame });
         assert_eq!(mirrored, [[0.5, 0.0, 1.0, 1.0], [0.5, 0.2, 1.0, 0.6]]);
         // A fifth of the box is visible.
         assert_eq!(in_view(&[[12.0, 0.0, 10.0, 20.0]], &frame), [[0.0f32; 4]; 0]);
+    }
+
+    #[test]
+    fn boxes_are_rotated_with_their_images() {
+        // Two rows of three pixels: 1 2 3 / 4 5 6.
+        let image = RgbImage { width: 3, height: 2, pixels: (1..=6).flat_map(|v| [v; 3]).collect() };
+        for orientation in 1..=8 {
+            let rotated = orientation::upright(image.clone(), orientation);
+            // The box of the pixel 3, at (2, 0), contains the pixel 3 afterwards.
+            let [x, y, w, h] = upright([2.0, 0.0, 1.0, 1.0], 3.0, 2.0, orientation);
+            assert_eq!((w, h), (1.0, 1.0));
+            let at = y as usize * rotated.width + x as usize;
+            assert_eq!(rotated.pixels[3 * at], 3, "{orientation}");
+        }
     }
 }
