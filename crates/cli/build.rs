@@ -1,5 +1,6 @@
-//! Names the commit that the program was built from, for `run.json`.
+//! Names the commit that the program was built from, for `--version`, `run.json` and reports.
 
+use std::path::Path;
 use std::process::Command;
 
 fn main() {
@@ -9,6 +10,14 @@ fn main() {
     let commit = commit.map_or_else(|| "unknown".to_string(), |text| text.trim().to_string());
     // Cargo reads these lines from standard output.
     println!("cargo::rustc-env=CLIP_DISTILL_COMMIT={commit}");
-    println!("cargo::rerun-if-changed=../../.git/HEAD");
-    println!("cargo::rerun-if-changed=../../.git/logs/HEAD");
+    let version = std::env::var("CARGO_PKG_VERSION").unwrap_or_default();
+    let version = if commit == "unknown" { version } else { format!("{version} ({commit})") };
+    println!("cargo::rustc-env=CLIP_DISTILL_VERSION={version}");
+    println!("cargo::rerun-if-changed=build.rs");
+    // Cargo would run this script in every build if it named a file that does not exist.
+    for file in
+        ["../../.git/HEAD", "../../.git/logs/HEAD"].into_iter().filter(|file| Path::new(file).exists())
+    {
+        println!("cargo::rerun-if-changed={file}");
+    }
 }

@@ -15,6 +15,7 @@ use trainer::model::loaded::{LoadOptions, LoadedModel};
 use trainer::recipe::{Classes, EvalSet, EvalTask, Templates};
 
 use crate::args::{Evaluate, Task};
+use crate::commands::download;
 use crate::output;
 
 /// Opens a trained model, and prints its notes, such as the settings that were inferred.
@@ -118,6 +119,13 @@ pub(crate) fn eval_set(args: &Evaluate, data: &str) -> anyhow::Result<(EvalSet, 
         Data::clip_benchmark(data, split)?
     } else if is_manifest {
         Data::manifest(path, args.root.as_deref())?
+    } else if let Some(known) = download::known(data).filter(|_| !path.exists()) {
+        let folder = Path::new("data").join(&known);
+        bail!(
+            "no file or folder `{data}`: to get the data set {known}, run `clip-distill download {known}`, then pass its \
+             manifest with `--data datasets/{known}.toml`, or its folder, such as `--data {}`",
+            folder.display()
+        )
     } else if data == "emoji" {
         let held_out = EmojiConfig::default().with_split(Split::Test);
         Data::new(SourceConfig::Emoji(held_out), EvalTask::Retrieval)

@@ -31,6 +31,14 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Embeddings> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let (_, header) = SafeTensors::read_metadata(&bytes).with_context(invalid)?;
     let tensors = SafeTensors::deserialize(&bytes).with_context(invalid)?;
+    if tensors.tensor("embeddings").is_ok() && tensors.tensor("images").is_err() {
+        bail!(
+            "`{}` is the output of `clip-distill embed`, which has embeddings but no labels or captions to score them: \
+             evaluate the model itself with `clip-distill evaluate MODEL --data DATA`, or write a file with the tensors \
+             that `clip-distill help evaluate` lists under --embeddings",
+            path.display()
+        );
+    }
     let rows = |name: &str| tensors.tensor(name).ok().map(|view| matrix(name, &view)).transpose();
     let numbers = |name: &str| tensors.tensor(name).ok().map(|view| indices(name, &view)).transpose();
     let images = rows("images").with_context(invalid)?;

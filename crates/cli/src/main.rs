@@ -12,6 +12,7 @@ mod exit;
 mod images;
 mod output;
 mod processes;
+mod provenance;
 mod signals;
 mod staged;
 

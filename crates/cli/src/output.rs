@@ -25,7 +25,7 @@ pub(crate) fn one_line_panics() {
             note(format!(
                 "error: internal error at {location}: {}; please report it with your command and its output with \
                  RUST_BACKTRACE=full",
-                printable(&reason.replace('\n', " "))
+                reason.replace('\n', " ")
             ));
         }));
     }
@@ -47,10 +47,12 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     text(serde_json::to_string(value)?)
 }
 
-/// Prints a note to standard error.
+/// Prints a note of one or more lines to standard error. It may contain names of files, so control characters are
+/// escaped.
 pub(crate) fn note(text: impl AsRef<str>) {
+    let lines = text.as_ref().split('\n').map(printable).collect::<Vec<_>>();
     // The command continues if standard error is closed.
-    let _ = writeln!(io::stderr(), "{}", text.as_ref());
+    let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
 }
 
 /// Prints an error and its causes on one line. Omits a cause that the line already contains.

@@ -154,7 +154,7 @@ impl Clip {
 
     fn check_tower(&self, tower: Tower) -> Result<()> {
         match self.only {
-            Some(only) if only != tower => Err(Error::OneTower { origin: "the model".into(), tower: only }),
+            Some(only) if only != tower => Err(Error::OneTower { origin: None, tower: only }),
             _ => Ok(()),
         }
     }

@@ -32,6 +32,14 @@ pub enum Error {
         /// How to name a model of the Hugging Face hub, if the name looks like one; else empty.
         hint: String,
     },
+    /// A path at which there is nothing.
+    #[error("no folder or file `{name}`: check the path of the model{hint}")]
+    NoSuchPath {
+        /// The path.
+        name: String,
+        /// How to name a model of the Hugging Face hub, if the path looks like one; else empty.
+        hint: String,
+    },
     /// A folder without a model configuration.
     #[error("`{path}` is not a model folder: {reason}")]
     NotAModelFolder {
@@ -130,10 +138,13 @@ pub enum Error {
         report: crate::weights::LoadReport,
     },
     /// Weights of one tower where both are needed.
-    #[error("`{origin}` contains only the {tower} tower: use a model with both towers")]
+    #[error(
+        "{} contains only the {tower} tower: use a model with both towers",
+        origin.as_ref().map_or("the model".into(), |origin| format!("`{origin}`"))
+    )]
     OneTower {
-        /// The model.
-        origin: String,
+        /// The model's folder or file, if known.
+        origin: Option<String>,
         /// The tower that it holds.
         tower: Tower,
     },

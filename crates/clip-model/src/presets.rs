@@ -1,5 +1,7 @@
 //! Presets: model configurations that ship with the crate, each a JSON file in open_clip's format.
 
+use std::path::Path;
+
 use crate::{ClipConfig, Error, Result};
 
 macro_rules! presets {
@@ -104,10 +106,11 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// ```
 ///
 /// # Errors
-/// [`Error::UnknownModel`] if no preset has this name.
+/// [`Error::UnknownModel`] if no preset has this name; [`Error::NoSuchPath`] for a path.
 pub fn get(name: &str) -> Result<ClipConfig> {
     match PRESETS.iter().find(|(preset, _)| preset.eq_ignore_ascii_case(name)) {
         Some((preset, json)) => ClipConfig::from_json(preset, json),
+        None if is_path(name) => Err(Error::NoSuchPath { name: name.into(), hint: hub_hint(name) }),
         None => Err(Error::UnknownModel { name: name.into(), presets: alike(name), hint: hub_hint(name) }),
     }
 }
@@ -127,12 +130,17 @@ fn hub_hint(name: &str) -> String {
     }
 }
 
+/// Whether a name is meant as the path of a folder or file, not as a preset.
+pub fn is_path(name: &str) -> bool {
+    let endings = ["safetensors", "pt", "pth", "bin", "ckpt", "json", "zip"];
+    let ending = Path::new(name).extension().map(|ending| ending.to_string_lossy().to_lowercase());
+    name.contains(['/', '\\'])
+        || name.starts_with(['.', '~'])
+        || ending.is_some_and(|ending| endings.contains(&ending.as_str()))
+}
+
 /// Lists the presets that share the longest prefix with an unknown name, for a message.
 fn alike(name: &str) -> String {
-    // A path is not meant as a preset.
-    if name.contains(['/', '\\']) {
-        return String::new();
-    }
     let common = |preset: &str| {
         preset.chars().zip(name.chars()).take_while(|(a, b)| a.eq_ignore_ascii_case(b)).count()
     };
@@ -195,5 +203,8 @@ mod tests {
         );
         assert!(!message("../model").contains("hf-hub") && !message("a/b/c").contains("hf-hub"));
         assert!(!message("runs/mine/model").contains("RN50") && !message("").contains("SigLIP"));
+        for path in ["runs/mine/model", "../model", "C:\\models\\mine", "weights.safetensors", "~"] {
+            assert!(message(path).starts_with(&format!("no folder or file `{path}`")), "{}", message(path));
+        }
     }
 }

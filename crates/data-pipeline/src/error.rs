@@ -161,7 +161,7 @@ pub enum Error {
     #[error("the store `{0}` is being written by another process: wait for it")]
     StoreBusy(PathBuf),
     /// A failed download.
-    #[error("download of `{url}` failed: {reason}")]
+    #[error("{}{reason}", failed_download(.url, *.problem))]
     Download {
         /// The address.
         url: String,
@@ -276,6 +276,14 @@ pub enum StoreProblem {
     Shape,
     /// A sample, text or teacher that the store lacks.
     Lacking,
+}
+
+/// Returns the start of the message of a download; nothing failed if a person must download the files.
+fn failed_download(url: &str, problem: DownloadProblem) -> String {
+    match problem {
+        DownloadProblem::Manual => String::new(),
+        _ => format!("download of `{url}` failed: "),
+    }
 }
 
 /// The kind of problem of a download.

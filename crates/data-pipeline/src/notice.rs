@@ -1,10 +1,32 @@
-//! Log lines about skipped items. Each line is logged once per process, however often its source is opened.
+//! Log lines. A line may contain names of files and samples, so its control characters are escaped. Lines about skipped
+//! items are logged once per process, however often their source is opened.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Logs an information line, with its control characters escaped by [`printable`]. Takes the arguments of [`format!`];
+/// the caller's crate depends on `tracing`.
+///
+/// ```
+/// data_pipeline::log_info!("`{}` is left out", "photo\u{1b}[2J.jpg");
+/// ```
+#[macro_export]
+macro_rules! log_info {
+    ($($text:tt)*) => {
+        ::tracing::info!("{}", $crate::notice::printable(&::std::format!($($text)*)))
+    };
+}
+
+/// Logs a warning, like [`log_info!`](crate::log_info).
+#[macro_export]
+macro_rules! log_warn {
+    ($($text:tt)*) => {
+        ::tracing::warn!("{}", $crate::notice::printable(&::std::format!($($text)*)))
+    };
+}
 
 /// Logs a warning, unless the same line was logged before.
 ///
@@ -14,7 +36,7 @@ static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 /// ```
 pub fn warn_once(line: &str) {
     if is_new(line) {
-        tracing::warn!("{}", printable(line));
+        crate::log_warn!("{line}");
     }
 }
 
@@ -25,7 +47,7 @@ pub fn warn_once(line: &str) {
 /// ```
 pub fn info_once(line: &str) {
     if is_new(line) {
-        tracing::info!("{}", printable(line));
+        crate::log_info!("{line}");
     }
 }
 

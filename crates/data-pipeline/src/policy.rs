@@ -126,7 +126,7 @@ impl SkipCounts {
         for shard in source.corrupt_shards().iter().flat_map(|corrupt| &corrupt.broken) {
             let line =
                 format!("broken shard {shard}; about {} bytes are lost: fetch it again", shard.lost_bytes);
-            tracing::warn!("{}", crate::notice::printable(&line));
+            crate::log_warn!("{line}");
             self.count(DAMAGED_SHARD, || shard.to_string());
         }
         Ok(())

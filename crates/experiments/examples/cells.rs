@@ -8,7 +8,7 @@ use experiments::Sweep;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = std::env::args().nth(1).ok_or("name a sweep file, such as configs/sweeps/clip-rd.toml")?;
-    let sweep = Sweep::load(&file, &toml::Table::new(), "runs/sweeps")?;
+    let sweep = Sweep::load(&file, &[], "runs/sweeps")?;
     let mut out = std::io::stdout();
     for cell in sweep.runs() {
         let plan = sweep.plan(cell)?;

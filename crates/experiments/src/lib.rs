@@ -8,6 +8,7 @@ mod sweep;
 
 pub use error::{Error, Result};
 pub use report::job;
+pub use report::origin::Origin;
 pub use report::results::{
     BySeed, CellResults, ClassMetric, Comparison, MainMetric, Predictor, SweepReport, write_reports,
 };

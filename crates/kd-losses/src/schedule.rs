@@ -165,6 +165,11 @@ impl WeightSettings {
         WeightSettings { start: weight, shape, end: 0.0, from, until: None }
     }
 
+    /// Whether the weight has the same value in all steps from its first to its last.
+    pub fn is_constant(&self) -> bool {
+        self.shape == Curve::Constant
+    }
+
     /// Whether the weight is above 0 at some step.
     pub fn is_on(&self) -> bool {
         self.start != 0.0 || (self.shape != Curve::Constant && self.end != 0.0)

@@ -93,6 +93,12 @@ pub fn explain(count: usize) -> Option<String> {
     }
 }
 
+/// Whether the machine needs no CUDA library: it has no driver of NVIDIA, and libtorch was installed for CPUs.
+pub fn is_for_cpus() -> bool {
+    let installed_for_cpus = matches!(load(), CudaLibrary::NotInstalled(_) | CudaLibrary::Incomplete { .. });
+    driver_version().is_none() && installed_for_cpus
+}
+
 /// Returns the version of NVIDIA's driver, such as `580.65.06`, if it is loaded.
 pub fn driver_version() -> Option<String> {
     parse_driver(&std::fs::read_to_string(DRIVER_FILE).ok()?)

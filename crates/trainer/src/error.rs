@@ -139,6 +139,16 @@ pub enum Error {
         /// The name of the model.
         name: String,
     },
+    /// A model of a recipe that is neither a name that is known nor a folder or file on this machine.
+    #[error("{key} = \"{name}\": {}{}", no_model(.cause), without_it(.key))]
+    NoModel {
+        /// The setting, such as `teacher.model`.
+        key: String,
+        /// The name or path.
+        name: String,
+        /// The reason, and similar names.
+        cause: Box<clip_model::Error>,
+    },
     /// An architecture of open_clip without published weights under this tag.
     #[error("no published weights are known as `{name}`: use one of the architecture's tags, {}", .tags.join(", "))]
     UnknownTag {
@@ -204,8 +214,41 @@ impl Error {
         Error::Recipe { origin: origin.into(), reason: reason.into() }
     }
 
+    /// Names the setting in the error of a model that does not exist.
+    pub(crate) fn of_model(self, key: &str) -> Self {
+        use clip_model::Error::{NoSuchPath, UnknownModel};
+        match self {
+            Error::Model(cause @ (NoSuchPath { .. } | UnknownModel { .. })) => {
+                let name = match &cause {
+                    NoSuchPath { name, .. } | UnknownModel { name, .. } => name.clone(),
+                    _ => String::new(),
+                };
+                Error::NoModel { key: key.into(), name, cause: Box::new(cause) }
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn checkpoint(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
         Error::Checkpoint { path: path.into(), reason: reason.into() }
+    }
+}
+
+/// Describes a model that does not exist, without its name.
+fn no_model(error: &clip_model::Error) -> String {
+    match error {
+        clip_model::Error::NoSuchPath { hint, .. } => format!("no folder or file has this path{hint}"),
+        other => other.to_string(),
+    }
+}
+
+/// Says how to plan without a model, for a message.
+fn without_it(key: &str) -> String {
+    match key.strip_suffix("teacher.model") {
+        Some(table) => {
+            format!("; to plan (--dry-run) without it, set {table}teacher.arch to its preset")
+        }
+        _ => String::new(),
     }
 }
 

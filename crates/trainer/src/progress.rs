@@ -8,6 +8,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use data_pipeline::download;
+use data_pipeline::notice::printable;
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::{Array2, ArrayView4};
 use zeroshot_eval::{EncodeError, Encoder, SetScore};
@@ -42,7 +43,7 @@ impl Progress {
             if let Ok(style) = ProgressStyle::with_template("{prefix:16} {wide_bar} {pos}/{len} {msg}") {
                 bar.set_style(style);
             }
-            bar.set_prefix(name.to_string());
+            bar.set_prefix(printable(name).into_owned());
             bar.set_position(done);
             bar.enable_steady_tick(Duration::from_millis(500));
         }
@@ -60,7 +61,7 @@ impl Progress {
     /// Logs a line if no bar is drawn.
     pub(crate) fn line(&self, at: &StepStats, report: &StepReport) {
         if self.bar.is_none() {
-            tracing::info!("{}: {}", self.name, line(at, self.steps, report, self.left(at)));
+            data_pipeline::log_info!("{}: {}", self.name, line(at, self.steps, report, self.left(at)));
         }
     }
 
@@ -109,7 +110,7 @@ pub(crate) fn scores(sets: &[SetScore]) {
     for set in sets {
         let metrics = set.score.metrics();
         let metrics = metrics.iter().map(|metric| format!("{} {:.1}", metric.name, metric.value * 100.0));
-        tracing::info!("{}: {}", set.set, metrics.collect::<Vec<_>>().join(", "));
+        data_pipeline::log_info!("{}: {}", set.set, metrics.collect::<Vec<_>>().join(", "));
     }
 }
 
@@ -129,7 +130,7 @@ impl Pace {
     /// Starts the loop, and logs a line if the number of items is known.
     pub fn new(what: &str, unit: &'static str, total: Option<u64>) -> Self {
         if let Some(total) = total {
-            tracing::info!("{what}: {total} {unit}");
+            data_pipeline::log_info!("{what}: {total} {unit}");
         }
         Self::silent(what, unit, total)
     }
@@ -145,7 +146,7 @@ impl Pace {
         self.done += count;
         self.calls += 1;
         if let Some(line) = self.line(self.logged.elapsed()) {
-            tracing::info!("{line}");
+            data_pipeline::log_info!("{line}");
             self.logged = Instant::now();
         }
     }
@@ -191,13 +192,13 @@ impl Downloads {
     /// Reports the progress of a file.
     pub fn update(&mut self, at: download::Progress<'_>) {
         if let Some(bar) = &self.bar {
-            bar.set_message(at.file.to_string());
+            bar.set_message(printable(at.file).into_owned());
             bar.set_length(at.total.unwrap_or(at.done));
             bar.set_position(at.done);
         }
         let Some((file, time)) = &mut self.logged else { return };
         if file != at.file || time.elapsed() >= INTERVAL {
-            tracing::info!("{}", download_line(at.file, at.done, at.total));
+            data_pipeline::log_info!("{}", download_line(at.file, at.done, at.total));
             (*file, *time) = (at.file.to_string(), Instant::now());
         }
     }
@@ -264,7 +265,7 @@ impl Counter {
         {
             bar.set_style(style);
         }
-        bar.set_prefix(name.to_string());
+        bar.set_prefix(printable(name).into_owned());
         Counter::Bar(bar, unit)
     }
 

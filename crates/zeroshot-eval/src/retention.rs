@@ -28,7 +28,7 @@ pub struct SetRetention {
     /// Name of the data set.
     pub set: String,
     /// The compared metric.
-    #[serde(rename = "figure")]
+    #[serde(alias = "figure")]
     pub metric: MetricName,
     /// Score of the student.
     pub student: f64,

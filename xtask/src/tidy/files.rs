@@ -26,6 +26,24 @@ pub(super) fn check_source(file: &Path, text: &str) -> Vec<String> {
     findings
 }
 
+/// Log lines of these crates contain names of files and samples, so they use the macros that escape control characters.
+const LOGGING: [&str; 2] = ["crates/trainer/src", "crates/data-pipeline/src"];
+
+/// Finds log lines that do not escape the names in them.
+pub(super) fn check_logging(file: &Path, text: &str) -> Vec<String> {
+    if !LOGGING.iter().any(|folder| file.starts_with(folder)) || file.ends_with("notice.rs") {
+        return Vec::new();
+    }
+    let is_raw =
+        |line: &str| ["info", "warn"].iter().any(|level| line.contains(&format!("tracing::{level}!(")));
+    let lines = text.lines().enumerate().filter(|(_, line)| is_raw(line));
+    lines
+        .map(|(index, _)| {
+            format!("{}:{}: log with data_pipeline::log_info! or log_warn!", file.display(), index + 1)
+        })
+        .collect()
+}
+
 /// Returns the number of lines before the test module, which ends a file.
 fn lines_before_tests(text: &str) -> usize {
     let lines = text.lines().collect::<Vec<_>>();
@@ -77,6 +95,17 @@ mod tests {
         }
         assert_eq!(lines_before_tests(""), 0);
         assert_eq!(check_source(file, "fn a() {}\n").len(), 1);
+    }
+
+    #[test]
+    fn log_lines_escape_the_names_in_them() {
+        let raw = "tracing::warn!(\"{name}\");\n";
+        let found = |file: &str, text: &str| check_logging(Path::new(file), text).len();
+        assert_eq!(found("crates/trainer/src/run/mod.rs", raw), 1);
+        assert_eq!(found("crates/data-pipeline/src/policy.rs", raw), 1);
+        assert_eq!(found("crates/data-pipeline/src/notice.rs", raw), 0);
+        assert_eq!(found("crates/trainer/src/run/mod.rs", "data_pipeline::log_warn!(\"{name}\");"), 0);
+        assert_eq!(found("crates/cli/src/main.rs", raw), 0);
     }
 
     #[test]

@@ -44,7 +44,10 @@ fn check(root: &Path, files: &[PathBuf]) -> Result<Vec<String>> {
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{name}`"))?;
         findings.extend(files::check_leftovers(file, &text));
         match ending {
-            "rs" => findings.extend(files::check_source(file, &text)),
+            "rs" => {
+                findings.extend(files::check_source(file, &text));
+                findings.extend(files::check_logging(file, &text));
+            }
             "toml" => findings.extend(recipes::check(file, &text)),
             "md" => {
                 findings.extend(links::check(file, &text, files));

@@ -22,9 +22,11 @@ const ONE_DATA_SET: [&str; 2] = ["suite", "embeddings"];
     after_help = "\
 Examples:
   clip-distill evaluate runs/mine/model --data datasets/cifar10.toml
-  clip-distill evaluate runs/mine/model --data pictures --class-names names.txt --prompts openai-80
-  clip-distill evaluate runs/mine/model --data hf-hub:datasets/clip-benchmark/wds_vtab-cifar100
-  clip-distill evaluate MODEL-1 MODEL-2 --suite configs/suites/clip-benchmark.toml --sets cifar100,eurosat --teacher TEACHER
+  clip-distill evaluate runs/mine/model --data pictures --prompts openai-80
+  clip-distill evaluate runs/mine/model \\
+    --data hf-hub:datasets/clip-benchmark/wds_vtab-cifar100
+  clip-distill evaluate MODEL-1 MODEL-2 --teacher TEACHER \\
+    --suite configs/suites/clip-benchmark.toml --sets cifar100,eurosat
 
 Without --prompts, the prompt templates of the manifest or of CLIP_benchmark's data set are used, else plain."
 )]
@@ -55,7 +57,8 @@ pub(crate) struct Evaluate {
     ///
     /// For classification: `images` (n x d), `labels` (n) and `classes` (c x d). For retrieval: `images`, `texts` (m x d)
     /// and `image_of` (m), the image of each text. `train_images` and `train_labels` add k-NN and a linear probe. The
-    /// metadata entry `class_names`, a JSON list, is optional.
+    /// metadata entry `class_names`, a JSON list, is optional. The output of `clip-distill embed` holds only `embeddings`,
+    /// without labels, and is not such a file.
     #[arg(long, value_name = "FILE")]
     pub embeddings: Option<PathBuf>,
     /// Teacher to compare with: a model, or with --embeddings a file of embeddings.

@@ -18,7 +18,7 @@ pub(crate) use models::{
 /// Distil large CLIP models into small ones that keep their zero-shot accuracy.
 #[derive(Debug, Parser)]
 #[command(
-    version,
+    version = env!("CLIP_DISTILL_VERSION"),
     about,
     after_help = "\
 Start with:
@@ -76,7 +76,8 @@ pub(crate) enum Command {
     /// Write the embeddings of images or texts to a file.
     ///
     /// The safetensors file holds `embeddings` [n, embed dim], not normalised. Its metadata entry `names` is a JSON
-    /// list of the image paths or texts.
+    /// list of the image paths or texts. The file has no labels, so `evaluate --embeddings` does not read it: `evaluate`
+    /// with a model and --data computes scores.
     Embed(Embed),
     /// Classify images zero-shot among labels of your choice.
     Classify(Classify),
@@ -99,7 +100,8 @@ pub(crate) enum Command {
     /// Compare this machine's results with reference values.
     ///
     /// Checks towers, losses, a short training and a resumed run, in float32 and bfloat16. Run it first on a new
-    /// machine or GPU. Exits with 1 if a result differs by more than its tolerance.
+    /// machine or GPU. Takes about a minute on a CPU, and several minutes on one without bfloat16 instructions or with few
+    /// cores; --precision fp32 is the faster half. Exits with 1 if a result differs by more than its tolerance.
     SelfCheck(SelfCheck),
     /// Measure training and distillation steps: time, samples per second, share of the device's peak, memory.
     ///
@@ -137,6 +139,10 @@ impl Command {
     }
 }
 
+/// Help of the option --device of a command with a recipe.
+const RECIPE_DEVICE: &str =
+    "Device: auto (the first GPU, or the CPU), cpu, cuda or cuda:N [default: `train.device` of the recipe]";
+
 /// Help of the argument MODEL.
 const MODEL: &str = "Model folder (open_clip or Hugging Face), weight file, hf-hub:OWNER/NAME[@REVISION], or open_clip's ARCH:TAG";
 
@@ -158,7 +164,7 @@ pub(crate) struct Overrides {
 // The device of a computation.
 #[derive(Debug, Group)]
 pub(crate) struct Device {
-    /// Device: auto (the first GPU, or the CPU), cpu, cuda or cuda:N [default: that of the recipe, or auto].
+    /// Device: auto (the first GPU, or the CPU), cpu, cuda or cuda:N [default: auto].
     #[arg(id = "device", long = "device", value_name = "DEVICE")]
     pub chosen: Option<DeviceSetting>,
 }
@@ -270,12 +276,15 @@ pub(crate) struct Download {
 }
 
 #[derive(Debug, Group)]
-#[command(after_help = "\
+#[command(
+    mut_arg("device", |arg| arg.help(RECIPE_DEVICE)),
+    after_help = "\
 Examples:
   clip-distill train configs/recipes/quickstart.toml --dry-run
   clip-distill train mine.toml --set data.root=DATA --set train.batch_size=64
 
---set changes all runs of the recipe, or one of them as runs.NAME.KEY=VALUE.")]
+--set changes all runs of the recipe, or one of them as runs.NAME.KEY=VALUE."
+)]
 pub(crate) struct Train {
     /// Recipe file (TOML).
     pub recipe: PathBuf,
@@ -306,7 +315,8 @@ pub(crate) struct Train {
 #[command(after_help = "\
 Examples:
   clip-distill sweep configs/sweeps/clip-rd.toml --dry-run
-  clip-distill sweep configs/sweeps/clip-rd.toml --jobs 2 --devices cuda:0,cuda:1
+  clip-distill sweep configs/sweeps/clip-rd.toml --jobs 2 \\
+    --devices cuda:0,cuda:1
 
 --set changes all cells and all shared runs, such as teachers.")]
 pub(crate) struct Sweep {
@@ -321,7 +331,7 @@ pub(crate) struct Sweep {
     /// Number of runs to train at the same time.
     #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
     pub jobs: NonZeroUsize,
-    /// Devices to assign to runs in turn, such as cuda:0,cuda:1 [default: that of the recipe].
+    /// Devices to assign to runs in turn, such as cuda:0,cuda:1 [default: `train.device` of each recipe].
     #[arg(long, visible_alias = "device", value_name = "DEVICE", value_delimiter = ',')]
     pub devices: Vec<DeviceSetting>,
     /// Stop after starting or resuming this many runs; for time-limited jobs.
@@ -338,10 +348,13 @@ pub(crate) struct Sweep {
 }
 
 #[derive(Debug, Group)]
-#[command(after_help = "\
+#[command(
+    mut_arg("device", |arg| arg.help(RECIPE_DEVICE)),
+    after_help = "\
 Example:
   clip-distill reinforce mine.toml --out store
-  clip-distill train mine.toml --set teacher.store=store")]
+  clip-distill train mine.toml --set teacher.store=store"
+)]
 pub(crate) struct Reinforce {
     /// Recipe file (TOML) with data and one or more teachers.
     pub recipe: PathBuf,
@@ -434,6 +447,28 @@ mod tests {
             assert!(!about.is_empty() && !about.ends_with('.'), "{}: {about}", subcommand.get_name());
             for argument in subcommand.get_arguments() {
                 assert!(argument.get_help().is_some(), "{} {}", subcommand.get_name(), argument.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn helps_fit_a_terminal_and_name_a_recipe_only_where_there_is_one() {
+        let mut command = Args::command().term_width(80);
+        command.build();
+        for subcommand in command.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+            let name = subcommand.get_name().to_string();
+            let examples = subcommand.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in examples.lines().filter(|line| line.starts_with("  ")) {
+                assert!(line.chars().count() <= 80, "{name}: {line}");
+            }
+            let help = subcommand.render_long_help().to_string().replace('\n', " ");
+            let has_recipe = ["train", "reinforce", "sweep"].contains(&name.as_str());
+            if help.contains("--device") {
+                assert_eq!(
+                    help.contains("of the recipe") || help.contains("of each recipe"),
+                    has_recipe,
+                    "{name}: {help}"
+                );
             }
         }
     }

@@ -12,8 +12,10 @@ use super::{Arch, Damage, Device, MODEL, Orientation, Output, Prompts, Tokenizer
 #[command(after_help = "\
 Examples:
   clip-distill embed runs/mine/model --images pictures --out images.safetensors
-  clip-distill embed runs/mine/model --images 'photos/*.jpg' --out images.safetensors
-  clip-distill embed hf-hub:OWNER/NAME --texts captions.txt --out texts.safetensors")]
+  clip-distill embed runs/mine/model --images 'photos/*.jpg' \\
+    --out images.safetensors
+  clip-distill embed hf-hub:OWNER/NAME --texts captions.txt \\
+    --out texts.safetensors")]
 pub(crate) struct Embed {
     #[arg(help = MODEL)]
     pub model: String,
@@ -51,7 +53,8 @@ pub(crate) struct Embed {
 Examples:
   clip-distill classify runs/mine/model picture.jpg --labels cat,dog
   clip-distill classify runs/mine/model pictures --labels-file labels.txt
-  clip-distill classify runs/mine/model picture.jpg --labels '\"red, ripe tomato\",leaf'"
+  clip-distill classify runs/mine/model picture.jpg \\
+    --labels '\"red, ripe tomato\",leaf'"
 )]
 pub(crate) struct Classify {
     #[arg(help = MODEL)]
@@ -172,7 +175,8 @@ pub(crate) struct SelfCheck {
 #[command(after_help = "\
 Examples:
   clip-distill bench
-  clip-distill bench --preset ViT-T-16 --teacher ViT-L-14 --batch 64,256 --precision bf16")]
+  clip-distill bench --preset ViT-T-16 --teacher ViT-L-14 --batch 64,256 \\
+    --precision bf16")]
 pub(crate) struct Bench {
     #[command(flatten)]
     pub device: Device,

@@ -10,9 +10,9 @@ use trainer::model::device;
 
 use crate::args::{Bench, ProductPrecision};
 use crate::bench::{Case, in_process, measure, serve, table};
-use crate::commands::train::VERSION;
 use crate::exit::Code;
 use crate::output;
+use crate::provenance::VERSION;
 
 /// Students and batch sizes on a CPU.
 const ON_CPU: [(&str, &[u64]); 2] = [("ViT-nano-32px", &[128]), ("ViT-T-16", &[16])];

@@ -85,6 +85,9 @@ fn cuda() -> String {
     let library = torch_ext::cuda::load();
     let count = usize::try_from(Cuda::device_count()).unwrap_or(0);
     match torch_ext::cuda::explain(count) {
+        Some(_) if torch_ext::cuda::is_for_cpus() => {
+            "not needed: no NVIDIA driver on this machine, and libtorch is installed for the CPU".into()
+        }
         Some(cause) => format!("no device visible: {cause}"),
         None => {
             let driver = torch_ext::cuda::driver_version().unwrap_or_else(|| "unknown".into());

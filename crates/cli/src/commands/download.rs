@@ -45,6 +45,13 @@ fn built_in() -> anyhow::Result<Vec<Manifest>> {
     MANIFESTS.iter().map(|(file, text)| Ok(Manifest::parse(text, file)?)).collect()
 }
 
+/// Returns the name of a built-in manifest as `download` expects it, for a name of any case, with or without hyphens.
+pub(crate) fn known(data: &str) -> Option<String> {
+    let plain = |name: &str| name.to_lowercase().replace(['-', '_', ' '], "");
+    let mut known = built_in().ok()?.into_iter().map(|manifest| manifest.name);
+    known.find(|name| plain(name) == plain(data))
+}
+
 /// Returns a built-in manifest by its name, or reads a file.
 fn find(data: &str) -> anyhow::Result<Manifest> {
     if Path::new(data).extension().is_some_and(|ending| ending == "toml") {

@@ -14,7 +14,7 @@ use zeroshot_eval::{Evaluation, Report, StoredOptions, retention};
 use crate::args::Evaluate;
 use crate::data::{eval_set, open_model};
 use crate::exit::Code;
-use crate::{embeddings, output};
+use crate::{embeddings, output, provenance};
 
 /// The results of one model.
 struct Evaluated {
@@ -145,12 +145,13 @@ fn sets(args: &Evaluate) -> anyhow::Result<Sets> {
 }
 
 fn show(args: &Evaluate, evaluated: &[Evaluated], teacher: Option<&Report>) -> anyhow::Result<Code> {
+    let made = provenance::today();
     if args.output.json {
         let object = |found: &Evaluated| {
             let retention = teacher.map(|teacher| retention(&found.report, teacher));
             let Evaluated { report, details } = found;
             json!({
-                "model": report.model, "sets": report.sets, "details": details, "teacher": teacher, "retention": retention,
+                "made": made, "model": report.model, "sets": report.sets, "details": details, "teacher": teacher, "retention": retention,
             })
         };
         let all = evaluated.iter().map(object).collect::<Vec<_>>();
@@ -180,6 +181,7 @@ fn show(args: &Evaluate, evaluated: &[Evaluated], teacher: Option<&Report>) -> a
             }
         }
     }
+    text.push_str(&format!("\n{made}\n"));
     output::text(text)?;
     Ok(Code::Done)
 }

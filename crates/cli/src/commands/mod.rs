@@ -4,7 +4,7 @@ mod bench;
 mod classify;
 mod convert;
 mod doctor;
-mod download;
+pub(crate) mod download;
 mod embed;
 mod evaluate;
 mod inspect;

@@ -3,16 +3,14 @@
 use anyhow::Context;
 use experiments::{CellState, Limits, Progress, SweepReport, run_cells, write_reports};
 use serde_json::json;
-use trainer::recipe::settings_table;
 
 use crate::args::Sweep;
-use crate::commands::train::VERSION;
 use crate::exit::Code;
 use crate::processes::Processes;
-use crate::{destination, output, signals};
+use crate::{destination, output, provenance, signals};
 
 pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
-    let sweep = experiments::Sweep::load(&args.file, &settings_table(&args.overrides.set)?, &args.out)?;
+    let sweep = experiments::Sweep::load(&args.file, &args.overrides.set, &args.out)?;
     for device in &args.devices {
         trainer::model::device::resolve(*device)?;
     }
@@ -42,7 +40,7 @@ pub(crate) fn run(args: Sweep) -> anyhow::Result<Code> {
             code = Code::Stopped;
         }
     }
-    let report = SweepReport::read(&sweep, &provenance())?;
+    let report = SweepReport::read(&sweep, &provenance::today())?;
     let folder = args.out.join(&sweep.name);
     // A stopped or failed sweep keeps its exit code.
     if report.is_empty() && !args.report {
@@ -65,6 +63,7 @@ fn dry_run(sweep: &experiments::Sweep, as_json: bool) -> anyhow::Result<Code> {
     let mut text = String::new();
     let mut cells = Vec::new();
     let mut flops = 0.0;
+    let mut missing = Vec::<String>::new();
     for cell in sweep.runs() {
         let plan = sweep.plan(cell).with_context(|| cell.label())?;
         let state = cell.state();
@@ -79,22 +78,26 @@ fn dry_run(sweep: &experiments::Sweep, as_json: bool) -> anyhow::Result<Code> {
             plan.flops,
             cell.folder.display()
         ));
+        // What a shared run will write is not missing.
+        let is_shared =
+            |line: &str| sweep.shared.iter().any(|shared| line.contains(&*shared.folder.to_string_lossy()));
+        for line in plan.missing() {
+            if !missing.contains(&line) && !is_shared(&line) {
+                missing.push(line);
+            }
+        }
         cells.push(json!({
             "cell": cell.name, "seed": cell.seed, "state": state, "folder": cell.folder, "plan": plan,
         }));
     }
     match as_json {
-        true => output::json(&json!({ "sweep": sweep.name, "cells": cells, "flops_left": flops }))?,
-        false => output::text(format!("{text}{} runs, {flops:.2e} FLOPs left\n", cells.len()))?,
+        true => output::json(
+            &json!({ "sweep": sweep.name, "cells": cells, "flops_left": flops, "missing": missing }),
+        )?,
+        false => {
+            let missing = missing.iter().map(|line| format!("(missing)  {line}\n")).collect::<String>();
+            output::text(format!("{text}{missing}{} runs, {flops:.2e} FLOPs left\n", cells.len()))?;
+        }
     }
     Ok(Code::Done)
-}
-
-/// Returns the program's version, the machine class and the date.
-fn provenance() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, |n| n.get());
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    let cpu = cpu.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
-    format!("{VERSION}; {cpu}, {cores} cores; {}", time::OffsetDateTime::now_utc().date())
 }

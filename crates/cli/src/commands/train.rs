@@ -9,10 +9,8 @@ use trainer::run::{BEST_FOLDER, Best, Options, PreparedJob, Results};
 
 use crate::args::Train;
 use crate::exit::Code;
+use crate::provenance::{self, VERSION};
 use crate::{destination, output, signals};
-
-pub(crate) const VERSION: &str =
-    concat!("clip-distill ", env!("CARGO_PKG_VERSION"), " ", env!("CLIP_DISTILL_COMMIT"));
 
 pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
     let mut settings = args.overrides.set.clone();
@@ -42,9 +40,12 @@ pub(crate) fn run(args: Train) -> anyhow::Result<Code> {
         Options { stop: &stop, stop_after: args.stop_after, resume: true, progress: true, version: VERSION };
     match prepared.run(&out, &options)? {
         JobOutcome::Finished(results) => {
-            experiments::job::write(&job, &out, &results)?;
+            let origin = experiments::Origin::new(&args.recipe, provenance::today());
+            experiments::job::write(&job, &out, &results, &origin)?;
             match args.output.json {
-                true => output::json(&json!({ "out": out.to_string_lossy(), "runs": results }))?,
+                true => output::json(&json!({
+                    "recipe": origin.file, "made": origin.made, "out": out.to_string_lossy(), "runs": results,
+                }))?,
                 false => output::text(summary(&job, &out, &results))?,
             }
             Ok(Code::Done)

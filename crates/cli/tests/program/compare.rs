@@ -182,10 +182,11 @@ fn a_sweep_trains_each_run_once_and_reports_all_of_them() {
     let (file, out) = (place.name("two.toml"), place.name("sweeps"));
     let plan = done(&["sweep", &file, "--out", &out, "--dry-run"]);
     assert!(
-        plan.contains("5 runs") && plan.matches("open").count() == 5 && !place.path("sweeps").exists(),
+        plan.contains("5 runs") && plan.matches("open ").count() == 5 && !place.path("sweeps").exists(),
         "{plan}"
     );
 
+    assert!(!plan.contains("(missing)"), "the shared run will write its model and its store: {plan}");
     let error = failed(&["sweep", &file, "--out", &out, "--report"]);
     assert!(error.contains("no finished run") && !place.path("sweeps/two").exists(), "{error}");
 
@@ -207,7 +208,7 @@ fn a_sweep_trains_each_run_once_and_reports_all_of_them() {
     assert_eq!(stored["main"][0][1].as_object().unwrap().len(), 2);
     let lines = fs::read_to_string(place.path("sweeps/two/report.csv")).unwrap();
     assert!(
-        lines.starts_with("cell,seed,kind,figure,value\n") && lines.contains("\nstored,1,main,"),
+        lines.starts_with("cell,seed,kind,metric,value\n") && lines.contains("\nstored,1,main,"),
         "{lines}"
     );
     let page = fs::read_to_string(place.path("sweeps/two/report.html")).unwrap();

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::common::{Place, done, failed};
+use crate::common::{Place, clip_distill, done, failed, text};
 
 /// Runs `doctor` with `choices` in its environment, instead of the caller's OpenMP settings.
 fn doctor(choices: &[(&str, &str)]) -> String {
@@ -39,15 +39,36 @@ fn doctor_reports_on_every_part_of_the_machine() {
 }
 
 #[test]
+fn doctor_does_not_ask_for_cuda_on_a_machine_without_it() {
+    let has_driver = std::path::Path::new("/proc/driver/nvidia/version").exists();
+    let said = doctor(&[]);
+    let cuda = said.lines().find(|line| line.starts_with("CUDA")).unwrap();
+    assert!(has_driver || !cuda.contains("needs lib"), "{cuda}");
+}
+
+#[test]
 fn this_machine_agrees_with_the_reference_values() {
-    let said = done(&["self-check", "--device", "cpu", "--precision", "fp32", "--json"]);
+    let arguments = ["self-check", "--device", "cpu", "--precision", "fp32", "--json", "--verbose"];
+    let output = clip_distill(&arguments);
+    let (said, log) = (text(&output.stdout), text(&output.stderr));
     let found = serde_json::from_str::<Value>(&said).unwrap();
     assert_eq!(found["passed"], true, "{said}");
+    // The log says how long the checks take, and has no line of the trainings in the check of resumed runs.
+    assert!(log.lines().next().unwrap().contains("minute"), "{log}");
+    assert!(!log.contains("step ") && !log.contains("resumed "), "{log}");
+    let mut lines = log.lines().collect::<Vec<_>>();
+    let count = lines.len();
+    lines.sort_unstable();
+    lines.dedup();
+    assert_eq!(lines.len(), count, "{log}");
     let checks = found["report"]["checks"].as_array().unwrap();
     let names = checks.iter().map(|check| check["name"].as_str().unwrap()).collect::<Vec<_>>();
     for kind in ["tower ", "loss ", "training ", "resume"] {
         assert!(names.iter().any(|name| name.starts_with(kind)), "{kind}: {names:?}");
     }
+    assert!(names.contains(&"loss patch-tokens (same width)"), "{names:?}");
+    let underscore = names.iter().find(|name| name.starts_with("loss ") && name.contains('_'));
+    assert_eq!(underscore, None);
     // A resumed run on a CPU is equal bit for bit.
     let resume = checks.iter().find(|check| check["name"] == "resume").unwrap();
     assert_eq!((resume["deviation"].as_f64(), resume["tolerance"].as_f64()), (Some(0.0), Some(0.0)));

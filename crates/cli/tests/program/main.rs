@@ -8,6 +8,7 @@ mod data;
 mod inference;
 mod lists;
 mod machine;
+mod messages;
 mod models;
 mod rounds;
 mod settings;

@@ -163,7 +163,7 @@ pub(super) fn export_parts(
 /// Refuses to write a model that was opened from weights of one tower.
 pub(super) fn require_both_towers(model: &Clip) -> Result<()> {
     match model.only_tower() {
-        Some(tower) => Err(Error::OneTower { origin: "the model".into(), tower }),
+        Some(tower) => Err(Error::OneTower { origin: None, tower }),
         None => Ok(()),
     }
 }

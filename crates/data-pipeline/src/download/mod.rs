@@ -133,9 +133,12 @@ impl Download {
                     url: manifest.homepage.clone(),
                     problem: DownloadProblem::Manual,
                     reason: format!(
-                        "its terms require a manual download: {} (`{}` is missing)",
+                        "{} has to be downloaded by hand, because its terms require it: {}, in the folder `{}`; \
+                         `{}` is still missing",
+                        manifest.title,
                         manual.trim(),
-                        folder.join(path).display()
+                        folder.display(),
+                        path.display()
                     ),
                 }),
             };
@@ -213,7 +216,7 @@ impl Download {
                 Err(error @ (Error::Io { .. } | Error::Refused { .. })) => return Err(error),
                 Err(error) => {
                     fruitless = if length(&partial) > before { 0 } else { fruitless + 1 };
-                    tracing::warn!("{error}; trying again");
+                    crate::log_warn!("{error}; trying again");
                     if fruitless >= FRUITLESS_ATTEMPTS {
                         return Err(error);
                     }

@@ -237,7 +237,7 @@ impl Hub {
         match (self.list(repo), here) {
             (Ok(listing), _) => download(&listing),
             (Err(NoListing::Unreachable(error)), Some(here)) => {
-                tracing::warn!("{error}; the cached copy of {repo} is used");
+                crate::log_warn!("{error}; the cached copy of {repo} is used");
                 Ok(here)
             }
             (Err(NoListing::Unreachable(error) | NoListing::Refused(error)), _) => Err(error),

@@ -373,7 +373,7 @@ fn fetch_from(hub: &crate::hub::Hub, name: &crate::hub::DatasetName, split: &str
             let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
             let total =
                 progress.total.map_or_else(String::new, |total| format!(" of {:.0}", mebibytes(total)));
-            tracing::info!("download of {}: {:.0}{total} MiB", progress.file, mebibytes(progress.done));
+            crate::log_info!("download of {}: {:.0}{total} MiB", progress.file, mebibytes(progress.done));
             (file, logged) = (progress.file.to_string(), Instant::now());
         }
     })

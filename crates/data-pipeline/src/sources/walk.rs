@@ -66,7 +66,10 @@ impl Walk {
         visit: &mut impl FnMut(&[PathBuf]) -> bool,
     ) -> Result<bool> {
         if !self.enter(folder)? {
-            tracing::info!("`{}` leads to a folder that was already read and is left out", folder.display());
+            crate::log_info!(
+                "`{}` leads to a folder that was already read and is left out",
+                folder.display()
+            );
             return Ok(true);
         }
         let (mut files, mut folders) = (Vec::new(), Vec::new());
@@ -74,7 +77,7 @@ impl Walk {
             match std::fs::metadata(&path).map(|found| found.file_type()) {
                 Ok(kind) if kind.is_dir() => folders.push(path),
                 Ok(kind) if !kind.is_file() => {
-                    tracing::info!("`{}` is not a file and is left out", path.display());
+                    crate::log_info!("`{}` is not a file and is left out", path.display());
                 }
                 // A broken link is reported when it is read.
                 _ => files.push(path),
@@ -93,7 +96,10 @@ impl Walk {
 
     fn collect(&mut self, folder: &Path, images: &mut Vec<PathBuf>, unread: &mut Unread) -> Result<()> {
         if !self.enter(folder)? {
-            tracing::info!("`{}` leads to a folder that was already read and is left out", folder.display());
+            crate::log_info!(
+                "`{}` leads to a folder that was already read and is left out",
+                folder.display()
+            );
             return Ok(());
         }
         for path in sorted(folder)? {
@@ -102,7 +108,7 @@ impl Walk {
                 self.collect(&path, images, unread)?;
             } else if found.is_some_and(|found| !found.is_file()) {
                 // Opening a pipe would wait for its writer.
-                tracing::info!("`{}` is not a file and is left out", path.display());
+                crate::log_info!("`{}` is not a file and is left out", path.display());
             } else {
                 match file_kind(&path) {
                     FileKind::Image => images.push(path),
@@ -128,7 +134,7 @@ pub(super) fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
         let name = path.file_name().unwrap_or_default();
         let foreign = name.as_encoded_bytes().starts_with(b".") || name == "__MACOSX";
         if foreign {
-            tracing::info!("`{}` is not part of the data and is left out", path.display());
+            crate::log_info!("`{}` is not part of the data and is left out", path.display());
         }
         !foreign
     });

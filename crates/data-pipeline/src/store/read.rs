@@ -74,7 +74,7 @@ pub fn manifest(folder: impl AsRef<Path>) -> Result<Manifest> {
         std::io::ErrorKind::NotFound => error(
             folder,
             StoreProblem::Missing,
-            format!("is not a store: it has no {MANIFEST_FILE}; create one with `reinforce`"),
+            format!("does not exist (no {MANIFEST_FILE} in it): create it with `clip-distill reinforce`"),
         ),
         _ => Error::io(&path, e),
     })?;

@@ -98,7 +98,7 @@ impl StoreWriter {
             match ShardFile::open(&path, &manifest, number) {
                 Ok(shard) => known.extend(shard.captions().iter().map(|caption| caption_key(caption))),
                 Err(broken @ Error::Store { .. }) => {
-                    tracing::warn!("{broken}; it is computed again");
+                    crate::log_warn!("{broken}; it is computed again");
                     missing.push_back(number);
                 }
                 Err(error) => return Err(error),

@@ -295,6 +295,8 @@ fn manual_downloads_are_explained() {
     let manifest = manifest(&format!("manual = 'ask for it'\n{HEAD}{SPLIT}"));
     let error = fetch(&manifest, folder.path(), &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("ask for it") && error.contains("a.txt"), "{error}");
+    assert!(error.contains("by hand") && !error.contains("failed"), "{error}");
+    assert!(error.contains(&folder.path().display().to_string()), "{error}");
     fs::create_dir(folder.path().join("data")).unwrap();
     fs::write(folder.path().join("data/a.txt"), b"").unwrap();
     fetch(&manifest, folder.path(), &mut |_| {}).unwrap();

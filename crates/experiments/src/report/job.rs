@@ -12,17 +12,19 @@ use zeroshot_eval::table::{Cell, Number};
 use zeroshot_eval::{Evaluation, Report, Table};
 
 use super::charts::{Axes, Series, bars, curves, escape, html_table, page, standalone};
+use super::origin::{self, Origin};
 use crate::{Error, Result};
 
 /// Writes `report.md`, `report.html` and `report.svg` (the main metrics) of finished runs into `out`, the job's folder.
-/// Without evaluation sets, there is no `report.svg`.
+/// `origin` states the recipe file, and the program, machine and date of the report. Without evaluation sets, there is
+/// no `report.svg`.
 ///
 /// ```no_run
-/// use experiments::job;
+/// use experiments::{Origin, job};
 /// use trainer::{Job, run::Results};
 ///
 /// # fn example(job: &Job, finished: &[(String, Results)]) -> experiments::Result<()> {
-/// job::write(job, "runs/mine", finished)?;
+/// job::write(job, "runs/mine", finished, &Origin::new("mine.toml", "my machine, today"))?;
 /// println!("{}", job::table(job, finished));
 /// # Ok(())
 /// # }
@@ -30,17 +32,23 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`crate::Error::Io`] if a file cannot be written, [`crate::Error::Trainer`] if a run's metrics cannot be read.
-pub fn write(job: &Job, out: impl AsRef<Path>, finished: &[(String, Results)]) -> Result<()> {
+pub fn write(
+    job: &Job,
+    out: impl AsRef<Path>,
+    finished: &[(String, Results)],
+    origin: &Origin,
+) -> Result<()> {
     let out = out.as_ref();
     let curves = job.runs.iter().map(|recipe| {
         let steps = read_steps(&folder(job, out, &recipe.name))?;
         Ok((recipe.name.clone(), steps))
     });
     let (table, best) = (table(job, finished), best_table(job, finished));
+    let head = origin::of_job(job, out, origin);
     let metrics = main_metrics(&reports(job, finished).0);
     let tables = [&table, &best];
-    let html = html(&job.name, tables, &metrics, finished, &curves.collect::<Result<Vec<_>>>()?);
-    let texts = [markdown(job, finished), html, standalone(&metrics)];
+    let html = html(&job.name, &head, tables, &metrics, finished, &curves.collect::<Result<Vec<_>>>()?);
+    let texts = [markdown(job, &head, finished), html, standalone(&metrics)];
     for (name, text) in REPORTS.iter().zip(texts) {
         let path = out.join(name);
         match text.is_empty() {
@@ -109,8 +117,9 @@ fn cost_table(finished: &[(String, Results)]) -> Table {
     table
 }
 
-fn markdown(job: &Job, finished: &[(String, Results)]) -> String {
-    let mut text = format!("# {}\n\nResults in percent.\n\n{}\n", job.name, table(job, finished));
+fn markdown(job: &Job, head: &[(String, String)], finished: &[(String, Results)]) -> String {
+    let head = head.iter().map(|(label, line)| format!("- {label}: {line}\n")).collect::<String>();
+    let mut text = format!("# {}\n\n{head}\nResults in percent.\n\n{}\n", job.name, table(job, finished));
     let counts = counts(finished).lines().map(|line| format!("- {line}\n")).collect::<String>();
     if !counts.is_empty() {
         text.push_str(&format!("{counts}\n"));
@@ -128,16 +137,19 @@ const POINTS: usize = 300;
 /// The caption of the table of best models.
 pub(crate) const BEST: &str = "Best model of the evaluations during and after training; score: mean over the data sets of their main metrics.";
 
-/// Returns the HTML page: the tables of results and of best models (may be empty), the chart of the main metrics (may
-/// be empty), the loss curves of all runs, and the loss terms of each run with several.
+/// Returns the HTML page: the lines of `head`, the tables of results and of best models (may be empty), the chart of the
+/// main metrics (may be empty), the loss curves of all runs, and the loss terms of each run with several.
 fn html(
     name: &str,
+    head: &[(String, String)],
     [table, best]: [&Table; 2],
     metrics: &str,
     results: &[(String, Results)],
     curves_of: &[(String, Vec<StepLine>)],
 ) -> String {
-    let mut body = format!("<h1>{}</h1><p>Results in percent.</p>{}", escape(name), html_table(table));
+    let head = head.iter().map(|(label, line)| format!("<p>{}: {}</p>", escape(label), escape(line)));
+    let head = head.collect::<String>();
+    let mut body = format!("<h1>{}</h1>{head}<p>Results in percent.</p>{}", escape(name), html_table(table));
     if !best.is_empty() {
         body.push_str(&format!("<p>{BEST}</p>{}", html_table(best)));
     }
@@ -258,11 +270,39 @@ mod tests {
         results.push([Cell::from("x"), "y".into(), Cell::number(1.5, 1)]);
         let mut best = Table::new(["run", "best model"]).with_numbers(["step"]);
         best.push([Cell::from("x"), "best".into(), 7u64.into()]);
-        let page = html("a <job>", [&results, &best], "", &[], &[("run".into(), steps.collect())]);
+        let head = [("Recipe".to_string(), "a <file>.toml".to_string())];
+        let runs = [("run".into(), steps.collect())];
+        let page = html("a <job>", &head, [&results, &best], "", &[], &runs);
         assert!(page.contains(BEST) && page.contains("<td class=\"n\">7</td>"));
+        assert!(page.contains("<p>Recipe: a &lt;file&gt;.toml</p>"));
         assert!(page.contains("a &lt;job&gt;") && page.contains("<td class=\"n\">1.5</td>"));
         assert_eq!(page.matches("<polyline").count(), 2);
         assert!(!page.contains("http") && !page.contains("NaN") && !page.contains("Main metric"));
+    }
+
+    #[test]
+    fn reports_state_recipe_losses_seed_program_and_machine() {
+        let text = "name = 'r'\nseed = 7\nstudent.model = 'ViT-nano-32px'\nlosses.task = 1.0\ntrain = { batch_size = 8, steps = 3 }\n\
+                    data.train = [{ source = 'emoji' }]";
+        let job = trainer::recipe::parse(text, &[], "test").unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let info = r#"{"program": "clip-distill 1 abc", "seed": 7,
+            "machine": {"cpu": "a CPU", "cores": 2, "device": "cpu", "precision": "Float32"}}"#;
+        std::fs::write(out.path().join("run.json"), info).unwrap();
+        std::fs::write(out.path().join("metrics.jsonl"), "").unwrap();
+        write(&job, out.path(), &[], &Origin::new("recipes/r.toml", "clip-distill 2 def; 2026-01-01"))
+            .unwrap();
+        let read = |name: &str| std::fs::read_to_string(out.path().join(name)).unwrap();
+        for report in [read("report.md"), read("report.html")] {
+            for part in [
+                "Recipe: recipes/r.toml",
+                "Losses: 1 × task; seed 7",
+                "Trained: clip-distill 1 abc; a CPU, 2 cores; cpu, float32; runs: 1",
+                "Report: clip-distill 2 def; 2026-01-01",
+            ] {
+                assert!(report.contains(part), "{part}: {report}");
+            }
+        }
     }
 
     #[test]
@@ -273,7 +313,7 @@ mod tests {
         assert_eq!(curves.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["task", "fd", "total"]);
         assert_eq!((curves[1].1[0], curves[2].1[2]), ((8.0, 2.0), (24.0, 6.0)));
         let runs = [("one".into(), vec![step(8, 4.0, terms)]), ("a & b".into(), steps)];
-        let page = html("job", [&Table::default(), &Table::default()], "", &[], &runs);
+        let page = html("job", &[], [&Table::default(), &Table::default()], "", &[], &runs);
         assert!(page.contains("<h2>Weighted terms of the loss: a &amp; b</h2>"), "{page}");
         // A single step is no curve, and a single term equals the task loss.
         assert!(!page.contains("loss: one<") && page.contains(">fd<"), "{page}");
@@ -312,7 +352,8 @@ mod tests {
         let job = Job { name: "job".into(), runs: Vec::new() };
         let teacher = scores("teacher", &[("<toys>", 0.5)]);
         let finished = [("run".to_string(), results(scores("run", &[("<toys>", 0.25)]), Some(teacher)))];
-        write(&job, folder.path(), &finished).unwrap();
+        let origin = Origin::new("job.toml", "a program");
+        write(&job, folder.path(), &finished, &origin).unwrap();
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
         let [svg, page] = ["report.svg", "report.html"].map(read);
         assert!(svg.starts_with("<svg xmlns="), "{svg}");
@@ -320,7 +361,8 @@ mod tests {
             assert!(svg.contains(part) && page.contains(part), "{part}: {svg}");
         }
         // Without evaluation sets, there is no chart, and none of an earlier report.
-        write(&job, folder.path(), &[("run".into(), results(scores("run", &[]), None))]).unwrap();
+        let finished = [("run".into(), results(scores("run", &[]), None))];
+        write(&job, folder.path(), &finished, &origin).unwrap();
         assert!(!folder.path().join("report.svg").exists());
         assert!(!read("report.html").contains("<svg") && read("report.md").contains("run"));
     }

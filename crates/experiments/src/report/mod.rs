@@ -2,6 +2,7 @@
 
 mod charts;
 pub mod job;
+pub(crate) mod origin;
 mod page;
 pub(crate) mod results;
 pub(crate) mod stats;

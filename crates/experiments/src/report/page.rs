@@ -10,9 +10,9 @@ use zeroshot_eval::Table;
 
 /// Returns the page as self-contained HTML.
 pub(super) fn html(sweep: &SweepReport) -> Result<String> {
-    let mut body = format!("<h1>{}</h1><p>Report: {}</p>", escape(&sweep.title), escape(&sweep.made));
-    for trained in &sweep.trained {
-        body.push_str(&format!("<p>Trained: {}</p>", escape(trained)));
+    let mut body = format!("<h1>{}</h1>", escape(&sweep.title));
+    for (label, line) in sweep.head() {
+        body.push_str(&format!("<p>{label}: {}</p>", escape(&line)));
     }
     if !sweep.missing.is_empty() {
         body.push_str(&format!("<p>Not finished: {}.</p>", escape(&sweep.missing.join(", "))));

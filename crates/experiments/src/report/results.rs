@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use zeroshot_eval::accuracy::ClassRecall;
 use zeroshot_eval::{Evaluation, Metric, MetricName, MetricValue, Report, Score};
 
+use super::origin::{Origin, trained_by};
 use super::page;
 use super::stats::{Difference, Summary, correlation};
 use super::teachers::Teachers;
 use crate::sweep::file::{Cell, CellState, MeanPart, Sweep};
 use crate::{Error, Result};
 use trainer::model::loaded;
-use trainer::run::status::RUN_FILE;
 use trainer::run::{MODEL_FOLDER, REPORT_FILE, Results};
 
 /// Returns the name of the main metric. A sweep that lists the parts of its mean selects zero-shot sets with them.
@@ -35,12 +35,18 @@ pub type BySeed = BTreeMap<u64, f64>;
 pub struct CellResults {
     /// Name of the cell.
     pub name: String,
+    /// Its recipe file.
+    #[serde(default)]
+    pub recipe: String,
+    /// Its losses with their weights, such as `1 × task + 2 × crd`.
+    #[serde(default)]
+    pub losses: String,
     /// The finished seeds; none for a teacher that is not a run of the sweep.
     pub seeds: Vec<u64>,
     /// The mean and the main metric of each set.
     pub main: Vec<MainMetric>,
     /// For each metric, one value per seed, 0 to 1.
-    #[serde(rename = "figures")]
+    #[serde(alias = "figures")]
     pub metrics: BTreeMap<Metric, BySeed>,
     /// For each set with few classes, the recall of each class, one value per seed, 0 to 1.
     #[serde(default)]
@@ -140,7 +146,7 @@ pub struct Comparison {
     /// The second cell.
     pub other: String,
     /// The main metric: a data set, or the name of the mean.
-    #[serde(rename = "figure")]
+    #[serde(alias = "figure")]
     pub metric: String,
     /// First minus second.
     pub difference: Difference,
@@ -153,8 +159,9 @@ pub struct SweepReport {
     pub name: String,
     /// The question that the sweep answers.
     pub title: String,
-    /// Program, machine class and date of the report.
-    pub made: String,
+    /// The sweep file, and program, machine class and date of the report.
+    #[serde(flatten)]
+    pub origin: Origin,
     /// Programs and machines that trained the runs.
     #[serde(default)]
     pub trained: Vec<String>,
@@ -175,13 +182,13 @@ pub struct SweepReport {
 }
 
 impl SweepReport {
-    /// Reads the results of all finished cells. `made` states the program, machine and date of the report.
+    /// Reads the results of all finished cells. `made` states the program with its commit, machine and date of the report.
     ///
     /// ```no_run
     /// # fn example() -> experiments::Result<()> {
     /// use experiments::{Sweep, SweepReport, write_reports};
     ///
-    /// let sweep = Sweep::load("sweep.toml", &toml::Table::new(), "runs/sweeps")?;
+    /// let sweep = Sweep::load("sweep.toml", &[], "runs/sweeps")?;
     /// let report = SweepReport::read(&sweep, "my machine, today")?;
     /// write_reports(&report, "runs/sweeps/report")?;
     /// println!("{}", report.markdown());
@@ -226,7 +233,8 @@ impl SweepReport {
         };
         let finished =
             sweep.shared.iter().chain(&sweep.cells).filter(|cell| cell.state() == CellState::Finished);
-        let trained = trained_by(&finished.map(|cell| cell.folder.as_path()).collect());
+        let folders = finished.map(|cell| cell.folder.as_path()).collect::<HashSet<_>>();
+        let trained = trained_by(folders);
         let (shared, cells) = (collect(&sweep.shared, false)?, collect(&sweep.cells, true)?);
         let shared = teachers.into_results().into_iter().chain(shared).collect();
         let comparisons = comparisons(&cells);
@@ -234,7 +242,7 @@ impl SweepReport {
         Ok(SweepReport {
             name: sweep.name.clone(),
             title: sweep.title.clone(),
-            made: made.into(),
+            origin: Origin::new(&sweep.path, made),
             trained,
             mean: sweep.mean.clone(),
             baseline: sweep.baseline.clone(),
@@ -298,13 +306,21 @@ impl CellResults {
         let cost = cost::cost(&config)?;
         let (image, text) = results.parameters;
         let macs = cost.image.macs + cost.text.macs;
-        Ok(CellResults { parameters: image + text, macs, ..CellResults::unknown(&cell.name) })
+        Ok(CellResults {
+            recipe: cell.recipe_file.display().to_string(),
+            losses: cell.recipe.losses_text(),
+            parameters: image + text,
+            macs,
+            ..CellResults::unknown(&cell.name)
+        })
     }
 
     /// Creates results without a seed and of unknown cost.
     pub(super) fn unknown(name: &str) -> Self {
         CellResults {
             name: name.into(),
+            recipe: String::new(),
+            losses: String::new(),
             seeds: Vec::new(),
             main: Vec::new(),
             metrics: BTreeMap::new(),
@@ -379,27 +395,6 @@ impl CellResults {
         self.folders.push(cell.folder.clone());
         Ok(())
     }
-}
-
-/// Returns program, machine, device and precision of the finished runs, with the number of runs for each combination.
-fn trained_by(folders: &HashSet<&Path>) -> Vec<String> {
-    let mut counts = BTreeMap::<String, u64>::new();
-    for folder in folders {
-        let text = std::fs::read_to_string(folder.join(RUN_FILE)).unwrap_or_default();
-        let Ok(run) = serde_json::from_str::<serde_json::Value>(&text) else { continue };
-        let machine = &run["machine"];
-        let text = |value: &serde_json::Value| value.as_str().unwrap_or("unknown").to_string();
-        let line = format!(
-            "{}; {}, {} cores; {}, {}",
-            text(&run["program"]),
-            text(&machine["cpu"]),
-            machine["cores"],
-            text(&machine["device"]),
-            text(&machine["precision"]).to_lowercase()
-        );
-        *counts.entry(line).or_default() += 1;
-    }
-    counts.into_iter().map(|(line, runs)| format!("{line}; runs: {runs}")).collect()
 }
 
 fn read_results(folder: &Path) -> Result<Results> {
@@ -513,6 +508,8 @@ mod tests {
     fn cell(name: &str, mean: &[(u64, f64)], cka: &[(u64, f64)]) -> CellResults {
         CellResults {
             name: name.into(),
+            recipe: "base.toml".into(),
+            losses: "1 × task".into(),
             seeds: vec![0, 1, 2],
             main: vec![MainMetric { name: MEAN.into(), values: mean.iter().copied().collect() }],
             metrics: BTreeMap::new(),
@@ -537,7 +534,7 @@ mod tests {
         let report = SweepReport {
             name: "s".into(),
             title: "s".into(),
-            made: String::new(),
+            origin: Origin::new("sweeps/s.toml", "clip-distill 0.1.0 abc; a CPU, 2 cores; 2026-01-01"),
             trained: Vec::new(),
             mean: Vec::new(),
             baseline: None,
@@ -548,6 +545,14 @@ mod tests {
             missing: Vec::new(),
         };
         assert_eq!(report.comparisons[0].difference.count, 2);
+        let head =
+            ["sweeps/s.toml", "base.toml", "1 × task", "0, 1, 2", "0.1.0 abc; a CPU, 2 cores; 2026-01-01"];
+        let page = page::html(&report).unwrap();
+        let json = serde_json::to_string(&report).unwrap();
+        for part in head {
+            assert!(report.markdown().contains(part) && page.contains(part), "{part}");
+            assert!(json.replace("[0,1,2]", "0, 1, 2").contains(part), "{part}: {json}");
+        }
         let lines = report.csv();
         assert!(
             lines.contains("one,2,main,mean of the sets,0.7\n") && !lines.contains("one,0,main"),
@@ -568,12 +573,12 @@ mod tests {
         results.per_class.insert("s: ship".to_string().into(), [(1, 1.0)].into());
         let json = serde_json::to_value(&results).unwrap();
         assert_eq!(json["main"], serde_json::json!([[MEAN, { "1": 0.5 }]]));
-        assert_eq!(json["figures"]["s: top-1"]["1"], 0.5);
+        assert_eq!(json["metrics"]["s: top-1"]["1"], 0.5);
         assert_eq!(json["per_class"]["s: ship"]["1"], 1.0);
         assert_eq!(json["fidelity"]["s: images, linear CKA"]["1"], 0.25);
         assert_eq!(serde_json::from_value::<CellResults>(json).unwrap(), results);
         let part = MeanPart { set: "s".into(), metric: MetricName::Top1 };
-        assert_eq!(serde_json::to_value(part).unwrap(), serde_json::json!({ "set": "s", "figure": "top-1" }));
+        assert_eq!(serde_json::to_value(part).unwrap(), serde_json::json!({ "set": "s", "metric": "top-1" }));
         let predictor = Predictor { metric: Metric::new("s", MetricName::Top1), correlation: 0.5 };
         assert_eq!(serde_json::to_value(predictor).unwrap(), serde_json::json!(["s: top-1", 0.5]));
     }

@@ -11,9 +11,9 @@ use super::stats::{Difference, Summary};
 impl SweepReport {
     /// Returns the report as Markdown.
     pub fn markdown(&self) -> String {
-        let mut text = format!("# {}\n\n- Report: {}\n", self.title, self.made);
-        for trained in &self.trained {
-            text.push_str(&format!("- Trained: {trained}\n"));
+        let mut text = format!("# {}\n\n", self.title);
+        for (label, line) in self.head() {
+            text.push_str(&format!("- {label}: {line}\n"));
         }
         if !self.missing.is_empty() {
             text.push_str(&format!("\nNot finished: {}.\n", self.missing.join(", ")));
@@ -22,6 +22,15 @@ impl SweepReport {
             text.push_str(&format!("\n## {}\n\n{table}", table.title()));
         }
         text
+    }
+
+    /// Returns the lines at the head of the report: label and text.
+    pub(super) fn head(&self) -> Vec<(&'static str, String)> {
+        let mut lines = vec![("Sweep", self.origin.file.clone())];
+        lines.extend(self.trained.iter().map(|line| ("Trained", line.clone())));
+        lines.push(("Report", self.origin.made.clone()));
+        lines.retain(|(_, text)| !text.is_empty());
+        lines
     }
 
     /// Returns the tables, each with its title.
@@ -54,6 +63,7 @@ impl SweepReport {
         tables.push(by_set(title, "metric", 100.0, &all, |cell| &cell.retained, main_of));
         tables.push(by_set("Fidelity to the teacher", "metric", 1.0, &all, |cell| &cell.fidelity, set_of));
         tables.push(self.predictor_table());
+        tables.push(recipe_table(&all));
         tables.push(cost_table(&all));
         tables.retain(|table| !table.is_empty());
         tables
@@ -113,7 +123,7 @@ impl SweepReport {
 
     /// Returns one line of CSV per cell, seed and metric.
     pub fn csv(&self) -> String {
-        let mut table = Table::new(["cell", "seed", "kind", "figure"]).with_numbers(["value"]);
+        let mut table = Table::new(["cell", "seed", "kind", "metric"]).with_numbers(["value"]);
         for cell in self.shared.iter().chain(&self.cells) {
             let mut add = |kind: &str, name: String, values: &BySeed| {
                 for (seed, value) in values {
@@ -154,6 +164,16 @@ fn by_set<K: Ord + Clone>(
     for key in keys(cells, of) {
         let values = cells.iter().map(|cell| summary(of(cell).get(&key), factor));
         table.push(labels(&key).map(Cell::from).into_iter().chain(values));
+    }
+    table
+}
+
+fn recipe_table(all: &[&CellResults]) -> Table {
+    let mut table = Table::new(["cell", "recipe", "losses", "seeds"]).with_title("Recipes, losses and seeds");
+    for cell in all {
+        let seeds = cell.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        let texts = [cell.name.as_str(), &cell.recipe, &cell.losses, &seeds];
+        table.push(texts.map(Cell::from));
     }
     table
 }

@@ -3,7 +3,7 @@
 //! Descriptions are the doc comments of the fields; defaults and types are those of their schemas.
 
 mod page;
-mod schema;
+pub(crate) mod schema;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -107,7 +107,7 @@ pub(super) fn sweep() -> Value {
 }
 
 /// Returns the schema of a sweep file, with the alias of a key.
-pub(super) fn sweep_file() -> Value {
+pub(crate) fn sweep_file() -> Value {
     let mut root = sweep();
     let part = &mut root["$defs"]["MeanPart"];
     part["properties"]["figure"] = part["properties"]["metric"].clone();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use file_ext::sha256_hex;
 use toml::{Table, Value};
-use trainer::recipe::{ModelRef, Recipe, SharedPath, StoreRef, load_one, merge};
+use trainer::recipe::{ModelRef, Places, Recipe, SharedPath, Step, StoreRef, load_one, merge};
 
 use super::file::{Cell, Entry, File};
 use crate::{Error, Result};
@@ -39,15 +39,24 @@ fn nested(key: &str, value: Value) -> Table {
 pub(super) struct CellBuilder<'a> {
     pub(super) path: &'a Path,
     pub(super) file: &'a File,
+    pub(super) places: &'a Places,
     pub(super) over: &'a Table,
+    pub(super) over_places: Places,
     pub(super) out: &'a Path,
     pub(super) shared: BTreeMap<String, Vec<Cell>>,
 }
 
 impl CellBuilder<'_> {
     /// Resolves one run: a cell with the settings of the sweep and of the grid, or, for `None`, a shared run with only
-    /// its entry's settings.
-    pub(super) fn cell(&self, entry: &Entry, name: &str, seed: u64, grid: Option<&Table>) -> Result<Cell> {
+    /// its entry's settings. `place` is the entry's path in the file.
+    pub(super) fn cell(
+        &self,
+        entry: &Entry,
+        place: &[Step],
+        name: &str,
+        seed: u64,
+        grid: Option<&Table>,
+    ) -> Result<Cell> {
         let origin = format!("{}, {name}", self.path.display());
         let named = entry.recipe.as_ref().or(self.file.recipe.as_ref());
         let recipe = named
@@ -66,7 +75,8 @@ impl CellBuilder<'_> {
         settings.insert("seed".into(), Value::Integer(i64::try_from(seed).unwrap_or(i64::MAX)));
         settings.insert("name".into(), "cell".into());
         let written = references(&Value::Table(settings.clone()));
-        let recipe = load_one(&recipe, run, &settings)?;
+        let recipe_file = recipe;
+        let recipe = load_one(&recipe_file, run, &settings, &self.settings_places(place, grid.is_some()))?;
         // The hash covers all settings that affect the result. Shared runs contribute their own hash, not their path.
         let hashed = |cell: &Cell, path: &Path| {
             PathBuf::from(format!("cell:{}", folder_name(&cell.folder))).join(path)
@@ -87,7 +97,23 @@ impl CellBuilder<'_> {
         if recipe.eval.fidelity && recipe.eval.cache.is_none() {
             recipe.eval.cache = Some(self.out.join("cache"));
         }
-        Ok(Cell { name: name.into(), seed, folder: self.out.join("cells").join(&id), recipe, requires })
+        let folder = self.out.join("cells").join(&id);
+        Ok(Cell { name: name.into(), seed, folder, recipe, recipe_file, requires })
+    }
+
+    /// Returns the places of an entry's settings; those of a cell are also in the grid and in the sweep's settings.
+    fn settings_places(&self, place: &[Step], is_cell: bool) -> Places {
+        let sweep = self.places.clone().named();
+        let settings: Step = "settings".into();
+        let own = sweep.under(&[place, std::slice::from_ref(&settings)].concat());
+        let places = self.over_places.clone().or(own);
+        if !is_cell {
+            return places;
+        }
+        let grid = self.file.grid.keys().fold(places, |places, key| {
+            places.or(sweep.under(&["grid".into(), key.as_str().into()]).only(key))
+        });
+        grid.or(sweep.under(&[settings]))
     }
 
     /// Replaces references to shared runs by the paths that `locate` returns. Also returns the folders of these runs.

@@ -11,10 +11,10 @@ use zeroshot_eval::MetricName;
 use zeroshot_eval::metric::{CLASSIFICATION_METRICS, RETRIEVAL_METRICS};
 
 use super::cell_builder::{CellBuilder, combinations};
-use crate::settings::RecipeSettings;
+use crate::settings::{RecipeSettings, schema};
 use crate::{Error, Result};
 use trainer::eval::open_set::TOP5_CLASSES;
-use trainer::recipe::{EvalTask, Job, ModelRef, Recipe, check_name};
+use trainer::recipe::{EvalTask, Job, ModelRef, Places, Recipe, check_name, settings_table};
 use trainer::run::MODEL_FOLDER;
 use trainer::run::plan::Plan;
 use trainer::run::status::{RunStatus, has_model, results};
@@ -25,6 +25,8 @@ const MAX_CELLS: usize = 10_000;
 /// A resolved sweep file.
 #[derive(Clone, Debug)]
 pub struct Sweep {
+    /// The sweep file.
+    pub path: PathBuf,
     /// Name of the sweep.
     pub name: String,
     /// The question that it answers, for the head of the report.
@@ -46,8 +48,8 @@ pub struct MeanPart {
     /// Name of the data set.
     pub set: String,
     /// Name of the metric, as in tables; `figure` is an alias of this key.
-    #[serde(rename = "figure", alias = "metric")]
-    #[schemars(rename = "metric", schema_with = "mean_metric")]
+    #[serde(alias = "figure")]
+    #[schemars(schema_with = "mean_metric")]
     pub metric: MetricName,
 }
 
@@ -60,6 +62,8 @@ pub struct Cell {
     pub seed: u64,
     /// The recipe of the run. References to shared runs are resolved to paths.
     pub recipe: Recipe,
+    /// The file of that recipe.
+    pub recipe_file: PathBuf,
     /// The run folder.
     pub folder: PathBuf,
     /// The folders of the shared runs to which the recipe refers.
@@ -205,11 +209,11 @@ impl Cell {
 }
 
 impl Sweep {
-    /// Reads a sweep file. `over` is merged over the settings of every cell. Run folders are below `out`.
+    /// Reads a sweep file. `settings` (`key.path=value`) are merged over those of every cell. Run folders are below `out`.
     ///
     /// ```no_run
     /// # fn example() -> experiments::Result<()> {
-    /// let sweep = experiments::Sweep::load("sweep.toml", &toml::Table::new(), "runs/sweeps")?;
+    /// let sweep = experiments::Sweep::load("sweep.toml", &[], "runs/sweeps")?;
     /// for cell in sweep.runs() {
     ///     println!("{}: {} steps, {}", cell.label(), sweep.plan(cell)?.steps, cell.state());
     /// }
@@ -220,49 +224,72 @@ impl Sweep {
     /// # Errors
     /// [`Error::Data`] if the file cannot be read, [`Error::Sweep`] if it is invalid, [`Error::Trainer`] if one of its
     /// recipes is.
-    pub fn load(path: impl AsRef<Path>, over: &Table, out: impl AsRef<Path>) -> Result<Self> {
+    pub fn load(path: impl AsRef<Path>, settings: &[String], out: impl AsRef<Path>) -> Result<Self> {
         let (path, out) = (path.as_ref(), out.as_ref());
         let origin = path.display().to_string();
-        let fail = |reason: String| Err(Error::sweep(&origin, reason));
         let text = data_pipeline::text::read(path)?;
-        let file: File = toml::from_str(&text)
-            .map_err(|e| Error::sweep(&origin, e.to_string().trim().replace('\n', "; ")))?;
-        check_name(&file.name, &origin)?;
+        let table = Places::parse(&text).map_err(|reason| Error::sweep(&origin, reason))?;
+        reject_recipe(&table, &origin)?;
+        let places = Places::of_file(&origin, text);
+        let fail = |reason: String| Err(Error::sweep(&origin, places.locate(&reason)));
+        let file = places.read::<File>(table, schema::sweep_file);
+        let file = file.map_err(|reason| Error::sweep(&origin, reason))?;
+        check_name(&file.name, &origin).or_else(|error| match error {
+            trainer::Error::Recipe { reason, .. } => Err(Error::sweep(&origin, places.locate(&reason))),
+            other => Err(other.into()),
+        })?;
         if ["cells", "cache"].contains(&file.name.as_str()) {
             return fail(format!(
-                "the name `{}` is reserved for a folder that sweeps share: choose another",
+                "name = \"{}\": this name is reserved for a folder that sweeps share, choose another",
                 file.name
             ));
         }
-        let lists = file.cells.iter().chain(&file.shared).filter_map(|entry| entry.seeds.as_ref());
-        if let Err(reason) = lists.chain([&file.seeds]).try_for_each(|seeds| check_seeds(seeds)) {
-            return fail(reason);
+        let entries = || {
+            let shared = file.shared.iter().enumerate().map(|(index, entry)| ("shared", index, entry));
+            shared.chain(file.cells.iter().enumerate().map(|(index, entry)| ("cells", index, entry)))
+        };
+        let lists = entries().filter_map(|(list, index, entry)| {
+            Some((format!("{list}[{index}].seeds"), entry.seeds.as_ref()?))
+        });
+        for (key, seeds) in lists.chain([("seeds".to_string(), &file.seeds)]) {
+            if let Err(reason) = check_seeds(seeds) {
+                return fail(format!("{key}: {reason}"));
+            }
         }
-        let entries = file.shared.iter().chain(&file.cells).map(|entry| &entry.settings);
-        if entries.chain([&file.settings, over]).any(|table| table.contains_key("seed"))
-            || file.grid.contains_key("seed")
-        {
-            return fail("`seed` is not a setting of a sweep: set `seeds`, for all cells or for one".into());
+        let (over, over_places) = settings_table(settings)?;
+        let own =
+            entries().map(|(list, index, entry)| (format!("{list}[{index}].settings.seed"), &entry.settings));
+        let all = own.chain([("settings.seed".to_string(), &file.settings), ("--set".to_string(), &over)]);
+        let seeded = all.into_iter().find(|(_, table)| table.contains_key("seed")).map(|(key, _)| key);
+        if let Some(key) = seeded.or(file.grid.contains_key("seed").then(|| "grid.seed".into())) {
+            return fail(format!("{key} is not a setting of a sweep: set `seeds`, for all cells or for one"));
         }
         let mut names = std::collections::HashSet::new();
-        if let Some(twice) = file.shared.iter().chain(&file.cells).find(|entry| !names.insert(&entry.name)) {
-            return fail(format!("two entries have the name `{}`", twice.name));
+        if let Some((list, index, twice)) = entries().find(|(_, _, entry)| !names.insert(&entry.name)) {
+            return fail(format!(
+                "{list}[{index}].name: two entries have the name `{}`: rename one",
+                twice.name
+            ));
         }
-        let mut builder = CellBuilder { path, file: &file, over, out, shared: BTreeMap::new() };
+        let places = &places;
+        let mut builder =
+            CellBuilder { path, file: &file, places, over: &over, over_places, out, shared: BTreeMap::new() };
         let mut shared = Vec::new();
-        for entry in &file.shared {
+        for (index, entry) in file.shared.iter().enumerate() {
+            let place = ["shared".into(), index.into()];
             let seeds = entry.seeds.clone().unwrap_or_else(one_seed);
-            let runs = seeds.into_iter().map(|seed| builder.cell(entry, &entry.name, seed, None));
+            let runs = seeds.into_iter().map(|seed| builder.cell(entry, &place, &entry.name, seed, None));
             let runs = runs.collect::<Result<Vec<_>>>()?;
             builder.shared.insert(entry.name.clone(), runs.clone());
             shared.extend(runs);
         }
         let mut cells = Vec::new();
-        for entry in &file.cells {
+        for (index, entry) in file.cells.iter().enumerate() {
+            let place = ["cells".into(), index.into()];
             for (suffix, settings) in combinations(&file.grid) {
                 for seed in entry.seeds.as_ref().unwrap_or(&file.seeds) {
                     let name = format!("{}{suffix}", entry.name);
-                    cells.push(builder.cell(entry, &name, *seed, Some(&settings))?);
+                    cells.push(builder.cell(entry, &place, &name, *seed, Some(&settings))?);
                     if cells.len() > MAX_CELLS {
                         return fail(format!("it asks for more than {MAX_CELLS} cells"));
                     }
@@ -277,9 +304,9 @@ impl Sweep {
         {
             return fail(format!("baseline = \"{baseline}\" is not one of its cells"));
         }
-        for part in &file.mean {
+        for (index, part) in file.mean.iter().enumerate() {
             if let Err(reason) = cells.iter().try_for_each(|cell| part.check(cell)) {
-                return fail(reason);
+                return fail(format!("mean[{index}]: {reason}"));
             }
         }
         let mut names = HashMap::new();
@@ -290,6 +317,7 @@ impl Sweep {
         }
         let title = if file.title.is_empty() { file.name.clone() } else { file.title.clone() };
         Ok(Sweep {
+            path: path.into(),
             name: file.name.clone(),
             title,
             baseline: file.baseline.clone(),
@@ -385,13 +413,25 @@ impl Sweep {
     }
 }
 
+/// Refuses a recipe, which another command runs.
+fn reject_recipe(table: &Table, origin: &str) -> Result<()> {
+    let of_recipes = ["student", "losses", "train", "data", "runs", "extends"];
+    match !table.contains_key("cells") && of_recipes.iter().any(|key| table.contains_key(*key)) {
+        true => Err(Error::sweep(
+            origin,
+            format!("it has no [[cells]], so it is a recipe: run it with `clip-distill train {origin}`"),
+        )),
+        false => Ok(()),
+    }
+}
+
 /// Checks that a list of seeds is not empty, and that its seeds differ and fit into TOML's integers.
 ///
 /// # Errors
 /// The reason, if they do not.
 fn check_seeds(seeds: &[u64]) -> Result<(), String> {
     if seeds.is_empty() {
-        return Err("`seeds = []` leaves no run: list at least one seed, or remove the entry".into());
+        return Err("an empty list leaves no run: list at least one seed, or remove the entry".into());
     }
     let mut unique = std::collections::HashSet::new();
     if let Some(seed) = seeds.iter().find(|seed| !unique.insert(**seed)) {
@@ -417,7 +457,7 @@ mod tests {
         std::fs::write(folder.path().join("base.toml"), RECIPE).unwrap();
         let path = folder.path().join("sweep.toml");
         std::fs::write(&path, format!("name = 's'\nrecipe = 'base.toml'\n{text}")).unwrap();
-        Sweep::load(&path, &Table::new(), "out")
+        Sweep::load(&path, &[], "out")
     }
 
     #[test]
@@ -556,9 +596,9 @@ mod tests {
             ),
             ("[[cells]]\nname = 'a'\nrecipe = 'missing.toml'", "missing.toml"),
             ("[[cells]]\nname = 'a'\nsettings.losses.unknown = 1.0", "unknown"),
-            ("seeds = []\n[[cells]]\nname = 'a'", "`seeds = []` leaves no run"),
-            ("[[cells]]\nname = 'a'\n[[cells]]\nname = 'b'\nseeds = []", "`seeds = []` leaves no run"),
-            ("[[shared]]\nname = 't'\nseeds = []\n[[cells]]\nname = 'a'", "`seeds = []` leaves no run"),
+            ("seeds = []\n[[cells]]\nname = 'a'", "leaves no run"),
+            ("[[cells]]\nname = 'a'\n[[cells]]\nname = 'b'\nseeds = []", "leaves no run"),
+            ("[[shared]]\nname = 't'\nseeds = []\n[[cells]]\nname = 'a'", "leaves no run"),
             ("seeds = [1, 2, 1]\n[[cells]]\nname = 'a'", "seed 1 is listed twice"),
             ("seeds = [9223372036854775807, 9223372036854775808]\n[[cells]]\nname = 'a'", "seed"),
             ("[grid]\nseed = [1, 2]\n[[cells]]\nname = 'a'", "not a setting"),

@@ -30,7 +30,7 @@ pub(crate) fn measure(
     let mut rows = Vec::new();
     let mut scores = None;
     if let Some(model) = teacher.filter(|_| !sets.is_empty()) {
-        tracing::info!("{}: evaluation of the teacher", recipe.name);
+        data_pipeline::log_info!("{}: evaluation of the teacher", recipe.name);
         let opened = model.open()?;
         let identity = recipe.eval.cache.as_ref().map(|_| opened.teacher.identity()).transpose()?;
         let encoder = ModelEncoder { model: opened.teacher.model(), processor: &opened.processor };

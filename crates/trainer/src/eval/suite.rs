@@ -19,7 +19,7 @@ use crate::eval::cache::{self, Cache};
 use crate::eval::encoder::{BATCH, ModelEncoder};
 use crate::eval::open_set::OpenSet;
 use crate::progress::{self, Counted};
-use crate::recipe::{EvalSet, EvalTask};
+use crate::recipe::{EvalSet, EvalTask, Places, check_sets};
 use crate::{Error, Result};
 
 /// A suite file: data sets that are evaluated together.
@@ -52,18 +52,17 @@ impl Suite {
     /// [`Error::Io`]; [`Error::Data`] if it is not UTF-8; [`Error::Recipe`] with the invalid line.
     pub fn read(path: &Path) -> Result<Self> {
         let text = crate::text::read(path)?;
-        let fail = |reason: String| Error::recipe(path.display().to_string(), reason);
-        let suite: Suite =
-            toml::from_str(&text).map_err(|e| fail(e.to_string().trim().replace('\n', "; ")))?;
-        let mut names = std::collections::HashSet::new();
-        if let Some(twice) = suite.sets.iter().find(|set| !names.insert(&set.name)) {
-            return Err(fail(format!("two data sets have the name `{}`: rename one", twice.name)));
-        }
+        let origin = path.display().to_string();
+        let fail = |reason: String| Error::recipe(&origin, reason);
+        let table = Places::parse(&text).map_err(fail)?;
+        let places = Places::of_file(&origin, text);
+        let suite = places.read::<Suite>(table, || schemars::schema_for!(Suite).to_value()).map_err(fail)?;
         if suite.sets.is_empty() {
             return Err(fail("it has no data sets: add [[sets]]".into()));
         }
-        suite.sets.iter().try_for_each(EvalSet::validate).map_err(&fail)?;
-        suite.damaged.validate()?;
+        check_sets("sets", &suite.sets).map_err(|reason| fail(places.locate(&reason)))?;
+        let damaged = suite.damaged.validate();
+        damaged.map_err(|error| fail(places.locate(&format!("damaged: {error}"))))?;
         Ok(suite)
     }
 

@@ -50,7 +50,7 @@ pub fn describe(device: Device) -> String {
 /// Logs why the GPU is not used, once per process.
 fn warn_once(cause: &str) {
     static WARNED: std::sync::Once = std::sync::Once::new();
-    WARNED.call_once(|| tracing::warn!("the GPU is not used: {cause}"));
+    WARNED.call_once(|| data_pipeline::log_warn!("the GPU is not used: {cause}"));
 }
 
 #[cfg(test)]

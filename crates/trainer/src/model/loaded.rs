@@ -192,7 +192,7 @@ pub fn open_weights(origin: &str, options: &LoadOptions) -> Result<OpenedModel> 
     };
     match opened.model.only_tower() {
         Some(tower) if options.tower != Some(tower) => {
-            Err(clip_model::Error::OneTower { origin: origin.into(), tower }.into())
+            Err(clip_model::Error::OneTower { origin: Some(origin.into()), tower }.into())
         }
         _ => Ok(opened),
     }

@@ -85,7 +85,7 @@ fn place(name: &str) -> Result<Place<'_>> {
     }
     match published::find(name) {
         Found::Repository(repository) => {
-            tracing::info!("{name} is hf-hub:{repository}");
+            data_pipeline::log_info!("{name} is hf-hub:{repository}");
             Ok(Place::Hub(format!("hf-hub:{repository}").parse()?))
         }
         Found::UnknownTag(tags) => Err(Error::UnknownTag { name: name.into(), tags }),

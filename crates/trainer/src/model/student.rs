@@ -36,7 +36,7 @@ pub(crate) fn open(
         .with_tokenizer(config.tokenizer.as_ref());
     let mut student = LoadedModel::open(&origin, &options)?;
     for note in &student.notes {
-        tracing::info!("student {origin}: {note}");
+        data_pipeline::log_info!("student {origin}: {note}");
     }
     if let Some(larger) = config.inherit.as_ref().filter(|_| resumed.is_none()) {
         inherit_from(larger, config.inherit_tokens, runs, &student.model)?;
@@ -62,14 +62,14 @@ fn inherit_from(larger: &ModelRef, only_tokens: bool, runs: &RunModels, student:
         return Err(Error::NoWeights { name: larger.into() });
     }
     if let Some(tower) = opened.model.only_tower() {
-        return Err(clip_model::Error::OneTower { origin: larger.into(), tower }.into());
+        return Err(clip_model::Error::OneTower { origin: Some(larger.into()), tower }.into());
     }
     if only_tokens {
         inherit::tokens::token_embeddings(student, &opened.model)?;
-        tracing::info!("the student inherits the token embeddings of {larger}");
+        data_pipeline::log_info!("the student inherits the token embeddings of {larger}");
     } else {
         inherit::inherit(student, &opened.model)?;
-        tracing::info!("the student inherits a part of the weights of {larger}");
+        data_pipeline::log_info!("the student inherits a part of the weights of {larger}");
     }
     Ok(())
 }
@@ -79,7 +79,7 @@ fn start_image_tower(name: &str, student: &LoadedModel, progress: bool) -> Resul
     let path = locate(name, Need::Weights, progress)?;
     let report = load_image_weights(&student.model, &*path, &student.preprocess)?;
     let list = |names: &[String]| names.join(", ");
-    tracing::info!(
+    data_pipeline::log_info!(
         "student: the image tower starts with {} tensors of {name}; left out: {}",
         report.loaded,
         if report.left_out.is_empty() { "nothing".into() } else { list(&report.left_out) }
@@ -89,14 +89,14 @@ fn start_image_tower(name: &str, student: &LoadedModel, progress: bool) -> Resul
         report.initial.iter().cloned().partition::<Vec<_>, _>(|name| name.starts_with("visual."));
     let (scalars, text) = rest.into_iter().partition::<Vec<_>, _>(|name| name.starts_with("logit_"));
     let values = if student.has_weights { "as in the model" } else { "at initial values" };
-    tracing::info!(
+    data_pipeline::log_info!(
         "student: {values}: {}, {} and the {} tensors of the text tower",
         list(&visual),
         list(&scalars),
         text.len()
     );
     for note in report.notes {
-        tracing::warn!("student.image_weights = {name}: {note}");
+        data_pipeline::log_warn!("student.image_weights = {name}: {note}");
     }
     Ok(())
 }

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
+use super::faults::{Places, did_you_mean};
 use super::model_ref::{ModelRef, StoreRef};
+use super::overrides::Setting;
 use super::stages::{self, Draft};
 use super::{Recipe, TeacherConfig};
 use crate::{Error, Result};
@@ -45,65 +47,51 @@ impl Job {
 /// [`Error::Io`] if a file cannot be read, [`Error::Data`] if it is not UTF-8, [`Error::Recipe`] with file, line and
 /// key.
 pub fn load(path: &Path, settings: &[String]) -> Result<Job> {
-    resolve(read(path, 0)?, settings, &path.display().to_string())
+    let (table, places) = read(path, 0)?;
+    resolve(table, &places, settings, &path.display().to_string())
 }
 
-/// Merges command-line settings into one table.
-///
-/// # Errors
-/// [`Error::Recipe`] if a setting does not have the form `key.path=value`.
-pub fn settings_table(settings: &[String]) -> Result<Table> {
-    let mut table = Table::new();
-    for text in settings {
-        if !Setting::parse(text)?.apply(&mut table, "")? {
-            return Err(Error::recipe(
-                "--set",
-                format!("`{text}` names a run: a sweep's settings are for all cells"),
-            ));
-        }
-    }
-    Ok(table)
-}
-
-/// Loads one run of a recipe file, with `over` merged last. `run` selects the run if the file has several.
+/// Loads one run of a recipe file, with `over` merged last. `run` selects the run if the file has several. `places` are
+/// those of `over`, for messages.
 ///
 /// # Errors
 /// The errors of [`load`]; [`Error::Recipe`] if the run is ambiguous, or if it refers to another run of the file.
 /// References to shared runs ([`ModelRef::Shared`]) are left to the caller, a sweep.
-pub fn load_one(path: &Path, run: Option<&str>, over: &Table) -> Result<Recipe> {
+pub fn load_one(path: &Path, run: Option<&str>, over: &Table, places: &Places) -> Result<Recipe> {
     let origin = path.display().to_string();
     let fail = |reason: String| Err(Error::recipe(&origin, reason));
-    let mut table = read(path, 0)?;
-    let runs = match table.remove("runs") {
-        Some(Value::Array(runs)) => runs.into_iter().filter_map(|run| run.try_into::<Table>().ok()).collect(),
-        _ => Vec::new(),
-    };
+    let (mut table, own) = read(path, 0)?;
+    let own = own.named();
+    let runs = take_runs(&mut table, &own, &origin)?;
     let named = |run: &Table| run.get("name").and_then(Value::as_str).map(str::to_string);
     let chosen = match (run, runs.as_slice()) {
         (None, []) => None,
-        (None, [only]) => Some(only),
-        (Some(name), _) => match runs.iter().find(|run| named(run).as_deref() == Some(name)) {
+        (None, [_]) => Some(0),
+        (Some(name), _) => match runs.iter().position(|run| named(run).as_deref() == Some(name)) {
             Some(found) => Some(found),
-            None => return fail(format!("it has no run `{name}`")),
+            None => {
+                let names = runs.iter().filter_map(named).collect::<Vec<_>>();
+                return fail(format!("it has no run `{name}`: {}", did_you_mean_run(name, &names)));
+            }
         },
         (None, _) => {
             let names = runs.iter().filter_map(named).collect::<Vec<_>>().join(", ");
             return fail(format!("it has several runs: name one of {names}"));
         }
     };
-    if let Some(run) = chosen {
-        merge_run(&mut table, run.clone());
+    let mut places = places.clone();
+    if let Some(index) = chosen {
+        merge_run(&mut table, runs[index].clone());
+        places = places.or(own.under(&["runs".into(), index.into()]));
     }
+    let places = places.or(own);
     merge(&mut table, over.clone());
     if table.contains_key("stages") {
         return fail("it has stages, which build on one another: write a recipe for one of them".into());
     }
-    let text = toml::to_string(&table).map_err(|e| Error::recipe(&origin, e.to_string()))?;
-    let recipe = toml::from_str::<Recipe>(&text).map_err(|e| Error::recipe(&origin, setting(&text, &e)))?;
-    recipe.validate(&origin)?;
-    check_name(&recipe.name, &origin)?;
+    let recipe = check_recipe(table, &places, &origin)?;
     if let Some((key, other)) = named_runs(&recipe).next() {
-        return fail(format!("{key} is the run `{other}`: name a model here"));
+        return fail(places.locate(&format!("{key} is the run `{other}`: name a model here")));
     }
     Ok(recipe)
 }
@@ -113,15 +101,15 @@ pub fn load_one(path: &Path, run: Option<&str>, over: &Table) -> Result<Recipe> 
 /// # Errors
 /// The errors of [`load`].
 pub fn parse(text: &str, settings: &[String], origin: &str) -> Result<Job> {
-    let table = text.parse::<Table>().map_err(|e| Error::recipe(origin, syntax(text, &e)))?;
+    let table = Places::parse(text).map_err(|reason| Error::recipe(origin, reason))?;
     if table.contains_key("extends") {
         return Err(Error::recipe(origin, "`extends` needs a recipe in a file"));
     }
-    resolve(table, settings, origin)
+    resolve(table, &Places::of_file(origin, text), settings, origin)
 }
 
-/// Reads a file, merged over the file that it extends.
-fn read(path: &Path, depth: usize) -> Result<Table> {
+/// Reads a file, merged over the file that it extends, with the places of its settings.
+fn read(path: &Path, depth: usize) -> Result<(Table, Places)> {
     let origin = path.display().to_string();
     if depth > MAX_DEPTH {
         return Err(Error::recipe(
@@ -130,67 +118,124 @@ fn read(path: &Path, depth: usize) -> Result<Table> {
         ));
     }
     let text = crate::text::read(path)?;
-    let mut table = text.parse::<Table>().map_err(|e| Error::recipe(&origin, syntax(&text, &e)))?;
+    let mut table = Places::parse(&text).map_err(|reason| Error::recipe(&origin, reason))?;
+    reject_sweep(&table, &origin)?;
+    let places = Places::of_file(&origin, text);
     match table.remove("extends") {
-        None => Ok(table),
+        None => Ok((table, places)),
         Some(Value::String(base)) => {
-            let mut merged = read(&path.with_file_name("").join(base), depth + 1)?;
+            let named = read(&path.with_file_name("").join(&base), depth + 1);
+            let (mut merged, base) = named.map_err(|error| match error {
+                Error::Io { path, source } => {
+                    let reason =
+                        format!("extends = \"{base}\": cannot access `{}`: {source}", path.display());
+                    Error::recipe(&origin, places.locate(&reason))
+                }
+                other => other,
+            })?;
             merge(&mut merged, table);
-            Ok(merged)
+            Ok((merged, places.or(base.named())))
         }
-        Some(_) => Err(Error::recipe(origin, "`extends` is not the path of a file")),
+        Some(other) => {
+            let reason = format!("extends = {other}: expected the path of a recipe in quotes");
+            Err(Error::recipe(origin, places.locate(&reason)))
+        }
     }
 }
 
-fn resolve(mut table: Table, settings: &[String], origin: &str) -> Result<Job> {
-    let runs = match table.remove("runs") {
-        None => vec![Table::new()],
-        Some(Value::Array(runs)) if !runs.is_empty() => runs
-            .into_iter()
-            .map(|run| match run {
-                Value::Table(run) => Ok(run),
-                _ => Err(Error::recipe(origin, "`runs` is not a list of tables: write [[runs]]")),
-            })
-            .collect::<Result<_>>()?,
-        Some(_) => return Err(Error::recipe(origin, "`runs` is not a list of tables: write [[runs]]")),
+/// Refuses a sweep file, which another command runs.
+fn reject_sweep(table: &Table, origin: &str) -> Result<()> {
+    match table.contains_key("cells") {
+        true => Err(Error::recipe(
+            origin,
+            format!("it has [[cells]], so it is a sweep: run it with `clip-distill sweep {origin}`"),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Removes the tables of `[[runs]]`; none if the file has no runs.
+fn take_runs(table: &mut Table, places: &Places, origin: &str) -> Result<Vec<Table>> {
+    let fail = || {
+        let reason = "runs: expected a list of tables with at least one; write [[runs]]";
+        Error::recipe(origin, places.locate(reason))
     };
+    let table_of = |run| match run {
+        Value::Table(run) => Ok(run),
+        _ => Err(fail()),
+    };
+    match table.remove("runs") {
+        None => Ok(Vec::new()),
+        Some(Value::Array(runs)) if !runs.is_empty() => runs.into_iter().map(table_of).collect(),
+        Some(_) => Err(fail()),
+    }
+}
+
+/// Suggests a run of a file.
+fn did_you_mean_run(name: &str, names: &[String]) -> String {
+    match names {
+        [] => "it has no [[runs]]".into(),
+        names => did_you_mean(name, &names.iter().map(String::as_str).collect::<Vec<_>>()),
+    }
+}
+
+/// Reads and checks a resolved recipe, except for its references to other runs.
+fn check_recipe(table: Table, places: &Places, origin: &str) -> Result<Recipe> {
+    let recipe = places.read::<Recipe>(table, || schemars::schema_for!(Recipe).to_value());
+    let recipe = recipe.map_err(|reason| Error::recipe(origin, reason))?;
+    recipe.validate(origin).map_err(|error| places.mark(error))?;
+    check_name(&recipe.name, origin).map_err(|error| places.mark(error))?;
+    Ok(recipe)
+}
+
+fn resolve(mut table: Table, places: &Places, settings: &[String], origin: &str) -> Result<Job> {
+    let mut runs = take_runs(&mut table, places, origin)?;
+    if runs.is_empty() {
+        runs.push(Table::new());
+    }
     let name = match table.get("name") {
         Some(Value::String(name)) => name.clone(),
-        _ => return Err(Error::recipe(origin, "`name` is missing: give the recipe a name")),
+        Some(other) => {
+            let reason = format!("name = {other}: expected a text in quotes; write \"{other}\"");
+            return Err(Error::recipe(origin, places.locate(&reason)));
+        }
+        None => return Err(Error::recipe(origin, "`name` is missing: give the recipe a name")),
     };
     let settings = settings.iter().map(|text| Setting::parse(text)).collect::<Result<Vec<_>>>()?;
     let mut used = vec![false; settings.len()];
     let mut resolved = Vec::<Recipe>::new();
     let mut drafts = Vec::new();
-    for run in runs {
+    for (index, run) in runs.into_iter().enumerate() {
         let mut merged = table.clone();
         merge_run(&mut merged, run);
-        drafts.extend(stages::expand(merged, origin)?);
+        let places = places.under(&["runs".into(), index.into()]).or(places.clone());
+        let stages = stages::expand(merged, origin).map_err(|error| places.mark(error))?;
+        drafts.extend(stages.into_iter().enumerate().map(|(stage, draft)| {
+            let own = places.under(&["stages".into(), stage.into()]).or(places.clone());
+            (if draft.run.is_some() { own } else { places.clone() }, draft)
+        }));
     }
-    for Draft { mut table, run } in drafts {
+    for (mut places, Draft { mut table, run }) in drafts {
         let run_name = table.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
         for (setting, used) in settings.iter().zip(&mut used) {
             for name in run.iter().chain([&run_name]) {
-                *used |= setting.apply(&mut table, name)?;
+                let Some(path) = setting.target(name) else { continue };
+                setting.apply(&mut table, path)?;
+                places = setting.place(path).or(places);
+                *used = true;
             }
         }
         let run_origin =
             if run_name == name { origin.to_string() } else { format!("{origin}, run {run_name}") };
-        // Parse from text, so that errors have a position. The message names the setting instead of the line, because
-        // the line is that of the resolved recipe, which the user has not seen.
-        let text = toml::to_string(&table).map_err(|e| Error::recipe(&run_origin, e.to_string()))?;
-        let recipe =
-            toml::from_str::<Recipe>(&text).map_err(|e| Error::recipe(&run_origin, setting(&text, &e)))?;
-        recipe.validate(&run_origin)?;
-        check_not_shared(&recipe, &run_origin)?;
-        check_name(&recipe.name, &run_origin)?;
+        let fail = |reason: String| Err(Error::recipe(&run_origin, places.locate(&reason)));
+        let recipe = check_recipe(table, &places, &run_origin)?;
+        check_not_shared(&recipe, &run_origin).map_err(|error| places.mark(error))?;
         if resolved.iter().any(|other| other.name == recipe.name) {
-            return Err(Error::recipe(&run_origin, format!("two runs are called `{}`", recipe.name)));
+            return fail(format!("name: two runs are called `{}`: rename one", recipe.name));
         }
         let missing = |run: &str| !resolved.iter().any(|other| other.name == run);
         if let Some((key, earlier)) = named_runs(&recipe).find(|(_, run)| missing(run)) {
-            let reason = format!("{key} = \"{earlier}\" is not an earlier run of this file");
-            return Err(Error::recipe(&run_origin, reason));
+            return fail(format!("{key} = \"{earlier}\" is not an earlier run of this file"));
         }
         resolved.push(recipe);
     }
@@ -227,43 +272,6 @@ fn check_not_shared(recipe: &Recipe, origin: &str) -> Result<()> {
     }
 }
 
-/// Describes a syntax error in a TOML file: line and reason.
-fn syntax(text: &str, error: &toml::de::Error) -> String {
-    let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-    let reason = error.message().replace('\n', "; ");
-    line.map_or_else(|| reason.clone(), |line| format!("line {line}: {reason}"))
-}
-
-/// Describes an error in the TOML of a recipe: the setting at the position of the error, and the reason.
-fn setting(text: &str, error: &toml::de::Error) -> String {
-    let reason = error.message().replace('\n', "; ");
-    let Some(span) = error.span() else { return reason };
-    let start = span.start.min(text.len());
-    let line_start = text[..start].rfind('\n').map_or(0, |end| end + 1);
-    let line = text[line_start..].lines().next().unwrap_or_default();
-    let head = |line: &str| {
-        let inner = line.trim().strip_prefix('[')?.strip_suffix(']')?;
-        Some(inner.trim_start_matches('[').trim_end_matches(']').to_string())
-    };
-    let missing = reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
-    let mut path = Vec::new();
-    match head(line) {
-        Some(table) => path.push(table),
-        None => {
-            path.extend(text[..line_start].lines().rev().find_map(head));
-            // The error of a missing field points to the first key of its table, or to the brace of an inline table.
-            let is_inline = text[line_start..start].contains('=');
-            let key = line.split_once('=').filter(|_| missing.is_none() || is_inline);
-            path.extend(key.map(|(key, _)| key.trim().to_string()));
-        }
-    }
-    if let Some(key) = missing {
-        path.push(key.to_string());
-        return format!("`{}` is missing", path.join("."));
-    }
-    if path.is_empty() { reason } else { format!("{}: {reason}", path.join(".")) }
-}
-
 /// Checks that a name can be used as a folder name.
 ///
 /// # Errors
@@ -273,15 +281,13 @@ pub fn check_name(name: &str, origin: &str) -> Result<()> {
     if name.is_empty() || name.starts_with('.') || !name.chars().all(good) {
         return Err(Error::recipe(
             origin,
-            format!(
-                "the name `{name}` may only contain letters, digits, - _ . +, and may not start with a dot"
-            ),
+            format!("name = \"{name}\": expected only letters, digits, - _ . +, and no dot at the start"),
         ));
     }
     if ["html", "md", "svg"].iter().any(|ending| name == format!("report.{ending}")) {
         return Err(Error::recipe(
             origin,
-            format!("the name `{name}` is reserved for the report: choose another"),
+            format!("name = \"{name}\": this name is reserved for the report, choose another"),
         ));
     }
     Ok(())
@@ -317,64 +323,10 @@ pub fn merge(base: &mut Table, over: Table) {
 }
 
 /// The keys of `[train]` for the length of a run. A run has exactly one of them.
-const LENGTHS: [&str; 2] = ["steps", "epochs"];
+pub(super) const LENGTHS: [&str; 2] = ["steps", "epochs"];
 
-fn forget_length(train: &mut Table) {
+pub(super) fn forget_length(train: &mut Table) {
     LENGTHS.iter().for_each(|length| drop(train.remove(*length)));
-}
-
-/// A setting of the command line: `key.path=value`.
-struct Setting<'a> {
-    text: &'a str,
-    path: Vec<&'a str>,
-    value: Value,
-}
-
-impl<'a> Setting<'a> {
-    fn parse(text: &'a str) -> Result<Self> {
-        let fail = || Error::recipe("--set", format!("`{text}` is not of the form key.path=value"));
-        let (path, value) = text.split_once('=').ok_or_else(fail)?;
-        let path = path.trim().split('.').collect::<Vec<_>>();
-        if path.iter().any(|key| key.is_empty()) {
-            return Err(fail());
-        }
-        // A value that is not TOML is a string, so paths and names need no quotes.
-        let table = format!("value = {value}").parse::<Table>().ok();
-        let parsed = table.and_then(|mut table| (table.len() == 1).then(|| table.remove("value"))?);
-        Ok(Setting { text, path, value: parsed.unwrap_or_else(|| Value::String(value.trim().into())) })
-    }
-
-    /// Sets the value, unless it is for another run. Returns whether it applies to this run.
-    fn apply(&self, table: &mut Table, run: &str) -> Result<bool> {
-        // Run names may contain dots, so the longest prefix decides.
-        let path = match self.path.as_slice() {
-            ["runs", rest @ ..] => {
-                let cut = (1..rest.len()).find(|&cut| rest[..cut].join(".") == run);
-                match cut {
-                    Some(cut) => &rest[cut..],
-                    None => return Ok(false),
-                }
-            }
-            path => path,
-        };
-        let mut parent = Some(table);
-        for key in &path[..path.len() - 1] {
-            let inner = parent.take().map(|table| table.entry(*key).or_insert_with(|| Table::new().into()));
-            parent = inner.and_then(Value::as_table_mut);
-        }
-        let parent = parent.ok_or_else(|| {
-            Error::recipe(
-                "--set",
-                format!("`{}`: only tables have keys; lists cannot be changed in part", self.text),
-            )
-        })?;
-        let key = path[path.len() - 1];
-        if path.len() == 2 && path[0] == "train" && LENGTHS.contains(&key) {
-            forget_length(parent);
-        }
-        parent.insert(key.into(), self.value.clone());
-        Ok(true)
-    }
 }
 
 #[cfg(test)]
@@ -437,11 +389,11 @@ mod tests {
         assert!(error("seed = 1", &[]).contains("`name` is missing"));
         let small = "name = 'small'\nstudent.model = 'ViT-nano-32px'\ndata.train = []\n";
         let missing = error(&format!("{small}train = {{ batch_size = 8, steps = 3 }}"), &[]);
-        assert!(missing.ends_with("`losses` is missing"), "{missing}");
+        assert!(missing.ends_with("`losses` is missing: add a table"), "{missing}");
         let missing = error(&format!("{small}losses.task = 1.0\ntrain = {{ steps = 3 }}"), &[]);
-        assert!(missing.ends_with("`train.batch_size` is missing"), "{missing}");
+        assert!(missing.contains("`train.batch_size` is missing: add a whole number"), "{missing}");
         let missing = error(&format!("{small}losses.task = 1.0\n[train]\nsteps = 3"), &[]);
-        assert!(missing.ends_with("`train.batch_size` is missing"), "{missing}");
+        assert!(missing.contains("`train.batch_size` is missing: add a whole number"), "{missing}");
         assert!(error(&SMALL.replace("batch_size", "batchsize"), &[]).contains("batchsize"));
         assert!(error(SMALL, &["losses.task=0"]).contains("no loss"));
         assert!(error(SMALL, &["losses.crd=1"]).contains("needs a [teacher]"));

@@ -4,6 +4,7 @@ use kd_losses::{Error as LossError, HiddenSettings, Loss, LossSettings, MfdSetti
 use toml::Table;
 
 use super::classes::{Classes, check_distinct, check_names};
+use super::faults::did_you_mean;
 use super::{Templates, take};
 
 pub use kd_losses::When;
@@ -55,7 +56,7 @@ impl LossConfig {
             }
             loss.check_setting(key).map_err(|error| match error {
                 LossError::UnknownSetting { owners, .. } if owners.is_empty() => {
-                    format!("unknown setting `{key}`; valid settings: {}", valid_keys(loss))
+                    format!("unknown setting `{key}`; {}", did_you_mean(key, &valid_keys(loss)))
                 }
                 error => error.to_string(),
             })?;
@@ -140,10 +141,9 @@ impl LossConfig {
 }
 
 /// Lists the settings that the table of a loss may have.
-fn valid_keys(loss: Loss) -> String {
+fn valid_keys(loss: Loss) -> Vec<&'static str> {
     let lists = CLASS_KEYS.iter().filter(|_| loss.reads_classes());
-    let keys = WeightSettings::KEYS.iter().chain(loss.setting_keys()).chain(lists);
-    keys.map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
+    WeightSettings::KEYS.iter().chain(loss.setting_keys()).chain(lists).copied().collect()
 }
 
 /// The `losses` table: numbers, or tables.
@@ -163,9 +163,9 @@ pub(super) mod written {
                 toml::Value::Float(weight) => Ok(LossConfig::new(loss, weight)),
                 toml::Value::Integer(weight) => Ok(LossConfig::new(loss, weight as f64)),
                 toml::Value::Table(table) => LossConfig::from_table(loss, table),
-                other => Err(format!("a loss is a weight or a table, not a {}", other.type_str())),
+                other => Err(format!("expected a number or a table, found {other}")),
             };
-            Ok((loss, config.map_err(|reason| de::Error::custom(format!("{loss}: {reason}")))?))
+            Ok((loss, config.map_err(|reason| de::Error::custom(format!("losses.{loss}: {reason}")))?))
         };
         BTreeMap::<Loss, toml::Value>::deserialize(from)?.into_iter().map(read).collect()
     }
@@ -266,7 +266,7 @@ mod tests {
             ("hinton = { weight = 1.0, classes = ['a', 'b'], classes_per_step = 1 }", "classes_per_step = 1"),
             ("fd = { weight = 1.0, until = 10 }", "step 10"),
             ("fd = { weight = 1.0, from = 10 }", "step 0"),
-            ("fd = { wieght = 1.0 }", "unknown setting `wieght`; valid settings: `weight`"),
+            ("fd = { wieght = 1.0 }", "unknown setting `wieght`; did you mean `weight`?"),
             ("hinton = { weight = 1.0, classes = ['a', 'b'], temperatures = [1.0, 2.0] }", "not several"),
             ("fd = 'much'", "fd"),
         ] {

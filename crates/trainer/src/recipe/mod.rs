@@ -5,9 +5,11 @@ mod classes;
 mod device;
 mod eval_set;
 mod experiment;
+pub(crate) mod faults;
 mod load;
 mod losses;
 mod model_ref;
+mod overrides;
 mod precision;
 mod prune;
 mod schema;
@@ -35,14 +37,17 @@ pub(crate) use classes::{ClassList, warn_of_repeated};
 pub use device::DeviceSetting;
 pub use eval_set::{DATASET_TEMPLATES, EvalSet, EvalTask, Templates};
 pub use experiment::{Experiment, Runtime};
-pub use load::{Job, check_name, load, load_one, merge, parse, settings_table};
+pub use faults::{Places, Step};
+pub use load::{Job, check_name, load, load_one, merge, parse};
 pub use losses::{LossConfig, When};
 pub use model_ref::{ModelRef, SharedPath, StoreRef};
+pub use overrides::settings_table;
 pub use precision::PrecisionConfig;
 pub use prune::PruneConfig;
 pub use student::{Student, TowerLock};
 pub use targets::TargetRule;
 pub use teachers::TeacherConfig;
+pub(crate) use validate::check_sets;
 
 use crate::optim::adamw::OptimizerConfig;
 use crate::{Error, Result};
@@ -277,6 +282,17 @@ impl Recipe {
     /// Returns the settings of a loss with a nonzero weight.
     pub fn loss(&self, loss: Loss) -> Option<&LossConfig> {
         self.losses.get(&loss).filter(|config| config.is_on())
+    }
+
+    /// Returns the losses with their weights, such as `1 × task + 2 × crd`. A weight that changes is written with its
+    /// start and end.
+    pub fn losses_text(&self) -> String {
+        let on = self.losses.iter().filter(|(_, config)| config.is_on());
+        let terms = on.map(|(loss, LossConfig { weight, .. })| match weight.is_constant() {
+            true => format!("{} × {loss}", weight.start),
+            false => format!("{} to {} × {loss}", weight.start, weight.end),
+        });
+        terms.collect::<Vec<_>>().join(" + ")
     }
 
     /// Returns the settings of the loss that reads a class list, if any.

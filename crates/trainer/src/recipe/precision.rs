@@ -27,7 +27,7 @@ impl PrecisionConfig {
             Self::Auto => fastest,
             Self::Bf16 => {
                 if fastest != Precision::BFloat16 {
-                    tracing::warn!(
+                    data_pipeline::log_warn!(
                         "this processor has no instructions for bf16, so bf16 takes many times as long as fp32: \
                          set train.precision = \"auto\""
                     );

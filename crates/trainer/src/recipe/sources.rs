@@ -38,6 +38,8 @@ pub(crate) struct TrainingData {
     weights: Vec<f64>,
     /// The error of the first source that is not on this machine.
     absent: Option<Error>,
+    /// For each source, why it is not on this machine; `None` if it is.
+    missing: Vec<Option<String>>,
     fingerprints: OnceLock<Vec<String>>,
 }
 
@@ -51,12 +53,17 @@ impl TrainingData {
             sources: Vec::new(),
             weights: Vec::new(),
             absent: None,
+            missing: Vec::new(),
             fingerprints: OnceLock::new(),
         };
         for config in &recipe.data.train {
             let source = match (pool.open(&config.source, &recipe.data.root), config.samples) {
-                (Ok(source), _) => upright(source, config.exif_orientation),
+                (Ok(source), _) => {
+                    data.missing.push(None);
+                    upright(source, config.exif_orientation)
+                }
                 (Err(error), Some(len)) => {
+                    data.missing.push(Some(error.to_string()));
                     let source = Arc::new(Absent { name: format!("(missing: {error})"), len });
                     data.absent.get_or_insert(error);
                     source
@@ -80,6 +87,11 @@ impl TrainingData {
     /// Returns the sources, in the recipe's order.
     pub(crate) fn sources(&self) -> &[Arc<dyn Source>] {
         &self.sources
+    }
+
+    /// Returns, for each source, why it is not on this machine; `None` if it is.
+    pub(crate) fn missing(&self) -> &[Option<String>] {
+        &self.missing
     }
 
     /// Returns the sources with their weights in an epoch.

@@ -27,17 +27,17 @@ pub(super) fn expand(mut run: Table, origin: &str) -> Result<Vec<Draft>> {
             return Ok(vec![Draft { table: run, run: None }]);
         }
         Some(Value::Array(stages)) => stages,
-        Some(_) => return fail("`stages` is not a list of tables: write [[stages]]"),
+        Some(_) => return fail("stages: expected a list of tables; write [[stages]]"),
     };
     let name = run.get("name").and_then(Value::as_str).unwrap_or_default().to_string();
     let mut drafts = Vec::with_capacity(stages.len());
     let mut pruned = false;
     for (index, stage) in stages.into_iter().enumerate() {
         let Value::Table(stage) = stage else {
-            return fail("`stages` is not a list of tables: write [[stages]]");
+            return fail("stages: expected a list of tables; write [[stages]]");
         };
         if stage.contains_key("name") {
-            return fail("a stage has no `name`: its name is that of the run, with a number");
+            return fail("stages.name: a stage has no `name`: its name is that of the run, with a number");
         }
         let mut table = run.clone();
         if index > 0 {

@@ -2,12 +2,14 @@
 
 use kd_losses::{Loss, Term, first_gap};
 
-use super::Recipe;
+use super::{EvalSet, Recipe};
 use crate::recipe::TargetRule;
 use crate::{Error, Result};
 
 /// Maximum number of micro-batches per step; more than in any published recipe.
 const MAX_ACCUMULATE: usize = 1 << 20;
+/// Maximum number of visits per sample and epoch.
+const MAX_WEIGHT: f64 = 1e6;
 /// Number of steps to assume if the number depends on the data.
 const LONG_RUN: u64 = 1 << 40;
 /// Maximum number of augmentations per image; more than in any store.
@@ -32,7 +34,7 @@ impl Recipe {
         let terms = self.terms(steps);
         terms.iter().try_for_each(|term| term.check()).map_err(|e| Error::recipe(origin, e.to_string()))?;
         match first_gap(&terms, steps) {
-            Some(step) => Err(Error::recipe(origin, format!("no loss has a weight at step {step}"))),
+            Some(step) => Err(Error::recipe(origin, format!("losses: no loss has a weight at step {step}"))),
             None => Ok(()),
         }
     }
@@ -47,8 +49,10 @@ impl Recipe {
             config.validate(*loss).map_err(|reason| fail(format!("losses.{loss}: {reason}")))?;
         }
         let terms = self.terms(self.train.steps.unwrap_or(LONG_RUN));
-        require(!terms.is_empty(), || "no loss has a weight: give at least `losses.task = 1.0`".into())
-            .map_err(fail)?;
+        require(!terms.is_empty(), || {
+            "losses: no loss has a weight; give at least `losses.task = 1.0`".into()
+        })
+        .map_err(fail)?;
         if let Some(term) = terms.iter().find(|term| term.loss.needs_teacher() && self.teachers.is_empty()) {
             return Err(fail(format!("losses.{} needs a [teacher]", term.loss)));
         }
@@ -144,6 +148,16 @@ impl Recipe {
     fn check_data(&self) -> Check {
         let data = &self.data;
         require(!data.train.is_empty(), || "[[data.train]] is missing: name at least one source".into())?;
+        for (index, source) in data.train.iter().enumerate() {
+            let key = format!("data.train[{index}]");
+            let (weight, share) = (source.weight, source.share);
+            require(weight > 0.0 && weight <= MAX_WEIGHT, || {
+                format!("{key}.weight = {weight} is not above 0 and at most {MAX_WEIGHT}")
+            })?;
+            require(share > 0.0 && share <= 1.0, || {
+                format!("{key}.share = {share} is not above 0 and at most 1")
+            })?;
+        }
         data.augment.validate().map_err(|error| format!("data.augment: {error}"))?;
         require(data.variants <= MAX_VARIANTS, || {
             format!("data.variants = {} is more than {MAX_VARIANTS}", data.variants)
@@ -217,11 +231,19 @@ impl Recipe {
         require(epochs.is_finite() && epochs >= 0.0, || {
             format!("eval.every_epochs = {epochs}: give a number above 0, or 0 for never")
         })?;
-        self.eval.sets.iter().try_for_each(super::EvalSet::validate)?;
-        let mut names = std::collections::HashSet::new();
-        match self.eval.sets.iter().find(|set| !names.insert(&set.name)) {
-            Some(set) => Err(format!("two [[eval.sets]] are called `{}`", set.name)),
-            None => Ok(()),
-        }
+        check_sets("eval.sets", &self.eval.sets)
     }
+}
+
+/// Checks the evaluation sets of a list, which `key` names. Reasons begin with the set, as `key[1]`.
+///
+/// # Errors
+/// The invalid set, and the reason.
+pub(crate) fn check_sets(key: &str, sets: &[EvalSet]) -> Check {
+    let mut names = std::collections::HashSet::new();
+    sets.iter().enumerate().try_for_each(|(index, set)| {
+        set.validate().map_err(|reason| format!("{key}[{index}]: {reason}"))?;
+        let is_new = names.insert(&set.name);
+        require(is_new, || format!("{key}[{index}]: two sets are called `{}`: rename one", set.name))
+    })
 }

@@ -185,14 +185,11 @@ fn student(config: &Student) -> String {
 fn training(facts: &RunFacts) -> String {
     let recipe = &public_recipe(&facts.recipe);
     let teachers = recipe.teachers.iter().map(TeacherConfig::name).collect::<Vec<_>>().join(", ");
-    let weighted = recipe.losses.iter().filter(|(_, config)| config.is_on());
-    let losses =
-        weighted.map(|(loss, config)| format!("{} × {}", config.weight.start, loss)).collect::<Vec<_>>();
     let mut text = format!(
         "## Training\n\n- student: {}\n- teacher: {}\n- losses: {}\n- seed: {}\n",
         student(&recipe.student),
         if teachers.is_empty() { "none" } else { &teachers },
-        losses.join(" + "),
+        recipe.losses_text(),
         recipe.seed
     );
     for source in &recipe.data.train {

@@ -178,7 +178,7 @@ pub fn newest(folder: &Path) -> Result<Option<(PathBuf, State)>> {
         match verify(&path) {
             Ok(state) => return Ok(Some((path, state))),
             Err(error) => {
-                tracing::warn!("{error}; trying the previous checkpoint");
+                data_pipeline::log_warn!("{error}; trying the previous checkpoint");
                 first_error.get_or_insert(error);
             }
         }

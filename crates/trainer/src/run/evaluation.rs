@@ -22,7 +22,7 @@ impl Session<'_> {
     /// Evaluates the student in its current state.
     pub(super) fn evaluate_during_training(&mut self) -> Result<()> {
         let (step, steps) = (self.train.step, self.schedule.total_steps);
-        tracing::info!("{}: evaluation after step {step} of {steps}", self.recipe.name);
+        data_pipeline::log_info!("{}: evaluation after step {step} of {steps}", self.recipe.name);
         let report = self.with_final_weights(|session| session.evaluate())?;
         self.metrics.evaluation(step, &report)?;
         self.save_if_best(&report)
@@ -32,7 +32,7 @@ impl Session<'_> {
     pub(super) fn finish(mut self) -> Result<Results> {
         let counts = self.counts();
         if counts.skipped() > 0 {
-            tracing::warn!(
+            data_pipeline::log_warn!(
                 "{} of {} samples were damaged: {}",
                 counts.skipped(),
                 counts.seen,
@@ -40,7 +40,7 @@ impl Session<'_> {
             );
         }
         if !self.sets.is_empty() {
-            tracing::info!("{}: evaluation after the last step", self.recipe.name);
+            data_pipeline::log_info!("{}: evaluation after the last step", self.recipe.name);
         }
         // The evaluation uses float32.
         self.teachers.set_precision(Precision::Float32);
@@ -66,7 +66,7 @@ impl Session<'_> {
         let seconds = self.state.seconds;
         let best = self.state.best.map(|(step, score)| Best { step, score });
         let results = Results { student, teacher, details, seconds, parameters, damaged: counts, best };
-        status::write_report(self.folder, &results)?;
+        status::write_report(self.folder, self.recipe, &results)?;
         Ok(results)
     }
 
@@ -81,7 +81,7 @@ impl Session<'_> {
         if self.state.best.is_some_and(|(step, best)| score <= best && step != now) {
             return Ok(());
         }
-        tracing::info!(
+        data_pipeline::log_info!(
             "{}: the best model so far, with a mean main metric of {:.1} %",
             self.recipe.name,
             score * 100.0
@@ -140,7 +140,7 @@ pub(super) fn measure_again(
     let Measured { student, teacher, details } =
         measure(recipe, &(&loaded).into(), teacher.as_ref(), &prepared.sets)?;
     let results = Results { student, teacher, details, ..earlier };
-    status::write_report(folder, &results)?;
+    status::write_report(folder, recipe, &results)?;
     status::write_recipe(folder, recipe)?;
     Ok(results)
 }

@@ -73,7 +73,7 @@ fn perform<'a>(
     let _lock = status::lock(folder)?;
     let earlier = match status::status(recipe, folder, options.resume)? {
         RunStatus::Finished(results) => {
-            tracing::info!("run {} is finished already: {}", recipe.name, folder.display());
+            data_pipeline::log_info!("run {} is finished already: {}", recipe.name, folder.display());
             return Ok(Outcome::Finished(results));
         }
         RunStatus::EvaluatedOtherwise(results) => Some(results),
@@ -81,7 +81,10 @@ fn perform<'a>(
     };
     let prepared = prepare()?;
     if let Some(results) = earlier {
-        tracing::info!("run {} is finished already; evaluating it on the current sets", recipe.name);
+        data_pipeline::log_info!(
+            "run {} is finished already; evaluating it on the current sets",
+            recipe.name
+        );
         return measure_again(&prepared, folder, models, results).map(Outcome::Finished);
     }
     prepared.check_images(checked)?;
@@ -235,7 +238,7 @@ impl<'a> Session<'a> {
         let seconds = self.state.seconds - seconds_before;
         if seconds > 0.0 {
             let share = 100.0 * waited / seconds;
-            tracing::info!(
+            data_pipeline::log_info!(
                 "{}: {share:.1} % of the training time ({seconds:.0} s) was spent waiting for data",
                 self.recipe.name
             );
@@ -362,9 +365,9 @@ fn restore(
         return Err(Error::checkpoint(path, reason));
     }
     checkpoint::restore(&path, train, &state)?;
-    tracing::info!("resumed {} after step {}", recipe.name, state.step);
+    data_pipeline::log_info!("resumed {} after step {}", recipe.name, state.step);
     if state.best.is_some() && checkpoint::recipe(&path)?.eval.sets != recipe.eval.sets {
-        tracing::warn!(
+        data_pipeline::log_warn!(
             "{}: the evaluation sets have changed, so the best model is selected again",
             recipe.name
         );

@@ -63,6 +63,9 @@ pub struct SourcePlan {
     pub samples: usize,
     /// Visits per sample and epoch.
     pub weight: f64,
+    /// Why the source is not on this machine; its number of samples is then that of the recipe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
 }
 
 /// Cost of one model.
@@ -146,10 +149,12 @@ impl Plan {
     pub(crate) fn of(prepared: &PreparedRun<'_>, job: &Job) -> Result<Self> {
         let recipe = prepared.recipe;
         let device = device::resolve(recipe.train.device)?;
-        let sources = prepared.data.weighted().map(|(source, weight)| SourcePlan {
+        let sources = prepared.data.weighted().zip(prepared.data.missing());
+        let sources = sources.map(|((source, weight), missing)| SourcePlan {
             name: source.name().to_string(),
             samples: source.len(),
             weight,
+            missing: missing.clone(),
         });
         let sources = sources.collect();
         let samples_per_epoch = prepared.data.mixture()?.len();
@@ -207,6 +212,14 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Lists everything that the run needs and that is not on this machine, with the reasons.
+    pub fn missing(&self) -> Vec<String> {
+        let sources = self.sources.iter().filter_map(|source| source.missing.as_ref());
+        sources.map(|reason| format!("training data: {reason}")).chain(self.absent.iter().cloned()).collect()
+    }
+}
+
 /// Returns the largest number of samples whose activations are in memory together.
 fn samples_per_pass(train: &Train) -> u64 {
     train.micro_batch.unwrap_or(train.batch_size).min(train.batch_size) as u64
@@ -251,10 +264,10 @@ fn check_length(recipe: &Recipe, steps: u64) -> Result<()> {
 }
 
 /// Returns the configuration of a model. The model of an earlier run does not exist yet, so its recipe gives the
-/// configuration.
-fn model_config(model: &ModelRef, job: &Job) -> Result<ClipConfig> {
+/// configuration. Errors name the setting `key`.
+fn model_config(key: &str, model: &ModelRef, job: &Job) -> Result<ClipConfig> {
     match model {
-        ModelRef::Named(name) => loaded::config(name),
+        ModelRef::Named(name) => loaded::config(name).map_err(|error| error.of_model(key)),
         // A recipe can name only earlier runs, so the recursion ends.
         ModelRef::Run(run) => student_config(earlier(run, job)?, job),
         ModelRef::Shared(_) => Err(Error::recipe(model.to_string(), "only a sweep file has shared runs")),
@@ -267,7 +280,7 @@ fn earlier<'a>(run: &str, job: &'a Job) -> Result<&'a Recipe> {
 
 /// Returns the student's configuration. A student that an earlier run prunes counts as unpruned.
 fn student_config(recipe: &Recipe, job: &Job) -> Result<ClipConfig> {
-    Ok(recipe.student.adjust().apply(&model_config(&recipe.student.model, job)?)?)
+    Ok(recipe.student.adjust().apply(&model_config("student.model", &recipe.student.model, job)?)?)
 }
 
 /// Returns the configuration of the model from which the student inherits.
@@ -275,21 +288,21 @@ fn inherited(recipe: &Recipe, job: &Job) -> Result<Option<ClipConfig>> {
     match &recipe.student.inherit {
         // A model that is not on this machine is checked when the run starts.
         Some(ModelRef::Named(name)) if !Path::new(name).exists() => Ok(None),
-        larger => larger.as_ref().map(|larger| model_config(larger, job)).transpose(),
+        larger => larger.as_ref().map(|larger| model_config("student.inherit", larger, job)).transpose(),
     }
 }
 
 fn teacher_cost(teacher: &TeacherConfig, model: &ModelRef, job: &Job) -> Result<ModelCost> {
     let config = match (&teacher.arch, model) {
         (Some(arch), ModelRef::Named(name)) if !Path::new(name).is_dir() => presets::get(arch)?,
-        _ => model_config(model, job)?,
+        _ => model_config("teacher.model", model, job)?,
     };
     let cost = ModelCost::new(&model.to_string(), &teacher.adjust().apply(&config)?)?;
     let head = model.run().map(|run| earlier(run, job)).transpose()?.and_then(|run| run.cross_modal.as_ref());
     Ok(head.into_iter().fold(cost, with_crops))
 }
 
-/// Lists the teachers and stores that are not on this machine.
+/// Lists the teachers, stores and models to inherit from that are not on this machine.
 ///
 /// # Errors
 /// The errors of [`teachers::check`] that do not come from missing files: a preset as teacher, or a store of another
@@ -303,13 +316,23 @@ fn absent_teachers(recipe: &Recipe) -> Result<Vec<String>> {
     for teacher in &recipe.teachers {
         // Without `arch`, the plan has read the model's configuration.
         if let (Some(ModelRef::Named(name)), Some(_)) = (&teacher.model, &teacher.arch)
-            && !Path::new(name).exists()
-            && !name.contains(':')
+            && is_absent(name)
         {
             absent.push(format!("teacher `{name}`"));
         }
     }
+    if let Some(ModelRef::Named(name)) = &recipe.student.inherit
+        && is_absent(name)
+        && presets::get(name).is_err()
+    {
+        absent.push(format!("student.inherit `{name}`"));
+    }
     Ok(absent)
+}
+
+/// Whether a name is not on this machine and not one of the hub, which a run downloads.
+fn is_absent(name: &str) -> bool {
+    !Path::new(name).exists() && !name.contains(':')
 }
 
 /// Counts the parameters of the teachers that stay in memory during the training. With a store, that is only the one
@@ -340,7 +363,7 @@ fn mebibytes(bytes: u64) -> f64 {
 impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "run {}", self.name)?;
-        for SourcePlan { name, samples, weight } in &self.sources {
+        for SourcePlan { name, samples, weight, .. } in &self.sources {
             writeln!(f, "  source      {name}: {samples} samples, weight {weight}")?;
         }
         writeln!(

@@ -53,11 +53,12 @@ impl<'a> PreparedRun<'a> {
     /// Checks everything that a run needs and that does not depend on its folder or on earlier runs.
     ///
     /// # Errors
-    /// The errors of [`device::resolve`] and [`teachers::check`]; the error of a source or evaluation set that could not be
+    /// The errors of [`device::resolve`], [`teachers::check`] and [`teachers::check_paths`]; the error of a source or evaluation set that could not be
     /// opened, which would otherwise fail only during the run.
     pub(crate) fn check(mut self) -> Result<Self> {
         device::resolve(self.recipe.train.device)?;
         teachers::check(self.recipe)?;
+        teachers::check_paths(self.recipe)?;
         teachers::check_compared(self.recipe)?;
         if !self.absent_sets.is_empty() {
             return Err(self.absent_sets.swap_remove(0).1);

@@ -56,7 +56,9 @@ pub(crate) fn status(recipe: &Recipe, folder: &Path, resume: bool) -> Result<Run
     let model = clip_model::folder::check(folder.join(MODEL_FOLDER));
     let status = found(recipe, folder, resume, model.is_ok())?;
     if let (Err(error), RunStatus::Open, Ok(Some(_))) = (&model, &status, results_of(folder)) {
-        tracing::warn!("the model of the finished run is written again from its checkpoint: {error}");
+        data_pipeline::log_warn!(
+            "the model of the finished run is written again from its checkpoint: {error}"
+        );
     }
     Ok(status)
 }
@@ -182,11 +184,27 @@ pub(crate) fn write_recipe(folder: &Path, recipe: &Recipe) -> Result<()> {
     Ok(file_ext::write_atomic(folder.join(RECIPE_FILE), recipe.to_toml()?.as_bytes())?)
 }
 
-/// Writes `report.json`. Its presence marks a finished run.
-pub(crate) fn write_report(folder: &Path, results: &Results) -> Result<()> {
+/// Writes `report.json`: the recipe's name, losses and seed, the program and machine of `run.json`, and the results. Its
+/// presence marks a finished run.
+pub(crate) fn write_report(folder: &Path, recipe: &Recipe, results: &Results) -> Result<()> {
+    let info = read_if_present(&folder.join(RUN_FILE))?.unwrap_or_default();
+    let info = serde_json::from_str::<serde_json::Value>(&info).unwrap_or_default();
+    let head = json!({
+        "recipe": recipe.name, "losses": recipe.losses_text(), "seed": recipe.seed,
+        "program": info["program"], "machine": info["machine"],
+    });
+    let report = Report { run: head, results };
     let json =
-        serde_json::to_string_pretty(results).map_err(|e| Error::recipe(REPORT_FILE, e.to_string()))?;
+        serde_json::to_string_pretty(&report).map_err(|e| Error::recipe(REPORT_FILE, e.to_string()))?;
     Ok(file_ext::write_atomic(folder.join(REPORT_FILE), json.as_bytes())?)
+}
+
+/// The content of `report.json`. Its reader ignores the head.
+#[derive(serde::Serialize)]
+struct Report<'a> {
+    run: serde_json::Value,
+    #[serde(flatten)]
+    results: &'a Results,
 }
 
 /// Writes `run.json`: the program and machine, the provenance of a result.

@@ -81,7 +81,7 @@ impl TeacherModel {
             .with_tokenizer(config.tokenizer.as_ref());
         let loaded = LoadedModel::open_trained(&origin, &options)?;
         for note in &loaded.notes {
-            tracing::info!("teacher {origin}: {note}");
+            data_pipeline::log_info!("teacher {origin}: {note}");
         }
         let processor = loaded.processor.clone();
         Ok(OpenedTeacher { teacher: Rc::new(loaded.into()), processor })

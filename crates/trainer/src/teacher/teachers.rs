@@ -121,7 +121,7 @@ impl Teachers {
     pub(crate) fn warn_of_boxes(&self, recipe: &Recipe) {
         let reads = self.signals.iter().filter_map(TeacherSignal::teacher).any(Teacher::reads_boxes);
         if reads && !recipe.data.train.iter().any(|source| source.source.has_boxes()) {
-            tracing::warn!(
+            data_pipeline::log_warn!(
                 "{}: the teacher reads object boxes, but no source has any: each whole image is used as one region",
                 recipe.name
             );
@@ -333,6 +333,23 @@ pub(crate) fn check(recipe: &Recipe) -> Result<()> {
     Ok(())
 }
 
+/// Checks that the models that a recipe names by a path exist.
+///
+/// # Errors
+/// [`Error::NoModel`] with the setting.
+pub(crate) fn check_paths(recipe: &Recipe) -> Result<()> {
+    for (key, model) in recipe.models() {
+        if let ModelRef::Named(name) = model
+            && clip_model::presets::is_path(name)
+            && !name.contains(':')
+            && !Path::new(name).exists()
+        {
+            clip_model::presets::get(name).map_err(|error| Error::from(error).of_model(key))?;
+        }
+    }
+    Ok(())
+}
+
 /// Checks the model of `eval.teacher`, which is opened only after the training.
 ///
 /// # Errors
@@ -345,7 +362,7 @@ pub(crate) fn check_compared(recipe: &Recipe) -> Result<()> {
     if !Path::new(name).exists() && clip_model::presets::get(name).is_ok() {
         return Err(Error::NoWeights { name: name.clone() });
     }
-    loaded::config(name).map(drop)
+    loaded::config(name).map(drop).map_err(|error| error.of_model("eval.teacher.model"))
 }
 
 /// Creates a store, or waits until another process has created it. Runs that share a store may start together.
@@ -359,7 +376,10 @@ fn create_or_wait(
     loop {
         match store::make(recipe, models, data, device, options) {
             Err(Error::Data(data_pipeline::Error::StoreBusy(path))) => {
-                tracing::info!("another process writes the store `{}`; waiting for it", path.display());
+                data_pipeline::log_info!(
+                    "another process writes the store `{}`; waiting for it",
+                    path.display()
+                );
                 std::thread::sleep(std::time::Duration::from_secs(1));
                 if options.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
                     return Err(Error::Interrupted);

@@ -174,10 +174,13 @@ pub(crate) fn cut(train: &mut TrainState, pruner: &Pruner) -> Result<()> {
     };
     let blocks = student.params().iter().filter(|p| p.name.contains(".resblocks."));
     let kept = blocks.map(|p| p.tensor.numel()).sum::<usize>();
-    tracing::info!("pruned after step {}: kept {kept} of {before} parameters of the blocks", train.step);
+    data_pipeline::log_info!(
+        "pruned after step {}: kept {kept} of {before} parameters of the blocks",
+        train.step
+    );
     let (removed, sparsity) = (1.0 - kept as f64 / before.max(1.0), pruner.config.sparsity);
     if (removed - sparsity).abs() > MAX_DEVIATION {
-        tracing::warn!(
+        data_pipeline::log_warn!(
             "{:.0} % of the blocks' parameters were removed instead of {:.0} %: a score changes by at most prune.lr per step and has to fall by about 12; \
              if too little was removed, raise prune.lr or prune.at_step; if too much, lower prune.lr",
             removed * 100.0,
