@@ -198,7 +198,7 @@ fn module_attributes(pickle: &Pickle) -> ReadResult<StateDict<'_>> {
         }
     }
     if state.tensors.is_empty() {
-        return unsupported(format!("it is a TorchScript archive without parameters: {REMEDY}"));
+        return unsupported(format!("it is a TorchScript archive whose module has no parameters: {REMEDY}"));
     }
     Ok(state)
 }

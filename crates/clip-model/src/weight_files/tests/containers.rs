@@ -88,10 +88,7 @@ fn training_checkpoints_return_their_plain_weights() {
         .op(op::TUPLE2)
         .op(op::REDUCE)
         .text("ema")
-        .op(op::EMPTY_DICT)
-        .text("x")
-        .int(1)
-        .op(op::SETITEM)
+        .state(&wrapped)
         .text("state_dict")
         .state(&wrapped)
         .op(op::SETITEMS);
