@@ -20,7 +20,7 @@ fn job(text: &str, out: &Path) -> Result<JobOutcome> {
     let job = parse(text, &[], "test").unwrap();
     let outcome = run_job(&job, out, &options)?;
     if let JobOutcome::Finished(results) = &outcome {
-        experiments::job::write(&job, out, results).unwrap();
+        experiments::job::write(&job, out, results, &experiments::Origin::default()).unwrap();
     }
     Ok(outcome)
 }

@@ -234,9 +234,9 @@ impl Sweep {
         let fail = |reason: String| Err(Error::sweep(&origin, places.locate(&reason)));
         let file = places.read::<File>(table, schema::sweep_file);
         let file = file.map_err(|reason| Error::sweep(&origin, reason))?;
-        check_name(&file.name, &origin).or_else(|error| match error {
-            trainer::Error::Recipe { reason, .. } => Err(Error::sweep(&origin, places.locate(&reason))),
-            other => Err(other.into()),
+        check_name(&file.name, &origin).map_err(|error| match error {
+            trainer::Error::Recipe { reason, .. } => Error::sweep(&origin, places.locate(&reason)),
+            other => other.into(),
         })?;
         if ["cells", "cache"].contains(&file.name.as_str()) {
             return fail(format!(

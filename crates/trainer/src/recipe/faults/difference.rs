@@ -91,9 +91,9 @@ impl<'a> Walk<'a> {
         inner.or_else(|| Some(self.missing(schema, missing()?, path)))
     }
 
-    fn missing(&self, schema: &'a Schema, key: &str, path: &mut Vec<Step>) -> Difference {
+    fn missing(&self, schema: &'a Schema, key: &str, path: &[Step]) -> Difference {
         let wanted = schema["properties"].get(key).map(|schema| self.expected(schema));
-        let inner = [&path[..], &[key.into()]].concat();
+        let inner = [path, &[key.into()]].concat();
         let wanted = wanted.map_or_else(String::new, |wanted| format!(": add {wanted}"));
         difference(path, format!("`{}` is missing{wanted}", written(&inner)))
     }

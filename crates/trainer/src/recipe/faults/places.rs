@@ -31,7 +31,7 @@ impl From<usize> for Step {
 
 /// The texts that set the keys of a table. The first text that sets a key wins.
 ///
-/// ```
+/// ```no_run
 /// use trainer::recipe::Places;
 ///
 /// let places = Places::of_file("mine.toml", "name = 'mine'\n[train]\nsteps = 3");
