@@ -131,6 +131,7 @@ fn mean_curve(cell: &CellResults, curve: Curve<'_>) -> Result<Vec<(f64, f64)>> {
 mod tests {
     use super::super::results::MainMetric;
     use super::*;
+    use crate::report::origin::Origin;
     use crate::{Error, write_reports};
 
     fn cell(name: &str, seeds: &[(u64, f64)], parameters: u64) -> CellResults {
@@ -143,7 +144,7 @@ mod tests {
         SweepReport {
             name: "small".into(),
             title: "Small & quick".into(),
-            made: String::new(),
+            origin: Origin::default(),
             trained: Vec::new(),
             mean: Vec::new(),
             baseline: None,

@@ -71,7 +71,7 @@ mod tests {
         std::fs::write(folder.path().join("base.toml"), RECIPE).unwrap();
         let path = folder.path().join("sweep.toml");
         std::fs::write(&path, format!("name = 's'\nrecipe = 'base.toml'\n{entries}")).unwrap();
-        let sweep = Sweep::load(&path, &toml::Table::new(), "out").unwrap();
+        let sweep = Sweep::load(&path, &[], "out").unwrap();
         let report = |model: &str, top1| {
             let found = Classification {
                 top1,
