@@ -50,8 +50,19 @@ impl Clip {
     /// # Errors
     /// [`crate::Error::Config`] if the configuration cannot be built.
     pub fn new(config: &ClipConfig, device: Device, seed: u64) -> Result<Self> {
+        Self::build(config, ParamStore::new(device, seed))
+    }
+
+    /// Creates a model whose parameters have undefined values, for [`crate::weights::replace`].
+    ///
+    /// # Errors
+    /// The errors of [`Clip::new`].
+    pub(crate) fn unset(config: &ClipConfig, device: Device) -> Result<Self> {
+        Self::build(config, ParamStore::unset(device))
+    }
+
+    fn build(config: &ClipConfig, store: ParamStore) -> Result<Self> {
         config.validate("model")?;
-        let store = ParamStore::new(device, seed);
         let root = store.root();
         let text = Self::text_tower(&root, config)?;
         let scale = config.init_logit_scale.unwrap_or(INITIAL_LOGIT_SCALE);

@@ -107,7 +107,18 @@ pub(crate) struct ParamStore {
     mode: Mode,
     device: Device,
     seed: u64,
-    counting: bool,
+    values: Values,
+}
+
+/// The values of new parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Values {
+    /// Random or constant, from the seed.
+    Initial,
+    /// Undefined, for weights that replace all of them.
+    Unset,
+    /// None: the parameters are only counted.
+    Counted,
 }
 
 impl ParamStore {
@@ -120,14 +131,19 @@ impl ParamStore {
             mode: Mode::default(),
             device,
             seed,
-            counting: false,
+            values: Values::Initial,
         }
+    }
+
+    /// Creates a store whose parameters have undefined values. They take no memory until they are written.
+    pub(crate) fn unset(device: Device) -> Self {
+        ParamStore { values: Values::Unset, ..ParamStore::new(device, 0) }
     }
 
     /// Creates a store that only counts. Its tensors have the right shapes but share one element each, so a model of
     /// any size takes no memory. Do not run such a model.
     pub(crate) fn counting() -> Self {
-        ParamStore { counting: true, ..ParamStore::new(Device::Cpu, 0) }
+        ParamStore { values: Values::Counted, ..ParamStore::new(Device::Cpu, 0) }
     }
 
     /// Returns the builder at the root of the state dict.
@@ -224,23 +240,29 @@ impl ParamBuilder<'_> {
     /// [`Error::Config`] if the name is already used; [`Error::Torch`] if memory runs out.
     pub(crate) fn parameter(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
         let name = self.new_name(name)?;
-        let tensor = if self.store.counting {
-            Tensor::f_zeros([0i64; 0], (Kind::Float, Device::Cpu))?.f_expand(shape, false)?
-        } else {
-            // Drawn on the CPU, so that a seed gives the same weights on any device.
-            let mut tensor = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
-            match init {
-                Init::Constant(value) => tensor.f_fill_(value)?,
-                // torch has a single generator, so no other thread may draw in between.
-                Init::Normal(std) => {
-                    crate::mode::seeded(name_seed(self.store.seed, &name), || tensor.f_normal_(0.0, std))?
-                }
-                Init::Uniform(bound) => crate::mode::seeded(name_seed(self.store.seed, &name), || {
-                    tensor.f_uniform_(-bound, bound)
-                })?,
+        let tensor = match self.store.values {
+            Values::Counted => {
+                Tensor::f_zeros([0i64; 0], (Kind::Float, Device::Cpu))?.f_expand(shape, false)?
             }
-            .f_to_device(self.store.device)?
-            .f_set_requires_grad(true)?
+            Values::Unset => {
+                Tensor::f_empty(shape, (Kind::Float, self.store.device))?.f_set_requires_grad(true)?
+            }
+            Values::Initial => {
+                // Drawn on the CPU, so that a seed gives the same weights on any device.
+                let mut tensor = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
+                match init {
+                    Init::Constant(value) => tensor.f_fill_(value)?,
+                    // torch has a single generator, so no other thread may draw in between.
+                    Init::Normal(std) => {
+                        crate::mode::seeded(name_seed(self.store.seed, &name), || tensor.f_normal_(0.0, std))?
+                    }
+                    Init::Uniform(bound) => crate::mode::seeded(name_seed(self.store.seed, &name), || {
+                        tensor.f_uniform_(-bound, bound)
+                    })?,
+                }
+                .f_to_device(self.store.device)?
+                .f_set_requires_grad(true)?
+            }
         };
         let entry = Parameter { name, tensor: tensor.shallow_clone() };
         self.store.params.borrow_mut().entries.push(entry);

@@ -191,6 +191,56 @@ fn add_metadata(file: &mut Vec<u8>, entries: &[(&str, &str)]) -> Option<()> {
 /// # Errors
 /// [`Error::Mismatch`] with every difference, [`Error::NonFinite`] for a value that is NaN or infinite.
 pub fn load(params: &Params, weights: &HashMap<String, Tensor>, origin: &str) -> Result<()> {
+    check(params, weights, origin)?;
+    tch::no_grad(|| {
+        for entry in params.state() {
+            // An optional tensor that is missing keeps its initial value.
+            if let Some(value) = weights.get(&entry.name) {
+                entry.tensor.shallow_clone().f_copy_(value)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Makes weights the parameters of a model, like [`load`]. Weights of the model's element type and device are not copied,
+/// so a large model is in memory once.
+///
+/// # Errors
+/// The errors of [`load`].
+pub(crate) fn replace(params: &Params, mut weights: HashMap<String, Tensor>, origin: &str) -> Result<()> {
+    check(params, &weights, origin)?;
+    // Parameters must not share elements: a training step changes each of them.
+    let separate = are_separate(weights.values());
+    tch::no_grad(|| {
+        for entry in params.state() {
+            let Some(value) = weights.remove(&entry.name) else { continue };
+            let mut own = entry.tensor.shallow_clone();
+            let same_place = value.kind() == own.kind() && value.device() == own.device();
+            if separate && same_place && value.is_contiguous() {
+                own.f_set_data(&value)?;
+            } else {
+                own.f_copy_(&value)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Whether no two tensors have elements at the same place in memory. Tensors that are not contiguous are not looked at.
+fn are_separate<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> bool {
+    let range = |tensor: &Tensor| {
+        let start = tensor.data_ptr() as usize;
+        (start, start + tensor.numel() * tensor.kind().elt_size_in_bytes())
+    };
+    let mut ranges =
+        tensors.filter(|one| one.is_contiguous() && one.numel() > 0).map(range).collect::<Vec<_>>();
+    ranges.sort_unstable();
+    ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0)
+}
+
+/// Checks that all weights fit the parameters and are finite.
+fn check(params: &Params, weights: &HashMap<String, Tensor>, origin: &str) -> Result<()> {
     let report = compare(params, weights);
     if !report.is_clean() {
         return Err(Error::Mismatch { origin: origin.into(), report });
@@ -201,15 +251,7 @@ pub fn load(params: &Params, weights: &HashMap<String, Tensor>, origin: &str) ->
             return Err(Error::NonFinite { origin: origin.into(), name: name.clone() });
         }
     }
-    tch::no_grad(|| {
-        for entry in params.state() {
-            // An optional tensor that is missing keeps its initial value.
-            if let Some(value) = weights.get(&entry.name) {
-                entry.tensor.shallow_clone().f_copy_(value)?;
-            }
-        }
-        Ok(())
-    })
+    Ok(())
 }
 
 /// Compares weights with the state dict of a model and lists all differences.
@@ -236,4 +278,58 @@ pub fn compare(params: &Params, weights: &HashMap<String, Tensor>) -> LoadReport
     report.unexpected = weights.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
     report.unexpected.sort();
     report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Clip, presets};
+
+    /// Returns a model without values and the weights of another one, as separate tensors.
+    fn model_and_weights() -> (Clip, HashMap<String, Tensor>) {
+        let config = presets::get("ViT-nano-32px").unwrap();
+        let other = Clip::new(&config, Device::Cpu, 5).unwrap();
+        let weights = other.params().state().map(|p| (p.name.clone(), p.tensor.detach().copy())).collect();
+        (Clip::unset(&config, Device::Cpu).unwrap(), weights)
+    }
+
+    #[test]
+    fn replaced_weights_are_used_by_the_layers_and_not_copied() {
+        let (model, weights) = model_and_weights();
+        let other = Clip::new(model.config(), Device::Cpu, 5).unwrap();
+        let places =
+            weights.iter().map(|(name, own)| (name.clone(), own.data_ptr())).collect::<HashMap<_, _>>();
+        replace(model.params(), weights, "test").unwrap();
+        for parameter in model.params().iter() {
+            assert_eq!(parameter.tensor.data_ptr(), places[&parameter.name], "{}", parameter.name);
+            assert!(parameter.tensor.requires_grad() && parameter.tensor.is_leaf(), "{}", parameter.name);
+        }
+        let images = Tensor::ones([2, 3, 32, 32], (Kind::Float, Device::Cpu));
+        let [ours, theirs] = [&model, &other].map(|clip| clip.encode_image(&images).unwrap());
+        assert!(ours.equal(&theirs));
+    }
+
+    #[test]
+    fn parameters_never_share_elements() {
+        let (model, mut weights) = model_and_weights();
+        let shared = weights["ln_final.weight"].shallow_clone();
+        weights.insert("ln_final.bias".into(), shared);
+        assert!(!are_separate(weights.values()));
+        replace(model.params(), weights, "test").unwrap();
+        let [weight, bias] =
+            ["ln_final.weight", "ln_final.bias"].map(|name| model.params().get(name).unwrap());
+        assert!(weight.equal(bias) && weight.data_ptr() != bias.data_ptr());
+    }
+
+    #[test]
+    fn weights_of_other_kinds_are_converted_and_unfit_ones_refused() {
+        let (model, mut weights) = model_and_weights();
+        let half = weights["visual.proj"].to_kind(Kind::Half);
+        weights.insert("visual.proj".into(), half);
+        replace(model.params(), weights, "test").unwrap();
+        assert_eq!(model.params().get("visual.proj").unwrap().kind(), Kind::Float);
+        let (model, mut weights) = model_and_weights();
+        weights.remove("visual.proj");
+        assert!(matches!(replace(model.params(), weights, "test"), Err(Error::Mismatch { .. })));
+    }
 }

@@ -322,9 +322,13 @@ fn with_weights(
     };
     let named = classifier::from_open_clip(&mut config, checkpoint.weights)?;
     let config = overrides.apply(&config)?;
-    let mut model = Clip::new(&config, device, 0)?;
     let mut named = weight_files::layout::with_text_prefix(named, config.custom_text);
-    if let Some(tower) = weight_files::infer::only_tower(&named) {
+    let only_tower = weight_files::infer::only_tower(&named);
+    let mut model = match only_tower {
+        Some(_) => Clip::new(&config, device, 0)?,
+        None => Clip::unset(&config, device)?,
+    };
+    if let Some(tower) = only_tower {
         notes.push(format!("the file contains only the {tower} tower"));
         fill_other_tower(&model, &mut named, tower);
         model.set_only_tower(Some(tower));
@@ -335,7 +339,7 @@ fn with_weights(
             notes.push(format!("interpolated to {} px: {}", config.vision_cfg.image_size, moved.join(", ")));
         }
     }
-    weights::load(model.params(), &named, &origin)?;
+    weights::replace(model.params(), named, &origin)?;
     Ok((model, notes))
 }
 
@@ -347,7 +351,7 @@ fn fill_other_tower(model: &Clip, named: &mut std::collections::HashMap<String, 
             Tower::Text => !entry.name.starts_with("visual.") && !entry.name.starts_with("logit_"),
         };
         if !own && !named.contains_key(&entry.name) {
-            named.insert(entry.name.clone(), entry.tensor.shallow_clone());
+            named.insert(entry.name.clone(), entry.tensor.detach().copy());
         }
     }
 }

@@ -1,14 +1,14 @@
 //! The initial student of a run: newly initialised, opened, or inherited from a larger model, with its towers locked as
 //! the recipe requires.
 
-use clip_model::folder::{self};
+use clip_model::folder;
 use clip_model::image_weights::load_image_weights;
 use clip_model::{Clip, ClipConfig, Tower, inherit};
 use tch::Device;
 
 use crate::model::loaded::{LoadOptions, LoadedModel};
 use crate::model::locate::{Need, RunModels, locate};
-use crate::recipe::{ModelRef, Recipe};
+use crate::recipe::{INHERIT, ModelRef, Recipe};
 use crate::{Error, Result};
 
 /// The student of a run that resumes from a checkpoint.
@@ -56,8 +56,9 @@ pub(crate) fn open(
 }
 
 fn inherit_from(larger: &ModelRef, only_tokens: bool, runs: &RunModels, student: &Clip) -> Result<()> {
-    let larger = &*runs.locate(larger, Need::Weights, false)?;
-    let opened = folder::open(larger, Device::Cpu, 0)?;
+    let larger = &*runs.locate(larger, Need::Weights, false).map_err(|error| error.of_model(INHERIT))?;
+    let opened =
+        folder::open(larger, Device::Cpu, 0).map_err(|error| Error::from(error).of_model(INHERIT))?;
     if !opened.has_weights {
         return Err(Error::NoWeights { name: larger.into() });
     }

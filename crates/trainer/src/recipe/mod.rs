@@ -44,6 +44,7 @@ pub use model_ref::{ModelRef, SharedPath, StoreRef};
 pub use overrides::settings_table;
 pub use precision::PrecisionConfig;
 pub use prune::PruneConfig;
+pub(crate) use student::INHERIT;
 pub use student::{Student, TowerLock};
 pub use targets::TargetRule;
 pub use teachers::TeacherConfig;
@@ -304,8 +305,7 @@ impl Recipe {
     /// `student.inherit`.
     pub fn models_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut ModelRef)> {
         let Recipe { student, teachers, eval, .. } = self;
-        let students =
-            [("student.model", Some(&mut student.model)), ("student.inherit", student.inherit.as_mut())];
+        let students = [("student.model", Some(&mut student.model)), (INHERIT, student.inherit.as_mut())];
         let teachers = teachers.iter_mut().map(|teacher| ("teacher.model", teacher.model.as_mut()));
         let compared = eval.teacher.iter_mut().map(|teacher| ("eval.teacher.model", teacher.model.as_mut()));
         students.into_iter().chain(teachers).chain(compared).filter_map(|(key, model)| Some((key, model?)))
@@ -314,8 +314,7 @@ impl Recipe {
     /// Iterates over the models to which the recipe refers, like [`Recipe::models_mut`].
     pub fn models(&self) -> impl Iterator<Item = (&'static str, &ModelRef)> {
         let Recipe { student, teachers, eval, .. } = self;
-        let students =
-            [("student.model", Some(&student.model)), ("student.inherit", student.inherit.as_ref())];
+        let students = [("student.model", Some(&student.model)), (INHERIT, student.inherit.as_ref())];
         let teachers = teachers.iter().map(|teacher| ("teacher.model", teacher.model.as_ref()));
         let compared = eval.teacher.iter().map(|teacher| ("eval.teacher.model", teacher.model.as_ref()));
         students.into_iter().chain(teachers).chain(compared).filter_map(|(key, model)| Some((key, model?)))

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::is_zero;
 use super::model_ref::ModelRef;
 
+/// The setting of [`Student::inherit`].
+pub(crate) const INHERIT: &str = "student.inherit";
+
 /// The model that is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Keys", into = "Keys")]

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::model::{device, loaded};
 use crate::recipe::sources::SourcePool;
-use crate::recipe::{Job, ModelRef, Recipe, TeacherConfig, Train};
+use crate::recipe::{INHERIT, Job, ModelRef, Recipe, TeacherConfig, Train};
 use crate::run::prepare::PreparedRun;
 use crate::teacher::teachers;
 use crate::{Error, Result};
@@ -288,7 +288,7 @@ fn inherited(recipe: &Recipe, job: &Job) -> Result<Option<ClipConfig>> {
     match &recipe.student.inherit {
         // A model that is not on this machine is checked when the run starts.
         Some(ModelRef::Named(name)) if !Path::new(name).exists() => Ok(None),
-        larger => larger.as_ref().map(|larger| model_config("student.inherit", larger, job)).transpose(),
+        larger => larger.as_ref().map(|larger| model_config(INHERIT, larger, job)).transpose(),
     }
 }
 

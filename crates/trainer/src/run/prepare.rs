@@ -53,8 +53,8 @@ impl<'a> PreparedRun<'a> {
     /// Checks everything that a run needs and that does not depend on its folder or on earlier runs.
     ///
     /// # Errors
-    /// The errors of [`device::resolve`], [`teachers::check`] and [`teachers::check_paths`]; the error of a source or evaluation set that could not be
-    /// opened, which would otherwise fail only during the run.
+    /// The errors of [`device::resolve`], [`teachers::check`] and [`teachers::check_paths`]; the error of a source or
+    /// evaluation set that could not be opened, which would otherwise fail only during the run.
     pub(crate) fn check(mut self) -> Result<Self> {
         device::resolve(self.recipe.train.device)?;
         teachers::check(self.recipe)?;

@@ -15,7 +15,7 @@ use crate::model::loaded;
 use crate::model::locate::RunModels;
 use crate::model::processor::{Processor, image_tensor};
 use crate::recipe::sources::TrainingData;
-use crate::recipe::{ModelRef, Recipe, StoreRef, TeacherConfig};
+use crate::recipe::{INHERIT, ModelRef, Recipe, StoreRef, TeacherConfig};
 use crate::run::layout::Options;
 use crate::step::batch::TeacherInput;
 use crate::teacher::classes::ensemble;
@@ -333,13 +333,15 @@ pub(crate) fn check(recipe: &Recipe) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the models that a recipe names by a path exist.
+/// Checks that the models that a recipe names by a path exist. A resumed run no longer needs the model from which its
+/// student inherited, so that one is checked when a run starts.
 ///
 /// # Errors
 /// [`Error::NoModel`] with the setting.
 pub(crate) fn check_paths(recipe: &Recipe) -> Result<()> {
     for (key, model) in recipe.models() {
         if let ModelRef::Named(name) = model
+            && key != INHERIT
             && clip_model::presets::is_path(name)
             && !name.contains(':')
             && !Path::new(name).exists()
