@@ -86,7 +86,7 @@ impl Clip {
             config: config.clone(),
             params: store.into_params(),
             mode,
-            device,
+            device: store.device(),
             only: None,
         })
     }

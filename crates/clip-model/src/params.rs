@@ -164,6 +164,11 @@ impl ParamStore {
         self.outputs.get()
     }
 
+    /// Returns the device of the parameters.
+    pub(crate) fn device(&self) -> Device {
+        self.device
+    }
+
     /// Returns the number of parameters so far.
     pub(crate) fn count(&self) -> u64 {
         self.params.borrow().count() as u64
