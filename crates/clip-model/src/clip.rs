@@ -77,7 +77,7 @@ impl Clip {
             config.embed_dim,
             config.vision_activation(),
         )?;
-        let mode = store.mode().clone();
+        let (mode, device) = (store.mode().clone(), store.device());
         Ok(Clip {
             visual,
             text,
@@ -86,7 +86,7 @@ impl Clip {
             config: config.clone(),
             params: store.into_params(),
             mode,
-            device: store.device(),
+            device,
             only: None,
         })
     }
