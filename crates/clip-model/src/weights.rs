@@ -203,8 +203,11 @@ pub fn load(params: &Params, weights: &HashMap<String, Tensor>, origin: &str) ->
     })
 }
 
-/// Makes weights the parameters of a model, like [`load`]. Weights of the model's element type and device are not copied,
-/// so a large model is in memory once.
+/// Alignment of libtorch's CPU tensors in bytes.
+const ALIGNMENT: usize = 64;
+
+/// Makes weights the parameters of a model, like [`load`]. Weights of the model's element type, device and layout are not
+/// copied, so a large model is in memory once.
 ///
 /// # Errors
 /// The errors of [`load`].
@@ -216,8 +219,12 @@ pub(crate) fn replace(params: &Params, mut weights: HashMap<String, Tensor>, ori
         for entry in params.state() {
             let Some(value) = weights.remove(&entry.name) else { continue };
             let mut own = entry.tensor.shallow_clone();
-            let same_place = value.kind() == own.kind() && value.device() == own.device();
-            if separate && same_place && value.is_contiguous() {
+            // Products depend on strides and alignment in the last bits, so both stay those of a new tensor.
+            let same_form = value.kind() == own.kind()
+                && value.device() == own.device()
+                && value.stride() == own.stride()
+                && value.data_ptr() as usize % ALIGNMENT == 0;
+            if separate && same_form && value.is_contiguous() {
                 own.f_set_data(&value)?;
             } else {
                 own.f_copy_(&value)?;
