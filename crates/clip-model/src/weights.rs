@@ -223,7 +223,7 @@ pub(crate) fn replace(params: &Params, mut weights: HashMap<String, Tensor>, ori
             let same_form = value.kind() == own.kind()
                 && value.device() == own.device()
                 && value.stride() == own.stride()
-                && value.data_ptr() as usize % ALIGNMENT == 0;
+                && (value.data_ptr() as usize).is_multiple_of(ALIGNMENT);
             if separate && same_form && value.is_contiguous() {
                 own.f_set_data(&value)?;
             } else {
