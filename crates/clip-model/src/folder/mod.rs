@@ -330,7 +330,7 @@ fn with_weights(
     };
     if let Some(tower) = only_tower {
         notes.push(format!("the file contains only the {tower} tower"));
-        fill_other_tower(&model, &mut named, tower);
+        fill_other_tower(&model, &mut named, tower)?;
         model.set_only_tower(Some(tower));
     }
     if overrides.image_size.is_some() {
@@ -344,16 +344,21 @@ fn with_weights(
 }
 
 /// Adds the model's initial values for the tower that the weights lack.
-fn fill_other_tower(model: &Clip, named: &mut std::collections::HashMap<String, tch::Tensor>, tower: Tower) {
+fn fill_other_tower(
+    model: &Clip,
+    named: &mut std::collections::HashMap<String, tch::Tensor>,
+    tower: Tower,
+) -> Result<()> {
     for entry in model.params().state() {
         let own = match tower {
             Tower::Image => entry.name.starts_with("visual."),
             Tower::Text => !entry.name.starts_with("visual.") && !entry.name.starts_with("logit_"),
         };
         if !own && !named.contains_key(&entry.name) {
-            named.insert(entry.name.clone(), entry.tensor.detach().copy());
+            named.insert(entry.name.clone(), entry.tensor.f_detach_copy()?);
         }
     }
+    Ok(())
 }
 
 /// Writes a model folder that [`open`] and Python's open_clip (`local-dir:`) load.
