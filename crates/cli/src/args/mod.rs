@@ -100,8 +100,8 @@ pub(crate) enum Command {
     /// Compare this machine's results with reference values.
     ///
     /// Checks towers, losses, a short training and a resumed run, in float32 and bfloat16. Run it first on a new
-    /// machine or GPU. Takes about a minute on a CPU, and several minutes on one without bfloat16 instructions or with few
-    /// cores; --precision fp32 is the faster half. Exits with 1 if a result differs by more than its tolerance.
+    /// machine or GPU. Takes about a minute on a CPU with two cores; without bfloat16 instructions, --precision fp32 is the
+    /// faster part. Exits with 1 if a result differs by more than its tolerance.
     SelfCheck(SelfCheck),
     /// Measure training and distillation steps: time, samples per second, share of the device's peak, memory.
     ///

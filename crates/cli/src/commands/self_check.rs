@@ -12,7 +12,7 @@ pub(crate) fn run(args: SelfCheck) -> anyhow::Result<Code> {
     let device = args.device.resolve()?;
     let precisions = args.precision.iter().map(|precision| PrecisionConfig::from(*precision).on(device));
     output::note(format!(
-        "checking {}: about a minute per precision on a CPU, several minutes for bf16 without instructions for it",
+        "checking {}: about a minute on a CPU with two cores",
         trainer::model::device::describe(device)
     ));
     let report = self_check::run(device, &precisions.collect::<Vec<_>>());
